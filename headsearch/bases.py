@@ -1,0 +1,199 @@
+"""Any timm model as a base: images → patch-token map, grid and pooled features.
+
+Shapes: B images, C = 3 channels, S image side; D width of the last map, H × W its grid.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from headsearch.errors import UserError, unknown
+
+ALIASES = {
+    "vit_t": "vit_tiny_patch16_224",
+    "vit_s": "vit_small_patch16_224",
+    "vit_b": "vit_base_patch16_224",
+    "convnext_t": "convnext_tiny",
+    "swin_t": "swin_tiny_patch4_window7_224",
+}
+"""Short names for common bases; every timm name works as it is."""
+
+OWN_FAMILY = {
+    "vision_transformer": "attention",
+    "deit": "attention",
+    "eva": "attention",
+    "convnext": "convnext",
+    "resnet": "bottleneck",
+    "swin_transformer": "swin",
+    "mlp_mixer": "mixer",
+    "metaformer": "poolformer",
+    "mambaout": "mambaout",
+}
+"""timm's module → the head family that is built like the base: what the control `own` means."""
+
+SMALLEST_GRID = 4
+"""A map of fewer tokens a side leaves windows, kernels and pooling nothing to differ in."""
+
+GOOD_GRID = 7
+"""The map looked for where it is affordable: 8×8 on small images, 7×7 at stride 32 of 224."""
+
+AFFORDABLE_GFLOPS = 0.5
+"""What one image may cost a base on a CPU for the good grid to be chosen over the smallest."""
+
+
+class BaseOutput(NamedTuple):
+    """What a base makes of a batch of images."""
+
+    map_BDHW: Tensor
+    """The last patch tokens as a map, before the base's final norm."""
+    pooled_BD: Tensor
+    """The base's own summary of an image: its class token or mean, after its final norm."""
+
+
+@dataclass(frozen=True)
+class BasePlan:
+    """A base fitted to an image size: what to build, and its shape and cost."""
+
+    name: str
+    timm_name: str
+    image_size: int
+    dim: int
+    grid: tuple[int, int]
+    own_family: str | None
+    """The head family that is built like the base, None where there is none."""
+    params_m: float
+    gflops: float
+    """GFLOPs (2 × multiply-adds) of one forward of one image."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of `timm.create_model` beyond the name."""
+
+    def __str__(self) -> str:
+        height, width = self.grid
+        chosen = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in
+                           self.arguments.items() if key != "img_size")  # fmt: skip
+        return (
+            f"{self.name} ({self.timm_name}) on {self.image_size}×{self.image_size} images"
+            f"{', ' + chosen if chosen else ''}: a {height}×{width} map of width {self.dim}, "
+            f"{self.params_m:.1f} M parameters, {self.gflops:.2f} GFLOPs an image"
+        )
+
+
+class Base(nn.Module):
+    """A timm model behind the one interface that heads and objectives use."""
+
+    def __init__(self, timm_name: str, arguments: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.trunk: Any = timm.create_model(timm_name, num_classes=0, **arguments)
+
+    def forward(self, images_BCSS: Tensor) -> BaseOutput:
+        final, maps = self.trunk.forward_intermediates(
+            images_BCSS, indices=1, norm=False, output_fmt="NCHW"
+        )
+        return BaseOutput(maps[-1], self.trunk.forward_head(final, pre_logits=True))
+
+
+def plan_base(
+    name: str, image_size: int, *, patch_size: int | None = None, accelerator: bool = False
+) -> BasePlan:
+    """Fits the base `name` to square images of `image_size` pixels.
+
+    The model is changed as little as possible: its own patch and stride where they leave a map of
+    7×7 tokens or more, else the largest patch (or output stride) that gives such a map where that
+    is affordable, and one of at least 4×4 where it is not. Shapes and GFLOPs are found on the meta
+    device, without computing anything.
+
+    Args:
+        name: an alias of `ALIASES` or a timm model name.
+        image_size: side of the images in pixels.
+        patch_size: the patch side in pixels, for models that have one; chosen when None.
+        accelerator: whether the run has one; then the larger map is always affordable.
+
+    Raises:
+        UserError: no such model, or it gives no usable map at this image size.
+    """
+    timm_name = ALIASES.get(name, name)
+    if not timm.is_model(timm_name):
+        raise unknown("base", name, _similar_names(name))
+    coarse: BasePlan | None = None
+    too_coarse: BasePlan | None = None
+    for arguments in _argument_choices(timm_name, image_size, patch_size):  # coarsest map first
+        plan = _try_plan(name, timm_name, image_size, arguments)
+        if plan is None:
+            continue
+        if min(plan.grid) < SMALLEST_GRID:
+            too_coarse = plan
+        elif min(plan.grid) >= GOOD_GRID or patch_size is not None:
+            affordable = accelerator or plan.gflops <= AFFORDABLE_GFLOPS
+            return plan if affordable or coarse is None else coarse
+        elif coarse is None:
+            coarse = plan
+    if coarse is not None:
+        return coarse
+    at = f"at --image-size {image_size}{f' and --patch-size {patch_size}' if patch_size else ''}"
+    if too_coarse is None:
+        raise UserError(f"base {name!r} cannot be built {at}, or gives no map of tokens")
+    raise UserError(
+        f"base {name!r} gives a map of {too_coarse.grid[0]}×{too_coarse.grid[1]} tokens {at}; "
+        f"heads need {SMALLEST_GRID}×{SMALLEST_GRID} or more: use larger images"
+        f"{' or smaller patches' if patch_size else ''}"
+    )
+
+
+def _argument_choices(
+    timm_name: str, image_size: int, patch_size: int | None
+) -> Iterator[dict[str, Any]]:
+    """Ways to build the model, from the least changed, which has the coarsest map, to the most."""
+    if patch_size is not None:
+        yield {"img_size": image_size, "patch_size": patch_size}
+        return
+    own = re.search(r"patch(\d+)", timm_name)
+    if own:
+        for patch in sorted({int(own[1]), 16, 14, 8, 4, 2, 1}, reverse=True):
+            if patch <= int(own[1]) and image_size % patch == 0:
+                yield {"img_size": image_size, "patch_size": patch}
+    yield {"img_size": image_size}
+    yield {}
+    for stride in (16, 8):
+        yield {"output_stride": stride}
+
+
+def _try_plan(
+    name: str, timm_name: str, image_size: int, arguments: dict[str, Any]
+) -> BasePlan | None:
+    """The model built with these arguments, or None where it does not take them."""
+    images = torch.empty(1, 3, image_size, image_size, device="meta")
+    try:
+        with torch.device("meta"):
+            base = Base(timm_name, arguments).eval()
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            output = base(images)
+    except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError):
+        # timm's models refuse an argument or a size in as many ways as there are models
+        return None
+    _, dim, height, width = output.map_BDHW.shape
+    module = timm.model_entrypoint(timm_name).__module__.rsplit(".", 1)[-1]
+    return BasePlan(
+        name=name,
+        timm_name=timm_name,
+        image_size=image_size,
+        dim=dim,
+        grid=(height, width),
+        own_family=OWN_FAMILY.get(module),
+        params_m=sum(parameter.numel() for parameter in base.parameters()) / 1e6,
+        gflops=counter.get_total_flops() / 1e9,
+        arguments=arguments,
+    )
+
+
+def _similar_names(name: str) -> list[str]:
+    """The aliases and timm's closest names: all of timm is too long a list to print."""
+    return [*ALIASES, *difflib.get_close_matches(name, timm.list_models(), n=8, cutoff=0.6)]

@@ -1,0 +1,185 @@
+"""The run directory: where a run leaves what it found, and how that is read back."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import yaml
+
+from headsearch.errors import UserError
+
+RANKING_COLUMNS = (
+    "rank",
+    "candidate",
+    "family",
+    "cohort",
+    "state",
+    "rungs",
+    "score",
+    "discrepancy",
+    "discrepancy_low",
+    "discrepancy_high",
+    "head_knn",
+    "head_linear",
+    "effective_rank",
+    "params_m",
+    "gflops",
+    "step_ms",
+    "reason",
+)
+RUNG_COLUMNS = (
+    "candidate",
+    "cohort",
+    "rung",
+    "step",
+    "images",
+    "discrepancy",
+    "head_knn",
+    "head_linear",
+    "base_knn",
+    "base_linear",
+    "loss",
+)
+_TEXT_COLUMNS = {"candidate", "family", "state", "reason"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, read back. Every part may be that of an unfinished run.
+
+    Attributes:
+        path: the directory.
+        config: the contents of config.yaml: every resolved setting.
+        facts: what the run measured about itself (baselines, split sizes, cost); see `study.py`.
+        ranking: ranking.csv, a row a candidate; no rows before rung 0 is scored.
+        rungs: rungs.csv, a row a candidate and rung.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    facts: dict[str, Any]
+    ranking: pd.DataFrame
+    rungs: pd.DataFrame
+
+
+def new_run_directory(out: Path | None, label: str) -> Path:
+    """The path of a run directory that does not exist yet; nothing is made.
+
+    Args:
+        out: what the user asked for, or None for a fresh directory under results/.
+        label: what the fresh directory's name ends with, after the time.
+
+    Raises:
+        UserError: `out` exists.
+    """
+    if out is not None:
+        if out.exists():
+            raise UserError(f"{out}: the run directory exists already; choose another --out")
+        return out
+    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{re.sub(r'[^A-Za-z0-9.]+', '-', label).strip('-')}"
+    path = Path("results") / stem
+    number = 2
+    while path.exists():
+        path = Path("results") / f"{stem}-{number}"
+        number += 1
+    return path
+
+
+def create(path: Path, config: Mapping[str, Any]) -> None:
+    """Makes the run directory with its config.yaml. Raises UserError where that is not possible."""
+    try:
+        path.mkdir(parents=True)
+        write_atomically(
+            path / "config.yaml",
+            "# Every resolved setting of this run (preset < config file < flag), written before "
+            "training.\n" + yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True),
+        )
+    except OSError as error:
+        raise UserError(f"{path}: cannot write the run directory: {error.strerror}") from None
+
+
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """Writes a table as CSV, whole or not at all."""
+    write_atomically(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a file by this text, so that a reader sees the old one or the new one."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def storage_url(path: Path, config: Mapping[str, Any]) -> str:
+    """Where the run's Optuna study lives."""
+    return str(config.get("storage") or f"sqlite:///{(path / 'study.db').absolute()}")
+
+
+def read_run(path: Path) -> Run:
+    """Reads a run directory back, finished or not.
+
+    Raises:
+        UserError: there is no such directory, or it is no run's.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path}: no such run directory")
+    config_file = path / "config.yaml"
+    if not config_file.is_file():
+        raise UserError(f"{path}: not a run directory: it has no config.yaml")
+    try:
+        config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{config_file}: not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{config_file}: not the config of a run")
+    return Run(
+        path=path,
+        config=config,
+        facts=_read_facts(path, config),
+        ranking=_read_table(path / "ranking.csv", RANKING_COLUMNS),
+        rungs=_read_table(path / "rungs.csv", RUNG_COLUMNS),
+    )
+
+
+def _read_facts(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    if not config.get("storage") and not (path / "study.db").is_file():
+        return {}
+    try:
+        study = optuna.load_study(
+            study_name=str(config.get("study_name")), storage=storage_url(path, config)
+        )
+    except KeyError:
+        return {}
+    return dict(study.user_attrs.get("facts", {}))
+
+
+def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    if not path.is_file():
+        return pd.DataFrame(columns=list(columns))
+    try:
+        frame: pd.DataFrame = pd.read_csv(
+            path, dtype=dict.fromkeys(_TEXT_COLUMNS, str), keep_default_na=True, na_filter=True
+        )
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a table of a run: {str(error).splitlines()[0]}") from None
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise UserError(f"{path}: not a table of a run: it has no column {missing[0]!r}")
+    return frame

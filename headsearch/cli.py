@@ -1,0 +1,236 @@
+"""The commands: parse, call, print. Heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+from headsearch import __version__
+from headsearch.config import PRESETS, RunConfig, panel_of, resolve
+from headsearch.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    name="headsearch",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+_UsageError: Any = typer.BadParameter.__mro__[1]
+"""click's error for wrong arguments, which typer brings along under changing names."""
+
+PIPE_WIDTH = 240
+"""Columns that a table may take where no terminal limits it."""
+
+
+def main() -> None:
+    """The entry point: what a user can cause ends in one line and exit code 2, not a traceback."""
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        code = _fail(str(error))
+    except _UsageError as error:
+        code = _fail(error.format_message())
+    except (KeyboardInterrupt, typer.Abort):
+        print("headsearch: interrupted", file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+def _fail(message: str) -> int:
+    print(f"headsearch: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"headsearch {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def headsearch(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True,
+                           help="Show the version and exit.")
+    ] = False,
+) -> None:  # fmt: skip
+    """Find the auxiliary head that helps a self-supervised vision model most.
+
+    Attaches many candidate heads to one shared base, trains them together, prunes the weak, and \
+ranks the rest by discrepancy from the base and downstream accuracy.
+    """
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def _settings_as_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command, in place of its **flags, a flag for every setting of `RunConfig`."""
+    own = [
+        p
+        for p in inspect.signature(command, eval_str=True).parameters.values()
+        if p.kind != p.VAR_KEYWORD
+    ]
+    flags = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[_flag_type(name), _flag(name)],
+        )
+        for name in RunConfig.model_fields
+    ]
+    command.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
+    return command
+
+
+def _flag_type(setting: str) -> Any:
+    """What the command line parses a setting as; the settings themselves check the rest."""
+    annotation = RunConfig.model_fields[setting].annotation
+    kinds = [
+        kind for kind in (int, float, bool, Path) if kind in (annotation, *get_args(annotation))
+    ]
+    return (kinds[0] if kinds else str) | None
+
+
+def _flag(setting: str) -> Any:
+    field = RunConfig.model_fields[setting]
+    choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
+    help_text = field.description or ""
+    if setting in PRESETS["quick"]:
+        help_text += " [default: by --budget]"
+    elif field.default is not None and field.default is not False:
+        help_text += f" [default: {field.default}]"
+    return typer.Option(
+        "--" + setting.replace("_", "-"),
+        help=help_text.replace("[", "\\["),  # rich would take it for markup
+        rich_help_panel=panel_of(setting),
+        show_default=False,
+        metavar="|".join(choices) or None,
+    )
+
+
+@app.command()
+@_settings_as_flags
+def run(
+    config: Annotated[
+        Path | None, typer.Option(help="Read settings from a YAML file; flags win over it.")
+    ] = None,
+    **flags: Any,
+) -> None:
+    """Search: train candidate heads together, prune the weak, rank the rest.
+
+    Example: [bold]headsearch run --base vit_s --space heads.yaml[/bold]
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    settings = resolve(given, config)  # wrong values are told before anything heavy is loaded
+
+    import optuna
+
+    from headsearch.console import print_notes, show
+    from headsearch.machine import choose_device
+    from headsearch.study import Search, prepare
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if choose_device(settings.device).type != "cpu":
+        settings = resolve(given, config, accelerator=True)
+    console = _console()
+    prepared = prepare(settings)
+    search = Search(prepared)
+    print_notes(console, prepared)
+    console.print(f"run directory: {search.run_directory}", soft_wrap=True)
+    try:
+        show(search, console)
+    except KeyboardInterrupt:
+        _conclude(search.run_directory, console)
+        console.print("interrupted: what was scored until now is kept")
+        raise typer.Exit(130) from None
+    _conclude(search.run_directory, console)
+
+
+@app.command()
+def space(
+    file: Annotated[str, typer.Argument(help="A YAML file, or the name of a space that ships.")],
+    base: Annotated[str, typer.Option(help="The base that heads are resolved on.")] = "vit_s",
+    image_size: Annotated[int, typer.Option(min=16, help="Side of the images in pixels.")] = 32,
+    patch_size: Annotated[int | None, typer.Option(min=1, help="Patch side in pixels.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Candidates to list at most.")] = 200,
+) -> None:
+    """Check a search space and list its candidates with parameters and GFLOPs.
+
+    Example: [bold]headsearch space heads.yaml --base vit_s[/bold]
+    """
+    from headsearch.bases import plan_base
+    from headsearch.console import print_space
+    from headsearch.space import find_space, load_space
+
+    loaded = load_space(find_space(file))
+    print_space(_console(), loaded.on(plan_base(base, image_size, patch_size=patch_size)), limit)
+
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+
+
+@app.command()
+def report(run: RunArgument) -> None:
+    """Write the report and the plots of a run again, finished or not.
+
+    Example: [bold]headsearch report results/RUN[/bold]
+    """
+    _conclude(run, _console())
+
+
+@app.command()
+def plot(
+    run: RunArgument,
+    x: Annotated[str, typer.Option(help="Column on the horizontal axis.")] = "discrepancy",
+    y: Annotated[str, typer.Option(help="Column on the vertical axis.")] = "head_knn",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A .png, .svg or .pdf file. \\[default: in RUN/plots]"),
+    ] = None,
+) -> None:
+    """Plot any column of ranking.csv or rungs.csv against another.
+
+    Example: [bold]headsearch plot results/RUN --x params_m --y head_knn --out cost.png[/bold]
+    """
+    from headsearch.checkpoint import read_run
+    from headsearch.report import plot_columns
+
+    found = read_run(run)
+    target = out if out is not None else run / "plots" / f"{y}-over-{x}.png"
+    _console().print(f"plot: {plot_columns(found, x, y, target)}", soft_wrap=True)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    return Console(highlight=False, markup=False, width=width)
+
+
+def _conclude(run_directory: Path, console: Console) -> None:
+    """The final table, the advice, and where the report lies."""
+    from headsearch.checkpoint import read_run
+    from headsearch.console import print_table
+    from headsearch.report import advice, ranking_table, write_report
+
+    found = read_run(run_directory)
+    where = write_report(found)
+    if len(found.ranking):
+        console.print()
+        print_table(console, ranking_table(found, compact=True))
+        console.print()
+    console.print(advice(found), soft_wrap=True)
+    console.print(f"report: {where}", soft_wrap=True)

@@ -1,0 +1,218 @@
+"""Every setting of a run: typed, validated, saved with the run.
+
+A setting is one field of `RunConfig`: its type, its bounds, its help and its panel in `--help`.
+The command line makes its flags from these fields, so a setting is written once. Values are
+resolved in the order preset < config file < flag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from headsearch.errors import UserError, unknown
+
+Budget = Literal["auto", "quick", "standard", "full"]
+Coupling = Literal["joint", "observe"]
+RankBy = Literal["auto", "discrepancy", "accuracy", "balanced"]
+Precision = Literal["auto", "float32", "bf16"]
+
+PRESETS: dict[str, dict[str, int]] = {
+    # Sized for two CPU cores and a ViT-S on a 4×4 map: about five minutes.
+    "quick": {
+        "images": 2048,
+        "epochs": 3,
+        "trials": 12,
+        "cohort": 12,
+        "rungs": 4,
+        "eval_images": 600,
+        "bank_images": 1000,
+    },
+    # Enough training for the base to leave its initialisation well behind on small images.
+    "standard": {
+        "images": 10_000,
+        "epochs": 10,
+        "trials": 24,
+        "cohort": 12,
+        "rungs": 5,
+        "eval_images": 2000,
+        "bank_images": 4000,
+    },
+    # All the images there are, for accelerators.
+    "full": {
+        "images": 0,
+        "epochs": 100,
+        "trials": 96,
+        "cohort": 24,
+        "rungs": 8,
+        "eval_images": 10_000,
+        "bank_images": 20_000,
+    },
+}
+"""What a budget decides; every figure has a flag of its own that wins over it."""
+
+BUILT_IN_FULL = 50_000
+"""Images that `--images 0` (all) means for the built-in dataset, which has no end."""
+
+WHAT = "What to search"
+TRAIN = "Training"
+SEARCH = "Search"
+SCORES = "Scores"
+MACHINE = "Machine and output"
+
+
+def setting(default: Any, help: str, panel: str, **bounds: Any) -> Any:
+    """A pydantic field that also says its help text and the panel it stands in."""
+    return Field(default, description=help, json_schema_extra={"panel": panel}, **bounds)
+
+
+class RunConfig(BaseModel):
+    """The resolved settings of one run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: str = setting(
+        "vit_s", "The model to pretrain: vit_t, vit_s, vit_b, convnext_t, … or any timm name.", WHAT
+    )
+    space: str = setting(
+        "heads.yaml", "The search space: a YAML file, or the name of one that ships.", WHAT
+    )
+    data: str = setting(
+        "scenes",
+        "Training images: 'scenes' (built in), a folder or .tar, or a timm dataset (torch/…).",
+        WHAT,
+    )
+    eval_data: str | None = setting(
+        None, "Evaluation images, named like --data. [default: held out from --data]", WHAT
+    )
+    data_dir: Path | None = setting(
+        None, "Where timm's datasets (torch/…, hfds/…, …) lie or are downloaded to.", WHAT
+    )
+    download: bool = setting(False, "Let timm's datasets be downloaded.", WHAT)
+    objective: str = setting("mocov3", "The self-supervised objective: mocov3 or dino.", WHAT)
+
+    budget: Budget = setting(
+        "auto",
+        "Decides images, epochs, trials, cohort and rungs: quick, standard, full or auto "
+        "(quick on a CPU, standard on an accelerator).",
+        TRAIN,
+    )
+    images: int = setting(0, "Training images, drawn by the seed; 0 means all.", TRAIN, ge=0)
+    epochs: int = setting(1, "Passes over the training images.", TRAIN, ge=1)
+    batch_size: int = setting(64, "Images in a step.", TRAIN, ge=4)
+    image_size: int | None = setting(
+        None, "Side of the square images in pixels. [default: follows the data]", TRAIN, ge=16
+    )
+    patch_size: int | None = setting(
+        None, "Patch side in pixels, for bases that have one. [default: for a map of 4×4 or more]",
+        TRAIN, ge=1,
+    )  # fmt: skip
+    lr: float = setting(1e-3, "Peak learning rate of AdamW.", TRAIN, gt=0)
+    weight_decay: float = setting(0.05, "Weight decay; none on biases and norms.", TRAIN, ge=0)
+    coupling: Coupling = setting(
+        "joint",
+        "joint: heads shape the base, as published; observe: heads train on detached features.",
+        TRAIN,
+    )
+
+    trials: int = setting(12, "Candidates at most.", SEARCH, ge=1)
+    cohort: int = setting(12, "Heads that train together at once.", SEARCH, ge=1)
+    rungs: int = setting(4, "How often all live heads are scored and the pruner decides.", SEARCH,
+                         ge=1)  # fmt: skip
+    sampler: str = setting("tpe", "Optuna sampler for spaces too large to enumerate.", SEARCH)
+    pruner: str = setting("rung", "Which heads leave early: rung, none, median, …", SEARCH)
+    eta: float = setting(2.0, "The rung pruner keeps the best 1/eta of the live heads.", SEARCH,
+                         ge=1)  # fmt: skip
+    min_keep: int = setting(3, "Heads that the rung pruner keeps at least.", SEARCH, ge=1)
+    storage: str | None = setting(
+        None, "Optuna storage URL. [default: SQLite in the run directory]", SEARCH
+    )
+
+    rank_by: RankBy = setting(
+        "auto",
+        "The score that pruner and ranking use: discrepancy, accuracy or balanced (the geometric "
+        "mean of both). auto: balanced with labels, discrepancy without.",
+        SCORES,
+    )
+    discrepancy: str = setting("cka", "How discrepancy is measured: cka, …", SCORES)
+    eval_images: int = setting(600, "Held-out images that score the heads.", SCORES, ge=8)
+    bank_images: int = setting(
+        1000, "Labelled images that k-NN and the linear probe learn from.", SCORES, ge=8
+    )
+
+    device: str = setting("auto", "auto, cpu, cuda, cuda:1, …", MACHINE)
+    precision: Precision = setting(
+        "auto", "auto, bf16 or float32; auto is bf16 where the hardware is fast at it.", MACHINE
+    )
+    threads: int | None = setting(None, "CPU threads. [default: PyTorch's]", MACHINE, ge=1)
+    seed: int = setting(0, "Seed of everything random.", MACHINE, ge=0)
+    out: Path | None = setting(
+        None, "The run directory. [default: a fresh one under results/]", MACHINE
+    )
+
+
+def panel_of(field: str) -> str:
+    """The help panel that a setting stands in."""
+    extra = RunConfig.model_fields[field].json_schema_extra
+    assert isinstance(extra, dict)
+    return str(extra["panel"])
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """The settings in a YAML file. Raises UserError where it cannot be read or names others."""
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the config file: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: the config file is not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path}: expected settings as 'name: value' lines")
+    settings = {str(key).replace("-", "_"): value for key, value in loaded.items()}
+    for name in settings:
+        if name not in RunConfig.model_fields:
+            raise UserError(f"{path}: {unknown('setting', name, RunConfig.model_fields)}")
+    return settings
+
+
+def resolve(
+    flags: Mapping[str, Any], config_file: Path | None = None, *, accelerator: bool = False
+) -> RunConfig:
+    """The settings of a run: preset < config file < flag.
+
+    Args:
+        flags: the settings that were given on the command line, by field name.
+        config_file: a YAML file of settings, or None.
+        accelerator: whether the run's device is one; decides the budget `auto`.
+
+    Raises:
+        UserError: a setting is unknown, of the wrong type or out of bounds.
+    """
+    given = {**(read_config_file(config_file) if config_file else {}), **flags}
+    budget = given.get("budget", "auto")
+    if budget == "auto":
+        budget = "standard" if accelerator else "quick"
+    if budget not in PRESETS:
+        raise unknown("budget", budget, [*PRESETS, "auto"])
+    try:
+        return RunConfig.model_validate({**PRESETS[budget], **given, "budget": budget})
+    except ValidationError as error:
+        raise UserError(_explain(error, flags, config_file)) from None
+
+
+def _explain(error: ValidationError, flags: Mapping[str, Any], config_file: Path | None) -> str:
+    first = error.errors()[0]
+    name = str(first["loc"][0])
+    source = "--" + name.replace("_", "-") if name in flags else f"{config_file}: {name}"
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"{source}: {message}, but got {first['input']!r}"

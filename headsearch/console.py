@@ -1,0 +1,222 @@
+"""What a person sees while a search runs: a live table in a terminal, a line a rung in a pipe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from headsearch.ledger import Ledger, Standing
+from headsearch.report import Table
+from headsearch.report.content import duration
+from headsearch.space import ResolvedSpace
+from headsearch.study import Advanced, Event, Prepared, Scored, Search
+
+STATE_STYLES = {
+    "running": "",
+    "complete": "green",
+    "pruned": "dim",
+    "collapsed": "yellow",
+    "failed": "red",
+}
+LIVE_ROWS = 30
+"""Heads that the live table shows at most; the ranking afterwards has them all."""
+
+
+def show(search: Search, console: Console) -> None:
+    """Runs a search and shows it as it goes, until it ends.
+
+    Ctrl-C ends it early: KeyboardInterrupt is raised once the run directory is in order.
+    """
+    watcher = _InTerminal(console, search) if console.is_terminal else _InPipe(console, search)
+    with closing(search.run()) as events:
+        watcher.watch(events)
+
+
+def print_notes(console: Console, prepared: Prepared) -> None:
+    """What was decided before the search starts, a line each."""
+    for note in prepared.notes:
+        console.print(Text(f"· {note}"), soft_wrap=True)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """One of the report's tables."""
+    drawn = RichTable(box=None, pad_edge=False, header_style="bold")
+    for heading, numeric in zip(table.headings, table.numeric, strict=True):
+        drawn.add_column(heading, justify="right" if numeric else "left", no_wrap=True)
+    for row in table.rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    console.print(drawn)
+
+
+def print_space(console: Console, space: ResolvedSpace, limit: int) -> None:
+    """A space on a base: its candidates and their cost, or what there is to say of a large one."""
+    console.print(Text(str(space.base)), soft_wrap=True)
+    for note in space.notes:
+        console.print(Text(f"· {note}"), soft_wrap=True)
+    listing = space.enumerate(limit)
+    if listing is None:
+        size = f"{space.size:,}" if space.size is not None else "infinitely many"
+        console.print(Text(f"{space.space.source}: {size} points, more than {limit}: a run "
+                           "samples them. Controls:"), soft_wrap=True)  # fmt: skip
+    candidates = listing.candidates if listing is not None else space.controls
+    print_table(
+        console,
+        Table(
+            ["Candidate", "Family", "Params (M)", "of base", "GFLOPs", "of base", ""],
+            [False, False, True, True, True, True, False],
+            [
+                [
+                    candidate.name,
+                    candidate.family,
+                    f"{candidate.params_m:.2f}",
+                    f"{100 * candidate.params_m / space.base.params_m:.0f} %",
+                    f"{candidate.gflops:.3f}",
+                    f"{100 * candidate.gflops / space.base.gflops:.0f} %",
+                    "control" if candidate.control else "",
+                ]
+                for candidate in candidates
+            ],
+        ),
+    )
+    if listing is None:
+        return
+    total = sum(candidate.gflops for candidate in listing.candidates) / space.base.gflops
+    console.print(
+        Text(f"{len(listing.candidates)} candidates; together they cost {total:.1f} × the base"),
+        soft_wrap=True,
+    )
+    for written, name in listing.merged:
+        console.print(Text(f"· {written} is the same head as {name} on this base"), soft_wrap=True)
+    for candidate, reason in listing.excluded:
+        console.print(Text(f"· {candidate.name} is left out: {reason}"), soft_wrap=True)
+
+
+class _InPipe:
+    """One plain line a rung."""
+
+    def __init__(self, console: Console, search: Search) -> None:
+        self._console = console
+        self._rungs = search.config.rungs
+
+    def watch(self, events: Iterable[Event]) -> None:
+        for event in events:
+            if isinstance(event, Scored):
+                self._console.print(Text(self._line(event)), soft_wrap=True)
+
+    def _line(self, event: Scored) -> str:
+        standings = list(event.ledger.standings.values())
+        cohort = [s for s in standings if s.cohort == event.cohort]
+        live = sum(s.state == "running" for s in cohort)
+        left = [s.candidate.name for s in cohort if s.rungs == event.rung and _left_early(s)]
+        best = max(
+            (s for s in cohort if s.scores and s.rungs == event.rung and s.state != "collapsed"),
+            key=lambda s: (not s.candidate.control, s.score if s.score == s.score else -math.inf),
+            default=None,
+        )
+        parts = [f"cohort {event.cohort + 1} rung {event.rung}/{self._rungs}", f"step {event.step}"]
+        if event.scores.base.report is not None:
+            parts.append(f"base k-NN {100 * event.scores.base.report.knn:.1f} %")
+        if best is not None:
+            parts.append(f"best {best.candidate.name} ({_figures(best)})")
+        parts.append(f"{live} heads live" if event.rung < self._rungs else "complete")
+        if left:
+            parts.append(f"left: {', '.join(left)}")
+        if event.pace.images_per_second:
+            parts.append(f"{event.pace.images_per_second:.0f} images/s")
+        if event.rung < self._rungs and event.pace.seconds_left is not None:
+            parts.append(f"about {duration(event.pace.seconds_left)} left")
+        return " | ".join(parts)
+
+
+class _InTerminal:
+    """A live table, a row a head."""
+
+    def __init__(self, console: Console, search: Search) -> None:
+        self._console = console
+        self._steps = search.prepared.steps
+        self._rungs = search.config.rungs
+        self._rung = 0
+
+    def watch(self, events: Iterable[Event]) -> None:
+        first = Text("attaching the heads and scoring the untrained network …")
+        with Live(first, console=self._console, refresh_per_second=4, transient=True) as live:
+            for event in events:
+                if isinstance(event, Scored):
+                    self._rung = event.rung
+                live.update(self._draw(event))
+
+    def _draw(self, event: Advanced | Scored) -> RenderableType:
+        rows = RichTable(box=None, pad_edge=False, header_style="bold")
+        rows.add_column("Head", no_wrap=True)
+        rows.add_column("Family", no_wrap=True)
+        for heading in ("Loss", "Discrepancy", "k-NN %", "Linear %"):
+            rows.add_column(heading, justify="right", no_wrap=True)
+        rows.add_column("State", no_wrap=True)
+        shown = _in_order(event.ledger, event.cohort)
+        room = max(5, min(LIVE_ROWS, self._console.size.height - 6))
+        for standing in shown[:room]:
+            rows.add_row(*_cells(standing), style=STATE_STYLES[standing.state])
+        parts: list[RenderableType] = [self._headline(event), rows]
+        if len(shown) > room:
+            parts.append(Text(f"… and {len(shown) - room} more", style="dim"))
+        return Group(*parts)
+
+    def _headline(self, event: Advanced | Scored) -> RenderableType:
+        line = RichTable.grid(padding=(0, 1))
+        left = event.pace.seconds_left
+        words = [
+            f"cohort {event.cohort + 1}/{event.pace.cohorts}",
+            f"rung {self._rung}/{self._rungs}",
+            f"step {event.step}/{self._steps}",
+            f"{event.pace.images_per_second:.0f} images/s",
+            f"{duration(left)} left" if left is not None else "",
+        ]
+        bar = ProgressBar(total=self._steps, completed=event.step, width=20)
+        line.add_row(bar, Text(" · ".join(filter(None, words))))
+        return line
+
+
+def _in_order(ledger: Ledger, cohort: int) -> list[Standing]:
+    """A cohort's heads: those that train first, the best on top."""
+
+    def place(standing: Standing) -> tuple[bool, int, float]:
+        score = standing.score if standing.score == standing.score else -math.inf
+        return _left_early(standing), -standing.rungs, -score
+
+    return sorted((s for s in ledger.standings.values() if s.cohort == cohort), key=place)
+
+
+def _left_early(standing: Standing) -> bool:
+    return standing.state in ("pruned", "collapsed", "failed")
+
+
+def _cells(standing: Standing) -> Iterator[Text]:
+    scores = standing.scores
+    difference = scores.discrepancy if scores else None
+    reported = scores.report if scores else None
+    yield Text(standing.candidate.name)
+    yield Text(standing.candidate.family)
+    yield Text(f"{standing.loss:.3f}" if standing.loss == standing.loss else "")
+    yield Text(f"{difference.value:.3f}" if difference else "")
+    yield Text(f"{100 * reported.knn:.1f}" if reported else "")
+    yield Text(f"{100 * reported.linear:.1f}" if reported else "")
+    rung = f" at rung {standing.rungs}" if _left_early(standing) else ""
+    yield Text(f"{standing.state}{rung}")
+
+
+def _figures(standing: Standing) -> str:
+    scores = standing.scores
+    assert scores is not None
+    words = []
+    if scores.discrepancy is not None:
+        words.append(f"discrepancy {scores.discrepancy.value:.3f}")
+    if scores.report is not None:
+        words.append(f"k-NN {100 * scores.report.knn:.1f} %")
+    return ", ".join(words)

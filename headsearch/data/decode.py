@@ -1,0 +1,103 @@
+"""One image file, whatever it holds, becomes a square of RGB pixels."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+BROKEN = (
+    OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, OverflowError, EOFError,
+    struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+"""What Pillow raises on damaged files, depending on their format."""
+
+
+class BadImage(Exception):  # noqa: N818 - "bad image" is what it is called in messages
+    """A file that is no image, is cut short, or is too large to open safely."""
+
+
+def open_image(data: bytes, draft: int | None = None) -> Image.Image:
+    """Opens an image without decoding it.
+
+    Args:
+        data: the file.
+        draft: a JPEG may be decoded at 1/2, 1/4 or 1/8, its sides no shorter than this many
+            pixels, which saves most of the work on large photographs. None: at full size.
+
+    Raises:
+        BadImage: empty, not an image, or over Pillow's limit against decompression bombs.
+    """
+    if not data:
+        raise BadImage("empty file")
+    try:
+        image = Image.open(io.BytesIO(data))
+        # Pillow raises at twice its limit and only warns before that.
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and image.width * image.height > limit:
+            raise BadImage(f"{image.width}×{image.height} pixels, over the limit of {limit}")
+        if draft is not None:
+            image.draft(None, (draft, draft))
+    except BROKEN as error:
+        raise BadImage(str(error)) from error
+    return image
+
+
+def decode(data: bytes, size: int) -> NDArray[np.uint8]:
+    """Decodes an image file to (3, size, size) uint8 RGB; see `square`.
+
+    Raises:
+        BadImage: as `open_image`, or cut short.
+    """
+    # Twice the size, so that the antialiased resize that follows still decides the quality.
+    return to_array(open_image(data, draft=2 * size), size)
+
+
+def to_array(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """(3, size, size) uint8 RGB pixels of an opened image.
+
+    Raises:
+        BadImage: if it cannot be decoded.
+    """
+    try:
+        pixels: NDArray[np.uint8] = np.asarray(square(image, size)).transpose(2, 0, 1)
+    except BROKEN as error:
+        raise BadImage(str(error)) from error
+    return pixels
+
+
+def square(image: Image.Image, size: int) -> Image.Image:
+    """The centre square of an image, upright, in RGB, resized to (size, size).
+
+    Equals resizing the shorter side (bicubic, antialiased) and cropping the centre, in one step
+    and without rounding the aspect ratio. Of an animation the first frame is taken.
+    """
+    image = to_rgb(ImageOps.exif_transpose(image))
+    if image.size == (size, size):
+        return image
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    return image.resize(
+        (size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
+    )
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode as RGB: transparency over white, deeper than 8 bits scaled to 8."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):  # 16 bits, which older Pillow opens as 32
+        image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).round().astype(np.uint8))
+    elif image.mode == "F":  # no range of its own: darkest to black, brightest to white
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        span = max(values.max() - values.min(), 1e-12)
+        image = Image.fromarray(((values - values.min()) / span * 255).round().astype(np.uint8))
+    elif image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")

@@ -1,0 +1,244 @@
+"""Images that are not decoded yet, by index: the files of a folder, the members of a tar.
+
+Nothing is ever unpacked to disk, and names inside an archive are labels, never paths.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tarfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from headsearch.data.decode import decode, open_image
+from headsearch.errors import UserError
+
+SUFFIXES = (
+    ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tga", ".tif",
+    ".tiff", ".webp",
+)  # fmt: skip
+"""What an image file may be called, in lower case."""
+
+TRAIN_FOLDERS = ("train", "training")
+EVAL_FOLDERS = ("val", "valid", "validation", "eval", "evaluation", "test")
+
+
+class Source(ABC):
+    """A numbered set of images that can be decoded one at a time, from many threads.
+
+    Attributes:
+        name: what the user called it.
+        labels: (N,) int64 indices into `classes`, or None.
+        classes: class names, sorted; empty without labels.
+        notes: what was decided or left out while looking, one line each.
+    """
+
+    name: str
+    labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def pixels(self, index: int, size: int) -> NDArray[np.uint8]:
+        """Image `index` as (3, size, size) RGB. Raises: BadImage."""
+
+    @abstractmethod
+    def shorter_side(self, index: int) -> int:
+        """The shorter side of image `index` in pixels. Raises: BadImage."""
+
+    def describe(self, index: int) -> str:
+        """What a message calls image `index`."""
+        return f"{self.name}[{index}]"
+
+
+class FileSource(Source):
+    """Image files that are read as bytes: the part that folders and archives share."""
+
+    def __init__(self, name: str, files: Sequence[str], others: Sequence[str]) -> None:
+        """Sorts out classes from relative file names.
+
+        Args:
+            name: what the user called the folder or archive.
+            files: relative names of the images, in order, with / between parts.
+            others: names of the files that are not called like images.
+        """
+        if not files and others:
+            raise UserError(
+                f"{name} holds {len(others)} files, none an image (for example {others[0]!r}); "
+                f"images end in {', '.join(SUFFIXES)}"
+            )
+        if not files:
+            raise UserError(
+                f"{name} is empty: expected images, or a folder of images for each class"
+            )
+        self.name = name
+        self.files = files
+        notes = []
+        if others:
+            notes.append(f"{name}: {len(others)} files that are not images left out")
+        if (folders := class_folders(files)) is not None:
+            self.classes = tuple(sorted(set(folders)))
+            splits = {c.lower() for c in self.classes} & {*TRAIN_FOLDERS, *EVAL_FOLDERS}
+            if len(splits) == len(self.classes) > 1:
+                raise UserError(
+                    f"{name} holds splits ({', '.join(self.classes)}), not classes; "
+                    "name one of them as --data and another as --eval-data"
+                )
+            number = {folder: i for i, folder in enumerate(self.classes)}
+            self.labels = torch.tensor([number[folder] for folder in folders])
+        elif any("/" in file for file in files):
+            notes.append(f"{name}: images lie beside folders of images, so it counts as unlabelled")
+        self.notes = tuple(notes)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @abstractmethod
+    def read(self, index: int) -> bytes:
+        """The bytes of file `index`."""
+
+    def pixels(self, index: int, size: int) -> NDArray[np.uint8]:
+        return decode(self.read(index), size)
+
+    def shorter_side(self, index: int) -> int:
+        return min(open_image(self.read(index)).size)
+
+    def describe(self, index: int) -> str:
+        return self.files[index]
+
+
+def class_folders(files: Sequence[str]) -> list[str] | None:
+    """The class of every file: its first folder that does not hold all files, or None if flat.
+
+    A single folder is a class too (and one too few to learn from): only what lies deeper shows
+    that it is a wrapper, as `cifar10` is in `cifar10/cat/1.png` and `cifar10/dog/2.png`.
+    """
+    parts = [PurePosixPath(file).parts[:-1] for file in files]
+    if len(set(parts)) == 1:
+        return [p[-1] for p in parts] if parts[0] else None
+    depth = 0
+    while all(len(p) > depth and p[depth] == parts[0][depth] for p in parts):
+        depth += 1
+    return None if any(len(p) == depth for p in parts) else [p[depth] for p in parts]
+
+
+class FolderSource(FileSource):
+    """The images below a folder."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path = path
+        images: list[str] = []
+        others: list[str] = []
+        for file in _files_below(path):
+            (images if _is_image(file) else others).append(file)
+        super().__init__(name, sorted(images), sorted(others))
+
+    def read(self, index: int) -> bytes:
+        return (self.path / self.files[index]).read_bytes()
+
+
+def _files_below(root: Path) -> Iterator[str]:
+    """Relative names of all files below a folder; links are followed, but never in a circle."""
+    seen = set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
+        relative = Path(folder).relative_to(root)
+        yield from ((relative / f).as_posix() for f in files if not f.startswith("."))
+
+
+def _is_image(file: str) -> bool:
+    return PurePosixPath(file).suffix.lower() in SUFFIXES
+
+
+@dataclass(frozen=True)
+class _Member:
+    offset: int
+    size: int
+
+
+class TarSource(FileSource):
+    """The images in an uncompressed tar, read in place."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path = path
+        images: dict[str, _Member] = {}
+        others = []
+        try:
+            with tarfile.open(path, "r:") as tar:
+                for info in tar:
+                    file = PurePosixPath(info.name)
+                    # Links and devices are no files of this archive; "._x.jpg" is macOS's own.
+                    if not info.isreg() or file.name.startswith("."):
+                        continue
+                    if _is_image(info.name):
+                        images[str(file)] = _Member(info.offset_data, info.size)
+                    else:
+                        others.append(str(file))
+        except tarfile.TarError as error:
+            raise UserError(
+                f"{name} cannot be read as a tar ({error}); it must be whole and not compressed"
+            ) from error
+        files = sorted(images)
+        self._members = [images[file] for file in files]
+        super().__init__(name, files, others)
+
+    def read(self, index: int) -> bytes:
+        member = self._members[index]
+        # A handle for each read: threads share no position, and workers can be forked freely.
+        with self.path.open("rb") as file:
+            file.seek(member.offset)
+            return file.read(member.size)
+
+
+def open_path(path: Path, name: str) -> FileSource:
+    """A folder or a .tar of images.
+
+    Raises:
+        UserError: nothing there, neither folder nor tar, or no image in it.
+    """
+    if path.is_dir():
+        return FolderSource(path, name)
+    if path.is_file() and tarfile_like(path):
+        return TarSource(path, name)
+    if path.exists():
+        raise UserError(f"{name} is neither a folder nor a .tar of images")
+    raise UserError(f"{name} does not exist{nearest(path)}")
+
+
+def tarfile_like(path: Path) -> bool:
+    """Whether a file is called like a tar, compressed ones included."""
+    return ".tar" in path.suffixes or path.suffix == ".tgz"
+
+
+def nearest(path: Path) -> str:
+    """A hint at what does exist near a missing path."""
+    parent = path.absolute().parent
+    missing = path.name
+    while not parent.is_dir():
+        parent, missing = parent.parent, parent.name
+    names = sorted(p.name for p in parent.iterdir())
+    match = difflib.get_close_matches(missing, names, n=1, cutoff=0.6)
+    if match:
+        return f"; did you mean {str(parent / match[0])!r}?"
+    return f"; the nearest folder that exists is {str(parent)!r}"
+
+
+def split_folder(path: Path, names: Sequence[str]) -> Path | None:
+    """The subfolder of a dataset's folder that holds one split, under any of its usual names."""
+    return next((path / n for n in names if (path / n).is_dir()), None)

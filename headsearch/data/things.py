@@ -1,0 +1,122 @@
+"""What a thing in a built-in scene looks like: its outline, and the pattern that is its class.
+
+Tensors are (M, S, S): M scenes, S pixels a side; one number a scene is (M, 1, 1), suffix M11. A
+distance is negative inside an outline and exact only near it, where the edge is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Pattern = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""u right and v down, in periods; a pixel's width in periods, M11 → tone in [0, 1], the share of
+the second ink. A pattern averages to about one half."""
+
+
+def edge(distance: Tensor, pixel: Tensor | float) -> Tensor:
+    """Coverage in [0, 1] of a pixel at this distance: 1 inside, a ramp one pixel wide, 0 outside.
+
+    A box filter along the gradient; details smaller than a pixel fade by themselves.
+    """
+    return (0.5 - distance / pixel).clamp_(0, 1)
+
+
+def rounded_box(u: Tensor, v: Tensor, half_u: Tensor, half_v: Tensor, corner: Tensor) -> Tensor:
+    """Distance to a box with rounded corners: exact outside, at most the corner's radius inside."""
+    outside_u = (u.abs() - (half_u - corner)).clamp_(min=0)
+    outside_v = (v.abs() - (half_v - corner)).clamp_(min=0)
+    return torch.hypot(outside_u, outside_v) - corner
+
+
+def rosette(u: Tensor, v: Tensor, points: Tensor, notch: Tensor, roundness: Tensor) -> Tensor:
+    """Distance to a regular polygon or star with its points on the unit circle, or nearly a disc.
+
+    Args:
+        points: how many points, M11, whole numbers from 3.
+        notch: how far the sides lean inwards, in radians, M11: 0 for a polygon, more for a star.
+        roundness: 0 for straight sides, 1 for a disc, M11.
+    """
+    radius = torch.hypot(u, v)
+    sector = 2 * math.pi / points
+    turns = torch.atan2(u, -v) / sector
+    # Fold the plane into half a point; one slanted line bounds what is left.
+    folded = (turns - turns.round()).abs_() * sector
+    lean = sector / 2 + notch
+    sides = radius * torch.cos(folded - lean) - lean.cos()
+    return torch.lerp(sides, radius - 0.88, roundness)
+
+
+def _wave(phase: Tensor, pixel: Tensor) -> Tensor:
+    """A square wave of period 1 in `phase`, softened over `pixel` periods."""
+    return edge(0.25 - (phase - phase.floor() - 0.5).abs(), pixel)
+
+
+def _offset(x: Tensor) -> Tensor:
+    """How far x lies from the nearest whole number, in [-0.5, 0.5]."""
+    return x - x.round()
+
+
+def _banded(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
+    return _wave(v, pixel_M11)
+
+
+def _bricked(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
+    course = v.round()
+    joint = torch.minimum((v - course).abs() - 0.5, 2 * _offset(u / 2 + course / 2).abs() - 1)
+    gap = torch.minimum(0.5 - (v - course).abs(), 1 - 2 * _offset(u / 2 + course / 2).abs())
+    del joint
+    return edge(gap - 0.2, pixel_M11)
+
+
+def _checked(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
+    across, down = _wave(u / 1.4, pixel_M11 / 1.4), _wave(v / 1.4, pixel_M11 / 1.4)
+    return across + down - 2 * across * down
+
+
+def _dotted(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
+    row = (v / 0.87).round()
+    return edge(torch.hypot(_offset(u + row / 2), v - 0.87 * row) - 0.36, pixel_M11)
+
+
+def _marbled(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
+    swirl = torch.sin(1.1 * u + 2.0 * torch.sin(0.7 * v)) + torch.sin(1.3 * v + 1.7 * torch.sin(0.8 * u))
+    return 0.5 + 0.25 * swirl
+
+
+def _meshed(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
+    hole = torch.maximum(_offset(u / 1.2).abs(), _offset(v / 1.2).abs())
+    return edge(hole - 0.34, pixel_M11 / 1.2)
+
+
+def _ringed(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
+    return _wave(torch.hypot(u, v), pixel_M11)
+
+
+def _slanted(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
+    return _wave((u + v) * math.sqrt(0.5), pixel_M11)
+
+
+def _striped(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
+    return _wave(u, pixel_M11)
+
+
+def _zigzag(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
+    return _wave(v + 2.4 * _offset(u / 3).abs(), 1.28 * pixel_M11)
+
+
+PATTERNS: dict[str, Pattern] = {
+    "banded": _banded,
+    "bricked": _bricked,
+    "checked": _checked,
+    "dotted": _dotted,
+    "marbled": _marbled,
+    "meshed": _meshed,
+    "ringed": _ringed,
+    "slanted": _slanted,
+    "striped": _striped,
+    "zigzag": _zigzag,
+}

@@ -1,0 +1,17 @@
+"""Families of heads, built from timm's blocks, and what a head of each costs."""
+
+from headsearch.heads.cost import Cost, head_cost
+from headsearch.heads.family import DEPTH, Family, Grid, Parameter, Value
+from headsearch.heads.registry import FAMILIES, build_head
+
+__all__ = [
+    "DEPTH",
+    "FAMILIES",
+    "Cost",
+    "Family",
+    "Grid",
+    "Parameter",
+    "Value",
+    "build_head",
+    "head_cost",
+]

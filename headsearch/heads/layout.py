@@ -1,0 +1,45 @@
+"""From a head's (B, D, H, W) map to the layout that a block wants, and back.
+
+Shape suffixes: B batch, N tokens (row-major: n = row * W + column), D width, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class TokenBlocks(nn.Module):
+    """Blocks on (B, N, D) tokens, run on a (B, D, H, W) map."""
+
+    def __init__(self, blocks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, map_BDHW: Tensor) -> Tensor:
+        tokens_BND: Tensor = self.blocks(map_BDHW.flatten(2).transpose(1, 2))
+        return tokens_BND.transpose(1, 2).reshape(map_BDHW.shape)
+
+
+class ChannelsLastBlocks(nn.Module):
+    """Blocks on (B, H, W, D) maps, run on a (B, D, H, W) map."""
+
+    def __init__(self, blocks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, map_BDHW: Tensor) -> Tensor:
+        map_BHWD: Tensor = self.blocks(map_BDHW.permute(0, 2, 3, 1))
+        return map_BHWD.permute(0, 3, 1, 2)
+
+
+class NoShortcut(nn.Module):
+    """Takes the place of a block's shortcut: whatever comes in, nothing is added.
+
+    A scalar zero, so that the sum neither costs a map nor changes its type or any of its values.
+    """
+
+    def forward(self, shortcut: Tensor) -> Tensor:
+        return torch.zeros((), dtype=shortcut.dtype, device=shortcut.device)

@@ -1,0 +1,101 @@
+"""The tables of a run while it goes: what is known of each candidate, rung by rung."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from headsearch.checkpoint import RANKING_COLUMNS, RUNG_COLUMNS, write_table
+from headsearch.ranking import rank
+from headsearch.scores.rung import RungScores, Scores
+from headsearch.space import Candidate
+
+
+@dataclass
+class Standing:
+    """What is known of one candidate: its row in ranking.csv."""
+
+    candidate: Candidate
+    cohort: int
+    step_ms: float
+    state: str = "running"
+    rungs: int = 0
+    score: float = math.nan
+    loss: float = math.nan
+    scores: Scores | None = None
+    reason: str = ""
+
+    def row(self) -> dict[str, Any]:
+        scores = self.scores
+        difference = scores.discrepancy if scores else None
+        reported = scores.report if scores else None
+        return {
+            "candidate": self.candidate.name,
+            "family": self.candidate.family,
+            "cohort": self.cohort,
+            "state": self.state,
+            "rungs": self.rungs,
+            "score": self.score,
+            "discrepancy": difference.value if difference else math.nan,
+            "discrepancy_low": difference.low if difference else math.nan,
+            "discrepancy_high": difference.high if difference else math.nan,
+            "head_knn": reported.knn if reported else math.nan,
+            "head_linear": reported.linear if reported else math.nan,
+            "effective_rank": scores.effective_rank if scores else math.nan,
+            "params_m": self.candidate.params_m,
+            "gflops": self.candidate.gflops,
+            "step_ms": self.step_ms,
+            "reason": self.reason,
+        }
+
+
+@dataclass
+class Ledger:
+    """All candidates of a run and their scores at every rung, in the order they came."""
+
+    standings: dict[str, Standing] = field(default_factory=dict)
+    rung_rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def enter(self, candidate: Candidate, cohort: int, step_ms: float) -> Standing:
+        standing = Standing(candidate, cohort, step_ms)
+        self.standings[candidate.name] = standing
+        return standing
+
+    def record(self, standing: Standing, rung: int, step: int, images: int, at: RungScores) -> None:
+        """Notes a candidate's scores at a rung, beside the base's at the same rung."""
+        own = at.heads[standing.candidate.name]
+        standing.scores = own
+        standing.rungs = rung
+        base = at.base.report
+        self.rung_rows.append(
+            {
+                "candidate": standing.candidate.name,
+                "cohort": standing.cohort,
+                "rung": rung,
+                "step": step,
+                "images": images,
+                "discrepancy": own.discrepancy.value if own.discrepancy else math.nan,
+                "head_knn": own.report.knn if own.report else math.nan,
+                "head_linear": own.report.linear if own.report else math.nan,
+                "base_knn": base.knn if base else math.nan,
+                "base_linear": base.linear if base else math.nan,
+                "loss": standing.loss,
+            }
+        )
+
+    def ranking(self) -> pd.DataFrame:
+        rows = [standing.row() for standing in self.standings.values()]
+        if not rows:
+            return pd.DataFrame(columns=list(RANKING_COLUMNS))
+        ordered: pd.DataFrame = rank(pd.DataFrame(rows))
+        return ordered
+
+    def write(self, run_directory: Path) -> None:
+        """Writes ranking.csv and rungs.csv."""
+        write_table(run_directory / "ranking.csv", self.ranking())
+        rungs = pd.DataFrame(self.rung_rows, columns=list(RUNG_COLUMNS))
+        write_table(run_directory / "rungs.csv", rungs)

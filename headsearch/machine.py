@@ -1,0 +1,64 @@
+"""Where a run computes: device, precision and threads, as settings of one code path."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from headsearch.config import RunConfig
+from headsearch.errors import UserError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `--device` means; `auto` is the accelerator where there is one.
+
+    Raises:
+        UserError: no such device, or this machine has none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(
+            f"--device: no such device {name!r} (try auto, cpu, cuda or cuda:1)"
+        ) from None
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda":
+        raise UserError(f"--device: headsearch runs on cpu and cuda, but got {name!r}")
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (device.index or 0) >= found:
+        raise UserError(f"--device: {name!r} is not there; this machine has {found} CUDA devices")
+    return device
+
+
+def fast_at_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 matrices faster than float32 ones."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def set_up(config: RunConfig) -> tuple[torch.device, bool]:
+    """Sets the threads; returns the device and whether matrix products run in bfloat16."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    device = choose_device(config.device)
+    autocast = config.precision == "bf16" or (config.precision == "auto" and fast_at_bf16(device))
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    return device, autocast
+
+
+def mixed_precision(device: torch.device, autocast: bool) -> AbstractContextManager[object]:
+    """Matrix products in bfloat16 where asked for; weights, norms and losses stay in float32."""
+    return torch.autocast(device.type, torch.bfloat16) if autocast else nullcontext()
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until the device is done: what comes before a clock is read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

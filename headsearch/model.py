@@ -1,0 +1,154 @@
+"""A base with heads attached; student and teacher; attach and detach.
+
+Shapes: B images (the crops of a step stand one after the other), D width, N = H · W tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from headsearch.bases import Base
+from headsearch.config import Coupling
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a network makes of a batch: the base's features and each head's."""
+
+    base_map_BDHW: Tensor
+    """The base's patch tokens before its final norm: what the heads take."""
+    base_pooled_BD: Tensor
+    heads_pooled_BD: dict[str, Tensor]
+    """Each head's own CLS: the mean of its output tokens after its own norm."""
+
+
+class AttachedHead(nn.Module):
+    """A head where it meets the base, and all that it owns: its norm and its projection."""
+
+    def __init__(self, head: nn.Module, dim: int, projection: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+        self.norm = nn.LayerNorm(dim)
+        self.projection = projection
+
+    def tokens(self, base_map_BDHW: Tensor) -> Tensor:
+        """The head's output tokens (B, N, D), before its norm."""
+        return tokens_of(self.head(base_map_BDHW))
+
+    def forward(self, base_map_BDHW: Tensor) -> Tensor:
+        """The head's pooled features (B, D)."""
+        return cast(Tensor, self.norm(self.tokens(base_map_BDHW)).mean(dim=1))
+
+
+def tokens_of(map_BDHW: Tensor) -> Tensor:
+    """A token map (B, D, H, W) as tokens (B, N, D)."""
+    return map_BDHW.flatten(2).transpose(1, 2)
+
+
+class Network(nn.Module):
+    """One shared base, with a projection of its own, and the heads attached to it.
+
+    Args:
+        base: the base.
+        projection: what the objective puts on the base: projector, prototypes, predictor, ….
+        coupling: `joint`: the gradient that comes back through each of the K heads is scaled by
+            1/K where the head meets the base, so the base receives the mean over heads while
+            each head keeps its own full gradient. `observe`: heads take detached features.
+    """
+
+    def __init__(self, base: Base, projection: nn.Module, coupling: Coupling) -> None:
+        super().__init__()
+        self.base = base
+        self.projection = projection
+        self.coupling = coupling
+        self._heads = nn.ModuleDict()
+
+    @property
+    def heads(self) -> dict[str, AttachedHead]:
+        """The attached heads by the name of their candidate, in the order of attachment."""
+        return {_name(key): cast(AttachedHead, module) for key, module in self._heads.items()}
+
+    def attach(self, name: str, attached: AttachedHead) -> None:
+        """Attaches a head under its candidate's name."""
+        assert _key(name) not in self._heads, f"{name} is attached already"
+        self._heads[_key(name)] = attached
+
+    def detach(self, name: str) -> AttachedHead:
+        """Takes a head away and returns it; everything else stays as it is."""
+        return cast(AttachedHead, self._heads.pop(_key(name)))
+
+    def coupled(self, shared: Tensor) -> Tensor:
+        """What a head sees of a tensor that the base shares with it: features or prototypes."""
+        if self.coupling == "observe":
+            return shared.detach()
+        return cast(Tensor, _ScaleGradient.apply(shared, 1 / len(self._heads)))
+
+    def forward(self, images_BCSS: Tensor) -> Features:
+        base_map, base_pooled = self.base(images_BCSS)
+        heads = self.heads
+        seen = self.coupled(base_map) if heads else base_map
+        return Features(base_map, base_pooled, {name: heads[name](seen) for name in heads})
+
+    def base_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Named parameters that belong to no head."""
+        yield from ((n, p) for n, p in self.named_parameters() if not n.startswith("_heads."))
+
+
+class Teacher:
+    """The exponential moving average of a student: what gives targets, and what is scored."""
+
+    def __init__(self, student: Network) -> None:
+        self.network = _frozen(student)
+
+    def attach(self, name: str, attached: AttachedHead) -> None:
+        """Attaches a copy of a student's head as it is now."""
+        self.network.attach(name, _frozen(attached))
+
+    def detach(self, name: str) -> None:
+        self.network.detach(name)
+
+    @torch.no_grad()
+    def follow(self, student: Network, momentum: float) -> None:
+        """Moves every weight to momentum · teacher + (1 − momentum) · student; copies buffers."""
+        average = get_ema_multi_avg_fn(momentum)
+        mine = dict(self.network.named_parameters())
+        theirs = dict(student.named_parameters())
+        assert mine.keys() == theirs.keys(), "student and teacher hold the same network"
+        average(list(mine.values()), [theirs[name].detach() for name in mine], 0)
+        buffers = dict(student.named_buffers())
+        for name, buffer in self.network.named_buffers():
+            buffer.copy_(buffers[name])
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a number."""
+
+    @staticmethod
+    def forward(ctx: Any, shared: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return shared.view_as(shared)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.scale, None
+
+
+def _frozen(module: Any) -> Any:
+    clone = copy.deepcopy(module)
+    return clone.requires_grad_(False)
+
+
+def _key(name: str) -> str:
+    """torch's ModuleDict takes no dot in a key; candidates' names hold no underscore."""
+    return name.replace(".", "_")
+
+
+def _name(key: str) -> str:
+    return key.replace("_", ".")

@@ -1,0 +1,8 @@
+"""What a run tells its user: the advice, the tables, the report and the plots."""
+
+from headsearch.report.advice import advice
+from headsearch.report.column_plot import plot_columns
+from headsearch.report.document import write_report
+from headsearch.report.tables import Table, ranking_table
+
+__all__ = ["Table", "advice", "plot_columns", "ranking_table", "write_report"]

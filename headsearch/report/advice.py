@@ -1,0 +1,124 @@
+"""The one sentence that says which head to take, why, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+
+from headsearch import ranking
+from headsearch.checkpoint import Run
+from headsearch.ranking import Ranked
+from headsearch.report.columns import percent
+
+NAMED = 3  # more names than this make no sentence
+
+
+def advice(run: Run) -> str:
+    """What to do with this ranking, in one sentence, on a finished or unfinished run.
+
+    A control can rank first, but is never recommended: it brings nothing that the base lacks.
+    """
+    rows = ranking.ranked(run.ranking)
+    last = ranking.last_rung(run)
+    if not rows or last is None:
+        return "No head can be recommended yet, because no rung has been scored."
+    peers = ranking.contenders(rows)
+    if not peers:
+        reason = f" ({rows[0].reason})" if rows[0].reason else ""
+        return f"No head is recommended, because {_all(len(rows))} collapsed or failed{reason}."
+    if last == 0:
+        return (
+            "No head can be recommended yet, because only the untrained network (rung 0) has "
+            "been scored."
+        )
+    provisional = _provisional(run, last)
+    if peers[0].control:
+        return provisional + ("no" if provisional else "No") + _control_wins(run, peers)
+    return provisional + _recommend(run, peers)
+
+
+def _all(number: int) -> str:
+    return "the only candidate" if number == 1 else f"all {number} candidates"
+
+
+def _provisional(run: Run, last: int) -> str:
+    status = run.facts.get("status", "complete")
+    if status == "complete":
+        return ""
+    rungs = run.facts.get("rung_count") or run.config.get("rungs")
+    of = f" of {rungs}" if rungs else ""
+    how = "still running" if status == "running" else str(status)
+    return f"Provisional ({how} at rung {last}{of}): "
+
+
+def _control_wins(run: Run, peers: list[Ranked]) -> str:
+    leader = peers[0]
+    found = next((row for row in peers if not row.control), None)
+    start = f" head is recommended, because the control {leader.candidate} ranks first"
+    if found is None:
+        return f"{start} and no other head got as far."
+    margin = "" if ranking.distinct(leader, found, run) else ", which cannot be told apart from it"
+    return (
+        f"{start} ({evidence(leader, run)}), ahead of the best candidate {found.candidate} "
+        f"({evidence(found, run)}){margin}."
+    )
+
+
+def _recommend(run: Run, peers: list[Ranked]) -> str:
+    best = peers[0]
+    why = {
+        "discrepancy": "it differs most from the base",
+        "accuracy": "its representation is the most accurate",
+        "balanced": "it best balances difference from the base with accuracy",
+    }[ranking.rank_by(run)]
+    among = f"of the {len(peers)} heads that got as far " if len(peers) > 1 else ""
+    text = f"{best.candidate}: take this head, because {among}{why} ({evidence(best, run)})"
+    tail = _rivals(run, peers)
+    if run.facts.get("labelled") is False:
+        tail.append("there were no labels, so its accuracy is unknown")
+    if ranking.base_has_learnt(run) is False:
+        tail.append("the base is not yet above its untrained self, so train longer before use")
+    return "; ".join([text, *tail]) + "."
+
+
+def _rivals(run: Run, peers: list[Ranked]) -> list[str]:
+    best, others = peers[0], peers[1:]
+    if not others:
+        return ["no other head got as far, so it is compared with none"]
+    equal = [row for row in others if not ranking.distinct(best, row, run)]
+    if not equal:
+        return [
+            f"the runner-up {others[0].candidate} ({evidence(others[0], run)}) is clearly behind"
+        ]
+    names = [f"the control {row.candidate}" if row.control else row.candidate for row in equal]
+    # A control that keeps up is the strongest reason for doubt: it is named before the cut.
+    names.sort(key=lambda name: not name.startswith("the control "))
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return [f"it cannot be told apart from {listing(names[:NAMED], final=not more)}{more}"]
+
+
+def listing(names: list[str], *, final: bool = True) -> str:
+    """a; a and b; a, b and c. Without `final`, commas alone, for a list that goes on."""
+    if len(names) < 2 or not final:
+        return ", ".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def evidence(row: Ranked, run: Run) -> str:
+    """The figures behind a rank: discrepancy with its interval, accuracy with its error."""
+    parts = []
+    if math.isfinite(row.discrepancy):
+        parts.append(f"discrepancy {row.discrepancy:.3f}")
+    if math.isfinite(row.discrepancy_low):
+        parts.append(f"95% interval {row.discrepancy_low:.3f} to {row.discrepancy_high:.3f}")
+    if math.isfinite(row.accuracy):
+        probe = "linear probe" if math.isnan(row.head_knn) else "k-NN"
+        parts.append(f"{probe} {with_error(row.accuracy, ranking.reporting_images(run))}")
+    return ", ".join(parts) or "not scored"
+
+
+def with_error(accuracy: float, images: int | None) -> str:
+    """'38.1 ± 1.9%', or '38.1%' where the number of images is unknown."""
+    if images is None:
+        return percent(accuracy)
+    _, low, high = ranking.accuracy_interval(accuracy, images)
+    return f"{100 * accuracy:.1f} ± {50 * (high - low):.1f}%"

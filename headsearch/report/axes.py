@@ -1,0 +1,148 @@
+"""Axes that fit the figures: their scale, their limits and the marks on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from headsearch.report.labels import renderer_of, spread
+from headsearch.report.legend import draw_legend, legend_height
+from headsearch.report.style import FAINT, SOFT, WIDTH
+
+DECADE = 10.0
+MARGIN = 0.05  # of the axis, free on either side
+MOST_TICKS = 7
+EDGE = 0.04  # inches, free at the figure's edge
+NARROWEST = 1.5  # inches, of axes beside long names
+
+
+def one_axes(
+    handles: Sequence[Line2D], *, height: float = 2.45, right: float = 0.1
+) -> tuple[Figure, Axes]:
+    """A figure one column wide, with axes `height` inches tall above its legend.
+
+    `right` are the inches right of the axes; those to the left are `make_room`'s.
+    """
+    left = 0.46
+    bottom = 0.36 + legend_height(handles)
+    total = bottom + height + 0.2
+    figure = Figure(figsize=(WIDTH, total))
+    axes = figure.add_axes(
+        (left / WIDTH, bottom / total, (WIDTH - left - right) / WIDTH, height / total)
+    )
+    draw_legend(figure, handles)
+    return figure, axes
+
+
+def make_room(axes: Axes) -> None:
+    """Moves the axes' left end to where the tick labels and the title of y just fit.
+
+    Names too long for one column make the figure wider. Limits must be final.
+    """
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    renderer = renderer_of(figure)
+    width, height = figure.get_size_inches()
+    place = axes.get_position()
+    beside = axes.yaxis.get_tightbbox(renderer)
+    left = EDGE + (place.x0 * width - beside.x0 / figure.dpi if beside is not None else 0)
+    right = (1 - place.x1) * width
+    width = max(width, left + right + NARROWEST)
+    figure.set_size_inches(width, height)
+    axes.set_position((left / width, place.y0, (width - left - right) / width, place.height))
+
+
+def say(axes: Axes, text: str) -> None:
+    """A note in the middle of axes that have nothing to show."""
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
+
+
+def fit_x(axes: Axes, values: Sequence[float], *, decades: bool) -> None:
+    """Limits and scale of a horizontal axis that holds `values`.
+
+    Linear, but logarithmic where `decades` allows and positive values span more than one. An
+    axis that also holds 0 (the control `identity`) is then linear below the smallest decade
+    (symlog).
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    positive = [value for value in finite if value > 0]
+    if not decades or not positive or max(positive) <= DECADE * _smallest_of_note(positive):
+        axes.set_xlim(*padded(finite))
+        return
+    low, high = min(finite), max(finite)
+    # Below a hundredth of the largest value the figures are noise about 0: no decades for them.
+    threshold = DECADE ** math.floor(math.log10(_smallest_of_note(positive)))
+    if low > 0 and low >= threshold:
+        axes.set_xscale("log")
+    else:
+        axes.set_xscale("symlog", linthresh=threshold, linscale=0.35)
+    transform = axes.xaxis.get_transform()
+    ends = padded(transform.transform(np.array([low, high])).tolist())
+    axes.set_xlim(*transform.inverted().transform(np.array(ends)))
+    axes.xaxis.set_major_locator(FixedLocator(_ticks(low, high, threshold)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _smallest_of_note(positive: Sequence[float]) -> float:
+    return max(min(positive), max(positive) / 100)
+
+
+def _ticks(low: float, high: float, threshold: float) -> list[float]:
+    """1, 2, 5 of each decade within low..high and 0; without 2 and 5 where that is too many."""
+    decades = range(round(math.log10(threshold)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        marks = [step * DECADE**decade for decade in decades for step in steps]
+        kept = [mark for mark in marks if low <= mark <= high]
+        if len(kept) <= MOST_TICKS:
+            break
+    return ([0.0] if low <= 0 else []) + kept
+
+
+def padded(values: Sequence[float]) -> tuple[float, float]:
+    """The range of the finite values with a margin; 0..1 about nothing, ±½ about a single one."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return 0.0, 1.0
+    low, high = min(finite), max(finite)
+    margin = (high - low) * MARGIN or abs(high) * MARGIN or 0.5
+    return low - margin, high + margin
+
+
+def reference_lines(
+    axes: Axes, lines: Sequence[tuple[str, float]], fontsize: float = 6
+) -> list[tuple[str, float]]:
+    """Labelled horizontal lines; labels stand right of the axes, spread where lines are close.
+
+    Limits must be final. Returns the lines that were drawn (NaN is left out).
+    """
+    drawn = [(text, value) for text, value in lines if math.isfinite(value)]
+    low, high = axes.get_ylim()
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    inches = axes.get_position().height * figure.get_size_inches()[1]
+    gap = fontsize * 1.25 / 72 / inches * (high - low)
+    places = spread([value for _, value in drawn], gap, low, high)
+    for (text, value), place in zip(drawn, places, strict=True):
+        axes.axhline(value, color=FAINT, linewidth=0.6, linestyle=(0, (4, 2)), zorder=1)
+        axes.annotate(
+            text,
+            (1, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(1.035, place),
+            textcoords=("axes fraction", "data"),
+            fontsize=fontsize,
+            color=SOFT,
+            va="center",
+            ha="left",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": FAINT, "shrinkA": 0.5,
+                        "shrinkB": 0},
+        )  # fmt: skip
+    return drawn

@@ -1,0 +1,91 @@
+"""Any figure of a run against any other."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from headsearch import ranking
+from headsearch.checkpoint import Run
+from headsearch.errors import UserError, unknown
+from headsearch.ranking import Interval, Ranked
+from headsearch.report import scatter
+from headsearch.report.axes import fit_x, make_room, one_axes, padded
+from headsearch.report.columns import COLUMNS, shown, shown_interval
+from headsearch.report.labels import Point
+from headsearch.report.legend import legend_handles
+from headsearch.report.style import check_suffix, family_styles, plotting, save
+
+
+def plot_columns(run: Run, x: str, y: str, out: Path) -> Path:
+    """Plots column `y` over column `x` into `out` (.png, .svg or .pdf) and returns it.
+
+    Two columns of ranking.csv give a point a head, with error bars where the figure has an
+    interval. Where either is in rungs.csv alone, a curve a head through its rungs.
+
+    Raises:
+        UserError: a column is unknown or empty in this run, or `out` cannot be written.
+    """
+    check_suffix(out)
+    known = [n for n in COLUMNS if n in run.ranking.columns or n in run.rungs.columns]
+    for name in (x, y):
+        if name not in known:
+            raise unknown("column", name, known)
+    with plotting():
+        figure = _figure(run, x, y)
+        if figure is None:
+            raise UserError(
+                f"{run.path}: no head has both {x!r} and {y!r} in this run yet; choose others"
+            )
+        return save(figure, out)
+
+
+def _figure(run: Run, x: str, y: str) -> Figure | None:
+    rows = ranking.ranked(run.ranking)
+    styles = family_styles(row.family for row in rows)
+    per_head = x in run.ranking.columns and y in run.ranking.columns
+    dots = []
+    for row in rows:
+        if per_head:
+            place = (shown_interval(run, row, x), shown_interval(run, row, y))
+            path = [(place[0].value, place[1].value)]
+        else:
+            path = _path(run, row, x, y)
+        if not path or not all(math.isfinite(figure) for figure in path[-1]):
+            continue
+        if not per_head:
+            place = (_exact(path[-1][0]), _exact(path[-1][1]))
+        dots.append(scatter.Dot(row, styles[row.family], path, *place))
+    if not dots:
+        return None
+    figure, axes = one_axes(legend_handles([dot.row for dot in dots], styles))
+    xs, ys = scatter.reach(dots)
+    fit_x(axes, xs, decades=COLUMNS[x].decades)
+    axes.set_ylim(*padded(ys))
+    axes.set_xlabel(COLUMNS[x].axis_title)
+    axes.set_ylabel(COLUMNS[y].axis_title)
+    make_room(axes)
+    scatter.draw(axes, dots)
+    scatter.name_finalists(axes, dots)
+    return figure
+
+
+def _path(run: Run, row: Ranked, x: str, y: str) -> list[Point]:
+    """The head's points in the order of the rungs, in the units shown, missing ones left out."""
+    own = run.rungs[run.rungs["candidate"] == row.candidate].sort_values("rung")
+    points = zip(_over_rungs(row, own, x), _over_rungs(row, own, y), strict=True)
+    return [point for point in points if all(math.isfinite(figure) for figure in point)]
+
+
+def _over_rungs(row: Ranked, own: pd.DataFrame, name: str) -> list[float]:
+    """A head's figure at each of its rungs; one of the ranking's own is the same at all."""
+    if name not in own.columns:
+        return [shown(row, name)] * len(own)
+    return [float(value) * COLUMNS[name].scale for value in own[name]]
+
+
+def _exact(value: float) -> Interval:
+    return Interval(value, math.nan, math.nan)

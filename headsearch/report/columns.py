@@ -1,0 +1,100 @@
+"""What each figure of ranking.csv and rungs.csv is called, its unit and how it is printed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from headsearch import ranking
+from headsearch.checkpoint import Run
+from headsearch.ranking import Interval, Ranked
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a numeric column reads in a table and on an axis.
+
+    Attributes:
+        title: what the column holds, as an axis says it.
+        short: the same in a table's heading.
+        unit: of the figure as shown, empty for a count or a ratio.
+        scale: what a stored figure is multiplied by to be shown (100 for a fraction in %).
+        digits: decimals in a table.
+        interval: the columns of its interval, when it has one.
+        decades: whether its values may span decades, so that an axis of them may be logarithmic.
+    """
+
+    title: str
+    short: str
+    unit: str = ""
+    scale: float = 1.0
+    digits: int = 0
+    interval: tuple[str, str] | None = None
+    decades: bool = False
+
+    @property
+    def axis_title(self) -> str:
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    @property
+    def heading(self) -> str:
+        return f"{self.short} ({self.unit})" if self.unit else self.short
+
+    def text(self, value: float) -> str:
+        """The figure as a table shows it, without its unit; a dash where it is missing."""
+        return "–" if math.isnan(value) else f"{value * self.scale:.{self.digits}f}"
+
+
+COLUMNS: dict[str, Column] = {
+    "rank": Column("Rank", "Rank"),
+    "rungs": Column("Rungs reached", "Rungs"),
+    "score": Column("Ranking score", "Score", digits=3),
+    "discrepancy": Column(
+        "Discrepancy from the base",
+        "Discrepancy",
+        digits=3,
+        interval=("discrepancy_low", "discrepancy_high"),
+        decades=True,
+    ),
+    "discrepancy_low": Column("Discrepancy, lower bound", "Discrepancy low", digits=3),
+    "discrepancy_high": Column("Discrepancy, upper bound", "Discrepancy high", digits=3),
+    "head_knn": Column("Head k-NN accuracy", "k-NN", "%", 100, 1),
+    "head_linear": Column("Head linear-probe accuracy", "Linear", "%", 100, 1),
+    "base_knn": Column("Base k-NN accuracy", "Base k-NN", "%", 100, 1),
+    "base_linear": Column("Base linear-probe accuracy", "Base linear", "%", 100, 1),
+    "effective_rank": Column("Effective rank", "Eff. rank", "", 1, 1, decades=True),
+    "params_m": Column("Head parameters", "Params", "M", 1, 2, decades=True),
+    "gflops": Column("Head compute per image", "Compute", "GFLOPs", 1, 3, decades=True),
+    "step_ms": Column("Head time per step", "Step", "ms", 1, 1, decades=True),
+    "gain": Column(
+        "Gain of a solo run", "Gain", "points", 100, 1, interval=("gain_low", "gain_high")
+    ),
+    "gain_low": Column("Gain, lower bound", "Gain low", "points", 100, 1),
+    "gain_high": Column("Gain, upper bound", "Gain high", "points", 100, 1),
+    "rung": Column("Rung", "Rung"),
+    "step": Column("Training step", "Step"),
+    "images": Column("Images seen", "Images", "thousands", 0.001, 1),
+    "loss": Column("Training loss", "Loss", "nats", 1, 3),
+}
+
+
+def shown(row: Ranked, name: str) -> float:
+    """A figure of the ranking in the unit that it is shown in."""
+    return float(getattr(row, name)) * COLUMNS[name].scale
+
+
+def shown_interval(run: Run, row: Ranked, name: str) -> Interval:
+    """The same with its 95 % interval: its own, or an accuracy's binomial one, or none (NaN)."""
+    column, images = COLUMNS[name], ranking.reporting_images(run)
+    value, low, high = shown(row, name), math.nan, math.nan
+    if column.interval is not None:
+        low, high = (shown(row, bound) for bound in column.interval)
+    elif name in ("head_knn", "head_linear") and images is not None:
+        _, low, high = ranking.accuracy_interval(float(getattr(row, name)), images)
+        low, high = low * column.scale, high * column.scale
+    return Interval(value, low, high)
+
+
+def percent(fraction: float) -> str:
+    """0.3814 → '38.1%'."""
+    return f"{100 * fraction:.1f}%"

@@ -1,0 +1,253 @@
+"""What a report says, as plain texts; the templates only lay it out."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from headsearch import ranking
+from headsearch.checkpoint import Run
+from headsearch.config import PRESETS, RunConfig
+from headsearch.report.advice import advice, listing, with_error
+from headsearch.report.columns import percent
+from headsearch.report.tables import Table, baselines_table, ranking_table
+
+MEASURES = {
+    "cka": "1 − debiased linear CKA (Song et al. 2012; Nguyen et al. 2021)",
+    "mutual_knn": "1 − the overlap of mutual nearest neighbours",
+    "procrustes": "the angular Procrustes distance",
+}
+DOMINANT_SHARE = 0.5  # beyond half the variance, CKA mostly compares one direction
+
+
+@dataclass(frozen=True)
+class Content:
+    """The texts of one report, unescaped."""
+
+    title: str
+    summary: str
+    advice: str
+    ranking: Table
+    legend: str
+    baselines: Table | None
+    costs: list[tuple[str, str]]
+    trust: list[str]
+    method: str
+    settings: list[tuple[str, str]]
+    versions: list[tuple[str, str]]
+    command: str
+
+
+def content(run: Run) -> Content:
+    """Everything that the report of this run says, finished or not."""
+    return Content(
+        title=f"Head search: {run.path.name}",
+        summary=_summary(run),
+        advice=advice(run),
+        ranking=ranking_table(run),
+        legend=_legend(run),
+        baselines=baselines_table(run),
+        costs=list(_costs(run)),
+        trust=list(_trust(run)),
+        method=_method(run),
+        settings=_settings(run),
+        versions=[(name, str(v)) for name, v in sorted(run.config.get("versions", {}).items())],
+        command=_command(run.config),
+    )
+
+
+def _summary(run: Run) -> str:
+    config, base = run.config, run.facts.get("base", {})
+    heads = len(run.ranking)
+    parts = [f"{heads} candidate {'head' if heads == 1 else 'heads'}"]
+    name = base.get("name", config.get("base"))
+    if name:
+        grid = base.get("grid")
+        shape = f" ({base.get('dim')} wide, {grid[0]}×{grid[1]} map)" if grid else ""
+        parts.append(f"on base {name}{shape}")
+    if config.get("data"):
+        images = run.facts.get("images")
+        parts.append(f"data {config['data']}" + (f" ({images} training images)" if images else ""))
+    for key in ("objective", "coupling"):
+        if config.get(key):
+            parts.append(f"{key} {config[key]}")
+    status = run.facts.get("status", "unknown")
+    last = ranking.last_rung(run)
+    rungs = run.facts.get("rung_count") or config.get("rungs")
+    reached = "no rung scored yet" if last is None else f"rung {last} of {rungs or '?'} scored"
+    parts.append(f"run {status}, {reached}")
+    if run.facts.get("started"):
+        parts.append(f"started {run.facts['started']}")
+    return " · ".join(parts)
+
+
+def _legend(run: Run) -> str:
+    by = {
+        "discrepancy": "discrepancy from the base",
+        "accuracy": "proxy accuracy",
+        "balanced": "the geometric mean of discrepancy and proxy accuracy",
+    }[ranking.rank_by(run)]
+    reason = ", because there are no labels" if run.facts.get("labelled") is False else ""
+    return (
+        f"Ranked by {by}{reason}; heads that stayed longer come first, collapsed and failed ones "
+        "last. Brackets hold 95% intervals. Accuracy is that of the head's output on the reporting "
+        "images, which the pruner never saw."
+    )
+
+
+def _costs(run: Run) -> Iterator[tuple[str, str]]:
+    facts = run.facts
+    if facts.get("wall_s") is not None:
+        scoring = facts.get("score_s")
+        of = f", {duration(scoring)} of it scoring" if scoring is not None else ""
+        yield "Wall time", duration(facts["wall_s"]) + of
+    if facts.get("images_per_second") is not None:
+        yield "Training throughput", f"{facts['images_per_second']:,.0f} images a second"
+    if facts.get("steps") is not None:
+        yield "Training steps", f"{facts['steps']:,}"
+    cost, solo = facts.get("cost_base_equivalents"), facts.get("solo_equivalents")
+    if cost is not None:
+        yield "Training compute", f"{cost:.2f} × pretraining the base alone"
+    if solo is not None:
+        saved = f" ({solo / cost:.1f} times as much)" if cost else ""
+        yield "The same candidates, each alone", f"{solo:.2f} × pretraining the base alone{saved}"
+    machine = [str(facts[key]) for key in ("device", "precision") if facts.get(key)]
+    if facts.get("threads"):
+        machine.append(f"{facts['threads']} CPU threads")
+    if machine:
+        yield "Machine", ", ".join(machine)
+    if facts.get("space_size") is not None:
+        excluded = facts.get("excluded")
+        out = f", {excluded} more excluded by constraints" if excluded else ""
+        yield "Search space", f"{facts['space_size']} candidates, {len(run.ranking)} tried{out}"
+
+
+def _trust(run: Run) -> Iterator[str]:
+    """What speaks against believing the ranking, the gravest first."""
+    rows = ranking.ranked(run.ranking)
+    baselines = run.facts.get("baselines", {})
+    images = ranking.reporting_images(run)
+    status = run.facts.get("status", "complete")
+    if status != "complete":
+        yield f"The run is {status}: what follows is provisional."
+    if ranking.last_rung(run) is None:
+        yield "No rung scored yet: there is nothing to rank."
+        return
+    if ranking.base_has_learnt(run) is False:
+        yield (
+            "The trained base is not above its untrained self beyond error: the training was too "
+            "short for its heads to say much about a full one."
+        )
+    seed = run.config.get("seed", 0)
+    yield f"One seed ({seed}): how much another seed moves the ranks is unknown."
+    if run.facts.get("labelled") is False:
+        yield (
+            "No labels: accuracy was not measured, the ranking is by discrepancy. A head can be "
+            "different and useless; effective rank only rules out collapse."
+        )
+    elif images is not None:
+        found = (row.accuracy for row in rows if math.isfinite(row.accuracy))
+        typical = baselines.get("base_knn") or baselines.get("base_linear") or next(found, 0.5)
+        yield (
+            f"Accuracies come from {images:,} reporting images, which leaves one like the base's "
+            f"at {with_error(typical, images)} (95%, binomial). Choosing and pruning used other "
+            "images."
+        )
+    yield from _comparisons(run, rows)
+    share = run.facts.get("dominant_share")
+    if share is not None and share > DOMINANT_SHARE:
+        yield (
+            f"One principal component holds {percent(share)} of the base's variance on the probe "
+            "images: CKA then compares little else, and discrepancies come out too small."
+        )
+    for row in rows:
+        if not row.healthy:
+            yield f"{row.candidate} {row.state}{': ' if row.reason else ''}{row.reason}."
+
+
+def _comparisons(run: Run, rows: list[ranking.Ranked]) -> Iterator[str]:
+    peers = ranking.contenders(rows)
+    equal = [row.candidate for row in peers[1:] if not ranking.distinct(peers[0], row, run)]
+    if equal:
+        yield (
+            f"The first-ranked {peers[0].candidate} cannot be told apart from {listing(equal)}: "
+            "their intervals leave the order open."
+        )
+    elif len(peers) > 1:
+        yield f"The first-ranked {peers[0].candidate} is ahead of all others beyond error."
+    if len(peers) > 1:
+        yield (
+            f"The first of {len(peers)} heads is partly first by luck: a discrepancy is chosen and "
+            "reported on the same images, so the winner's is a little too high."
+        )
+    if any(row.state == "pruned" for row in rows):
+        yield (
+            "Pruned heads were last scored at an earlier rung, after less training: their figures "
+            "do not compare with those of heads that stayed."
+        )
+    y = "head_knn" if run.rungs["head_knn"].notna().any() else "head_linear"
+    trend = ranking.trend(run, "discrepancy", y)
+    if trend is not None:
+        found = trend.correlation
+        tau, low, high = found.kendall
+        rho = found.spearman
+        verdict = "no trend is shown" if low <= 0 <= high else "the trend is unlikely to be chance"
+        yield (
+            f"Accuracy over discrepancy at rung {trend.rung}, before pruning selects "
+            f"({found.number} heads): Kendall's τ = {tau:.2f} [{low:.2f}, {high:.2f}], permutation "
+            f"p = {found.p:.2g}; Spearman's ρ = {rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}]: "
+            f"{verdict}."
+        )
+
+
+def _method(run: Run) -> str:
+    measure = str(run.config.get("discrepancy", "cka"))
+    return (
+        f"Discrepancy is {MEASURES.get(measure, measure)} between the maps of base and head, "
+        "teacher network, on the same held-out images (one image, one sample): 0 says the same, "
+        "larger says more different; it has no unit. Intervals come from a jackknife over groups "
+        "of images. Method: heterogeneous self-supervised learning (Li et al., TPAMI 2025, arXiv "
+        "2310.05108), whose own discrepancy formula is not public: this one is this tool's choice."
+    )
+
+
+def _command(config: dict[str, Any]) -> str:
+    """The command with every setting that its budget and the defaults do not already say."""
+    preset = PRESETS.get(str(config.get("budget")), {})
+    words = ["headsearch", "run"]
+    for name, field in RunConfig.model_fields.items():
+        value = config.get(name)
+        said = name not in ("base", "space", "budget") and value == preset.get(name, field.default)
+        if name != "out" and value is not None and not said:
+            words += ["--" + name.replace("_", "-"), shlex.quote(str(value))]
+    return " ".join(words)
+
+
+def _settings(run: Run) -> list[tuple[str, str]]:
+    return [
+        (name, _setting(value))
+        for name, value in run.config.items()
+        if name != "versions" and not (isinstance(value, dict) and len(value) > 12)
+    ]
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_setting(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_setting(item) for item in value)
+    return "–" if value is None else str(value)
+
+
+def duration(seconds: float) -> str:
+    """312.4 → '5 min 12 s'."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

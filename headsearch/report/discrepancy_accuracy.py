@@ -1,0 +1,124 @@
+"""The main plot: how accurate each head is against how different it is from the base."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from scipy import stats
+
+from headsearch import ranking
+from headsearch.checkpoint import Run
+from headsearch.ranking import Ranked, Trend
+from headsearch.report import scatter
+from headsearch.report.axes import EDGE, fit_x, make_room, one_axes, padded, reference_lines, say
+from headsearch.report.columns import COLUMNS, shown, shown_interval
+from headsearch.report.labels import Point
+from headsearch.report.legend import legend_handles
+from headsearch.report.style import INK, SOFT, family_styles
+
+X = "discrepancy"
+DOTTED = (0, (1, 1.5))
+
+
+def discrepancy_accuracy(run: Run) -> Figure:
+    """A curve a head through its rungs, ending in its marker with error bars.
+
+    Horizontal bars are the discrepancy's interval, vertical ones the binomial interval of an
+    accuracy on the reporting images, both 95 %. Without labels y is the effective rank, which
+    has no curve.
+    """
+    rows = ranking.ranked(run.ranking)
+    y = accuracy_column(run)
+    styles = family_styles(row.family for row in rows)
+    dots = [
+        scatter.Dot(
+            row,
+            styles[row.family],
+            _path(run, row, y),
+            shown_interval(run, row, X),
+            shown_interval(run, row, y),
+        )
+        for row in rows
+        if math.isfinite(shown(row, X)) and math.isfinite(shown(row, y))
+    ]
+    found = ranking.trend(run, X, y) if y in run.rungs.columns else None
+    references = _references(run, y)
+
+    handles = legend_handles([dot.row for dot in dots], styles)
+    if found is not None:
+        text = f"trend at rung {found.rung}"
+        handles.append(Line2D([], [], color=INK, linewidth=0.8, linestyle=DOTTED, label=text))
+    figure, axes = one_axes(handles, right=0.58 if references else 0.1)
+    if not dots:
+        say(axes, "no head has both figures" if rows else "no rung scored yet")
+    xs, ys = scatter.reach(dots)
+    fit_x(axes, xs, decades=COLUMNS[X].decades)
+    axes.set_ylim(*padded(ys + [value for _, value in references]))
+    axes.set_xlabel(_x_title(run))
+    axes.set_ylabel(COLUMNS[y].axis_title)
+    make_room(axes)
+    reference_lines(axes, references)
+    scatter.draw(axes, dots)
+    lines = [[(x, value) for x in axes.get_xlim()] for _, value in references]
+    if found is not None:
+        lines.append(_draw_trend(axes, found, COLUMNS[y].scale))
+    scatter.name_finalists(axes, dots, lines)
+    return figure
+
+
+def accuracy_column(run: Run) -> str:
+    """The column that stands for accuracy: k-NN, else linear probe, else effective rank."""
+    for name in ("head_knn", "head_linear", "effective_rank"):
+        if run.ranking[name].notna().any():
+            return name
+    return "head_knn"
+
+
+def _x_title(run: Run) -> str:
+    measure = str(run.config.get("discrepancy", "cka"))
+    return f"{COLUMNS[X].title} ({'1 − CKA' if measure == 'cka' else measure})"
+
+
+def _path(run: Run, row: Ranked, y: str) -> list[Point]:
+    """The head's figures at its rungs, ending in those of the ranking."""
+    end = (shown(row, X), shown(row, y))
+    if y not in run.rungs.columns:
+        return [end]
+    own = run.rungs[run.rungs["candidate"] == row.candidate].sort_values("rung")
+    points = own[[X, y]].dropna().to_numpy(dtype=float) * (1, COLUMNS[y].scale)
+    return [*((float(px), float(py)) for px, py in points[:-1]), end]
+
+
+def _references(run: Run, y: str) -> list[tuple[str, float]]:
+    probe = y.removeprefix("head_")
+    baselines = run.facts.get("baselines", {})
+    texts = (("base", "base"), ("untrained", "untrained"), ("raw", "raw pixels"))
+    return [
+        (text, float(baselines[f"{kind}_{probe}"]) * COLUMNS[y].scale)
+        for kind, text in texts
+        if baselines.get(f"{kind}_{probe}") is not None
+    ]
+
+
+def _draw_trend(axes: Axes, found: Trend, scale: float) -> list[Point]:
+    """The Theil–Sen line, Kendall's companion, straight on the axes' own scale."""
+    transform = axes.xaxis.get_transform()
+    shown_N = transform.transform(found.x)
+    slope, intercept, *_ = stats.theilslopes(found.y * scale, shown_N)
+    line_P = np.linspace(shown_N.min(), shown_N.max(), 60)
+    x_P, y_P = transform.inverted().transform(line_P), intercept + slope * line_P
+    axes.plot(x_P, y_P, color=INK, linewidth=0.8, linestyle=DOTTED, zorder=2)
+    tau, number = found.correlation.kendall, found.correlation.number
+    text = (
+        f"Rung {found.rung}, {number} heads: Kendall's τ = {tau.value:.2f} "
+        f"[{tau.low:.2f}, {tau.high:.2f}], p = {found.correlation.p:.2g}"
+    )
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    width, height = figure.get_size_inches()
+    figure.text(EDGE / width, 1 - EDGE / height, text, fontsize=6.5, color=SOFT, va="top")
+    return list(zip(x_P.tolist(), y_P.tolist(), strict=True))

@@ -1,0 +1,95 @@
+"""report.md, report.html and the plots of a run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from headsearch.checkpoint import Run
+from headsearch.errors import UserError
+from headsearch.report.content import content
+from headsearch.report.discrepancy_accuracy import discrepancy_accuracy
+from headsearch.report.pruning_timeline import pruning_timeline
+from headsearch.report.scores_over_rungs import scores_over_rungs
+from headsearch.report.style import plotting, save
+
+PLOTS: dict[str, tuple[Callable[[Run], Figure], str]] = {
+    "discrepancy_accuracy": (
+        discrepancy_accuracy,
+        "Each head's accuracy against its discrepancy from the base: a curve through its rungs, "
+        "ending in its marker. Bars are 95% intervals, of the discrepancy over images and of the "
+        "accuracy on the reporting images. The trend is taken at the last rung before pruning.",
+    ),
+    "scores_over_rungs": (
+        scores_over_rungs,
+        "Discrepancy, accuracy and loss while training goes on. Black is the base itself.",
+    ),
+    "pruning_timeline": (
+        pruning_timeline,
+        "Which head lived until which rung, in the order of the ranking.",
+    ),
+}
+
+
+def write_report(run: Run) -> Path:
+    """Writes report.md, report.html and plots/ into the run directory; returns report.html.
+
+    Works on an unfinished run too. The same run gives the same bytes.
+
+    Raises:
+        UserError: the run directory cannot be written.
+    """
+    plots = [
+        {"name": name, "caption": caption, "svg": Markup(_write_plot(run, name, build))}
+        for name, (build, caption) in PLOTS.items()
+    ]
+    report = content(run)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("headsearch.report", ""),
+        autoescape=jinja2.select_autoescape(("html.j2",)),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["md"] = markdown_text
+    for name in ("report.md", "report.html"):
+        text = environment.get_template(f"{name}.j2").render(report=report, plots=plots)
+        try:
+            (run.path / name).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"{run.path / name}: cannot write the report: {error.strerror}"
+            ) from None
+    return run.path / "report.html"
+
+
+def _write_plot(run: Run, name: str, build: Callable[[Run], Figure]) -> str:
+    """Writes plots/NAME.svg and .png; returns the SVG as it can stand within the HTML."""
+    with plotting():
+        figure = build(run)
+        save(figure, run.path / "plots" / f"{name}.png")
+        path = save(figure, run.path / "plots" / f"{name}.svg")
+    return _inline(path.read_text(encoding="utf-8"), name)
+
+
+def _inline(svg: str, name: str) -> str:
+    """The SVG without its prolog, its ids made unique to the plot, its size left to the page."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(href="|url\()#', rf"\g<1>#{name}-", svg)
+    tag, rest = svg.split(">", 1)
+    tag = re.sub(r' (?:width|height)="[^"]*"', "", tag)
+    return f'{tag} role="img" aria-label="{name.replace("_", " ")}">{rest}'
+
+
+def markdown_text(text: str) -> str:
+    """Text as Markdown shows it literally, in a table's cell too."""
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\|`*_\[\]])", r"\\\1", escaped).replace("\n", " ")

@@ -1,0 +1,69 @@
+"""The legend below a plot: families by colour and marker, states by how the marker is filled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from headsearch import ranking
+from headsearch.ranking import Ranked
+from headsearch.report.style import INK, FamilyStyle, marker_handle
+
+COLUMNS_ABREAST = 3
+ROW = 0.135  # inches
+
+
+def legend_handles(rows: Sequence[Ranked], styles: dict[str, FamilyStyle]) -> list[Line2D]:
+    """An entry a family, then what filled, hollow and crossed mean."""
+    handles = []
+    present = {row.family for row in rows}
+    for family, style in styles.items():
+        if family in present:
+            handle = marker_handle(style, "complete")
+            handle.set_label(
+                f"{family} (control)" if family in ranking.CONTROL_FAMILIES else family
+            )
+            handles.append(handle)
+    return handles + state_handles(row.state for row in rows)
+
+
+def state_handles(states: Iterable[str]) -> list[Line2D]:
+    """Legend entries that say what filled, hollow and crossed mean, for the states present."""
+    grey = FamilyStyle(INK, "o")
+    entries = {"complete": grey, "running": grey, "pruned": grey}
+    present = set(states)
+    handles = []
+    for state, style in entries.items():
+        if state in present:
+            handle = marker_handle(style, state)
+            handle.set_label(state)
+            handles.append(handle)
+    aside = [state for state in ("collapsed", "failed") if state in present]
+    if aside:
+        handles.append(
+            Line2D([], [], linestyle="none", color=INK, marker="x", label=", ".join(aside))
+        )
+    return handles
+
+
+def legend_height(handles: Sequence[Line2D]) -> float:
+    """Inches that the legend of these entries takes at the foot of a figure."""
+    return ROW * math.ceil(len(handles) / COLUMNS_ABREAST) + 0.08 if handles else 0.0
+
+
+def draw_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """The legend at the foot of the figure; nothing without entries."""
+    if handles:
+        figure.legend(
+            handles=list(handles),
+            loc="lower center",
+            ncols=COLUMNS_ABREAST,
+            frameon=False,
+            borderaxespad=0.2,
+            handletextpad=0.3,
+            columnspacing=1.0,
+            labelspacing=0.35,
+        )

@@ -1,0 +1,78 @@
+"""Heads as points with error bars, each at the end of its curve, the finalists named."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from headsearch import ranking
+from headsearch.ranking import Interval, Ranked
+from headsearch.report.labels import Label, Point, place
+from headsearch.report.style import FamilyStyle, draw_marker
+
+NAMED = 5  # heads named in a plot; the report's table names all
+
+
+class Dot(NamedTuple):
+    """A head in a plot, in the units shown. Bounds that it does not have are NaN.
+
+    Attributes:
+        path: where it was at its rungs; the last point is the marker.
+        x: the marker's place across, with its error bar.
+        y: the same along.
+    """
+
+    row: Ranked
+    style: FamilyStyle
+    path: list[Point]
+    x: Interval
+    y: Interval
+
+
+def reach(dots: Sequence[Dot]) -> tuple[list[float], list[float]]:
+    """All x and all y that the axes must hold; NaN among them is to be left out."""
+    xs = [x for dot in dots for x in (*dot.x, *(point[0] for point in dot.path))]
+    ys = [y for dot in dots for y in (*dot.y, *(point[1] for point in dot.path))]
+    return xs, ys
+
+
+def draw(axes: Axes, dots: Sequence[Dot]) -> None:
+    """Curves, error bars and markers; the first head lies on top."""
+    for row, style, path, x, y in reversed(dots):
+        x_N, y_N = np.array(path).T
+        colour = style.colour
+        axes.plot(x_N, y_N, color=colour, linewidth=0.6, alpha=0.35, zorder=2)
+        axes.plot(x_N[:-1], y_N[:-1], ".", color=colour, markersize=2, alpha=0.45, mew=0, zorder=2)
+        alpha = 0.8 if row.state in ("complete", "running") else 0.35
+        bar: dict[str, Any] = {
+            "color": colour,
+            "linewidth": 0.7,
+            "alpha": alpha,
+            "solid_capstyle": "butt",
+        }
+        axes.plot((x.low, x.high), (y.value, y.value), zorder=3, **bar)
+        axes.plot((x.value, x.value), (y.low, y.high), zorder=3, **bar)
+        draw_marker(axes, x.value, y.value, style, row.state)
+
+
+def name_finalists(
+    axes: Axes, dots: Sequence[Dot], segments: Sequence[Sequence[Point]] = ()
+) -> None:
+    """Writes the names of the best heads where they cover nothing; `segments` are to be avoided."""
+    finalists = {row.candidate for row in ranking.contenders([dot.row for dot in dots])[:NAMED]}
+    across = [[(x.low, y.value), (x.high, y.value)] for *_, x, y in dots if math.isfinite(x.low)]
+    along = [[(x.value, y.low), (x.value, y.high)] for *_, x, y in dots if math.isfinite(y.low)]
+    place(
+        axes,
+        [
+            Label(dot.row.candidate, dot.x.value, dot.y.value, dot.style.colour)
+            for dot in dots
+            if dot.row.candidate in finalists
+        ],
+        points=[(dot.x.value, dot.y.value) for dot in dots],
+        segments=[*(dot.path for dot in dots), *across, *along, *segments],
+    )

@@ -1,0 +1,121 @@
+"""The tables of a report, built once for the console, Markdown and HTML alike."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from headsearch import ranking
+from headsearch.checkpoint import Run
+from headsearch.ranking import Ranked
+from headsearch.report.advice import with_error
+from headsearch.report.columns import COLUMNS
+
+FIGURES = (
+    "score",
+    "discrepancy",
+    "head_knn",
+    "head_linear",
+    "gain",
+    "effective_rank",
+    "params_m",
+    "gflops",
+    "step_ms",
+)
+COMPACT_FIGURES = ("discrepancy", "head_knn", "head_linear", "gain", "params_m")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Texts in rows. `numeric` says which columns are to be aligned right."""
+
+    headings: list[str]
+    numeric: list[bool]
+    rows: list[list[str]]
+
+
+def ranking_table(run: Run, *, compact: bool = False) -> Table:
+    """The ranking, a row a candidate, best first; figures that no candidate has are left out.
+
+    Args:
+        run: the run, finished or not.
+        compact: only the columns that fit a terminal.
+    """
+    rows = ranking.ranked(run.ranking)
+    names = [
+        name
+        for name in (COMPACT_FIGURES if compact else FIGURES)
+        if any(math.isfinite(_figure(row, name)) for row in rows)
+        # Ranked by one figure, the score says nothing that the figure's column does not.
+        and (name != "score" or ranking.rank_by(run) == "balanced")
+    ]
+    intervals = not compact
+    reasons = any(row.reason for row in rows) and not compact
+    headings = ["Rank", "Candidate", "State", "Rungs", *(COLUMNS[n].heading for n in names)]
+    return Table(
+        headings=[*headings, "Reason"] if reasons else headings,
+        numeric=[True, False, False, True, *(True for _ in names), *([False] if reasons else [])],
+        rows=[
+            [
+                str(row.rank),
+                row.candidate,
+                row.state,
+                str(row.rungs),
+                *(_cell(row, name, intervals) for name in names),
+                *([row.reason] if reasons else []),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _figure(row: Ranked, name: str) -> float:
+    return float(getattr(row, name))
+
+
+def _cell(row: Ranked, name: str, intervals: bool) -> str:
+    column = COLUMNS[name]
+    text = column.text(_figure(row, name))
+    if not intervals or column.interval is None:
+        return text
+    low, high = (_figure(row, bound) for bound in column.interval)
+    return f"{text} [{column.text(low)}, {column.text(high)}]" if math.isfinite(low) else text
+
+
+def baselines_table(run: Run) -> Table | None:
+    """What raw pixels, the untrained and the trained base, and the best head score, or None."""
+    baselines = run.facts.get("baselines", {})
+    images = ranking.reporting_images(run)
+    probes = [
+        probe
+        for probe in ("knn", "linear")
+        if any(
+            baselines.get(f"{kind}_{probe}") is not None for kind in ("raw", "untrained", "base")
+        )
+    ]
+    if not probes:
+        return None
+    lines = [
+        (title, [_fraction(baselines.get(f"{kind}_{probe}")) for probe in probes])
+        for kind, title in (
+            ("raw", "Raw pixels"),
+            ("untrained", "Untrained base"),
+            ("base", "Trained base"),
+        )
+    ]
+    best = ranking.contenders(ranking.ranked(run.ranking))
+    if best:
+        title = f"First-ranked head ({best[0].candidate})"
+        lines.append((title, [_figure(best[0], f"head_{probe}") for probe in probes]))
+    return Table(
+        ["Representation", *(COLUMNS[f"head_{probe}"].short + " accuracy" for probe in probes)],
+        [False, *(True for _ in probes)],
+        [
+            [title, *("–" if math.isnan(v) else with_error(v, images) for v in values)]
+            for title, values in lines
+        ],
+    )
+
+
+def _fraction(value: float | None) -> float:
+    return math.nan if value is None else float(value)

@@ -1,0 +1,41 @@
+"""What a representation is worth: discrepancy, proxy accuracy, collapse. Tensors in, numbers out."""
+
+from headsearch.scores.collapse import collapse_reason, effective_rank, prototype_entropies
+from headsearch.scores.discrepancy import (
+    DISCREPANCIES,
+    Discrepancy,
+    discrepancy,
+    discrepancy_of_grams,
+)
+from headsearch.scores.jackknife import Estimate, group_of_images, jackknife
+from headsearch.scores.proxy import accuracy, knn_predict, linear_predict
+from headsearch.scores.similarity import (
+    debiased_linear_cka,
+    dominant_share,
+    dominant_share_of_gram,
+    gram,
+    map_features,
+    prototype_kl,
+)
+
+__all__ = [
+    "DISCREPANCIES",
+    "Discrepancy",
+    "Estimate",
+    "accuracy",
+    "collapse_reason",
+    "debiased_linear_cka",
+    "discrepancy",
+    "discrepancy_of_grams",
+    "dominant_share",
+    "dominant_share_of_gram",
+    "effective_rank",
+    "gram",
+    "group_of_images",
+    "jackknife",
+    "knn_predict",
+    "linear_predict",
+    "map_features",
+    "prototype_entropies",
+    "prototype_kl",
+]

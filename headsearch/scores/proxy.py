@@ -1,0 +1,118 @@
+"""Proxy accuracy: how well cheap classifiers read a frozen representation.
+
+Dimensions: N images of the bank, M queries, D features, C classes, K neighbours.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK = 1024
+"""Queries that are compared with the bank at a time: bounds the memory to CHUNK·N."""
+
+
+def knn_predict(
+    bank_ND: Tensor,
+    bank_labels_N: Tensor,
+    queries_MD: Tensor,
+    classes: int,
+    k: int = 20,
+    temperature: float = 0.07,
+) -> Tensor:
+    """The classes that a weighted k-NN gives the queries: (M,) int64.
+
+    The k most similar images of the bank (cosine; all of a bank smaller than k) vote with weight
+    exp(similarity / temperature): Wu et al. 2018, arXiv 1805.01978, section 3.4. Of classes with
+    equal votes the first wins.
+
+    Args:
+        bank_ND, queries_MD: features, not normalised.
+        bank_labels_N: int64, 0 to classes − 1.
+    """
+    if k < 1:
+        raise ValueError(f"Neighbours must be at least 1, but got {k=}.")
+    if not temperature > 0:
+        raise ValueError(f"Temperature must be above 0, but got {temperature=}.")
+    bank_ND = F.normalize(bank_ND.float(), dim=1)
+    k = min(k, len(bank_ND))
+    predictions = []
+    for queries in queries_MD.split(CHUNK):
+        similarity_MN = F.normalize(queries.float(), dim=1) @ bank_ND.T
+        similarity_MK, nearest_MK = similarity_MN.topk(k, dim=1)
+        votes_MC = similarity_MN.new_zeros(len(queries), classes)
+        votes_MC.scatter_add_(1, bank_labels_N[nearest_MK], (similarity_MK / temperature).exp())
+        predictions.append(votes_MC.argmax(1))
+    return torch.cat(predictions)
+
+
+def linear_predict(
+    bank_ND: Tensor,
+    bank_labels_N: Tensor,
+    queries_MD: Tensor,
+    classes: int,
+    l2: float = 1e-2,
+    max_iterations: int = 200,
+) -> Tensor:
+    """The classes that a linear probe, fitted on the bank, gives the queries: (M,) int64.
+
+    Multinomial logistic regression on features standardised by the bank: the minimum of
+    mean cross-entropy + l2/2·‖W‖², biases free. That is scikit-learn's LogisticRegression with
+    C = 1 / (l2·N). Deterministic: full batches, L-BFGS from zero, until the gradient (of the scaled
+    problem) is under 1e-6 or `max_iterations` are done. A class that the bank does not
+    show is never predicted.
+
+    Args:
+        bank_ND, queries_MD: features.
+        bank_labels_N: int64, 0 to classes − 1.
+    """
+    if not l2 > 0:
+        raise ValueError(f"l2 must be above 0, but got {l2=}.")
+    assert int(bank_labels_N.max()) < classes
+    dtype = torch.float32 if bank_ND.device.type == "mps" else torch.float64
+    # an absent class has its best bias at −∞, where no iteration arrives
+    present_C, target_N = bank_labels_N.unique(return_inverse=True)
+    bank_ND, queries_MD = bank_ND.to(dtype), queries_MD.to(dtype)
+    mean_D = bank_ND.mean(0)
+    std_D = bank_ND.std(0, correction=0)
+    # what a constant feature has left is rounding; it must not be blown up to variance 1
+    std_D = torch.where(std_D > 1e-6 * (mean_D.abs() + std_D), std_D, torch.inf)
+    bank_ND, queries_MD = (bank_ND - mean_D) / std_D, (queries_MD - mean_D) / std_D
+
+    # Böhning's bound (1992): the Hessian is at most ½·XᵀX/N + l2. Rotated and scaled by its inverse
+    # root, the problem is well conditioned whatever the features' spectrum.
+    values_D, vectors_DD = torch.linalg.eigh(bank_ND.T @ bank_ND / len(bank_ND))
+    scale_D = (values_D.clamp_min(0) / 2 + l2).rsqrt()
+    turned_ND = bank_ND @ vectors_DD * scale_D
+    penalty_D1 = (l2 * scale_D.square()).unsqueeze(1)
+
+    weight_DC = turned_ND.new_zeros(turned_ND.shape[1], len(present_C), requires_grad=True)
+    bias_C = turned_ND.new_zeros(len(present_C), requires_grad=True)
+    solver = torch.optim.LBFGS(
+        [weight_DC, bias_C],
+        max_iter=max_iterations,
+        max_eval=2 * max_iterations,
+        tolerance_grad=1e-6,
+        tolerance_change=0.0,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        loss = F.cross_entropy(torch.addmm(bias_C, turned_ND, weight_DC), target_N)
+        loss = loss + (penalty_D1 * weight_DC.square()).sum() / 2
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    with torch.enable_grad():
+        solver.step(closure)
+    with torch.no_grad():
+        logits_MC = torch.addmm(bias_C, queries_MD @ vectors_DD * scale_D, weight_DC)
+    return present_C[logits_MC.argmax(1)]
+
+
+def accuracy(predictions_M: Tensor, labels_M: Tensor) -> float:
+    """The share of predictions that are right, 0 to 1; NaN of none."""
+    return float((predictions_M == labels_M).double().mean())

@@ -1,0 +1,162 @@
+"""The scores of a rung: every live head and the base, on the same held-out images.
+
+Teacher network, no augmentation. Labels are split: what `choose` holds may decide, what `report`
+holds is only ever reported.
+
+Shapes: M queries, P probe images, B images of a batch, D width, N tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from headsearch.data import Data
+from headsearch.data.views import normalize
+from headsearch.machine import mixed_precision
+from headsearch.model import Network, tokens_of
+from headsearch.scores.collapse import effective_rank
+from headsearch.scores.discrepancy import Estimate, discrepancy, dominant_share, map_features
+from headsearch.scores.proxy import accuracy, knn_predict, linear_predict
+
+BASE = ""
+PROBE_IMAGES = 512
+"""Images that the discrepancy is measured on, at most: its cost grows with their square."""
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """Proxy accuracies of one representation on one split of the labels, as fractions."""
+
+    knn: float
+    linear: float
+
+    @property
+    def mean(self) -> float:
+        return (self.knn + self.linear) / 2
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one representation; accuracies are None without labels."""
+
+    effective_rank: float
+    choose: Accuracies | None
+    report: Accuracies | None
+    discrepancy: Estimate | None = None
+    """How different it is from the base; None for the base itself."""
+
+    def by(self, rank_by: str) -> float:
+        """The one figure that pruner and ranking go by; accuracies are those of `choose`.
+
+        `discrepancy`; `accuracy`: the mean of k-NN and linear probe; `balanced`: the geometric
+        mean of these two, so that neither a copy of the base nor a useless head scores.
+        """
+        assert self.discrepancy is not None
+        difference = self.discrepancy.value
+        if rank_by == "discrepancy":
+            return difference
+        assert self.choose is not None, "without labels the ranking is by discrepancy"
+        if rank_by == "accuracy":
+            return self.choose.mean
+        assert rank_by == "balanced"
+        return math.sqrt(max(0.0, difference) * self.choose.mean)
+
+
+@dataclass(frozen=True)
+class RungScores:
+    """The scores of the base and of every head at one rung."""
+
+    base: Scores
+    heads: dict[str, Scores]
+    dominant_share: float
+    """The share of the base's first principal component on the probe images."""
+
+
+@torch.no_grad()
+def score_rung(
+    network: Network, data: Data, *, measure: str, batch_size: int, autocast: bool
+) -> RungScores:
+    """Scores the base and all heads of a network, which is left in evaluation mode.
+
+    The base passes over bank and queries once. Pooled features are kept for all representations;
+    token maps only for the base on the probe images, from which each head's are made in its turn,
+    so that memory does not grow with the number of heads.
+
+    Args:
+        network: the teacher.
+        data: bank and queries are used; without a bank there are no accuracies.
+        measure: which discrepancy, of `DISCREPANCIES`.
+        batch_size: images in a forward.
+        autocast: whether matrix products run in bfloat16.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    probe = min(PROBE_IMAGES, len(data.queries))
+    maps: list[Tensor] = []
+    pooled: dict[str, list[Tensor]] = {owner: [] for owner in (BASE, *network.heads)}
+    for images in _batches(data, batch_size):
+        with mixed_precision(device, autocast):
+            features = network(normalize(images.to(device)))
+        pooled[BASE].append(features.base_pooled_BD.float())
+        for name, of_head in features.heads_pooled_BD.items():
+            pooled[name].append(of_head.float())
+        if sum(map(len, maps)) < probe:
+            maps.append(features.base_map_BDHW)
+    base_map_PDHW = torch.cat(maps)[:probe]
+    base_features = map_features(tokens_of(base_map_PDHW.float()))
+
+    def heads() -> Iterator[tuple[str, Scores]]:
+        for name, head in network.heads.items():
+            with mixed_precision(device, autocast):
+                tokens = torch.cat([head.tokens(part) for part in base_map_PDHW.split(batch_size)])
+            difference = discrepancy(base_features, map_features(tokens.float()), measure=measure)
+            yield name, replace(_scores(torch.cat(pooled[name]), data), discrepancy=difference)
+
+    return RungScores(
+        base=_scores(torch.cat(pooled[BASE]), data),
+        heads=dict(heads()),
+        dominant_share=dominant_share(base_features),
+    )
+
+
+def raw_pixels(data: Data, side: int = 32) -> Scores:
+    """The scores of the images' own pixels, shrunk to `side`: a baseline that learns nothing."""
+    shrunk = [
+        F.adaptive_avg_pool2d(normalize(images), min(side, data.queries.image_size)).flatten(1)
+        for images in _batches(data, 256)
+    ]
+    return _scores(torch.cat(shrunk), data)
+
+
+def _batches(data: Data, batch_size: int) -> Iterator[Tensor]:
+    """Queries first, so that the probe images are the first of them; then the bank."""
+    for images in (data.queries, data.bank):
+        if images is not None:
+            for indices in torch.arange(len(images)).split(batch_size):
+                yield images.batch(indices)
+
+
+def _scores(pooled_ND: Tensor, data: Data) -> Scores:
+    """What can be said of pooled features of queries and bank, in this order."""
+    queries_MD = pooled_ND[: len(data.queries)]
+    rank = effective_rank(queries_MD)
+    if data.bank is None or data.bank.labels is None or data.queries.labels is None:
+        return Scores(rank, choose=None, report=None)
+    labels = data.queries.labels.to(pooled_ND.device)
+    bank_labels = data.bank.labels.to(pooled_ND.device)
+    bank_ND = pooled_ND[len(data.queries) :]
+    classes = len(data.bank.classes)
+    knn = knn_predict(bank_ND, bank_labels, queries_MD, classes)
+    linear = linear_predict(bank_ND, bank_labels, queries_MD, classes)
+
+    def on(split: Tensor) -> Accuracies:
+        of_split = labels[split]
+        return Accuracies(accuracy(knn[split], of_split), accuracy(linear[split], of_split))
+
+    return Scores(rank, choose=on(data.choose), report=on(data.report))

@@ -1,0 +1,245 @@
+"""The training step and the loop of one cohort.
+
+Shapes: B images, C = 3 channels, S image side; crops of a step stand as (2B, C, S, S).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from headsearch.config import RunConfig
+from headsearch.data import Images, ViewSettings, epoch_order, make_views
+from headsearch.machine import mixed_precision, synchronize
+from headsearch.model import AttachedHead, Network, Teacher
+from headsearch.objectives import Objective
+from headsearch.schedules import Moment, learning_rate, teacher_momentum
+from headsearch.seeding import seeded_generator, seeded_weights
+
+BASE = ""
+"""The owner of all parameters that belong to no head; candidates have other names."""
+
+READ_EVERY = 10
+"""Steps between two reads of losses and health from the device."""
+
+
+class Trainer:
+    """Student, teacher, objective and optimizer of one cohort, and the step that moves them.
+
+    The step reads nothing back from the device. Losses and a flag of each owner's health are kept
+    there until `read` asks for them. A step in which any loss or gradient is not finite changes
+    no weight; `read` then names the heads to blame.
+
+    Args:
+        student: the base with its projection, no head attached yet.
+        objective: the self-supervised objective.
+        config: learning rate, weight decay and precision are taken from it.
+        device: where everything lives.
+        autocast: whether matrix products run in bfloat16.
+    """
+
+    def __init__(
+        self,
+        student: Network,
+        objective: Objective,
+        config: RunConfig,
+        device: torch.device,
+        *,
+        autocast: bool,
+    ) -> None:
+        self.objective = objective
+        self.device = device
+        self.autocast = autocast
+        self.seed = config.seed
+        self.peak_lr = config.lr
+        self.weight_decay = config.weight_decay
+        self.student = student.to(device)
+        self.teacher = Teacher(self.student)
+        self._parameters = {BASE: [p for _, p in self.student.base_parameters()]}
+        self._meters = {BASE: _Meter(device)}
+        # The fused kernel can leave out an update on the device. torch has none for the meta
+        # device, on which the tests prove the step free of syncs.
+        self._fused = device.type != "meta"
+        self.optimizer = torch.optim.AdamW(
+            _decay_groups(BASE, self._parameters[BASE], config.weight_decay),
+            lr=config.lr,
+            fused=self._fused,
+        )
+
+    def attach(self, name: str, build: Callable[[], nn.Module], dim: int) -> None:
+        """Attaches a head, with its projection, its teacher copy and its optimizer state.
+
+        Its first weights depend on the seed and its name alone, not on the cohort.
+        """
+        with seeded_weights(self.seed, "head", name):
+            attached = AttachedHead(build(), dim, self.objective.head_projection(dim))
+        attached.to(self.device)
+        self.student.attach(name, attached)
+        self.teacher.attach(name, attached)
+        self._parameters[name] = list(attached.parameters())
+        for group in _decay_groups(name, self._parameters[name], self.weight_decay):
+            self.optimizer.add_param_group(group)
+        self._meters[name] = _Meter(self.device)
+
+    def detach(self, name: str) -> None:
+        """Takes a head away with all that is its own; everything else stays bitwise as it was."""
+        self.student.detach(name)
+        self.teacher.detach(name)
+        for parameter in self._parameters.pop(name):
+            self.optimizer.state.pop(parameter, None)
+        self.optimizer.param_groups[:] = [
+            group for group in self.optimizer.param_groups if group["owner"] != name
+        ]
+        del self._meters[name]
+
+    def step(self, crops: Tensor, moment: Moment) -> None:
+        """One update of base and heads from two crops of each image, (2, B, C, S, S)."""
+        crops = crops.flatten(0, 1)
+        student, objective = self.student.train(), self.objective
+        teacher = self.teacher.network.train()
+
+        with mixed_precision(self.device, self.autocast):
+            with torch.no_grad():
+                targets = objective.targets(teacher, student, teacher(crops), moment)
+            losses = objective.losses(student, student(crops), targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()
+        objective.adjust_gradients(student, moment)
+
+        finite = self._clip({BASE: losses.base, **losses.heads})
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(moment, self.peak_lr)
+        if self._fused:  # set as torch's gradient scaler does: 1 leaves the update out
+            self.optimizer.found_inf = 1 - finite  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.teacher.follow(student, teacher_momentum(moment))
+
+    def _clip(self, losses: dict[str, Tensor]) -> Tensor:
+        """Clips each tensor's gradient and meters each owner; 1 where all is finite, else 0."""
+        healthy = []
+        for owner, loss in losses.items():
+            gradients = [p.grad for p in self._parameters[owner] if p.grad is not None]
+            # A norm a tensor: one over all heads would couple them.
+            norms = torch.stack([*torch._foreach_norm(gradients), loss.detach() * 0])
+            if self.objective.clip_norm is not None:
+                scales = (self.objective.clip_norm / (norms + 1e-6)).clamp(max=1)
+                torch._foreach_mul_(gradients, list(scales[:-1].unbind()))
+            healthy.append(self._meters[owner].add(loss.detach(), norms))
+        return torch.stack(healthy).amin()
+
+    def read(self) -> dict[str, OwnerHealth]:
+        """Each owner's mean loss since the last read and its health. The one host sync."""
+        return {owner: meter.read() for owner, meter in self._meters.items()}
+
+
+@dataclass(frozen=True)
+class OwnerHealth:
+    """What the meter of one owner says: its mean loss, and whether all of it was finite."""
+
+    loss: float
+    finite: bool
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a cohort is: steps done, and each owner's loss and health since the last report."""
+
+    step: int
+    health: dict[str, OwnerHealth]
+
+
+class _Meter:
+    """Sums of one owner's losses and its health, kept on the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._sums = torch.zeros(3, device=device)  # loss, steps, steps that were not finite
+
+    def add(self, loss: Tensor, gradient_norms: Tensor) -> Tensor:
+        """Adds a step; returns 1.0 where loss and gradients are finite, else 0.0."""
+        finite = (loss.isfinite() & gradient_norms.isfinite().all()).float()
+        kept = torch.where(finite.bool(), loss, 0.0).float()
+        self._sums += torch.stack([kept, finite, 1 - finite])
+        return finite
+
+    def read(self) -> OwnerHealth:
+        loss, steps, not_finite = self._sums.tolist()
+        self._sums.zero_()
+        return OwnerHealth(loss / steps if steps else math.nan, not_finite == 0)
+
+
+def train(
+    trainer: Trainer, images: Images, config: RunConfig, first: int, last: int
+) -> Iterator[Progress]:
+    """Runs the steps `first` … `last` − 1, reading losses and health now and then.
+
+    The caller may detach heads between two reports; the next step goes on without them.
+    """
+    steps = config.epochs * steps_per_epoch(images, config)
+    for step, crops in enumerate(
+        batches(images, config, range(first, last), trainer.device), first
+    ):
+        trainer.step(crops, Moment(step, steps))
+        if (step + 1) % READ_EVERY == 0 or step + 1 == last:
+            yield Progress(step + 1, trainer.read())
+
+
+def batches(
+    images: Images, config: RunConfig, steps: Iterable[int], device: torch.device
+) -> Iterator[Tensor]:
+    """Two crops of each image, (2, B, C, S, S), a batch a step, on the training device.
+
+    Order and augmentation of a step are fixed by the seed and the step's number alone.
+    """
+    per_epoch = steps_per_epoch(images, config)
+    settings = ViewSettings()
+    for step in steps:
+        epoch, place = divmod(step, per_epoch)
+        order = epoch_order(len(images), epoch, config.seed)
+        chosen = order[place * config.batch_size : (place + 1) * config.batch_size]
+        generator = seeded_generator(config.seed, "views", step, device=device)
+        yield make_views(images.batch(chosen).to(device, non_blocking=True), generator, settings)
+
+
+def steps_per_epoch(images: Images, config: RunConfig) -> int:
+    """Whole batches in an epoch; a last partial one is left out."""
+    return max(1, len(images) // config.batch_size)
+
+
+def head_step_ms(build: Callable[[], nn.Module], features_BDHW: Tensor, *, autocast: bool) -> float:
+    """What one forward and backward of a head on given features takes, in milliseconds.
+
+    The least of three on a head of its own: a head in training is not touched.
+    """
+    device = features_BDHW.device
+    with torch.random.fork_rng(devices=[]):
+        head = build().to(device)
+    weights = list(head.parameters())
+    inputs = features_BDHW.requires_grad_()
+    times = []
+    for _ in range(3):
+        synchronize(device)
+        started = time.perf_counter()
+        with mixed_precision(device, autocast):
+            output = head(inputs)
+        torch.autograd.grad(output.float().mean(), [inputs, *weights], allow_unused=True)
+        synchronize(device)
+        times.append(time.perf_counter() - started)
+    return 1000 * min(times)
+
+
+def _decay_groups(
+    owner: str, parameters: list[nn.Parameter], weight_decay: float
+) -> list[dict[str, object]]:
+    """An owner's parameters in two groups: decayed, and not (biases, norms and other 1-D ones)."""
+    decayed = [p for p in parameters if p.ndim > 1]
+    plain = [p for p in parameters if p.ndim <= 1]
+    return [
+        {"params": params, "weight_decay": decay, "owner": owner}
+        for params, decay in ((decayed, weight_decay), (plain, 0.0))
+        if params
+    ]
