@@ -6,7 +6,6 @@ Shapes: B images, C = 3 channels, S image side; D width of the last map, H × W 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -155,15 +154,22 @@ def _argument_choices(
     if patch_size is not None:
         yield {"img_size": image_size, "patch_size": patch_size}
         return
-    own = re.search(r"patch(\d+)", timm_name)
-    if own:
-        for patch in sorted({int(own[1]), 16, 14, 8, 4, 2, 1}, reverse=True):
-            if patch <= int(own[1]) and image_size % patch == 0:
-                yield {"img_size": image_size, "patch_size": patch}
+    own = _own_patch(timm_name)
+    for patch in sorted({own, 16, 14, 8, 4, 2, 1}, reverse=True) if own else []:
+        if patch <= own and image_size % patch == 0:
+            yield {"img_size": image_size, "patch_size": patch}
     yield {"img_size": image_size}
     yield {}
     for stride in (16, 8):
         yield {"output_stride": stride}
+
+
+def _own_patch(timm_name: str) -> int:
+    """The patch side that the model has by itself, 0 if it is not made of patches."""
+    with torch.device("meta"):
+        model = timm.create_model(timm_name, num_classes=0)
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", 0)
+    return int(patch[0] if isinstance(patch, tuple) else patch)
 
 
 def _try_plan(

@@ -90,5 +90,3 @@ def _describe(entrant: Entrant, cohort: int) -> None:
     trial.set_user_attr("candidate", candidate.name)
     trial.set_user_attr("cohort", cohort)
     trial.set_user_attr("control", candidate.control)
-    trial.set_user_attr("params_m", candidate.params_m)
-    trial.set_user_attr("gflops", candidate.gflops)

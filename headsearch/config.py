@@ -123,8 +123,14 @@ class RunConfig(BaseModel):
     cohort: int = setting(12, "Heads that train together at once.", SEARCH, ge=1)
     rungs: int = setting(4, "How often all live heads are scored and the pruner decides.", SEARCH,
                          ge=1)  # fmt: skip
-    sampler: str = setting("tpe", "Optuna sampler for spaces too large to enumerate.", SEARCH)
-    pruner: str = setting("rung", "Which heads leave early: rung, none, median, …", SEARCH)
+    sampler: str = setting(
+        "tpe", "Sampler for spaces too large to enumerate: tpe, random, qmc, nsgaii.", SEARCH
+    )
+    pruner: str = setting(
+        "rung",
+        "Which heads leave early: rung, none, median, percentile, successive-halving, hyperband.",
+        SEARCH,
+    )
     eta: float = setting(2.0, "The rung pruner keeps the best 1/eta of the live heads.", SEARCH,
                          ge=1)  # fmt: skip
     min_keep: int = setting(3, "Heads that the rung pruner keeps at least.", SEARCH, ge=1)
@@ -138,7 +144,11 @@ class RunConfig(BaseModel):
         "mean of both). auto: balanced with labels, discrepancy without.",
         SCORES,
     )
-    discrepancy: str = setting("cka", "How discrepancy is measured: cka, …", SCORES)
+    discrepancy: str = setting(
+        "cka",
+        "How discrepancy is measured: cka, mutual_knn, procrustes, or prototype_kl with dino.",
+        SCORES,
+    )
     eval_images: int = setting(600, "Held-out images that score the heads.", SCORES, ge=8)
     bank_images: int = setting(
         1000, "Labelled images that k-NN and the linear probe learn from.", SCORES, ge=8

@@ -44,7 +44,7 @@ def rank(rows: pd.DataFrame) -> pd.DataFrame:
         _class=[STATE_CLASS[state] for state in rows["state"]],
         _score=pd.to_numeric(rows["score"]),
     )
-    ordered: pd.DataFrame = keys.sort_values(
+    ordered = keys.sort_values(
         ["_class", "rungs", "_score", "candidate"],
         ascending=[True, False, False, True],
         na_position="last",
@@ -52,7 +52,7 @@ def rank(rows: pd.DataFrame) -> pd.DataFrame:
     ).reset_index(drop=True)
     ordered["rank"] = np.arange(1, len(ordered) + 1)
     further = [name for name in rows.columns if name not in RANKING_COLUMNS]
-    return ordered.loc[:, [*RANKING_COLUMNS, *further]]
+    return ordered.filter([*RANKING_COLUMNS, *further])
 
 
 @dataclass(frozen=True)

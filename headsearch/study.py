@@ -36,10 +36,18 @@ from headsearch.pruning import make_pruner
 from headsearch.samplers import make_sampler
 from headsearch.scores.collapse import collapse_reason
 from headsearch.scores.discrepancy import DISCREPANCIES
-from headsearch.scores.rung import PROBE_IMAGES, RungScores, Scores, raw_pixels, score_rung
+from headsearch.scores.rung import (
+    BASE,
+    PROBE_IMAGES,
+    PROTOTYPE_KL,
+    RungScores,
+    Scores,
+    raw_pixels,
+    score_rung,
+)
 from headsearch.seeding import seeded_weights
 from headsearch.space import Listing, ResolvedSpace, find_space, load_space
-from headsearch.train import BASE, OwnerHealth, Trainer, head_step_ms, steps_per_epoch, train
+from headsearch.train import OwnerHealth, Trainer, head_step_ms, steps_per_epoch, train
 
 CPU_IMAGE_SIZE, ACCELERATOR_IMAGE_SIZE = 64, 224
 """The largest image side in pixels that is chosen where `--image-size` is not given."""
@@ -113,8 +121,13 @@ def prepare(config: RunConfig, progress: Callable[[int, int], None] | None = Non
     objective = make_objective(config.objective)
     make_pruner(config.pruner, eta=config.eta, min_keep=config.min_keep, rungs=config.rungs)
     make_sampler(config.sampler, config.seed)
-    if config.discrepancy not in DISCREPANCIES:
-        raise unknown("discrepancy", config.discrepancy, DISCREPANCIES)
+    if config.discrepancy not in (*DISCREPANCIES, PROTOTYPE_KL):
+        raise unknown("discrepancy", config.discrepancy, (*DISCREPANCIES, PROTOTYPE_KL))
+    if config.discrepancy == PROTOTYPE_KL and not objective.has_prototypes:
+        raise UserError(
+            f"--discrepancy {PROTOTYPE_KL} needs an objective with prototypes (dino), but "
+            f"--objective is {config.objective}"
+        )
     space = load_space(find_space(config.space))
     device, autocast = set_up(config)
     accelerator = device.type != "cpu"
@@ -349,6 +362,7 @@ class Search:
             measure=config.discrepancy,
             batch_size=2 * config.batch_size,
             autocast=prepared.autocast,
+            prototypes=prepared.objective.prototypes_of(trainer.teacher.network),
         )
         self.facts["dominant_share"] = scores.dominant_share
         if scores.base.report is not None:
@@ -358,18 +372,26 @@ class Search:
             images = step * config.batch_size
             self.ledger.record(head.standing, rung, step, images, scores)
             head.standing.score = own.by(prepared.rank_by)
-            reason = collapse_reason(
-                own.effective_rank,
-                prepared.plan.dim,
-                images=len(prepared.data.queries),
-                base_rank=scores.base.effective_rank,
-            )
+            reason = self._collapse(own, scores.base)
             if rung and reason is not None:
                 self._leave(trainer, live, name, "collapsed", TrialState.FAIL, reason)
             else:
                 head.trial.report(head.standing.score, rung)
         self.pace.scored()
         return scores
+
+    def _collapse(self, head: Scores, base: Scores) -> str | None:
+        """Why a head counts as collapsed, None if it does not."""
+        use = head.prototype_use
+        return collapse_reason(
+            head.effective_rank,
+            self.prepared.plan.dim,
+            use.of_mean if use else None,
+            use.prototypes if use else None,
+            images=len(self.prepared.data.queries),
+            base_rank=base.effective_rank,
+            image_entropy=use.of_images if use else None,
+        )
 
     def _decide(self, trainer: Trainer, rung: int, live: dict[str, _Live]) -> None:
         """Lets the pruner decide at a rung; after the last one, every head is complete."""
@@ -397,9 +419,10 @@ class Search:
         head = live.pop(name)
         trainer.detach(name)
         head.standing.state, head.standing.reason = state, reason
-        for key, value in head.standing.row().items():
-            if key not in ("cohort", "params_m", "gflops", "candidate"):
-                head.trial.set_user_attr(key, value if value == value else None)
+        row = head.standing.row()
+        for key in ("discrepancy", "head_knn", "head_linear", "reason"):
+            if row[key] == row[key] and row[key] != "":
+                head.trial.set_user_attr(key, row[key])
         value = head.standing.score if trial_state == TrialState.COMPLETE else None
         self.study.tell(head.trial, value, trial_state)
 

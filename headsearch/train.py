@@ -19,10 +19,8 @@ from headsearch.machine import mixed_precision, synchronize
 from headsearch.model import AttachedHead, Network, Teacher
 from headsearch.objectives import Objective
 from headsearch.schedules import Moment, learning_rate, teacher_momentum
+from headsearch.scores.rung import BASE
 from headsearch.seeding import seeded_generator, seeded_weights
-
-BASE = ""
-"""The owner of all parameters that belong to no head; candidates have other names."""
 
 READ_EVERY = 10
 """Steps between two reads of losses and health from the device."""

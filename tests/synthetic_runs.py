@@ -85,7 +85,7 @@ def run(
         for rung in range(min(stop, last) + 1):
             way = rung / RUNGS
             growth = 0.45 + 0.55 * way**0.6
-            noise = (1 - way) * np.array([0.006, 0.004]) * drift[rung]
+            noise = (1 - way) * np.array([0.04, 0.004]) * drift[rung]
             knn = 0.255 + (accuracy - 0.255) * way**0.7 + noise[1]
             rungs.append(
                 {
@@ -94,7 +94,7 @@ def run(
                     "rung": rung,
                     "step": STEPS * rung // RUNGS,
                     "images": 64 * STEPS * rung // RUNGS,
-                    "discrepancy": 0.0 if family == "identity" else discrepancy * growth + noise[0],
+                    "discrepancy": discrepancy * (growth + noise[0]),
                     "head_knn": knn if labelled else np.nan,
                     "head_linear": 0.29 + (accuracy - 0.26) * way**0.7 if labelled else np.nan,
                     "base_knn": 0.262 + 0.08 * way**0.7 if labelled else np.nan,

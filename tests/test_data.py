@@ -19,10 +19,11 @@ from headsearch.data import Data, Images, epoch_order, open_data
 from headsearch.data.dataset import follow_size, halves, held_out
 from headsearch.data.decode import BadImage, decode, open_image
 from headsearch.data.images import ImagesOnDemand, load
-from headsearch.data.order import balanced_order, seeded_generator
+from headsearch.data.order import balanced_order
 from headsearch.data.scenes import generate_scenes
 from headsearch.data.sources import class_folders, open_path
 from headsearch.errors import UserError
+from headsearch.seeding import seeded_generator
 
 SIZE = 32
 

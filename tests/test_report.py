@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import re
@@ -34,9 +35,7 @@ UNFINISHED = {
     "untrained only": {"last": 0, "status": "running"},
     "interrupted": {"last": 2, "status": "interrupted", "wall_s": None},
     "no labels": {"labelled": False},
-    "all collapsed": {
-        "states": {name: ("collapsed", 1, "rank 3") for name in synthetic_runs.HEADS}
-    },
+    "all collapsed": {"states": dict.fromkeys(synthetic_runs.HEADS, ("collapsed", 1, "rank 3"))},
     "one candidate": {"heads": {"mixer-d2": ("mixer", 0.2, 0.36)}},
 }
 
@@ -111,7 +110,10 @@ def test_advice_when_everything_collapsed_or_nothing_is_scored(tmp_path: Path):
 
 def test_advice_warns_where_the_base_has_not_learnt(tmp_path: Path):
     baselines = {"base_knn": 0.27, "untrained_knn": 0.262}
-    assert "train longer" in advice(synthetic_runs.run(tmp_path, baselines=baselines))
+    text = advice(synthetic_runs.run(tmp_path, baselines=baselines))
+    assert "a first guess at most" in text
+    assert "take this head" not in text
+    assert "train longer" in text
     assert "train longer" not in advice(synthetic_runs.run(tmp_path))
 
 
@@ -160,7 +162,7 @@ def test_names_cannot_break_out_of_the_report(tmp_path: Path):
     write_report(run)
     for name in ("report.html", "report.md"):
         text = (tmp_path / name).read_text()
-        assert "<script" not in text
+        assert "<script" not in re.sub("```.*?```", "", text, flags=re.DOTALL)
         assert "&lt;script&gt;alert(1)" in text
     row = next(
         line for line in (tmp_path / "report.md").read_text().splitlines() if "| 1 |" in line
@@ -214,6 +216,14 @@ def test_the_table_leaves_out_what_nobody_has_and_is_short_for_a_terminal(tmp_pa
     assert all(len(row) == len(compact.numeric) == len(compact.headings) for row in compact.rows)
 
 
+def test_small_discrepancies_keep_two_digits():
+    text = COLUMNS["discrepancy"].text
+    assert [text(value) for value in (0.2617, 0.0143, 0.0026, 0.0008, 0.0, math.nan)] == [
+        "0.262", "0.014", "0.0026", "0.00080", "0.000", "–",
+    ]  # fmt: skip
+    assert COLUMNS["head_knn"].text(0.00041) == "0.0"
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(3.21, "3.2 s"), (59.7, "1 min 0 s"), (312.4, "5 min 12 s"), (7320, "2 h 2 min")],
@@ -229,13 +239,28 @@ def texts_of(figure: Figure) -> dict[str, list[tuple[float, float, float, float]
     """The extents in pixels of all texts that are seen."""
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
+    unseen = {
+        label
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        for tick in axis.get_major_ticks()
+        for label in (tick.label1, tick.label2)
+        if not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
+    }
     found: dict[str, list[tuple[float, float, float, float]]] = {}
     for text in figure.findobj(Text):
-        if text.get_visible() and text.get_text():
+        if text.get_visible() and text.get_text() and text not in unseen:
             box = Text.get_window_extent(text, renderer)
-            if figure.bbox.overlaps(box):
-                found.setdefault(text.get_text(), []).append(box.extents)
+            found.setdefault(text.get_text(), []).append(box.extents)
     return found
+
+
+def small_heads() -> dict[str, tuple[str, float, float]]:
+    """Discrepancies over four decades, as a little training leaves them."""
+    return {
+        name: (family, discrepancy * 10.0 ** -(i % 4), accuracy)
+        for i, (name, (family, discrepancy, accuracy)) in enumerate(synthetic_runs.HEADS.items())
+    }
 
 
 CROWDED = {
@@ -243,12 +268,13 @@ CROWDED = {
     "forty heads": {"heads": many_heads(40)},
     "no pruning": {
         "heads": many_heads(24),
-        "states": {name: ("complete", 4, "") for name in many_heads(24)},
+        "states": dict.fromkeys(many_heads(24), ("complete", 4, "")),
     },
     "close baselines": {
         "baselines": {"base_knn": 0.263, "untrained_knn": 0.262, "raw_knn": 0.2615}
     },
     "untrained only": {"last": 0},
+    "four decades": {"heads": small_heads()},
 }
 
 
@@ -311,9 +337,13 @@ def test_families_differ_in_colour_and_marker_together():
     assert len(pairs) == 44
 
 
-@pytest.mark.parametrize("suffix", [".svg", ".png", ".pdf"])
 @pytest.mark.parametrize(
-    ("x", "y"), [("params_m", "head_linear"), ("images", "loss"), ("step_ms", "base_knn")]
+    ("x", "y", "suffix"),
+    [
+        ("params_m", "head_linear", ".svg"),
+        ("images", "loss", ".png"),
+        ("step_ms", "base_knn", ".pdf"),
+    ],
 )
 def test_any_two_columns_can_be_plotted(tmp_path: Path, x, y, suffix):
     run = synthetic_runs.run(tmp_path)
@@ -361,3 +391,16 @@ def test_spread_keeps_order_distance_and_bounds(seed):
     assert all(np.diff(np.array(placed)[order]) >= gap - 1e-12)
     free = [w for w in wanted if min((abs(w - v) for v in wanted if v != w), default=math.inf) > 1]
     assert all(placed[wanted.index(w)] == pytest.approx(w) for w in free)
+
+
+def test_candidates_that_wait_for_rung_0_are_listed_without_figures(tmp_path: Path):
+    run = synthetic_runs.run(tmp_path, last=0, status="running")
+    figures = run.ranking.columns[6:-1]
+    waiting = run.ranking.assign(**dict.fromkeys(figures, math.nan))
+    before = dataclasses.replace(run, ranking=waiting, rungs=run.rungs.iloc[:0])
+    write_report(before)
+    text = (tmp_path / "report.md").read_text()
+    assert "mixer-d2-r4 | running | 0 |" in text
+    assert "No rung scored yet" in text
+    with plotting():
+        assert "no rung scored yet" in texts_of(discrepancy_accuracy(before))

@@ -17,8 +17,9 @@ from headsearch.objectives import OBJECTIVES, Objective
 from headsearch.objectives.dino import Dino
 from headsearch.objectives.mocov3 import MocoV3
 from headsearch.schedules import Moment, learning_rate, teacher_momentum
+from headsearch.scores.rung import BASE
 from headsearch.seeding import seeded_weights
-from headsearch.train import BASE, Trainer
+from headsearch.train import Trainer
 
 DIM, GRID = 32, (4, 4)
 TINY_VIT = {"img_size": 16, "patch_size": 4, "embed_dim": DIM, "depth": 2, "num_heads": 2}

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from headsearch.data.images import MEMORY_LIMIT, Images, ImageSubset, Progress
-from headsearch.data.order import balanced_order, seeded_generator
+from headsearch.data.order import balanced_order
 from headsearch.data.pools import BUILT_IN, Opener, Pool
 from headsearch.data.sources import EVAL_FOLDERS, TRAIN_FOLDERS, split_folder
 from headsearch.data.timm_sources import PACKAGES
 from headsearch.errors import UserError
+from headsearch.seeding import seeded_generator
 
 MIN_IMAGES = 32  # fewer make neither a batch nor a probe set
 PROBE_IMAGES = 256  # from here on the discrepancy is stable (Nguyen et al. 2021, arXiv 2010.15327)

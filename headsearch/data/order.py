@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
-
-import numpy as np
 import torch
 from torch import Tensor
 
-
-def seeded_generator(seed: int, *path: int | str) -> torch.Generator:
-    """A CPU generator for one purpose: a pure function of the seed and what the numbers are for."""
-    words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in path]
-    state = np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+from headsearch.seeding import seeded_generator
 
 
 def epoch_order(count: int, epoch: int, seed: int) -> Tensor:

@@ -13,11 +13,12 @@ from torch import Tensor
 from headsearch.config import BUILT_IN_FULL
 from headsearch.data.decode import BadImage
 from headsearch.data.images import Images, ImagesInMemory, Progress, load
-from headsearch.data.order import balanced_order, seeded_generator
+from headsearch.data.order import balanced_order
 from headsearch.data.scenes import CLASSES, generate_scenes
 from headsearch.data.sources import Source, open_path
 from headsearch.data.timm_sources import PACKAGES, looks_like_prefix, open_timm, parse
 from headsearch.errors import UserError
+from headsearch.seeding import seeded_generator
 
 BUILT_IN = "scenes"
 """The built-in dataset's name; `./scenes` is a folder."""

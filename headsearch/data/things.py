@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 Pattern = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""u right and v down, in periods; a pixel's width in periods, M11 → tone in [0, 1], the share of
-the second ink. A pattern averages to about one half."""
+"""u right and v down, in periods, and a pixel's width in periods (M11) → tone in [0, 1], the share
+of the second of two inks."""
 
 
 def edge(distance: Tensor, pixel: Tensor | float) -> Tensor:
@@ -36,14 +36,15 @@ def rosette(u: Tensor, v: Tensor, points: Tensor, notch: Tensor, roundness: Tens
     """Distance to a regular polygon or star with its points on the unit circle, or nearly a disc.
 
     Args:
+        u, v: pixels in the thing's own frame, v down; the first point is at the top.
         points: how many points, M11, whole numbers from 3.
-        notch: how far the sides lean inwards, in radians, M11: 0 for a polygon, more for a star.
-        roundness: 0 for straight sides, 1 for a disc, M11.
+        notch: how far each side leans inwards, in radians, M11: 0 for a polygon, more for a star.
+        roundness: 0 for straight sides, 1 for a disc of radius 0.88, M11.
     """
     radius = torch.hypot(u, v)
     sector = 2 * math.pi / points
     turns = torch.atan2(u, -v) / sector
-    # Fold the plane into half a point; one slanted line bounds what is left.
+    # Fold the plane into half a point: one slanted line bounds what is left.
     folded = (turns - turns.round()).abs_() * sector
     lean = sector / 2 + notch
     sides = radius * torch.cos(folded - lean) - lean.cos()
@@ -64,32 +65,24 @@ def _banded(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
     return _wave(v, pixel_M11)
 
 
-def _bricked(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
-    course = v.round()
-    joint = torch.minimum((v - course).abs() - 0.5, 2 * _offset(u / 2 + course / 2).abs() - 1)
-    gap = torch.minimum(0.5 - (v - course).abs(), 1 - 2 * _offset(u / 2 + course / 2).abs())
-    del joint
-    return edge(gap - 0.2, pixel_M11)
-
-
 def _checked(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
-    across, down = _wave(u / 1.4, pixel_M11 / 1.4), _wave(v / 1.4, pixel_M11 / 1.4)
+    across, down = _wave(u / 1.6, pixel_M11 / 1.6), _wave(v / 1.6, pixel_M11 / 1.6)
     return across + down - 2 * across * down
 
 
 def _dotted(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
+    # Every other row is shifted by half a step: a triangular lattice.
     row = (v / 0.87).round()
     return edge(torch.hypot(_offset(u + row / 2), v - 0.87 * row) - 0.36, pixel_M11)
-
-
-def _marbled(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
-    swirl = torch.sin(1.1 * u + 2.0 * torch.sin(0.7 * v)) + torch.sin(1.3 * v + 1.7 * torch.sin(0.8 * u))
-    return 0.5 + 0.25 * swirl
 
 
 def _meshed(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
     hole = torch.maximum(_offset(u / 1.2).abs(), _offset(v / 1.2).abs())
     return edge(hole - 0.34, pixel_M11 / 1.2)
+
+
+def _plain(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
+    return torch.full_like(u, 0.5)
 
 
 def _ringed(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
@@ -100,23 +93,29 @@ def _slanted(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
     return _wave((u + v) * math.sqrt(0.5), pixel_M11)
 
 
+def _speckled(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
+    row = (v / 1.3).round()
+    return edge(torch.hypot(1.5 * _offset(u / 1.5 + row / 2), v - 1.3 * row) - 0.36, pixel_M11)
+
+
 def _striped(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
     return _wave(u, pixel_M11)
 
 
 def _zigzag(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
+    # The phase runs hypot(1, 0.8) times as fast across the slanted lines as down the page.
     return _wave(v + 2.4 * _offset(u / 3).abs(), 1.28 * pixel_M11)
 
 
 PATTERNS: dict[str, Pattern] = {
     "banded": _banded,
-    "bricked": _bricked,
     "checked": _checked,
     "dotted": _dotted,
-    "marbled": _marbled,
     "meshed": _meshed,
+    "plain": _plain,
     "ringed": _ringed,
     "slanted": _slanted,
+    "speckled": _speckled,
     "striped": _striped,
     "zigzag": _zigzag,
 }

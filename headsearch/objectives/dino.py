@@ -12,7 +12,7 @@ Shapes: 2B crops, D width, Z bottleneck, P prototypes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from headsearch.model import AttachedHead, Features, Network
 from headsearch.objectives.objective import Objective, mlp, upcast
 from headsearch.schedules import Moment, warm_up
+from headsearch.scores.rung import BASE, Prototypes
 
 STUDENT_TEMPERATURE = 0.1
 TEACHER_TEMPERATURES = (0.04, 0.07)
@@ -62,6 +63,7 @@ class Dino(Objective):
     bottleneck: int = 128
     prototypes: int = 1024
     clip_norm: float | None = 0.3
+    has_prototypes: ClassVar[bool] = True
 
     def base_projection(self, dim: int) -> nn.Module:
         return DinoBaseProjection(dim, self.hidden, self.bottleneck, self.prototypes)
@@ -105,6 +107,13 @@ class Dino(Objective):
     def adjust_gradients(self, student: Network, moment: Moment) -> None:
         if moment.progress < PROTOTYPES_FROZEN:
             cast(DinoBaseProjection, student.projection).prototypes_PZ.grad = None
+
+    def prototypes_of(self, network: Network) -> Prototypes:
+        def logits(owner: str, pooled_BD: Tensor) -> Tensor:
+            own = network if owner == BASE else network.heads[owner]
+            return cast(Tensor, own.projection(pooled_BD)) @ _unit_prototypes(network).T
+
+        return Prototypes(logits, temperature=TEACHER_TEMPERATURES[1])
 
 
 def _unit_prototypes(network: Network) -> Tensor:

@@ -21,12 +21,14 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from headsearch.model import AttachedHead, Features, Network
 from headsearch.schedules import Moment
+from headsearch.scores.rung import Prototypes
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Objective(ABC):
 
     clip_norm: float | None = None
     """The largest gradient norm of each parameter tensor; None does not clip."""
+    has_prototypes: ClassVar[bool] = False
 
     @abstractmethod
     def base_projection(self, dim: int) -> nn.Module:
@@ -84,6 +87,10 @@ class Objective(ABC):
 
     def adjust_gradients(self, student: Network, moment: Moment) -> None:  # noqa: B027
         """Changes gradients between the backward and the update, where a recipe asks for it."""
+
+    def prototypes_of(self, network: Network) -> Prototypes | None:
+        """How the network sorts images into prototypes; None for objectives without any."""
+        return None
 
     def losses(
         self,

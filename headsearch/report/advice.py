@@ -7,7 +7,7 @@ import math
 from headsearch import ranking
 from headsearch.checkpoint import Run
 from headsearch.ranking import Ranked
-from headsearch.report.columns import percent
+from headsearch.report.columns import COLUMNS, percent
 
 NAMED = 3  # more names than this make no sentence
 
@@ -71,12 +71,14 @@ def _recommend(run: Run, peers: list[Ranked]) -> str:
         "balanced": "it best balances difference from the base with accuracy",
     }[ranking.rank_by(run)]
     among = f"of the {len(peers)} heads that got as far " if len(peers) > 1 else ""
-    text = f"{best.candidate}: take this head, because {among}{why} ({evidence(best, run)})"
+    learnt = ranking.base_has_learnt(run) is not False
+    verdict = "take this head" if learnt else "a first guess at most"
+    text = f"{best.candidate}: {verdict}, because {among}{why} ({evidence(best, run)})"
     tail = _rivals(run, peers)
     if run.facts.get("labelled") is False:
         tail.append("there were no labels, so its accuracy is unknown")
-    if ranking.base_has_learnt(run) is False:
-        tail.append("the base is not yet above its untrained self, so train longer before use")
+    if not learnt:
+        tail.append("the base is not yet above its untrained self, so train longer")
     return "; ".join([text, *tail]) + "."
 
 
@@ -105,11 +107,13 @@ def listing(names: list[str], *, final: bool = True) -> str:
 
 def evidence(row: Ranked, run: Run) -> str:
     """The figures behind a rank: discrepancy with its interval, accuracy with its error."""
+    figure = COLUMNS["discrepancy"].text
     parts = []
     if math.isfinite(row.discrepancy):
-        parts.append(f"discrepancy {row.discrepancy:.3f}")
+        parts.append(f"discrepancy {figure(row.discrepancy)}")
     if math.isfinite(row.discrepancy_low):
-        parts.append(f"95% interval {row.discrepancy_low:.3f} to {row.discrepancy_high:.3f}")
+        low, high = figure(row.discrepancy_low), figure(row.discrepancy_high)
+        parts.append(f"95% interval {low} to {high}")
     if math.isfinite(row.accuracy):
         probe = "linear probe" if math.isnan(row.head_knn) else "k-NN"
         parts.append(f"{probe} {with_error(row.accuracy, ranking.reporting_images(run))}")

@@ -17,7 +17,7 @@ from headsearch.report.style import FAINT, SOFT, WIDTH
 
 DECADE = 10.0
 MARGIN = 0.05  # of the axis, free on either side
-MOST_TICKS = 7
+CHARACTER = 0.06  # inches, a digit of a tick label and a little more
 EDGE = 0.04  # inches, free at the figure's edge
 NARROWEST = 1.5  # inches, of axes beside long names
 
@@ -40,22 +40,25 @@ def one_axes(
     return figure, axes
 
 
-def make_room(axes: Axes) -> None:
-    """Moves the axes' left end to where the tick labels and the title of y just fit.
+def make_room(figure: Figure) -> None:
+    """Moves the left end of the figure's axes to where tick labels and titles of y just fit.
 
     Names too long for one column make the figure wider. Limits must be final.
     """
-    figure = axes.figure
-    assert isinstance(figure, Figure)
     renderer = renderer_of(figure)
     width, height = figure.get_size_inches()
-    place = axes.get_position()
-    beside = axes.yaxis.get_tightbbox(renderer)
-    left = EDGE + (place.x0 * width - beside.x0 / figure.dpi if beside is not None else 0)
-    right = (1 - place.x1) * width
-    width = max(width, left + right + NARROWEST)
-    figure.set_size_inches(width, height)
-    axes.set_position((left / width, place.y0, (width - left - right) / width, place.height))
+    left = 0.0
+    for axes in figure.axes:
+        beside = axes.yaxis.get_tightbbox(renderer)
+        if beside is not None:
+            left = max(left, axes.get_position().x0 * width - beside.x0 / figure.dpi)
+    left += EDGE
+    for axes in figure.axes:
+        place = axes.get_position()
+        right = (1 - place.x1) * width
+        wide = max(width, left + right + NARROWEST)
+        figure.set_size_inches(wide, height)
+        axes.set_position((left / wide, place.y0, (wide - left - right) / wide, place.height))
 
 
 def say(axes: Axes, text: str) -> None:
@@ -85,7 +88,7 @@ def fit_x(axes: Axes, values: Sequence[float], *, decades: bool) -> None:
     transform = axes.xaxis.get_transform()
     ends = padded(transform.transform(np.array([low, high])).tolist())
     axes.set_xlim(*transform.inverted().transform(np.array(ends)))
-    axes.xaxis.set_major_locator(FixedLocator(_ticks(low, high, threshold)))
+    axes.xaxis.set_major_locator(FixedLocator(_ticks(axes, low, high, threshold)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
@@ -94,15 +97,31 @@ def _smallest_of_note(positive: Sequence[float]) -> float:
     return max(min(positive), max(positive) / 100)
 
 
-def _ticks(low: float, high: float, threshold: float) -> list[float]:
-    """1, 2, 5 of each decade within low..high and 0; without 2 and 5 where that is too many."""
+def _ticks(axes: Axes, low: float, high: float, threshold: float) -> list[float]:
+    """0 and 1, 2, 5 or 1, 3 of each decade within low..high, as far as their labels fit."""
     decades = range(round(math.log10(threshold)), math.ceil(math.log10(high)) + 1)
-    for steps in ((1, 2, 5), (1, 3), (1,)):
-        marks = [step * DECADE**decade for decade in decades for step in steps]
-        kept = [mark for mark in marks if low <= mark <= high]
-        if len(kept) <= MOST_TICKS:
-            break
-    return ([0.0] if low <= 0 else []) + kept
+    kept = [0.0] if low <= 0 else []
+    for decade in decades:
+        if low <= DECADE**decade <= high and _labels_fit(axes, [*kept, DECADE**decade]):
+            kept.append(DECADE**decade)
+    for steps in ((2, 5), (3,)):
+        between = [step * DECADE**decade for decade in decades for step in steps]
+        more = sorted([*kept, *(mark for mark in between if low <= mark <= high)])
+        if _labels_fit(axes, more):
+            return more
+    return kept
+
+
+def _labels_fit(axes: Axes, marks: Sequence[float]) -> bool:
+    """Whether the labels of these ascending marks stand clear of one another."""
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    places = [axes.get_xaxis_transform().transform((m, 0))[0] / figure.dpi for m in marks]
+    halves = [len(f"{mark:g}") * CHARACTER / 2 for mark in marks]
+    return all(
+        places[k + 1] - places[k] >= halves[k] + halves[k + 1] + CHARACTER
+        for k in range(len(marks) - 1)
+    )
 
 
 def padded(values: Sequence[float]) -> tuple[float, float]:

@@ -67,7 +67,7 @@ def _figure(run: Run, x: str, y: str) -> Figure | None:
     axes.set_ylim(*padded(ys))
     axes.set_xlabel(COLUMNS[x].axis_title)
     axes.set_ylabel(COLUMNS[y].axis_title)
-    make_room(axes)
+    make_room(figure)
     scatter.draw(axes, dots)
     scatter.name_finalists(axes, dots)
     return figure

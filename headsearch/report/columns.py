@@ -41,8 +41,15 @@ class Column:
         return f"{self.short} ({self.unit})" if self.unit else self.short
 
     def text(self, value: float) -> str:
-        """The figure as a table shows it, without its unit; a dash where it is missing."""
-        return "–" if math.isnan(value) else f"{value * self.scale:.{self.digits}f}"
+        """The figure as a table shows it, without its unit; a dash where it is missing.
+
+        One that may span decades keeps two significant digits where it is small.
+        """
+        if math.isnan(value):
+            return "–"
+        figure = value * self.scale
+        small = self.decades and 0 < abs(figure) < 10 ** (1 - self.digits)
+        return f"{figure:#.2g}" if small else f"{figure:.{self.digits}f}"
 
 
 COLUMNS: dict[str, Column] = {
@@ -56,8 +63,12 @@ COLUMNS: dict[str, Column] = {
         interval=("discrepancy_low", "discrepancy_high"),
         decades=True,
     ),
-    "discrepancy_low": Column("Discrepancy, lower bound", "Discrepancy low", digits=3),
-    "discrepancy_high": Column("Discrepancy, upper bound", "Discrepancy high", digits=3),
+    "discrepancy_low": Column(
+        "Discrepancy, lower bound", "Discrepancy low", digits=3, decades=True
+    ),
+    "discrepancy_high": Column(
+        "Discrepancy, upper bound", "Discrepancy high", digits=3, decades=True
+    ),
     "head_knn": Column("Head k-NN accuracy", "k-NN", "%", 100, 1),
     "head_linear": Column("Head linear-probe accuracy", "Linear", "%", 100, 1),
     "base_knn": Column("Base k-NN accuracy", "Base k-NN", "%", 100, 1),
@@ -93,6 +104,11 @@ def shown_interval(run: Run, row: Ranked, name: str) -> Interval:
         _, low, high = ranking.accuracy_interval(float(getattr(row, name)), images)
         low, high = low * column.scale, high * column.scale
     return Interval(value, low, high)
+
+
+def signed(value: float) -> str:
+    """−0.29, with a minus sign that is one."""
+    return f"{value:.2f}".replace("-", "−")
 
 
 def percent(fraction: float) -> str:

@@ -12,7 +12,7 @@ from headsearch import ranking
 from headsearch.checkpoint import Run
 from headsearch.config import PRESETS, RunConfig
 from headsearch.report.advice import advice, listing, with_error
-from headsearch.report.columns import percent
+from headsearch.report.columns import percent, signed
 from headsearch.report.tables import Table, baselines_table, ranking_table
 
 MEASURES = {
@@ -116,7 +116,7 @@ def _costs(run: Run) -> Iterator[tuple[str, str]]:
         yield "The same candidates, each alone", f"{solo:.2f} × pretraining the base alone{saved}"
     machine = [str(facts[key]) for key in ("device", "precision") if facts.get(key)]
     if facts.get("threads"):
-        machine.append(f"{facts['threads']} CPU threads")
+        machine.append(f"{facts['threads']} CPU thread{'s' * (facts['threads'] > 1)}")
     if machine:
         yield "Machine", ", ".join(machine)
     if facts.get("space_size") is not None:
@@ -157,6 +157,7 @@ def _trust(run: Run) -> Iterator[str]:
             "images."
         )
     yield from _comparisons(run, rows)
+    yield from _trend(run)
     share = run.facts.get("dominant_share")
     if share is not None and share > DOMINANT_SHARE:
         yield (
@@ -188,19 +189,25 @@ def _comparisons(run: Run, rows: list[ranking.Ranked]) -> Iterator[str]:
             "Pruned heads were last scored at an earlier rung, after less training: their figures "
             "do not compare with those of heads that stayed."
         )
+
+
+def _trend(run: Run) -> Iterator[str]:
     y = "head_knn" if run.rungs["head_knn"].notna().any() else "head_linear"
     trend = ranking.trend(run, "discrepancy", y)
-    if trend is not None:
-        found = trend.correlation
-        tau, low, high = found.kendall
-        rho = found.spearman
-        verdict = "no trend is shown" if low <= 0 <= high else "the trend is unlikely to be chance"
-        yield (
-            f"Accuracy over discrepancy at rung {trend.rung}, before pruning selects "
-            f"({found.number} heads): Kendall's τ = {tau:.2f} [{low:.2f}, {high:.2f}], permutation "
-            f"p = {found.p:.2g}; Spearman's ρ = {rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}]: "
-            f"{verdict}."
-        )
+    if trend is None:
+        return
+    found = trend.correlation
+    tau, rho = (
+        f"{signed(value)} [{signed(low)}, {signed(high)}]"
+        for value, low, high in (found.kendall, found.spearman)
+    )
+    shown = found.kendall.low > 0 or found.kendall.high < 0
+    verdict = "the trend is unlikely to be chance" if shown else "no trend is shown"
+    yield (
+        f"Accuracy over discrepancy at rung {trend.rung}, before pruning selects ({found.number} "
+        f"heads): Kendall's τ = {tau}, permutation p = {found.p:.2g}; Spearman's ρ = {rho}: "
+        f"{verdict}."
+    )
 
 
 def _method(run: Run) -> str:
@@ -227,10 +234,11 @@ def _command(config: dict[str, Any]) -> str:
 
 
 def _settings(run: Run) -> list[tuple[str, str]]:
+    """The settings on one line each; the space's own contents stay in config.yaml."""
     return [
         (name, _setting(value))
         for name, value in run.config.items()
-        if name != "versions" and not (isinstance(value, dict) and len(value) > 12)
+        if name not in ("versions", "space_content")
     ]
 
 

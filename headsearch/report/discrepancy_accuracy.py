@@ -15,7 +15,7 @@ from headsearch.checkpoint import Run
 from headsearch.ranking import Ranked, Trend
 from headsearch.report import scatter
 from headsearch.report.axes import EDGE, fit_x, make_room, one_axes, padded, reference_lines, say
-from headsearch.report.columns import COLUMNS, shown, shown_interval
+from headsearch.report.columns import COLUMNS, shown, shown_interval, signed
 from headsearch.report.labels import Point
 from headsearch.report.legend import legend_handles
 from headsearch.report.style import INK, SOFT, family_styles
@@ -54,13 +54,13 @@ def discrepancy_accuracy(run: Run) -> Figure:
         handles.append(Line2D([], [], color=INK, linewidth=0.8, linestyle=DOTTED, label=text))
     figure, axes = one_axes(handles, right=0.58 if references else 0.1)
     if not dots:
-        say(axes, "no head has both figures" if rows else "no rung scored yet")
+        say(axes, "no rung scored yet" if run.rungs.empty else "no head has both figures")
     xs, ys = scatter.reach(dots)
     fit_x(axes, xs, decades=COLUMNS[X].decades)
     axes.set_ylim(*padded(ys + [value for _, value in references]))
     axes.set_xlabel(_x_title(run))
     axes.set_ylabel(COLUMNS[y].axis_title)
-    make_room(axes)
+    make_room(figure)
     reference_lines(axes, references)
     scatter.draw(axes, dots)
     lines = [[(x, value) for x in axes.get_xlim()] for _, value in references]
@@ -114,8 +114,8 @@ def _draw_trend(axes: Axes, found: Trend, scale: float) -> list[Point]:
     axes.plot(x_P, y_P, color=INK, linewidth=0.8, linestyle=DOTTED, zorder=2)
     tau, number = found.correlation.kendall, found.correlation.number
     text = (
-        f"Rung {found.rung}, {number} heads: Kendall's τ = {tau.value:.2f} "
-        f"[{tau.low:.2f}, {tau.high:.2f}], p = {found.correlation.p:.2g}"
+        f"Rung {found.rung}, {number} heads: Kendall's τ = {signed(tau.value)} "
+        f"[{signed(tau.low)}, {signed(tau.high)}], p = {found.correlation.p:.2g}"
     )
     figure = axes.figure
     assert isinstance(figure, Figure)

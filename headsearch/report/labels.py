@@ -22,7 +22,7 @@ PAD = 1.5  # pixels of air around a label
 LEADER = 8  # points from marker to label beyond which a line joins them
 # Costs of a place, in quarters of a point of distance: for each 2 pixels of line that the label
 # covers, and for each marker or label that its leader crosses.
-COVERING = 1.5
+COVERING = 0.8
 CROSSING = 100
 HALO = [patheffects.withStroke(linewidth=1.5, foreground="white")]
 

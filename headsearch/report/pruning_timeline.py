@@ -52,5 +52,5 @@ def pruning_timeline(run: Run) -> Figure:
     axes.spines["left"].set_visible(False)
     more = f"; the first {SHOWN} of {len(rows)} heads" if len(rows) > SHOWN else ""
     axes.set_xlabel(f"Rung (0: untrained{more})")
-    make_room(axes)
+    make_room(figure)
     return figure

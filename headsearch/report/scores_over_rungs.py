@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from headsearch import ranking
 from headsearch.checkpoint import Run
 from headsearch.ranking import Ranked
-from headsearch.report.axes import padded, say
+from headsearch.report.axes import make_room, padded, say
 from headsearch.report.columns import COLUMNS
 from headsearch.report.legend import draw_legend, legend_handles, legend_height
 from headsearch.report.style import INK, WIDTH, FamilyStyle, draw_marker, family_styles
@@ -57,6 +57,7 @@ def scores_over_rungs(run: Run) -> Figure:
         axes.tick_params(labelbottom=index == len(panels) - 1)
     figure.axes[-1].set_xlabel(COLUMNS["images"].axis_title)
     figure.align_ylabels()
+    make_room(figure)
     if run.rungs.empty:
         say(figure.axes[0], "no rung scored yet")
     draw_legend(figure, handles)

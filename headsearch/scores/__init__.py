@@ -1,4 +1,4 @@
-"""What a representation is worth: discrepancy, proxy accuracy, collapse. Tensors in, numbers out."""
+"""What a representation is worth: discrepancy, proxy accuracy, collapse."""
 
 from headsearch.scores.collapse import collapse_reason, effective_rank, prototype_entropies
 from headsearch.scores.discrepancy import (

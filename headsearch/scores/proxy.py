@@ -38,7 +38,7 @@ def knn_predict(
     bank_ND = F.normalize(bank_ND.float(), dim=1)
     k = min(k, len(bank_ND))
     predictions = []
-    for queries in queries_MD.split(CHUNK):
+    for queries in torch.split(queries_MD, CHUNK):
         similarity_MN = F.normalize(queries.float(), dim=1) @ bank_ND.T
         similarity_MK, nearest_MK = similarity_MN.topk(k, dim=1)
         votes_MC = similarity_MN.new_zeros(len(queries), classes)
@@ -72,7 +72,7 @@ def linear_predict(
     assert int(bank_labels_N.max()) < classes
     dtype = torch.float32 if bank_ND.device.type == "mps" else torch.float64
     # an absent class has its best bias at −∞, where no iteration arrives
-    present_C, target_N = bank_labels_N.unique(return_inverse=True)
+    present_C, target_N = torch.unique(bank_labels_N, return_inverse=True)
     bank_ND, queries_MD = bank_ND.to(dtype), queries_MD.to(dtype)
     mean_D = bank_ND.mean(0)
     std_D = bank_ND.std(0, correction=0)
@@ -101,16 +101,17 @@ def linear_predict(
 
     def closure() -> Tensor:
         solver.zero_grad()
-        loss = F.cross_entropy(torch.addmm(bias_C, turned_ND, weight_DC), target_N)
+        loss: Tensor = F.cross_entropy(torch.addmm(bias_C, turned_ND, weight_DC), target_N)
         loss = loss + (penalty_D1 * weight_DC.square()).sum() / 2
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
     with torch.enable_grad():
         solver.step(closure)
     with torch.no_grad():
         logits_MC = torch.addmm(bias_C, queries_MD @ vectors_DD * scale_D, weight_DC)
-    return present_C[logits_MC.argmax(1)]
+        predictions: Tensor = present_C[logits_MC.argmax(1)]
+    return predictions
 
 
 def accuracy(predictions_M: Tensor, labels_M: Tensor) -> float:

@@ -9,7 +9,7 @@ Shapes: M queries, P probe images, B images of a batch, D width, N tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,12 +19,22 @@ from torch import Tensor
 from headsearch.data import Data
 from headsearch.data.views import normalize
 from headsearch.machine import mixed_precision
-from headsearch.model import Network, tokens_of
-from headsearch.scores.collapse import effective_rank
-from headsearch.scores.discrepancy import Estimate, discrepancy, dominant_share, map_features
+from headsearch.model import AttachedHead, Network, tokens_of
+from headsearch.scores.collapse import effective_rank, prototype_entropies
+from headsearch.scores.discrepancy import discrepancy_of_grams
+from headsearch.scores.jackknife import Estimate, jackknife
 from headsearch.scores.proxy import accuracy, knn_predict, linear_predict
+from headsearch.scores.similarity import (
+    dominant_share_of_gram,
+    gram,
+    map_features,
+    prototype_kl,
+)
 
 BASE = ""
+"""The base's own name among the owners of features; candidates have others."""
+PROTOTYPE_KL = "prototype_kl"
+"""The measure that only objectives with prototypes offer, beside those of `DISCREPANCIES`."""
 PROBE_IMAGES = 512
 """Images that the discrepancy is measured on, at most: its cost grows with their square."""
 
@@ -42,6 +52,29 @@ class Accuracies:
 
 
 @dataclass(frozen=True)
+class Prototypes:
+    """How an objective sorts images into prototypes, for objectives that have them.
+
+    Attributes:
+        logits: from the name of a head (`BASE` for the base) and its pooled features (N, D) to
+            logits (N, P), before any centring.
+        temperature: the teacher's.
+    """
+
+    logits: Callable[[str, Tensor], Tensor]
+    temperature: float
+
+
+@dataclass(frozen=True)
+class PrototypeUse:
+    """How a representation uses its prototypes: entropies in nats, see `prototype_entropies`."""
+
+    of_mean: float
+    of_images: float
+    prototypes: int
+
+
+@dataclass(frozen=True)
 class Scores:
     """The scores of one representation; accuracies are None without labels."""
 
@@ -50,6 +83,8 @@ class Scores:
     report: Accuracies | None
     discrepancy: Estimate | None = None
     """How different it is from the base; None for the base itself."""
+    prototype_use: PrototypeUse | None = None
+    """None where the objective has no prototypes."""
 
     def by(self, rank_by: str) -> float:
         """The one figure that pruner and ranking go by; accuracies are those of `choose`.
@@ -80,7 +115,13 @@ class RungScores:
 
 @torch.no_grad()
 def score_rung(
-    network: Network, data: Data, *, measure: str, batch_size: int, autocast: bool
+    network: Network,
+    data: Data,
+    *,
+    measure: str,
+    batch_size: int,
+    autocast: bool,
+    prototypes: Prototypes | None = None,
 ) -> RungScores:
     """Scores the base and all heads of a network, which is left in evaluation mode.
 
@@ -91,9 +132,10 @@ def score_rung(
     Args:
         network: the teacher.
         data: bank and queries are used; without a bank there are no accuracies.
-        measure: which discrepancy, of `DISCREPANCIES`.
+        measure: which discrepancy: of `DISCREPANCIES`, or `PROTOTYPE_KL` if there are prototypes.
         batch_size: images in a forward.
         autocast: whether matrix products run in bfloat16.
+        prototypes: the objective's, where it has any.
     """
     network.eval()
     device = next(network.parameters()).device
@@ -109,20 +151,51 @@ def score_rung(
         if sum(map(len, maps)) < probe:
             maps.append(features.base_map_BDHW)
     base_map_PDHW = torch.cat(maps)[:probe]
-    base_features = map_features(tokens_of(base_map_PDHW.float()))
+    base_gram = gram(map_features(tokens_of(base_map_PDHW.float())))
 
-    def heads() -> Iterator[tuple[str, Scores]]:
-        for name, head in network.heads.items():
-            with mixed_precision(device, autocast):
-                tokens = torch.cat([head.tokens(part) for part in base_map_PDHW.split(batch_size)])
-            difference = discrepancy(base_features, map_features(tokens.float()), measure=measure)
-            yield name, replace(_scores(torch.cat(pooled[name]), data), discrepancy=difference)
+    def scores(owner: str) -> Scores:
+        pooled_ND = torch.cat(pooled[owner])
+        found = _scores(pooled_ND, data)
+        if prototypes is None:
+            return found
+        logits = prototypes.logits(owner, pooled_ND[: len(data.queries)]).float()
+        entropies = prototype_entropies(logits - logits.mean(dim=0), prototypes.temperature)
+        return replace(found, prototype_use=PrototypeUse(*entropies, logits.shape[1]))
+
+    def difference(name: str, head: AttachedHead) -> Estimate:
+        if measure == PROTOTYPE_KL:
+            assert prototypes is not None
+            return _prototype_difference(
+                prototypes,
+                *((o, torch.cat(pooled[o])[: len(data.queries)]) for o in (BASE, name)),
+            )
+        with mixed_precision(device, autocast):
+            tokens = torch.cat([head.tokens(part) for part in base_map_PDHW.split(batch_size)])
+        return discrepancy_of_grams(base_gram, gram(map_features(tokens.float())), measure)
 
     return RungScores(
-        base=_scores(torch.cat(pooled[BASE]), data),
-        heads=dict(heads()),
-        dominant_share=dominant_share(base_features),
+        base=scores(BASE),
+        heads={
+            name: replace(scores(name), discrepancy=difference(name, head))
+            for name, head in network.heads.items()
+        },
+        dominant_share=dominant_share_of_gram(base_gram),
     )
+
+
+def _prototype_difference(
+    prototypes: Prototypes, base: tuple[str, Tensor], head: tuple[str, Tensor]
+) -> Estimate:
+    """The objective's own measure on the queries, with its interval over images."""
+    of_base, of_head = (prototypes.logits(owner, pooled).float() for owner, pooled in (base, head))
+
+    def score(kept: Tensor | None) -> float:
+        if kept is None:
+            return prototype_kl(of_base, of_head, prototypes.temperature)
+        kept = kept.to(of_base.device)
+        return prototype_kl(of_base[kept], of_head[kept], prototypes.temperature)
+
+    return jackknife(score, len(of_base))
 
 
 def raw_pixels(data: Data, side: int = 32) -> Scores:

@@ -39,7 +39,7 @@ def gram(x_NP: Tensor) -> Tensor:
     """
     device = torch.device("cpu") if x_NP.device.type == "mps" else x_NP.device
     gram_NN = torch.zeros(len(x_NP), len(x_NP), dtype=torch.float64, device=device)
-    for columns in x_NP.split(COLUMNS, dim=1):
+    for columns in torch.split(x_NP, COLUMNS, dim=1):
         centred = columns.to(device).double()
         centred -= centred.mean(0)
         gram_NN.addmm_(centred, centred.T)
@@ -83,6 +83,8 @@ def knn_overlap_of_grams(k_NN: Tensor, l_NN: Tensor) -> Tensor:
     n = len(k_NN)
     if n <= NEIGHBOURS:
         raise ValueError(f"Mutual k-NN needs more than {NEIGHBOURS} images, but got {n}.")
+    if not (k_NN.isfinite().all() and l_NN.isfinite().all()):
+        return k_NN.new_tensor(math.nan)  # topk would rank NaN, and the head look different
 
     def neighbours(g_NN: Tensor) -> Tensor:
         # |x − y|² less |x|², which is the same for all candidates of a row
@@ -105,11 +107,10 @@ def procrustes_cosine_of_grams(k_NN: Tensor, l_NN: Tensor) -> Tensor:
     The cosine of Procrustes' angle between shapes (Williams et al. 2021, arXiv 2110.14739, eq. 5).
     The nuclear norm needs no features: XᵀY has the singular values √eig(K½·L·K½).
     """
-    k_NN, l_NN = (
-        g - g.mean(0) - g.mean(1, keepdim=True) + g.mean() for g in (k_NN, l_NN)
-    )  # a subset of centred features is not centred
     if not (k_NN.isfinite().all() and l_NN.isfinite().all()):
         return k_NN.new_tensor(math.nan)
+    # a subset of centred features is not centred
+    k_NN, l_NN = (g - g.mean(0) - g.mean(1, keepdim=True) + g.mean() for g in (k_NN, l_NN))
     values_N, vectors_NN = torch.linalg.eigh(k_NN)
     root_NN = values_N.clamp_min(0).sqrt() * vectors_NN
     inner_NN = root_NN.T @ l_NN @ root_NN

@@ -1,0 +1,71 @@
+"""Settings: preset < config file < flag; what is wrong is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from headsearch.config import PRESETS, RunConfig, panel_of, resolve
+from headsearch.errors import UserError
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_flags_win_over_the_config_file_and_that_over_the_preset(tmp_path: Path) -> None:
+    file = written(tmp_path / "run.yaml", "budget: standard\nepochs: 4\nbatch-size: 32\n")
+    config = resolve({"epochs": 7}, file)
+    assert (config.epochs, config.batch_size) == (7, 32)
+    assert config.images == PRESETS["standard"]["images"]
+
+
+def test_auto_is_quick_on_a_cpu_and_does_more_on_an_accelerator() -> None:
+    assert resolve({}).budget == "quick"
+    accelerated = resolve({}, accelerator=True)
+    assert accelerated.budget == "standard"
+    assert accelerated.images * accelerated.epochs > resolve({}).images * resolve({}).epochs
+
+
+def test_every_setting_says_what_it_is() -> None:
+    for name, field in RunConfig.model_fields.items():
+        assert field.description, name
+        assert panel_of(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("epoch: 3\n", ["unknown setting 'epoch'", "'epochs'"]),
+        ("epochs: many\n", ["epochs", "integer", "'many'"]),
+        ("lr: -1\n", ["lr", "greater than 0", "-1"]),
+        ("budget: huge\n", ["unknown budget 'huge'"]),
+        ("coupling: loose\n", ["coupling", "'joint' or 'observe'"]),
+        ("- epochs\n", ["name: value"]),
+        ("epochs: [1\n", ["run.yaml:", "not valid YAML"]),
+        ("epochs: 3\nlr: !!python/object/apply:os.system ['true']\n", ["not valid YAML"]),
+    ],
+)
+def test_a_wrong_config_file_is_named_with_what_is_wrong(
+    tmp_path: Path, text: str, words: list[str]
+) -> None:
+    file = written(tmp_path / "run.yaml", text)
+    with pytest.raises(UserError) as error:
+        resolve({}, file)
+    assert "\n" not in str(error.value)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_a_config_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.yaml"):
+        resolve({}, tmp_path / "none.yaml")
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"bytes\.yaml"):
+        resolve({}, tmp_path / "bytes.yaml")
+
+
+def test_a_wrong_flag_is_named_as_the_flag_it_is() -> None:
+    with pytest.raises(UserError, match=r"--batch-size: .* but got 1"):
+        resolve({"batch_size": 1})

@@ -1,0 +1,340 @@
+"""A run from settings to tables: cohorts, rungs, pruning, and what is left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import pytest
+import torch
+import yaml
+from optuna.trial import TrialState
+
+from headsearch import study
+from headsearch.checkpoint import RANKING_COLUMNS, RUNG_COLUMNS, Run, read_run
+from headsearch.cohorts import cohort_sizes
+from headsearch.config import resolve
+from headsearch.data import Data
+from headsearch.errors import UserError
+from headsearch.scores.rung import BASE, score_rung
+from headsearch.study import Advanced, Scored, Search, prepare
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+SPACE = """
+families:
+  attention: {depth: 1}
+  convnext: {depth: 1, kernel: 3, first_shortcut: [true, false]}
+  poolformer: {depth: 1}
+  mixer: {depth: 1}
+  resmlp: {depth: 1}
+  bottleneck: {depth: 1}
+controls: [identity, {own: {depth: 2}}]
+"""
+
+
+@pytest.fixture(scope="session")
+def space_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("space") / "tiny.yaml"
+    controls = "controls:\n  identity:\n  own: {depth: 2}\n"
+    file.write_text(SPACE.replace("controls: [identity, {own: {depth: 2}}]\n", controls))
+    return file
+
+
+def tiny(space_file: Path, out: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "base": "test_vit",
+        "space": str(space_file),
+        "images": 128,
+        "epochs": 3,
+        "batch_size": 32,
+        "rungs": 3,
+        "eval_images": 128,
+        "bank_images": 128,
+        "min_keep": 2,
+        "device": "cpu",
+        "precision": "float32",
+        "threads": 1,
+        "out": out,
+        **changes,
+    }
+
+
+def run(settings: dict[str, Any]) -> Run:
+    search = Search(prepare(resolve(settings)))
+    for _ in search.run():
+        pass
+    return read_run(search.run_directory)
+
+
+@pytest.fixture(scope="session")
+def finished(space_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run(tiny(space_file, tmp_path_factory.mktemp("runs") / "first"))
+
+
+def load_study(found: Run) -> optuna.Study:
+    return optuna.load_study(
+        study_name=found.config["study_name"], storage=f"sqlite:///{found.path / 'study.db'}"
+    )
+
+
+def test_a_run_leaves_the_tables_with_their_columns(finished: Run) -> None:
+    assert list(finished.ranking.columns) == list(RANKING_COLUMNS)
+    assert list(finished.rungs.columns) == list(RUNG_COLUMNS)
+    assert set(finished.ranking["state"]) <= {"complete", "pruned", "collapsed", "failed"}
+    assert finished.ranking["candidate"].is_unique
+    assert finished.facts["status"] == "complete"
+    assert {"identity", "own-d2"} <= set(finished.ranking["candidate"])
+
+
+def test_the_untrained_network_is_scored_and_pruning_begins_at_rung_one(finished: Run) -> None:
+    by_rung = finished.rungs.groupby("rung")["candidate"].nunique()
+    assert by_rung[0] == by_rung[1] == len(finished.ranking)
+    assert by_rung[2] < by_rung[1]
+    assert list(finished.rungs.groupby("rung")["step"].first()) == [0, 4, 8, 12]
+
+
+def test_controls_reach_the_end_and_the_kept_are_the_best_by_the_reported_score(
+    finished: Run,
+) -> None:
+    states = finished.ranking.set_index("candidate")["state"]
+    assert states["identity"] == states["own-d2"] == "complete"
+    trials = {t.user_attrs["candidate"]: t for t in load_study(finished).trials}
+    candidates = {n: t for n, t in trials.items() if not t.user_attrs["control"]}
+    at_one = sorted(candidates, key=lambda n: candidates[n].intermediate_values[1], reverse=True)
+    keep = max(2, -(-len(candidates) // 2))
+    stayed = {n for n, t in candidates.items() if 2 in t.intermediate_values}
+    assert stayed == set(at_one[:keep])
+
+
+def test_optuna_holds_one_trial_a_candidate_in_the_state_of_the_table(finished: Run) -> None:
+    states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+    trials = {t.user_attrs["candidate"]: t for t in load_study(finished).trials}
+    assert set(trials) == set(finished.ranking["candidate"])
+    for row in finished.ranking.itertuples():
+        trial = trials[row.candidate]
+        assert trial.state == states[row.state]
+        assert trial.last_step == row.rungs
+        assert trial.intermediate_values[row.rungs] == pytest.approx(row.score, rel=1e-4)
+
+
+def test_identity_has_no_discrepancy_and_scores_nothing(finished: Run) -> None:
+    row = finished.ranking.set_index("candidate").loc["identity"]
+    assert row["discrepancy"] == pytest.approx(0, abs=1e-6)
+    assert row["score"] == pytest.approx(0, abs=1e-2)
+
+
+def test_the_config_holds_all_that_decides_the_run(finished: Run, space_file: Path) -> None:
+    config = yaml.safe_load((finished.path / "config.yaml").read_text())
+    assert config["seed"] == 0
+    assert config["image_size"] == 32
+    assert config["rank_by"] == "balanced"
+    assert config["space_content"]["families"]["convnext"]
+    assert len(config["space_hash"]) == 12
+    assert {"torch", "timm", "optuna", "python"} <= set(config["versions"])
+
+
+def test_the_same_seed_gives_the_same_tables(
+    finished: Run, space_file: Path, tmp_path: Path
+) -> None:
+    again = run(tiny(space_file, tmp_path / "again"))
+    without_times = [c for c in RANKING_COLUMNS if c != "step_ms"]
+    first, second = (pd.read_csv(r.path / "ranking.csv")[without_times] for r in (finished, again))
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
+    assert (finished.path / "rungs.csv").read_bytes() == (again.path / "rungs.csv").read_bytes()
+    other = run(tiny(space_file, tmp_path / "other", seed=1))
+    assert (other.path / "rungs.csv").read_bytes() != (again.path / "rungs.csv").read_bytes()
+
+
+def test_pruned_heads_leave_the_step(space_file: Path, tmp_path: Path) -> None:
+    search = Search(prepare(resolve(tiny(space_file, tmp_path / "run", rungs=2))))
+    seen = []
+    trainers = []
+    made = search._new_trainer
+    search._new_trainer = lambda: trainers.append(made()) or trainers[-1]  # type: ignore[method-assign]
+    for event in search.run():
+        if isinstance(event, Scored):
+            heads = len(trainers[0].student.heads)
+            size = sum(p.numel() for p in trainers[0].student.parameters())
+            seen.append((event.rung, heads, size))
+    assert [rung for rung, _, _ in seen] == [0, 1, 2]
+    assert seen[0][1] > seen[1][1]
+    assert seen[0][2] > seen[1][2]
+
+
+def test_every_cohort_starts_from_the_same_base_and_observing_heads_do_not_feel_theirs(
+    space_file: Path, tmp_path: Path
+) -> None:
+    """The untrained base scores alike in all cohorts; with `observe` so does it at every rung."""
+    shared = {"coupling": "observe", "pruner": "none", "epochs": 2, "rungs": 2}
+    split = run(tiny(space_file, tmp_path / "split", cohort=3, **shared)).rungs
+    whole = run(tiny(space_file, tmp_path / "whole", **shared)).rungs
+    assert split["cohort"].nunique() > 1
+    assert split.groupby("rung")[["base_knn", "base_linear"]].nunique().max().max() == 1
+    order = ["candidate", "rung"]
+    columns = ["candidate", "rung", "discrepancy", "head_knn", "head_linear", "loss"]
+    pd.testing.assert_frame_equal(
+        split.sort_values(order)[columns].reset_index(drop=True),
+        whole.sort_values(order)[columns].reset_index(drop=True),
+        check_exact=True,
+    )
+
+
+def test_a_large_space_is_sampled_without_trying_a_candidate_twice(tmp_path: Path) -> None:
+    large = tmp_path / "large.yaml"
+    large.write_text(
+        "families:\n"
+        "  convnext: {depth: {low: 1, high: 2}, kernel: [3, 5, 7], mlp_ratio: {low: 1, high: 2}}\n"
+        "  poolformer: {depth: {low: 1, high: 3}}\n"
+        "controls:\n  identity:\n"
+    )
+    found = run(
+        tiny(large, tmp_path / "run", trials=6, cohort=3, epochs=1, rungs=1, eval_images=64)
+    )
+    assert len(found.ranking) == 6
+    assert found.ranking["candidate"].is_unique
+    assert found.ranking["cohort"].nunique() == 2
+
+
+def test_stopping_early_keeps_what_was_scored(space_file: Path, tmp_path: Path) -> None:
+    search = Search(prepare(resolve(tiny(space_file, tmp_path / "run"))))
+    events = search.run()
+    for event in events:
+        if isinstance(event, Advanced):
+            break
+    events.close()
+    found = read_run(search.run_directory)
+    assert found.facts["status"] == "interrupted"
+    assert set(found.rungs["rung"]) == {0}
+    assert set(found.ranking["state"]) == {"running"}
+
+
+def test_the_labels_of_the_reporting_split_change_no_ranking(
+    finished: Run, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = study.open_data
+
+    def with_shuffled_report_labels(*args: Any, **settings: Any) -> Data:
+        data = opened(*args, **settings)
+        assert data.queries.labels is not None
+        data.queries.labels[data.report] = data.queries.labels[data.report].flip(0)
+        return data
+
+    monkeypatch.setattr(study, "open_data", with_shuffled_report_labels)
+    found = run(tiny(space_file, tmp_path / "run"))
+    columns = ["rank", "candidate", "state", "score"]
+    pd.testing.assert_frame_equal(finished.ranking[columns], found.ranking[columns])
+    assert not found.ranking["head_knn"].equals(finished.ranking["head_knn"])
+
+
+def test_without_labels_the_ranking_is_by_discrepancy(space_file: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    pixels = torch.randint(0, 256, (160, 32, 32, 3), dtype=torch.uint8).numpy()
+    for index, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{index}.png")
+    settings = tiny(space_file, tmp_path / "run", data=str(folder), images=64, eval_images=64)
+    found = run(settings)
+    assert found.config["rank_by"] == "discrepancy"
+    assert found.ranking["head_knn"].isna().all()
+    finalists = found.ranking[found.ranking["state"] == "complete"]
+    assert list(finalists["score"]) == sorted(finalists["discrepancy"], reverse=True)
+    with pytest.raises(UserError, match="--rank-by accuracy needs labels"):
+        prepare(resolve({**settings, "rank_by": "accuracy"}))
+
+
+def test_a_head_that_diverges_is_set_aside_and_the_others_go_on(
+    space_file: Path, tmp_path: Path
+) -> None:
+    search = Search(prepare(resolve(tiny(space_file, tmp_path / "run", pruner="none"))))
+    made = search._new_trainer
+
+    def with_a_broken_head() -> Any:
+        trainer = made()
+        attach = trainer.attach
+
+        def attach_broken(name: str, build: Any, dim: int) -> None:
+            attach(name, build, dim)
+            if name == "mixer-d1":
+                next(trainer.student.heads[name].parameters()).data.fill_(float("nan"))
+
+        trainer.attach = attach_broken
+        return trainer
+
+    search._new_trainer = with_a_broken_head  # type: ignore[method-assign]
+    for _ in search.run():
+        pass
+    states = read_run(search.run_directory).ranking.set_index("candidate")
+    assert states.loc["mixer-d1", "state"] == "failed"
+    assert "not finite" in states.loc["mixer-d1", "reason"]
+    assert set(states.drop("mixer-d1")["state"]) == {"complete"}
+    assert states.drop("mixer-d1")["discrepancy"].notna().all()
+
+
+def test_scores_are_of_the_teacher_on_the_split_they_belong_to(space_file: Path) -> None:
+    """Accuracies of the network's features by scikit-learn, on the same bank and splits."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    from headsearch.data import normalize
+
+    prepared = prepare(resolve(tiny(space_file, Path("unused"))))
+    data = prepared.data
+    search = object.__new__(Search)
+    search.prepared, search.config = prepared, prepared.config
+    trainer = search._new_trainer()
+    network = trainer.teacher.network
+    scores = score_rung(network, data, measure="cka", batch_size=32, autocast=False)
+    assert data.bank is not None
+    with torch.no_grad():
+        network.eval()
+        bank, queries = (
+            network(normalize(images.batch(torch.arange(len(images))))).base_pooled_BD.numpy()
+            for images in (data.bank, data.queries)
+        )
+    scaler = StandardScaler().fit(bank)
+    probe = LogisticRegression(max_iter=2000).fit(scaler.transform(bank), data.bank.labels)
+    expected = probe.score(scaler.transform(queries[data.report]), data.queries.labels[data.report])
+    assert scores.base.report is not None
+    assert scores.base.report.linear == pytest.approx(expected, abs=0.08)
+    assert not set(data.choose.tolist()) & set(data.report.tolist())
+    assert BASE not in network.heads
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"base": "vit_q"}, "unknown base"),
+        ({"objective": "dina"}, "did you mean 'dino'"),
+        ({"pruner": "rungs"}, "did you mean 'rung'"),
+        ({"sampler": "tpee"}, "did you mean 'tpe'"),
+        ({"discrepancy": "ckka"}, "did you mean 'cka'"),
+        ({"epochs": 1, "rungs": 50}, "steps are fewer than 50 rungs"),
+        ({"device": "cudda"}, "--device"),
+        ({"space": "heds.yaml"}, "did you mean 'heads.yaml'"),
+        ({"data": "no/such/folder"}, "no/such/folder"),
+    ],
+)
+def test_what_cannot_run_says_why_before_anything_is_written(
+    space_file: Path, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        prepare(resolve(tiny(space_file, tmp_path / "run", **changes)))
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_existing_run_directory_is_not_touched(finished: Run, space_file: Path) -> None:
+    with pytest.raises(UserError, match="exists already"):
+        Search(prepare(resolve(tiny(space_file, finished.path))))
+
+
+def test_heads_are_shared_out_evenly_over_cohorts() -> None:
+    assert cohort_sizes(13, 12) == [7, 6]
+    assert cohort_sizes(12, 12) == [12]
+    assert cohort_sizes(25, 12) == [9, 8, 8]
