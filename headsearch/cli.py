@@ -96,12 +96,8 @@ def _settings_as_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _flag_type(setting: str) -> Any:
-    """What the command line parses a setting as; the settings themselves check the rest."""
-    annotation = RunConfig.model_fields[setting].annotation
-    kinds = [
-        kind for kind in (int, float, bool, Path) if kind in (annotation, *get_args(annotation))
-    ]
-    return (kinds[0] if kinds else str) | None
+    """What the command line parses a setting as: a switch or a text, which the setting checks."""
+    return (bool if RunConfig.model_fields[setting].annotation is bool else str) | None
 
 
 def _flag(setting: str) -> Any:
@@ -117,8 +113,13 @@ def _flag(setting: str) -> Any:
         help=help_text.replace("[", "\\["),  # rich would take it for markup
         rich_help_panel=panel_of(setting),
         show_default=False,
-        metavar="|".join(choices) or None,
+        metavar="|".join(choices) or _kind(field.annotation),
     )
+
+
+def _kind(annotation: Any) -> str | None:
+    kinds = {int: "INTEGER", float: "NUMBER", Path: "PATH", str: "TEXT"}
+    return next((kinds[k] for k in kinds if k in (annotation, *get_args(annotation))), None)
 
 
 @app.command()

@@ -122,7 +122,7 @@ class _InPipe:
         )
         parts = [f"cohort {event.cohort + 1} rung {event.rung}/{self._rungs}", f"step {event.step}"]
         if event.scores.base.report is not None:
-            parts.append(f"base k-NN {100 * event.scores.base.report.knn:.1f} %")
+            parts.append(f"base k-NN {100 * event.scores.base.report.knn:.1f}%")
         if best is not None:
             parts.append(f"best {best.candidate.name} ({_figures(best)})")
         parts.append(f"{live} heads live" if event.rung < self._rungs else "complete")
@@ -218,5 +218,5 @@ def _figures(standing: Standing) -> str:
     if scores.discrepancy is not None:
         words.append(f"discrepancy {scores.discrepancy.value:.3f}")
     if scores.report is not None:
-        words.append(f"k-NN {100 * scores.report.knn:.1f} %")
+        words.append(f"k-NN {100 * scores.report.knn:.1f}%")
     return ", ".join(words)

@@ -79,7 +79,7 @@ class RungPruner(BasePruner):
         if step is None or step == 0 or is_control(trial):
             return False
         candidates = standing(study, trial, step)
-        # n / eta of a decimal eta may come out just above a whole number: 6 / 1.2 of 5
+        # n / eta of a decimal eta may come out just above a whole number: 21 / 1.4 of 15
         share = math.ceil(len(candidates) / self._eta - 1e-9)
         return trial.number not in candidates[: max(self._min_keep, share)]
 

@@ -391,6 +391,7 @@ class Search:
             images=len(self.prepared.data.queries),
             base_rank=base.effective_rank,
             image_entropy=use.of_images if use else None,
+            base_information=base.prototype_use.information if base.prototype_use else None,
         )
 
     def _decide(self, trainer: Trainer, rung: int, live: dict[str, _Live]) -> None:
@@ -401,9 +402,9 @@ class Search:
         elif rung > 0:
             # All have reported, and all are asked before any is told: no order can matter.
             pruned = [name for name, head in live.items() if head.trial.should_prune()]
-            alive = len(live)
+            contest = sum(not head.standing.candidate.control for head in live.values())
             for name in pruned:
-                reason = f"not among the best {alive - len(pruned)} of {alive} at rung {rung}"
+                reason = f"not among the best {contest - len(pruned)} of {contest} at rung {rung}"
                 self._leave(trainer, live, name, "pruned", TrialState.PRUNED, reason)
 
     def _leave(

@@ -61,7 +61,7 @@ def kept(trials: Sequence[Trial]) -> list[int]:
         ("maximize", [1, 5, 3, 4, 2], 2.0, 1, [1, 2, 3]),  # half of five, rounded up
         ("maximize", [1, 5, 3, 4], 2.0, 3, [1, 2, 3]),  # no fewer than three
         ("maximize", [1, 5], 2.0, 3, [0, 1]),
-        ("maximize", [1, 5, 3, 4, 2, 6], 1.2, 1, [1, 2, 3, 4, 5]),  # 6 / 1.2 is 5, not 6
+        ("maximize", list(range(21)), 1.4, 1, list(range(6, 21))),  # 21 / 1.4 is 15, not 16
         ("maximize", [1, 5, 3], 1.0, 1, [0, 1, 2]),
         ("maximize", [2, 2, 2, 2], 2.0, 1, [0, 1]),  # of equals those that came first
         ("maximize", [math.nan, 1, math.nan, 0], 2.0, 1, [1, 3]),

@@ -112,3 +112,17 @@ def test_an_even_use_of_all_prototypes_is_health_not_collapse() -> None:
 def test_an_entropy_needs_its_prototypes() -> None:
     with pytest.raises(ValueError, match="prototypes=None"):
         collapse_reason(100.0, 192, 1.0)
+
+
+def test_prototypes_that_say_little_anywhere_are_no_collapse_of_a_head() -> None:
+    """Early in a run the base's own say next to nothing; what counts is a head beside it."""
+
+    def gate(information: float, of_base: float | None) -> str | None:
+        return collapse_reason(
+            100.0, 192, 6.9, 1024, image_entropy=6.9 - information, base_information=of_base
+        )
+
+    assert gate(0.05, None) is not None
+    assert gate(0.05, 0.06) is None
+    assert gate(0.01, 0.06) is not None
+    assert gate(0.05, 3.0) is not None

@@ -74,12 +74,13 @@ def test_knn_refuses_values_out_of_range(given: dict[str, float], message: str) 
         knn_predict(bank, labels, bank, CLASSES, **given)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("images", "width"), [(400, 24), (80, 200)])
 @pytest.mark.parametrize("l2", [1e-1, 1e-2, 1e-3])
-def test_linear_probe_is_sklearns_logistic_regression(l2: float) -> None:
-    bank, labels = blobs(400, 24, seed=6, spread=2.0)
-    queries, _ = blobs(400, 24, seed=7, spread=2.0)
+def test_linear_probe_is_sklearns_logistic_regression(l2: float, images: int, width: int) -> None:
+    bank, labels = blobs(images, width, seed=6, spread=2.0)
+    queries, _ = blobs(400, width, seed=7, spread=2.0)
     mean, std = bank.double().mean(0), bank.double().std(0, correction=0)
-    reference = LogisticRegression(C=1 / (l2 * 400), tol=1e-8, max_iter=5000)
+    reference = LogisticRegression(C=1 / (l2 * images), tol=1e-8, max_iter=5000)
     reference.fit(((bank - mean) / std).numpy(), labels.numpy())
     got = linear_predict(bank, labels, queries, CLASSES, l2=l2)
     assert got.dtype == torch.int64

@@ -1,14 +1,15 @@
 """The built-in dataset: procedural scenes of one labelled thing among clutter, at any size.
 
 Every scene is a pure function of (seed, index), and shows the same at every image size. Its class
-is the pattern that covers the thing. Outline, place, size, turn, colours, which ink is which, light,
-ground, neighbours and what covers the thing are drawn independently of it.
+is the pattern that covers the thing. Outline, place, size, turn, colours, which ink is which,
+light, ground, neighbours and what covers the thing are drawn independently of it.
 
 What is random is chosen with self-supervision in mind. Two crops of one image share its colours,
-which a contrastive objective would learn first and might never look beyond; so scenes differ in hue,
-exposure and contrast about as much as the usual augmentations change them, the light always falls
-from above, and the ground stays calm. Patterns have a phase, a period and a turn of their own, so
-that neighbours in pixel space need not share them. `benchmarks/scenes.py` measures the outcome.
+which a contrastive objective would learn first and might never look beyond; so scenes differ in
+hue, exposure and contrast about as much as the usual augmentations change them, the light always
+falls from above, and the ground stays calm. Patterns have a phase, a period and a turn of their
+own, so that neighbours in pixel space need not share a class. One class is plain: told from the
+others at a glance, it is where learning takes hold. `benchmarks/scenes.py` measures the outcome.
 
 Suffixes: N scenes of a block, 3 colours, S pixels a side, 1 a broadcast dimension.
 """

@@ -12,8 +12,9 @@ from torch import Tensor
 
 RANK_SHARE = 0.1
 """The effective rank that is taken for collapse, as a share of the largest that is possible…"""
-BASE_RANK_SHARE = 0.25
-"""… and, where that is less, as a share of the base's own on the same images."""
+BASE_SHARE = 0.25
+"""… and, where that is less, as a share of the base's own on the same images. Of the information
+that prototypes carry, likewise."""
 LEAST_RANK = 2.0
 """An effective rank under this is collapse whatever the base's is: one direction decides."""
 LEAST_PROTOTYPES = 2.0
@@ -73,6 +74,7 @@ def collapse_reason(
     images: int | None = None,
     base_rank: float | None = None,
     image_entropy: float | None = None,
+    base_information: float | None = None,
 ) -> str | None:
     """Why a head counts as collapsed, in a few words; None if it does not.
 
@@ -83,7 +85,8 @@ def collapse_reason(
       under 2 is always collapse.
     - an entropy of the mean prototype distribution under ln 2: all images on one prototype.
     - prototypes that say nothing about the image, `prototype_entropy − image_entropy` under 1 %
-      of ln P. Without `image_entropy` the upper end is not judged: an entropy of the mean near
+      of ln P, and under a quarter of what the base's own say where that is known: early in a run
+      they say little anywhere. Without `image_entropy` the upper end is not judged: an entropy of the mean near
       ln P is what a flat collapse and an even, healthy use of all prototypes have in common.
 
     Do not ask about an untrained head (rung 0): there is nothing to collapse yet.
@@ -95,10 +98,11 @@ def collapse_reason(
         prototypes: P; needed with either entropy.
         images: N, if it may be below the width.
         base_rank: the effective rank of the base's pooled output on the same images.
+        base_information: nats; the same difference of entropies, of the base's prototypes.
     """
     limit = RANK_SHARE * (width if images is None else min(width, images))
     if base_rank is not None and math.isfinite(base_rank):
-        limit = min(limit, BASE_RANK_SHARE * base_rank)
+        limit = min(limit, BASE_SHARE * base_rank)
     if not effective_rank >= max(limit, LEAST_RANK):
         beside = "" if base_rank is None else f", base {base_rank:.3g}"
         return f"effective rank {effective_rank:.3g} of {width}{beside}"
@@ -111,6 +115,9 @@ def collapse_reason(
         return f"prototype entropy {prototype_entropy:.3f} of {most:.3g}"
     if image_entropy is not None:
         information = prototype_entropy - image_entropy
-        if not information >= INFORMATION_SHARE * most:
+        least = INFORMATION_SHARE * most
+        if base_information is not None and math.isfinite(base_information):
+            least = min(least, BASE_SHARE * base_information)
+        if not information >= least:
             return f"prototypes carry {max(information, 0.0):.3f} of {most:.3g} nats"
     return None

@@ -80,17 +80,18 @@ def linear_predict(
     std_D = torch.where(std_D > 1e-6 * (mean_D.abs() + std_D), std_D, torch.inf)
     bank_ND, queries_MD = (bank_ND - mean_D) / std_D, (queries_MD - mean_D) / std_D
 
+    # The weights lie in the span of the bank's rows: no more directions than images or features.
     # Böhning's bound (1992): the Hessian is at most ½·XᵀX/N + l2. Rotated and scaled by its inverse
     # root, the problem is well conditioned whatever the features' spectrum.
-    values_D, vectors_DD = torch.linalg.eigh(bank_ND.T @ bank_ND / len(bank_ND))
-    scale_D = (values_D.clamp_min(0) / 2 + l2).rsqrt()
-    turned_ND = bank_ND @ vectors_DD * scale_D
-    penalty_D1 = (l2 * scale_D.square()).unsqueeze(1)
+    values_R, axes_DR = _principal_axes(bank_ND)
+    scale_R = (values_R / 2 + l2).rsqrt()
+    turned_NR = bank_ND @ axes_DR * scale_R
+    penalty_R1 = (l2 * scale_R.square()).unsqueeze(1)
 
-    weight_DC = turned_ND.new_zeros(turned_ND.shape[1], len(present_C), requires_grad=True)
-    bias_C = turned_ND.new_zeros(len(present_C), requires_grad=True)
+    weight_RC = turned_NR.new_zeros(turned_NR.shape[1], len(present_C), requires_grad=True)
+    bias_C = turned_NR.new_zeros(len(present_C), requires_grad=True)
     solver = torch.optim.LBFGS(
-        [weight_DC, bias_C],
+        [weight_RC, bias_C],
         max_iter=max_iterations,
         max_eval=2 * max_iterations,
         tolerance_grad=1e-6,
@@ -101,17 +102,26 @@ def linear_predict(
 
     def closure() -> Tensor:
         solver.zero_grad()
-        loss: Tensor = F.cross_entropy(torch.addmm(bias_C, turned_ND, weight_DC), target_N)
-        loss = loss + (penalty_D1 * weight_DC.square()).sum() / 2
+        loss: Tensor = F.cross_entropy(torch.addmm(bias_C, turned_NR, weight_RC), target_N)
+        loss = loss + (penalty_R1 * weight_RC.square()).sum() / 2
         loss.backward()
         return loss
 
-    with torch.enable_grad():
-        solver.step(closure)
+    solver.step(closure)  # turns gradients on by itself
     with torch.no_grad():
-        logits_MC = torch.addmm(bias_C, queries_MD @ vectors_DD * scale_D, weight_DC)
+        logits_MC = torch.addmm(bias_C, queries_MD @ axes_DR * scale_R, weight_RC)
         predictions: Tensor = present_C[logits_MC.argmax(1)]
     return predictions
+
+
+def _principal_axes(x_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (R,) of XᵀX/N and their axes (D, R): all that are not 0, R ≤ min(N, D)."""
+    count, width = x_ND.shape
+    gram = (x_ND.T @ x_ND if width <= count else x_ND @ x_ND.T) / count
+    values, vectors = torch.linalg.eigh(gram)
+    kept = values > values[-1] * 1e-12
+    values, vectors = values[kept], vectors[:, kept]
+    return values, vectors if width <= count else x_ND.T @ vectors / (count * values).sqrt()
 
 
 def accuracy(predictions_M: Tensor, labels_M: Tensor) -> float:

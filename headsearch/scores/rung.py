@@ -73,6 +73,11 @@ class PrototypeUse:
     of_images: float
     prototypes: int
 
+    @property
+    def information(self) -> float:
+        """What the prototypes say about an image, in nats."""
+        return self.of_mean - self.of_images
+
 
 @dataclass(frozen=True)
 class Scores:

@@ -1,0 +1,98 @@
+"""The run directory: written whole or not at all, and read back at any stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from headsearch.checkpoint import (
+    RANKING_COLUMNS,
+    RUNG_COLUMNS,
+    create,
+    new_run_directory,
+    read_run,
+    write_atomically,
+    write_table,
+)
+from headsearch.errors import UserError
+
+
+def test_a_fresh_directory_is_named_after_time_and_run_and_never_one_that_exists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = new_run_directory(None, "vit_s-heads")
+    assert first.parent == Path("results")
+    assert first.name.endswith("vit-s-heads")
+    assert not first.exists()
+    first.mkdir(parents=True)
+    assert new_run_directory(None, "vit_s-heads") != first
+
+
+def test_a_directory_that_exists_or_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="exists already"):
+        new_run_directory(tmp_path, "x")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write the run directory"):
+        create(tmp_path / "file" / "run", {})
+
+
+def test_a_run_that_scored_nothing_yet_reads_as_empty_tables(tmp_path: Path) -> None:
+    create(tmp_path / "run", {"base": "vit_s"})
+    run = read_run(tmp_path / "run")
+    assert run.config == {"base": "vit_s"}
+    assert run.facts == {}
+    assert list(run.ranking.columns) == list(RANKING_COLUMNS)
+    assert list(run.rungs.columns) == list(RUNG_COLUMNS)
+    assert run.ranking.empty
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("config.yaml", "a: [1", "not valid YAML"),
+        ("config.yaml", "- 1", "not the config of a run"),
+        ("ranking.csv", "rank,candidate\n1,a\n", "no column 'family'"),
+        ("rungs.csv", "", "not a table of a run"),
+    ],
+)
+def test_a_damaged_run_says_which_file_is_wrong(
+    tmp_path: Path, file: str, text: str, words: str
+) -> None:
+    create(tmp_path / "run", {"base": "vit_s"})
+    (tmp_path / "run" / file).write_text(text)
+    with pytest.raises(UserError, match=words) as error:
+        read_run(tmp_path / "run")
+    assert file in str(error.value)
+
+
+def test_what_is_no_run_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such run directory"):
+        read_run(tmp_path / "none")
+    with pytest.raises(UserError, match=r"no config\.yaml"):
+        read_run(tmp_path)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "ranking.csv"
+    write_atomically(file, "old")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(file, "new")
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_table_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    frame = pd.DataFrame([dict.fromkeys(RUNG_COLUMNS, 1) | {"candidate": "convnext-d3"}])
+    create(tmp_path / "run", {})
+    write_table(tmp_path / "run" / "rungs.csv", frame)
+    assert read_run(tmp_path / "run").rungs["candidate"].tolist() == ["convnext-d3"]

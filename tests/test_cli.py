@@ -1,0 +1,288 @@
+"""The command line as a user meets it: in a terminal, in a pipe, and with wrong input."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from headsearch import cli
+from headsearch.config import RunConfig
+
+HEADSEARCH = [sys.executable, "-c", "from headsearch.cli import main; main()"]
+SPACE = """families:
+  convnext: {depth: 1, kernel: 3}
+  poolformer: {depth: 1}
+  mixer: {depth: 1}
+controls: {identity: }
+"""
+TINY = [
+    "--base", "test_vit", "--images", "96", "--epochs", "2", "--batch-size", "32", "--rungs", "2",
+    "--eval-images", "64", "--bank-images", "64", "--min-keep", "1", "--threads", "1",
+    "--device", "cpu",
+]  # fmt: skip
+
+
+def headsearch(
+    *arguments: str, cwd: Path, timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*HEADSEARCH, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def in_process(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
+) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["headsearch", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    captured = capsys.readouterr()
+    code = stop.value.code
+    return (code if isinstance(code, int) else 0), captured.out, captured.err
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("workplace")
+    (folder / "tiny.yaml").write_text(SPACE)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def piped(workplace: Path) -> subprocess.CompletedProcess[str]:
+    return headsearch("run", "--space", "tiny.yaml", "--out", "runs/a", *TINY, cwd=workplace)
+
+
+def test_a_piped_run_prints_one_plain_line_a_rung_then_the_table_and_the_advice(
+    piped: subprocess.CompletedProcess[str],
+) -> None:
+    assert piped.returncode == 0, piped.stderr
+    assert piped.stderr == ""
+    assert "\x1b" not in piped.stdout
+    rungs = [line for line in piped.stdout.splitlines() if line.startswith("cohort 1 rung ")]
+    assert [line.split(" | ")[0] for line in rungs] == [f"cohort 1 rung {r}/2" for r in range(3)]
+    assert "8×8 map" in piped.stdout  # what was chosen
+    assert "images/s" in rungs[1]
+    for candidate in ("convnext-d1-k3", "poolformer-d1-p3", "mixer-d1", "identity"):
+        assert candidate in piped.stdout.split("Rank")[1]
+    assert "report: runs/a/report.html" in piped.stdout
+
+
+def test_a_run_directory_holds_what_it_promises(
+    piped: subprocess.CompletedProcess[str], workplace: Path
+) -> None:
+    found = {path.name for path in (workplace / "runs/a").iterdir()}
+    assert found >= {
+        "config.yaml", "study.db", "ranking.csv", "rungs.csv", "report.md", "report.html", "plots",
+    }  # fmt: skip
+    plots = {path.name for path in (workplace / "runs/a/plots").iterdir()}
+    assert {"discrepancy_accuracy.svg", "discrepancy_accuracy.png"} <= plots
+
+
+def test_report_and_plot_work_again_on_a_run(
+    piped: subprocess.CompletedProcess[str],
+    workplace: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(workplace)
+    (workplace / "runs/a/report.html").unlink()
+    code, out, _ = in_process(capsys, monkeypatch, "report", "runs/a")
+    assert code == 0
+    assert (workplace / "runs/a/report.html").is_file()
+    assert "report:" in out
+    code, out, _ = in_process(
+        capsys, monkeypatch, "plot", "runs/a", "--x", "params_m", "--y", "loss", "--out", "p.svg"
+    )
+    assert code == 0
+    assert (workplace / "p.svg").read_text().startswith("<?xml")
+
+
+def test_a_terminal_sees_a_live_table(workplace: Path) -> None:
+    reader, writer = pty.openpty()
+    process = subprocess.Popen(
+        [*HEADSEARCH, "run", "--space", "tiny.yaml", "--out", "runs/live", *TINY],
+        cwd=workplace,
+        stdout=writer,
+        stderr=writer,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "110", "LINES": "40"},
+    )
+    os.close(writer)
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(reader, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not chunk:
+            break
+        shown += chunk
+    os.close(reader)
+    assert process.wait(timeout=60) == 0
+    text = shown.decode()
+    for words in ("Discrepancy", "images/s", "left", "rung 1/2", "pruned at rung 1", "report:"):
+        assert words in text, words
+
+
+def test_ctrl_c_keeps_what_was_scored_and_says_so(workplace: Path) -> None:
+    process = subprocess.Popen(
+        [*HEADSEARCH, "run", "--space", "tiny.yaml", "--out", "runs/stopped", *TINY,
+         "--epochs", "2000"],
+        cwd=workplace, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    table = workplace / "runs/stopped/rungs.csv"
+    while time.monotonic() < deadline and process.poll() is None:
+        if table.is_file() and len(table.read_text().splitlines()) > 1:
+            break
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 130, err
+    assert "interrupted" in out
+    assert "Traceback" not in out + err
+    assert (workplace / "runs/stopped/report.html").is_file()
+
+
+def test_the_help_shows_an_example_a_command_and_every_setting(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = in_process(capsys, monkeypatch, "--help")
+    assert code == 0
+    commands = ("run", "space", "report", "plot")
+    assert all(f" {command} " in out for command in commands)
+    for command in commands:
+        assert (
+            f"Example: headsearch {command}"
+            in in_process(capsys, monkeypatch, command, "--help")[1]
+        )
+    run_help = in_process(capsys, monkeypatch, "run", "--help")[1]
+    for setting in RunConfig.model_fields:
+        assert "--" + setting.replace("_", "-") in run_help
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['headsearch', 'run', '--help']\n"
+        "from headsearch.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'timm', 'optuna', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_space_lists_candidates_with_their_cost(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = in_process(capsys, monkeypatch, "space", "heads.yaml", "--base", "vit_s")
+    assert code == 0
+    lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    assert "3.60" in lines["convnext-d3-k7-noshortcut"]
+    assert "control" in lines["identity"]
+    assert "Params (M)" in out
+    assert "GFLOPs" in out
+
+
+def write_images(folder: Path, count: int, *, classes: int) -> None:
+    from PIL import Image
+
+    for index in range(count):
+        target = folder / f"class{index % classes}" if classes else folder
+        target.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (index % 256, 0, 0)).save(target / f"{index}.png")
+
+
+BAD = {
+    "no space": (["--space", "none.yaml"], ["none.yaml", "no such file"]),
+    "near space": (["--space", "haeds"], ["did you mean"]),
+    "malformed space": (["--space", "malformed.yaml"], ["malformed.yaml:3"]),
+    "unknown family": (["--space", "family.yaml"], ["family.yaml:2", "did you mean 'convnext'"]),
+    "bad value": (["--space", "value.yaml"], ["value.yaml:2", "depth"]),
+    "unknown base": (["--base", "vit_ss"], ["unknown base 'vit_ss'", "did you mean"]),
+    "bad number": (["--epochs", "many"], ["--epochs", "'many'", "integer"]),
+    "out of bounds": (["--batch-size", "0"], ["--batch-size", "0"]),
+    "unknown flag": (["--epoch", "1"], ["--epoch", "--epochs"]),
+    "unknown budget": (["--budget", "quik"], ["did you mean 'quick'"]),
+    "empty folder": (["--data", "empty"], ["empty"]),
+    "no images": (["--data", "texts"], ["texts"]),
+    "one class": (["--data", "scenes", "--eval-data", "one"], ["one", "class"]),
+    "out exists": (["--out", "empty"], ["empty", "exists"]),
+    "no config": (["--config", "nothing.yaml"], ["nothing.yaml"]),
+    "unknown setting": (["--config", "setting.yaml"], ["setting.yaml", "'epochs'"]),
+    "too few steps": (["--rungs", "40"], ["steps", "40 rungs"]),
+}
+
+
+@pytest.fixture(scope="session")
+def bad_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "empty").mkdir()
+    (folder / "texts").mkdir()
+    for index in range(5):
+        (folder / "texts" / f"{index}.txt").write_text("no image")
+    write_images(folder / "one", 80, classes=1)
+    (folder / "malformed.yaml").write_text("families:\n  convnext: {depth: [1, 2\n")
+    (folder / "family.yaml").write_text("families:\n  convnxt: {depth: 1}\n")
+    (folder / "value.yaml").write_text("families:\n  convnext: {depth: lots}\n")
+    (folder / "setting.yaml").write_text("epoch: 3\n")
+    return folder
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_ends_in_one_clear_line_and_nothing_written(
+    case: str,
+    bad_place: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments, words = BAD[case]
+    monkeypatch.chdir(bad_place)
+    before = sorted(bad_place.rglob("*"))
+    code, _, err = in_process(capsys, monkeypatch, "run", *TINY, *arguments)
+    assert code == 2, err
+    assert err.startswith("headsearch: ")
+    assert err.count("\n") == 1
+    for word in words:
+        assert word in err
+    assert sorted(bad_place.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["report", "nowhere"], ["nowhere", "no such run directory"]),
+        (["report", "empty"], ["empty", "not a run directory"]),
+        (["plot", "empty"], ["not a run directory"]),
+        (["space", "family.yaml"], ["family.yaml:2"]),
+        (["space", "heads.yaml", "--base", "nothing_at_all"], ["unknown base"]),
+        (["rum"], ["rum"]),
+    ],
+)
+def test_other_commands_refuse_bad_input_in_one_line_too(
+    arguments: list[str],
+    words: list[str],
+    bad_place: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(bad_place)
+    code, _, err = in_process(capsys, monkeypatch, *arguments)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert all(word in err for word in words), err
