@@ -100,6 +100,14 @@ class Base(nn.Module):
         return BaseOutput(maps[-1], self.trunk.forward_head(final, pre_logits=True))
 
 
+def timm_name_of(name: str) -> str:
+    """timm's name of a base. Raises UserError for a name that neither knows."""
+    timm_name = ALIASES.get(name, name)
+    if not timm.is_model(timm_name):
+        raise unknown("base", name, _similar_names(name))
+    return timm_name
+
+
 def plan_base(
     name: str, image_size: int, *, patch_size: int | None = None, accelerator: bool = False
 ) -> BasePlan:
@@ -119,9 +127,7 @@ def plan_base(
     Raises:
         UserError: no such model, or it gives no usable map at this image size.
     """
-    timm_name = ALIASES.get(name, name)
-    if not timm.is_model(timm_name):
-        raise unknown("base", name, _similar_names(name))
+    timm_name = timm_name_of(name)
     coarse: BasePlan | None = None
     too_coarse: BasePlan | None = None
     for arguments in _argument_choices(timm_name, image_size, patch_size):  # coarsest map first

@@ -141,7 +141,8 @@ def run(
 
     from headsearch.console import print_notes, show
     from headsearch.machine import choose_device
-    from headsearch.study import Search, prepare
+    from headsearch.preparation import prepare
+    from headsearch.study import Search
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if choose_device(settings.device).type != "cpu":

@@ -13,10 +13,11 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from headsearch.ledger import Ledger, Standing
+from headsearch.preparation import Prepared
 from headsearch.report import Table
 from headsearch.report.content import duration
 from headsearch.space import ResolvedSpace
-from headsearch.study import Advanced, Event, Prepared, Scored, Search
+from headsearch.study import Advanced, Event, Scored, Search
 
 STATE_STYLES = {
     "running": "",

@@ -26,7 +26,7 @@ def test_the_teacher_is_renewed_at_least_ten_times_and_never_slower_than_publish
 def test_the_learning_rate_warms_up_over_a_tenth_then_follows_a_cosine_to_zero(steps: int) -> None:
     rates = [learning_rate(Moment(step, steps), 0.5) for step in range(steps)]
     top = rates.index(max(rates))
-    assert 0 < rates[0]
+    assert rates[0] > 0
     assert max(rates) == pytest.approx(0.5, rel=0.1)
     assert top <= math.ceil(0.1 * steps)
     assert rates[:top] == sorted(rates[:top])

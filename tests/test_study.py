@@ -12,14 +12,15 @@ import torch
 import yaml
 from optuna.trial import TrialState
 
-from headsearch import study
+from headsearch import preparation
 from headsearch.checkpoint import RANKING_COLUMNS, RUNG_COLUMNS, Run, read_run
 from headsearch.cohorts import cohort_sizes
 from headsearch.config import resolve
 from headsearch.data import Data
 from headsearch.errors import UserError
+from headsearch.preparation import prepare
 from headsearch.scores.rung import BASE, score_rung
-from headsearch.study import Advanced, Scored, Search, prepare
+from headsearch.study import Advanced, Scored, Search
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -214,7 +215,7 @@ def test_stopping_early_keeps_what_was_scored(space_file: Path, tmp_path: Path) 
 def test_the_labels_of_the_reporting_split_change_no_ranking(
     finished: Run, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = study.open_data
+    opened = preparation.open_data
 
     def with_shuffled_report_labels(*args: Any, **settings: Any) -> Data:
         data = opened(*args, **settings)
@@ -222,7 +223,7 @@ def test_the_labels_of_the_reporting_split_change_no_ranking(
         data.queries.labels[data.report] = data.queries.labels[data.report].flip(0)
         return data
 
-    monkeypatch.setattr(study, "open_data", with_shuffled_report_labels)
+    monkeypatch.setattr(preparation, "open_data", with_shuffled_report_labels)
     found = run(tiny(space_file, tmp_path / "run"))
     columns = ["rank", "candidate", "state", "score"]
     pd.testing.assert_frame_equal(finished.ranking[columns], found.ranking[columns])
@@ -244,7 +245,7 @@ def test_without_labels_the_ranking_is_by_discrepancy(space_file: Path, tmp_path
     finalists = found.ranking[found.ranking["state"] == "complete"]
     assert list(finalists["score"]) == sorted(finalists["discrepancy"], reverse=True)
     with pytest.raises(UserError, match="--rank-by accuracy needs labels"):
-        prepare(resolve({**settings, "rank_by": "accuracy"}))
+        prepare(resolve({**settings, "rank_by": "accuracy", "out": tmp_path / "other"}))
 
 
 def test_a_head_that_diverges_is_set_aside_and_the_others_go_on(

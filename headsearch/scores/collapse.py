@@ -86,8 +86,9 @@ def collapse_reason(
     - an entropy of the mean prototype distribution under ln 2: all images on one prototype.
     - prototypes that say nothing about the image, `prototype_entropy − image_entropy` under 1 %
       of ln P, and under a quarter of what the base's own say where that is known: early in a run
-      they say little anywhere. Without `image_entropy` the upper end is not judged: an entropy of the mean near
-      ln P is what a flat collapse and an even, healthy use of all prototypes have in common.
+      they say little anywhere. Without `image_entropy` the upper end is not judged: an entropy of
+      the mean near ln P is what a flat collapse and an even, healthy use of all prototypes have in
+      common.
 
     Do not ask about an untrained head (rung 0): there is nothing to collapse yet.
 
