@@ -20,7 +20,7 @@ from PIL import Image
 
 from headsearch.data.scenes import CLASSES, Scenes, generate_scenes
 
-SAMPLES, SIZE = 9, 80  # a class; pixels
+SAMPLES, SIZE = 7, 72  # a class; pixels
 GAP = 3  # pixels between samples
 # Okabe and Ito's colours, told apart by colour-blind readers; background stays clear.
 MASK_COLOURS = ("#00000000", "#56B4E9", "#E69F00", "#CC79A7", "#D55E00", "#F0E442")
@@ -52,8 +52,10 @@ def main() -> None:
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=100)
     plt.close(figure)
-    # 256 colours are enough for a picture this size, at a third of the bytes.
-    palette = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    # 256 dithered colours are enough for a picture this size, at a third of the bytes.
+    drawing = Image.open(drawn).convert("RGB")
+    # Pillow dithers only towards a palette that it is given.
+    palette = drawing.quantize(palette=drawing.quantize(256))
     palette.save(out, optimize=True)
     print(f"{out}: {out.stat().st_size / 1000:.0f} kB")
 

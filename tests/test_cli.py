@@ -23,9 +23,9 @@ SPACE = """families:
 controls: {identity: }
 """
 TINY = [
-    "--base", "test_vit", "--images", "96", "--epochs", "2", "--batch-size", "32", "--rungs", "2",
+    "--base", "test_vit", "--image-size", "16", "--images", "96", "--epochs", "2", "--batch-size", "32", "--rungs", "2",
     "--eval-images", "64", "--bank-images", "64", "--min-keep", "1", "--threads", "1",
-    "--device", "cpu",
+    "--device", "cpu", "--patch-size", "4",
 ]  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def test_a_piped_run_prints_one_plain_line_a_rung_then_the_table_and_the_advice(
     assert "\x1b" not in piped.stdout
     rungs = [line for line in piped.stdout.splitlines() if line.startswith("cohort 1 rung ")]
     assert [line.split(" | ")[0] for line in rungs] == [f"cohort 1 rung {r}/2" for r in range(3)]
-    assert "8×8 map" in piped.stdout  # what was chosen
+    assert "4×4 map" in piped.stdout  # what was chosen
     assert "images/s" in rungs[1]
     for candidate in ("convnext-d1-k3", "poolformer-d1-p3", "mixer-d1", "identity"):
         assert candidate in piped.stdout.split("Rank")[1]

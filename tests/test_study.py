@@ -48,6 +48,8 @@ def tiny(space_file: Path, out: Path, **changes: Any) -> dict[str, Any]:
     return {
         "base": "test_vit",
         "space": str(space_file),
+        "image_size": 16,
+        "patch_size": 4,
         "images": 128,
         "epochs": 3,
         "batch_size": 32,
@@ -130,7 +132,7 @@ def test_identity_has_no_discrepancy_and_scores_nothing(finished: Run) -> None:
 def test_the_config_holds_all_that_decides_the_run(finished: Run, space_file: Path) -> None:
     config = yaml.safe_load((finished.path / "config.yaml").read_text())
     assert config["seed"] == 0
-    assert config["image_size"] == 32
+    assert config["image_size"] == 16
     assert config["rank_by"] == "balanced"
     assert config["space_content"]["families"]["convnext"]
     assert len(config["space_hash"]) == 12

@@ -139,7 +139,7 @@ def _render_block(seed: int, first: int, count: int, size: int) -> Scenes:
     ticks_S = (torch.arange(size, dtype=torch.float32) + 0.5) * (2 / size) - 1
     x_11S, y_1S1 = ticks_S[None, None], ticks_S[None, :, None]
 
-    hue_N = dice.uniform(-0.1, 0.1)  # as far as the usual colour jitter turns it
+    hue_N = dice.uniform(-0.08, 0.08)  # about as far as the usual colour jitter turns it
     angle_N11 = dice.planar(1.0, 2.1)  # from above, give or take 32 degrees
     stage = _Stage(
         dice,
@@ -154,7 +154,7 @@ def _render_block(seed: int, first: int, count: int, size: int) -> Scenes:
         dice.planar(0.1, 0.3),
     )
     centre = _Pose(dice.planar(-0.2, 0.2), dice.planar(-0.2, 0.2), dice.planar(-0.25, 0.25))
-    reach_N11 = dice.planar(0.85, 1.25)
+    reach_N11 = dice.planar(0.8, 1.2)
     for number in (2, 3, 4):
         place = _Pose(dice.planar(-1, 1), dice.planar(-1, 1), dice.planar(0, math.pi))
         _draw_distractor(stage, place, 0.8, number)
@@ -164,7 +164,7 @@ def _render_block(seed: int, first: int, count: int, size: int) -> Scenes:
     x_N11, y_N11 = centre.x_N11 + out_N11 * side_N11.cos(), centre.y_N11 + out_N11 * side_N11.sin()
     _draw_distractor(stage, _Pose(x_N11, y_N11, dice.planar(0, math.pi)), 0.6, 5)
 
-    contrast, exposure = dice.planar(0.7, 1.1)[:, None], dice.planar(0.7, 1.3)[:, None]
+    contrast, exposure = dice.planar(0.75, 1.1)[:, None], dice.planar(0.75, 1.25)[:, None]
     canvas_N3SS = (0.45 + (stage.canvas_N3SS - 0.45) * contrast) * exposure
     back_N = order_N.argsort()
     images_N3SS = canvas_N3SS.clamp_(0, 1).mul_(255).round_().to(torch.uint8)[back_N]
