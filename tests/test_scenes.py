@@ -74,7 +74,10 @@ def test_a_scene_is_the_same_at_every_size() -> None:
     same = (shrunk - small.images).abs().mean()
     assert same < 6  # of 255: what two ways of smoothing edges may differ by
     assert (shrunk.roll(1, 0) - small.images).abs().mean() > 5 * same
-    assert (small.boxes * 4 - large.boxes).abs().max() <= 4 + 4
+    moved = (small.boxes - large.boxes / 4).abs()
+    # Now and then a sliver beside an occluder fills no small pixel, and a side jumps over it.
+    assert (moved > 1).float().mean() < 0.03
+    assert moved.mean() < 0.5
 
 
 def test_boxes_enclose_the_visible_thing_exactly(many: Scenes) -> None:
