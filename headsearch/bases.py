@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -87,11 +88,19 @@ class BasePlan:
 
 
 class Base(nn.Module):
-    """A timm model behind the one interface that heads and objectives use."""
+    """A timm model behind the one interface that heads and objectives use.
+
+    Nothing in it is random: what it computes depends on its weights and the images alone.
+    """
 
     def __init__(self, timm_name: str, arguments: Mapping[str, Any]) -> None:
         super().__init__()
         self.trunk: Any = timm.create_model(timm_name, num_classes=0, **arguments)
+        for module in self.trunk.modules():  # what some models drop by default
+            if isinstance(module, DropPath):
+                module.drop_prob = 0.0
+            elif isinstance(module, nn.Dropout):
+                module.p = 0.0
 
     def forward(self, images_BCSS: Tensor) -> BaseOutput:
         final, maps = self.trunk.forward_intermediates(

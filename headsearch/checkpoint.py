@@ -14,6 +14,8 @@ from typing import Any
 import optuna
 import pandas as pd
 import yaml
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from headsearch.errors import UserError
 
@@ -49,6 +51,7 @@ RUNG_COLUMNS = (
     "base_linear",
     "loss",
 )
+STATES = ("running", "complete", "pruned", "collapsed", "failed")
 _TEXT_COLUMNS = {"candidate", "family", "state", "reason"}
 
 
@@ -82,7 +85,11 @@ def new_run_directory(out: Path | None, label: str) -> Path:
         UserError: `out` exists.
     """
     if out is not None:
-        if out.exists():
+        try:
+            exists = out.exists()
+        except OSError as error:
+            raise UserError(f"{out}: no name for a run directory: {error.strerror}") from None
+        if exists:
             raise UserError(f"{out}: the run directory exists already; choose another --out")
         return out
     stem = f"{datetime.now():%Y%m%d-%H%M%S}-{re.sub(r'[^A-Za-z0-9.]+', '-', label).strip('-')}"
@@ -132,6 +139,21 @@ def storage_url(path: Path, config: Mapping[str, Any]) -> str:
     return str(config.get("storage") or f"sqlite:///{(path / 'study.db').absolute()}")
 
 
+def check_storage(url: str, study_name: str) -> None:
+    """Opens an Optuna storage that the user named.
+
+    Raises:
+        UserError: it cannot be opened, or holds a study of this name already.
+    """
+    try:
+        names = optuna.get_all_study_names(url)
+    except Exception as error:  # each kind of storage has errors of its own
+        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise UserError(f"--storage: cannot open it: {first}") from None
+    if study_name in names:
+        raise UserError(f"--storage holds a study {study_name!r} already; choose another --out")
+
+
 def read_run(path: Path) -> Run:
     """Reads a run directory back, finished or not.
 
@@ -159,13 +181,14 @@ def read_run(path: Path) -> Run:
 
 
 def _read_facts(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts in the run's study; none where it has none or its storage is out of reach."""
     if not config.get("storage") and not (path / "study.db").is_file():
         return {}
     try:
         study = optuna.load_study(
             study_name=str(config.get("study_name")), storage=storage_url(path, config)
         )
-    except KeyError:
+    except (KeyError, ImportError, ValueError, StorageInternalError, SQLAlchemyError):
         return {}
     return dict(study.user_attrs.get("facts", {}))
 
@@ -182,4 +205,10 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise UserError(f"{path}: not a table of a run: it has no column {missing[0]!r}")
+    for column in columns:
+        if column not in _TEXT_COLUMNS and not pd.api.types.is_numeric_dtype(frame[column]):
+            raise UserError(f"{path}: column {column!r} holds something other than numbers")
+    if "state" in columns and not set(frame["state"]) <= set(STATES):
+        strange = sorted(set(map(str, frame["state"])) - set(STATES))
+        raise UserError(f"{path}: no such state of a candidate: {strange[0]!r}")
     return frame

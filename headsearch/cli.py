@@ -41,6 +41,10 @@ def main() -> None:
         code = _fail(str(error))
     except _UsageError as error:
         code = _fail(error.format_message())
+    except Exception as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; not imported for its name
+            raise
+        code = _fail("out of memory; use a lower --cohort, --batch-size or --image-size")
     except (KeyboardInterrupt, typer.Abort):
         print("headsearch: interrupted", file=sys.stderr)
         code = 130

@@ -16,8 +16,8 @@ from headsearch.config import RunConfig
 from headsearch.space import Candidate, Listing, ResolvedSpace
 
 TRIES = 30
-"""How often in a row the sampler may propose what is known or excluded before the space counts as
-exhausted."""
+"""How often in a row a sampler may propose what is known or excluded: first the run's own, then
+uniform draws, and then the space counts as exhausted."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def planned(space: ResolvedSpace, listing: Listing | None, config: RunConfig) ->
     """How many candidates a run will try: all of a small space, else `--trials`."""
     if listing is not None:
         return len(listing.candidates)
-    return max(config.trials, len(space.controls))
+    return config.trials
 
 
 def cohorts(
@@ -73,7 +73,9 @@ def cohorts(
 
 def _ask(study: optuna.Study, space: ResolvedSpace, known: set[str]) -> Entrant | None:
     """A trial of a new candidate that the constraints permit, None when none comes."""
-    for _ in range(TRIES):
+    for attempt in range(2 * TRIES):
+        if attempt == TRIES:
+            study.sampler = optuna.samplers.RandomSampler(seed=len(known))
         trial = study.ask()
         candidate = space.suggest(trial)
         reason = "tried already" if candidate.name in known else space.excluded(candidate)

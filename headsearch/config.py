@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from headsearch.errors import UserError, unknown
+from headsearch.yaml_lines import Located, read_yaml
 
 Budget = Literal["auto", "quick", "standard", "full"]
 Coupling = Literal["joint", "observe"]
@@ -26,6 +26,7 @@ PRESETS: dict[str, dict[str, int]] = {
     "quick": {
         "images": 2048,
         "epochs": 3,
+        "batch_size": 64,
         "trials": 12,
         "cohort": 12,
         "rungs": 4,
@@ -36,6 +37,7 @@ PRESETS: dict[str, dict[str, int]] = {
     "standard": {
         "images": 10_000,
         "epochs": 10,
+        "batch_size": 64,
         "trials": 24,
         "cohort": 12,
         "rungs": 5,
@@ -46,6 +48,7 @@ PRESETS: dict[str, dict[str, int]] = {
     "full": {
         "images": 0,
         "epochs": 100,
+        "batch_size": 256,
         "trials": 96,
         "cohort": 24,
         "rungs": 8,
@@ -111,8 +114,10 @@ class RunConfig(BaseModel):
         None, "Patch side in pixels, for bases that have one. [default: for a map of 4×4 or more]",
         TRAIN, ge=1,
     )  # fmt: skip
-    lr: float = setting(1e-3, "Peak learning rate of AdamW.", TRAIN, gt=0)
-    weight_decay: float = setting(0.05, "Weight decay; none on biases and norms.", TRAIN, ge=0)
+    lr: float = setting(5e-4, "Peak learning rate of AdamW.", TRAIN, gt=0, lt=100)
+    weight_decay: float = setting(
+        0.05, "Weight decay; none on biases and norms.", TRAIN, ge=0, lt=100
+    )
     coupling: Coupling = setting(
         "joint",
         "joint: heads shape the base, as published; observe: heads train on detached features.",
@@ -132,7 +137,7 @@ class RunConfig(BaseModel):
         SEARCH,
     )
     eta: float = setting(2.0, "The rung pruner keeps the best 1/eta of the live heads.", SEARCH,
-                         ge=1)  # fmt: skip
+                         ge=1, le=1000)  # fmt: skip
     min_keep: int = setting(3, "Heads that the rung pruner keeps at least.", SEARCH, ge=1)
     storage: str | None = setting(
         None, "Optuna storage URL. [default: SQLite in the run directory]", SEARCH
@@ -149,7 +154,7 @@ class RunConfig(BaseModel):
         "How discrepancy is measured: cka, mutual_knn, procrustes, or prototype_kl with dino.",
         SCORES,
     )
-    eval_images: int = setting(600, "Held-out images that score the heads.", SCORES, ge=8)
+    eval_images: int = setting(600, "Held-out images that score the heads.", SCORES, ge=32)
     bank_images: int = setting(
         1000, "Labelled images that k-NN and the linear probe learn from.", SCORES, ge=8
     )
@@ -158,8 +163,8 @@ class RunConfig(BaseModel):
     precision: Precision = setting(
         "auto", "auto, bf16 or float32; auto is bf16 where the hardware is fast at it.", MACHINE
     )
-    threads: int | None = setting(None, "CPU threads. [default: PyTorch's]", MACHINE, ge=1)
-    seed: int = setting(0, "Seed of everything random.", MACHINE, ge=0)
+    threads: int | None = setting(None, "CPU threads. [default: PyTorch's]", MACHINE, ge=1, le=4096)
+    seed: int = setting(0, "Seed of everything random.", MACHINE, ge=0, lt=2**32)
     out: Path | None = setting(
         None, "The run directory. [default: a fresh one under results/]", MACHINE
     )
@@ -172,26 +177,31 @@ def panel_of(field: str) -> str:
     return str(extra["panel"])
 
 
-def read_config_file(path: Path) -> dict[str, Any]:
-    """The settings in a YAML file. Raises UserError where it cannot be read or names others."""
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the config file: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: the config file is not UTF-8 text") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, dict):
-        raise UserError(f"{path}: expected settings as 'name: value' lines")
-    settings = {str(key).replace("-", "_"): value for key, value in loaded.items()}
-    for name in settings:
+RECORDED = (
+    "study_name", "space_hash", "space_content", "base_arguments", "git_commit", "versions",
+)  # fmt: skip
+"""What a run's own config.yaml holds beside its settings; not read back as settings."""
+
+
+def read_config_file(path: Path) -> dict[str, Located]:
+    """The settings in a YAML file, each with its line; a run's own config.yaml is one.
+
+    Raises:
+        UserError: the file cannot be read, or names something that is no setting.
+    """
+    root = read_yaml(path)
+    entries = root.mapping("the settings")
+    recorded = set(RECORDED) & set(entries)
+    settings = {}
+    for key, value in entries.items():
+        name = key.replace("-", "_")
+        if name in RECORDED or (recorded and name == "out"):
+            continue  # repeating a run, not writing into it
         if name not in RunConfig.model_fields:
-            raise UserError(f"{path}: {unknown('setting', name, RunConfig.model_fields)}")
+            raise root.key_error(key, unknown("setting", name, RunConfig.model_fields))
+        if isinstance(value.value, list | dict):
+            raise value.error(f"{name} must be a single value, but is {value.shown()}")
+        settings[name] = value
     return settings
 
 
@@ -208,21 +218,24 @@ def resolve(
     Raises:
         UserError: a setting is unknown, of the wrong type or out of bounds.
     """
-    given = {**(read_config_file(config_file) if config_file else {}), **flags}
+    located = read_config_file(config_file) if config_file else {}
+    given = {**{name: entry.value for name, entry in located.items()}, **flags}
     budget = given.get("budget", "auto")
     if budget == "auto":
         budget = "standard" if accelerator else "quick"
-    if budget not in PRESETS:
+    if not isinstance(budget, str) or budget not in PRESETS:
         raise unknown("budget", budget, [*PRESETS, "auto"])
     try:
         return RunConfig.model_validate({**PRESETS[budget], **given, "budget": budget})
     except ValidationError as error:
-        raise UserError(_explain(error, flags, config_file)) from None
+        raise UserError(_explain(error, flags, located)) from None
 
 
-def _explain(error: ValidationError, flags: Mapping[str, Any], config_file: Path | None) -> str:
+def _explain(
+    error: ValidationError, flags: Mapping[str, Any], located: Mapping[str, Located]
+) -> str:
     first = error.errors()[0]
     name = str(first["loc"][0])
-    source = "--" + name.replace("_", "-") if name in flags else f"{config_file}: {name}"
+    source = "--" + name.replace("_", "-") if name in flags else f"{located[name].where}: {name}"
     message = first["msg"][0].lower() + first["msg"][1:]
     return f"{source}: {message}, but got {first['input']!r}"

@@ -105,6 +105,7 @@ class _InPipe:
     def __init__(self, console: Console, search: Search) -> None:
         self._console = console
         self._rungs = search.config.rungs
+        self._gone: set[str] = set()
 
     def watch(self, events: Iterable[Event]) -> None:
         for event in events:
@@ -115,7 +116,8 @@ class _InPipe:
         standings = list(event.ledger.standings.values())
         cohort = [s for s in standings if s.cohort == event.cohort]
         live = sum(s.state == "running" for s in cohort)
-        left = [s.candidate.name for s in cohort if s.rungs == event.rung and _left_early(s)]
+        left = [s for s in cohort if _left_early(s) and s.candidate.name not in self._gone]
+        self._gone.update(s.candidate.name for s in left)
         best = max(
             (s for s in cohort if s.scores and s.rungs == event.rung and s.state != "collapsed"),
             key=lambda s: (not s.candidate.control, s.score if s.score == s.score else -math.inf),
@@ -128,7 +130,10 @@ class _InPipe:
             parts.append(f"best {best.candidate.name} ({_figures(best)})")
         parts.append(f"{live} heads live" if event.rung < self._rungs else "complete")
         if left:
-            parts.append(f"left: {', '.join(left)}")
+            names = (
+                s.candidate.name + ("" if s.state == "pruned" else f" ({s.reason})") for s in left
+            )
+            parts.append(f"left: {', '.join(names)}")
         if event.pace.images_per_second:
             parts.append(f"{event.pace.images_per_second:.0f} images/s")
         if event.rung < self._rungs and event.pace.seconds_left is not None:

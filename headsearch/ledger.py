@@ -94,6 +94,19 @@ class Ledger:
         ordered: pd.DataFrame = rank(pd.DataFrame(rows))
         return ordered
 
+    def base_beside_the_first(self) -> dict[str, float]:
+        """The base's accuracies at the last rung of the first-ranked head, in its own cohort.
+
+        In joint coupling each cohort has a base of its own. Empty before rung 1 and without labels.
+        """
+        ranking = self.ranking()
+        if ranking.empty or ranking.iloc[0]["rungs"] == 0:
+            return {}
+        first = ranking.iloc[0]["candidate"]
+        row = [row for row in self.rung_rows if row["candidate"] == first][-1]
+        accuracies = {key: row[key] for key in ("base_knn", "base_linear")}
+        return {key: value for key, value in accuracies.items() if value == value}
+
     def write(self, run_directory: Path) -> None:
         """Writes ranking.csv and rungs.csv."""
         write_table(run_directory / "ranking.csv", self.ranking())

@@ -62,6 +62,13 @@ def mixed_precision(device: torch.device, autocast: bool) -> AbstractContextMana
     return torch.autocast(device.type, torch.bfloat16) if autocast else nullcontext()
 
 
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Within `mixed_precision`, products in the precision of their factors."""
+    if device.type == "meta":  # torch knows no autocast there, so there is none to leave
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 def synchronize(device: torch.device) -> None:
     """Waits until the device is done: what comes before a clock is read."""
     if device.type == "cuda":

@@ -6,6 +6,7 @@ import platform
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,11 @@ def prepare(config: RunConfig, progress: Callable[[int, int], None] | None = Non
     )
     resolved = space.on(plan)
     listing = resolved.enumerate(config.trials)
+    if listing is None and config.trials <= len(resolved.controls):
+        raise UserError(
+            f"--trials {config.trials} leaves no room beside the {len(resolved.controls)} controls "
+            "of the space; use more"
+        )
     prepared = Prepared(
         config, device, autocast, data, plan, resolved, listing, objective, notes=()
     )
@@ -158,7 +164,8 @@ def settings_of(prepared: Prepared, run_directory: Path) -> dict[str, Any]:
         "precision": "bf16" if prepared.autocast else "float32",
         "threads": torch.get_num_threads(),
         "out": str(run_directory),
-        "study_name": f"{run_directory.name}-{space.hash}",
+        "storage": _absolute(prepared.config.storage),
+        "study_name": f"{run_directory.name}-{space.hash}-{datetime.now():%Y%m%dT%H%M%S}",
         "space_hash": space.hash,
         "space_content": space.written(),
         "base_arguments": {"timm_name": prepared.plan.timm_name, **prepared.plan.arguments},
@@ -169,6 +176,14 @@ def settings_of(prepared: Prepared, run_directory: Path) -> dict[str, Any]:
             **{package: version(package) for package in packages},
         },
     }
+
+
+def _absolute(storage: str | None) -> str | None:
+    """A storage URL that means the same from every directory."""
+    relative = storage.removeprefix("sqlite:///") if storage is not None else None
+    if relative is None or relative == storage:
+        return storage
+    return f"sqlite:///{Path(relative).absolute()}"
 
 
 def _git_commit() -> str | None:

@@ -37,7 +37,7 @@ from headsearch.scores.rung import (
     score_rung,
 )
 from headsearch.seeding import seeded_weights
-from headsearch.train import OwnerHealth, Trainer, head_step_ms, train
+from headsearch.train import Health, Trainer, head_step_ms, train
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,8 @@ class Search:
             config.out, f"{config.base}-{Path(config.space).stem}"
         )
         settings = settings_of(prepared, self.run_directory)
+        if config.storage is not None:
+            checkpoint.check_storage(config.storage, settings["study_name"])
         checkpoint.create(self.run_directory, settings)
         self.study = optuna.create_study(
             study_name=settings["study_name"],
@@ -130,7 +132,7 @@ class Search:
             for index, entrants in enumerate(asked):
                 yield from self._train_cohort(index, entrants)
             status = "complete"
-        except UserError:
+        except Exception:
             status = "failed"
             raise
         finally:
@@ -180,7 +182,7 @@ class Search:
             return entrant.candidate.build(dim, grid)
 
         trainer.attach(entrant.candidate.name, build, dim)
-        features = torch.randn(2 * self.config.batch_size, dim, *grid, device=prepared.device)
+        features = torch.zeros(2 * self.config.batch_size, dim, *grid, device=prepared.device)
         return head_step_ms(build, features, autocast=prepared.autocast)
 
     def _score(
@@ -198,8 +200,8 @@ class Search:
             prototypes=prepared.objective.prototypes_of(trainer.teacher.network),
         )
         self.facts["dominant_share"] = scores.dominant_share
-        if scores.base.report is not None:
-            self._note_baseline("untrained" if rung == 0 else "base", scores.base)
+        if rung == 0:
+            self._note_baseline("untrained", scores.base)
         for name, head in list(live.items()):
             own = scores.heads[name]
             images = step * config.batch_size
@@ -236,8 +238,13 @@ class Search:
             # All have reported, and all are asked before any is told: no order can matter.
             pruned = [name for name, head in live.items() if head.trial.should_prune()]
             contest = sum(not head.standing.candidate.control for head in live.values())
+            stay = contest - len(pruned)
             for name in pruned:
-                reason = f"not among the best {contest - len(pruned)} of {contest} at rung {rung}"
+                reason = (
+                    f"not among the best {stay} of {contest} at rung {rung}"
+                    if self.config.pruner == "rung"
+                    else f"pruned by {self.config.pruner} at rung {rung}"
+                )
                 self._leave(trainer, live, name, "pruned", TrialState.PRUNED, reason)
 
     def _leave(
@@ -260,20 +267,23 @@ class Search:
         value = head.standing.score if trial_state == TrialState.COMPLETE else None
         self.study.tell(head.trial, value, trial_state)
 
-    def _note_health(
-        self, health: dict[str, OwnerHealth], trainer: Trainer, live: dict[str, _Live]
-    ) -> None:
-        """Notes the losses; sets aside heads whose loss or gradient was not finite."""
-        diverged = [name for name in live if not health[name].finite]
+    def _note_health(self, health: Health, trainer: Trainer, live: dict[str, _Live]) -> None:
+        """Notes the losses; sets aside heads whose loss or gradient was not finite.
+
+        Raises:
+            UserError: the base itself diverged; its heads cannot go on either.
+        """
         for name, head in live.items():
-            head.standing.loss = health[name].loss
-        for name in diverged:
-            reason = "loss or gradient not finite"
+            head.standing.loss = health.owners[name].loss
+        diverged = [name for name in live if not health.owners[name].finite]
+        base_diverged = not health.base_sound or not (diverged or health.owners[BASE].finite)
+        for name in list(live) if base_diverged else diverged:
+            reason = "the base diverged" if base_diverged else "loss or gradient not finite"
             self._leave(trainer, live, name, "failed", TrialState.FAIL, reason)
-        if not diverged and not health[BASE].finite:
+        if base_diverged:
             raise UserError(
-                f"the base diverged: its loss or gradient is not finite; try a lower --lr than "
-                f"{self.config.lr:g}"
+                f"the base diverged: its features or gradients are not finite; try a lower --lr "
+                f"than {self.config.lr:g}"
             )
 
     def _note_cost(self, steps: int, live: dict[str, _Live]) -> None:
@@ -293,6 +303,7 @@ class Search:
     def _save(self, status: str) -> None:
         """Writes the tables and the facts as they are now."""
         self.facts.update(status=status, **self.pace.facts())
+        self.facts["baselines"].update(self.ledger.base_beside_the_first())
         self.study.set_user_attr("facts", self.facts)
         self.ledger.write(self.run_directory)
 

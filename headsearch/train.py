@@ -60,6 +60,7 @@ class Trainer:
         self.teacher = Teacher(self.student)
         self._parameters = {BASE: [p for _, p in self.student.base_parameters()]}
         self._meters = {BASE: _Meter(device)}
+        self._base_sound = torch.ones((), dtype=torch.bool, device=device)
         # The fused kernel can leave out an update on the device. torch has none for the meta
         # device, on which the tests prove the step free of syncs.
         self._fused = device.type != "meta"
@@ -104,11 +105,13 @@ class Trainer:
         with mixed_precision(self.device, self.autocast):
             with torch.no_grad():
                 targets = objective.targets(teacher, student, teacher(crops), moment)
-            losses = objective.losses(student, student(crops), targets)
+            seen = student(crops)
+            losses = objective.losses(student, seen, targets)
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
         objective.adjust_gradients(student, moment)
 
+        self._base_sound &= seen.base_pooled_BD.isfinite().all()
         finite = self._clip({BASE: losses.base, **losses.heads})
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(moment, self.peak_lr)
@@ -130,9 +133,10 @@ class Trainer:
             healthy.append(self._meters[owner].add(loss.detach(), norms))
         return torch.stack(healthy).amin()
 
-    def read(self) -> dict[str, OwnerHealth]:
-        """Each owner's mean loss since the last read and its health. The one host sync."""
-        return {owner: meter.read() for owner, meter in self._meters.items()}
+    def read(self) -> Health:
+        """What happened since the last read. The one host sync."""
+        owners = {owner: meter.read() for owner, meter in self._meters.items()}
+        return Health(owners, base_sound=bool(self._base_sound))
 
 
 @dataclass(frozen=True)
@@ -144,11 +148,23 @@ class OwnerHealth:
 
 
 @dataclass(frozen=True)
+class Health:
+    """Each owner's loss and health, and whether the base's own features were finite.
+
+    In joint coupling a sick head makes the base's gradients sick as well; its features stay sound,
+    since such an update is never made.
+    """
+
+    owners: dict[str, OwnerHealth]
+    base_sound: bool
+
+
+@dataclass(frozen=True)
 class Progress:
-    """How far a cohort is: steps done, and each owner's loss and health since the last report."""
+    """How far a cohort is: steps done, and how base and heads fared since the last report."""
 
     step: int
-    health: dict[str, OwnerHealth]
+    health: Health
 
 
 class _Meter:

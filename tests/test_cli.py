@@ -23,9 +23,9 @@ SPACE = """families:
 controls: {identity: }
 """
 TINY = [
-    "--base", "test_vit", "--image-size", "16", "--images", "96", "--epochs", "2", "--batch-size", "32", "--rungs", "2",
-    "--eval-images", "64", "--bank-images", "64", "--min-keep", "1", "--threads", "1",
-    "--device", "cpu", "--patch-size", "4",
+    "--base", "test_vit", "--image-size", "16", "--patch-size", "4", "--images", "96",
+    "--epochs", "2", "--batch-size", "32", "--rungs", "2", "--eval-images", "64",
+    "--bank-images", "64", "--min-keep", "1", "--threads", "1", "--device", "cpu",
 ]  # fmt: skip
 
 

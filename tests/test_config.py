@@ -39,13 +39,15 @@ def test_every_setting_says_what_it_is() -> None:
     ("text", "words"),
     [
         ("epoch: 3\n", ["unknown setting 'epoch'", "'epochs'"]),
-        ("epochs: many\n", ["epochs", "integer", "'many'"]),
+        ("lr: 0.1\nepochs: many\n", ["run.yaml:2: epochs", "integer", "'many'"]),
+        ("epochs: [3]\n", ["run.yaml:1", "single value"]),
+        ("lr: .inf\n", ["run.yaml:1: lr"]),
         ("lr: -1\n", ["lr", "greater than 0", "-1"]),
         ("budget: huge\n", ["unknown budget 'huge'"]),
         ("coupling: loose\n", ["coupling", "'joint' or 'observe'"]),
-        ("- epochs\n", ["name: value"]),
+        ("- epochs\n", ["mapping"]),
         ("epochs: [1\n", ["run.yaml:", "not valid YAML"]),
-        ("epochs: 3\nlr: !!python/object/apply:os.system ['true']\n", ["not valid YAML"]),
+        ("epochs: 3\nlr: !!python/object/apply:os.system ['true']\n", ["tag"]),
     ],
 )
 def test_a_wrong_config_file_is_named_with_what_is_wrong(
@@ -64,6 +66,12 @@ def test_a_config_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) ->
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"bytes\.yaml"):
         resolve({}, tmp_path / "bytes.yaml")
+
+
+def test_a_runs_own_record_is_a_config_file_and_names_no_directory(tmp_path: Path) -> None:
+    text = "epochs: 5\nout: results/first\nversions: {torch: '2'}\nstudy_name: x\n"
+    config = resolve({}, written(tmp_path / "config.yaml", text))
+    assert (config.epochs, config.out) == (5, None)
 
 
 def test_a_wrong_flag_is_named_as_the_flag_it_is() -> None:

@@ -296,7 +296,7 @@ def test_detaching_removes_a_head_and_leaves_all_else_bitwise_as_it_was(coupling
     held = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     assert held == {id(p) for p in trainer.student.parameters()}
     trainer.step(crops(4, dtype=torch.float32), Moment(4, 10))
-    assert trainer.read().keys() == set(stay)
+    assert trainer.read().owners.keys() == set(stay)
 
 
 def test_a_step_after_the_last_head_left_trains_the_base_on_its_own_objective() -> None:
@@ -357,13 +357,14 @@ def test_a_head_that_is_not_finite_is_named_and_its_step_changes_no_weight(
     before = [p.detach().clone() for p in trainer.student.parameters()]
     trainer.step(crops(1, dtype=torch.float32), Moment(1, 10))
     health = trainer.read()
-    assert not health["mixer"].finite
-    assert health["attention"].finite
+    assert not health.owners["mixer"].finite
+    assert health.owners["attention"].finite
+    assert health.base_sound
     for old, new in zip(before, trainer.student.parameters(), strict=True):
         assert torch.equal(old, new) or bool(old.isnan().any())
     trainer.detach("mixer")
     trainer.step(crops(2, dtype=torch.float32), Moment(2, 10))
-    assert all(owner.finite for owner in trainer.read().values())
+    assert all(owner.finite for owner in trainer.read().owners.values())
     assert all(bool(p.isfinite().all()) for p in trainer.student.parameters())
 
 
@@ -372,7 +373,7 @@ def test_training_lowers_every_loss() -> None:
     losses = []
     for step in range(30):
         trainer.step(crops(step % 2, dtype=torch.float32), Moment(step, 30))
-        losses.append({owner: health.loss for owner, health in trainer.read().items()})
+        losses.append({owner: health.loss for owner, health in trainer.read().owners.items()})
     for owner in losses[0]:
         first = sum(step[owner] for step in losses[:5])
         last = sum(step[owner] for step in losses[-5:])

@@ -153,7 +153,7 @@ def _render_block(seed: int, first: int, count: int, size: int) -> Scenes:
         angle_N11.sin(),
         dice.planar(0.1, 0.3),
     )
-    centre = _Pose(dice.planar(-0.2, 0.2), dice.planar(-0.2, 0.2), dice.planar(-0.25, 0.25))
+    centre = _Pose(dice.planar(-0.2, 0.2), dice.planar(-0.2, 0.2), dice.planar(-0.4, 0.4))
     reach_N11 = dice.planar(0.8, 1.2)
     for number in (2, 3, 4):
         place = _Pose(dice.planar(-1, 1), dice.planar(-1, 1), dice.planar(0, math.pi))
@@ -224,7 +224,7 @@ def _draw_thing(stage: _Stage, pose: _Pose, reach_N11: Tensor) -> None:
     cast = rosette(cast_u / width, cast_v / height, points, notch, roundness) * unit
     stage.shade(cast, softness=0.2, depth=0.5)
 
-    period = dice.planar(0.23, 0.35)
+    period = dice.planar(0.2, 0.3)
     u, v = u / period + dice.planar(-2, 2), v / period + dice.planar(-2, 2)
     each = len(u) // len(PATTERNS)
     inputs = zip(u.split(each), v.split(each), (stage.pixel / period).split(each), strict=True)

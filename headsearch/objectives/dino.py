@@ -101,7 +101,7 @@ class Dino(Objective):
         return embedding_BP
 
     def compare(self, prediction_BP: Tensor, target_BP: Tensor) -> Tensor:
-        log_probabilities_BP = F.log_softmax(upcast(prediction_BP) / STUDENT_TEMPERATURE, dim=-1)
+        log_probabilities_BP = F.log_softmax(prediction_BP / STUDENT_TEMPERATURE, dim=-1)
         return -(target_BP * log_probabilities_BP).sum(dim=-1).mean()
 
     def adjust_gradients(self, student: Network, moment: Moment) -> None:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headsearch.model import AttachedHead, Features, Network
-from headsearch.objectives.objective import Objective, mlp, upcast
+from headsearch.objectives.objective import Objective, mlp
 from headsearch.schedules import Moment
 
 TEMPERATURE = 0.2
@@ -74,8 +74,8 @@ class MocoV3(Objective):
         return cast(Tensor, predictor(embedding_BP))
 
     def compare(self, prediction_BP: Tensor, target_BP: Tensor) -> Tensor:
-        queries_BP = F.normalize(upcast(prediction_BP), dim=-1)
-        keys_BP = F.normalize(upcast(target_BP), dim=-1)
+        queries_BP = F.normalize(prediction_BP, dim=-1)
+        keys_BP = F.normalize(target_BP, dim=-1)
         logits_BB = queries_BP @ keys_BP.T / TEMPERATURE
         own = torch.arange(len(logits_BB), device=logits_BB.device)
         return F.cross_entropy(logits_BB, own) * (2 * TEMPERATURE)

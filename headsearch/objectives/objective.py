@@ -26,6 +26,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from headsearch.machine import full_precision
 from headsearch.model import AttachedHead, Features, Network
 from headsearch.schedules import Moment
 from headsearch.scores.rung import Prototypes
@@ -83,7 +84,10 @@ class Objective(ABC):
 
     @abstractmethod
     def compare(self, prediction_BP: Tensor, target_BP: Tensor) -> Tensor:
-        """ℓ: the loss (a scalar) of predictions against the targets of the other crops."""
+        """ℓ: the loss (a scalar) of predictions against the targets of the other crops.
+
+        Both come in float32 or better, and products run in it.
+        """
 
     def adjust_gradients(self, student: Network, moment: Moment) -> None:  # noqa: B027
         """Changes gradients between the backward and the update, where a recipe asks for it."""
@@ -126,9 +130,11 @@ class Objective(ABC):
 
     def _swapped(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """ℓ with each crop predicting the other, averaged over the two ways."""
-        first, second = predictions.chunk(2)
-        target_first, target_second = targets.chunk(2)
-        return (self.compare(first, target_second) + self.compare(second, target_first)) / 2
+        first, second = upcast(predictions).chunk(2)
+        target_first, target_second = upcast(targets).chunk(2)
+        with full_precision(predictions.device):
+            one, other = self.compare(first, target_second), self.compare(second, target_first)
+        return (one + other) / 2
 
 
 def upcast(x: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def _all(number: int) -> str:
 
 
 def _provisional(run: Run, last: int) -> str:
-    status = run.facts.get("status", "complete")
+    status = run.facts.get("status", "status unknown")
     if status == "complete":
         return ""
     rungs = run.facts.get("rung_count") or run.config.get("rungs")
@@ -71,14 +71,17 @@ def _recommend(run: Run, peers: list[Ranked]) -> str:
         "balanced": "it best balances difference from the base with accuracy",
     }[ranking.rank_by(run)]
     among = f"of the {len(peers)} heads that got as far " if len(peers) > 1 else ""
-    learnt = ranking.base_has_learnt(run) is not False
+    known = ranking.base_has_learnt(run)
+    learnt = known is True or run.facts.get("labelled") is False
     verdict = "take this head" if learnt else "a first guess at most"
     text = f"{best.candidate}: {verdict}, because {among}{why} ({evidence(best, run)})"
     tail = _rivals(run, peers)
     if run.facts.get("labelled") is False:
         tail.append("there were no labels, so its accuracy is unknown")
-    if not learnt:
+    if known is False:
         tail.append("the base is not yet above its untrained self, so train longer")
+    elif not learnt:
+        tail.append("whether the base has learnt anything was not recorded")
     return "; ".join([text, *tail]) + "."
 
 

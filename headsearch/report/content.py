@@ -130,8 +130,10 @@ def _trust(run: Run) -> Iterator[str]:
     rows = ranking.ranked(run.ranking)
     baselines = run.facts.get("baselines", {})
     images = ranking.reporting_images(run)
-    status = run.facts.get("status", "complete")
-    if status != "complete":
+    status = run.facts.get("status")
+    if status is None:
+        yield "The study of this run could not be read: how it ended is unknown."
+    elif status != "complete":
         yield f"The run is {status}: what follows is provisional."
     if ranking.last_rung(run) is None:
         yield "No rung scored yet: there is nothing to rank."
