@@ -91,3 +91,15 @@ def test_a_patch_that_leaves_too_small_a_map_is_refused() -> None:
 def test_every_alias_is_a_timm_model_and_every_own_family_exists() -> None:
     assert all(timm.is_model(name) for name in ALIASES.values())
     assert set(OWN_FAMILY.values()) <= set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", ["swin_t", "swinv2_tiny_window8_256", "vit_t"])
+def test_nothing_in_a_base_is_random(name: str) -> None:
+    """Some models drop paths by default; a base must not depend on who drew numbers before it."""
+    timm_name = ALIASES.get(name, name)
+    with torch.device("meta"):
+        base = Base(timm_name, {}).train()
+    for module in base.modules():
+        assert getattr(module, "drop_prob", 0.0) in (0.0, None), module
+        if isinstance(module, torch.nn.Dropout):
+            assert module.p == 0

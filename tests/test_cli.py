@@ -224,7 +224,17 @@ BAD = {
     "one class": (["--data", "scenes", "--eval-data", "one"], ["one", "class"]),
     "out exists": (["--out", "empty"], ["empty", "exists"]),
     "no config": (["--config", "nothing.yaml"], ["nothing.yaml"]),
-    "unknown setting": (["--config", "setting.yaml"], ["setting.yaml", "'epochs'"]),
+    "unknown setting": (["--config", "setting.yaml"], ["setting.yaml:1", "'epochs'"]),
+    "infinite rate": (["--lr", "inf"], ["--lr", "inf"]),
+    "not a number": (["--eta", "nan"], ["--eta", "nan"]),
+    "infinite share": (["--eta", "inf"], ["--eta", "inf"]),
+    "huge seed": (["--seed", "9" * 23], ["--seed"]),
+    "many threads": (["--threads", "99999999999"], ["--threads"]),
+    "few eval images": (["--eval-images", "10"], ["--eval-images", "32"]),
+    "long name": (["--out", "x" * 300], ["name"]),
+    "below a file": (["--out", "setting.yaml/run"], ["setting.yaml"]),
+    "listed budget": (["--config", "budget.yaml"], ["budget.yaml:1"]),
+    "no cuda": (["--device", "cuda:7"], ["--device", "cuda:7"]),
     "too few steps": (["--rungs", "40"], ["steps", "40 rungs"]),
 }
 
@@ -240,6 +250,7 @@ def bad_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "malformed.yaml").write_text("families:\n  convnext: {depth: [1, 2\n")
     (folder / "family.yaml").write_text("families:\n  convnxt: {depth: 1}\n")
     (folder / "value.yaml").write_text("families:\n  convnext: {depth: lots}\n")
+    (folder / "budget.yaml").write_text("budget: [quick]\n")
     (folder / "setting.yaml").write_text("epoch: 3\n")
     return folder
 

@@ -278,6 +278,37 @@ def test_a_head_that_diverges_is_set_aside_and_the_others_go_on(
     assert states.drop("mixer-d1")["discrepancy"].notna().all()
 
 
+def test_a_base_that_diverges_ends_the_run_with_advice_and_blames_no_head(
+    space_file: Path, tmp_path: Path
+) -> None:
+    search = Search(prepare(resolve(tiny(space_file, tmp_path / "run", lr=99, weight_decay=99))))
+    made = search._new_trainer
+
+    def with_a_huge_base() -> Any:
+        trainer = made()
+        trainer.student.base.trunk.norm.weight.data.fill_(float("inf"))
+        return trainer
+
+    search._new_trainer = with_a_huge_base  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=r"the base diverged.*lower --lr"):
+        for _ in search.run():
+            pass
+    found = read_run(search.run_directory)
+    assert found.facts["status"] == "failed"
+    assert set(found.ranking["state"]) == {"failed"}
+    assert set(found.ranking["reason"]) == {"the base diverged"}
+    assert {trial.state for trial in load_study(found).trials} == {TrialState.FAIL}
+
+
+def test_the_base_in_the_report_is_the_one_beside_the_first_head(finished: Run) -> None:
+    first = finished.ranking.iloc[0]
+    row = finished.rungs[
+        (finished.rungs["candidate"] == first["candidate"])
+        & (finished.rungs["rung"] == first["rungs"])
+    ].iloc[0]
+    assert finished.facts["baselines"]["base_knn"] == pytest.approx(row["base_knn"], rel=1e-5)
+
+
 def test_scores_are_of_the_teacher_on_the_split_they_belong_to(space_file: Path) -> None:
     """Accuracies of the network's features by scikit-learn, on the same bank and splits."""
     from sklearn.linear_model import LogisticRegression
@@ -320,6 +351,8 @@ def test_scores_are_of_the_teacher_on_the_split_they_belong_to(space_file: Path)
         ({"device": "cudda"}, "--device"),
         ({"space": "heds.yaml"}, "did you mean 'heads.yaml'"),
         ({"data": "no/such/folder"}, "no/such/folder"),
+        ({"discrepancy": "prototype_kl"}, "needs an objective with prototypes"),
+        ({"trials": 2}, "no room beside the 2 controls"),
     ],
 )
 def test_what_cannot_run_says_why_before_anything_is_written(
@@ -329,6 +362,16 @@ def test_what_cannot_run_says_why_before_anything_is_written(
         prepare(resolve(tiny(space_file, tmp_path / "run", **changes)))
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("storage", ["nonsense", "sqlite:////no/such/folder/x.db", "redis://x"])
+def test_a_storage_that_cannot_be_opened_is_refused_before_anything_is_written(
+    space_file: Path, tmp_path: Path, storage: str
+) -> None:
+    prepared = prepare(resolve(tiny(space_file, tmp_path / "run", storage=storage)))
+    with pytest.raises(UserError, match="--storage: cannot open it"):
+        Search(prepared)
     assert not (tmp_path / "run").exists()
 
 

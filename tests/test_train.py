@@ -13,7 +13,7 @@ from headsearch.bases import Base
 from headsearch.config import Coupling, resolve
 from headsearch.heads import build_head
 from headsearch.model import Network
-from headsearch.objectives import OBJECTIVES, Objective
+from headsearch.objectives import OBJECTIVES, Losses, Objective
 from headsearch.objectives.dino import Dino
 from headsearch.objectives.mocov3 import MocoV3
 from headsearch.schedules import Moment, learning_rate, teacher_momentum
@@ -83,6 +83,14 @@ def backward(trainer: Trainer, views: Tensor, moment: Moment) -> dict[str, Tenso
     }
 
 
+def losses_of(trainer: Trainer, views: Tensor, moment: Moment) -> Losses:
+    student, teacher = trainer.student.train(), trainer.teacher.network.train()
+    images = views.flatten(0, 1)
+    with torch.no_grad():
+        targets = trainer.objective.targets(teacher, student, teacher(images), moment)
+        return trainer.objective.losses(student, student(images), targets)
+
+
 def different_teacher(trainer: Trainer) -> None:
     """Moves the teacher away from the student, so that mixing them up shows."""
     generator = torch.Generator().manual_seed(5)
@@ -148,6 +156,8 @@ def test_one_head_has_the_published_loss_and_gradients(progress_step: int) -> No
     expected = dino_by_hand(trainer, crops(), moment.progress, centre)
     trainer.optimizer.zero_grad(set_to_none=True)
     expected.backward()
+    assert float(losses_of(trainer, crops(), moment).total) == pytest.approx(float(expected))
+    attached.projection.centre.copy_(centre)  # the line before moved it
     by_hand = {
         n: p.grad.clone() for n, p in trainer.student.named_parameters() if p.grad is not None
     }
@@ -186,26 +196,34 @@ def info_nce_by_hand(queries: Tensor, keys: Tensor) -> Tensor:
     return 2 * 0.2 * loss / len(queries)
 
 
-def test_one_head_in_the_contrastive_form_has_the_losses_of_the_formula() -> None:
+def test_one_head_in_the_contrastive_form_has_the_loss_and_gradients_of_the_formula() -> None:
     trainer = make_trainer(["attention"], objective="mocov3")
     different_teacher(trainer)
     student, teacher = trainer.student.train(), trainer.teacher.network.train()
     images = crops().flatten(0, 1)
     with torch.no_grad():
-        targets = trainer.objective.targets(teacher, student, teacher(images), Moment(0, 10))
-        losses = trainer.objective.losses(student, student(images), targets)
-
         keys = teacher.heads["attention"].projection.projector(
             teacher(images).heads_pooled_BD["attention"]
         )
-        seen = student(images)
-        own = student.heads["attention"].projection
-        head_queries = own.predictor(own.projector(seen.heads_pooled_BD["attention"]))
-        base_queries = own.base_predictor(student.projection.projector(seen.base_pooled_BD))
-    for queries, loss in ((head_queries, losses.heads["attention"]), (base_queries, losses.base)):
-        crossed = [(queries[:6], keys[6:]), (queries[6:], keys[:6])]
-        expected = 0.5 * sum(info_nce_by_hand(q, k) for q, k in crossed) / 2
-        torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+    seen = student(images)
+    own = student.heads["attention"].projection
+    head_queries = own.predictor(own.projector(seen.heads_pooled_BD["attention"]))
+    base_queries = own.base_predictor(student.projection.projector(seen.base_pooled_BD))
+    expected = torch.zeros((), dtype=torch.float64)
+    for queries in (head_queries, base_queries):
+        for query, key in ((queries[:6], keys[6:]), (queries[6:], keys[:6])):
+            expected = expected + 0.5 * info_nce_by_hand(query, key) / 2
+    trainer.optimizer.zero_grad(set_to_none=True)
+    expected.backward()
+    by_hand = {n: p.grad.clone() for n, p in student.named_parameters() if p.grad is not None}
+
+    losses = losses_of(trainer, crops(), Moment(0, 10))
+    assert float(losses.total) == pytest.approx(float(expected))
+    assert float(losses.base + losses.heads["attention"]) == pytest.approx(float(expected))
+    ours = backward(trainer, crops(), Moment(0, 10))
+    assert ours.keys() == by_hand.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], by_hand[name], rtol=1e-7, atol=1e-12, msg=name)
 
 
 # (b), (c) cohorts ---------------------------------------------------------------------------------
