@@ -229,7 +229,7 @@ def _console() -> Console:
 def _conclude(run_directory: Path, console: Console) -> None:
     """The final table, the advice, and where the report lies."""
     from headsearch.checkpoint import read_run
-    from headsearch.console import print_table
+    from headsearch.console import print_table, say
     from headsearch.report import advice, ranking_table, write_report
 
     found = read_run(run_directory)
@@ -238,5 +238,5 @@ def _conclude(run_directory: Path, console: Console) -> None:
         console.print()
         print_table(console, ranking_table(found, compact=True))
         console.print()
-    console.print(advice(found), soft_wrap=True)
+    say(console, advice(found))
     console.print(f"report: {where}", soft_wrap=True)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from types import FrameType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -36,14 +39,45 @@ def show(search: Search, console: Console) -> None:
     Ctrl-C ends it early: KeyboardInterrupt is raised once the run directory is in order.
     """
     watcher = _InTerminal(console, search) if console.is_terminal else _InPipe(console, search)
-    with closing(search.run()) as events:
-        watcher.watch(events)
+    with closing(search.run()) as events, _interrupts_heard() as interrupted:
+        watcher.watch(_until(interrupted, events))
+
+
+@contextmanager
+def _interrupts_heard() -> Iterator[threading.Event]:
+    """Ctrl-C raises as ever, and is remembered: Python drops it where a destructor is running."""
+    interrupted = threading.Event()
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted  # signals go to the main thread alone
+        return
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _until(interrupted: threading.Event, events: Iterable[Event]) -> Iterator[Event]:
+    for event in events:
+        yield event
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+
+
+def say(console: Console, text: str) -> None:
+    """A line: wrapped at words in a terminal, whole in a pipe."""
+    console.print(Text(text), soft_wrap=not console.is_terminal)
 
 
 def print_notes(console: Console, prepared: Prepared) -> None:
     """What was decided before the search starts, a line each."""
     for note in prepared.notes:
-        console.print(Text(f"· {note}"), soft_wrap=True)
+        say(console, f"· {note}")
 
 
 def print_table(console: Console, table: Table) -> None:
@@ -58,14 +92,13 @@ def print_table(console: Console, table: Table) -> None:
 
 def print_space(console: Console, space: ResolvedSpace, limit: int) -> None:
     """A space on a base: its candidates and their cost, or what there is to say of a large one."""
-    console.print(Text(str(space.base)), soft_wrap=True)
+    say(console, str(space.base))
     for note in space.notes:
-        console.print(Text(f"· {note}"), soft_wrap=True)
+        say(console, f"· {note}")
     listing = space.enumerate(limit)
     if listing is None:
         size = f"{space.size:,}" if space.size is not None else "infinitely many"
-        console.print(Text(f"{space.space.source}: {size} points, more than {limit}: a run "
-                           "samples them. Controls:"), soft_wrap=True)  # fmt: skip
+        say(console, f"{space.space.source}: {size} points, more than {limit}: a run samples them.")
     candidates = listing.candidates if listing is not None else space.controls
     print_table(
         console,
@@ -89,14 +122,11 @@ def print_space(console: Console, space: ResolvedSpace, limit: int) -> None:
     if listing is None:
         return
     total = sum(candidate.gflops for candidate in listing.candidates) / space.base.gflops
-    console.print(
-        Text(f"{len(listing.candidates)} candidates; together they cost {total:.1f} × the base"),
-        soft_wrap=True,
-    )
+    say(console, f"{len(listing.candidates)} candidates; together they cost {total:.1f} × the base")
     for written, name in listing.merged:
-        console.print(Text(f"· {written} is the same head as {name} on this base"), soft_wrap=True)
+        say(console, f"· {written} is the same head as {name} on this base")
     for candidate, reason in listing.excluded:
-        console.print(Text(f"· {candidate.name} is left out: {reason}"), soft_wrap=True)
+        say(console, f"· {candidate.name} is left out: {reason}")
 
 
 class _InPipe:
@@ -110,7 +140,7 @@ class _InPipe:
     def watch(self, events: Iterable[Event]) -> None:
         for event in events:
             if isinstance(event, Scored):
-                self._console.print(Text(self._line(event)), soft_wrap=True)
+                say(self._console, self._line(event))
 
     def _line(self, event: Scored) -> str:
         standings = list(event.ledger.standings.values())
