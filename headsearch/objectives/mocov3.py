@@ -5,7 +5,7 @@ ICCV 2021, arXiv 2104.02057. The heterogeneous form is ours, after Li et al. 202
 the base's query is contrasted with the keys of the head's teacher. Each head owns a predictor of
 its own for the base's query, since the keys of two heads live in spaces that nothing aligns.
 
-It learns faster than DINO in short runs (README, *Objectives*), and is therefore the default.
+It learned faster than DINO in a short run (results/README.md), and is therefore the default.
 
 Shapes: B images, P width of the contrasted embeddings.
 """
