@@ -53,7 +53,7 @@ def facts(**changes: Any) -> dict[str, Any]:
 def config(**changes: Any) -> dict[str, Any]:
     base = {"base": "vit_s", "space": "heads.yaml", "data": "scenes", "objective": "mocov3",
             "coupling": "joint", "budget": "quick", "images": 2048, "epochs": 3, "batch_size": 64,
-            "rungs": RUNGS, "cohort": 12, "pruner": "rung", "eta": 2.0, "min_keep": 3,
+            "rungs": RUNGS, "cohort": 16, "pruner": "rung", "eta": 2.0, "min_keep": 3,
             "sampler": "tpe", "rank_by": "balanced", "discrepancy": "cka", "seed": 0,
             "versions": {"headsearch": "0.1.0", "torch": "2.6.0"}}  # fmt: skip
     return base | changes
