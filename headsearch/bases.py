@@ -6,13 +6,19 @@ Shapes: B images, C = 3 channels, S image side; D width of the last map, H × W 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import timm
 import torch
+import torch.nn.functional as F
 from timm.layers import DropPath
+from timm.models.beit import Beit
+from timm.models.eva import Eva
+from timm.models.mlp_mixer import MlpMixer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -40,6 +46,9 @@ OWN_FAMILY = {
 }
 """timm's module → the head family that is built like the base: what the control `own` means."""
 
+PLAIN_TRANSFORMERS = (VisionTransformer, Eva, Beit, MlpMixer)
+"""timm's models whose patches keep their grid from the first block to the last."""
+
 SMALLEST_GRID = 4
 """A map of fewer tokens a side leaves windows, kernels and pooling nothing to differ in."""
 
@@ -53,10 +62,20 @@ AFFORDABLE_GFLOPS = 0.5
 class BaseOutput(NamedTuple):
     """What a base makes of a batch of images."""
 
-    map_BDHW: Tensor
-    """The last patch tokens as a map, before the base's final norm."""
+    maps_BDHW: dict[int, Tensor]
+    """Patch tokens as maps, before the base's final norm: at 0 of the last block (the last stage,
+    in a base of stages), at k of the one k before it. D, H and W are those of `BasePlan.stages`."""
+    tokens_BND: Tensor
+    """The last patch tokens, after the base's final norm where that comes before pooling."""
     pooled_BD: Tensor
     """The base's own summary of an image: its class token or mean, after its final norm."""
+
+
+class Stage(NamedTuple):
+    """The shape of a map that a head can be attached to."""
+
+    dim: int
+    grid: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -66,8 +85,8 @@ class BasePlan:
     name: str
     timm_name: str
     image_size: int
-    dim: int
-    grid: tuple[int, int]
+    stages: tuple[Stage, ...]
+    """The maps that the base offers: the last one, the one before it, …"""
     own_family: str | None
     """The head family that is built like the base, None where there is none."""
     params_m: float
@@ -75,6 +94,16 @@ class BasePlan:
     """GFLOPs (2 × multiply-adds) of one forward of one image."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of `timm.create_model` beyond the name."""
+
+    @property
+    def dim(self) -> int:
+        """The width of the last map."""
+        return self.stages[0].dim
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the last map."""
+        return self.stages[0].grid
 
     def __str__(self) -> str:
         height, width = self.grid
@@ -91,22 +120,88 @@ class Base(nn.Module):
     """A timm model behind the one interface that heads and objectives use.
 
     Nothing in it is random: what it computes depends on its weights and the images alone.
+
+    Attributes:
+        trunk: timm's model, whose parameters keep timm's own names.
+        mask_token: what stands in place of a masked patch, in a base of patches of one size; such
+            a base masks tokens, as iBOT does (arXiv 2111.07832). In others masked pixels get the
+            mean colour.
     """
 
     def __init__(self, timm_name: str, arguments: Mapping[str, Any]) -> None:
         super().__init__()
         self.trunk: Any = timm.create_model(timm_name, num_classes=0, **arguments)
+        embeds = isinstance(self.trunk, PLAIN_TRANSFORMERS)
+        self.mask_token = nn.Parameter(torch.zeros(self.trunk.embed_dim)) if embeds else None
         for module in self.trunk.modules():  # what some models drop by default
             if isinstance(module, DropPath):
                 module.drop_prob = 0.0
             elif isinstance(module, nn.Dropout):
                 module.p = 0.0
 
-    def forward(self, images_BCSS: Tensor) -> BaseOutput:
-        final, maps = self.trunk.forward_intermediates(
-            images_BCSS, indices=1, norm=False, output_fmt="NCHW"
+    def forward(
+        self,
+        images_BCSS: Tensor,
+        mask_BHW: Tensor | None = None,
+        places: Sequence[int] = (0,),
+    ) -> BaseOutput:
+        """What the base makes of images.
+
+        Args:
+            images_BCSS: normalised images.
+            mask_BHW: bool on the grid of the last map: patches that the base must not see.
+            places: which maps to return, counted from the last; 0 must be among them.
+        """
+        if mask_BHW is not None and self.mask_token is None:
+            images_BCSS = _without_pixels(images_BCSS, mask_BHW)
+            mask_BHW = None
+        with self._masked_patches(mask_BHW):
+            final, maps = self.trunk.forward_intermediates(
+                images_BCSS,
+                indices=[-1 - place for place in places],
+                norm=False,
+                output_fmt="NCHW",
+            )
+        in_order = sorted(places, reverse=True)  # timm returns the earliest first
+        return BaseOutput(
+            dict(zip(in_order, maps, strict=True)),
+            self._tokens(final),
+            self.trunk.forward_head(final, pre_logits=True),
         )
-        return BaseOutput(maps[-1], self.trunk.forward_head(final, pre_logits=True))
+
+    def _tokens(self, final: Tensor) -> Tensor:
+        """The trunk's final features as patch tokens (B, N, D)."""
+        if final.ndim == 3:
+            return final[:, getattr(self.trunk, "num_prefix_tokens", 0) :]
+        if getattr(self.trunk, "output_fmt", "NCHW") == "NHWC":
+            return final.flatten(1, 2)
+        return final.flatten(2).transpose(1, 2)
+
+    @contextmanager
+    def _masked_patches(self, mask_BHW: Tensor | None) -> Iterator[None]:
+        """In this block the trunk's patch embedding gives the mask token for masked patches."""
+        if mask_BHW is None:
+            yield
+            return
+
+        def mask(module: nn.Module, inputs: Any, patches_BND: Tensor) -> Tensor:
+            assert self.mask_token is not None
+            token_D = self.mask_token.to(patches_BND.dtype)
+            masked_B = mask_BHW.reshape(*patches_BND.shape[:-1], 1)
+            return torch.where(masked_B, token_D, patches_BND)
+
+        handle = self.trunk.patch_embed.register_forward_hook(mask)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def _without_pixels(images_BCSS: Tensor, mask_BHW: Tensor) -> Tensor:
+    """Normalised images whose masked patches have the mean colour, which is 0."""
+    mask_B1HW = mask_BHW.unsqueeze(1).to(images_BCSS.dtype)
+    mask_B1SS = F.interpolate(mask_B1HW, size=images_BCSS.shape[-2:], mode="nearest")
+    return images_BCSS * (1 - mask_B1SS)
 
 
 def timm_name_of(name: str) -> str:
@@ -196,20 +291,21 @@ def _try_plan(
         with torch.device("meta"):
             base = Base(timm_name, arguments).eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            output = base(images)
+            base(images)
+        with torch.no_grad():
+            maps = base.trunk.forward_intermediates(images, norm=False, intermediates_only=True)
     except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError):
         # timm's models refuse an argument or a size in as many ways as there are models
         return None
-    _, dim, height, width = output.map_BDHW.shape
+    shapes = [m.shape[1:] for m in reversed(maps)]
     module = timm.model_entrypoint(timm_name).__module__.rsplit(".", 1)[-1]
     return BasePlan(
         name=name,
         timm_name=timm_name,
         image_size=image_size,
-        dim=dim,
-        grid=(height, width),
+        stages=tuple(Stage(dim, (height, width)) for dim, height, width in shapes),
         own_family=OWN_FAMILY.get(module),
-        params_m=sum(parameter.numel() for parameter in base.parameters()) / 1e6,
+        params_m=sum(parameter.numel() for parameter in base.trunk.parameters()) / 1e6,
         gflops=counter.get_total_flops() / 1e9,
         arguments=arguments,
     )

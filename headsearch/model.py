@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from headsearch.bases import Base
+from headsearch.bases import Base, BaseOutput
 from headsearch.config import Coupling
 
 
@@ -22,29 +22,39 @@ from headsearch.config import Coupling
 class Features:
     """What a network makes of a batch: the base's features and each head's."""
 
-    base_map_BDHW: Tensor
-    """The base's patch tokens before its final norm: what the heads take."""
-    base_pooled_BD: Tensor
-    heads_pooled_BD: dict[str, Tensor]
-    """Each head's own CLS: the mean of its output tokens after its own norm."""
+    base: BaseOutput
+    heads_BND: dict[str, Tensor]
+    """Each head's output tokens, after its own norm."""
+
+    def pooled_BD(self, head: str) -> Tensor:
+        """A head's own CLS: the mean of its output tokens."""
+        return self.heads_BND[head].mean(dim=1)
 
 
 class AttachedHead(nn.Module):
-    """A head where it meets the base, and all that it owns: its norm and its projection."""
+    """A head where it meets the base, and all that it owns: its norm and its projection.
 
-    def __init__(self, head: nn.Module, dim: int, projection: nn.Module) -> None:
+    Args:
+        head: maps (B, D, H, W) to (B, D, H, W).
+        dim: D.
+        projection: what the objective gives to a head.
+        place: which of the base's maps it takes: 0 for the last, k for the one k before it.
+    """
+
+    def __init__(self, head: nn.Module, dim: int, projection: nn.Module, place: int = 0) -> None:
         super().__init__()
         self.head = head
         self.norm = nn.LayerNorm(dim)
         self.projection = projection
+        self.place = place
 
     def tokens(self, base_map_BDHW: Tensor) -> Tensor:
         """The head's output tokens (B, N, D), before its norm."""
         return tokens_of(self.head(base_map_BDHW))
 
     def forward(self, base_map_BDHW: Tensor) -> Tensor:
-        """The head's pooled features (B, D)."""
-        return cast(Tensor, self.norm(self.tokens(base_map_BDHW)).mean(dim=1))
+        """The head's output tokens (B, N, D), after its norm."""
+        return cast(Tensor, self.norm(self.tokens(base_map_BDHW)))
 
 
 def tokens_of(map_BDHW: Tensor) -> Tensor:
@@ -90,11 +100,19 @@ class Network(nn.Module):
             return shared.detach()
         return cast(Tensor, _ScaleGradient.apply(shared, 1 / len(self._heads)))
 
-    def forward(self, images_BCSS: Tensor) -> Features:
-        base_map, base_pooled = self.base(images_BCSS)
+    def forward(self, images_BCSS: Tensor, mask_BHW: Tensor | None = None) -> Features:
+        """Features of normalised images, of which the base does not see the masked patches."""
         heads = self.heads
-        seen = self.coupled(base_map) if heads else base_map
-        return Features(base_map, base_pooled, {name: heads[name](seen) for name in heads})
+        base: BaseOutput = self.base(images_BCSS, mask_BHW, places=self.places)
+        seen = (
+            {place: self.coupled(base.maps_BDHW[place]) for place in self.places} if heads else {}
+        )
+        return Features(base, {name: head(seen[head.place]) for name, head in heads.items()})
+
+    @property
+    def places(self) -> list[int]:
+        """The maps of the base that are in use: the last one, and those that heads take."""
+        return sorted({0, *(head.place for head in self.heads.values())})
 
     def base_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Named parameters that belong to no head."""

@@ -70,13 +70,13 @@ class Trainer:
             fused=self._fused,
         )
 
-    def attach(self, name: str, build: Callable[[], nn.Module], dim: int) -> None:
+    def attach(self, name: str, build: Callable[[], nn.Module], dim: int, place: int = 0) -> None:
         """Attaches a head, with its projection, its teacher copy and its optimizer state.
 
         Its first weights depend on the seed and its name alone, not on the cohort.
         """
         with seeded_weights(self.seed, "head", name):
-            attached = AttachedHead(build(), dim, self.objective.head_projection(dim))
+            attached = AttachedHead(build(), dim, self.objective.head_projection(dim), place)
         attached.to(self.device)
         self.student.attach(name, attached)
         self.teacher.attach(name, attached)
@@ -111,7 +111,7 @@ class Trainer:
         losses.total.backward()
         objective.adjust_gradients(student, moment)
 
-        self._base_sound &= seen.base_pooled_BD.isfinite().all()
+        self._base_sound &= seen.base.pooled_BD.isfinite().all()
         finite = self._clip({BASE: losses.base, **losses.heads})
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(moment, self.peak_lr)

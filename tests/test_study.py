@@ -327,7 +327,7 @@ def test_scores_are_of_the_teacher_on_the_split_they_belong_to(space_file: Path)
     with torch.no_grad():
         network.eval()
         bank, queries = (
-            network(normalize(images.batch(torch.arange(len(images))))).base_pooled_BD.numpy()
+            network(normalize(images.batch(torch.arange(len(images))))).base.pooled_BD.numpy()
             for images in (data.bank, data.queries)
         )
     scaler = StandardScaler().fit(bank)

@@ -119,7 +119,8 @@ def dino_by_hand(trainer: Trainer, views: Tensor, progress: float, centre: Tenso
         prototypes = network.projection.prototypes_PZ
         prototypes = prototypes / prototypes.norm(dim=1, keepdim=True)
         for view in views:
-            base_map, base_pooled = network.base(view)
+            seen = network.base(view)
+            base_map, base_pooled = seen.maps_BDHW[0], seen.pooled_BD
             attached = network.heads[head]
             tokens = attached.head(base_map).permute(0, 2, 3, 1).reshape(len(view), -1, DIM)
             pooled = F.layer_norm(
@@ -174,7 +175,7 @@ def test_the_centre_follows_the_teachers_mean_logits() -> None:
     teacher = trainer.teacher.network
     images = crops().flatten(0, 1)
     with torch.no_grad():
-        pooled = teacher(images).heads_pooled_BD["convnext"]
+        pooled = teacher(images).pooled_BD("convnext")
         z = F.normalize(teacher.heads["convnext"].projection.projector(pooled))
         logits = z @ F.normalize(teacher.projection.prototypes_PZ).T
     backward(trainer, crops(), Moment(0, 10))
@@ -203,12 +204,12 @@ def test_one_head_in_the_contrastive_form_has_the_loss_and_gradients_of_the_form
     images = crops().flatten(0, 1)
     with torch.no_grad():
         keys = teacher.heads["attention"].projection.projector(
-            teacher(images).heads_pooled_BD["attention"]
+            teacher(images).pooled_BD("attention")
         )
     seen = student(images)
     own = student.heads["attention"].projection
-    head_queries = own.predictor(own.projector(seen.heads_pooled_BD["attention"]))
-    base_queries = own.base_predictor(student.projection.projector(seen.base_pooled_BD))
+    head_queries = own.predictor(own.projector(seen.pooled_BD("attention")))
+    base_queries = own.base_predictor(student.projection.projector(seen.base.pooled_BD))
     expected = torch.zeros((), dtype=torch.float64)
     for queries in (head_queries, base_queries):
         for query, key in ((queries[:6], keys[6:]), (queries[6:], keys[:6])):

@@ -77,10 +77,10 @@ class Dino(Objective):
         temperature = warm_up(*TEACHER_TEMPERATURES, moment.progress, TEMPERATURE_WARM_UP)
         prototypes_PZ = _unit_prototypes(teacher)
         owners: dict[str | None, tuple[nn.Module, nn.Module, Tensor]] = {
-            None: (teacher.projection, student.projection, features.base_pooled_BD)
+            None: (teacher.projection, student.projection, features.base.pooled_BD)
         }
         for name, head in teacher.heads.items():
-            pooled = features.heads_pooled_BD[name]
+            pooled = features.pooled_BD(name)
             owners[name] = (head.projection, student.heads[name].projection, pooled)
         targets = {}
         for owner, (of_teacher, of_student, pooled_BD) in owners.items():

@@ -54,10 +54,10 @@ class MocoV3(Objective):
         self, teacher: Network, student: Network, features: Features, moment: Moment
     ) -> dict[str | None, Tensor]:
         targets: dict[str | None, Tensor] = {
-            None: _projection(teacher).projector(features.base_pooled_BD)
+            None: _projection(teacher).projector(features.base.pooled_BD)
         }
         for name, head in teacher.heads.items():
-            targets[name] = _projection(head).projector(features.heads_pooled_BD[name])
+            targets[name] = _projection(head).projector(features.pooled_BD(name))
         return targets
 
     def of_head(self, network: Network, head: AttachedHead, pooled_BD: Tensor) -> Tensor:

@@ -108,10 +108,10 @@ class Objective(ABC):
         weight = 0.5 if follows_heads else 1.0
         of_heads = {
             name: weight
-            * self._swapped(self.of_head(student, head, seen.heads_pooled_BD[name]), targets[name])
+            * self._swapped(self.of_head(student, head, seen.pooled_BD(name)), targets[name])
             for name, head in heads.items()
         }
-        embedding = self.of_base(student, seen.base_pooled_BD)
+        embedding = self.of_base(student, seen.base.pooled_BD)
         if follows_heads:
             # Scaled where it leaves the base, not in the loss: what a head owns on the way keeps
             # its full gradient.

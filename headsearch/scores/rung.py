@@ -145,18 +145,19 @@ def score_rung(
     network.eval()
     device = next(network.parameters()).device
     probe = min(PROBE_IMAGES, len(data.queries))
-    maps: list[Tensor] = []
+    maps: dict[int, list[Tensor]] = {place: [] for place in network.places}
     pooled: dict[str, list[Tensor]] = {owner: [] for owner in (BASE, *network.heads)}
     for images in _batches(data, batch_size):
         with mixed_precision(device, autocast):
             features = network(normalize(images.to(device)))
-        pooled[BASE].append(features.base_pooled_BD.float())
-        for name, of_head in features.heads_pooled_BD.items():
-            pooled[name].append(of_head.float())
-        if sum(map(len, maps)) < probe:
-            maps.append(features.base_map_BDHW)
-    base_map_PDHW = torch.cat(maps)[:probe]
-    base_gram = gram(map_features(tokens_of(base_map_PDHW.float())))
+        pooled[BASE].append(features.base.pooled_BD.float())
+        for name in network.heads:
+            pooled[name].append(features.pooled_BD(name).float())
+        if sum(map(len, maps[0])) < probe:
+            for place, found in maps.items():
+                found.append(features.base.maps_BDHW[place])
+    maps_PDHW = {place: torch.cat(found)[:probe] for place, found in maps.items()}
+    base_gram = gram(map_features(tokens_of(maps_PDHW[0].float())))
 
     def scores(owner: str) -> Scores:
         pooled_ND = torch.cat(pooled[owner])
@@ -175,7 +176,8 @@ def score_rung(
                 *((o, torch.cat(pooled[o])[: len(data.queries)]) for o in (BASE, name)),
             )
         with mixed_precision(device, autocast):
-            tokens = torch.cat([head.tokens(part) for part in base_map_PDHW.split(batch_size)])
+            parts = maps_PDHW[head.place].split(batch_size)
+            tokens = torch.cat([head.tokens(part) for part in parts])
         return discrepancy_of_grams(base_gram, gram(map_features(tokens.float())), measure)
 
     return RungScores(
