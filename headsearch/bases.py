@@ -95,6 +95,10 @@ class BasePlan:
     arguments: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of `timm.create_model` beyond the name."""
 
+    def build(self) -> Base:
+        """The base itself, on torch's default device; its weights are drawn from torch's seed."""
+        return _build(self.timm_name, self.arguments)
+
     @property
     def dim(self) -> int:
         """The width of the last map."""
@@ -117,22 +121,25 @@ class BasePlan:
 
 
 class Base(nn.Module):
-    """A timm model behind the one interface that heads and objectives use.
+    """A model behind the one interface that heads and objectives use.
 
     Nothing in it is random: what it computes depends on its weights and the images alone.
 
+    Args:
+        trunk: timm's model, without a classifier.
+
     Attributes:
-        trunk: timm's model, whose parameters keep timm's own names.
+        trunk: the same model, whose parameters keep timm's own names.
         mask_token: what stands in place of a masked patch, in a base of patches of one size; such
             a base masks tokens, as iBOT does (arXiv 2111.07832). In others masked pixels get the
             mean colour.
     """
 
-    def __init__(self, timm_name: str, arguments: Mapping[str, Any]) -> None:
+    def __init__(self, trunk: nn.Module) -> None:
         super().__init__()
-        self.trunk: Any = timm.create_model(timm_name, num_classes=0, **arguments)
-        embeds = isinstance(self.trunk, PLAIN_TRANSFORMERS)
-        self.mask_token = nn.Parameter(torch.zeros(self.trunk.embed_dim)) if embeds else None
+        self.trunk: Any = trunk
+        width: Any = trunk.embed_dim if isinstance(trunk, PLAIN_TRANSFORMERS) else None
+        self.mask_token = None if width is None else nn.Parameter(torch.zeros(width))
         for module in self.trunk.modules():  # what some models drop by default
             if isinstance(module, DropPath):
                 module.drop_prob = 0.0
@@ -257,6 +264,10 @@ def plan_base(
     )
 
 
+def _build(timm_name: str, arguments: Mapping[str, Any]) -> Base:
+    return Base(timm.create_model(timm_name, num_classes=0, **arguments))
+
+
 def _argument_choices(
     timm_name: str, image_size: int, patch_size: int | None
 ) -> Iterator[dict[str, Any]]:
@@ -289,7 +300,7 @@ def _try_plan(
     images = torch.empty(1, 3, image_size, image_size, device="meta")
     try:
         with torch.device("meta"):
-            base = Base(timm_name, arguments).eval()
+            base = _build(timm_name, arguments).eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             base(images)
         with torch.no_grad():

@@ -18,7 +18,6 @@ from optuna.trial import TrialState
 from torch import nn
 
 from headsearch import checkpoint
-from headsearch.bases import Base
 from headsearch.cohorts import Entrant, cohort_sizes, cohorts, planned
 from headsearch.errors import UserError
 from headsearch.ledger import Ledger, Standing
@@ -167,7 +166,7 @@ class Search:
         """A base that depends on the seed alone: every cohort starts from the same weights."""
         prepared = self.prepared
         with seeded_weights(self.config.seed, "base"):
-            base = Base(prepared.plan.timm_name, prepared.plan.arguments)
+            base = prepared.plan.build()
             projection = prepared.objective.base_projection(prepared.plan.dim)
         student = Network(base, projection, self.config.coupling)
         return Trainer(

@@ -17,7 +17,7 @@ SMALL = ["test_vit", "test_convnext", "test_resnet", "vit_t", "mixer_s32_224"]
 def test_a_base_gives_a_map_and_pooled_features_of_the_planned_shape(name: str) -> None:
     size = 32 if name != "mixer_s32_224" else 128
     plan = plan_base(name, size)
-    base = Base(plan.timm_name, plan.arguments)
+    base = plan.build()
     output = base(torch.randn(2, 3, size, size))
     assert output.maps_BDHW[0].shape == (2, plan.dim, *plan.grid)
     assert output.pooled_BD.shape == (2, plan.dim)
@@ -29,7 +29,7 @@ def test_a_base_gives_a_map_and_pooled_features_of_the_planned_shape(name: str) 
 
 def test_the_map_is_taken_before_the_final_norm_and_the_pooled_features_after_it() -> None:
     plan = plan_base("vit_t", 32)
-    base = Base(plan.timm_name, plan.arguments).eval()
+    base = plan.build().eval()
     with torch.no_grad():
         base.trunk.norm.weight.mul_(7).add_(1)
         images = torch.randn(2, 3, 32, 32)
@@ -98,7 +98,7 @@ def test_nothing_in_a_base_is_random(name: str) -> None:
     """Some models drop paths by default; a base must not depend on who drew numbers before it."""
     timm_name = ALIASES.get(name, name)
     with torch.device("meta"):
-        base = Base(timm_name, {}).train()
+        base = Base(timm.create_model(timm_name, num_classes=0)).train()
     for module in base.modules():
         assert getattr(module, "drop_prob", 0.0) in (0.0, None), module
         if isinstance(module, torch.nn.Dropout):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ def make_trainer(
     config = resolve({"seed": seed, "lr": 1e-2})
     with seeded_weights(seed, "base"):
         student = Network(
-            Base("vit_tiny_patch16_224", TINY_VIT),
+            Base(timm.create_model("vit_tiny_patch16_224", num_classes=0, **TINY_VIT)),
             OBJECTIVES_SMALL[objective].base_projection(DIM),
             coupling,
         )
