@@ -95,9 +95,21 @@ class BasePlan:
     arguments: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of `timm.create_model` beyond the name."""
 
-    def build(self) -> Base:
-        """The base itself, on torch's default device; its weights are drawn from torch's seed."""
-        return _build(self.timm_name, self.arguments)
+    def build(self, drop_path: float = 0.0) -> Base:
+        """The base itself, on torch's default device; its weights are drawn from torch's seed.
+
+        Args:
+            drop_path: the rate at the last block, from which it falls linearly to 0 at the first.
+
+        Raises:
+            UserError: this base drops no paths.
+        """
+        try:
+            return _build(self.timm_name, self.arguments, drop_path)
+        except TypeError:
+            if not drop_path:
+                raise
+            raise UserError(f"base {self.name!r} has no paths to drop, as --recipe asks") from None
 
     @property
     def dim(self) -> int:
@@ -123,10 +135,12 @@ class BasePlan:
 class Base(nn.Module):
     """A model behind the one interface that heads and objectives use.
 
-    Nothing in it is random: what it computes depends on its weights and the images alone.
+    Nothing in it is random, drop path apart: what it computes depends on its weights and the
+    images alone.
 
     Args:
         trunk: timm's model, without a classifier.
+        drop_path: whether it keeps its rates of drop path, which act in training mode.
 
     Attributes:
         trunk: the same model, whose parameters keep timm's own names.
@@ -135,16 +149,16 @@ class Base(nn.Module):
             mean colour.
     """
 
-    def __init__(self, trunk: nn.Module) -> None:
+    def __init__(self, trunk: nn.Module, *, drop_path: bool = False) -> None:
         super().__init__()
         self.trunk: Any = trunk
         width: Any = trunk.embed_dim if isinstance(trunk, PLAIN_TRANSFORMERS) else None
         self.mask_token = None if width is None else nn.Parameter(torch.zeros(width))
         for module in self.trunk.modules():  # what some models drop by default
-            if isinstance(module, DropPath):
-                module.drop_prob = 0.0
-            elif isinstance(module, nn.Dropout):
+            if isinstance(module, nn.Dropout):
                 module.p = 0.0
+        if not drop_path:
+            drop_no_paths(self)
 
     def forward(
         self,
@@ -264,8 +278,18 @@ def plan_base(
     )
 
 
-def _build(timm_name: str, arguments: Mapping[str, Any]) -> Base:
-    return Base(timm.create_model(timm_name, num_classes=0, **arguments))
+def drop_no_paths(module: nn.Module) -> None:
+    """Switches off drop path in all of a module."""
+    for part in module.modules():
+        if isinstance(part, DropPath):
+            part.drop_prob = 0.0
+
+
+def _build(timm_name: str, arguments: Mapping[str, Any], drop_path: float = 0.0) -> Base:
+    if drop_path:
+        arguments = {**arguments, "drop_path_rate": drop_path}
+    trunk = timm.create_model(timm_name, num_classes=0, **arguments)
+    return Base(trunk, drop_path=drop_path > 0)
 
 
 def _argument_choices(

@@ -2,7 +2,7 @@
 
 A setting is one field of `RunConfig`: its type, its bounds, its help and its panel in `--help`.
 The command line makes its flags from these fields, so a setting is written once. Values are
-resolved in the order preset < config file < flag.
+resolved in the order preset < recipe < config file < flag.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from headsearch.errors import UserError, unknown
+from headsearch.recipes import find_recipe
 from headsearch.yaml_lines import Located, read_yaml
 
 Budget = Literal["auto", "quick", "standard", "full"]
@@ -96,8 +97,19 @@ class RunConfig(BaseModel):
         None, "Where timm's datasets (torch/…, hfds/…, …) lie or are downloaded to.", WHAT
     )
     download: bool = setting(False, "Let timm's datasets be downloaded.", WHAT)
-    objective: str = setting("mocov3", "The self-supervised objective: mocov3 or dino.", WHAT)
+    objective: str = setting(
+        "mocov3",
+        "The self-supervised objective: dino, ibot, mocov3, byol, simsiam, simclr, barlow, vicreg "
+        "or mae.",
+        WHAT,
+    )
 
+    recipe: str = setting(
+        "short",
+        "How to train: short (schedules that fit a run of any length), or as published, with base, "
+        "objective and all: hssl-vit-s, hssl-vit-b. Other flags win over it.",
+        TRAIN,
+    )
     budget: Budget = setting(
         "auto",
         "Decides images, epochs, trials, cohort and rungs: quick, standard, full or auto "
@@ -114,7 +126,10 @@ class RunConfig(BaseModel):
         None, "Patch side in pixels, for bases that have one. [default: for a map of 4×4 or more]",
         TRAIN, ge=1,
     )  # fmt: skip
-    lr: float = setting(5e-4, "Peak learning rate of AdamW.", TRAIN, gt=0, lt=100)
+    lr: float = setting(
+        5e-4, "Peak learning rate of AdamW. [a published --recipe scales its own by --batch-size]",
+        TRAIN, gt=0, lt=100,
+    )  # fmt: skip
     weight_decay: float = setting(
         0.05, "Weight decay; none on biases and norms.", TRAIN, ge=0, lt=100
     )
@@ -151,7 +166,8 @@ class RunConfig(BaseModel):
     )
     discrepancy: str = setting(
         "cka",
-        "How discrepancy is measured: cka, mutual_knn, procrustes, or prototype_kl with dino.",
+        "How discrepancy is measured: cka, mutual_knn, procrustes, or, with dino and ibot, "
+        "prototype_kl.",
         SCORES,
     )
     eval_images: int = setting(600, "Held-out images that score the heads.", SCORES, ge=32)
@@ -208,7 +224,7 @@ def read_config_file(path: Path) -> dict[str, Located]:
 def resolve(
     flags: Mapping[str, Any], config_file: Path | None = None, *, accelerator: bool = False
 ) -> RunConfig:
-    """The settings of a run: preset < config file < flag.
+    """The settings of a run: preset < recipe < config file < flag.
 
     Args:
         flags: the settings that were given on the command line, by field name.
@@ -225,10 +241,17 @@ def resolve(
         budget = "standard" if accelerator else "quick"
     if not isinstance(budget, str) or budget not in PRESETS:
         raise unknown("budget", budget, [*PRESETS, "auto"])
+    recipe = find_recipe(given.get("recipe", RunConfig.model_fields["recipe"].default))
     try:
-        return RunConfig.model_validate({**PRESETS[budget], **given, "budget": budget})
+        config = RunConfig.model_validate(
+            {**PRESETS[budget], **recipe.settings, **given, "budget": budget}
+        )
     except ValidationError as error:
         raise UserError(_explain(error, flags, located)) from None
+    scaled_lr = recipe.lr(config.batch_size)
+    if scaled_lr is None or "lr" in given:
+        return config
+    return config.model_copy(update={"lr": scaled_lr})
 
 
 def _explain(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from headsearch.bases import Base, BaseOutput
+from headsearch.bases import Base, BaseOutput, drop_no_paths
 from headsearch.config import Coupling
 
 
@@ -120,10 +120,14 @@ class Network(nn.Module):
 
 
 class Teacher:
-    """The exponential moving average of a student: what gives targets, and what is scored."""
+    """The exponential moving average of a student: what gives targets, and what is scored.
+
+    It drops no paths.
+    """
 
     def __init__(self, student: Network) -> None:
         self.network = _frozen(student)
+        drop_no_paths(self.network)
 
     def attach(self, name: str, attached: AttachedHead) -> None:
         """Attaches a copy of a student's head as it is now."""

@@ -21,8 +21,9 @@ from headsearch.config import BUILT_IN_FULL, RunConfig
 from headsearch.data import Data, open_data
 from headsearch.errors import UserError, unknown
 from headsearch.machine import set_up
-from headsearch.objectives import Objective, make_objective
+from headsearch.objectives import Objective, make_objective, with_prototypes
 from headsearch.pruning import make_pruner
+from headsearch.recipes import find_recipe
 from headsearch.samplers import make_sampler
 from headsearch.scores.discrepancy import DISCREPANCIES
 from headsearch.scores.rung import PROTOTYPE_KL
@@ -73,15 +74,16 @@ def prepare(config: RunConfig, progress: Callable[[int, int], None] | None = Non
     Raises:
         UserError: something in the settings, the space or the data cannot be used.
     """
-    objective = make_objective(config.objective)
+    recipe = find_recipe(config.recipe)
+    objective = make_objective(config.objective, **recipe.sizes_for(config.objective))
     make_pruner(config.pruner, eta=config.eta, min_keep=config.min_keep, rungs=config.rungs)
     make_sampler(config.sampler, config.seed)
     if config.discrepancy not in (*DISCREPANCIES, PROTOTYPE_KL):
         raise unknown("discrepancy", config.discrepancy, (*DISCREPANCIES, PROTOTYPE_KL))
     if config.discrepancy == PROTOTYPE_KL and not objective.has_prototypes:
         raise UserError(
-            f"--discrepancy {PROTOTYPE_KL} needs an objective with prototypes (dino), but "
-            f"--objective is {config.objective}"
+            f"--discrepancy {PROTOTYPE_KL} needs an objective with prototypes "
+            f"({' or '.join(with_prototypes())}), but --objective is {config.objective}"
         )
     timm_name_of(config.base)
     space = load_space(find_space(config.space))
@@ -113,6 +115,9 @@ def prepare(config: RunConfig, progress: Callable[[int, int], None] | None = Non
         patch_size=config.patch_size,
         accelerator=accelerator,
     )
+    if recipe.drop_path:
+        with torch.device("meta"):
+            plan.build(recipe.drop_path)  # refused now rather than when training starts
     resolved = space.on(plan)
     listing = resolved.enumerate(config.trials)
     if listing is None and config.trials <= len(resolved.controls):
@@ -134,6 +139,8 @@ def prepare(config: RunConfig, progress: Callable[[int, int], None] | None = Non
 def _notes(prepared: Prepared) -> Iterator[str]:
     config, data, listing = prepared.config, prepared.data, prepared.listing
     yield str(prepared.plan)
+    if config.recipe != "short":
+        yield f"recipe {config.recipe}: {find_recipe(config.recipe).help}"
     labels = f", {len(data.bank.classes)} classes" if data.bank is not None else ", no labels"
     yield f"{len(data.train)} training images from {config.data}{labels}"
     yield from data.notes

@@ -1,8 +1,7 @@
-"""How learning rate, momentum and temperatures move over a run, as plain numbers of the step.
+"""How learning rate, weight decay, momentum and temperatures move over a run, as plain numbers.
 
-A published schedule counts in epochs of a long pretraining. Here every warm-up is a share of the
-run's steps, and the teacher's momentum is low enough that the teacher, which is what gets scored,
-can follow the student within the run.
+What they start from, end at and how long they take is the recipe's to say (`recipes.py`). All move
+by the step, and end at the run's last one.
 """
 
 from __future__ import annotations
@@ -10,8 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-TEACHER_TURNOVERS = 10
-"""The least (1 − m₀) · steps: how often over the run the teacher's weights are renewed."""
+from headsearch.recipes import SHORT, Recipe
 
 
 @dataclass(frozen=True)
@@ -32,18 +30,28 @@ def cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def learning_rate(moment: Moment, peak: float, warmup: float = 0.1, floor: float = 0.0) -> float:
-    """Linear warm-up over the share `warmup` of the steps, then a cosine down to `floor` × peak."""
-    warm_steps = warmup * moment.steps
+def learning_rate(moment: Moment, peak: float, recipe: Recipe = SHORT) -> float:
+    """Linear warm-up over the recipe's share of the steps, then a cosine down to its floor."""
+    warm_steps = recipe.warm_up * moment.steps
     if moment.step < warm_steps:
         return peak * (moment.step + 1) / (math.floor(warm_steps) + 1)
     rest = max(1.0, moment.steps - 1 - warm_steps)
-    return cosine(peak, floor * peak, (moment.step - warm_steps) / rest)
+    return cosine(peak, min(peak, recipe.lr_floor), (moment.step - warm_steps) / rest)
 
 
-def teacher_momentum(moment: Moment, longest: float = 0.996) -> float:
-    """EMA momentum: a cosine from m₀ to 1, with (1 − m₀) · steps ≥ 10 and m₀ ≤ `longest`."""
-    start = min(longest, max(0.0, 1 - TEACHER_TURNOVERS / moment.steps))
+def weight_decay(moment: Moment, start: float, recipe: Recipe = SHORT) -> float:
+    """A cosine from `start` to where the recipe ends, or constant where it says nothing."""
+    if recipe.weight_decay_end is None:
+        return start
+    return cosine(start, recipe.weight_decay_end, moment.progress)
+
+
+def teacher_momentum(moment: Moment, recipe: Recipe = SHORT) -> float:
+    """EMA momentum: a cosine from m₀ to 1; m₀ is the recipe's, less where it asks for turnovers.
+
+    Then (1 − m₀) · steps ≥ turnovers.
+    """
+    start = min(recipe.momentum, max(0.0, 1 - recipe.turnovers / moment.steps))
     return cosine(start, 1.0, moment.progress)
 
 

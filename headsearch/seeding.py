@@ -29,6 +29,14 @@ def seeded_generator(
 
 
 @contextmanager
+def seeded_layers(seed: int, *purpose: int | str, device: torch.device) -> Iterator[None]:
+    """Layers that draw from torch's own generators (drop path) draw the same in this block."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed_for(seed, *purpose))
+        yield
+
+
+@contextmanager
 def seeded_weights(seed: int, *purpose: int | str) -> Iterator[None]:
     """Modules built in this block on the CPU get weights fixed by the seed and the purpose."""
     with torch.random.fork_rng(devices=[]):

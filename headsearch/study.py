@@ -25,6 +25,7 @@ from headsearch.model import Network
 from headsearch.pace import Pace
 from headsearch.preparation import Prepared, settings_of
 from headsearch.pruning import make_pruner
+from headsearch.recipes import find_recipe
 from headsearch.samplers import make_sampler
 from headsearch.scores.collapse import collapse_reason
 from headsearch.scores.rung import (
@@ -166,8 +167,8 @@ class Search:
         """A base that depends on the seed alone: every cohort starts from the same weights."""
         prepared = self.prepared
         with seeded_weights(self.config.seed, "base"):
-            base = prepared.plan.build()
-            projection = prepared.objective.base_projection(prepared.plan.dim)
+            base = prepared.plan.build(find_recipe(self.config.recipe).drop_path)
+            projection = prepared.objective.base_projection(prepared.plan)
         student = Network(base, projection, self.config.coupling)
         return Trainer(
             student, prepared.objective, self.config, prepared.device, autocast=prepared.autocast

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from headsearch.config import RunConfig
 from headsearch.data import Images, ViewSettings, epoch_order, make_views
 from headsearch.machine import mixed_precision, synchronize
-from headsearch.model import AttachedHead, Network, Teacher
-from headsearch.objectives import Objective
-from headsearch.schedules import Moment, learning_rate, teacher_momentum
+from headsearch.model import AttachedHead, Features, Network, Teacher
+from headsearch.objectives import Losses, Objective, Seen
+from headsearch.recipes import find_recipe
+from headsearch.schedules import Moment, learning_rate, teacher_momentum, weight_decay
 from headsearch.scores.rung import BASE
-from headsearch.seeding import seeded_generator, seeded_weights
+from headsearch.seeding import seeded_generator, seeded_layers, seeded_weights
 
 READ_EVERY = 10
 """Steps between two reads of losses and health from the device."""
@@ -36,7 +37,7 @@ class Trainer:
     Args:
         student: the base with its projection, no head attached yet.
         objective: the self-supervised objective.
-        config: learning rate, weight decay and precision are taken from it.
+        config: recipe, learning rate, weight decay and seed are taken from it.
         device: where everything lives.
         autocast: whether matrix products run in bfloat16.
     """
@@ -54,6 +55,7 @@ class Trainer:
         self.device = device
         self.autocast = autocast
         self.seed = config.seed
+        self.recipe = find_recipe(config.recipe)
         self.peak_lr = config.lr
         self.weight_decay = config.weight_decay
         self.student = student.to(device)
@@ -76,7 +78,8 @@ class Trainer:
         Its first weights depend on the seed and its name alone, not on the cohort.
         """
         with seeded_weights(self.seed, "head", name):
-            attached = AttachedHead(build(), dim, self.objective.head_projection(dim), place)
+            projection = self.objective.head_projection(dim, self.student.projection)
+            attached = AttachedHead(build(), dim, projection, place)
         attached.to(self.device)
         self.student.attach(name, attached)
         self.teacher.attach(name, attached)
@@ -98,27 +101,49 @@ class Trainer:
 
     def step(self, crops: Tensor, moment: Moment) -> None:
         """One update of base and heads from two crops of each image, (2, B, C, S, S)."""
-        crops = crops.flatten(0, 1)
-        student, objective = self.student.train(), self.objective
-        teacher = self.teacher.network.train()
-
-        with mixed_precision(self.device, self.autocast):
-            with torch.no_grad():
-                targets = objective.targets(teacher, student, teacher(crops), moment)
-            seen = student(crops)
-            losses = objective.losses(student, seen, targets)
+        features, losses = self.losses(crops.flatten(0, 1), moment)
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
-        objective.adjust_gradients(student, moment)
+        self.objective.adjust_gradients(self.student, moment)
 
-        self._base_sound &= seen.base.pooled_BD.isfinite().all()
+        self._base_sound &= features.base.pooled_BD.isfinite().all()
         finite = self._clip({BASE: losses.base, **losses.heads})
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(moment, self.peak_lr)
+            group["lr"] = learning_rate(moment, self.peak_lr, self.recipe)
+            if group["decays"]:
+                group["weight_decay"] = weight_decay(moment, self.weight_decay, self.recipe)
         if self._fused:  # set as torch's gradient scaler does: 1 leaves the update out
             self.optimizer.found_inf = 1 - finite  # type: ignore[attr-defined]
         self.optimizer.step()
-        self.teacher.follow(student, teacher_momentum(moment))
+        has_teacher = self.objective.has_teacher
+        self.teacher.follow(
+            self.student, teacher_momentum(moment, self.recipe) if has_teacher else 0.0
+        )
+
+    def losses(self, crops: Tensor, moment: Moment) -> tuple[Features, Losses]:
+        """The student's features of crops (2B, C, S, S), and the losses of a step on them.
+
+        What the student does not see, patches and paths, is fixed by the seed and the step alone.
+        """
+        objective, student = self.objective, self.student.train()
+        teacher = self.teacher.network.train()
+        with mixed_precision(self.device, self.autocast):
+            if objective.has_teacher:
+                with torch.no_grad():
+                    targets = objective.targets(teacher, student, teacher(crops), crops, moment)
+            mask = objective.mask(student, len(crops), self._generator("mask", moment))
+            with seeded_layers(self.seed, "drop path", moment.step, device=self.device):
+                features = student(crops, mask)
+            if not objective.has_teacher:
+                with torch.no_grad():
+                    targets = objective.targets(student, student, features, crops, moment)
+            return features, objective.losses(Seen(student, features, targets, mask))
+
+    def _generator(self, purpose: str, moment: Moment) -> torch.Generator | None:
+        """A generator for one purpose in one step; torch has none for the meta device."""
+        if self.device.type == "meta":
+            return None
+        return seeded_generator(self.seed, purpose, moment.step, device=self.device)
 
     def _clip(self, losses: dict[str, Tensor]) -> Tensor:
         """Clips each tensor's gradient and meters each owner; 1 where all is finite, else 0."""
@@ -210,7 +235,7 @@ def batches(
     Order and augmentation of a step are fixed by the seed and the step's number alone.
     """
     per_epoch = steps_per_epoch(images, config)
-    settings = ViewSettings()
+    settings = ViewSettings(crop_scale=find_recipe(config.recipe).crop_scale)
     for step in steps:
         epoch, place = divmod(step, per_epoch)
         order = epoch_order(len(images), epoch, config.seed)
@@ -247,13 +272,18 @@ def head_step_ms(build: Callable[[], nn.Module], features_BDHW: Tensor, *, autoc
 
 
 def _decay_groups(
-    owner: str, parameters: list[nn.Parameter], weight_decay: float
+    owner: str, parameters: list[nn.Parameter], decay: float
 ) -> list[dict[str, object]]:
     """An owner's parameters in two groups: decayed, and not (biases, norms and other 1-D ones)."""
     decayed = [p for p in parameters if p.ndim > 1]
     plain = [p for p in parameters if p.ndim <= 1]
     return [
-        {"params": params, "weight_decay": decay, "owner": owner}
-        for params, decay in ((decayed, weight_decay), (plain, 0.0))
+        {
+            "params": params,
+            "weight_decay": decay if decays else 0.0,
+            "owner": owner,
+            "decays": decays,
+        }
+        for params, decays in ((decayed, True), (plain, False))
         if params
     ]

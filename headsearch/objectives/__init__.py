@@ -3,18 +3,52 @@
 from __future__ import annotations
 
 from headsearch.errors import unknown
+from headsearch.objectives.barlow import Barlow
+from headsearch.objectives.byol import Byol
 from headsearch.objectives.dino import Dino
+from headsearch.objectives.ibot import Ibot
+from headsearch.objectives.mae import Mae
 from headsearch.objectives.mocov3 import MocoV3
-from headsearch.objectives.objective import Losses, Objective
+from headsearch.objectives.objective import Losses, Objective, Seen, Targets
+from headsearch.objectives.simclr import SimClr
+from headsearch.objectives.simsiam import SimSiam
+from headsearch.objectives.vicreg import VicReg
 
-OBJECTIVES: dict[str, type[Objective]] = {"mocov3": MocoV3, "dino": Dino}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "dino": Dino,
+    "ibot": Ibot,
+    "mocov3": MocoV3,
+    "byol": Byol,
+    "simsiam": SimSiam,
+    "simclr": SimClr,
+    "barlow": Barlow,
+    "vicreg": VicReg,
+    "mae": Mae,
+}
 
 
-def make_objective(name: str) -> Objective:
-    """The objective `name` with its defaults. Raises UserError for a name that is not known."""
+def make_objective(name: str, **sizes: int) -> Objective:
+    """The objective `name`, with its defaults where no other sizes are given.
+
+    Raises:
+        UserError: no objective has this name.
+    """
     if name not in OBJECTIVES:
         raise unknown("objective", name, OBJECTIVES)
-    return OBJECTIVES[name]()
+    return OBJECTIVES[name](**sizes)
 
 
-__all__ = ["OBJECTIVES", "Losses", "Objective", "make_objective"]
+def with_prototypes() -> list[str]:
+    """The names of the objectives that sort images into prototypes."""
+    return [name for name, objective in OBJECTIVES.items() if objective.has_prototypes]
+
+
+__all__ = [
+    "OBJECTIVES",
+    "Losses",
+    "Objective",
+    "Seen",
+    "Targets",
+    "make_objective",
+    "with_prototypes",
+]

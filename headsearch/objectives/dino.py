@@ -1,5 +1,9 @@
 """DINO: self-distillation over prototypes, with centring and temperatures.
 
+A constant output is no target that lasts: the centre takes it away (one prototype for all images)
+and the low temperature of the teacher sharpens it (all prototypes alike). The loss itself is lowest
+at a collapse onto one prototype, so only these two, and the gate on prototype entropy, prevent it.
+
 Source: Caron et al., *Emerging Properties in Self-Supervised Vision Transformers*, ICCV 2021,
 arXiv 2104.14294; the heterogeneous form from Li et al. 2025, arXiv 2310.05108: the target of the
 base is the prototype distribution of the head's teacher. Base and heads have their own projectors
@@ -18,8 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from headsearch.bases import BasePlan
 from headsearch.model import AttachedHead, Features, Network
-from headsearch.objectives.objective import Objective, mlp, upcast
+from headsearch.objectives.across_views import AcrossViews, pooled_by_owner
+from headsearch.objectives.layers import mlp, upcast
+from headsearch.objectives.objective import Targets
 from headsearch.schedules import Moment, warm_up
 from headsearch.scores.rung import BASE, Prototypes
 
@@ -55,7 +62,7 @@ class DinoBaseProjection(DinoProjection):
 
 
 @dataclass(frozen=True)
-class Dino(Objective):
+class Dino(AcrossViews):
     """DINO in its heterogeneous form. `hidden`, `bottleneck` and `prototypes` are published as
     2048, 256 and 8192; the defaults suit short runs on small data."""
 
@@ -65,44 +72,46 @@ class Dino(Objective):
     clip_norm: float | None = 0.3
     has_prototypes: ClassVar[bool] = True
 
-    def base_projection(self, dim: int) -> nn.Module:
-        return DinoBaseProjection(dim, self.hidden, self.bottleneck, self.prototypes)
+    def base_projection(self, plan: BasePlan) -> nn.Module:
+        return DinoBaseProjection(plan.dim, self.hidden, self.bottleneck, self.prototypes)
 
-    def head_projection(self, dim: int) -> nn.Module:
+    def head_projection(self, dim: int, of_base: nn.Module) -> nn.Module:
         return DinoProjection(dim, self.hidden, self.bottleneck, self.prototypes)
 
     def targets(
-        self, teacher: Network, student: Network, features: Features, moment: Moment
-    ) -> dict[str | None, Tensor]:
-        temperature = warm_up(*TEACHER_TEMPERATURES, moment.progress, TEMPERATURE_WARM_UP)
-        prototypes_PZ = _unit_prototypes(teacher)
-        owners: dict[str | None, tuple[nn.Module, nn.Module, Tensor]] = {
-            None: (teacher.projection, student.projection, features.base.pooled_BD)
-        }
-        for name, head in teacher.heads.items():
-            pooled = features.pooled_BD(name)
-            owners[name] = (head.projection, student.heads[name].projection, pooled)
+        self,
+        teacher: Network,
+        student: Network,
+        features: Features,
+        crops_BCSS: Tensor,
+        moment: Moment,
+    ) -> Targets:
+        temperature = teacher_temperature(moment)
+        prototypes_PZ = unit_prototypes(teacher)
         targets = {}
-        for owner, (of_teacher, of_student, pooled_BD) in owners.items():
-            centre = cast(DinoProjection, of_student).centre
-            logits_BP = upcast(of_teacher(pooled_BD) @ prototypes_PZ.T)
+        for owner, pooled_BD in pooled_by_owner(teacher, features).items():
+            projection_of_teacher, projection_of_student = (
+                network.projection if owner is None else network.heads[owner].projection
+                for network in (teacher, student)
+            )
+            logits_BP = upcast(projection_of_teacher(pooled_BD) @ prototypes_PZ.T)
+            centre = cast(DinoProjection, projection_of_student).centre
             targets[owner] = F.softmax((logits_BP - centre) / temperature, dim=-1)
             centre.lerp_(logits_BP.mean(dim=0), 1 - CENTRE_MOMENTUM)
-        return targets
+        return Targets(targets)
 
     def of_head(self, network: Network, head: AttachedHead, pooled_BD: Tensor) -> Tensor:
-        prototypes_PZ = network.coupled(_unit_prototypes(network))
+        prototypes_PZ = network.coupled(unit_prototypes(network))
         return cast(Tensor, head.projection(pooled_BD)) @ prototypes_PZ.T
 
     def of_base(self, network: Network, pooled_BD: Tensor) -> Tensor:
-        return cast(Tensor, network.projection(pooled_BD)) @ _unit_prototypes(network).T
+        return cast(Tensor, network.projection(pooled_BD)) @ unit_prototypes(network).T
 
-    def toward(self, network: Network, head: AttachedHead | None, embedding_BP: Tensor) -> Tensor:
+    def predict(self, network: Network, head: AttachedHead | None, embedding_BP: Tensor) -> Tensor:
         return embedding_BP
 
     def compare(self, prediction_BP: Tensor, target_BP: Tensor) -> Tensor:
-        log_probabilities_BP = F.log_softmax(prediction_BP / STUDENT_TEMPERATURE, dim=-1)
-        return -(target_BP * log_probabilities_BP).sum(dim=-1).mean()
+        return cross_entropy(prediction_BP, target_BP).mean()
 
     def adjust_gradients(self, student: Network, moment: Moment) -> None:
         if moment.progress < PROTOTYPES_FROZEN:
@@ -111,10 +120,21 @@ class Dino(Objective):
     def prototypes_of(self, network: Network) -> Prototypes:
         def logits(owner: str, pooled_BD: Tensor) -> Tensor:
             own = network if owner == BASE else network.heads[owner]
-            return cast(Tensor, own.projection(pooled_BD)) @ _unit_prototypes(network).T
+            return cast(Tensor, own.projection(pooled_BD)) @ unit_prototypes(network).T
 
         return Prototypes(logits, temperature=TEACHER_TEMPERATURES[1])
 
 
-def _unit_prototypes(network: Network) -> Tensor:
+def teacher_temperature(moment: Moment) -> float:
+    """The temperature of the teacher, which rises over the first half of the run."""
+    return warm_up(*TEACHER_TEMPERATURES, moment.progress, TEMPERATURE_WARM_UP)
+
+
+def cross_entropy(logits_P: Tensor, target_P: Tensor) -> Tensor:
+    """−Σ target · log softmax(logits / 0.1) over the last dimension."""
+    return -(target_P * F.log_softmax(logits_P / STUDENT_TEMPERATURE, dim=-1)).sum(dim=-1)
+
+
+def unit_prototypes(network: Network) -> Tensor:
+    """The directions (P, Z) of the prototypes, which belong to the base."""
     return F.normalize(cast(DinoBaseProjection, network.projection).prototypes_PZ, dim=-1)

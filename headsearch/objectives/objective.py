@@ -1,35 +1,55 @@
 """What every objective shares: where the heterogeneous target enters, and how losses combine.
 
-Two crops q ≠ v of each image; T is the teacher, S the student, ℓ the objective's own comparison of
-a prediction with a target. With the head h alone (Li et al. 2025, arXiv 2310.05108, as DESIGN.md
-states it, without the masked-patch term):
+Two crops q ≠ v of each image; T is the teacher, S the student. An objective says what a base or a
+head loses on its own, ℓ_base and ℓ_h; what the base loses toward a head's output, ℓ(T_h(q),
+S_base(v)); and which part of its own loss the base keeps beside that, m_base (masked patches, in
+objectives that mask). With the head h alone (Li et al. 2025, arXiv 2310.05108, as DESIGN.md states
+it for the published objective, `ibot`):
 
-    L = ½ [ℓ(T_h(q), S_base(v)) + ℓ(T_h(q), S_h(v))]
+    L = ½ [ℓ(T_h(q), S_base(v)) + ℓ_h] + m_base
 
 With K heads in *joint* coupling, the losses of all heads are added, and the gradient is scaled by
 1/K wherever it passes from a head, or from a term toward a head's target, into the base. So the
 base follows the mean over heads of L, and each head its own L in full. In *observe* coupling, and
-when no head is attached, the base learns from its own teacher, ℓ(T_base(q), S_base(v)), and each
-head from ℓ(T_h(q), S_h(v)) on detached features.
+when no head is attached, the base learns from ℓ_base alone, and each head from ℓ_h on detached
+features.
 
-Shapes: 2B crops (the B first ones, then the B second ones), D width.
+Shapes: 2B crops (the B first ones, then the B second ones), D width, H × W the last map's grid.
 """
 
 from __future__ import annotations
 
-import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from headsearch.machine import full_precision
-from headsearch.model import AttachedHead, Features, Network
+from headsearch.bases import BasePlan
+from headsearch.model import Features, Network
 from headsearch.schedules import Moment
 from headsearch.scores.rung import Prototypes
+
+
+class Targets(NamedTuple):
+    """What a step's predictions are compared with; carries no gradient."""
+
+    of: dict[str | None, Tensor]
+    """By head; the base's own under None."""
+    patches: Tensor | None = None
+    """Of masked patches, for objectives that have any."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the student made of a step's crops, and what that is compared with."""
+
+    student: Network
+    features: Features
+    targets: Targets
+    mask_BHW: Tensor | None = None
+    """The patches that the student did not see."""
 
 
 @dataclass(frozen=True)
@@ -46,117 +66,97 @@ class Objective(ABC):
 
     It is stateless: what moves (projectors, prototypes, centres) lives in the modules that it
     makes for a base and for a head, so that a head takes all that is its own along when it leaves.
+    Nothing of one head depends on which others there are.
     """
 
     clip_norm: float | None = None
     """The largest gradient norm of each parameter tensor; None does not clip."""
     has_prototypes: ClassVar[bool] = False
+    has_teacher: ClassVar[bool] = True
+    """False: targets come from the student itself, without gradient, and the teacher, which is
+    what gets scored, is a copy of the student."""
 
     @abstractmethod
-    def base_projection(self, dim: int) -> nn.Module:
-        """What the objective puts on the base's pooled features of width `dim`."""
+    def base_projection(self, plan: BasePlan) -> nn.Module:
+        """What the objective puts on the base."""
 
     @abstractmethod
-    def head_projection(self, dim: int) -> nn.Module:
-        """What the objective gives to one head; nothing in it depends on the other heads."""
+    def head_projection(self, dim: int, of_base: nn.Module) -> nn.Module:
+        """What the objective gives to one head, whose features have width `dim`.
+
+        `of_base` is the base's own projection, for the shapes in it.
+        """
+
+    def mask(
+        self, student: Network, crops: int, generator: torch.Generator | None
+    ) -> Tensor | None:
+        """The patches (2B, H, W) that the student must not see; None hides nothing.
+
+        Args:
+            student: its base's projection knows the grid.
+            crops: 2B.
+            generator: of the student's device; None only on `meta`.
+        """
+        return None
 
     @abstractmethod
     def targets(
-        self, teacher: Network, student: Network, features: Features, moment: Moment
-    ) -> dict[str | None, Tensor]:
-        """The teacher's targets (2B, P) by head, the base's own under None. Runs without gradient.
+        self,
+        teacher: Network,
+        student: Network,
+        features: Features,
+        crops_BCSS: Tensor,
+        moment: Moment,
+    ) -> Targets:
+        """The targets, from the teacher's features of the whole crops. Runs without gradient.
 
         State that follows the teacher's outputs (a centre) is moved here, in the student's
-        modules, after the targets were made with it as it was.
+        modules, after the targets were made with it as it was. Without a teacher, the student
+        stands in its place.
         """
 
     @abstractmethod
-    def of_head(self, network: Network, head: AttachedHead, pooled_BD: Tensor) -> Tensor:
-        """The student's prediction (2B, P) from a head's features."""
+    def embedding_of_base(self, seen: Seen) -> Tensor:
+        """What the base's predictions are made from, once for all heads."""
 
     @abstractmethod
-    def of_base(self, network: Network, pooled_BD: Tensor) -> Tensor:
-        """The student's embedding (2B, P) of the base's features, made once for all heads."""
+    def toward(self, seen: Seen, name: str, embedding: Tensor) -> Tensor:
+        """ℓ(T_h(q), S_base(v)): what the base loses toward the output of the head `name`."""
 
     @abstractmethod
-    def toward(self, network: Network, head: AttachedHead | None, embedding_BP: Tensor) -> Tensor:
-        """The base's prediction (2B, P) of a head's target, or of its own where head is None."""
+    def own_of_head(self, seen: Seen, name: str) -> Tensor:
+        """ℓ_h: what the head `name` loses on its own."""
 
     @abstractmethod
-    def compare(self, prediction_BP: Tensor, target_BP: Tensor) -> Tensor:
-        """ℓ: the loss (a scalar) of predictions against the targets of the other crops.
+    def own_of_base(self, seen: Seen, embedding: Tensor) -> Tensor:
+        """ℓ_base: what the base loses with no head to follow: the objective as it was published."""
 
-        Both come in float32 or better, and products run in it.
-        """
+    def kept_of_base(self, seen: Seen) -> Tensor | None:
+        """m_base: the part of its own loss that the base keeps beside a head's target."""
+        return None
 
     def adjust_gradients(self, student: Network, moment: Moment) -> None:  # noqa: B027
-        """Changes gradients between the backward and the update, where a recipe asks for it."""
+        """Changes gradients between the backward and the update, where the objective does."""
 
     def prototypes_of(self, network: Network) -> Prototypes | None:
         """How the network sorts images into prototypes; None for objectives without any."""
         return None
 
-    def losses(
-        self,
-        student: Network,
-        seen: Features,
-        targets: dict[str | None, Tensor],
-    ) -> Losses:
-        """The base's loss and each head's, from the student's features and the targets."""
-        heads = student.heads
-        follows_heads = student.coupling == "joint" and bool(heads)
-        weight = 0.5 if follows_heads else 1.0
-        of_heads = {
-            name: weight
-            * self._swapped(self.of_head(student, head, seen.pooled_BD(name)), targets[name])
-            for name, head in heads.items()
-        }
-        embedding = self.of_base(student, seen.base.pooled_BD)
-        if follows_heads:
-            # Scaled where it leaves the base, not in the loss: what a head owns on the way keeps
-            # its full gradient.
-            shared = student.coupled(embedding)
-            of_base = [
-                weight * self._swapped(self.toward(student, head, shared), targets[name])
-                for name, head in heads.items()
-            ]
-        else:
-            of_base = [self._swapped(self.toward(student, None, embedding), targets[None])]
-        return Losses(
-            base=torch.stack(of_base).mean(),
-            heads=of_heads,
-            total=torch.stack([*of_base, *of_heads.values()]).sum(),
-        )
-
-    def _swapped(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """ℓ with each crop predicting the other, averaged over the two ways."""
-        first, second = upcast(predictions).chunk(2)
-        target_first, target_second = upcast(targets).chunk(2)
-        with full_precision(predictions.device):
-            one, other = self.compare(first, target_second), self.compare(second, target_first)
-        return (one + other) / 2
-
-
-def upcast(x: Tensor) -> Tensor:
-    """At least float32: softmax, norms and means over a batch lose too much in bfloat16."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def mlp(widths: list[int], *, norm: bool, last_norm: bool = False) -> nn.Sequential:
-    """A projector: linear layers of these widths, between them batch norm and ReLU, or GELU."""
-    return nn.Sequential(*_layers(widths, norm=norm, last_norm=last_norm))
-
-
-def _layers(widths: list[int], *, norm: bool, last_norm: bool) -> Iterator[nn.Module]:
-    steps = list(itertools.pairwise(widths))
-    for index, (width, following) in enumerate(steps):
-        last = index == len(steps) - 1
-        yield nn.Linear(width, following, bias=not norm)
-        if last:
-            if last_norm:
-                yield nn.BatchNorm1d(following, affine=False)
-        elif norm:
-            yield nn.BatchNorm1d(following)
-            yield nn.ReLU(inplace=True)
-        else:
-            yield nn.GELU()
+    def losses(self, seen: Seen) -> Losses:
+        """The base's loss and each head's."""
+        student, names = seen.student, list(seen.student.heads)
+        embedding = self.embedding_of_base(seen)
+        if student.coupling == "observe" or not names:
+            of_heads = {name: self.own_of_head(seen, name) for name in names}
+            of_base = self.own_of_base(seen, embedding)
+            return Losses(of_base, of_heads, torch.stack([of_base, *of_heads.values()]).sum())
+        of_heads = {name: 0.5 * self.own_of_head(seen, name) for name in names}
+        # Scaled where it leaves the base, not in the loss: what a head owns on the way keeps its
+        # full gradient.
+        shared = student.coupled(embedding)
+        toward = torch.stack([0.5 * self.toward(seen, name, shared) for name in names])
+        of_base, total = toward.mean(), torch.stack([*toward.unbind(), *of_heads.values()]).sum()
+        kept = self.kept_of_base(seen)
+        if kept is not None:
+            of_base, total = of_base + kept, total + kept
+        return Losses(of_base, of_heads, total)
