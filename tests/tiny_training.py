@@ -58,7 +58,8 @@ def make_trainer(
     drop_path: float = 0.0,
     **settings: Any,
 ) -> Trainer:
-    config = resolve({"seed": seed, "lr": 1e-2, **settings})
+    lr = {} if "recipe" in settings else {"lr": 1e-2}
+    config = resolve({"seed": seed, **lr, **settings})
     chosen = small_objective(objective)
     with seeded_weights(seed, "base"):
         student = Network(plan.build(drop_path), chosen.base_projection(plan), coupling)

@@ -24,10 +24,10 @@ def block_masks(
 ) -> Tensor:
     """Masks of an exact number of cells each, made of random blocks.
 
-    Rectangles fall one after the other until enough cells are covered; the last one that is needed
-    counts row by row as far as it is needed. BEiT and iBOT draw until it fits, which a device
-    would have to wait for; here all rectangles are drawn at once, and cells are ordered by the
-    first that covers them.
+    Rectangles, none as high or as wide as the map, fall one after the other until enough cells are
+    covered; the last one that is needed counts row by row as far as it is needed. BEiT and iBOT
+    draw until it fits, which a device would have to wait for; here all rectangles are drawn at
+    once, and cells are ordered by the first that covers them.
 
     Args:
         count_M: how many cells to mask in each crop, a whole number on the device that masks.
@@ -45,8 +45,8 @@ def block_masks(
     area_RM, ratio_RM, top_RM, left_RM = draws.unbind(0)
     area_RM = (area[0] + (area[1] - area[0]) * area_RM) * (height * width)
     side_ratio_RM = ((2 * ratio_RM - 1) * (-math.log(SLIMMEST) / 2)).exp()
-    height_RM = (area_RM.sqrt() * side_ratio_RM).round().clamp(1, height)
-    width_RM = (area_RM.sqrt() / side_ratio_RM).round().clamp(1, width)
+    height_RM = (area_RM.sqrt() * side_ratio_RM).round().clamp(1, max(1, height - 1))
+    width_RM = (area_RM.sqrt() / side_ratio_RM).round().clamp(1, max(1, width - 1))
     rows_RMH = _span(top_RM, height_RM, height)
     columns_RMW = _span(left_RM, width_RM, width)
     covers_RMN = (rows_RMH.unsqueeze(3) & columns_RMW.unsqueeze(2)).flatten(2)
