@@ -351,7 +351,7 @@ def test_scores_are_of_the_teacher_on_the_split_they_belong_to(space_file: Path)
         ({"device": "cudda"}, "--device"),
         ({"space": "heds.yaml"}, "did you mean 'heads.yaml'"),
         ({"data": "no/such/folder"}, "no/such/folder"),
-        ({"discrepancy": "prototype_kl"}, "needs an objective with prototypes"),
+        ({"discrepancy": "prototype_kl"}, "needs an objective with prototypes (dino or ibot)"),
         ({"trials": 2}, "no room beside the 2 controls"),
     ],
 )
