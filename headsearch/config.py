@@ -82,6 +82,13 @@ class RunConfig(BaseModel):
     base: str = setting(
         "vit_s", "The model to pretrain: vit_t, vit_s, vit_b, convnext_t, … or any timm name.", WHAT
     )
+    base_args: str | None = setting(
+        None, "Arguments of timm's model, as KEY=VALUE,…: depth=6,embed_dim=192,num_heads=6.", WHAT
+    )
+    base_weights: Path | None = setting(
+        None, "First weights of the base: a .safetensors file or a torch checkpoint.", WHAT
+    )
+    pretrained: bool = setting(False, "Start the base from timm's pretrained weights.", WHAT)
     space: str = setting(
         "heads.yaml", "The search space: a YAML file, or the name of one that ships.", WHAT
     )
@@ -194,7 +201,8 @@ def panel_of(field: str) -> str:
 
 
 RECORDED = (
-    "study_name", "space_hash", "space_content", "base_arguments", "git_commit", "versions",
+    "study_name", "space_hash", "space_content", "base_arguments", "first_weights", "git_commit",
+    "versions",
 )  # fmt: skip
 """What a run's own config.yaml holds beside its settings; not read back as settings."""
 

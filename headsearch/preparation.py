@@ -15,7 +15,15 @@ import torch
 
 import headsearch
 from headsearch import checkpoint
-from headsearch.bases import BasePlan, plan_base, timm_name_of
+from headsearch.bases import (
+    BasePlan,
+    Weights,
+    base_arguments,
+    plan_base,
+    pretrained_weights,
+    read_weights,
+    timm_name_of,
+)
 from headsearch.cohorts import planned
 from headsearch.config import BUILT_IN_FULL, RunConfig
 from headsearch.data import Data, open_data
@@ -86,6 +94,8 @@ def prepare(config: RunConfig, progress: Callable[[int, int], None] | None = Non
             f"({' or '.join(with_prototypes())}), but --objective is {config.objective}"
         )
     timm_name_of(config.base)
+    arguments = base_arguments(config.base, config.base_args)
+    weights = _first_weights(config)
     space = load_space(find_space(config.space))
     if config.out is not None:
         checkpoint.new_run_directory(config.out, "")  # refused now rather than after decoding
@@ -114,6 +124,8 @@ def prepare(config: RunConfig, progress: Callable[[int, int], None] | None = Non
         data.train.image_size,
         patch_size=config.patch_size,
         accelerator=accelerator,
+        arguments=arguments,
+        weights=weights,
     )
     if recipe.drop_path:
         with torch.device("meta"):
@@ -136,11 +148,22 @@ def prepare(config: RunConfig, progress: Callable[[int, int], None] | None = Non
     return replace(prepared, notes=tuple(_notes(prepared)))
 
 
+def _first_weights(config: RunConfig) -> Weights | None:
+    """What the base starts from where the settings name something, read before anything slow."""
+    if config.pretrained and config.base_weights is not None:
+        raise UserError("--pretrained and --base-weights exclude each other; give one of them")
+    if config.base_weights is not None:
+        return read_weights(config.base_weights)
+    return pretrained_weights(config.base) if config.pretrained else None
+
+
 def _notes(prepared: Prepared) -> Iterator[str]:
     config, data, listing = prepared.config, prepared.data, prepared.listing
     yield str(prepared.plan)
     if config.recipe != "short":
         yield f"recipe {config.recipe}: {find_recipe(config.recipe).help}"
+    if prepared.plan.weights is not None:
+        yield str(prepared.plan.weights)
     labels = f", {len(data.bank.classes)} classes" if data.bank is not None else ", no labels"
     yield f"{len(data.train)} training images from {config.data}{labels}"
     yield from data.notes
@@ -162,6 +185,7 @@ def _notes(prepared: Prepared) -> Iterator[str]:
 def settings_of(prepared: Prepared, run_directory: Path) -> dict[str, Any]:
     """What config.yaml holds: the settings, and all else that decides what the run finds."""
     space = prepared.space.space
+    weights, file = prepared.plan.weights, prepared.config.base_weights
     packages = ("torch", "torchvision", "timm", "optuna", "numpy")
     return {
         **prepared.config.model_dump(mode="json"),
@@ -175,6 +199,10 @@ def settings_of(prepared: Prepared, run_directory: Path) -> dict[str, Any]:
         "study_name": f"{run_directory.name}-{space.hash}-{datetime.now():%Y%m%dT%H%M%S}",
         "space_hash": space.hash,
         "space_content": space.written(),
+        "base_weights": str(file.absolute()) if file is not None else None,
+        "first_weights": (
+            {"origin": weights.origin, "sha256": weights.sha256} if weights is not None else None
+        ),
         "base_arguments": {"timm_name": prepared.plan.timm_name, **prepared.plan.arguments},
         "git_commit": _git_commit(),
         "versions": {

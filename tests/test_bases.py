@@ -2,29 +2,106 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import timm
 import torch
 
-from headsearch.bases import ALIASES, OWN_FAMILY, Base, plan_base
+from headsearch.bases import ALIASES, OWN_FAMILY, Base, base_arguments, plan_base
 from headsearch.errors import UserError
 from headsearch.heads import FAMILIES
 
-SMALL = ["test_vit", "test_convnext", "test_resnet", "vit_t", "mixer_s32_224"]
+THIN = {"depth": 2, "embed_dim": 48, "num_heads": 3}
+THIN_STAGES = {"depths": (1, 1, 2, 1), "embed_dim": 24}
+
+ARCHITECTURES: list[tuple[str, int, dict[str, Any]]] = [
+    # plain transformers: class tokens, distillation tokens, registers, rotary positions, none
+    ("test_vit", 32, {}),
+    ("vit_t", 32, {"depth": 2}),
+    ("vit_t", 32, {"depth": 2, "global_pool": "avg", "class_token": False}),
+    ("deit_tiny_distilled_patch16_224", 64, {"depth": 2}),
+    ("vit_small_patch14_reg4_dinov2", 56, THIN),
+    ("vit_small_patch16_dinov3", 64, THIN),
+    ("beit_base_patch16_224", 64, THIN),
+    ("eva02_tiny_patch14_224", 56, {"depth": 2}),
+    ("samvit_base_patch16_224", 64, THIN),
+    ("naflexvit_base_patch16_gap", 64, THIN),
+    ("vit_tiny_r_s16_p8_224", 64, {"depth": 2}),
+    # transformers that pool by attention, mix channels, or narrow their map
+    ("cait_xxs24_224", 64, {"depth": 2}),
+    ("xcit_nano_12_p8_224", 64, {"depth": 2}),
+    ("pit_ti_224", 128, {}),
+    ("swin_tiny_patch4_window7_224", 64, THIN_STAGES),
+    ("swinv2_tiny_window8_256", 64, THIN_STAGES),
+    ("hiera_tiny_224", 128, {"embed_dim": 24, "stages": (1, 1, 1, 1)}),
+    ("pvt_v2_b0", 128, {}),
+    ("coat_lite_tiny", 128, {}),
+    ("tiny_vit_5m_224", 128, {}),
+    ("coatnet_pico_rw_224", 128, {}),
+    ("maxvit_rmlp_pico_rw_256", 128, {"depths": (1, 1, 1, 1)}),
+    ("edgenext_xx_small", 128, {}),
+    ("efficientvit_b0", 128, {}),
+    # convolutions
+    ("test_convnext", 32, {}),
+    ("convnextv2_atto", 128, {}),
+    ("test_resnet", 32, {}),
+    ("resnetv2_18", 64, {}),
+    ("regnetx_002", 128, {}),
+    ("test_efficientnet", 64, {}),
+    ("mobilenetv3_small_050", 128, {}),
+    ("lcnet_035", 128, {}),
+    ("fastvit_t8", 128, {}),
+    ("repvit_m1", 128, {}),
+    ("starnet_s050", 128, {}),
+    ("hgnetv2_b0", 128, {}),
+    ("densenet121", 128, {"block_config": (2, 2, 2, 2)}),
+    ("test_nfnet", 64, {}),
+    ("test_mambaout", 128, {}),
+    ("focalnet_tiny_srf", 128, {"depths": (1, 1, 1, 1)}),
+    # MLPs and pooling
+    ("mixer_s32_224", 128, {}),
+    ("resmlp_12_224", 64, {}),
+    ("gmlp_ti16_224", 64, {}),
+    ("poolformer_s12", 128, {}),
+    ("caformer_s18", 128, {"depths": (1, 1, 1, 1)}),
+]
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_a_base_gives_a_map_and_pooled_features_of_the_planned_shape(name: str) -> None:
-    size = 32 if name != "mixer_s32_224" else 128
-    plan = plan_base(name, size)
-    base = plan.build()
-    output = base(torch.randn(2, 3, size, size))
-    assert output.maps_BDHW[0].shape == (2, plan.dim, *plan.grid)
+@pytest.mark.parametrize(("name", "size", "arguments"), ARCHITECTURES)
+def test_a_base_keeps_what_its_plan_says(name: str, size: int, arguments: dict[str, Any]) -> None:
+    plan = plan_base(name, size, arguments=arguments)
+    base = plan.build().train()
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    drawn = torch.get_rng_state()
+    output = base(images, places=range(len(plan.stages)))
+
+    for place, stage in enumerate(plan.stages):
+        assert output.maps_BDHW[place].shape == (2, stage.dim, *stage.grid)
+    assert output.tokens_BND.shape == (2, plan.grid[0] * plan.grid[1], plan.dim)
     assert output.pooled_BD.shape == (2, plan.dim)
+    assert all(t.isfinite().all() for t in (*output.maps_BDHW.values(), *output[1:]))
+    assert torch.equal(torch.get_rng_state(), drawn), "nothing in a base is random"
+
     (output.maps_BDHW[0].square().mean() + output.pooled_BD.square().mean()).backward()
-    reached = [p.grad is not None for p in base.parameters()]  # some inits make them 0 at first
+    reached = [p.grad is not None for p in base.trunk.parameters()]
     assert sum(reached) > 0.9 * len(reached)
-    assert base.trunk.get_parameter(next(iter(dict(base.trunk.named_parameters())))).grad.any()
+    assert next(base.trunk.parameters()).grad.any()
+
+    mask_BHW = torch.zeros(2, *plan.grid, dtype=torch.bool)
+    mask_BHW[:, 0] = True
+    with torch.no_grad():
+        base.eval()
+        seen, masked = base(images), base(images, mask_BHW)
+        for whole, part in zip(
+            (seen.maps_BDHW[0], *seen[1:]), (masked.maps_BDHW[0], *masked[1:]), strict=True
+        ):
+            assert (whole - part).norm() > 1e-4 * whole.norm()
+        # What a masked patch shows must not matter: the mask hides it.
+        if base.mask_token is not None and "_r_" not in name:
+            hidden = images.clone()
+            hidden[:, :, : size // plan.grid[0]] = 3.0
+            torch.testing.assert_close(base(hidden, mask_BHW).pooled_BD, masked.pooled_BD)
 
 
 def test_the_map_is_taken_before_the_final_norm_and_the_pooled_features_after_it() -> None:
@@ -74,13 +151,61 @@ def test_a_patch_size_that_is_asked_for_is_taken() -> None:
     ("arguments", "words"),
     [
         (("vit_smal", 32), ["unknown base 'vit_smal'", "did you mean"]),
+        (("convnext_tini", 32), ["unknown base", "'convnext_tiny'"]),
+        (("timm/resnet18", 32), ["unknown base 'timm/resnet18'", "did you mean"]),
+        (("vit_small_patch16_224.augreg", 32), ["tag of weights", "did you mean 'augreg_in1k'"]),
+        (("test_vit4.x", 32), ["weights", "'x'"]),
         (("poolformer_s12", 64), ["2×2", "4×4", "larger images"]),
+        (("levit_128s", 64), ["tokens", "larger images"]),
+        (("efficientformer_l1", 64), ["made for images of 224 pixels", "--image-size 224"]),
     ],
 )
 def test_a_base_that_cannot_serve_says_why(arguments: tuple[str, int], words: list[str]) -> None:
     with pytest.raises(UserError) as error:
         plan_base(*arguments)
     assert all(word in str(error.value) for word in words)
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_that_takes_no_patch_size_says_so() -> None:
+    for name in ("test_resnet", "mixer_s32_224"):
+        with pytest.raises(UserError, match=rf"base '{name}' takes no --patch-size.*leave it out"):
+            plan_base(name, 128, patch_size=4)
+
+
+def test_base_args_are_values_and_reach_the_model_and_the_plan() -> None:
+    arguments = base_arguments("vit_t", "depth=2, embed_dim=96,num_heads=3,qkv_bias=false")
+    assert arguments == {"depth": 2, "embed_dim": 96, "num_heads": 3, "qkv_bias": False}
+    plan = plan_base("vit_t", 32, arguments=arguments)
+    assert (plan.dim, len(plan.stages)) == (96, 2)
+    assert arguments.items() <= plan.arguments.items()
+    assert plan.build().trunk.blocks[0].attn.qkv.bias is None
+    assert "depth 2" in str(plan)
+    stages = base_arguments("test_convnext", "depths=(1, 1, 2, 1),act_layer=gelu_tanh")
+    assert stages == {"depths": (1, 1, 2, 1), "act_layer": "gelu_tanh"}
+    assert base_arguments("vit_t", None) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("vit_t", "dept=6", ["no argument 'dept'", "did you mean 'depth'"]),
+        ("poolformer_s12", "embed_dims=(8,8)", ["no argument 'embed_dims'", "'dims'"]),
+        ("mixer_s32_224", "num_blocks=2", ["sets num_blocks itself"]),
+        ("vit_t", "num_heads=0", ["num_heads=0", "zero"]),
+        ("vit_t", "depth", ["'depth'", "KEY=VALUE"]),
+        ("vit_t", "depth=1,depth=2", ["depth", "twice"]),
+        ("vit_t", "img_size=64", ["--image-size"]),
+        ("vit_t", "patch_size=8", ["--patch-size"]),
+        ("vit_t", "checkpoint_path=x.pth", ["--base-weights"]),
+        ("vit_t", "drop_path_rate=0.1", ["nothing in a base is random"]),
+    ],
+)
+def test_base_args_that_cannot_be_taken_say_why(name: str, text: str, words: list[str]) -> None:
+    with pytest.raises(UserError, match="--base-args") as error:
+        base_arguments(name, text)
+    assert all(word in str(error.value) for word in words)
+    assert "\n" not in str(error.value)
 
 
 def test_a_patch_that_leaves_too_small_a_map_is_refused() -> None:
@@ -91,6 +216,22 @@ def test_a_patch_that_leaves_too_small_a_map_is_refused() -> None:
 def test_every_alias_is_a_timm_model_and_every_own_family_exists() -> None:
     assert all(timm.is_model(name) for name in ALIASES.values())
     assert set(OWN_FAMILY.values()) <= set(FAMILIES)
+
+
+def test_the_last_layers_of_an_efficientnet_are_left_as_they_are_and_exported() -> None:
+    """It ends by widening its map for the classifier: heads meet the map before that."""
+    plan = plan_base("test_efficientnet", 64)
+    base = plan.build()
+    assert plan.dim == base.trunk.feature_info[-1]["num_chs"] < base.trunk.num_features
+    output = base(torch.randn(2, 3, 64, 64))
+    torch.testing.assert_close(output.pooled_BD, output.maps_BDHW[0].mean((2, 3)))
+    assert "conv_head.weight" in base.weights()
+
+
+def test_the_control_own_means_a_family_that_is_built_like_the_base() -> None:
+    size = {"mixer_s32_224": 128, "gmlp_ti16_224": 64, "resmlp_12_224": 64, "convformer_s18": 128}
+    families = [plan_base(name, pixels).own_family for name, pixels in size.items()]
+    assert families == ["mixer", "gmlp", "resmlp", None]
 
 
 @pytest.mark.parametrize("name", ["swin_t", "swinv2_tiny_window8_256", "vit_t"])

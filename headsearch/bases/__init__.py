@@ -1,0 +1,27 @@
+"""Bases: any timm model, or a module of one's own, behind one interface."""
+
+from headsearch.bases.arguments import base_arguments
+from headsearch.bases.base import Base, BaseOutput
+from headsearch.bases.names import ALIASES, OWN_FAMILY, timm_name_of
+from headsearch.bases.own_module import plan_module
+from headsearch.bases.plan import BasePlan, plan_base
+from headsearch.bases.shapes import Stage
+from headsearch.bases.trunk import drop_no_paths
+from headsearch.bases.weights import Weights, pretrained_weights, read_weights
+
+__all__ = [
+    "ALIASES",
+    "OWN_FAMILY",
+    "Base",
+    "BaseOutput",
+    "BasePlan",
+    "Stage",
+    "Weights",
+    "base_arguments",
+    "drop_no_paths",
+    "plan_base",
+    "plan_module",
+    "pretrained_weights",
+    "read_weights",
+    "timm_name_of",
+]

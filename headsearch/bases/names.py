@@ -1,0 +1,65 @@
+"""What bases are called, and which head family is built like each."""
+
+from __future__ import annotations
+
+import difflib
+
+import timm
+from timm.models import split_model_name_tag
+
+from headsearch.errors import UserError, unknown
+
+ALIASES = {
+    "vit_t": "vit_tiny_patch16_224",
+    "vit_s": "vit_small_patch16_224",
+    "vit_b": "vit_base_patch16_224",
+    "convnext_t": "convnext_tiny",
+    "swin_t": "swin_tiny_patch4_window7_224",
+}
+"""Short names for common bases; every timm name works as it is."""
+
+OWN_FAMILY = {
+    "vision_transformer": "attention",
+    "vision_transformer_sam": "attention",
+    "deit": "attention",
+    "beit": "attention",
+    "eva": "attention",
+    "convnext": "convnext",
+    "resnet": "bottleneck",
+    "resnetv2": "bottleneck",
+    "swin_transformer": "swin",
+    "swin_transformer_v2": "swin",
+    "mlp_mixer": "mixer",
+    "metaformer": "poolformer",
+    "mambaout": "mambaout",
+}
+"""timm's module → the head family that is built like the base: what the control `own` means."""
+
+_BUILT_OTHERWISE = {"resmlp": "resmlp", "gmlp": "gmlp", "convformer": None, "caformer": None}
+"""First word of a name → its family, where it is not its module's."""
+
+
+def timm_name_of(name: str) -> str:
+    """timm's name of a base. Raises UserError for a name, or a tag of weights, that it lacks."""
+    timm_name = ALIASES.get(name, name)
+    if ":" in timm_name or "/" in timm_name or not timm.is_model(timm_name):
+        raise unknown("base", name, _similar_names(name))
+    model, tag = split_model_name_tag(timm_name)
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{model}.*")]
+    if tag and tag not in tags:
+        if not tags:
+            raise UserError(f"base {name!r}: timm has no weights tagged {tag!r}; use {model!r}")
+        raise unknown(f"tag of weights of {model}", tag, tags)
+    return timm_name
+
+
+def own_family(timm_name: str) -> str | None:
+    """The head family that is built like a timm model, None where there is none."""
+    model = split_model_name_tag(timm_name)[0]
+    module = timm.model_entrypoint(model).__module__.rsplit(".", 1)[-1]
+    return _BUILT_OTHERWISE.get(model.split("_")[0], OWN_FAMILY.get(module))
+
+
+def _similar_names(name: str) -> list[str]:
+    """The aliases and timm's closest names: all of timm is too long a list to print."""
+    return [*ALIASES, *difflib.get_close_matches(name, timm.list_models(), n=8, cutoff=0.6)]
