@@ -58,13 +58,13 @@ ARCHITECTURES: list[tuple[str, int, dict[str, Any]]] = [
     ("densenet121", 128, {"block_config": (2, 2, 2, 2)}),
     ("test_nfnet", 64, {}),
     ("test_mambaout", 128, {}),
-    ("focalnet_tiny_srf", 128, {"depths": (1, 1, 1, 1)}),
+    ("focalnet_tiny_srf", 128, {}),
     # MLPs and pooling
     ("mixer_s32_224", 128, {}),
     ("resmlp_12_224", 64, {}),
     ("gmlp_ti16_224", 64, {}),
     ("poolformer_s12", 128, {}),
-    ("caformer_s18", 128, {"depths": (1, 1, 1, 1)}),
+    ("caformer_s18", 128, {}),
 ]
 
 
@@ -91,12 +91,12 @@ def test_a_base_keeps_what_its_plan_says(name: str, size: int, arguments: dict[s
     mask_BHW = torch.zeros(2, *plan.grid, dtype=torch.bool)
     mask_BHW[:, 0] = True
     with torch.no_grad():
-        base.eval()
+        base, images = base.eval().double(), images.double()  # some blocks start almost closed
         seen, masked = base(images), base(images, mask_BHW)
         for whole, part in zip(
             (seen.maps_BDHW[0], *seen[1:]), (masked.maps_BDHW[0], *masked[1:]), strict=True
         ):
-            assert (whole - part).norm() > 1e-4 * whole.norm()
+            assert (whole - part).norm() > 1e-9 * whole.norm()
         # What a masked patch shows must not matter: the mask hides it.
         if base.mask_token is not None and "_r_" not in name:
             hidden = images.clone()
