@@ -20,6 +20,7 @@ ALIASES = {
 
 OWN_FAMILY = {
     "vision_transformer": "attention",
+    "vision_transformer_hybrid": "attention",
     "vision_transformer_sam": "attention",
     "deit": "attention",
     "beit": "attention",
