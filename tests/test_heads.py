@@ -40,7 +40,7 @@ def test_the_registry_is_consistent():
         assert name == name.lower()
         for parameter_name, parameter in family.parameters.items():
             assert parameter.check(parameter_name, parameter.default) == parameter.default
-            assert parameter.label.format("") != ""
+            assert parameter.label.format(parameter.default) != ""
     # The control `own` takes any family that a base may be of by its depth.
     assert all("depth" in FAMILIES[name].parameters for name in FOUND)
     labels = [p.label for f in FAMILIES.values() for p in f.parameters.values()]

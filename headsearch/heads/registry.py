@@ -3,29 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
 from headsearch.errors import unknown
-from headsearch.heads.attention import ATTENTION, SWIN
+from headsearch.heads.attention import ATTENTION, LINEAR_ATTENTION, SWIN, XCIT
 from headsearch.heads.controls import IDENTITY
-from headsearch.heads.convolution import BOTTLENECK, CONVNEXT, MAMBAOUT
+from headsearch.heads.convolution import BOTTLENECK, CONVNEXT, DILATED, MAMBAOUT, MBCONV
 from headsearch.heads.family import Family, Grid, Value
+from headsearch.heads.frequency import GFNET
+from headsearch.heads.hybrid import HYBRID
+from headsearch.heads.large_kernel import CONVMIXER, FOCALNET, INCEPTIONNEXT, VAN
 from headsearch.heads.mlp import GMLP, MIXER, RESMLP
+from headsearch.heads.norm import NORM, renormalised
 from headsearch.heads.pooling import POOLFORMER
+from headsearch.heads.width import WIDTH, AtWidth, inner_width
+
+
+def with_common_knobs(family: Family) -> Family:
+    """A family with the knobs that every family has but the controls: `norm` and `width`.
+
+    `norm` is left out where a family's blocks have no norm of their own to put another in place of.
+    """
+
+    def build(
+        dim: int, grid: Grid, *, width: float, norm: str = "own", **parameters: Any
+    ) -> nn.Module:
+        inner = inner_width(width, dim)
+        head = renormalised(family.build(inner, grid, **parameters), norm)
+        return head if inner == dim else AtWidth(dim, inner, head)
+
+    common = {"norm": NORM, "width": WIDTH} if family.norm else {"width": WIDTH}
+    return replace(family, build=build, parameters={**family.parameters, **common})
+
 
 FAMILIES: dict[str, Family] = {
-    family.name: family
+    family.name: family if family.control else with_common_knobs(family)
     for family in (
         ATTENTION,
         SWIN,
+        LINEAR_ATTENTION,
+        XCIT,
         CONVNEXT,
         MAMBAOUT,
         BOTTLENECK,
+        DILATED,
+        MBCONV,
+        CONVMIXER,
+        INCEPTIONNEXT,
+        FOCALNET,
+        VAN,
+        GFNET,
         MIXER,
         RESMLP,
         GMLP,
         POOLFORMER,
+        HYBRID,
         IDENTITY,
     )
 }
@@ -42,12 +77,4 @@ def build_head(family: str, dim: int, grid: Grid, parameters: Mapping[str, Value
     """
     if family not in FAMILIES:
         raise unknown("family", family, FAMILIES)
-    knobs = FAMILIES[family].parameters
-    for name in parameters:
-        if name not in knobs:
-            raise unknown(f"parameter of {family}", name, knobs)
-    values = {
-        name: knob.on(grid, knob.check(f"{family}.{name}", parameters.get(name, knob.default)))
-        for name, knob in knobs.items()
-    }
-    return FAMILIES[family].build(dim, grid, **values)
+    return FAMILIES[family].make(dim, grid, parameters)
