@@ -1,4 +1,4 @@
-"""Heads that convolve: depth-wise (ConvNeXt), gated (MambaOut), full (ResNet), with holes, inverted.
+"""Heads that convolve: depth-wise (ConvNeXt, MBConv), gated (MambaOut), full (ResNet), with holes.
 
 Shape suffixes: B batch, D width, H rows, W columns.
 """

@@ -107,7 +107,8 @@ class Family:
         control: whether it is there to compare with rather than to be found.
         norm: how its blocks normalise by themselves, one of `norm.NORMS`; "" where nothing can
             take the place of that.
-        blocks: how many blocks a head of these parameters has.
+        blocks: how many blocks a head of these parameters has; None in a family whose `shortcuts`,
+            if it has them, are not those of `shortcuts.py`.
         settle: changes checked parameters to those of an equal head where some have no effect, or
             None where none depends on another.
     """
@@ -118,7 +119,7 @@ class Family:
     parameters: Mapping[str, Parameter]
     control: bool = False
     norm: str = "layer"
-    blocks: Callable[[Mapping[str, Any]], int] = lambda values: int(values["depth"])
+    blocks: Callable[[Mapping[str, Any]], int] | None = lambda values: int(values["depth"])
     settle: Callable[[dict[str, Any], Grid], None] | None = None
 
     def settled(self, dim: int, grid: Grid, parameters: Mapping[str, Value]) -> dict[str, Value]:
@@ -139,9 +140,9 @@ class Family:
             )
             for name, knob in self.parameters.items()
         }
-        if values.get("norm") == self.norm:
+        if self.norm and values.get("norm") == self.norm:
             values["norm"] = "own"
-        if values.get("shortcuts") is False:
+        if self.blocks is not None and values.get("shortcuts") is False:
             # All of one block's is the first's; where all go, the first's goes either way.
             alone = self.blocks(values) == 1
             values.update(shortcuts=alone, first_shortcut=not alone)

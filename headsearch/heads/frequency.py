@@ -33,7 +33,8 @@ class GlobalFilter(nn.Module):
         # There is no transform in half precision for most sizes.
         full_BDHW = map_BDHW if map_BDHW.dtype == torch.float64 else map_BDHW.float()
         waves_BDHV = torch.fft.rfft2(full_BDHW, norm="ortho") * torch.view_as_complex(self.weight)
-        return torch.fft.irfft2(waves_BDHV, s=map_BDHW.shape[-2:], norm="ortho")
+        mixed_BDHW: Tensor = torch.fft.irfft2(waves_BDHV, s=map_BDHW.shape[-2:], norm="ortho")
+        return mixed_BDHW
 
 
 def build_gfnet(dim: int, grid: Grid, *, depth: int, **shortcuts: bool) -> nn.Module:

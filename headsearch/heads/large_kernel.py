@@ -122,9 +122,7 @@ class LargeKernelAttention(nn.Module):
         padding = VAN_DILATION * (kernel // 2)
         self.into = nn.Conv2d(dim, dim, 1)
         self.near = nn.Conv2d(dim, dim, 5, padding=2, groups=dim)
-        self.far = nn.Conv2d(
-            dim, dim, kernel, padding=padding, dilation=VAN_DILATION, groups=dim
-        )
+        self.far = nn.Conv2d(dim, dim, kernel, padding=padding, dilation=VAN_DILATION, groups=dim)
         self.mix = nn.Conv2d(dim, dim, 1)
         self.back = nn.Conv2d(dim, dim, 1)
 

@@ -94,7 +94,9 @@ def build_gmlp(
         )
         for _ in range(depth)
     ]
-    blocks = opened(blocks, lambda block: nn.Sequential(block.norm, block.mlp_channels), **shortcuts)
+    blocks = opened(
+        blocks, lambda block: nn.Sequential(block.norm, block.mlp_channels), **shortcuts
+    )
     return xavier_uniform(TokenBlocks(blocks))
 
 

@@ -66,6 +66,13 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+def find_family(name: str) -> Family:
+    """The family of this name that comes with headsearch. Raises UserError where there is none."""
+    if name not in FAMILIES:
+        raise unknown("family", name, FAMILIES)
+    return FAMILIES[name]
+
+
 def build_head(family: str, dim: int, grid: Grid, parameters: Mapping[str, Value]) -> nn.Module:
     """A head of this family on maps (B, dim, H, W) with `grid` = (H, W), fresh weights.
 
@@ -75,6 +82,4 @@ def build_head(family: str, dim: int, grid: Grid, parameters: Mapping[str, Value
     Raises:
         UserError: for an unknown family or parameter, or a value outside its bounds.
     """
-    if family not in FAMILIES:
-        raise unknown("family", family, FAMILIES)
-    return FAMILIES[family].make(dim, grid, parameters)
+    return find_family(family).make(dim, grid, parameters)

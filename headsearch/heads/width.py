@@ -46,7 +46,8 @@ class AtWidth(nn.Module):
         self.back = nn.Conv2d(inner, dim, 1)
         for projection in (self.into, self.back):
             lecun_normal_(projection.weight)  # keeps the variance of what comes in
-            nn.init.zeros_(projection.bias)
+            if projection.bias is not None:
+                nn.init.zeros_(projection.bias)
 
     def forward(self, map_BDHW: Tensor) -> Tensor:
         output_BDHW: Tensor = self.back(self.head(self.into(map_BDHW)))
