@@ -93,9 +93,9 @@ class LinearAttention(nn.Module):
         qkv = self.qkv(tokens_BND).unflatten(-1, (3, self.heads, -1))
         q_BANE, k_BANE, v_BANE = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         q_BANE, k_BANE = F.elu(q_BANE) + 1, F.elu(k_BANE) + 1
-        k_BANE = k_BANE / k_BANE.sum(2, keepdim=True)  # keeps the sums near 1 in half precision
         held_BAEE = k_BANE.transpose(2, 3) @ v_BANE
-        values_BANE = (q_BANE @ held_BAEE) / q_BANE.sum(3, keepdim=True)
+        sums_BAE1 = k_BANE.sum(2).unsqueeze(-1)
+        values_BANE = (q_BANE @ held_BAEE) / (q_BANE @ sums_BAE1)
         mixed_BND: Tensor = self.proj(values_BANE.transpose(1, 2).flatten(2))
         return mixed_BND
 

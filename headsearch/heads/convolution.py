@@ -78,8 +78,9 @@ def build_mambaout(
 
 def _group_norm(channels: int, act_layer: type[nn.Module] = nn.ReLU, **kwargs: Any) -> nn.Module:
     """With an activation. 32 groups, as timm has by default, or as many as divide the channels."""
-    groups = math.gcd(channels, 32)
-    norm: nn.Module = GroupNormAct(channels, num_groups=groups, act_layer=act_layer, **kwargs)
+    # Not in place: where another norm, or none, comes before it, its input may be needed again.
+    kwargs.update(num_groups=math.gcd(channels, 32), act_layer=act_layer, inplace=False)
+    norm: nn.Module = GroupNormAct(channels, **kwargs)
     return norm
 
 

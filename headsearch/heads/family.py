@@ -105,8 +105,10 @@ class Family:
             forward and without a final norm.
         parameters: its knobs, in the order in which a candidate's name shows them.
         control: whether it is there to compare with rather than to be found.
-        norm: how its blocks normalise by themselves, one of `norm.NORMS`; "" where nothing can
-            take the place of that.
+        norm: how its blocks normalise by themselves: over a "layer", a "group" of channels, or
+            "mixed"; "" where they do not, and nothing can take the place of that.
+        multiplies: whether its blocks multiply features with features, or shrink them, so that
+            without any norm a few of them blow a signal up or let it vanish.
         blocks: how many blocks a head of these parameters has; None in a family whose `shortcuts`,
             if it has them, are not those of `shortcuts.py`.
         settle: changes checked parameters to those of an equal head where some have no effect, or
@@ -119,6 +121,7 @@ class Family:
     parameters: Mapping[str, Parameter]
     control: bool = False
     norm: str = "layer"
+    multiplies: bool = False
     blocks: Callable[[Mapping[str, Any]], int] | None = lambda values: int(values["depth"])
     settle: Callable[[dict[str, Any], Grid], None] | None = None
 

@@ -44,5 +44,9 @@ def build_gfnet(dim: int, grid: Grid, *, depth: int, **shortcuts: bool) -> nn.Mo
 
 
 GFNET = Family(
-    "gfnet", "a learned filter of the map's frequencies", build_gfnet, {"depth": DEPTH, **SHORTCUTS}
+    "gfnet",
+    "a learned filter of the map's frequencies",
+    build_gfnet,
+    {"depth": DEPTH, **SHORTCUTS},
+    multiplies=True,
 )

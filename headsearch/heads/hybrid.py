@@ -115,6 +115,7 @@ HYBRID = Family(
         **SHORTCUTS,
     },
     norm="mixed",
+    multiplies=True,
     blocks=_blocks,
     settle=_settle_norm,
 )

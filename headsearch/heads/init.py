@@ -51,3 +51,21 @@ def normal_fan_out(head: nn.Module) -> nn.Module:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     return head
+
+
+def normal_fan_in(head: nn.Module) -> nn.Module:
+    """Weights from a normal of variance 1 over their inputs (LeCun et al. 1998); biases zero.
+
+    A signal keeps its scale through them, with no norm or shortcut to bring it back. A module with
+    `init_weights` (gMLP's gate) begins as it wants to.
+    """
+    for module in head.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in head.modules():
+        init_weights = getattr(module, "init_weights", None)
+        if init_weights is not None:
+            init_weights()
+    return head

@@ -6,11 +6,13 @@ Shape suffixes: B batch, D width, H rows, W columns; X whatever axes there are.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from headsearch.heads.family import Parameter
+from headsearch.heads.init import normal_fan_in
 
 NORM = Parameter(
     "choice",
@@ -20,6 +22,8 @@ NORM = Parameter(
     "norm-{}",
     choices=("own", "layer", "batch", "none"),
 )
+SOME_NORM = replace(NORM, choices=("own", "layer", "batch"))
+"""The same for families that cannot do without."""
 
 
 class _BatchNormLast(nn.BatchNorm1d):
@@ -34,7 +38,8 @@ def renormalised(head: nn.Module, norm: str) -> nn.Module:
 
     A norm keeps its activation if it has one, and goes on without a bias if it had none. With
     "batch" an image's output depends on the others of its batch in training, and on running means
-    in evaluation, as in the networks that were published so.
+    in evaluation, as in the networks that were published so. With "none" weights begin by their
+    fan-in: no norm will bring a signal back to scale that they shrink or blow up.
     """
     if norm == "own":
         return head
@@ -42,7 +47,7 @@ def renormalised(head: nn.Module, norm: str) -> nn.Module:
         for name, child in list(module.named_children()):
             if isinstance(child, nn.LayerNorm | nn.GroupNorm):
                 setattr(module, name, _in_place_of(child, norm))
-    return head
+    return normal_fan_in(head) if norm == "none" else head
 
 
 def _in_place_of(norm: nn.LayerNorm | nn.GroupNorm, kind: str) -> nn.Module:

@@ -17,7 +17,7 @@ from headsearch.heads.frequency import GFNET
 from headsearch.heads.hybrid import HYBRID
 from headsearch.heads.large_kernel import CONVMIXER, FOCALNET, INCEPTIONNEXT, VAN
 from headsearch.heads.mlp import GMLP, MIXER, RESMLP
-from headsearch.heads.norm import NORM, renormalised
+from headsearch.heads.norm import NORM, SOME_NORM, renormalised
 from headsearch.heads.pooling import POOLFORMER
 from headsearch.heads.width import WIDTH, AtWidth, inner_width
 
@@ -25,7 +25,8 @@ from headsearch.heads.width import WIDTH, AtWidth, inner_width
 def with_common_knobs(family: Family) -> Family:
     """A family with the knobs that every family has but the controls: `norm` and `width`.
 
-    `norm` is left out where a family's blocks have no norm of their own to put another in place of.
+    `norm` is left out where a family's blocks have no norm of their own to put another in place of,
+    and its value "none" where they multiply.
     """
 
     def build(
@@ -35,8 +36,8 @@ def with_common_knobs(family: Family) -> Family:
         head = renormalised(family.build(inner, grid, **parameters), norm)
         return head if inner == dim else AtWidth(dim, inner, head)
 
-    common = {"norm": NORM, "width": WIDTH} if family.norm else {"width": WIDTH}
-    return replace(family, build=build, parameters={**family.parameters, **common})
+    norms = {"norm": SOME_NORM if family.multiplies else NORM} if family.norm else {}
+    return replace(family, build=build, parameters={**family.parameters, **norms, "width": WIDTH})
 
 
 FAMILIES: dict[str, Family] = {
