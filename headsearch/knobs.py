@@ -86,6 +86,20 @@ class Knob:
     def active(self, chosen: Mapping[str, Value]) -> bool:
         return all(chosen[name] in values for name, values in self.when.items())
 
+    def first(self, chosen: Mapping[str, Value]) -> Value:
+        """The least value that the knob can have after these choices."""
+        if not self.active(chosen):
+            return self.otherwise
+        if isinstance(self.values, Choices):
+            return self.values.values[0]
+        return int(self.values.low) if self.values.whole else self.values.low
+
+    def most(self) -> Value:
+        """The largest value that the knob can have at all."""
+        if isinstance(self.values, Choices):
+            return max(*self.values.values, self.otherwise)
+        return max(self.values.high, self.otherwise)
+
     def fixed(self, chosen: Mapping[str, Value]) -> Value | None:
         """The only value that the knob can have after these choices; None where it has several."""
         if not self.active(chosen):

@@ -1,8 +1,9 @@
 """The search space: heads.yaml → candidates, with what each costs on a given base.
 
 A space is written for any base. `Space.on(base)` resolves it: the control `own` becomes the base's
-own kind of block, kernels and windows larger than the base's map become the largest that make a
-difference there, points that thereby coincide are one candidate, and costs are counted.
+own kind of block, kernels and windows larger than the map become the largest that make a difference
+there, points that are equal heads are one candidate, and costs are counted. The map is that of the
+place where a head is attached.
 """
 
 from __future__ import annotations
@@ -10,30 +11,48 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from torch import nn
-
+from headsearch.candidates import BaseShape, Candidate, Listing
 from headsearch.errors import UserError, unknown
 from headsearch.heads import (
     DEPTH,
     FAMILIES,
     Cost,
-    Grid,
+    Family,
     Parameter,
     Value,
-    build_head,
     head_cost,
 )
 from headsearch.knobs import Knobs, all_points, count_points
 from headsearch.space_yaml import read_families
+from headsearch.user_families import (
+    UserFamily,
+    read_user_families,
+    without_origins,
+)
 from headsearch.yaml_lines import Located, read_yaml
 
 if TYPE_CHECKING:
     import optuna
+
+__all__ = [
+    "ATTACH_AT",
+    "CONTROLS",
+    "OWN",
+    "BaseShape",
+    "Candidate",
+    "Listing",
+    "ResolvedSpace",
+    "Space",
+    "find_space",
+    "load_space",
+    "ready_spaces",
+]
 
 OWN = "own"
 """The control that is the base's own kind of block; which family that is, the base says."""
@@ -41,73 +60,18 @@ CONTROLS: dict[str, Mapping[str, Parameter]] = {
     **{name: family.parameters for name, family in FAMILIES.items() if family.control},
     OWN: {"depth": DEPTH},
 }
+ATTACH_AT = Parameter(
+    "int",
+    0,
+    "how many blocks before the base's last the head is attached (stages, in a base of stages)",
+    "before{}",
+    low=0,
+    high=63,
+)
+"""The knob of every family but the controls that says where its head meets the base."""
 ENUMERABLE = 2000
 """Spaces of more points than this are not listed; a merge or a constraint could only be found by
 going through all of them."""
-
-
-class BaseShape(Protocol):
-    """What a space needs to know of a base."""
-
-    @property
-    def dim(self) -> int: ...  # width of its tokens
-
-    @property
-    def grid(self) -> Grid: ...  # (H, W) of its token map
-
-    @property
-    def own_family(self) -> str | None: ...  # the family of its own blocks, if there is one
-
-    @property
-    def params_m(self) -> float: ...  # millions
-
-    @property
-    def gflops(self) -> float: ...  # of one image's forward
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One point of the space on one base.
-
-    Attributes:
-        name: unique, readable, fit for a file name: "convnext-d3-k7-noshortcut".
-        family: its family, or "own".
-        parameters: all of its family's parameters; of "own", those that the control has.
-        control: whether it is there to compare with; never pruned, excluded or recommended.
-        params_m: millions of parameters.
-        gflops: GFLOPs (two a multiply-add) of one image's forward.
-        block: the family that is built: of "own", the base's.
-        trial_params: what an Optuna trial holds for it, for `study.enqueue_trial`.
-    """
-
-    name: str
-    family: str
-    parameters: Mapping[str, Value] = field(hash=False)
-    control: bool
-    params_m: float
-    gflops: float
-    block: str
-    trial_params: Mapping[str, Value] = field(compare=False, repr=False)
-
-    def build(self, dim: int, grid: Grid) -> nn.Module:
-        """A fresh head (B, dim, H, W) → (B, dim, H, W) with `grid` = (H, W)."""
-        return build_head(self.block, dim, grid, self.parameters)
-
-
-@dataclass(frozen=True)
-class Listing:
-    """All candidates of a space on a base.
-
-    Attributes:
-        candidates: controls first, then by family and parameters; always in the same order.
-        merged: points that are the same head as a candidate of another name: (as written, the
-            candidate's name).
-        excluded: candidates that the constraints forbid, each with the reason.
-    """
-
-    candidates: tuple[Candidate, ...]
-    merged: tuple[tuple[str, str], ...]
-    excluded: tuple[tuple[Candidate, str], ...]
 
 
 @dataclass(frozen=True)
@@ -118,6 +82,7 @@ class Space:
         source: the file's name as shown to the user.
         families, controls: by name, how their parameters vary.
         max_params, max_gflops: what a head may have at most, as a share of the base's.
+        from_elsewhere: those of the families that are not headsearch's own.
     """
 
     source: str
@@ -125,6 +90,7 @@ class Space:
     controls: Mapping[str, Knobs]
     max_params: float | None = None
     max_gflops: float | None = None
+    from_elsewhere: Mapping[str, UserFamily] = field(default_factory=dict)
 
     def written(self) -> dict[str, Any]:
         """The space as YAML would hold it, no default left unsaid and in a fixed order.
@@ -133,16 +99,23 @@ class Space:
         """
         limits = {"max_params": self.max_params, "max_gflops": self.max_gflops}
         return {
-            "families": _written(self.families),
+            "families": {
+                name: {**self._origin(name), **knobs}
+                for name, knobs in _written(self.families).items()
+            },
             "controls": _written(self.controls),
             "constraints": {name: limit for name, limit in limits.items() if limit is not None},
         }
+
+    def _origin(self, name: str) -> Mapping[str, str]:
+        return self.from_elsewhere[name].origin if name in self.from_elsewhere else {}
 
     @property
     def hash(self) -> str:
         """12 hexadecimal digits that change with what the space holds.
 
-        Comments, the order of keys and choices, spelled-out defaults and the path do not count.
+        Comments, the order of keys and choices, spelled-out defaults and the path do not count; the
+        content of a user's file does.
         """
         text = json.dumps(self.written(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -167,7 +140,8 @@ def _written(families: Mapping[str, Knobs]) -> dict[str, Any]:
     }
 
 
-_Key: TypeAlias = tuple[str, tuple[tuple[str, Value], ...]]  # what is built: family, parameters
+_Key: TypeAlias = tuple[str, int, tuple[tuple[str, Value], ...]]
+"""What is built: family, place, parameters."""
 
 
 class ResolvedSpace:
@@ -182,18 +156,27 @@ class ResolvedSpace:
     def __init__(self, space: Space, base: BaseShape) -> None:
         self.space = space
         self.base = base
-        self.notes: tuple[str, ...] = ()
+        notes = []
         controls = dict(space.controls)
         if base.own_family is None and controls.pop(OWN, None) is not None:
-            self.notes = ("the control `own` is left out: no family is built like this base",)
+            notes.append("the control `own` is left out: no family is built like this base")
+        deepest = max((knobs["attach_at"].most() for knobs in space.families.values()), default=0)
+        if int(deepest) >= len(base.stages):
+            notes.append(f"heads with attach_at {deepest} are left out: {self._places()}")
+        self.notes = tuple(notes)
+        elsewhere = {name: user.family for name, user in space.from_elsewhere.items()}
+        self._families: dict[str, Family] = {**FAMILIES, **elsewhere}
         self._knobs = {**space.families, **controls}
-        self._costs: dict[_Key, Cost] = {}
+        self._costs: dict[_Key, tuple[Cost, str]] = {}
+        self._names: dict[str, _Key] = {}
         self._controls: dict[_Key, Candidate] = {}
         for family, knobs in controls.items():
             for values, drawn in all_points(knobs):
                 control = self._candidate(family, values, drawn)
                 self._controls[self._key(control.block, control.parameters)] = control
         self.controls = tuple(self._controls.values())
+        for name, user in space.from_elsewhere.items():
+            self._try(name, user)
 
     @property
     def hash(self) -> str:
@@ -219,7 +202,7 @@ class ResolvedSpace:
         for family, knobs in self.space.families.items():
             for values, drawn in all_points(knobs):
                 candidate = self._candidate(family, values, drawn)
-                written = _name(family, values)
+                written = self._name(family, values)
                 if written != candidate.name:
                     merged[written] = candidate.name
                 reason = self.excluded(candidate)
@@ -230,10 +213,16 @@ class ResolvedSpace:
                 if len(found) > limit:
                     return None
         if self.space.families and excluded and len(found) == len(self.controls):
-            smallest, reason = min(excluded.values(), key=lambda entry: entry[0].params_m)
+            fit = [entry for entry in excluded.values() if not entry[0].fault]
+            smallest, reason = min(
+                fit or excluded.values(), key=lambda entry: (entry[0].params_m, entry[0].name)
+            )
             raise UserError(
                 f"{self.space.source}: the constraints leave no candidate; "
                 f"the smallest, {smallest.name}, has {reason}"
+                if fit
+                else f"{self.space.source}: no candidate can be built on this base; "
+                f"{smallest.name}: {reason}"
             )
         return Listing(tuple(found.values()), tuple(merged.items()), tuple(excluded.values()))
 
@@ -257,9 +246,9 @@ class ResolvedSpace:
         return self._candidate(family, values, drawn)
 
     def excluded(self, candidate: Candidate) -> str | None:
-        """Why the constraints forbid a candidate, in a few words; None where they do not."""
-        if candidate.control:
-            return None
+        """Why a candidate cannot be had or the constraints forbid it, in a few words; else None."""
+        if candidate.fault or candidate.control:
+            return candidate.fault or None
         for limit, cost, whole, unit in (
             (self.space.max_params, candidate.params_m, self.base.params_m, "M parameters"),
             (self.space.max_gflops, candidate.gflops, self.base.gflops, "GFLOPs"),
@@ -276,41 +265,79 @@ class ResolvedSpace:
         key = self._key(block, values)
         if key in self._controls:
             return self._controls[key]
-        if key not in self._costs:
-            self._costs[key] = head_cost(block, self.base.dim, self.base.grid, dict(key[1]))
-        parameters = {name: value for name, value in key[1] if name in _parameters(family)}
+        _, place, settled = key
+        cost, fault = self._cost(key)
+        known = self._parameters(family)
+        parameters = {name: value for name, value in settled if name in known}
+        name = self._name(family, {**parameters, "attach_at": place})
+        if self._names.setdefault(name, key) != key:
+            raise UserError(
+                f"{self.space.source}: two different heads of {family} would both be called {name}"
+            )
         return Candidate(
-            name=_name(family, parameters),
+            name=name,
             family=family,
             parameters=parameters,
             control=family in CONTROLS,
-            params_m=self._costs[key].params_m,
-            gflops=self._costs[key].gflops,
+            params_m=cost.params_m,
+            gflops=cost.gflops,
             block=block,
+            place=place,
             trial_params={
                 "family": family,
                 **{f"{family}.{name}": value for name, value in drawn.items()},
             },
+            made_by=self._families[block],
+            fault=fault,
         )
 
     def _key(self, block: str, values: Mapping[str, Value]) -> _Key:
         """What is built on this base for these values: the same key, the same head."""
-        settled = (
-            (name, knob.on(self.base.grid, knob.check(name, values.get(name, knob.default))))
-            for name, knob in FAMILIES[block].parameters.items()
+        place = int(values.get("attach_at", 0))
+        dim, grid = self.base.stages[min(place, len(self.base.stages) - 1)]
+        own = {name: value for name, value in values.items() if name != "attach_at"}
+        return block, place, tuple(self._families[block].settled(dim, grid, own).items())
+
+    def _cost(self, key: _Key) -> tuple[Cost, str]:
+        """What is paid for a head, and why it cannot be built, empty where it can."""
+        if key not in self._costs:
+            block, place, settled = key
+            if place >= len(self.base.stages):
+                self._costs[key] = Cost(math.nan, math.nan), self._places()
+            elif block in self.space.from_elsewhere:
+                user = self.space.from_elsewhere[block]
+                self._costs[key] = user.cost(*self.base.stages[place], dict(settled))
+            else:
+                cost = head_cost(self._families[block], *self.base.stages[place], dict(settled))
+                self._costs[key] = cost, ""
+        return self._costs[key]
+
+    def _places(self) -> str:
+        return f"this base can be attached to at 0 to {len(self.base.stages) - 1}"
+
+    def _try(self, name: str, user: UserFamily) -> None:
+        """Builds the least head of a user's family. Raises UserError where that cannot be."""
+        least: dict[str, Value] = {}
+        for parameter, knob in self.space.families[name].items():
+            least[parameter] = knob.first(least)
+        _, fault = self._cost(self._key(name, {**least, "attach_at": 0}))
+        if fault:
+            raise UserError(f"{user.where}: {fault}")
+
+    def _parameters(self, family: str) -> Mapping[str, Parameter]:
+        return CONTROLS[family] if family in CONTROLS else _knobs_of(self._families[family])
+
+    def _name(self, family: str, values: Mapping[str, Value]) -> str:
+        parts = (
+            knob.name_part(knob.check(name, values[name]))
+            for name, knob in self._parameters(family).items()
         )
-        return block, tuple(settled)
+        return "-".join((family, *filter(None, parts)))
 
 
-def _parameters(family: str) -> Mapping[str, Parameter]:
-    return CONTROLS[family] if family in CONTROLS else FAMILIES[family].parameters
-
-
-def _name(family: str, values: Mapping[str, Value]) -> str:
-    parts = (
-        knob.name_part(knob.check(name, values[name])) for name, knob in _parameters(family).items()
-    )
-    return "-".join((family, *filter(None, parts)))
+def _knobs_of(family: Family) -> Mapping[str, Parameter]:
+    """All that can vary of a family in a space: how its head is built, and where it is attached."""
+    return {**family.parameters, "attach_at": ATTACH_AT}
 
 
 def ready_spaces() -> dict[str, Path]:
@@ -344,15 +371,20 @@ def find_space(name: str) -> Path:
 def load_space(path: Path) -> Space:
     """The search space in a YAML file; `search_spaces/heads.yaml` shows and explains the form.
 
+    A family of the user's own that the space names is EXECUTED: its file is Python.
+
     Raises:
         UserError: one line with file, line and what would be right, for whatever is wrong in it.
     """
     root = read_yaml(path)
     entries = root.mapping("a search space", ("families", "controls", "constraints"))
+    elsewhere = read_user_families(entries.get("families"), path.parent, {*FAMILIES, *CONTROLS})
+    found = [family for family in FAMILIES.values() if not family.control]
+    found += [user.family for user in elsewhere.values()]
     families = read_families(
-        entries.get("families"),
+        without_origins(entries.get("families"), elsewhere),
         "family",
-        {name: family.parameters for name, family in FAMILIES.items() if not family.control},
+        {family.name: _knobs_of(family) for family in found},
         {name: f"{name!r} is a control: list it under `controls`" for name in CONTROLS},
     )
     # Left out, both controls are there with their defaults; `controls: []` is for none.
@@ -367,4 +399,4 @@ def load_space(path: Path) -> Space:
             limits[name] = node.number(name)
             if limits[name] <= 0:
                 raise node.error(f"{name} is a share of the base's and must be above 0")
-    return Space(str(path), families, controls, **limits)
+    return Space(str(path), families, controls, **limits, from_elsewhere=elsewhere)

@@ -29,7 +29,7 @@ def read_families(
         UserError: with the line, for what `read_knobs` refuses, and names unknown or there twice.
     """
     found: dict[str, Knobs] = {}
-    for name, where, value in _listed(node):
+    for name, where, value in listed(node):
         if name in misplaced:
             raise UserError(f"{where}: {misplaced[name]}")
         if name not in known:
@@ -40,7 +40,7 @@ def read_families(
     return {name: found[name] for name in sorted(found)}
 
 
-def _listed(node: Located | None) -> Iterator[tuple[str, str, Located]]:
+def listed(node: Located | None) -> Iterator[tuple[str, str, Located]]:
     """Names, where they stand, and what they hold."""
     if node is None or node.value is None:
         return

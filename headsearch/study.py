@@ -176,12 +176,13 @@ class Search:
 
     def _attach(self, trainer: Trainer, entrant: Entrant) -> float:
         """Attaches an entrant's head; returns what a step of it takes on its own, in ms."""
-        prepared, dim, grid = self.prepared, self.prepared.plan.dim, self.prepared.plan.grid
+        prepared, candidate = self.prepared, entrant.candidate
+        dim, grid = prepared.plan.stages[candidate.place]
 
         def build() -> nn.Module:
-            return entrant.candidate.build(dim, grid)
+            return candidate.build(dim, grid)
 
-        trainer.attach(entrant.candidate.name, build, dim)
+        trainer.attach(candidate.name, build, dim, candidate.place)
         features = torch.zeros(2 * self.config.batch_size, dim, *grid, device=prepared.device)
         return head_step_ms(build, features, autocast=prepared.autocast)
 
@@ -207,7 +208,7 @@ class Search:
             images = step * config.batch_size
             self.ledger.record(head.standing, rung, step, images, scores)
             head.standing.score = own.by(prepared.rank_by)
-            reason = self._collapse(own, scores.base)
+            reason = self._collapse(own, scores.base, head.standing.candidate.place)
             if rung and reason is not None:
                 self._leave(trainer, live, name, "collapsed", TrialState.FAIL, reason)
             else:
@@ -215,12 +216,12 @@ class Search:
         self.pace.scored()
         return scores
 
-    def _collapse(self, head: Scores, base: Scores) -> str | None:
+    def _collapse(self, head: Scores, base: Scores, place: int) -> str | None:
         """Why a head counts as collapsed, None if it does not."""
         use = head.prototype_use
         return collapse_reason(
             head.effective_rank,
-            self.prepared.plan.dim,
+            self.prepared.plan.stages[place].dim,
             use.of_mean if use else None,
             use.prototypes if use else None,
             images=len(self.prepared.data.queries),

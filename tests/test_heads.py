@@ -5,22 +5,49 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers import LayerNorm2d
+from timm.models.xcit import XCABlock
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from headsearch.errors import UserError
 from headsearch.heads import FAMILIES, build_head, head_cost
-from headsearch.heads.attention import attention_heads
+from headsearch.heads.attention import LAYER_NORM, LinearAttention, attention_heads
+from headsearch.heads.frequency import GlobalFilter
+from headsearch.heads.large_kernel import LargeKernelAttention
 from headsearch.heads.layout import ChannelsLastBlocks, TokenBlocks
+from headsearch.heads.norm import renormalised
+from headsearch.heads.shortcuts import NoShortcut
+from headsearch.heads.width import AtWidth, inner_width
 
 DIM = 48
 GRIDS = [(4, 4), (5, 7), (8, 8)]
 FOUND = [name for name, family in FAMILIES.items() if not family.control]
 OPENED = [name for name in FOUND if "first_shortcut" in FAMILIES[name].parameters]
-# Every family as it is and, where it has the switch, without its first shortcut.
-VARIANTS = [(name, {}) for name in FOUND] + [(name, {"first_shortcut": False}) for name in OPENED]
-IDS = [f"{name}{'-noshortcut' if p else ''}" for name, p in VARIANTS]
+# Every family as it is, and in every way that a space may make it differ more from its base.
+CHANGES = (
+    {},
+    {"first_shortcut": False},
+    {"shortcuts": False},
+    {"width": 0.5},
+    {"norm": "none"},
+    {"norm": "layer"},
+)
+VARIANTS = [
+    (name, change)
+    for change in CHANGES
+    for name in FOUND
+    if change.keys() <= FAMILIES[name].parameters.keys()
+    and change.get("norm") != FAMILIES[name].norm  # the same head as it is
+    and not (change.get("norm") == "none" and FAMILIES[name].multiplies)
+]
+IDS = [
+    "-".join([name, *(f"{key}={value}" for key, value in change.items())])
+    for name, change in VARIANTS
+]
+# Heads may be attached to any map from 4×4 to 16×16.
+SIZES = [(4, 4), (5, 5), (7, 7), (8, 8), (11, 11), (14, 14), (16, 16), (4, 15), (16, 5), (7, 13)]
 
 
 def build(family: str, grid: tuple[int, int] = (4, 4), dim: int = DIM, **parameters) -> nn.Module:
@@ -40,7 +67,7 @@ def test_the_registry_is_consistent():
         assert name == name.lower()
         for parameter_name, parameter in family.parameters.items():
             assert parameter.check(parameter_name, parameter.default) == parameter.default
-            assert parameter.label.format("") != ""
+            assert parameter.label.format(parameter.default) != ""
     # The control `own` takes any family that a base may be of by its depth.
     assert all("depth" in FAMILIES[name].parameters for name in FOUND)
     labels = [p.label for f in FAMILIES.values() for p in f.parameters.values()]
@@ -48,12 +75,42 @@ def test_the_registry_is_consistent():
     assert len(set(labels)) == len(kinds), "two parameters would look the same in a name"
 
 
-def test_there_are_eight_families_of_different_bias():
-    assert len({FAMILIES[name].bias for name in FOUND}) >= 8
+def test_there_are_sixteen_families_of_different_bias():
+    assert len({FAMILIES[name].bias for name in FOUND if name != "hybrid"}) >= 16
+
+
+def test_every_family_can_be_made_to_differ_more():
+    for name in FOUND:
+        assert {"depth", "first_shortcut", "shortcuts", "width"} <= FAMILIES[name].parameters.keys()
+    without_norm = [name for name in FOUND if "norm" not in FAMILIES[name].parameters]
+    assert without_norm == ["resmlp"]  # whose blocks have no norm to put another in place of
+
+
+@pytest.mark.parametrize("family", FOUND)
+def test_a_head_trains_on_maps_of_every_size(family):
+    """In float32 and bfloat16: the shape kept, all finite, gradients everywhere, a cost counted."""
+    for grid in SIZES:
+        head = build(family, grid, 16, depth=1)
+        map_BDHW = random_map(grid, 2, 16).requires_grad_()
+        for precision in (torch.float32, torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+                out_BDHW = head(map_BDHW)
+                assert out_BDHW.shape == map_BDHW.shape, (grid, precision)
+            weights = dict(head.named_parameters())
+            gradients = torch.autograd.grad(
+                F.mse_loss(out_BDHW.float(), random_map(grid, 2, 16).flip(0)),
+                [map_BDHW, *weights.values()],
+            )
+            for name, gradient in zip(("base", *weights), gradients, strict=True):
+                assert gradient.isfinite().all(), (grid, precision, name)
+                assert gradient.abs().max() > 0, (grid, precision, name)
+        cost = head_cost(family, 16, grid, {"depth": 1})
+        assert cost.params_m * 1e6 == sum(w.numel() for w in head.parameters()), grid
+        assert cost.gflops > 0
 
 
 @pytest.mark.parametrize(("family", "parameters"), VARIANTS, ids=IDS)
-@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("grid", GRIDS[1:], ids=str)
 def test_a_head_keeps_the_map_and_changes_what_is_on_it(family, parameters, grid):
     head = build(family, grid, **parameters)
     map_BDHW = random_map(grid)
@@ -83,7 +140,7 @@ def test_an_image_does_not_see_the_others_of_its_batch(family, parameters):
 
 
 @pytest.mark.parametrize(("family", "parameters"), VARIANTS, ids=IDS)
-@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("grid", GRIDS[:2], ids=str)
 def test_gradients_reach_every_parameter_and_the_base(family, parameters, grid):
     head = build(family, grid, **parameters)
     map_BDHW = random_map(grid).requires_grad_()
@@ -173,6 +230,19 @@ LOCAL = {
     "convnext": ({"kernel": 3}, lambda r, c: abs(r) <= 1 and abs(c) <= 1),
     "mambaout": ({"kernel": 5}, lambda r, c: abs(r) <= 2 and abs(c) <= 2),
     "bottleneck": ({"kernel": 3}, lambda r, c: abs(r) <= 1 and abs(c) <= 1),
+    "mbconv": ({"kernel": 3}, lambda r, c: abs(r) <= 1 and abs(c) <= 1),
+    "convmixer": ({"kernel": 5}, lambda r, c: abs(r) <= 2 and abs(c) <= 2),
+    "dilated": (
+        {"kernel": 3, "dilation": 2},
+        lambda r, c: r in (-2, 0, 2) and c in (-2, 0, 2),
+    ),
+    # A 3×3, and a row and a column of five tokens.
+    "inceptionnext": (
+        {"kernel": 5},
+        lambda r, c: (
+            max(abs(r), abs(c)) <= 1 or (r == 0 and abs(c) <= 2) or (c == 0 and abs(r) <= 2)
+        ),
+    ),
 }
 
 
@@ -181,10 +251,10 @@ def test_a_kernel_reaches_as_far_as_its_side(family):
     parameters, reached = LOCAL[family]
     grid, cell = (5, 7), (1, 5)
     head = build(family, grid, depth=1, **parameters).double()
-    if family == "bottleneck":  # group norm lets all of a map know its scale: hold it still
-        for module in head.modules():
-            if isinstance(module, nn.GroupNorm):
-                module.forward = torch.relu
+    # Group norm lets all of a map know its scale: hold it still.
+    for module in head.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.forward = module.act.forward
     map_BDHW = random_map(grid, 1, dtype=torch.float64).requires_grad_()
     head(map_BDHW)[..., cell[0], cell[1]].square().sum().backward()
     seen_HW = map_BDHW.grad.abs().sum((0, 1)) > 0
@@ -237,10 +307,12 @@ def test_tokens_are_read_row_by_row():
             assert torch.equal(channels_last.seen[:, row, column], cell_BD)
 
 
-ONE_RESIDUAL = {"convnext", "bottleneck", "gmlp"}
+ONE_RESIDUAL = {"convnext", "mambaout", "bottleneck", "dilated", "mbconv", "inceptionnext", "gmlp"}
+# Not one residual and then at most an MLP's: their formulas are below.
+OF_THEIR_OWN = {"convmixer", "xcit", "hybrid"}
 
 
-@pytest.mark.parametrize("family", OPENED)
+@pytest.mark.parametrize("family", sorted(set(OPENED) - OF_THEIR_OWN))
 def test_without_its_first_shortcut_a_block_lacks_exactly_its_input(family):
     torch.manual_seed(0)
     closed = build(family, depth=1).double()
@@ -259,13 +331,55 @@ def test_without_its_first_shortcut_a_block_lacks_exactly_its_input(family):
     assert opened(map_BDHW).abs().max() > 0
 
 
+def blocks(head: nn.Module) -> nn.Sequential:
+    return head if isinstance(head, nn.Sequential) else head.blocks
+
+
+@pytest.mark.parametrize("family", OPENED)
+def test_without_any_shortcut_every_block_is_as_the_first_without_its_own(family):
+    torch.manual_seed(0)
+    changed = {"depth": 2} if family != "hybrid" else {"depth": 1}
+    kept = build(family, **changed)
+    first = build(family, **changed, first_shortcut=False)
+    none = build(family, **changed, shortcuts=False)
+    none.load_state_dict({**none.state_dict(), **_by_order(kept, none)})
+    first.load_state_dict(_by_order(kept, first))
+    map_BDHW = random_map((4, 4))
+    handed_on = blocks(first)[0](_laid_out(first, map_BDHW))
+    assert torch.equal(blocks(none)[0](_laid_out(none, map_BDHW)), handed_on)
+    ends = [blocks(head)[1](handed_on) for head in (kept, first, none)]
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.allclose(ends[1], ends[2])
+
+
+def _by_order(source: nn.Module, target: nn.Module) -> dict[str, Tensor]:
+    """The source's weights under the target's names, which differ where a block is wrapped."""
+    return dict(zip(target.state_dict(), source.state_dict().values(), strict=True))
+
+
+def _laid_out(head: nn.Module, map_BDHW: Tensor) -> Tensor:
+    """A map in the layout of a head's blocks."""
+    if isinstance(head, TokenBlocks):
+        return map_BDHW.flatten(2).transpose(1, 2)
+    return map_BDHW.permute(0, 2, 3, 1) if isinstance(head, ChannelsLastBlocks) else map_BDHW
+
+
+@pytest.mark.parametrize("family", OPENED)
+def test_heads_that_lack_the_same_shortcuts_are_settled_alike(family):
+    settled = FAMILIES[family].settled
+    one, two = {"depth": 1}, {"depth": 2}
+    all_gone = settled(DIM, (4, 4), {**two, "shortcuts": False})
+    assert all_gone == settled(DIM, (4, 4), {**two, "shortcuts": False, "first_shortcut": False})
+    assert all_gone != settled(DIM, (4, 4), {**two, "first_shortcut": False})
+    if family != "hybrid":  # whose shortest has two blocks
+        assert settled(DIM, (4, 4), {**one, "shortcuts": False}) == settled(
+            DIM, (4, 4), {**one, "first_shortcut": False}
+        )
+
+
 @pytest.mark.parametrize("family", OPENED)
 def test_only_the_first_shortcut_is_dropped(family):
     """After the first block, the head without its shortcut is the head with it."""
-
-    def blocks(head: nn.Module) -> nn.Sequential:
-        return head if isinstance(head, nn.Sequential) else head.blocks
-
     closed, opened = (build(family, depth=2, first_shortcut=kept) for kept in (True, False))
     handed_on = []
     hook = blocks(opened)[1].register_forward_pre_hook(
@@ -317,6 +431,198 @@ def test_a_poolformer_head_is_the_formula():
     torch.testing.assert_close(head(map_BDHW), expected, rtol=0, atol=1e-12)
 
 
+def test_a_convmixer_head_is_the_formula():
+    """Depth-wise kernel, GELU, norm; a shortcut around these; the same with a point-wise kernel."""
+    for kept in (True, False):
+        head = build("convmixer", (5, 7), depth=1, kernel=3, first_shortcut=kept).double()
+        w = list(head.state_dict().values())
+        map_BDHW = random_map((5, 7), dtype=torch.float64)
+
+        def norm(x, weight, bias):
+            x = (x - x.mean(1, keepdim=True)) / (x.var(1, False, keepdim=True) + 1e-6).sqrt()
+            return x * weight[:, None, None] + bias[:, None, None]
+
+        x = norm(F.gelu(F.conv2d(map_BDHW, w[0], w[1], padding=1, groups=DIM)), w[2], w[3])
+        x = x + map_BDHW if kept else x
+        x = norm(F.gelu(F.conv2d(x, w[4], w[5])), w[6], w[7])
+        torch.testing.assert_close(head(map_BDHW), x, rtol=0, atol=1e-12)
+
+
+def test_an_xcit_block_is_the_published_one_but_for_its_local_norm():
+    head = build("xcit", (5, 7), depth=1).double()
+    published = XCABlock(DIM, 1, qkv_bias=True, norm_layer=LAYER_NORM)
+    published.local_mp.bn = LayerNorm2d(DIM)
+    published.double().load_state_dict(_by_order(head, published))
+    tokens_BND = random_map((5, 7), dtype=torch.float64).flatten(2).transpose(1, 2)
+    ours = head.blocks[0](tokens_BND)
+    torch.testing.assert_close(ours, published(tokens_BND, 5, 7), rtol=0, atol=1e-12)
+    # Without the shortcut of its first residual, and the others silent, what it lacks is its input.
+    for scale in (published.gamma2, published.gamma3):
+        scale.data.zero_()
+    opened = build("xcit", (5, 7), depth=1, first_shortcut=False).double()
+    opened.load_state_dict(_by_order(published, opened))
+    torch.testing.assert_close(
+        opened.blocks[0](tokens_BND), published(tokens_BND, 5, 7) - tokens_BND, rtol=0, atol=1e-12
+    )
+
+
+def test_linear_attention_is_the_formula():
+    """Katharopoulos et al. 2020, eq. 4–5: weights φ(q)·φ(k) over their sum, φ(x) = elu(x) + 1."""
+    torch.manual_seed(0)
+    attention = LinearAttention(8, 2).double()
+    tokens_BND = torch.randn(2, 5, 8, dtype=torch.float64)
+    q, k, v = attention.qkv(tokens_BND).chunk(3, dim=-1)
+    parts = []
+    for head in (slice(0, 4), slice(4, 8)):
+        features = [torch.where(x > 0, x + 1, x.exp())[..., head] for x in (q, k)]
+        weights = features[0] @ features[1].transpose(1, 2)
+        parts.append((weights / weights.sum(-1, keepdim=True)) @ v[..., head])
+    expected = attention.proj(torch.cat(parts, dim=-1))
+    torch.testing.assert_close(attention(tokens_BND), expected, rtol=0, atol=1e-12)
+
+
+def test_a_global_filter_is_a_circular_convolution():
+    """The convolution theorem, held against the sum over all shifts of the map."""
+    torch.manual_seed(0)
+    mixer = GlobalFilter(3, (4, 5)).double()
+    map_BDHW = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    # What the filter makes of a single point is its kernel; `ortho` scales by √(HW) each way.
+    point_BDHW = torch.zeros(1, 3, 4, 5, dtype=torch.float64)
+    point_BDHW[..., 0, 0] = 1
+    kernel_DHW = mixer(point_BDHW)[0]
+    expected = torch.zeros_like(map_BDHW)
+    for row in range(4):
+        for column in range(5):
+            shifted = map_BDHW.roll((row, column), (2, 3))
+            expected += kernel_DHW[:, row, column, None, None] * shifted
+    torch.testing.assert_close(mixer(map_BDHW), expected, rtol=0, atol=1e-12)
+    # Nothing but the weights decides the kernel.
+    waves = torch.complex(*mixer.weight.detach().unbind(-1))
+    torch.testing.assert_close(kernel_DHW, torch.fft.irfft2(waves, s=(4, 5)), rtol=0, atol=1e-12)
+
+
+def test_large_kernel_attention_is_the_formula():
+    """Guo et al. 2023, eq. 3–4: Conv1×1(dilated depth-wise(depth-wise(F))) ⊗ F."""
+    torch.manual_seed(0)
+    mixer = LargeKernelAttention(6, 3).double()
+    w = mixer.state_dict()
+    map_BDHW = torch.randn(2, 6, 9, 8, dtype=torch.float64)
+    features = F.gelu(F.conv2d(map_BDHW, w["into.weight"], w["into.bias"]))
+    seen = F.conv2d(features, w["near.weight"], w["near.bias"], padding=2, groups=6)
+    spread = torch.zeros(6, 1, 7, 7, dtype=torch.float64)
+    spread[..., ::3, ::3] = w["far.weight"]
+    seen = F.conv2d(seen, spread, w["far.bias"], padding=3, groups=6)
+    seen = F.conv2d(seen, w["mix.weight"], w["mix.bias"])
+    expected = F.conv2d(features * seen, w["back.weight"], w["back.bias"])
+    torch.testing.assert_close(mixer(map_BDHW), expected, rtol=0, atol=1e-12)
+
+
+def test_a_hybrid_is_its_two_families_in_turn():
+    torch.manual_seed(0)
+    head = build_head(
+        "hybrid",
+        DIM,
+        (4, 4),
+        {"depth": 2, "near": "convnext", "near_blocks": 2, "far": "resmlp", "order": "far"},
+    )
+    assert [type(part).__name__ for part in head] == ["TokenBlocks", "Sequential"] * 2
+    assert [len(blocks(part)) for part in head] == [1, 2, 1, 2]
+    opened = build("hybrid", depth=2, first_shortcut=False)
+    assert isinstance(opened[0][0].shortcut, NoShortcut)
+    assert isinstance(opened[2][0].shortcut, nn.Identity)
+    with pytest.raises(UserError, match="near must be one of"):
+        build_head("hybrid", DIM, (4, 4), {"near": "attention"})
+
+
+def test_families_that_multiply_cannot_do_without_a_norm():
+    with pytest.raises(
+        UserError, match=r"van.norm must be one of own, layer, batch, but is 'none'"
+    ):
+        build_head("van", DIM, (4, 4), {"norm": "none"})
+
+
+# --- Width and norm, which every family has -------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FOUND)
+def test_a_narrow_head_is_the_family_s_own_between_two_linear_maps(family):
+    narrow = build(family, dim=96, width=0.5)
+    inside = build(family, dim=48)
+    assert {n: w.shape for n, w in narrow.head.named_parameters()} == {
+        n: w.shape for n, w in inside.named_parameters()
+    }
+    assert narrow.into.weight.shape == (48, 96, 1, 1)
+    assert narrow.back.weight.shape == (96, 48, 1, 1)
+    assert not isinstance(build(family, dim=96, width=1.0), AtWidth)
+
+
+@pytest.mark.parametrize(
+    ("width", "dim", "settled"),
+    [(0.5, 384, 0.5), (0.5, 100, 0.48), (0.125, 24, 0.3333), (0.99, 96, 1.0), (2.0, 48, 2.0)],
+)
+def test_widths_are_multiples_of_eight_and_are_named_by_what_is_built(width, dim, settled):
+    found = FAMILIES["convnext"].settled(dim, (4, 4), {"width": width})["width"]
+    assert found == settled
+    assert inner_width(found, dim) == inner_width(width, dim)
+    assert FAMILIES["convnext"].settled(dim, (4, 4), {"width": found})["width"] == settled
+
+
+@pytest.mark.parametrize("family", [n for n in FOUND if "norm" in FAMILIES[n].parameters])
+def test_norm_puts_another_in_the_place_of_every_norm(family):
+    def kinds(norm: str) -> set[str]:
+        head = build(family, norm=norm)
+        return {
+            "batch" if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) else "layer"
+            for m in head.modules()
+            if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm)
+        }
+
+    assert kinds("batch") == {"batch"}
+    if not FAMILIES[family].multiplies:
+        assert kinds("none") == set()
+    if family != "hybrid":
+        assert kinds("layer") == {"layer"}
+
+
+@pytest.mark.parametrize("family", [n for n in FOUND if "norm" in FAMILIES[n].parameters])
+def test_batch_norm_trains_and_is_the_same_each_time(family):
+    head = build(family, (5, 7), norm="batch").train()
+    map_BDHW = random_map((5, 7))
+    first = head(map_BDHW)
+    assert first.shape == map_BDHW.shape
+    assert torch.equal(first, head(map_BDHW))
+    F.mse_loss(first, map_BDHW.flip(0)).backward()
+    assert all(w.grad.isfinite().all() for w in head.parameters())
+    # Scored with its running means, an image does not see the others.
+    head.eval().double()
+    map_BDHW = map_BDHW.double()
+    torch.testing.assert_close(head(map_BDHW)[:1], head(map_BDHW[:1]), rtol=1e-10, atol=1e-10)
+
+
+def test_batch_norm_over_tokens_is_batch_norm_over_the_map():
+    tokens, maps = nn.Sequential(nn.LayerNorm(6)), nn.Sequential(LayerNorm2d(6))
+    renormalised(tokens, "batch")
+    renormalised(maps, "batch")
+    map_BDHW = random_map((3, 4), 2, 6)
+    torch.testing.assert_close(
+        tokens(map_BDHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), maps(map_BDHW)
+    )
+
+
+def test_a_dilated_kernel_never_has_taps_off_every_map():
+    settled = FAMILIES["dilated"].settled
+    assert settled(DIM, (4, 4), {"kernel": 7, "dilation": 2})["kernel"] == 3
+    assert settled(DIM, (8, 5), {"kernel": 7, "dilation": 2})["kernel"] == 7
+    # A dilation as wide as the map leaves a point-wise kernel, whichever it is.
+    found = {str(settled(DIM, (4, 4), {"dilation": dilation})) for dilation in (4, 5, 9)}
+    assert len(found) == 1
+    map_BDHW = random_map((4, 4), dtype=torch.float64)
+    kernel = torch.randn(DIM, 1, 5, 5, dtype=torch.float64)
+    wide = F.conv2d(map_BDHW, kernel, padding=4, dilation=2, groups=DIM)
+    clipped = F.conv2d(map_BDHW, kernel[..., 1:-1, 1:-1], padding=2, dilation=2, groups=DIM)
+    torch.testing.assert_close(wide, clipped, rtol=0, atol=1e-12)
+
+
 def test_resmlp_begins_with_its_layer_scale_at_one():
     scales = [w for name, w in build("resmlp").named_parameters() if name.endswith(("ls1", "ls2"))]
     assert len(scales) == 6
@@ -324,7 +630,15 @@ def test_resmlp_begins_with_its_layer_scale_at_one():
 
 
 def test_weights_begin_as_timm_s():
-    for family in ("attention", "swin", "convnext", "mambaout", "poolformer"):
+    for family in (
+        "attention",
+        "swin",
+        "xcit",
+        "convnext",
+        "mambaout",
+        "inceptionnext",
+        "poolformer",
+    ):
         for module in build(family, dim=192, depth=1).modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 assert module.weight.std().item() == pytest.approx(0.02, rel=0.1)
@@ -336,6 +650,14 @@ def test_weights_begin_as_timm_s():
     gate = build("gmlp", dim=192, depth=1).blocks[0].mlp_channels.gate.proj
     assert (gate.bias == 1).all()
     assert gate.weight.abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("family", "parameters"), VARIANTS, ids=IDS)
+def test_a_head_begins_at_a_scale_that_a_norm_can_bring_back(family, parameters):
+    """Whatever shortcuts and norms it lacks; the norm behind a head has an epsilon of 1e-5."""
+    for gone in ({}, {"shortcuts": False}):
+        head = build(family, dim=128, **{**parameters, **gone})
+        assert 0.001 < head(random_map((4, 4), dim=128)).std() < 50
 
 
 def test_identity_returns_the_base_map_and_costs_nothing():

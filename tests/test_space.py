@@ -8,9 +8,11 @@ import optuna
 import pytest
 import torch
 import yaml
+from optuna.trial import FixedTrial
 
 from headsearch.errors import UserError
 from headsearch.heads import FAMILIES
+from headsearch.knobs import all_points
 from headsearch.space import Space, find_space, load_space, ready_spaces
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -25,6 +27,11 @@ class Shape:
     own_family: str | None = "attention"
     params_m: float = 21.4
     gflops: float = 0.73
+    earlier: tuple[tuple[int, tuple[int, int]], ...] = ()
+
+    @property
+    def stages(self):
+        return ((self.dim, self.grid), *self.earlier)
 
 
 TINY = Shape(dim=48, params_m=1.0, gflops=0.1)
@@ -73,9 +80,34 @@ def test_the_default_space_is_the_main_job_s_cohort_of_twelve():
     assert sum(candidate.gflops for candidate in listing.candidates) < 2.5 * 0.73
 
 
-def test_the_default_space_has_every_family():
-    assert load_space(find_space("heads")).families.keys() == {
+def test_the_large_space_has_every_family_and_thousands_of_points():
+    large = load_space(find_space("large"))
+    assert large.families.keys() == {
         name for name, family in FAMILIES.items() if not family.control
+    }
+    assert large.size is not None
+    assert 2000 < large.size < 100_000
+    assert any(knob.when for knobs in large.families.values() for knob in knobs.values())
+
+
+def test_the_published_space_changes_one_thing_at_a_time():
+    published = load_space(find_space("published"))
+    found = names(published, Shape(384, (8, 8)), 64)
+    assert [name for name in found if name.startswith("convnext")] == [
+        "convnext-d1-k7-noshortcut",
+        "convnext-d2-k7-noshortcut",
+        "convnext-d3-k7-noshortcut-any",
+        "convnext-d3-k3-noshortcut",
+        "convnext-d3-k5-noshortcut",
+        "convnext-d3-k7-noshortcut",
+        "convnext-d3-k9-noshortcut",
+        "convnext-d3-k7",
+        "convnext-d4-k7-noshortcut",
+    ]
+    assert {name.split("-")[0] for name in found} == {
+        *published.families,
+        "identity",
+        "own",
     }
 
 
@@ -96,17 +128,21 @@ def test_the_default_space_is_usable_on_other_bases(base, own):
 
 def test_a_name_finds_the_ready_space_and_a_file_wins(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert set(ready_spaces()) == {"heads.yaml", "controls.yaml"}
+    ready = {"heads.yaml", "controls.yaml", "published.yaml", "large.yaml"}
+    assert set(ready_spaces()) == ready
     assert find_space("heads") == find_space("heads.yaml") == ready_spaces()["heads.yaml"]
     Path("heads.yaml").write_text("families: [mixer]\n")
     assert find_space("heads.yaml") == Path("heads.yaml")
-    with pytest.raises(UserError, match=r"^hedas.yaml: no such file.*did you mean 'heads.yaml'"):
+    with pytest.raises(
+        UserError, match=r"^hedas.yaml: no such file.*did you mean 'heads.yaml'"
+    ) as e:
         find_space("hedas.yaml")
+    assert all(name in str(e.value) for name in ready)
     with pytest.raises(UserError, match="a directory"):
         find_space(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["heads.yaml", "controls.yaml"])
+@pytest.mark.parametrize("name", ["heads.yaml", "controls.yaml", "published.yaml"])
 def test_every_ready_candidate_is_a_head(name):
     base = TINY if name == "controls.yaml" else Shape(48, (4, 4), "attention", 9.0, 9.0)
     for candidate in load_space(find_space(name)).on(base).enumerate(64).candidates:
@@ -272,6 +308,143 @@ def test_constraints_that_leave_nothing_are_an_error(space):
         loaded.on(TINY).enumerate(100)
 
 
+# --- Where a head is attached ---------------------------------------------------------------------
+
+STAGED = Shape(64, (4, 4), "convnext", 9.0, 9.0, ((32, (8, 8)), (24, (16, 16))))
+
+
+def test_a_head_is_built_and_paid_for_at_its_place(space):
+    loaded = space(
+        "families: {convnext: {depth: 1, kernel: [7, 9], attach_at: [0, 1, 2]}}\ncontrols: [own]"
+    )
+    listing = loaded.on(STAGED).enumerate(100)
+    assert [candidate.name for candidate in listing.candidates] == [
+        "own-d3",
+        "convnext-d1-k7",
+        "convnext-d1-k7-before1",
+        "convnext-d1-k7-before2",
+        "convnext-d1-k9-before1",
+        "convnext-d1-k9-before2",
+    ]
+    # On 4×4 a kernel of 9 is one of 7, on 8×8 it is not.
+    assert listing.merged == (("convnext-d1-k9", "convnext-d1-k7"),)
+    for candidate in listing.candidates:
+        dim, grid = STAGED.stages[candidate.place]
+        head = candidate.build(dim, grid)
+        assert head(torch.randn(1, dim, *grid)).shape == (1, dim, *grid)
+        params = sum(weight.numel() for weight in head.parameters())
+        assert candidate.params_m == pytest.approx(params / 1e6)
+    early, late = (listing.candidates[i] for i in (3, 1))
+    assert (early.place, late.place) == (2, 0)
+    dims = 49 * 24 + 2 * 4 * 24**2  # depth-wise kernel, and two layers of the MLP
+    assert early.gflops == pytest.approx(2 * dims * 16**2 / 1e9)
+
+
+def test_a_place_that_a_base_lacks_is_left_out_and_said(space):
+    loaded = space("families: {resmlp: {depth: 1, attach_at: {low: 0, high: 4}}}\ncontrols: []")
+    resolved = loaded.on(STAGED)
+    assert resolved.notes == (
+        "heads with attach_at 4 are left out: this base can be attached to at 0 to 2",
+    )
+    listing = resolved.enumerate(100)
+    assert [candidate.place for candidate in listing.candidates] == [0, 1, 2]
+    assert [candidate.name for candidate, _ in listing.excluded] == [
+        "resmlp-d1-before3",
+        "resmlp-d1-before4",
+    ]
+    assert {reason for _, reason in listing.excluded} == {"this base can be attached to at 0 to 2"}
+    # A sampler that proposes one is told so, rather than the run failing.
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.enqueue_trial({"family": "resmlp", "resmlp.attach_at": 4})
+    assert resolved.excluded(resolved.suggest(study.ask())) is not None
+    with pytest.raises(UserError, match=r"no candidate can be built on this base; resmlp-d1-befor"):
+        space("families: {resmlp: {depth: 1, attach_at: 4}}").on(STAGED).enumerate(100)
+
+
+def test_a_control_is_attached_to_the_last_map(space):
+    with pytest.raises(UserError, match="unknown parameter of own 'attach_at'"):
+        space("controls: {own: {attach_at: 1}}")
+    loaded = space("families: {convnext: {attach_at: [0, 1]}}")
+    # What the control `own` merges with is the head at its own place alone.
+    assert names(loaded, STAGED) == ["identity", "own-d3", "convnext-d3-k7-before1"]
+
+
+# --- Names and heads ------------------------------------------------------------------------------
+
+VARIED = """
+families:
+  convnext:
+    depth: [1, 2]
+    kernel: [7, 9]
+    first_shortcut: [true, false]
+    shortcuts: [true, false]
+    norm: [own, layer]
+    width: [0.3, 1]
+    attach_at: [0, 1]
+  dilated: {depth: 1, kernel: [1, 3, 7], dilation: [2, 3, 4, 8]}
+  resmlp: {depth: [1, 2], shortcuts: [true, false], width: [0.5, 0.97, 1]}
+  poolformer: {depth: 1, pool: [3, 9], norm: [own, layer]}
+  hybrid:
+    depth: 1
+    near: [convnext, poolformer]
+    far: [attention, resmlp]
+    norm: [own, layer]
+    order: [near, far]
+controls: []
+"""
+
+
+def test_different_heads_never_share_a_name_and_merged_points_build_the_same_head(space):
+    base = Shape(48, (4, 4), None, 9.0, 9.0, ((24, (5, 3)),))
+    resolved = space(VARIED).on(base)
+    listing = resolved.enumerate(10_000)
+    assert len(listing.merged) > 40
+    built = {}
+    for candidate in listing.candidates:
+        assert candidate.name not in built
+        built[candidate.name] = candidate
+    checked = 0
+    for family, knobs in resolved.space.families.items():
+        for index, (values, drawn) in enumerate(all_points(knobs)):
+            chosen = {f"{family}.{name}": value for name, value in drawn.items()}
+            candidate = resolved.suggest(FixedTrial({"family": family, **chosen}))
+            assert candidate == built[candidate.name]
+            if index % 3 == 0:  # all of them would take their time
+                _assert_same_head(family, values, candidate, base)
+                checked += 1
+    assert checked > 50
+    assert {name for _, name in listing.merged} <= built.keys()
+
+
+def _assert_same_head(family, values, candidate, base):
+    """What a point says when built as it is written computes what its candidate does."""
+    dim, grid = base.stages[values["attach_at"]]
+    assert candidate.place == values["attach_at"]
+    asked = {name: value for name, value in values.items() if name != "attach_at"}
+    heads = []
+    for build in (
+        # Not through `settled`, which is what is put to the test.
+        lambda: FAMILIES[family].build(dim, grid, **asked),
+        lambda: candidate.build(dim, grid),
+    ):
+        torch.manual_seed(0)
+        heads.append(build().double())
+    map_BDHW = torch.randn(2, dim, *grid, dtype=torch.float64)
+    written, merged = heads
+    _copy_centred(written, merged)
+    torch.testing.assert_close(written(map_BDHW), merged(map_BDHW), rtol=1e-9, atol=1e-9)
+
+
+def _copy_centred(source, target):
+    """Copies weights; of a larger kernel, the part that a smaller one has."""
+    with torch.no_grad():
+        for own, given in zip(target.parameters(), source.parameters(), strict=True):
+            if own.shape != given.shape:
+                cut = [(a - b) // 2 for a, b in zip(given.shape, own.shape, strict=True)]
+                given = given[tuple(slice(c, c + n) for c, n in zip(cut, own.shape, strict=True))]
+            own.copy_(given)
+
+
 # --- The hash -------------------------------------------------------------------------------------
 
 PLAIN = "families: {convnext: {depth: [2, 3], kernel: 7}, mixer: {}}\ncontrols: [identity, own]"
@@ -310,7 +483,7 @@ def test_the_hash_changes_with_what_the_space_holds(space, other):
 
 def test_the_hash_is_twelve_digits_and_the_same_in_every_process(space):
     # Made with this very text; a change of it parts a run from its study on resume.
-    assert space(PLAIN).hash == "fd67f519d230"
+    assert space(PLAIN).hash == "c3b8d165075f"
 
 
 def test_a_space_written_down_is_the_same_space(space):

@@ -384,3 +384,41 @@ def test_heads_are_shared_out_evenly_over_cohorts() -> None:
     assert cohort_sizes(13, 12) == [7, 6]
     assert cohort_sizes(12, 12) == [12]
     assert cohort_sizes(25, 12) == [9, 8, 8]
+
+
+def test_heads_on_earlier_maps_and_of_a_user_s_own_train_beside_the_others(tmp_path: Path) -> None:
+    """On a base of stages, whose maps differ in width and size."""
+    (tmp_path / "my_heads.py").write_text(
+        "from torch import nn\n\n\n"
+        "def blur(dim, grid, side=3):\n"
+        "    return nn.Conv2d(dim, dim, side, padding=side // 2, groups=dim)\n"
+    )
+    file = tmp_path / "places.yaml"
+    file.write_text(
+        "families:\n"
+        "  resmlp: {depth: 1, attach_at: [0, 1, 3]}\n"
+        "  mine: {module: 'my_heads.py:blur', side: [3, 5], attach_at: {choices: [0, 2]}}\n"
+        "controls:\n  identity:\n"
+    )
+    settings = tiny(file, tmp_path / "run", base="test_convnext", image_size=32, patch_size=None)
+    found = run(settings | {"epochs": 1, "rungs": 1, "images": 64, "pruner": "none"})
+    assert set(found.ranking["candidate"]) == {
+        "identity",
+        "resmlp-d1",
+        "resmlp-d1-before1",
+        "resmlp-d1-before3",
+        "mine",
+        "mine-before2",
+        "mine-side5",
+        "mine-side5-before2",
+    }
+    assert set(found.ranking["state"]) == {"complete"}
+    by_name = found.ranking.set_index("candidate")
+    assert by_name["discrepancy"].notna().all()
+    # The first stage's map differs from the last's, whatever a head makes of it.
+    assert by_name.loc["resmlp-d1-before3", "discrepancy"] > 0.05
+    assert by_name.loc["mine-before2", "params_m"] == pytest.approx(32 * 10 / 1e6)
+    assert by_name.loc["mine", "params_m"] == pytest.approx(64 * 10 / 1e6)
+    content = found.config["space_content"]["families"]["mine"]
+    assert content["module"] == "my_heads.py:blur"
+    assert len(content["sha256"]) == 64

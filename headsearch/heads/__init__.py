@@ -2,7 +2,7 @@
 
 from headsearch.heads.cost import Cost, head_cost
 from headsearch.heads.family import DEPTH, Family, Grid, Parameter, Value
-from headsearch.heads.registry import FAMILIES, build_head
+from headsearch.heads.registry import FAMILIES, build_head, with_common_knobs
 
 __all__ = [
     "DEPTH",
@@ -14,4 +14,5 @@ __all__ = [
     "Value",
     "build_head",
     "head_cost",
+    "with_common_knobs",
 ]

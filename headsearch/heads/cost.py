@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from headsearch.heads.family import Grid, Value
-from headsearch.heads.registry import build_head
+from headsearch.errors import UserError
+from headsearch.heads.family import Family, Grid, Value
+from headsearch.heads.registry import find_family
 
 
 class Cost(NamedTuple):
@@ -19,14 +20,28 @@ class Cost(NamedTuple):
     gflops: float
 
 
-def head_cost(family: str, dim: int, grid: Grid, parameters: Mapping[str, Value]) -> Cost:
+def head_cost(family: str | Family, dim: int, grid: Grid, parameters: Mapping[str, Value]) -> Cost:
     """The cost of one head, by shapes alone: nothing is allocated, no random number drawn.
 
     Counts what PyTorch's FLOP counter counts: matrix products and convolutions, not norms,
-    activations or pooling.
+    activations, pooling or Fourier transforms.
+
+    Args:
+        family: one of `FAMILIES` by its name, or any other as it is.
+        dim, grid: the width of the map that the head is attached to, and its (H, W).
+        parameters: as for `build_head`.
+
+    Raises:
+        UserError: what is built does not keep the map's shape.
     """
+    family = find_family(family) if isinstance(family, str) else family
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-        head = build_head(family, dim, grid, parameters)
-        head(torch.empty(1, dim, *grid))
+        head = family.make(dim, grid, parameters)
+        output = head(torch.empty(1, dim, *grid))
+    if getattr(output, "shape", None) != (1, dim, *grid):
+        given = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise UserError(
+            f"{family.name} makes {given} of a map {(1, dim, *grid)}, not the same shape"
+        )
     params = sum(parameter.numel() for parameter in head.parameters())
     return Cost(params / 1e6, counter.get_total_flops() / 1e9)

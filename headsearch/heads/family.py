@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from torch import nn
 
-from headsearch.errors import UserError
+from headsearch.errors import UserError, unknown
 
 Value: TypeAlias = bool | int | float | str
 Grid: TypeAlias = tuple[int, int]  # rows, columns of the token map
@@ -31,6 +31,7 @@ class Parameter:
         choices: permitted values of a "choice".
         largest_useful: of a map (H, W), the value above which nothing changes any more; a head is
             built with that value instead.
+        nearest: of a value and the map's width, the value that is built in its stead.
     """
 
     kind: Literal["int", "float", "bool", "choice"]
@@ -43,6 +44,7 @@ class Parameter:
     odd: bool = False
     choices: tuple[str, ...] = ()
     largest_useful: Callable[[Grid], int] | None = None
+    nearest: Callable[[float, int], float] | None = None
 
     def expected(self) -> str:
         """What a value must be, in words: "an odd whole number from 1 to 31"."""
@@ -74,12 +76,15 @@ class Parameter:
                 return float(f"{value:.4g}") if self.kind == "float" else value
         raise UserError(f"{name} must be {self.expected()}, but is {value!r}")
 
-    def on(self, grid: Grid, value: Value) -> Value:
-        """`value`, or the largest one of the same effect on a map of this size."""
-        if self.largest_useful is None:
-            return value
-        assert isinstance(value, int)
-        return min(value, self.largest_useful(grid))
+    def on(self, dim: int, grid: Grid, value: Value) -> Value:
+        """`value`, or the one that is built in its stead on a map of this width and size."""
+        if self.largest_useful is not None:
+            assert isinstance(value, int)
+            return min(value, self.largest_useful(grid))
+        if self.nearest is not None:
+            assert isinstance(value, int | float)
+            return self.nearest(value, dim)
+        return value
 
     def name_part(self, value: Value) -> str:
         """How `value` shows in a candidate's name; empty where it does not show."""
@@ -100,6 +105,14 @@ class Family:
             forward and without a final norm.
         parameters: its knobs, in the order in which a candidate's name shows them.
         control: whether it is there to compare with rather than to be found.
+        norm: how its blocks normalise by themselves: over a "layer", a "group" of channels, or
+            "mixed"; "" where they do not, and nothing can take the place of that.
+        multiplies: whether its blocks multiply features with features, or shrink them, so that
+            without any norm a few of them blow a signal up or let it vanish.
+        blocks: how many blocks a head of these parameters has; None in a family whose `shortcuts`,
+            if it has them, are not those of `shortcuts.py`.
+        settle: changes checked parameters to those of an equal head where some have no effect, or
+            None where none depends on another.
     """
 
     name: str
@@ -107,24 +120,45 @@ class Family:
     build: Callable[..., nn.Module]
     parameters: Mapping[str, Parameter]
     control: bool = False
+    norm: str = "layer"
+    multiplies: bool = False
+    blocks: Callable[[Mapping[str, Any]], int] | None = lambda values: int(values["depth"])
+    settle: Callable[[dict[str, Any], Grid], None] | None = None
+
+    def settled(self, dim: int, grid: Grid, parameters: Mapping[str, Value]) -> dict[str, Value]:
+        """All parameters of the head that these make on such a map: the same for equal heads.
+
+        Those not given take their defaults. Values too large for the map become the largest that
+        make a difference there, and values that another one leaves without effect their defaults.
+
+        Raises:
+            UserError: for an unknown parameter, or a value outside its bounds.
+        """
+        for name in parameters:
+            if name not in self.parameters:
+                raise unknown(f"parameter of {self.name}", name, self.parameters)
+        values = {
+            name: knob.on(
+                dim, grid, knob.check(f"{self.name}.{name}", parameters.get(name, knob.default))
+            )
+            for name, knob in self.parameters.items()
+        }
+        if self.norm and values.get("norm") == self.norm:
+            values["norm"] = "own"
+        if self.blocks is not None and values.get("shortcuts") is False:
+            # All of one block's is the first's; where all go, the first's goes either way.
+            alone = self.blocks(values) == 1
+            values.update(shortcuts=alone, first_shortcut=not alone)
+        if self.settle is not None:
+            self.settle(values, grid)
+        return values
+
+    def make(self, dim: int, grid: Grid, parameters: Mapping[str, Value]) -> nn.Module:
+        """A head with fresh weights on maps (B, dim, H, W); see `settled` for its parameters."""
+        return self.build(dim, grid, **self.settled(dim, grid, parameters))
 
 
 DEPTH = Parameter("int", 3, "number of blocks", "d{}", always=True, low=1, high=24)
-FIRST_SHORTCUT = Parameter(
-    "bool",
-    True,
-    "whether the first block adds to its input; without, the base's tokens reach the head's output "
-    "only through token mixing",
-    "noshortcut",
-)
-"""Without its shortcut the first block puts the result of token mixing in place of its input.
-
-In a block of one residual, x + f(x), that leaves f(x). A block of two residuals mixes tokens and
-then channels, y = x + mix(x) and y + mlp(y); it loses the first alone: y = mix(x), then y + mlp(y).
-Either way no path without mixing leads from the base's tokens to the head's output, which is what
-the ablation of HSSL (arXiv 2310.05108) is about; the second residual carries nothing of the input
-that has not been mixed, and keeping it keeps the block trainable.
-"""
 MLP_RATIO = Parameter(
     "float", 4.0, "hidden width of the channel MLP over the width", "m{}", low=0.25, high=8
 )

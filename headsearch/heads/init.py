@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from timm.layers import trunc_normal_
 from torch import nn
 
@@ -27,6 +29,39 @@ def xavier_uniform(head: nn.Module) -> nn.Module:
     for module in head.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in head.modules():
+        init_weights = getattr(module, "init_weights", None)
+        if init_weights is not None:
+            init_weights()
+    return head
+
+
+def normal_fan_out(head: nn.Module) -> nn.Module:
+    """Convolutions from a normal of variance 2 over the outputs that an input reaches; biases zero.
+
+    He et al. 2015, fan out, a group of channels for itself: timm's way for ResNet and EfficientNet,
+    and VAN's.
+    """
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
+            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return head
+
+
+def normal_fan_in(head: nn.Module) -> nn.Module:
+    """Weights from a normal of variance 1 over their inputs (LeCun et al. 1998); biases zero.
+
+    A signal keeps its scale through them, with no norm or shortcut to bring it back. A module with
+    `init_weights` (gMLP's gate) begins as it wants to.
+    """
+    for module in head.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     for module in head.modules():

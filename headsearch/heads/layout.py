@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor, nn
 
 
@@ -33,13 +32,3 @@ class ChannelsLastBlocks(nn.Module):
     def forward(self, map_BDHW: Tensor) -> Tensor:
         map_BHWD: Tensor = self.blocks(map_BDHW.permute(0, 2, 3, 1))
         return map_BHWD.permute(0, 3, 1, 2)
-
-
-class NoShortcut(nn.Module):
-    """Takes the place of a block's shortcut: whatever comes in, nothing is added.
-
-    A scalar zero, so that the sum neither costs a map nor changes its type or any of its values.
-    """
-
-    def forward(self, shortcut: Tensor) -> Tensor:
-        return torch.zeros((), dtype=shortcut.dtype, device=shortcut.device)

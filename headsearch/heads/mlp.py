@@ -11,15 +11,16 @@ from typing import Any
 from timm.models.mlp_mixer import MixerBlock, ResBlock, SpatialGatingBlock
 from torch import Tensor, nn
 
-from headsearch.heads.family import DEPTH, FIRST_SHORTCUT, MLP_RATIO, Family, Grid, Parameter
+from headsearch.heads.family import DEPTH, MLP_RATIO, Family, Grid, Parameter
 from headsearch.heads.init import xavier_uniform
 from headsearch.heads.layout import TokenBlocks
+from headsearch.heads.shortcuts import SHORTCUTS, opened
 
 LAYER_NORM = partial(nn.LayerNorm, eps=1e-6)
 
 
-class _MixerWithoutFirstShortcut(nn.Module):
-    """A Mixer block whose token MLP replaces its input; see `FIRST_SHORTCUT`."""
+class _MixerWithoutShortcut(nn.Module):
+    """A Mixer block whose token MLP replaces its input; see `shortcuts.py`."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -33,8 +34,8 @@ class _MixerWithoutFirstShortcut(nn.Module):
         return mixed_BND + channels_BND
 
 
-class _ResMlpWithoutFirstShortcut(nn.Module):
-    """A ResMLP block whose token layer replaces its input; see `FIRST_SHORTCUT`."""
+class _ResMlpWithoutShortcut(nn.Module):
+    """A ResMLP block whose token layer replaces its input; see `shortcuts.py`."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -55,19 +56,17 @@ def build_mixer(
     depth: int,
     mlp_ratio: float,
     token_ratio: float,
-    first_shortcut: bool,
+    **shortcuts: bool,
 ) -> nn.Module:
     """MLP-Mixer blocks (Tolstikhin et al. 2021): an MLP over places, then one over channels."""
     blocks = [
         MixerBlock(dim, grid[0] * grid[1], mlp_ratio=(token_ratio, mlp_ratio)) for _ in range(depth)
     ]
-    if not first_shortcut:
-        blocks[0] = _MixerWithoutFirstShortcut(blocks[0])
-    return xavier_uniform(TokenBlocks(blocks))
+    return xavier_uniform(TokenBlocks(opened(blocks, _MixerWithoutShortcut, **shortcuts)))
 
 
 def build_resmlp(
-    dim: int, grid: Grid, *, depth: int, mlp_ratio: float, first_shortcut: bool
+    dim: int, grid: Grid, *, depth: int, mlp_ratio: float, **shortcuts: bool
 ) -> nn.Module:
     """ResMLP blocks (Touvron et al. 2021): one linear layer over places, affine maps for norms.
 
@@ -77,13 +76,11 @@ def build_resmlp(
     blocks = [
         ResBlock(dim, grid[0] * grid[1], mlp_ratio=mlp_ratio, init_values=1.0) for _ in range(depth)
     ]
-    if not first_shortcut:
-        blocks[0] = _ResMlpWithoutFirstShortcut(blocks[0])
-    return xavier_uniform(TokenBlocks(blocks))
+    return xavier_uniform(TokenBlocks(opened(blocks, _ResMlpWithoutShortcut, **shortcuts)))
 
 
 def build_gmlp(
-    dim: int, grid: Grid, *, depth: int, mlp_ratio: float, first_shortcut: bool
+    dim: int, grid: Grid, *, depth: int, mlp_ratio: float, **shortcuts: bool
 ) -> nn.Module:
     """gMLP blocks (Liu et al. 2021): half of the channels, mixed over places, gate the other half.
 
@@ -97,8 +94,9 @@ def build_gmlp(
         )
         for _ in range(depth)
     ]
-    if not first_shortcut:
-        blocks[0] = nn.Sequential(blocks[0].norm, blocks[0].mlp_channels)
+    blocks = opened(
+        blocks, lambda block: nn.Sequential(block.norm, block.mlp_channels), **shortcuts
+    )
     return xavier_uniform(TokenBlocks(blocks))
 
 
@@ -112,18 +110,19 @@ MIXER = Family(
         "token_ratio": Parameter(
             "float", 0.5, "hidden width of the token MLP over the width", "t{}", low=0.0625, high=4
         ),
-        "first_shortcut": FIRST_SHORTCUT,
+        **SHORTCUTS,
     },
 )
 RESMLP = Family(
     "resmlp",
     "a linear map over places, no norm",
     build_resmlp,
-    {"depth": DEPTH, "mlp_ratio": MLP_RATIO, "first_shortcut": FIRST_SHORTCUT},
+    {"depth": DEPTH, "mlp_ratio": MLP_RATIO, **SHORTCUTS},
+    norm="",
 )
 GMLP = Family(
     "gmlp",
     "a linear map over places that gates",
     build_gmlp,
-    {"depth": DEPTH, "mlp_ratio": MLP_RATIO, "first_shortcut": FIRST_SHORTCUT},
+    {"depth": DEPTH, "mlp_ratio": MLP_RATIO, **SHORTCUTS},
 )

@@ -3,32 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
 from headsearch.errors import unknown
-from headsearch.heads.attention import ATTENTION, SWIN
+from headsearch.heads.attention import ATTENTION, LINEAR_ATTENTION, SWIN, XCIT
 from headsearch.heads.controls import IDENTITY
-from headsearch.heads.convolution import BOTTLENECK, CONVNEXT, MAMBAOUT
+from headsearch.heads.convolution import BOTTLENECK, CONVNEXT, DILATED, MAMBAOUT, MBCONV
 from headsearch.heads.family import Family, Grid, Value
+from headsearch.heads.frequency import GFNET
+from headsearch.heads.hybrid import HYBRID
+from headsearch.heads.large_kernel import CONVMIXER, FOCALNET, INCEPTIONNEXT, VAN
 from headsearch.heads.mlp import GMLP, MIXER, RESMLP
+from headsearch.heads.norm import NORM, SOME_NORM, renormalised
 from headsearch.heads.pooling import POOLFORMER
+from headsearch.heads.width import WIDTH, AtWidth, inner_width
+
+
+def with_common_knobs(family: Family) -> Family:
+    """A family with the knobs that every family has but the controls: `norm` and `width`.
+
+    `norm` is left out where a family's blocks have no norm of their own to put another in place of,
+    and its value "none" where they multiply.
+    """
+
+    def build(
+        dim: int, grid: Grid, *, width: float, norm: str = "own", **parameters: Any
+    ) -> nn.Module:
+        inner = inner_width(width, dim)
+        head = renormalised(family.build(inner, grid, **parameters), norm)
+        return head if inner == dim else AtWidth(dim, inner, head)
+
+    norms = {"norm": SOME_NORM if family.multiplies else NORM} if family.norm else {}
+    return replace(family, build=build, parameters={**family.parameters, **norms, "width": WIDTH})
+
 
 FAMILIES: dict[str, Family] = {
-    family.name: family
+    family.name: family if family.control else with_common_knobs(family)
     for family in (
         ATTENTION,
         SWIN,
+        LINEAR_ATTENTION,
+        XCIT,
         CONVNEXT,
         MAMBAOUT,
         BOTTLENECK,
+        DILATED,
+        MBCONV,
+        CONVMIXER,
+        INCEPTIONNEXT,
+        FOCALNET,
+        VAN,
+        GFNET,
         MIXER,
         RESMLP,
         GMLP,
         POOLFORMER,
+        HYBRID,
         IDENTITY,
     )
 }
+
+
+def find_family(name: str) -> Family:
+    """The family of this name that comes with headsearch. Raises UserError where there is none."""
+    if name not in FAMILIES:
+        raise unknown("family", name, FAMILIES)
+    return FAMILIES[name]
 
 
 def build_head(family: str, dim: int, grid: Grid, parameters: Mapping[str, Value]) -> nn.Module:
@@ -40,14 +83,4 @@ def build_head(family: str, dim: int, grid: Grid, parameters: Mapping[str, Value
     Raises:
         UserError: for an unknown family or parameter, or a value outside its bounds.
     """
-    if family not in FAMILIES:
-        raise unknown("family", family, FAMILIES)
-    knobs = FAMILIES[family].parameters
-    for name in parameters:
-        if name not in knobs:
-            raise unknown(f"parameter of {family}", name, knobs)
-    values = {
-        name: knob.on(grid, knob.check(f"{family}.{name}", parameters.get(name, knob.default)))
-        for name, knob in knobs.items()
-    }
-    return FAMILIES[family].build(dim, grid, **values)
+    return find_family(family).make(dim, grid, parameters)
