@@ -347,7 +347,18 @@ def load_space(path: Path) -> Space:
     Raises:
         UserError: one line with file, line and what would be right, for whatever is wrong in it.
     """
-    root = read_yaml(path)
+    return read_space(read_yaml(path), str(path))
+
+
+def read_space(root: Located, source: str) -> Space:
+    """The search space that a YAML file, or a Python dict of the same form, holds.
+
+    Args:
+        source: what the space is called where it is shown.
+
+    Raises:
+        UserError: one line with where it stands, for whatever is wrong in it.
+    """
     entries = root.mapping("a search space", ("families", "controls", "constraints"))
     families = read_families(
         entries.get("families"),
@@ -367,4 +378,4 @@ def load_space(path: Path) -> Space:
             limits[name] = node.number(name)
             if limits[name] <= 0:
                 raise node.error(f"{name} is a share of the base's and must be above 0")
-    return Space(str(path), families, controls, **limits)
+    return Space(source, families, controls, **limits)
