@@ -64,6 +64,13 @@ def run(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
     return searched(tiny, tmp_path_factory.mktemp("runs") / "joint")
 
 
+@pytest.fixture(scope="module")
+def watched(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A search whose heads only watched the base."""
+    out = tmp_path_factory.mktemp("runs") / "observe"
+    return searched(tiny, out, coupling="observe")
+
+
 def scored(planned: Planned) -> list[SoloScored]:
     events = train_solo(planned.ground, planned.candidate)
     return [event for event in events if isinstance(event, SoloScored)]
@@ -83,9 +90,8 @@ def test_a_solo_run_is_the_search_of_one_head(run: Run) -> None:
 
 
 def test_without_a_head_the_base_trains_as_beside_heads_that_only_watch(
-    tiny: dict[str, Any], tmp_path: Path
+    watched: Run,
 ) -> None:
-    watched = searched(tiny, tmp_path / "observe", coupling="observe")
     rungs = scored(prepare_pretraining({}, run=watched, head="none"))
     found = [(s.scores.base.report.knn, s.scores.base.report.linear) for s in rungs]
     expected = watched.rungs[["base_knn", "base_linear"]].to_numpy()
@@ -93,9 +99,8 @@ def test_without_a_head_the_base_trains_as_beside_heads_that_only_watch(
 
 
 def test_a_head_shapes_the_base_even_where_the_search_only_let_it_watch(
-    tiny: dict[str, Any], tmp_path: Path
+    watched: Run,
 ) -> None:
-    watched = searched(tiny, tmp_path / "observe", coupling="observe")
     with_head, without = (
         scored(prepare_pretraining({}, run=watched, head=head))[-1].base for head in (HEAD, "none")
     )
