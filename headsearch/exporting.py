@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +16,8 @@ from headsearch.checkpoint import Run, write_atomically
 from headsearch.errors import UserError
 from headsearch.ground import NOTHING_GIVEN, Given, plan_of_run, plan_own_base
 from headsearch.head_choice import NO_HEAD, head_on, name_at, written_head
-from headsearch.heads import FAMILIES, Grid, Value
-from headsearch.snippet import Import, Sources
+from headsearch.heads import FAMILIES, Family, Grid, Value
+from headsearch.snippet import Sources, call, literal
 from headsearch.space import Candidate
 
 
@@ -122,15 +123,17 @@ def space_text(candidate: Candidate, plan: BasePlan) -> str:
 
 def snippet_text(candidate: Candidate, plan: BasePlan) -> str:
     """The head as a Python file that needs torch and timm alone; see `snippet`."""
-    sources = Sources()
-    sources.imports.add(Import("torch", "nn", "nn"))
-    build = sources.add(FAMILIES[candidate.block].build)
-    values = resolved_values(candidate, plan.grid)
-    arguments = "".join(f"\n        {name}={value!r}," for name, value in values.items())
-    call = f"{build}(\n        dim,\n        grid,{arguments}\n    )"
+    function, values = _bare(FAMILIES[candidate.block], resolved_values(candidate, plan.grid))
+    sources = Sources(
+        lambda family: _settled(family, plan.grid, {}),
+        [value for value in values.values() if isinstance(value, str)],
+    )
+    build = sources.add(function)
+    arguments = [f"{name}={literal(value)}" for name, value in values.items()]
+    made = call(build, ["dim", "grid", *arguments], 4) if values else f"{build}(dim, grid)"
     build_head = (
         f"def build_head(dim: int = {plan.dim}, grid: tuple[int, int] = {plan.grid}) -> nn.Module:"
-        f"{HOW_TO_ATTACH}\n    return {call if values else f'{build}(dim, grid)'}"
+        f"{HOW_TO_ATTACH}\n    return {made}"
     )
     rows, columns = plan.grid
     header = (
@@ -143,7 +146,28 @@ def snippet_text(candidate: Candidate, plan: BasePlan) -> str:
 
 def resolved_values(candidate: Candidate, grid: Grid) -> Mapping[str, Value]:
     """Every parameter that a candidate's family is built with on a map of this size."""
+    return _settled(FAMILIES[candidate.block], grid, candidate.parameters)
+
+
+def _settled(family: Family, grid: Grid, given: Mapping[str, Value]) -> Mapping[str, Value]:
     return {
-        name: knob.on(grid, knob.check(name, candidate.parameters.get(name, knob.default)))
-        for name, knob in FAMILIES[candidate.block].parameters.items()
+        name: knob.on(grid, knob.check(name, given.get(name, knob.default)))
+        for name, knob in family.parameters.items()
     }
+
+
+def _bare(
+    family: Family, values: Mapping[str, Value]
+) -> tuple[Callable[..., nn.Module], Mapping[str, Value]]:
+    """A family's function, and what it is called with.
+
+    A family may lend further knobs to another that it closes over. Where those are at their
+    defaults they change nothing, and the other's own function is what a reader wants to see.
+    """
+    lent_to = inspect.getclosurevars(family.build).nonlocals.get("family")
+    if isinstance(lent_to, Family):
+        further = values.keys() - lent_to.parameters.keys()
+        if all(values[name] == family.parameters[name].default for name in further):
+            own = {name: values[name] for name in values if name not in further}
+            return _bare(lent_to, own)
+    return family.build, values

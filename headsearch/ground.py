@@ -175,10 +175,8 @@ def plan_of_run(run: Run) -> BasePlan:
         )
     if config.image_size is None:
         raise UserError(f"{run.path / 'config.yaml'}: no image_size: not the config of a run")
-    accelerator = not str(config.device).startswith("cpu")
-    return plan_base(
-        config.base, config.image_size, patch_size=config.patch_size, accelerator=accelerator
-    )
+    accelerator = not config.device.startswith("cpu")
+    return _plan(config, NOTHING_GIVEN, config.image_size, accelerator=accelerator)
 
 
 def repeats_base(run: Run, config: RunConfig) -> bool:

@@ -87,6 +87,11 @@ def prepare_pretraining(
     Raises:
         UserError: no such run, rank or head, or settings or data that cannot be used.
     """
+    for name in OF_SEARCH_ALONE:
+        if name in flags:
+            raise UserError(
+                f"--{name.replace('_', '-')} means nothing to pretraining with one head"
+            )
     if rank is not None and head is not None:
         raise UserError("--rank and --head both choose a head: give one of them")
     if run is None and head is None:
@@ -190,11 +195,13 @@ class Pretraining:
     @property
     def loading(self) -> str:
         """The line of Python that builds the base with its weights."""
+        if isinstance(self.ground.given.base, nn.Module):
+            return f"module.load_state_dict(safetensors.torch.load_file({str(self.weights)!r}))"
         return loading_line(self.ground.plan, self.weights)
 
 
 def base_weights(base: Base) -> dict[str, Tensor]:
-    """A base's parameters and buffers under timm's own names, on the CPU."""
+    """A base's parameters and buffers, under timm's own names or its module's, on the CPU."""
     trunk: nn.Module = base.trunk
     return {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -6,17 +6,19 @@ import builtins
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from headsearch.bases import BasePlan, plan_base
 from headsearch.errors import UserError
 from headsearch.exporting import export_from, export_head, snippet_text
 from headsearch.head_choice import head_on
-from headsearch.heads import FAMILIES, Parameter, Value
+from headsearch.heads import FAMILIES, Family, Grid, Parameter, Value
 from headsearch.snippet import Sources
 from headsearch.space import Candidate, read_space
 from headsearch.yaml_lines import located
@@ -76,6 +78,17 @@ def executed(text: str) -> dict[str, Any]:
     return namespace
 
 
+def linted(folder: Path) -> None:
+    """Holds the files of a folder against the project's own rules."""
+    for command in (["check"], ["format", "--check", "--diff"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--no-cache", "--config", str(CONFIG),
+             str(folder)],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.parametrize(("family", "parameters"), variants(), ids=str)
 def test_the_snippet_is_the_head(
     family: str, parameters: Mapping[str, Value], plan: BasePlan
@@ -105,13 +118,7 @@ def test_snippets_pass_the_linter_and_the_formatter(plan: BasePlan, tmp_path: Pa
     for family, parameters in variants():
         candidate = candidate_of(family, parameters, plan)
         (tmp_path / f"{candidate.name}.py").write_text(snippet_text(candidate, plan))
-    for command in (["check"], ["format", "--check"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, "--no-cache", "--config", str(CONFIG),
-             str(tmp_path)],
-            capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout
+    linted(tmp_path)
 
 
 def test_the_snippet_says_how_to_attach_it_and_where_it_comes_from(plan: BasePlan) -> None:
@@ -156,6 +163,64 @@ def test_names_that_two_modules_share_are_kept_apart() -> None:
     namespace = executed(text)
     assert {"LAYER_NORM", "LAYER_NORM_mlp"} <= set(namespace)
     assert "norm_layer=LAYER_NORM_mlp" in text
+
+
+def doubled(family: Family) -> Family:
+    """A family with one more knob, which its new function closes over the old one to have."""
+
+    def build(dim: int, grid: Grid, *, times: int, **parameters: Any) -> nn.Module:
+        heads = [family.build(dim, grid, **parameters) for _ in range(times)]
+        return heads[0] if times == 1 else nn.Sequential(*heads)
+
+    times = Parameter("int", 1, "how often", "times{}", low=1, high=4)
+    return replace(family, build=build, parameters={**family.parameters, "times": times})
+
+
+PARTS = {name: FAMILIES[name] for name in ("convnext", "bottleneck", "mixer")}
+
+
+def build_mixed(dim: int, grid: Grid, *, near: str, far: str, times: int) -> nn.Module:
+    """Two families in turn."""
+    both = [PARTS[near].build(dim, grid, **CONVOLUTION), PARTS[far].build(dim, grid, **MLP)]
+    return nn.Sequential(*both * times)
+
+
+CONVOLUTION = {"depth": 1, "kernel": 3, "mlp_ratio": 4.0, "first_shortcut": True}
+MLP = {"depth": 1, "mlp_ratio": 4.0, "token_ratio": 0.5, "first_shortcut": False}
+MIXED = Family(
+    "mixed",
+    "two families",
+    build_mixed,
+    {
+        "near": Parameter("choice", "convnext", "", "{}", choices=tuple(PARTS)),
+        "far": Parameter("choice", "mixer", "", "{}", choices=tuple(PARTS)),
+        "times": Parameter("int", 1, "how often", "times{}", low=1, high=4),
+    },
+)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("family", [doubled(FAMILIES["mixer"]), MIXED], ids=["doubled", "mixed"])
+def test_families_made_of_families_are_followed(
+    family: Family, times: int, plan: BasePlan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is closed over is found, and of a dict of families those that are used are written."""
+    monkeypatch.setitem(FAMILIES, family.name, family)
+    example = candidate_of("mixer", {}, plan)
+    candidate = replace(
+        example, name="it", family=family.name, block=family.name, parameters={"times": times}
+    )
+    text = snippet_text(candidate, plan)
+    mine = candidate.build(plan.dim, plan.grid).eval()
+    theirs = executed(text)["build_head"]().eval()
+    theirs.load_state_dict(mine.state_dict())
+    maps = torch.randn(2, plan.dim, *plan.grid)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(maps), mine(maps), rtol=0, atol=0)
+    assert "build_bottleneck" not in text
+    assert ("class Family" in text) == (family is MIXED or times == 2)
+    (tmp_path / "it.py").write_text(text)
+    linted(tmp_path)
 
 
 def test_nothing_is_written_where_a_run_or_its_ranking_is_not_there(tmp_path: Path) -> None:

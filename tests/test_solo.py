@@ -187,6 +187,11 @@ def test_settings_of_the_run_give_way_to_flags_and_a_budget_brings_its_own(run: 
     assert (standard.images, standard.epochs, standard.rungs) == (10_000, 10, 3)
 
 
+def test_what_only_a_search_has_is_refused(run: Run) -> None:
+    with pytest.raises(UserError, match="--coupling means nothing"):
+        prepare_pretraining({"coupling": "observe"}, run=run)
+
+
 def test_another_length_of_training_is_another_result(run: Run) -> None:
     longer = scored(prepare_pretraining({"epochs": "3"}, run=run))
     assert longer[-1].step == 9
