@@ -15,7 +15,9 @@ import optuna
 import pandas as pd
 import yaml
 from optuna.exceptions import StorageInternalError
+from safetensors.torch import save
 from sqlalchemy.exc import SQLAlchemyError
+from torch import Tensor
 
 from headsearch.errors import UserError
 
@@ -119,12 +121,17 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
     write_atomically(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file by this text, so that a reader sees the old one or the new one."""
+def write_weights(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Writes contiguous tensors that share no memory as safetensors, whole or not at all."""
+    write_atomically(path, save(tensors, metadata={"format": "pt"}))
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replaces a file by this content, so that a reader sees the old one or the new one."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
@@ -171,6 +178,8 @@ def read_run(path: Path) -> Run:
         raise UserError(f"{config_file}: not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(config, dict):
         raise UserError(f"{config_file}: not the config of a run")
+    if "solo_head" in config:
+        raise UserError(f"{path}: a pretraining with one head, not a search: it ranks nothing")
     return Run(
         path=path,
         config=config,

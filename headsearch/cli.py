@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from headsearch import __version__
-from headsearch.config import PRESETS, RunConfig, panel_of, resolve
+from headsearch.config import OF_SEARCH_ALONE, PRESETS, RunConfig, panel_of, resolve
 from headsearch.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,24 +79,36 @@ ranks the rest by discrepancy from the base and downstream accuracy.
         print(context.get_help())
 
 
-def _settings_as_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command, in place of its **flags, a flag for every setting of `RunConfig`."""
-    own = [
-        p
-        for p in inspect.signature(command, eval_str=True).parameters.values()
-        if p.kind != p.VAR_KEYWORD
-    ]
-    flags = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[_flag_type(name), _flag(name)],
-        )
-        for name in RunConfig.model_fields
-    ]
-    command.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
-    return command
+def _settings_as_flags(
+    *, without: Collection[str] = (), show_defaults: bool = True
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command, in place of its **flags, a flag for every setting of `RunConfig`.
+
+    Args:
+        without: settings that mean nothing to the command.
+        show_defaults: whether the help says what a setting is by default.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [
+            p
+            for p in inspect.signature(command, eval_str=True).parameters.values()
+            if p.kind != p.VAR_KEYWORD
+        ]
+        flags = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[_flag_type(name), _flag(name, show_defaults)],
+            )
+            for name in RunConfig.model_fields
+            if name not in without
+        ]
+        command.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
+        return command
+
+    return decorate
 
 
 def _flag_type(setting: str) -> Any:
@@ -104,11 +116,13 @@ def _flag_type(setting: str) -> Any:
     return (bool if RunConfig.model_fields[setting].annotation is bool else str) | None
 
 
-def _flag(setting: str) -> Any:
+def _flag(setting: str, show_default: bool) -> Any:
     field = RunConfig.model_fields[setting]
     choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
     help_text = field.description or ""
-    if setting in PRESETS["quick"]:
+    if not show_default and setting != "out":
+        help_text = help_text.partition(" [default:")[0]
+    elif setting in PRESETS["quick"]:
         help_text += " [default: by --budget]"
     elif field.default is not None and field.default is not False:
         help_text += f" [default: {field.default}]"
@@ -127,7 +141,7 @@ def _kind(annotation: Any) -> str | None:
 
 
 @app.command()
-@_settings_as_flags
+@_settings_as_flags()
 def run(
     config: Annotated[
         Path | None, typer.Option(help="Read settings from a YAML file; flags win over it.")
@@ -139,22 +153,20 @@ def run(
     Example: [bold]headsearch run --base vit_s --space heads.yaml[/bold]
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    settings = resolve(given, config)  # wrong values are told before anything heavy is loaded
+    resolve(given, config)  # wrong values are told before anything heavy is loaded
 
     import optuna
 
     from headsearch.console import print_notes, show
-    from headsearch.machine import choose_device
+    from headsearch.machine import resolve_here
     from headsearch.preparation import prepare
     from headsearch.study import Search
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if choose_device(settings.device).type != "cpu":
-        settings = resolve(given, config, accelerator=True)
     console = _console()
-    prepared = prepare(settings)
+    prepared = prepare(resolve_here(given, config))
     search = Search(prepared)
-    print_notes(console, prepared)
+    print_notes(console, prepared.notes)
     console.print(f"run directory: {search.run_directory}", soft_wrap=True)
     try:
         show(search, console)
@@ -163,6 +175,98 @@ def run(
         console.print("interrupted: what was scored until now is kept")
         raise typer.Exit(130) from None
     _conclude(search.run_directory, console)
+
+
+RankOption = Annotated[
+    int | None, typer.Option(min=1, help="A rank of RUN's ranking. \\[default: 1]")
+]
+
+
+@app.command()
+@_settings_as_flags(without=OF_SEARCH_ALONE, show_defaults=False)
+def pretrain(
+    run: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUN]", show_default=False, help="A search to take the head of."),
+    ] = None,
+    rank: RankOption = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead: a candidate's name (convnext-d3-k7-noshortcut), a YAML file of one "
+            "head, or none for the base alone."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Without a RUN: read settings from a YAML file; flags win over it."),
+    ] = None,
+    **flags: Any,
+) -> None:
+    """Pretrain the base with one head, as the search did, and keep the base.
+
+    Every setting is that of RUN where no flag says otherwise; without a RUN, that of `run`. The \
+weights kept are those of the EMA teacher, which is what is scored.
+
+    Example: [bold]headsearch pretrain results/RUN --rank 1[/bold]
+
+    Example: [bold]headsearch pretrain --base vit_s --head convnext-d3-k7-noshortcut[/bold]
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    if run is None:
+        resolve(given, config)  # wrong values are told before anything heavy is loaded
+
+    from headsearch.checkpoint import read_run
+    from headsearch.console import print_notes
+    from headsearch.console_solo import show_pretraining
+    from headsearch.pretraining import Pretraining, prepare_pretraining
+
+    found = read_run(run) if run is not None else None
+    console = _console()
+    planned = prepare_pretraining(given, run=found, rank=rank, head=head, config_file=config)
+    pretraining = Pretraining(planned)
+    print_notes(console, planned.notes)
+    console.print(f"run directory: {pretraining.run_directory}", soft_wrap=True)
+    try:
+        show_pretraining(pretraining, console)
+    except KeyboardInterrupt:
+        if pretraining.weights.exists():
+            console.print("interrupted: the weights of the last rung are kept")
+            _say_how_to_load(pretraining.loading, console)
+        else:
+            console.print("interrupted before rung 1: there are no weights to keep yet")
+        raise typer.Exit(130) from None
+    _say_how_to_load(pretraining.loading, console)
+
+
+def _say_how_to_load(loading: str, console: Console) -> None:
+    console.print("the base alone, the EMA teacher's weights, which is what was scored:")
+    console.print(f"  {loading}", soft_wrap=True)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    rank: RankOption = None,
+    head: Annotated[
+        str | None,
+        typer.Option(help="Instead: a candidate's name, or a YAML file of one head."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A directory. \\[default: heads in RUN]")] = None,
+) -> None:
+    """Write a head as YAML, for --head and --space, and as PyTorch that needs no headsearch.
+
+    Example: [bold]headsearch export results/RUN --rank 1[/bold]
+    """
+    from headsearch.checkpoint import read_run
+    from headsearch.console import print_notes
+    from headsearch.exporting import export_from
+
+    console = _console()
+    done = export_from(read_run(run), rank=rank, head=head, out=out)
+    print_notes(console, done.notes)
+    console.print(f"space: {done.files.yaml}", soft_wrap=True)
+    console.print(f"PyTorch: {done.files.python}", soft_wrap=True)
 
 
 @app.command()

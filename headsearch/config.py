@@ -200,9 +200,15 @@ def panel_of(field: str) -> str:
     return str(extra["panel"])
 
 
+OF_SEARCH_ALONE = (
+    "space", "coupling", "trials", "cohort", "sampler", "pruner", "eta", "min_keep", "storage",
+    "rank_by",
+)  # fmt: skip
+"""Settings that pretraining with one head has no use for."""
+
 RECORDED = (
     "study_name", "space_hash", "space_content", "base_arguments", "first_weights", "git_commit",
-    "versions",
+    "versions", "given", "solo_head",
 )  # fmt: skip
 """What a run's own config.yaml holds beside its settings; not read back as settings."""
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from types import FrameType
+from typing import TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -16,11 +17,13 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from headsearch.ledger import Ledger, Standing
-from headsearch.preparation import Prepared
+from headsearch.pace import Pace
 from headsearch.report import Table
 from headsearch.report.content import duration
 from headsearch.space import ResolvedSpace
 from headsearch.study import Advanced, Event, Scored, Search
+
+E = TypeVar("E")
 
 STATE_STYLES = {
     "running": "",
@@ -39,12 +42,12 @@ def show(search: Search, console: Console) -> None:
     Ctrl-C ends it early: KeyboardInterrupt is raised once the run directory is in order.
     """
     watcher = _InTerminal(console, search) if console.is_terminal else _InPipe(console, search)
-    with closing(search.run()) as events, _interrupts_heard() as interrupted:
-        watcher.watch(_until(interrupted, events))
+    with closing(search.run()) as events, interrupts_heard() as interrupted:
+        watcher.watch(until(interrupted, events))
 
 
 @contextmanager
-def _interrupts_heard() -> Iterator[threading.Event]:
+def interrupts_heard() -> Iterator[threading.Event]:
     """Ctrl-C raises as ever, and is remembered: Python drops it where a destructor is running."""
     interrupted = threading.Event()
 
@@ -62,7 +65,8 @@ def _interrupts_heard() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _until(interrupted: threading.Event, events: Iterable[Event]) -> Iterator[Event]:
+def until(interrupted: threading.Event, events: Iterable[E]) -> Iterator[E]:
+    """The events, up to an interrupt that was heard and lost."""
     for event in events:
         yield event
         if interrupted.is_set():
@@ -74,9 +78,9 @@ def say(console: Console, text: str) -> None:
     console.print(Text(text), soft_wrap=not console.is_terminal)
 
 
-def print_notes(console: Console, prepared: Prepared) -> None:
-    """What was decided before the search starts, a line each."""
-    for note in prepared.notes:
+def print_notes(console: Console, notes: Iterable[str]) -> None:
+    """What was decided before a run starts, a line each."""
+    for note in notes:
         say(console, f"· {note}")
 
 
@@ -164,10 +168,7 @@ class _InPipe:
                 s.candidate.name + ("" if s.state == "pruned" else f" ({s.reason})") for s in left
             )
             parts.append(f"left: {', '.join(names)}")
-        if event.pace.images_per_second:
-            parts.append(f"{event.pace.images_per_second:.0f} images/s")
-        if event.rung < self._rungs and event.pace.seconds_left is not None:
-            parts.append(f"about {duration(event.pace.seconds_left)} left")
+        parts += speed_words(event.pace, last=event.rung == self._rungs)
         return " | ".join(parts)
 
 
@@ -205,18 +206,36 @@ class _InTerminal:
         return Group(*parts)
 
     def _headline(self, event: Advanced | Scored) -> RenderableType:
-        line = RichTable.grid(padding=(0, 1))
-        left = event.pace.seconds_left
         words = [
             f"cohort {event.cohort + 1}/{event.pace.cohorts}",
             f"rung {self._rung}/{self._rungs}",
-            f"step {event.step}/{self._steps}",
-            f"{event.pace.images_per_second:.0f} images/s",
-            f"{duration(left)} left" if left is not None else "",
         ]
-        bar = ProgressBar(total=self._steps, completed=event.step, width=20)
-        line.add_row(bar, Text(" · ".join(filter(None, words))))
-        return line
+        return progress_line(words, event.step, self._steps, event.pace)
+
+
+def progress_line(words: list[str], step: int, steps: int, pace: Pace) -> RenderableType:
+    """A bar, these words, and how fast it goes."""
+    line = RichTable.grid(padding=(0, 1))
+    left = pace.seconds_left
+    words = [
+        *words,
+        f"step {step}/{steps}",
+        f"{pace.images_per_second:.0f} images/s",
+        f"{duration(left)} left" if left is not None else "",
+    ]
+    bar = ProgressBar(total=steps, completed=step, width=20)
+    line.add_row(bar, Text(" · ".join(filter(None, words))))
+    return line
+
+
+def speed_words(pace: Pace, *, last: bool) -> list[str]:
+    """How fast it goes, for a line in a pipe: images a second, and the time left if any is."""
+    words = []
+    if pace.images_per_second:
+        words.append(f"{pace.images_per_second:.0f} images/s")
+    if not last and pace.seconds_left is not None:
+        words.append(f"about {duration(pace.seconds_left)} left")
+    return words
 
 
 def _in_order(ledger: Ledger, cohort: int) -> list[Standing]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
 
 import timm.layers
 import torch
 
-from headsearch.config import RunConfig
+from headsearch.config import RunConfig, resolve
 from headsearch.errors import UserError
 
 
@@ -33,6 +36,18 @@ def choose_device(name: str) -> torch.device:
     if (device.index or 0) >= found:
         raise UserError(f"--device: {name!r} is not there; this machine has {found} CUDA devices")
     return device
+
+
+def resolve_here(flags: Mapping[str, Any], config_file: Path | None = None) -> RunConfig:
+    """The settings as `config.resolve` finds them, for the device that they mean.
+
+    Raises:
+        UserError: as `resolve`, or no such device.
+    """
+    settings = resolve(flags, config_file)
+    if choose_device(settings.device).type == "cpu":
+        return settings
+    return resolve(flags, config_file, accelerator=True)
 
 
 def fast_at_bf16(device: torch.device) -> bool:

@@ -50,7 +50,9 @@ __all__ = [
     "ResolvedSpace",
     "Space",
     "find_space",
+    "knobs_of",
     "load_space",
+    "read_space",
     "ready_spaces",
 ]
 
@@ -325,7 +327,7 @@ class ResolvedSpace:
             raise UserError(f"{user.where}: {fault}")
 
     def _parameters(self, family: str) -> Mapping[str, Parameter]:
-        return CONTROLS[family] if family in CONTROLS else _knobs_of(self._families[family])
+        return CONTROLS[family] if family in CONTROLS else knobs_of(self._families[family])
 
     def _name(self, family: str, values: Mapping[str, Value]) -> str:
         parts = (
@@ -335,7 +337,7 @@ class ResolvedSpace:
         return "-".join((family, *filter(None, parts)))
 
 
-def _knobs_of(family: Family) -> Mapping[str, Parameter]:
+def knobs_of(family: Family) -> Mapping[str, Parameter]:
     """All that can vary of a family in a space: how its head is built, and where it is attached."""
     return {**family.parameters, "attach_at": ATTACH_AT}
 
@@ -376,15 +378,27 @@ def load_space(path: Path) -> Space:
     Raises:
         UserError: one line with file, line and what would be right, for whatever is wrong in it.
     """
-    root = read_yaml(path)
+    return read_space(read_yaml(path), str(path), path.parent)
+
+
+def read_space(root: Located, source: str, folder: Path = Path()) -> Space:
+    """The search space that a YAML file, or a Python dict of the same form, holds.
+
+    Args:
+        source: what the space is called where it is shown.
+        folder: where the paths of a user's own families start from.
+
+    Raises:
+        UserError: one line with where it stands, for whatever is wrong in it.
+    """
     entries = root.mapping("a search space", ("families", "controls", "constraints"))
-    elsewhere = read_user_families(entries.get("families"), path.parent, {*FAMILIES, *CONTROLS})
+    elsewhere = read_user_families(entries.get("families"), folder, {*FAMILIES, *CONTROLS})
     found = [family for family in FAMILIES.values() if not family.control]
     found += [user.family for user in elsewhere.values()]
     families = read_families(
         without_origins(entries.get("families"), elsewhere),
         "family",
-        {family.name: _knobs_of(family) for family in found},
+        {family.name: knobs_of(family) for family in found},
         {name: f"{name!r} is a control: list it under `controls`" for name in CONTROLS},
     )
     # Left out, both controls are there with their defaults; `controls: []` is for none.
@@ -399,4 +413,4 @@ def load_space(path: Path) -> Space:
             limits[name] = node.number(name)
             if limits[name] <= 0:
                 raise node.error(f"{name} is a share of the base's and must be above 0")
-    return Space(str(path), families, controls, **limits, from_elsewhere=elsewhere)
+    return Space(source, families, controls, **limits, from_elsewhere=elsewhere)

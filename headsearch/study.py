@@ -21,11 +21,9 @@ from headsearch import checkpoint
 from headsearch.cohorts import Entrant, cohort_sizes, cohorts, planned
 from headsearch.errors import UserError
 from headsearch.ledger import Ledger, Standing
-from headsearch.model import Network
 from headsearch.pace import Pace
 from headsearch.preparation import Prepared, settings_of
 from headsearch.pruning import make_pruner
-from headsearch.recipes import find_recipe
 from headsearch.samplers import make_sampler
 from headsearch.scores.collapse import collapse_reason
 from headsearch.scores.rung import (
@@ -36,7 +34,6 @@ from headsearch.scores.rung import (
     raw_pixels,
     score_rung,
 )
-from headsearch.seeding import seeded_weights
 from headsearch.train import Health, Trainer, head_step_ms, train
 
 
@@ -165,14 +162,7 @@ class Search:
 
     def _new_trainer(self) -> Trainer:
         """A base that depends on the seed alone: every cohort starts from the same weights."""
-        prepared = self.prepared
-        with seeded_weights(self.config.seed, "base"):
-            base = prepared.plan.build(find_recipe(self.config.recipe).drop_path)
-            projection = prepared.objective.base_projection(prepared.plan)
-        student = Network(base, projection, self.config.coupling)
-        return Trainer(
-            student, prepared.objective, self.config, prepared.device, autocast=prepared.autocast
-        )
+        return self.prepared.new_trainer(self.config.coupling)
 
     def _attach(self, trainer: Trainer, entrant: Entrant) -> float:
         """Attaches an entrant's head; returns what a step of it takes on its own, in ms."""

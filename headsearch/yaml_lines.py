@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -106,6 +107,32 @@ def read_yaml(path: Path) -> Located:
     except yaml.YAMLError as error:  # a character that YAML does not permit
         reason = str(error).splitlines()[0]
         raise UserError(f"{shown}: not valid YAML: {reason}") from error
+
+
+def located(value: Any, where: str) -> Located:
+    """A value built in Python as if it had been read: dicts, lists and scalars, where they stand.
+
+    Args:
+        where: what an error calls the value; the way to a part of it is appended.
+
+    Raises:
+        UserError: there is something else in it, or it is nested too deeply.
+    """
+    if where.count(".") > DEEPEST:
+        raise UserError(f"{where}: nested more than {DEEPEST} levels deep")
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise UserError(f"{where}: a key must be a word, but is {key!r}")
+        parts = {key: located(part, f"{where}.{key}") for key, part in value.items()}
+        return Located(parts, where, {key: f"{where}.{key}" for key in value})
+    if isinstance(value, list | tuple):
+        return Located([located(part, where) for part in value], where, {})
+    if value is None or isinstance(value, bool | int | float | str):
+        return Located(value, where, {})
+    raise UserError(
+        f"{where}: must be a dict, a list, a number, a text or None, but is {type(value).__name__}"
+    )
 
 
 def _refuse_unsafe(text: str, shown: str) -> None:

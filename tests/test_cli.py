@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from headsearch import cli
-from headsearch.config import RunConfig
+from headsearch.config import OF_SEARCH_ALONE, RunConfig
 
 HEADSEARCH = [sys.executable, "-c", "from headsearch.cli import main; main()"]
 SPACE = """families:
@@ -22,11 +22,14 @@ SPACE = """families:
   mixer: {depth: 1}
 controls: {identity: }
 """
-TINY = [
+TRAINING = [
     "--base", "test_vit", "--image-size", "16", "--patch-size", "4", "--images", "96",
     "--epochs", "2", "--batch-size", "32", "--rungs", "2", "--eval-images", "64",
-    "--bank-images", "64", "--min-keep", "1", "--threads", "1", "--device", "cpu",
+    "--bank-images", "64", "--threads", "1", "--device", "cpu",
 ]  # fmt: skip
+TINY = [*TRAINING, "--min-keep", "1"]
+
+COMMANDS = ("run", "pretrain", "export", "space", "report", "plot")
 
 
 def headsearch(
@@ -110,10 +113,76 @@ def test_report_and_plot_work_again_on_a_run(
     assert (workplace / "p.svg").read_text().startswith("<?xml")
 
 
-def test_a_terminal_sees_a_live_table(workplace: Path) -> None:
+def test_a_head_is_exported_and_the_base_pretrained_with_it(
+    piped: subprocess.CompletedProcess[str],
+    workplace: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(workplace)
+    code, out, _ = in_process(
+        capsys, monkeypatch, "export", "runs/a", "--head", "mixer-d1", "--out", "heads"
+    )
+    assert code == 0
+    assert "space: heads/mixer-d1.yaml" in out
+    assert "PyTorch: heads/mixer-d1.py" in out
+    assert (workplace / "heads/mixer-d1.py").is_file()
+    code, out, err = in_process(
+        capsys, monkeypatch,
+        "pretrain", "runs/a", "--head", "heads/mixer-d1.yaml", "--out", "runs/p", "--epochs", "1",
+    )  # fmt: skip
+    assert code == 0, err
+    lines = out.splitlines()
+    assert "\x1b" not in out
+    rungs = [line for line in lines if line.startswith("rung ")]
+    assert [line.split(" | ")[0] for line in rungs] == ["rung 0/2", "rung 1/2", "rung 2/2"]
+    assert "base k-NN" in rungs[1]
+    assert "loss" in rungs[1]
+    assert any("with the head mixer-d1" in line for line in lines)
+    assert lines[-1] == (
+        "  timm.create_model('test_vit', num_classes=0, img_size=16, patch_size=4, "
+        "checkpoint_path='runs/p/base.safetensors')"
+    )
+
+
+def test_ctrl_c_keeps_the_weights_of_the_last_rung_and_says_so(workplace: Path) -> None:
+    process = subprocess.Popen(
+        [*HEADSEARCH, "pretrain", "--head", "none", "--out", "runs/short", *TRAINING,
+         "--epochs", "4000", "--rungs", "1000"],
+        cwd=workplace, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    weights = workplace / "runs/short/base.safetensors"
+    while time.monotonic() < deadline and process.poll() is None and not weights.is_file():
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 130, err
+    assert "interrupted: the weights of the last rung are kept" in out
+    assert "checkpoint_path='runs/short/base.safetensors'" in out
+    assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["run", "--space", "tiny.yaml", "--out", "runs/live", *TINY],
+            ["Discrepancy", "images/s", "left", "rung 1/2", "pruned at rung 1", "report:"],
+        ),
+        (
+            ["pretrain", "--head", "mixer-d1", "--out", "runs/seen", *TRAINING],
+            ["step 3/6", "loss", "images/s", "left", "rung 2/2", "base k-NN"],
+        ),
+    ],
+    ids=["run", "pretrain"],
+)
+def test_a_terminal_sees_how_it_goes(
+    arguments: list[str], words: list[str], workplace: Path
+) -> None:
     reader, writer = pty.openpty()
     process = subprocess.Popen(
-        [*HEADSEARCH, "run", "--space", "tiny.yaml", "--out", "runs/live", *TINY],
+        [*HEADSEARCH, *arguments],
         cwd=workplace,
         stdout=writer,
         stderr=writer,
@@ -132,8 +201,8 @@ def test_a_terminal_sees_a_live_table(workplace: Path) -> None:
     os.close(reader)
     assert process.wait(timeout=60) == 0
     text = shown.decode()
-    for words in ("Discrepancy", "images/s", "left", "rung 1/2", "pruned at rung 1", "report:"):
-        assert words in text, words
+    for word in words:
+        assert word in text, word
 
 
 def test_ctrl_c_keeps_what_was_scored_and_says_so(workplace: Path) -> None:
@@ -162,9 +231,8 @@ def test_the_help_shows_an_example_a_command_and_every_setting(
     monkeypatch.setenv("COLUMNS", "200")
     code, out, _ = in_process(capsys, monkeypatch, "--help")
     assert code == 0
-    commands = ("run", "space", "report", "plot")
-    assert all(f" {command} " in out for command in commands)
-    for command in commands:
+    assert all(f" {command} " in out for command in COMMANDS)
+    for command in COMMANDS:
         assert (
             f"Example: headsearch {command}"
             in in_process(capsys, monkeypatch, command, "--help")[1]
@@ -174,9 +242,20 @@ def test_the_help_shows_an_example_a_command_and_every_setting(
         assert "--" + setting.replace("_", "-") in run_help
 
 
-def test_help_imports_nothing_heavy() -> None:
+def test_pretraining_has_a_flag_for_every_setting_that_means_something_to_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = in_process(capsys, monkeypatch, "pretrain", "--help")[1]
+    for setting in RunConfig.model_fields:
+        flag = "--" + setting.replace("_", "-") + " "
+        assert (flag in shown) == (setting not in OF_SEARCH_ALONE), flag
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_imports_nothing_heavy(command: str) -> None:
     code = (
-        "import sys; sys.argv = ['headsearch', 'run', '--help']\n"
+        f"import sys; sys.argv = ['headsearch', '{command}', '--help']\n"
         "from headsearch.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
@@ -252,6 +331,8 @@ def bad_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "value.yaml").write_text("families:\n  convnext: {depth: lots}\n")
     (folder / "budget.yaml").write_text("budget: [quick]\n")
     (folder / "setting.yaml").write_text("epoch: 3\n")
+    (folder / "unranked").mkdir()
+    (folder / "unranked" / "config.yaml").write_text("base: test_vit\nimage_size: 32\n")
     return folder
 
 
@@ -283,6 +364,19 @@ def test_bad_input_ends_in_one_clear_line_and_nothing_written(
         (["space", "family.yaml"], ["family.yaml:2"]),
         (["space", "heads.yaml", "--base", "nothing_at_all"], ["unknown base"]),
         (["rum"], ["rum"]),
+        (["pretrain", "nowhere"], ["nowhere", "no such run directory"]),
+        (["pretrain", "empty"], ["empty", "not a run directory"]),
+        (["pretrain", "unranked"], ["unranked has no ranking yet"]),
+        (["pretrain", "--base", "test_vit"], ["which head?", "--head"]),
+        (["pretrain", "--rank", "1"], ["--rank needs a RUN"]),
+        (["pretrain", "--head", "convnxt"], ["unknown head 'convnxt'", "did you mean 'convnext-"]),
+        (["pretrain", "--head", "mixer", "--lr", "0"], ["--lr"]),
+        (["pretrain", "--head", "mixer", "--out", "empty"], ["empty", "exists"]),
+        (["pretrain", "--head", "mixer", "--trials", "3"], ["--trials"]),
+        (["pretrain", "unranked", "--head", "mixer", "--config", "x.yaml"], ["--config"]),
+        (["export", "empty"], ["not a run directory"]),
+        (["export", "unranked"], ["unranked has no ranking yet"]),
+        (["export", "unranked", "--rank", "0"], ["--rank"]),
     ],
 )
 def test_other_commands_refuse_bad_input_in_one_line_too(

@@ -12,7 +12,7 @@ import torch
 import yaml
 from optuna.trial import TrialState
 
-from headsearch import preparation
+from headsearch import ground
 from headsearch.checkpoint import RANKING_COLUMNS, RUNG_COLUMNS, Run, read_run
 from headsearch.cohorts import cohort_sizes
 from headsearch.config import resolve
@@ -217,7 +217,7 @@ def test_stopping_early_keeps_what_was_scored(space_file: Path, tmp_path: Path) 
 def test_the_labels_of_the_reporting_split_change_no_ranking(
     finished: Run, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = preparation.open_data
+    opened = ground.open_data
 
     def with_shuffled_report_labels(*args: Any, **settings: Any) -> Data:
         data = opened(*args, **settings)
@@ -225,7 +225,7 @@ def test_the_labels_of_the_reporting_split_change_no_ranking(
         data.queries.labels[data.report] = data.queries.labels[data.report].flip(0)
         return data
 
-    monkeypatch.setattr(preparation, "open_data", with_shuffled_report_labels)
+    monkeypatch.setattr(ground, "open_data", with_shuffled_report_labels)
     found = run(tiny(space_file, tmp_path / "run"))
     columns = ["rank", "candidate", "state", "score"]
     pd.testing.assert_frame_equal(finished.ranking[columns], found.ranking[columns])

@@ -13,7 +13,7 @@ from torch import Tensor
 from headsearch.data.images import MEMORY_LIMIT, Images, ImageSubset, Progress
 from headsearch.data.order import balanced_order
 from headsearch.data.pools import BUILT_IN, Opener, Pool
-from headsearch.data.sources import EVAL_FOLDERS, TRAIN_FOLDERS, split_folder
+from headsearch.data.sources import EVAL_FOLDERS, TRAIN_FOLDERS, Source, split_folder
 from headsearch.data.timm_sources import PACKAGES
 from headsearch.errors import UserError
 from headsearch.seeding import seeded_generator
@@ -47,8 +47,8 @@ class Data:
 
 
 def open_data(
-    data: str,
-    eval_data: str | None = None,
+    data: str | Source,
+    eval_data: str | Source | None = None,
     *,
     image_size: int | None = None,
     images: int = 0,
@@ -69,7 +69,7 @@ def open_data(
     Args:
         data: "scenes" (built in), a folder or .tar (of class folders, or of unlabelled images), or
             a dataset that timm knows (see `timm_sources`). `./scenes` and the like name a folder.
-            A folder with `train` and `val` inside gives both sides.
+            A folder with `train` and `val` inside gives both sides. Or a source, opened already.
         eval_data: likewise.
         image_size: side in pixels. None: the shorter side of the first images, rounded down to a
             multiple of 8, from 32 to `max_image_size`.
@@ -223,8 +223,10 @@ def follow_size(sides: Sequence[int], max_image_size: int) -> int:
     return max(32, min(int(median(sides)), max_image_size) // 8 * 8)
 
 
-def _same(data: str, eval_data: str) -> bool:
+def _same(data: str | Source, eval_data: str | Source) -> bool:
     """Whether both name the same images; a prefix without a split names another on each side."""
+    if isinstance(data, Source) or isinstance(eval_data, Source):
+        return data is eval_data
     if data == BUILT_IN or eval_data == BUILT_IN:
         return False
     if _has_prefix(data) or _has_prefix(eval_data):
@@ -236,17 +238,23 @@ def _has_prefix(spec: str) -> bool:
     return spec.partition("/")[0].lower() in PACKAGES
 
 
-def _with_splits(data: str, eval_data: str | None, notes: list[str]) -> tuple[str, str | None]:
+def _with_splits(
+    data: str | Source, eval_data: str | Source | None, notes: list[str]
+) -> tuple[str | Source, str | Source | None]:
     """Resolves folders that hold a folder for each split, and the built-in's endless supply."""
     if data == BUILT_IN:
         return data, eval_data or BUILT_IN
-    if not _has_prefix(data) and (found := split_folder(Path(data), TRAIN_FOLDERS)):
+    if (
+        isinstance(data, str)
+        and not _has_prefix(data)
+        and (found := split_folder(Path(data), TRAIN_FOLDERS))
+    ):
         held = split_folder(Path(data), EVAL_FOLDERS)
         if eval_data is None and held is not None:
             eval_data = str(held)
             notes.append(f"{data}: trains on {found.name}, evaluates on {held.name}")
         data = str(found)
-    if eval_data is not None and eval_data != BUILT_IN and not _has_prefix(eval_data):
+    if isinstance(eval_data, str) and eval_data != BUILT_IN and not _has_prefix(eval_data):
         eval_data = str(split_folder(Path(eval_data), EVAL_FOLDERS) or eval_data)
     return data, eval_data
 

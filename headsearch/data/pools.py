@@ -152,8 +152,8 @@ class Opener:
     download: bool
     memory_limit: int
 
-    def open(self, spec: str, role: Role, count: int | None) -> Pool:
-        """Opens what `--data` ("train") or `--eval-data` ("eval") names.
+    def open(self, spec: str | Source, role: Role, count: int | None) -> Pool:
+        """Opens what `--data` ("train") or `--eval-data` ("eval") names; a source is open already.
 
         Args:
             count: images to make or to read where there is no end or no index; None: all.
@@ -161,6 +161,8 @@ class Opener:
         Raises:
             UserError: nothing there, or nothing that can be read.
         """
+        if isinstance(spec, Source):
+            return SourcePool(spec)
         if spec == BUILT_IN:
             start = _TRAIN_SCENES if role == "train" else 0
             return ScenePool(count or BUILT_IN_FULL, start, self.seed)

@@ -57,6 +57,9 @@ class Source(ABC):
     def shorter_side(self, index: int) -> int:
         """The shorter side of image `index` in pixels. Raises: BadImage."""
 
+    def __str__(self) -> str:
+        return self.name
+
     def describe(self, index: int) -> str:
         """What a message calls image `index`."""
         return f"{self.name}[{index}]"

@@ -1,0 +1,378 @@
+"""headsearch from Python: what the commands do, on names and files or on objects of one's own.
+
+    import headsearch
+
+    found = headsearch.search(base=my_model, space="heads.yaml", data=my_dataset)
+    found.ranking                      # a pandas frame
+    found.pretrain(rank=1).weights     # a file of the base's weights
+
+Settings are those of the command line, by the same names and with the same defaults. What is wrong
+with them is told by `headsearch.UserError`.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+from rich.console import Console
+from torch import nn
+
+from headsearch.bases import plan_base, plan_module
+from headsearch.checkpoint import Run, read_run
+from headsearch.config import RunConfig
+from headsearch.console import print_notes, show
+from headsearch.console_solo import show_pretraining
+from headsearch.data import DatasetSource, Source
+from headsearch.errors import UserError, unknown
+from headsearch.exporting import Exported, export_from
+from headsearch.ground import NOTHING_GIVEN, Given
+from headsearch.machine import resolve_here
+from headsearch.preparation import prepare
+from headsearch.pretraining import Pretraining, prepare_pretraining
+from headsearch.ranking import ranked
+from headsearch.report import Table, advice, plot_columns, ranking_table, write_report
+from headsearch.space import Space, find_space, load_space, read_space
+from headsearch.study import Search
+from headsearch.yaml_lines import located
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What a pretraining leaves.
+
+    Attributes:
+        run_directory: its directory.
+        weights: the base alone, as safetensors under timm's own parameter names. They are those
+            of the teacher, the moving average of the student, which is what was scored.
+        scores: pretrain.csv, a row a rung.
+        loading: the line of Python that builds the base with these weights.
+    """
+
+    run_directory: Path
+    weights: Path
+    scores: pd.DataFrame
+    loading: str
+
+
+@dataclass(frozen=True, repr=False)
+class Result:
+    """A search, finished or not, read from its run directory."""
+
+    run: Run
+    given: Given = field(default=NOTHING_GIVEN)
+    """What the search was given as objects, which no file holds."""
+
+    @property
+    def run_directory(self) -> Path:
+        return self.run.path
+
+    @property
+    def ranking(self) -> pd.DataFrame:
+        """ranking.csv: a row a candidate, best first."""
+        return self.run.ranking.copy()
+
+    @property
+    def rungs(self) -> pd.DataFrame:
+        """rungs.csv: a row a candidate and rung."""
+        return self.run.rungs.copy()
+
+    @property
+    def best(self) -> str | None:
+        """The first-ranked candidate that is no control and did not collapse or fail, if any."""
+        rows = ranked(self.run.ranking)
+        return next((row.candidate for row in rows if row.healthy and not row.control), None)
+
+    @property
+    def advice(self) -> str:
+        """Which head to take, why, and how sure that is."""
+        return advice(self.run)
+
+    def report(self) -> Path:
+        """Writes report.md, report.html and the plots; returns report.html."""
+        return write_report(self.run)
+
+    def plot(
+        self, x: str = "discrepancy", y: str = "head_knn", out: str | Path | None = None
+    ) -> Path:
+        """Plots any column of `ranking` or `rungs` against another; returns the file."""
+        target = self.run_directory / "plots" / f"{y}-over-{x}.png" if out is None else Path(out)
+        return plot_columns(self.run, x, y, target)
+
+    def pretrain(
+        self, rank: int | None = None, *, head: str | Path | None = None, **settings: Any
+    ) -> Pretrained:
+        """Pretrains the search's base with a head of its ranking; see `headsearch.pretrain`."""
+        return pretrain(self, rank=rank, head=head, **settings)
+
+    def export(
+        self,
+        rank: int | None = None,
+        *,
+        head: str | Path | None = None,
+        out: str | Path | None = None,
+    ) -> Exported:
+        """Writes a head of the ranking as YAML and as PyTorch; see `headsearch.export`."""
+        return export(self, rank=rank, head=head, out=out)
+
+    def __repr__(self) -> str:
+        return f"<headsearch result {str(self.run_directory)!r}: {self.advice}>"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(self.advice)}</p>{_html(ranking_table(self.run, compact=True))}"
+
+
+def search(
+    base: str | nn.Module = "vit_s",
+    space: str | Path | Mapping[str, Any] | Space = "heads.yaml",
+    data: Any = "scenes",
+    eval_data: Any = None,
+    *,
+    progress: bool | None = None,
+    **settings: Any,
+) -> Result:
+    """Trains candidate heads together, prunes the weak, ranks the rest: `headsearch run`.
+
+    Args:
+        base: a name, or a module of your own, which is copied and left as it is.
+        space: a YAML file, the name of one that ships, a dict of the same form, or a `Space`.
+        data: a name as for `--data`, or a map-style dataset that gives `(image, label)` or `image`:
+            a PIL image, a uint8 tensor (3, H, W) or a float tensor in [0, 1].
+        eval_data: likewise; held out of `data` where it is None.
+        progress: whether to show how it goes; by default in a terminal or notebook.
+        settings: those of `headsearch run`, as `epochs=3` for `--epochs 3`.
+
+    Raises:
+        UserError: a setting, the space or the data cannot be used, or the base diverged.
+    """
+    given = _given(base, data, eval_data)
+    flags = _flags(settings, base=base, data=data, eval_data=eval_data)
+    if isinstance(space, str | Path):
+        flags["space"] = str(space)
+    else:
+        found = space if isinstance(space, Space) else read_space(located(space, "space"), "space")
+        given, flags["space"] = replace(given, space=found), found.source
+    config = resolve_here(flags)
+    with _quiet_optuna():
+        prepared = prepare(config, given=given)
+        running = Search(prepared)
+        console = _console(progress)
+        if console is None:
+            with closing(running.run()) as events:
+                for _ in events:
+                    pass
+        else:
+            print_notes(console, prepared.notes)
+            console.print(f"run directory: {running.run_directory}", soft_wrap=True)
+            show(running, console)
+        found_run = read_run(running.run_directory)
+    write_report(found_run)
+    return Result(found_run, given)
+
+
+def load(run_directory: str | Path) -> Result:
+    """A search read back, finished or not; `report` and `plot` of the command line start here.
+
+    Raises:
+        UserError: there is no such directory, or it is no search's.
+    """
+    return Result(read_run(Path(run_directory)))
+
+
+def candidates(
+    space: str | Path | Mapping[str, Any] | Space,
+    base: str | nn.Module = "vit_s",
+    image_size: int = 32,
+    *,
+    patch_size: int | None = None,
+    limit: int = 200,
+) -> pd.DataFrame:
+    """The candidates of a space on a base and what they cost: `headsearch space`.
+
+    Returns:
+        A row a candidate: `candidate, family, control, params_m, params_share, gflops,
+        gflops_share`; shares are of the base's.
+
+    Raises:
+        UserError: no such space or base, a mistake in the space, or more candidates than `limit`.
+    """
+    if isinstance(space, str | Path):
+        space = load_space(find_space(str(space)))
+    elif not isinstance(space, Space):
+        space = read_space(located(space, "space"), "space")
+    if isinstance(base, str):
+        plan = plan_base(base, image_size, patch_size=patch_size)
+    else:
+        plan = plan_module(base, image_size)
+    listing = space.on(plan).enumerate(limit)
+    if listing is None:
+        size = "infinitely many" if space.size is None else f"{space.size:,}"
+        raise UserError(f"{space.source} has {size} points, more than limit={limit}")
+    return pd.DataFrame(
+        {
+            "candidate": candidate.name,
+            "family": candidate.family,
+            "control": candidate.control,
+            "params_m": candidate.params_m,
+            "params_share": candidate.params_m / plan.params_m,
+            "gflops": candidate.gflops,
+            "gflops_share": candidate.gflops / plan.gflops,
+        }
+        for candidate in listing.candidates
+    )
+
+
+def pretrain(
+    run: Result | str | Path | None = None,
+    *,
+    rank: int | None = None,
+    head: str | Path | None = None,
+    base: str | nn.Module | None = None,
+    data: Any = None,
+    eval_data: Any = None,
+    progress: bool | None = None,
+    **settings: Any,
+) -> Pretrained:
+    """Pretrains a base with one head, or with none, and keeps the base: `headsearch pretrain`.
+
+    Args:
+        run: a search whose base, data, objective, seed and training are repeated.
+        rank: a rank of its ranking, by default the first.
+        head: instead, a candidate's name, a YAML file of one head, or "none".
+        base, data, eval_data: as for `search`; the run's own where they are left out.
+        progress: whether to show how it goes; by default in a terminal or notebook.
+        settings: those of `headsearch pretrain`; they win over the run's own.
+
+    Raises:
+        UserError: no such run, rank or head, settings that cannot be used, or it diverged.
+    """
+    result = _result(run)
+    given = _given(base, data, eval_data)
+    flags = _flags(settings, base=base, data=data, eval_data=eval_data)
+    if result is not None:
+        given = Given(
+            base=given.base if base is not None else result.given.base,
+            data=given.data if data is not None else result.given.data,
+            eval_data=given.eval_data if eval_data is not None else result.given.eval_data,
+        )
+    planned = prepare_pretraining(
+        flags,
+        run=result.run if result is not None else None,
+        rank=rank,
+        head=None if head is None else str(head),
+        given=given,
+    )
+    pretraining = Pretraining(planned)
+    console = _console(progress)
+    if console is None:
+        with closing(pretraining.run()) as events:
+            for _ in events:
+                pass
+    else:
+        print_notes(console, planned.notes)
+        console.print(f"run directory: {pretraining.run_directory}", soft_wrap=True)
+        show_pretraining(pretraining, console)
+    return Pretrained(
+        pretraining.run_directory, pretraining.weights, pretraining.scores, pretraining.loading
+    )
+
+
+def export(
+    run: Result | str | Path,
+    *,
+    rank: int | None = None,
+    head: str | Path | None = None,
+    out: str | Path | None = None,
+) -> Exported:
+    """Writes a head as YAML and as a PyTorch file of its own: `headsearch export`.
+
+    Args:
+        run: a search.
+        rank: a rank of its ranking, by default the first.
+        head: instead, a candidate's name or a YAML file of one head.
+        out: the directory to write into; by default the run's own `heads/`.
+
+    Raises:
+        UserError: no such run, rank or head, or the files are there already.
+    """
+    result = _result(run)
+    assert result is not None
+    return export_from(
+        result.run,
+        rank=rank,
+        head=None if head is None else str(head),
+        out=None if out is None else Path(out),
+        given=result.given,
+    ).files
+
+
+def _result(run: Result | str | Path | None) -> Result | None:
+    return run if run is None or isinstance(run, Result) else load(run)
+
+
+def _given(base: Any, data: Any, eval_data: Any) -> Given:
+    """The objects among these, where a name is not one."""
+    if base is not None and not isinstance(base, str | nn.Module):
+        raise UserError(f"base must be a name or a torch.nn.Module, but is a {type(base).__name__}")
+    return Given(
+        base=base if isinstance(base, nn.Module) else None,
+        data=_source(data),
+        eval_data=_source(eval_data),
+    )
+
+
+def _source(data: Any) -> Source | None:
+    if data is None or isinstance(data, str | Path):
+        return None
+    return data if isinstance(data, Source) else DatasetSource(data)
+
+
+def _flags(settings: Mapping[str, Any], **objects: Any) -> dict[str, Any]:
+    """Settings as the command line would have them; an object goes by the name of its class."""
+    for name in settings:
+        if name not in RunConfig.model_fields:
+            raise unknown("setting", name, RunConfig.model_fields)
+    named = {
+        name: str(value) if isinstance(value, str | Path) else type(value).__name__
+        for name, value in objects.items()
+        if value is not None
+    }
+    return {**settings, **named}
+
+
+def _console(progress: bool | None) -> Console | None:
+    """Where progress is shown, None for nowhere."""
+    console = Console(highlight=False, markup=False)
+    shown = console.is_terminal or console.is_jupyter if progress is None else progress
+    return console if shown else None
+
+
+@contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    """Keeps Optuna from reporting every trial on its own within this block."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def _html(table: Table) -> str:
+    def row(cells: list[str], tag: str) -> str:
+        sides = ("right" if numeric else "left" for numeric in table.numeric)
+        written = (
+            f'<{tag} style="text-align:{side}">{html.escape(cell)}</{tag}>'
+            for cell, side in zip(cells, sides, strict=True)
+        )
+        return f"<tr>{''.join(written)}</tr>"
+
+    body = "".join(row(cells, "td") for cells in table.rows)
+    head = row(table.headings, "th")
+    return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"

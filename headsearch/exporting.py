@@ -1,0 +1,175 @@
+"""`export`: a head for other hands, as a search space of its own and as a PyTorch snippet."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+from torch import nn
+
+import headsearch
+from headsearch.bases import BasePlan, plan_module
+from headsearch.checkpoint import Run, write_atomically
+from headsearch.errors import UserError
+from headsearch.ground import NOTHING_GIVEN, Given, plan_of_run
+from headsearch.head_choice import NO_HEAD, head_on, name_at, written_head
+from headsearch.heads import FAMILIES, Family, Value
+from headsearch.snippet import Sources, call, literal
+from headsearch.space import Candidate
+
+
+class Exported(NamedTuple):
+    """Where the two files of a head lie."""
+
+    yaml: Path
+    python: Path
+
+
+class ExportedHead(NamedTuple):
+    """A head, its files, and what was decided, a line each."""
+
+    candidate: Candidate
+    files: Exported
+    notes: list[str]
+
+
+def export_from(
+    run: Run,
+    *,
+    rank: int | None = None,
+    head: str | None = None,
+    out: Path | None = None,
+    given: Given = NOTHING_GIVEN,
+) -> ExportedHead:
+    """Exports a head of a search, fitted to its base.
+
+    Args:
+        run: the search.
+        rank: a rank of its ranking; the first if neither this nor `head` is given.
+        head: a candidate's name, or a YAML file of one head.
+        out: the directory to write into; by default `heads/` in the run's.
+        given: the base, where the search was given a module.
+
+    Raises:
+        UserError: no such rank or head, or what `export_head` raises.
+    """
+    if rank is not None and head is not None:
+        raise UserError("--rank and --head both choose a head: give one of them")
+    if head == NO_HEAD:
+        raise UserError(f"--head {NO_HEAD}: there is nothing to export")
+    notes = []
+    if head is None:
+        head, note = name_at(run, 1 if rank is None else rank)
+        notes += [note] if note else []
+    if isinstance(given.base, nn.Module):
+        plan = plan_module(given.base, int(run.config["image_size"]))
+    else:
+        plan = plan_of_run(run)
+    candidate, said = head_on(plan, head, run)
+    files = export_head(candidate, plan, run.path / "heads" if out is None else out)
+    return ExportedHead(candidate, files, notes + said)
+
+
+def export_head(candidate: Candidate, plan: BasePlan, out: Path) -> Exported:
+    """Writes `<candidate>.yaml` and `<candidate>.py` into a directory, which is made if need be.
+
+    Raises:
+        UserError: the head is of a family of one's own, whose file is there already; or a file is
+            there already, or cannot be written.
+    """
+    if candidate.block not in FAMILIES:
+        raise UserError(
+            f"{candidate.name} is of a family of your own, {candidate.made_by.bias}: its source is "
+            "there already"
+        )
+    texts = {
+        out / f"{candidate.name}.yaml": space_text(candidate, plan),
+        out / f"{candidate.name}.py": snippet_text(candidate, plan),
+    }
+    for path in texts:
+        if path.exists():
+            raise UserError(f"{path} exists already; choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for path, text in texts.items():
+            write_atomically(path, text)
+    except OSError as error:
+        raise UserError(f"{out}: cannot write there: {error.strerror}") from None
+    return Exported(*texts)
+
+
+HOW_TO_ATTACH = '''
+    """The head, with fresh weights: maps (B, dim, rows, columns) to the same shape.
+
+    How it was attached (heterogeneous self-supervised learning, arXiv 2310.05108):
+
+    - It takes the base's patch tokens before the base's final norm, as a map, NOT detached:
+      `base_map = tokens.transpose(1, 2).reshape(-1, dim, *grid)`, without class tokens.
+    - Its output has a norm of its own: `nn.LayerNorm(dim)` on
+      `build_head()(base_map).flatten(2).transpose(1, 2)`. The mean over these tokens is the
+      head's summary of an image; it goes through a projector of its own.
+    - The teacher, a moving average of the student, has the head too. The base learns to match
+      the teacher head's output for the other crop, and so does the head.
+    - After pretraining it is thrown away.
+    """'''
+"""What a training code of one's own has to do with the head: the docstring of its function."""
+
+
+def space_text(candidate: Candidate, plan: BasePlan) -> str:
+    """The head as YAML: a search space that holds it alone."""
+    return (
+        f"# The head {candidate.name} as a search space of its own, from headsearch export:\n"
+        f"# {candidate.params_m:.2f} M parameters, {candidate.gflops:.3f} GFLOPs an image. On\n"
+        f"# {plan}.\n" + yaml.safe_dump(written_head(candidate), sort_keys=False)
+    )
+
+
+def snippet_text(candidate: Candidate, plan: BasePlan) -> str:
+    """The head as a Python file that needs torch and timm alone; see `snippet`."""
+    dim, grid = plan.stages[candidate.place]
+    function, values = _bare(candidate.made_by, resolved_values(candidate, plan))
+    sources = Sources(
+        lambda family: family.settled(dim, grid, {}),
+        [value for value in values.values() if isinstance(value, str)],
+    )
+    build = sources.add(function)
+    arguments = [f"{name}={literal(value)}" for name, value in values.items()]
+    made = call(build, ["dim", "grid", *arguments], 4) if values else f"{build}(dim, grid)"
+    build_head = (
+        f"def build_head(dim: int = {dim}, grid: tuple[int, int] = {grid}) -> nn.Module:"
+        f"{HOW_TO_ATTACH}\n    return {made}"
+    )
+    rows, columns = grid
+    where = f", taken {candidate.place} before its last" if candidate.place else ""
+    header = (
+        f"The auxiliary head {candidate.name}.\n\n"
+        f"For a base with a map of {rows}×{columns} tokens of width {dim}{where}. Written by\n"
+        f"headsearch {headsearch.__version__} (Apache-2.0); needs torch and timm alone."
+    )
+    return f'"""{header}\n"""\n\n{sources.text(build_head)}'
+
+
+def resolved_values(candidate: Candidate, plan: BasePlan) -> Mapping[str, Value]:
+    """Every parameter that a candidate's family is built with on the map that it takes."""
+    dim, grid = plan.stages[candidate.place]
+    return candidate.made_by.settled(dim, grid, candidate.parameters)
+
+
+def _bare(
+    family: Family, values: Mapping[str, Value]
+) -> tuple[Callable[..., nn.Module], Mapping[str, Value]]:
+    """A family's function, and what it is called with.
+
+    A family may lend further knobs to another that it closes over. Where those are at their
+    defaults they change nothing, and the other's own function is what a reader wants to see.
+    """
+    lent_to = inspect.getclosurevars(family.build).nonlocals.get("family")
+    if isinstance(lent_to, Family):
+        further = values.keys() - lent_to.parameters.keys()
+        if all(values[name] == family.parameters[name].default for name in further):
+            own = {name: values[name] for name in values if name not in further}
+            return _bare(lent_to, own)
+    return family.build, values

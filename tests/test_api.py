@@ -1,0 +1,314 @@
+"""headsearch from Python: the commands, on names and on objects of one's own."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, Subset
+
+import headsearch
+from headsearch import api, ground
+from headsearch.bases import plan_base
+from headsearch.data import DatasetSource, open_data
+from headsearch.errors import UserError
+from headsearch.space import find_space, load_space, ready_spaces
+
+ROOT = Path(__file__).parent.parent
+SPACE: dict[str, Any] = {
+    "families": {"poolformer": {"depth": 1}, "mixer": {"depth": 1}},
+    "controls": {"identity": None},
+}
+TINY: dict[str, Any] = {
+    "image_size": 16,
+    "images": 64,
+    "epochs": 1,
+    "batch_size": 32,
+    "rungs": 1,
+    "eval_images": 64,
+    "bank_images": 64,
+    "min_keep": 1,
+    "device": "cpu",
+    "precision": "float32",
+    "threads": 1,
+}
+
+
+class Squares(Dataset[Any]):
+    """Noise of three classes that differ in brightness, in any of the forms of an image."""
+
+    classes = ("dark", "dim", "bright")
+
+    def __init__(self, count: int, form: str = "pil", *, labelled: bool = True) -> None:
+        self.count, self.form, self.labelled = count, form, labelled
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Any:
+        image = self.image(index)
+        return (image, index % 3) if self.labelled else image
+
+    def pixels(self, index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        rng = np.random.default_rng(index)
+        return rng.integers(80 * (index % 3), 80 * (index % 3) + 90, (20, 24, 3), dtype=np.uint8)
+
+    def image(self, index: int) -> Any:
+        pixels = self.pixels(index)
+        if self.form == "pil":
+            return Image.fromarray(pixels)
+        tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+        if self.form == "uint8":
+            return tensor
+        return tensor / 255 if self.form == "float" else tensor / 127.5 - 1
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> headsearch.Result:
+    """A search on a dataset of the user's own and a space in a dict."""
+    return headsearch.search(
+        "test_vit",
+        SPACE,
+        data=Squares(160),
+        out=tmp_path_factory.mktemp("runs") / "own",
+        patch_size=4,
+        progress=False,
+        **TINY,
+    )
+
+
+def test_a_search_gives_its_tables_its_best_head_and_its_advice(
+    result: headsearch.Result,
+) -> None:
+    assert set(result.ranking["candidate"]) == {"poolformer-d1-p3", "mixer-d1", "identity"}
+    assert set(result.rungs["rung"]) == {0, 1}
+    assert result.ranking["head_knn"].notna().all()
+    assert result.best in ("poolformer-d1-p3", "mixer-d1")
+    assert result.advice.endswith(".")
+    assert result.run_directory.name == "own"
+    assert (result.run_directory / "report.html").is_file()
+    assert result.report() == result.run_directory / "report.html"
+    out = result.plot("params_m", "head_knn", result.run_directory / "cost.svg")
+    assert out.is_file()
+
+
+def test_a_search_that_was_left_is_loaded_again(result: headsearch.Result) -> None:
+    again = headsearch.load(str(result.run_directory))
+    pd.testing.assert_frame_equal(again.ranking, result.ranking)
+    assert again.best == result.best
+    assert again.advice in repr(again)
+    with pytest.raises(UserError, match="no such run directory"):
+        headsearch.load("nowhere")
+
+
+def test_a_notebook_shows_the_ranking_and_runs_no_markup_of_the_run(
+    result: headsearch.Result,
+) -> None:
+    evil = result.run.ranking.assign(candidate="<script>alert(1)</script>")
+    shown = headsearch.Result(
+        type(result.run)(result.run.path, result.run.config, result.run.facts, evil,
+                         result.run.rungs)
+    )._repr_html_()  # fmt: skip
+    assert "<table>" in shown
+    assert "<script>" not in shown
+    assert "&lt;script&gt;" in shown
+
+
+def test_a_head_of_the_result_is_exported_and_pretrained_on_the_same_dataset(
+    result: headsearch.Result, tmp_path: Path
+) -> None:
+    files = result.export(head="mixer-d1", out=tmp_path)
+    assert files.yaml == tmp_path / "mixer-d1.yaml"
+    assert files.python.is_file()
+    done = result.pretrain(head=files.yaml, out=tmp_path / "p", progress=False)
+    assert done.weights.is_file()
+    assert list(done.scores["rung"]) == [0, 1]
+    assert "timm.create_model('test_vit'" in done.loading
+
+
+def test_what_was_given_in_python_must_be_given_again(
+    result: headsearch.Result, tmp_path: Path
+) -> None:
+    again = headsearch.load(result.run_directory)
+    with pytest.raises(UserError, match=r"its data was given in Python \(Squares\)"):
+        again.pretrain(out=tmp_path / "p")
+    done = again.pretrain(data=Squares(160), out=tmp_path / "p", progress=False)
+    assert done.weights.is_file()
+
+
+def test_a_module_of_the_users_own_is_a_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the API does with a module; how one is fitted is tested with the bases."""
+    plan = plan_base("test_vit", 16, patch_size=4)
+    module = plan.build().trunk
+    seen = []
+
+    def fitted(given: Any, image_size: int) -> Any:
+        seen.append((given, image_size))
+        return plan
+
+    monkeypatch.setattr(ground, "plan_own_base", fitted)
+    monkeypatch.setattr(api, "plan_own_base", fitted)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    found = headsearch.search(module, SPACE, "scenes", out=tmp_path / "run", progress=False, **TINY)
+    assert seen == [(module, 16)]
+    assert found.run.config["base"] == type(module).__name__
+    assert found.run.config["given"] == ["base", "space"]
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    assert len(headsearch.candidates(SPACE, module, 16)) == 3
+    with pytest.raises(UserError, match="its base was given in Python"):
+        headsearch.load(found.run_directory).pretrain()
+    with pytest.raises(UserError, match="its base was given in Python"):
+        headsearch.export(found.run_directory)
+
+
+def test_candidates_are_those_of_the_space_command() -> None:
+    frame = headsearch.candidates("heads.yaml", "test_vit", patch_size=4)
+    listing = load_space(find_space("heads.yaml")).on(plan_base("test_vit", 32, patch_size=4))
+    expected = listing.enumerate(200)
+    assert expected is not None
+    assert list(frame["candidate"]) == [c.name for c in expected.candidates]
+    assert frame["control"].sum() == 2
+    assert (frame["gflops_share"] >= 0).all()
+    path = ready_spaces()["heads.yaml"]
+    for same in (path, load_space(path)):
+        pd.testing.assert_frame_equal(headsearch.candidates(same, "test_vit", patch_size=4), frame)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"epoch": 3}, "unknown setting 'epoch'; did you mean 'epochs'"),
+        ({"lr": -1}, "--lr: input should be greater than 0"),
+        ({"base": "vit_ss"}, "unknown base 'vit_ss'"),
+        ({"base": 3}, "base must be a name or a torch.nn.Module"),
+        ({"space": {"families": {"convnxt": {}}}}, "space.families.convnxt: unknown family"),
+        ({"space": {"families": {"mixer": {"depth": "x"}}}}, "space.families.mixer.depth: "),
+        ({"space": {"families": {"mixer": object()}}}, "space.families.mixer: must be a dict"),
+        ({"space": {"families": {3: None}}}, "space.families: a key must be a word"),
+        ({"data": [1, 2]}, "must be a PIL image"),
+        ({"data": 3}, "a map-style dataset"),
+        ({"data": Squares(160, "normalised")}, "must lie in [0, 1]"),
+        ({"data": Squares(0)}, "Squares is empty"),
+        ({"data": Squares(20)}, "holds 20 images"),
+    ],
+)
+def test_mistakes_are_user_errors_of_one_line(
+    arguments: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    settings = {"base": "test_vit", "space": SPACE, "out": tmp_path / "run", **TINY, **arguments}
+    with pytest.raises(headsearch.UserError) as error:
+        headsearch.search(**settings)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("form", ["pil", "uint8", "float"])
+def test_a_dataset_gives_the_same_pixels_in_every_form(form: str) -> None:
+    source = DatasetSource(Squares(6, form))
+    reference = DatasetSource(Squares(6))
+    assert source.classes == ("dark", "dim", "bright")
+    assert source.labels is not None
+    assert source.labels.tolist() == [0, 1, 2, 0, 1, 2]
+    for index in range(6):
+        assert (source.pixels(index, 16) == reference.pixels(index, 16)).all()
+        assert source.shorter_side(index) == 20
+    # At its own size the crop of the centre is the image's own pixels.
+    assert (source.pixels(0, 20) == Squares(6).pixels(0)[:, 2:22].transpose(2, 0, 1)).all()
+
+
+def test_labels_come_from_targets_where_a_dataset_has_them() -> None:
+    class WithTargets(Squares):
+        targets = [5, 7, 5, 7, 5, 7]  # noqa: RUF012
+        classes = ()
+
+        def __getitem__(self, index: int) -> Any:
+            assert index == 0, "no item but the first is read for its label"
+            return super().__getitem__(index)
+
+    source = DatasetSource(WithTargets(6))
+    assert source.labels is not None
+    assert source.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert source.classes == ("5", "7")
+    part = DatasetSource(Subset(WithTargets(6), [0, 1, 3]))
+    assert part.labels is not None
+    assert part.labels.tolist() == [0, 1, 1]
+
+
+def test_images_without_labels_are_a_dataset_too() -> None:
+    data = open_data(
+        DatasetSource(Squares(160, labelled=False)), image_size=16, eval_images=64, images=64
+    )
+    assert data.bank is None
+    assert data.train.labels is None
+    assert any("no labels" in note for note in data.notes)
+
+    class Unknown(Squares):
+        def __getitem__(self, index: int) -> Any:
+            return self.image(index), -1
+
+    source = DatasetSource(Unknown(6))
+    assert source.labels is None
+    assert "unlabelled" in source.notes[0]
+
+
+def test_labels_that_are_no_numbers_are_refused() -> None:
+    class Named(Squares):
+        def __getitem__(self, index: int) -> Any:
+            return self.image(index), "cat"
+
+    with pytest.raises(UserError, match=r"a label must be a whole number.*is a str"):
+        DatasetSource(Named(6))
+
+
+def test_train_and_evaluation_datasets_share_their_classes() -> None:
+    data = open_data(DatasetSource(Squares(96)), DatasetSource(Squares(64, "float")), image_size=16)
+    assert data.bank is not None
+    assert data.queries.classes == data.bank.classes == ("dark", "dim", "bright")
+    assert len(data.queries) == 64
+    assert len(data.train) == 96
+
+
+def test_importing_headsearch_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, headsearch\n"
+        "assert 'search' in dir(headsearch)\n"
+        "print(sorted({'torch', 'timm', 'optuna', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_room_of_the_package_takes_a_name_of_the_api() -> None:
+    for module in pkgutil.walk_packages(headsearch.__path__, "headsearch."):
+        importlib.import_module(module.name)
+    for name in headsearch.__all__:
+        found = getattr(headsearch, name)
+        assert not isinstance(found, type(sys)), f"headsearch.{name} is a module"
+        assert found is getattr(api, name)
+    with pytest.raises(AttributeError, match="no attribute 'serch'"):
+        headsearch.serch  # noqa: B018
+
+
+def test_the_example_runs(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "search_and_pretrain.py"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "features (2, 64)" in done.stdout
+    assert (tmp_path / "pretrained" / "base.safetensors").is_file()
