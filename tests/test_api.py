@@ -158,8 +158,8 @@ def test_a_module_of_the_users_own_is_a_base(
         seen.append((given, image_size))
         return plan
 
-    monkeypatch.setattr(ground, "plan_own_base", fitted)
-    monkeypatch.setattr(api, "plan_own_base", fitted)
+    monkeypatch.setattr(ground, "plan_module", fitted)
+    monkeypatch.setattr(api, "plan_module", fitted)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     found = headsearch.search(module, SPACE, "scenes", out=tmp_path / "run", progress=False, **TINY)
     assert seen == [(module, 16)]

@@ -29,11 +29,9 @@ def with_common_knobs(family: Family) -> Family:
     and its value "none" where they multiply.
     """
 
-    def build(
-        dim: int, grid: Grid, *, width: float, norm: str = "own", **parameters: Any
-    ) -> nn.Module:
+    def build(dim: int, grid: Grid, *, width: float, norm: str = "own", **own: Any) -> nn.Module:
         inner = inner_width(width, dim)
-        head = renormalised(family.build(inner, grid, **parameters), norm)
+        head = renormalised(family.build(inner, grid, **own), norm)
         return head if inner == dim else AtWidth(dim, inner, head)
 
     norms = {"norm": SOME_NORM if family.multiplies else NORM} if family.norm else {}
