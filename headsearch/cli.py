@@ -266,7 +266,8 @@ def export(
     done = export_from(read_run(run), rank=rank, head=head, out=out)
     print_notes(console, done.notes)
     console.print(f"space: {done.files.yaml}", soft_wrap=True)
-    console.print(f"PyTorch: {done.files.python}", soft_wrap=True)
+    if done.files.python is not None:
+        console.print(f"PyTorch: {done.files.python}", soft_wrap=True)
 
 
 @app.command()

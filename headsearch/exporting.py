@@ -15,17 +15,17 @@ from headsearch.bases import BasePlan, plan_module
 from headsearch.checkpoint import Run, write_atomically
 from headsearch.errors import UserError
 from headsearch.ground import NOTHING_GIVEN, Given, plan_of_run
-from headsearch.head_choice import NO_HEAD, head_on, name_at, written_head
-from headsearch.heads import FAMILIES, Family, Value
+from headsearch.head_choice import NO_HEAD, Head, head_on, name_at, written_head
+from headsearch.heads import Family, Value
 from headsearch.snippet import Sources, call, literal
 from headsearch.space import Candidate
 
 
 class Exported(NamedTuple):
-    """Where the two files of a head lie."""
+    """Where the files of a head lie; of one of the user's own family there is no PyTorch."""
 
     yaml: Path
-    python: Path
+    python: Path | None
 
 
 class ExportedHead(NamedTuple):
@@ -68,27 +68,27 @@ def export_from(
         plan = plan_module(given.base, int(run.config["image_size"]))
     else:
         plan = plan_of_run(run)
-    candidate, said = head_on(plan, head, run)
-    files = export_head(candidate, plan, run.path / "heads" if out is None else out)
-    return ExportedHead(candidate, files, notes + said)
+    chosen = head_on(plan, head, run)
+    notes += chosen.notes
+    if chosen.origin:
+        notes.append(f"{chosen.candidate.family} is a family of your own: no PyTorch is written")
+    files = export_head(chosen, plan, run.path / "heads" if out is None else out)
+    return ExportedHead(chosen.candidate, files, notes)
 
 
-def export_head(candidate: Candidate, plan: BasePlan, out: Path) -> Exported:
+def export_head(head: Head, plan: BasePlan, out: Path) -> Exported:
     """Writes `<candidate>.yaml` and `<candidate>.py` into a directory, which is made if need be.
 
+    A family from elsewhere is code of the user's already, and gets the YAML alone.
+
     Raises:
-        UserError: the head is of a family of one's own, whose file is there already; or a file is
-            there already, or cannot be written.
+        UserError: one of them is there already, or cannot be written.
     """
-    if candidate.block not in FAMILIES:
-        raise UserError(
-            f"{candidate.name} is of a family of your own, {candidate.made_by.bias}: its source is "
-            "there already"
-        )
-    texts = {
-        out / f"{candidate.name}.yaml": space_text(candidate, plan),
-        out / f"{candidate.name}.py": snippet_text(candidate, plan),
-    }
+    name = head.candidate.name
+    files = Exported(out / f"{name}.yaml", None if head.origin else out / f"{name}.py")
+    texts = {files.yaml: space_text(head, plan)}
+    if files.python is not None:
+        texts[files.python] = snippet_text(head.candidate, plan)
     for path in texts:
         if path.exists():
             raise UserError(f"{path} exists already; choose another --out")
@@ -98,7 +98,7 @@ def export_head(candidate: Candidate, plan: BasePlan, out: Path) -> Exported:
             write_atomically(path, text)
     except OSError as error:
         raise UserError(f"{out}: cannot write there: {error.strerror}") from None
-    return Exported(*texts)
+    return files
 
 
 HOW_TO_ATTACH = '''
@@ -106,7 +106,8 @@ HOW_TO_ATTACH = '''
 
     How it was attached (heterogeneous self-supervised learning, arXiv 2310.05108):
 
-    - It takes the base's patch tokens before the base's final norm, as a map, NOT detached:
+    - It takes the base's patch tokens as a map, NOT detached, as they are
+      THE_MAP:
       `base_map = tokens.transpose(1, 2).reshape(-1, dim, *grid)`, without class tokens.
     - Its output has a norm of its own: `nn.LayerNorm(dim)` on
       `build_head()(base_map).flatten(2).transpose(1, 2)`. The mean over these tokens is the
@@ -118,21 +119,23 @@ HOW_TO_ATTACH = '''
 """What a training code of one's own has to do with the head: the docstring of its function."""
 
 
-def space_text(candidate: Candidate, plan: BasePlan) -> str:
+def space_text(head: Head, plan: BasePlan) -> str:
     """The head as YAML: a search space that holds it alone."""
+    candidate = head.candidate
     return (
         f"# The head {candidate.name} as a search space of its own, from headsearch export:\n"
         f"# {candidate.params_m:.2f} M parameters, {candidate.gflops:.3f} GFLOPs an image. On\n"
-        f"# {plan}.\n" + yaml.safe_dump(written_head(candidate), sort_keys=False)
+        f"# {plan}.\n" + yaml.safe_dump(written_head(candidate, head.origin), sort_keys=False)
     )
 
 
 def snippet_text(candidate: Candidate, plan: BasePlan) -> str:
     """The head as a Python file that needs torch and timm alone; see `snippet`."""
     dim, grid = plan.stages[candidate.place]
-    function, values = _bare(candidate.made_by, resolved_values(candidate, plan))
+    family = candidate.made_by
+    function, values = _bare(family, family.settled(dim, grid, candidate.parameters))
     sources = Sources(
-        lambda family: family.settled(dim, grid, {}),
+        lambda part: part.settled(dim, grid, {}),
         [value for value in values.values() if isinstance(value, str)],
     )
     build = sources.add(function)
@@ -140,22 +143,23 @@ def snippet_text(candidate: Candidate, plan: BasePlan) -> str:
     made = call(build, ["dim", "grid", *arguments], 4) if values else f"{build}(dim, grid)"
     build_head = (
         f"def build_head(dim: int = {dim}, grid: tuple[int, int] = {grid}) -> nn.Module:"
-        f"{HOW_TO_ATTACH}\n    return {made}"
+        f"{HOW_TO_ATTACH.replace('THE_MAP', _map_words(candidate.place))}\n    return {made}"
     )
     rows, columns = grid
-    where = f", taken {candidate.place} before its last" if candidate.place else ""
     header = (
         f"The auxiliary head {candidate.name}.\n\n"
-        f"For a base with a map of {rows}×{columns} tokens of width {dim}{where}. Written by\n"
+        f"For a base of width {dim} with a map of {rows}×{columns} tokens. Written by\n"
         f"headsearch {headsearch.__version__} (Apache-2.0); needs torch and timm alone."
     )
     return f'"""{header}\n"""\n\n{sources.text(build_head)}'
 
 
-def resolved_values(candidate: Candidate, plan: BasePlan) -> Mapping[str, Value]:
-    """Every parameter that a candidate's family is built with on the map that it takes."""
-    dim, grid = plan.stages[candidate.place]
-    return candidate.made_by.settled(dim, grid, candidate.parameters)
+def _map_words(place: int) -> str:
+    """Which of the base's maps a head takes."""
+    if place == 0:
+        return "before the base's final norm"
+    last = "block" if place == 1 else f"{place} blocks"
+    return f"before the base's last {last} (stages, in a base of stages)"
 
 
 def _bare(

@@ -220,7 +220,8 @@ def plan_of_run(run: Run) -> BasePlan:
 
 def repeats_base(run: Run, config: RunConfig) -> bool:
     """Whether these settings ask for the base that the search trained."""
-    same = (getattr(config, name) == run.config.get(name) for name in BASE_SETTINGS)
+    before = resolve({}, run.path / "config.yaml")
+    same = (getattr(config, name) == getattr(before, name) for name in BASE_SETTINGS)
     return "base" not in run.config.get("given", []) and all(same)
 
 

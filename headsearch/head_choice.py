@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from headsearch.checkpoint import Run
 from headsearch.errors import UserError, unknown
@@ -57,8 +57,22 @@ def name_at(run: Run, rank: int) -> tuple[str, str | None]:
     return row.candidate, None
 
 
-def head_on(base: BaseShape, spec: str, run: Run | None = None) -> tuple[Candidate, list[str]]:
-    """The candidate that `--head` means, on this base, and what was decided, a line each.
+class Head(NamedTuple):
+    """The head that was chosen.
+
+    Attributes:
+        candidate: on the base.
+        origin: where its family is from if it is not headsearch's own, as a space records that.
+        notes: what was decided, a line each.
+    """
+
+    candidate: Candidate
+    origin: Mapping[str, str]
+    notes: list[str]
+
+
+def head_on(base: BaseShape, spec: str, run: Run | None = None) -> Head:
+    """The head that `--head` means, on this base.
 
     Args:
         base: what the head is to be attached to.
@@ -70,11 +84,20 @@ def head_on(base: BaseShape, spec: str, run: Run | None = None) -> tuple[Candida
         UserError: no such file or head, or it does not fit the base.
     """
     if Path(spec).suffix in (".yaml", ".yml"):
-        candidate = sole_candidate(load_space(Path(spec)), base)
-        return candidate, []
-    candidate = _by_name(spec, base, run)
+        space = load_space(Path(spec))
+        candidate = sole_candidate(space, base)
+        return Head(candidate, _origin(space, candidate.family, Path(spec).parent), [])
+    check_head(spec, run)
+    try:
+        family, parameters = read_name(spec)
+    except UserError:  # a kind of head that this run alone knows
+        found = _of_run(spec, base, run)
+        if found is None:
+            raise
+        return found
+    candidate = sole_candidate(space_of(family, parameters, f"--head {spec}"), base)
     notes = [f"{spec} is {candidate.name} on this base"] if candidate.name != spec else []
-    return candidate, notes
+    return Head(candidate, {}, notes)
 
 
 def check_head(spec: str, run: Run | None = None) -> None:
@@ -106,7 +129,8 @@ def sole_candidate(space: Space, base: BaseShape) -> Candidate:
             "all controls)"
         )
     if count == 0:
-        raise UserError(f"{space.source}: {' '.join(resolved.notes)}")
+        faults = [reason for _, reason in listing.excluded]
+        raise UserError(f"{space.source}: {' '.join((*faults, *resolved.notes))}")
     return listing.candidates[0]
 
 
@@ -117,13 +141,13 @@ def space_of(family: str, parameters: Mapping[str, Value], source: str) -> Space
     return read_space(located(written, source), source)
 
 
-def written_head(candidate: Candidate) -> dict[str, Any]:
+def written_head(candidate: Candidate, origin: Mapping[str, str]) -> dict[str, Any]:
     """A head as YAML holds it: a space with this head and nothing else."""
-    part = "controls" if candidate.control else "families"
     place = {"attach_at": candidate.place} if candidate.place else {}
+    part = "controls" if candidate.control else "families"
     return {
         "families": {}, "controls": {},
-        part: {candidate.family: {**candidate.parameters, **place}},
+        part: {candidate.family: {**origin, **candidate.parameters, **place}},
     }  # fmt: skip
 
 
@@ -146,28 +170,26 @@ def read_name(name: str) -> tuple[str, dict[str, Value]]:
     return family, found
 
 
-def _of_run(name: str, base: BaseShape, run: Run | None) -> Candidate | None:
-    """The candidate of this name in the run's own space, where that can be listed."""
+def _of_run(name: str, base: BaseShape, run: Run | None) -> Head | None:
+    """The head of this name in the run's own space, where that can be listed."""
     content = run.config.get("space_content") if run is not None else None
     if run is None or content is None:
         return None
-    folder = Path(str(run.config.get("space", ""))).parent  # of the user's own families
+    folder = Path(str(run.config.get("space", ""))).parent
     space = read_space(located(content, "space_content"), str(run.path), folder)
     listing = space.on(base).enumerate(ENUMERABLE)
     every = [*listing.candidates, *(found for found, _ in listing.excluded)] if listing else []
-    return next((candidate for candidate in every if candidate.name == name), None)
+    found = next((candidate for candidate in every if candidate.name == name), None)
+    return Head(found, _origin(space, found.family, folder), []) if found is not None else None
 
 
-def _by_name(name: str, base: BaseShape, run: Run | None) -> Candidate:
-    check_head(name, run)
-    try:
-        family, parameters = read_name(name)
-    except UserError:  # a kind of head that this run alone knows
-        found = _of_run(name, base, run)
-        if found is None:
-            raise
-        return found
-    return sole_candidate(space_of(family, parameters, f"--head {name}"), base)
+def _origin(space: Space, family: str, folder: Path) -> Mapping[str, str]:
+    """Where a family is from, its file by a path that means the same from everywhere."""
+    user = space.from_elsewhere.get(family)
+    origin = dict(user.origin) if user is not None else {}
+    if origin.get("module", "").rpartition(":")[0].endswith(".py"):
+        origin["module"] = str((folder / origin["module"]).absolute())
+    return origin
 
 
 def _default_name(family: str) -> str:

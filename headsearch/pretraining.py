@@ -33,8 +33,9 @@ from headsearch.ground import (
     prepare_ground,
     repeats_base,
 )
-from headsearch.head_choice import NO_HEAD, check_head, head_on, name_at, written_head
+from headsearch.head_choice import NO_HEAD, Head, check_head, head_on, name_at, written_head
 from headsearch.machine import resolve_here
+from headsearch.recipes import find_recipe
 from headsearch.solo import SoloEvent, SoloScored, train_solo
 from headsearch.space import Candidate
 
@@ -58,9 +59,13 @@ class Planned:
     """A solo run, ready to start."""
 
     ground: Ground
-    candidate: Candidate | None
+    head: Head | None
     notes: tuple[str, ...]
     """What was decided, a line each."""
+
+    @property
+    def candidate(self) -> Candidate | None:
+        return self.head.candidate if self.head else None
 
 
 def prepare_pretraining(
@@ -109,18 +114,16 @@ def prepare_pretraining(
     check_head(head, run)  # told before images are decoded
     if run is not None and given.base is None and repeats_base(run, config):
         given = replace(given, base=plan_of_run(run))
-    candidate: Candidate | None = None
     ground = prepare_ground(config, given, progress)
-    if head != NO_HEAD:
-        candidate, said = head_on(ground.plan, head, run)
-        notes += said
-    with_head = f"with the head {candidate.name}" if candidate else "without a head"
+    chosen = head_on(ground.plan, head, run) if head != NO_HEAD else None
+    notes += chosen.notes if chosen else []
+    with_head = f"with the head {chosen.candidate.name}" if chosen else "without a head"
     steps = (
         f"{ground.steps} steps of {config.batch_size} images ({config.epochs} epochs) {with_head}, "
         f"scored at {config.rungs} rungs"
     )
     lines = (*ground_notes(ground), *notes, steps, machine_note(ground))
-    return Planned(ground, candidate, lines)
+    return Planned(ground, chosen, lines)
 
 
 def settings_like(run: Run, flags: Mapping[str, Any], given: Given = NOTHING_GIVEN) -> RunConfig:
@@ -135,8 +138,13 @@ def settings_like(run: Run, flags: Mapping[str, Any], given: Given = NOTHING_GIV
                 f"{run.path}: its {name} was given in Python ({run.config.get(name)}); give it "
                 f"again there, or name another with --{name.replace('_', '-')}"
             )
-    budget = PRESETS.get(str(flags.get("budget")), {})
-    return resolve_here({**budget, **flags}, run.path / "config.yaml")
+    asked = dict(PRESETS.get(str(flags.get("budget")), {}))
+    if "recipe" in flags:
+        recipe = find_recipe(flags["recipe"])
+        asked |= {name: value for name, value in recipe.settings.items() if name != "base"}
+    config = resolve_here({**asked, **flags}, run.path / "config.yaml")
+    lr = find_recipe(config.recipe).lr(config.batch_size) if "recipe" in flags else None
+    return config if lr is None or "lr" in flags else config.model_copy(update={"lr": lr})
 
 
 class Pretraining:
@@ -161,7 +169,8 @@ class Pretraining:
         self.weights = self.run_directory / WEIGHTS
         self.rows: list[dict[str, Any]] = []
         settings = ground_settings(ground, self.run_directory)
-        solo_head = written_head(candidate) if candidate else NO_HEAD
+        head = planned.head
+        solo_head = written_head(head.candidate, head.origin) if head else NO_HEAD
         checkpoint.create(
             self.run_directory,
             {**{k: v for k, v in settings.items() if k not in OF_SEARCH_ALONE},

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from headsearch.candidates import BaseShape, Candidate, Listing
+from headsearch.candidate import BaseShape, Candidate, Listing
 from headsearch.errors import UserError, unknown
 from headsearch.heads import (
     DEPTH,

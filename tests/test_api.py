@@ -15,10 +15,12 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
 from torch.utils.data import Dataset, Subset
 
 import headsearch
-from headsearch import api, ground
+from headsearch import api
 from headsearch.bases import plan_base
 from headsearch.data import DatasetSource, open_data
 from headsearch.errors import UserError
@@ -146,27 +148,34 @@ def test_what_was_given_in_python_must_be_given_again(
     assert done.weights.is_file()
 
 
-def test_a_module_of_the_users_own_is_a_base(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What the API does with a module; how one is fitted is tested with the bases."""
-    plan = plan_base("test_vit", 16, patch_size=4)
-    module = plan.build().trunk
-    seen = []
+class Convolutions(nn.Module):
+    """A base of the user's own: a 4×4 map of images of 16 pixels."""
 
-    def fitted(given: Any, image_size: int) -> Any:
-        seen.append((given, image_size))
-        return plan
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 24, 4, stride=4)
+        self.mix = nn.Conv2d(24, 24, 3, padding=1)
 
-    monkeypatch.setattr(ground, "plan_module", fitted)
-    monkeypatch.setattr(api, "plan_module", fitted)
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        mixed: torch.Tensor = self.mix(self.stem(images).relu())
+        return mixed
+
+
+def test_a_module_of_the_users_own_is_a_base(tmp_path: Path) -> None:
+    module = Convolutions()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     found = headsearch.search(module, SPACE, "scenes", out=tmp_path / "run", progress=False, **TINY)
-    assert seen == [(module, 16)]
-    assert found.run.config["base"] == type(module).__name__
+    assert found.run.config["base"] == "Convolutions"
     assert found.run.config["given"] == ["base", "space"]
-    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
     assert len(headsearch.candidates(SPACE, module, 16)) == 3
+    files = found.export(head="mixer-d1")
+    assert "dim: int = 24" in files.python.read_text()
+    done = found.pretrain(head="mixer-d1", out=tmp_path / "p", progress=False)
+    assert done.loading.startswith("module.load_state_dict(")
+    trained = load_file(done.weights)
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    module.load_state_dict(trained, strict=True)
+    assert not torch.equal(before["mix.weight"], module.mix.weight)
     with pytest.raises(UserError, match="its base was given in Python"):
         headsearch.load(found.run_directory).pretrain()
     with pytest.raises(UserError, match="its base was given in Python"):

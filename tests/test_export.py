@@ -6,21 +6,19 @@ import builtins
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from headsearch.bases import BasePlan, plan_base
 from headsearch.errors import UserError
 from headsearch.exporting import export_from, export_head, snippet_text
-from headsearch.head_choice import head_on
-from headsearch.heads import FAMILIES, Family, Grid, Parameter, Value
+from headsearch.head_choice import Head, head_on
+from headsearch.heads import FAMILIES, Parameter, Value
 from headsearch.snippet import Sources
-from headsearch.space import Candidate, read_space
+from headsearch.space import Candidate, knobs_of, read_space
 from headsearch.yaml_lines import located
 
 CONFIG = Path(__file__).parent.parent / "pyproject.toml"
@@ -48,7 +46,7 @@ def variants() -> list[tuple[str, Mapping[str, Value]]]:
     found: list[tuple[str, Mapping[str, Value]]] = []
     for name, family in FAMILIES.items():
         found.append((name, {}))
-        for knob_name, knob in family.parameters.items():
+        for knob_name, knob in knobs_of(family).items() if not family.control else ():
             value = other(knob)
             if knob.kind in ("bool", "choice") or knob.low <= value <= knob.high:
                 found.append((name, {knob_name: value}))
@@ -94,10 +92,11 @@ def test_the_snippet_is_the_head(
     family: str, parameters: Mapping[str, Value], plan: BasePlan
 ) -> None:
     candidate = candidate_of(family, parameters, plan)
-    mine = candidate.build(plan.dim, plan.grid).eval()
+    dim, grid = plan.stages[candidate.place]
+    mine = candidate.build(dim, grid).eval()
     theirs = executed(snippet_text(candidate, plan))["build_head"]().eval()
     theirs.load_state_dict(mine.state_dict(), strict=True)
-    maps = torch.randn(2, plan.dim, *plan.grid, generator=torch.Generator().manual_seed(0))
+    maps = torch.randn(2, dim, *grid, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(theirs(maps), mine(maps), rtol=0, atol=0)
 
@@ -122,7 +121,7 @@ def test_snippets_pass_the_linter_and_the_formatter(plan: BasePlan, tmp_path: Pa
 
 
 def test_the_snippet_says_how_to_attach_it_and_where_it_comes_from(plan: BasePlan) -> None:
-    candidate, _ = head_on(plan, "convnext-d3-k7-noshortcut")
+    candidate, *_ = head_on(plan, "convnext-d3-k7-noshortcut")
     namespace = executed(snippet_text(candidate, plan))
     assert "convnext-d3-k7-noshortcut" in namespace["__doc__"]
     assert "Apache-2.0" in namespace["__doc__"]
@@ -136,16 +135,14 @@ def test_the_yaml_is_the_same_candidate(
     family: str, parameters: Mapping[str, Value], plan: BasePlan, tmp_path: Path
 ) -> None:
     candidate = candidate_of(family, parameters, plan)
-    files = export_head(candidate, plan, tmp_path)
-    found, notes = head_on(plan, str(files.yaml))
-    assert found == candidate
-    assert not notes
+    files = export_head(Head(candidate, {}, []), plan, tmp_path)
+    assert head_on(plan, str(files.yaml)) == Head(candidate, {}, [])
     with pytest.raises(UserError, match="exists already"):
-        export_head(candidate, plan, tmp_path)
+        export_head(Head(candidate, {}, []), plan, tmp_path)
 
 
 def test_a_control_is_exported_as_what_it_is_on_the_base(plan: BasePlan) -> None:
-    candidate, _ = head_on(plan, "own-d2")
+    candidate, *_ = head_on(plan, "own-d2")
     text = snippet_text(candidate, plan)
     assert "build_attention(" in text
     theirs = executed(text)["build_head"]()
@@ -165,62 +162,33 @@ def test_names_that_two_modules_share_are_kept_apart() -> None:
     assert "norm_layer=LAYER_NORM_mlp" in text
 
 
-def doubled(family: Family) -> Family:
-    """A family with one more knob, which its new function closes over the old one to have."""
-
-    def build(dim: int, grid: Grid, *, times: int, **parameters: Any) -> nn.Module:
-        heads = [family.build(dim, grid, **parameters) for _ in range(times)]
-        return heads[0] if times == 1 else nn.Sequential(*heads)
-
-    times = Parameter("int", 1, "how often", "times{}", low=1, high=4)
-    return replace(family, build=build, parameters={**family.parameters, "times": times})
-
-
-PARTS = {name: FAMILIES[name] for name in ("convnext", "bottleneck", "mixer")}
-
-
-def build_mixed(dim: int, grid: Grid, *, near: str, far: str, times: int) -> nn.Module:
-    """Two families in turn."""
-    both = [PARTS[near].build(dim, grid, **CONVOLUTION), PARTS[far].build(dim, grid, **MLP)]
-    return nn.Sequential(*both * times)
-
-
-CONVOLUTION = {"depth": 1, "kernel": 3, "mlp_ratio": 4.0, "first_shortcut": True}
-MLP = {"depth": 1, "mlp_ratio": 4.0, "token_ratio": 0.5, "first_shortcut": False}
-MIXED = Family(
-    "mixed",
-    "two families",
-    build_mixed,
-    {
-        "near": Parameter("choice", "convnext", "", "{}", choices=tuple(PARTS)),
-        "far": Parameter("choice", "mixer", "", "{}", choices=tuple(PARTS)),
-        "times": Parameter("int", 1, "how often", "times{}", low=1, high=4),
-    },
-)
-
-
-@pytest.mark.parametrize("times", [1, 2])
-@pytest.mark.parametrize("family", [doubled(FAMILIES["mixer"]), MIXED], ids=["doubled", "mixed"])
-def test_families_made_of_families_are_followed(
-    family: Family, times: int, plan: BasePlan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """What is closed over is found, and of a dict of families those that are used are written."""
-    monkeypatch.setitem(FAMILIES, family.name, family)
-    example = candidate_of("mixer", {}, plan)
-    candidate = replace(
-        example, name="it", family=family.name, block=family.name, parameters={"times": times}
-    )
-    text = snippet_text(candidate, plan)
-    mine = candidate.build(plan.dim, plan.grid).eval()
-    theirs = executed(text)["build_head"]().eval()
-    theirs.load_state_dict(mine.state_dict())
-    maps = torch.randn(2, plan.dim, *plan.grid)
-    with torch.no_grad():
-        torch.testing.assert_close(theirs(maps), mine(maps), rtol=0, atol=0)
+def test_a_snippet_holds_what_its_head_is_made_of_and_no_more(plan: BasePlan) -> None:
+    plain, *_ = head_on(plan, "convnext-d1-k3")
+    assert "class Family" not in snippet_text(plain, plan)
+    narrow, *_ = head_on(plan, "convnext-d1-k3-x0.5")
+    assert "class AtWidth" in snippet_text(narrow, plan)
+    mixed, *_ = head_on(plan, "hybrid-d1-convnext-and-mixer")
+    text = snippet_text(mixed, plan)
+    assert "build_mixer" in text
     assert "build_bottleneck" not in text
-    assert ("class Family" in text) == (family is MIXED or times == 2)
-    (tmp_path / "it.py").write_text(text)
-    linted(tmp_path)
+
+
+def test_a_family_of_the_users_own_is_exported_as_where_it_lies(
+    plan: BasePlan, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n\n\nclass Mine(nn.Conv2d):\n"
+        "    def __init__(self, dim: int, side: int = 3) -> None:\n"
+        "        super().__init__(dim, dim, side, padding=side // 2)\n"
+    )
+    written = tmp_path / "space.yaml"
+    written.write_text("families:\n  mine: {module: 'mine.py:Mine', side: 5}\ncontrols: {}\n")
+    head = head_on(plan, str(written))
+    files = export_head(head, plan, tmp_path / "far" / "away")
+    assert files.python is None
+    again = head_on(plan, str(files.yaml))
+    assert again.candidate == head.candidate
+    assert again.candidate.build(plan.dim, plan.grid).kernel_size == (5, 5)
 
 
 def test_nothing_is_written_where_a_run_or_its_ranking_is_not_there(tmp_path: Path) -> None:

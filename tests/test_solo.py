@@ -19,7 +19,7 @@ from headsearch.data import normalize
 from headsearch.errors import UserError
 from headsearch.head_choice import head_on, name_at, read_name
 from headsearch.preparation import prepare
-from headsearch.pretraining import Planned, Pretraining, prepare_pretraining
+from headsearch.pretraining import Planned, Pretraining, prepare_pretraining, settings_like
 from headsearch.solo import SoloScored, train_solo
 from headsearch.study import Search
 
@@ -181,10 +181,19 @@ def test_settings_of_the_run_give_way_to_flags_and_a_budget_brings_its_own(run: 
     flags = {"epochs": "1", "lr": "0.001"}
     config = prepare_pretraining(flags, run=run).ground.config
     assert (config.epochs, config.lr, config.batch_size, config.seed) == (1, 0.001, 32, 0)
-    from headsearch.pretraining import settings_like
-
     standard = settings_like(run, {"budget": "standard", "rungs": "3"})
     assert (standard.images, standard.epochs, standard.rungs) == (10_000, 10, 3)
+
+
+def test_a_recipe_brings_its_own_settings_but_not_its_base(run: Run) -> None:
+    config = settings_like(run, {"recipe": "hssl-vit-b", "epochs": "7"})
+    assert (config.base, config.objective, config.epochs) == ("test_vit", "ibot", 7)
+    assert config.batch_size == 256
+    assert config.lr == pytest.approx(0.00075)
+    assert settings_like(run, {"recipe": "hssl-vit-b", "batch_size": "128"}).lr == pytest.approx(
+        0.000375
+    )
+    assert settings_like(run, {"recipe": "hssl-vit-b", "lr": "0.001"}).lr == 0.001
 
 
 def test_what_only_a_search_has_is_refused(run: Run) -> None:
@@ -219,9 +228,9 @@ def test_every_candidate_of_a_space_is_found_by_its_name() -> None:
     listing = load_space(find_space("heads.yaml")).on(plan).enumerate(500)
     assert listing is not None
     for candidate in listing.candidates:
-        found, notes = head_on(plan, candidate.name)
-        assert found == candidate
-        assert not notes
+        found = head_on(plan, candidate.name)
+        assert found.candidate == candidate
+        assert not found.notes
 
 
 @pytest.mark.parametrize(
@@ -249,6 +258,14 @@ def test_a_head_that_does_not_fit_the_base_is_told() -> None:
     assert plan.own_family is None
     with pytest.raises(UserError, match="no family is built like this base"):
         head_on(plan, "own-d2")
+
+
+def test_a_place_that_the_base_has_not_is_told() -> None:
+    from headsearch.bases import plan_base
+
+    plan = plan_base("test_vit", 16, patch_size=4)
+    with pytest.raises(UserError, match="can be attached to at 0 to"):
+        head_on(plan, "mixer-d1-before60")
 
 
 def test_ranks_are_those_of_the_ranking(tmp_path: Path) -> None:
