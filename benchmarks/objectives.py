@@ -1,0 +1,82 @@
+"""Does every objective train? One small base pretrained by each, with the same head.
+
+    python benchmarks/objectives.py --data train.tar --eval-data val.tar --out results/cifar10
+
+Writes `objectives.csv`, a row a run, as they end; run again, it goes on with what is missing. Each
+row says what the base scored before training and after it, on the same images, with the effective
+rank that a collapse would bring down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import headsearch
+from headsearch.checkpoint import write_table
+from headsearch.objectives import OBJECTIVES
+
+BASE = {
+    "base": "vit_tiny_patch16_224",
+    "base_args": "depth=6,embed_dim=96,num_heads=3",
+    "patch_size": 8,
+}
+LENGTH = {"images": 10_000, "epochs": 5, "batch_size": 64, "lr": 1e-3, "rungs": 1}
+SCORES = {"eval_images": 5000, "bank_images": 4000}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--eval-data")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--head", default="convnext-d3-k7-noshortcut")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES), choices=OBJECTIVES)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    table = arguments.out / "objectives.csv"
+    rows = pd.read_csv(table).to_dict("records") if table.exists() else []
+    done = {(row["objective"], row["head"], row["seed"]) for row in rows}
+    for seed in arguments.seeds:
+        for objective in arguments.objectives:
+            if (objective, arguments.head, seed) in done:
+                continue
+            rows.append(
+                {"objective": objective, "head": arguments.head, "seed": seed}
+                | trained(objective, seed, arguments)
+            )
+            write_table(table, pd.DataFrame(rows))
+            print(pd.DataFrame(rows[-1:]).to_string(index=False), flush=True)
+
+
+def trained(objective: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the base scores before and after training with this objective."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = headsearch.pretrain(
+            head=arguments.head,
+            data=arguments.data,
+            eval_data=arguments.eval_data,
+            objective=objective,
+            seed=seed,
+            threads=arguments.threads,
+            out=Path(folder) / "run",
+            progress=False,
+            **BASE,
+            **LENGTH,
+            **SCORES,
+        )
+    first, last = done.scores.iloc[0], done.scores.iloc[-1]
+    found = {"steps": int(last["step"])}
+    for column in ("base_knn", "base_linear", "effective_rank"):
+        found[f"untrained_{column.removeprefix('base_')}"] = first[column]
+        found[column] = last[column]
+    return found | {"loss": last["loss"]}
+
+
+if __name__ == "__main__":
+    main()
