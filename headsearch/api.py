@@ -24,7 +24,7 @@ import pandas as pd
 from rich.console import Console
 from torch import nn
 
-from headsearch.bases import plan_base, plan_module
+from headsearch.bases import base_arguments, plan_base, plan_module
 from headsearch.checkpoint import Run, read_run
 from headsearch.config import RunConfig
 from headsearch.console import print_notes, show
@@ -191,6 +191,7 @@ def candidates(
     image_size: int = 32,
     *,
     patch_size: int | None = None,
+    base_args: str | None = None,
     limit: int = 200,
 ) -> pd.DataFrame:
     """The candidates of a space on a base and what they cost: `headsearch space`.
@@ -207,7 +208,8 @@ def candidates(
     elif not isinstance(space, Space):
         space = read_space(located(space, "space"), "space")
     if isinstance(base, str):
-        plan = plan_base(base, image_size, patch_size=patch_size)
+        arguments = base_arguments(base, base_args)
+        plan = plan_base(base, image_size, patch_size=patch_size, arguments=arguments)
     else:
         plan = plan_module(base, image_size)
     listing = space.on(plan).enumerate(limit)

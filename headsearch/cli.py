@@ -274,6 +274,9 @@ def export(
 def space(
     file: Annotated[str, typer.Argument(help="A YAML file, or the name of a space that ships.")],
     base: Annotated[str, typer.Option(help="The base that heads are resolved on.")] = "vit_s",
+    base_args: Annotated[
+        str | None, typer.Option(help="Arguments of timm's model: depth=6,embed_dim=192.")
+    ] = None,
     image_size: Annotated[int, typer.Option(min=16, help="Side of the images in pixels.")] = 32,
     patch_size: Annotated[int | None, typer.Option(min=1, help="Patch side in pixels.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Candidates to list at most.")] = 200,
@@ -282,12 +285,14 @@ def space(
 
     Example: [bold]headsearch space heads.yaml --base vit_s[/bold]
     """
-    from headsearch.bases import plan_base
+    from headsearch.bases import base_arguments, plan_base
     from headsearch.console import print_space
     from headsearch.space import find_space, load_space
 
     loaded = load_space(find_space(file))
-    print_space(_console(), loaded.on(plan_base(base, image_size, patch_size=patch_size)), limit)
+    arguments = base_arguments(base, base_args)
+    plan = plan_base(base, image_size, patch_size=patch_size, arguments=arguments)
+    print_space(_console(), loaded.on(plan), limit)
 
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]

@@ -276,6 +276,10 @@ def test_space_lists_candidates_with_their_cost(
     assert "control" in lines["identity"]
     assert "Params (M)" in out
     assert "GFLOPs" in out
+    _, out, _ = in_process(
+        capsys, monkeypatch, "space", "heads.yaml", "--base", "vit_t", "--base-args", "depth=6"
+    )
+    assert "depth 6" in out
 
 
 def write_images(folder: Path, count: int, *, classes: int) -> None:
