@@ -25,8 +25,8 @@ BASE = {
     "base_args": "depth=6,embed_dim=96,num_heads=3",
     "patch_size": 8,
 }
-LENGTH = {"images": 10_000, "epochs": 5, "batch_size": 64, "lr": 1e-3, "rungs": 1}
-SCORES = {"eval_images": 5000, "bank_images": 4000}
+LENGTH = {"images": 10_000, "epochs": 2, "batch_size": 64, "lr": 1e-3, "rungs": 1}
+SCORES = {"eval_images": 4000, "bank_images": 4000}
 
 
 def main() -> None:
