@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from scipy import stats
 
+from headsearch import ranking
 from headsearch.errors import UserError
 from headsearch.report import advice, plot_columns, ranking_table, write_report
 from headsearch.report.columns import COLUMNS
@@ -404,3 +405,19 @@ def test_candidates_that_wait_for_rung_0_are_listed_without_figures(tmp_path: Pa
     assert "No rung scored yet" in text
     with plotting():
         assert "no rung scored yet" in texts_of(discrepancy_accuracy(before))
+
+
+@pytest.mark.parametrize(
+    ("p", "low", "verdict"),
+    [(0.01, 0.1, "unlikely to be chance"), (0.051, 0.02, "no trend"), (0.04, -0.1, "no trend")],
+)
+def test_a_trend_is_claimed_where_interval_and_permutation_test_agree(
+    p: float, low: float, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    figure = ranking.Interval(0.4, low, 0.7)
+    made_up = ranking.Trend(1, np.zeros(4), np.zeros(4), ranking.Correlation(4, figure, figure, p))
+    monkeypatch.setattr(ranking, "trend", lambda *_: made_up)
+    found = synthetic_runs.run(tmp_path)
+    write_report(found)
+    (line,) = [s for s in (found.path / "report.md").read_text().splitlines() if "Kendall" in s]
+    assert verdict in line
