@@ -415,9 +415,11 @@ def test_a_trend_is_claimed_where_interval_and_permutation_test_agree(
     p: float, low: float, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     figure = ranking.Interval(0.4, low, 0.7)
-    made_up = ranking.Trend(1, np.zeros(4), np.zeros(4), ranking.Correlation(4, figure, figure, p))
-    monkeypatch.setattr(ranking, "trend", lambda *_: made_up)
     found = synthetic_runs.run(tmp_path)
+    real = ranking.trend(found, "discrepancy", "head_knn")
+    assert real is not None
+    made_up = real._replace(correlation=ranking.Correlation(12, figure, figure, p))
+    monkeypatch.setattr(ranking, "trend", lambda *_: made_up)
     write_report(found)
     (line,) = [s for s in (found.path / "report.md").read_text().splitlines() if "Kendall" in s]
     assert verdict in line
