@@ -25,7 +25,7 @@ BASE = {
     "base_args": "depth=6,embed_dim=96,num_heads=3",
     "patch_size": 8,
 }
-LENGTH = {"images": 10_000, "epochs": 2, "batch_size": 64, "lr": 1e-3, "rungs": 1}
+TRAINING = {"images": 10_000, "batch_size": 64, "lr": 1e-3, "rungs": 1}
 SCORES = {"eval_images": 4000, "bank_images": 4000}
 
 
@@ -35,21 +35,21 @@ def main() -> None:
     parser.add_argument("--eval-data")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--head", default="convnext-d3-k7-noshortcut")
+    parser.add_argument("--epochs", type=int, default=2, help="of 10,000 images")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES), choices=OBJECTIVES)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     table = arguments.out / "objectives.csv"
     rows = pd.read_csv(table).to_dict("records") if table.exists() else []
-    done = {(row["objective"], row["head"], row["seed"]) for row in rows}
+    what = ("objective", "head", "seed", "epochs")
+    done = {tuple(row[column] for column in what) for row in rows}
     for seed in arguments.seeds:
         for objective in arguments.objectives:
-            if (objective, arguments.head, seed) in done:
+            wanted = (objective, arguments.head, seed, arguments.epochs)
+            if wanted in done:
                 continue
-            rows.append(
-                {"objective": objective, "head": arguments.head, "seed": seed}
-                | trained(objective, seed, arguments)
-            )
+            rows.append(dict(zip(what, wanted, strict=True)) | trained(objective, seed, arguments))
             write_table(table, pd.DataFrame(rows))
             print(pd.DataFrame(rows[-1:]).to_string(index=False), flush=True)
 
@@ -62,12 +62,13 @@ def trained(objective: str, seed: int, arguments: argparse.Namespace) -> dict[st
             data=arguments.data,
             eval_data=arguments.eval_data,
             objective=objective,
+            epochs=arguments.epochs,
             seed=seed,
             threads=arguments.threads,
             out=Path(folder) / "run",
             progress=False,
             **BASE,
-            **LENGTH,
+            **TRAINING,
             **SCORES,
         )
     first, last = done.scores.iloc[0], done.scores.iloc[-1]

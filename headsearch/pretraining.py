@@ -100,8 +100,8 @@ def prepare_pretraining(
     if rank is not None and head is not None:
         raise UserError("--rank and --head both choose a head: give one of them")
     if run is None and head is None:
-        what = "--rank needs a RUN" if rank is not None else "which head?"
-        raise UserError(f"{what}: name one with --head, or --head {NO_HEAD} for the base alone")
+        what = "--rank needs a RUN; name a head" if rank is not None else "no head is named: choose"
+        raise UserError(f"{what} with --head, or --head {NO_HEAD} for the base alone")
     if run is not None and config_file is not None:
         raise UserError("a RUN brings its own settings: leave out --config")
     notes = []

@@ -371,7 +371,7 @@ def test_bad_input_ends_in_one_clear_line_and_nothing_written(
         (["pretrain", "nowhere"], ["nowhere", "no such run directory"]),
         (["pretrain", "empty"], ["empty", "not a run directory"]),
         (["pretrain", "unranked"], ["unranked has no ranking yet"]),
-        (["pretrain", "--base", "test_vit"], ["which head?", "--head"]),
+        (["pretrain", "--base", "test_vit"], ["no head is named", "--head none"]),
         (["pretrain", "--rank", "1"], ["--rank needs a RUN"]),
         (["pretrain", "--head", "convnxt"], ["unknown head 'convnxt'", "did you mean 'convnext-"]),
         (["pretrain", "--head", "mixer", "--lr", "0"], ["--lr"]),
