@@ -260,8 +260,8 @@ def test_a_head_that_diverges_is_set_aside_and_the_others_go_on(
         trainer = made()
         attach = trainer.attach
 
-        def attach_broken(name: str, build: Any, dim: int) -> None:
-            attach(name, build, dim)
+        def attach_broken(name: str, build: Any, dim: int, place: int) -> None:
+            attach(name, build, dim, place)
             if name == "mixer-d1":
                 next(trainer.student.heads[name].parameters()).data.fill_(float("nan"))
 
