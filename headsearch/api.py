@@ -13,11 +13,11 @@ with them is told by `headsearch.UserError`.
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import pandas as pd
@@ -41,6 +41,8 @@ from headsearch.report import Table, advice, plot_columns, ranking_table, write_
 from headsearch.space import Space, find_space, load_space, read_space
 from headsearch.study import Search
 from headsearch.yaml_lines import located
+
+_Running = TypeVar("_Running", Search, Pretraining)
 
 
 @dataclass(frozen=True)
@@ -162,15 +164,7 @@ def search(
     with _quiet_optuna():
         prepared = prepare(config, given=given)
         running = Search(prepared)
-        console = _console(progress)
-        if console is None:
-            with closing(running.run()) as events:
-                for _ in events:
-                    pass
-        else:
-            print_notes(console, prepared.notes)
-            console.print(f"run directory: {running.run_directory}", soft_wrap=True)
-            show(running, console)
+        _carry_out(running, show, prepared.notes, progress)
         found_run = read_run(running.run_directory)
     write_report(found_run)
     return Result(found_run, given)
@@ -271,15 +265,7 @@ def pretrain(
         given=given,
     )
     pretraining = Pretraining(planned)
-    console = _console(progress)
-    if console is None:
-        with closing(pretraining.run()) as events:
-            for _ in events:
-                pass
-    else:
-        print_notes(console, planned.notes)
-        console.print(f"run directory: {pretraining.run_directory}", soft_wrap=True)
-        show_pretraining(pretraining, console)
+    _carry_out(pretraining, show_pretraining, planned.notes, progress)
     return Pretrained(
         pretraining.run_directory, pretraining.weights, pretraining.scores, pretraining.loading
     )
@@ -346,6 +332,24 @@ def _flags(settings: Mapping[str, Any], **objects: Any) -> dict[str, Any]:
         if value is not None
     }
     return {**settings, **named}
+
+
+def _carry_out(
+    running: _Running,
+    shown_by: Callable[[_Running, Console], None],
+    notes: Iterable[str],
+    progress: bool | None,
+) -> None:
+    """Runs a search or a pretraining to its end, shown or in silence."""
+    console = _console(progress)
+    if console is None:
+        with closing(running.run()) as events:
+            for _ in events:
+                pass
+        return
+    print_notes(console, notes)
+    console.print(f"run directory: {running.run_directory}", soft_wrap=True)
+    shown_by(running, console)
 
 
 def _console(progress: bool | None) -> Console | None:
