@@ -296,3 +296,19 @@ def test_what_diverges_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(solo, "attach", broken)
     with pytest.raises(UserError, match=f"the head {HEAD} diverged.*lower --lr"):
         scored(prepare_pretraining({}, run=run))
+
+
+def test_a_head_of_an_earlier_map_is_attached_there() -> None:
+    from headsearch.pretraining import prepare_pretraining
+    from headsearch.solo import attach
+
+    flags = {"base": "test_convnext", "images": 64, "epochs": 1, "batch_size": 32, "rungs": 1,
+             "image_size": 64, "eval_images": 64, "bank_images": 64, "device": "cpu"}  # fmt: skip
+    planned = prepare_pretraining(flags, head="convnext-d1-k3-before1")
+    trainer = planned.ground.new_trainer("joint")
+    assert planned.candidate is not None
+    attach(trainer, planned.ground, planned.candidate)
+    (head,) = trainer.student.heads.values()
+    assert planned.ground.plan.stages[1].dim != planned.ground.plan.dim
+    assert head.place == 1
+    assert head.norm.normalized_shape == (planned.ground.plan.stages[1].dim,)
