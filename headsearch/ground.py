@@ -38,7 +38,7 @@ from headsearch.model import Network
 from headsearch.objectives import Objective, make_objective, with_prototypes
 from headsearch.recipes import find_recipe
 from headsearch.scores.discrepancy import DISCREPANCIES
-from headsearch.scores.rung import PROTOTYPE_KL
+from headsearch.scores.rung import PROTOTYPE_KL, RungScores, score_rung
 from headsearch.seeding import seeded_weights
 from headsearch.space import Space
 from headsearch.train import Trainer, steps_per_epoch
@@ -104,6 +104,18 @@ class Ground:
             projection = self.objective.base_projection(self.plan)
         student = Network(base, projection, coupling)
         return Trainer(student, self.objective, self.config, self.device, autocast=self.autocast)
+
+    def scores(self, network: Network) -> RungScores:
+        """The scores of the base and of all heads of a network, the teacher's."""
+        return score_rung(
+            network,
+            self.data,
+            measure=self.config.discrepancy,
+            batch_size=2 * self.config.batch_size,
+            autocast=self.autocast,
+            summary=self.objective.summary_of_base,
+            prototypes=self.objective.prototypes_of(network),
+        )
 
 
 def prepare_ground(

@@ -16,7 +16,7 @@ from headsearch.bases import Base
 from headsearch.errors import UserError
 from headsearch.ground import Ground
 from headsearch.pace import Pace
-from headsearch.scores.rung import BASE, RungScores, score_rung
+from headsearch.scores.rung import BASE, RungScores
 from headsearch.space import Candidate
 from headsearch.train import Health, Trainer, train
 
@@ -79,14 +79,7 @@ def train_solo(
             loss = progress.health.owners[BASE].loss
             yield SoloAdvanced(progress.step, loss, pace)
             pace.start()
-        scores = score_rung(
-            trainer.teacher.network,
-            ground.data,
-            measure=config.discrepancy,
-            batch_size=2 * config.batch_size,
-            autocast=ground.autocast,
-            prototypes=ground.objective.prototypes_of(trainer.teacher.network),
-        )
+        scores = ground.scores(trainer.teacher.network)
         pace.scored()
         scored = SoloScored(rung, last, loss, scores, trainer.teacher.network.base, pace)
         yield scored

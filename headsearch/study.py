@@ -32,7 +32,6 @@ from headsearch.scores.rung import (
     RungScores,
     Scores,
     raw_pixels,
-    score_rung,
 )
 from headsearch.train import Health, Trainer, head_step_ms, train
 
@@ -180,24 +179,16 @@ class Search:
         self, trainer: Trainer, cohort: int, rung: int, step: int, live: dict[str, _Live]
     ) -> RungScores:
         """Scores base and heads, sets collapsed heads aside, reports the others to Optuna."""
-        prepared, config = self.prepared, self.config
         self.pace.start()
-        scores = score_rung(
-            trainer.teacher.network,
-            prepared.data,
-            measure=config.discrepancy,
-            batch_size=2 * config.batch_size,
-            autocast=prepared.autocast,
-            prototypes=prepared.objective.prototypes_of(trainer.teacher.network),
-        )
+        scores = self.prepared.scores(trainer.teacher.network)
         self.facts["dominant_share"] = scores.dominant_share
         if rung == 0:
             self._note_baseline("untrained", scores.base)
         for name, head in list(live.items()):
             own = scores.heads[name]
-            images = step * config.batch_size
+            images = step * self.config.batch_size
             self.ledger.record(head.standing, rung, step, images, scores)
-            head.standing.score = own.by(prepared.rank_by)
+            head.standing.score = own.by(self.prepared.rank_by)
             reason = self._collapse(own, scores.base, head.standing.candidate.place)
             if rung and reason is not None:
                 self._leave(trainer, live, name, "collapsed", TrialState.FAIL, reason)

@@ -409,6 +409,23 @@ def test_mae_averages_a_finer_heads_tokens_onto_the_last_grid() -> None:
     assert losses.heads["convnext"].item() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_base_is_scored_by_what_its_loss_is_made_from(objective: str) -> None:
+    """The gradient of the loss reaches the class token after the last norm, unless none does."""
+    trainer = make_trainer([], "joint", objective)
+    features, losses = trainer.losses(crops().flatten(0, 1), MOMENT)
+    summary = trainer.objective.summary_of_base(features.base)
+    own, tokens = features.base.pooled_BD, features.base.tokens_BND
+    reaches_own, reaches_tokens = torch.autograd.grad(
+        losses.total, (own, tokens), allow_unused=True, retain_graph=True
+    )
+    if reaches_own is not None:
+        assert summary is own
+    else:
+        assert reaches_tokens is not None
+        torch.testing.assert_close(summary, tokens.mean(dim=1))
+
+
 # published implementations ------------------------------------------------------------------------
 
 

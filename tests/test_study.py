@@ -19,7 +19,7 @@ from headsearch.config import resolve
 from headsearch.data import Data
 from headsearch.errors import UserError
 from headsearch.preparation import prepare
-from headsearch.scores.rung import BASE, score_rung
+from headsearch.scores.rung import BASE
 from headsearch.study import Advanced, Scored, Search
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -322,7 +322,7 @@ def test_scores_are_of_the_teacher_on_the_split_they_belong_to(space_file: Path)
     search.prepared, search.config = prepared, prepared.config
     trainer = search._new_trainer()
     network = trainer.teacher.network
-    scores = score_rung(network, data, measure="cka", batch_size=32, autocast=False)
+    scores = prepared.scores(network)
     assert data.bank is not None
     with torch.no_grad():
         network.eval()

@@ -10,8 +10,8 @@ head's teacher makes of the whole crop, its tokens after a LayerNorm without par
 linear map that the head owns. Pixels hold base and head away from a constant.
 
 A head where the map is finer than the last one has its tokens averaged onto the last one's grid.
-Nothing here trains a class token, beyond what patches take from it: of a base that has one, its
-pooled features say little.
+Nothing here trains a class token, beyond what patches take from it, so the base is scored by the
+mean of its patch tokens, as MAE's fine-tuned models are pooled by default.
 
 Shapes: 2B crops, S image side, D width, H × W the last map's grid, N = H · W patches, X values of
 the pixels of a patch.
@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headsearch.bases import BasePlan
+from headsearch.bases import BaseOutput, BasePlan
 from headsearch.model import AttachedHead, Features, Network, tokens_of
 from headsearch.objectives.layers import upcast
 from headsearch.objectives.masks import block_masks, masked_mean
@@ -112,6 +112,9 @@ class Mae(Objective):
     def own_of_base(self, seen: Seen, embedding: Tensor) -> Tensor:
         predicted_BNX = _of_base(seen.student).decoder(embedding)
         return _masked_error(predicted_BNX, seen.targets.of[None], seen)
+
+    def summary_of_base(self, base: BaseOutput) -> Tensor:
+        return base.tokens_BND.mean(dim=1)
 
     def kept_of_base(self, seen: Seen) -> Tensor:
         return self.own_of_base(seen, self.embedding_of_base(seen))

@@ -26,7 +26,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from headsearch.bases import BasePlan
+from headsearch.bases import BaseOutput, BasePlan
 from headsearch.model import Features, Network
 from headsearch.schedules import Moment
 from headsearch.scores.rung import Prototypes
@@ -137,6 +137,13 @@ class Objective(ABC):
 
     def adjust_gradients(self, student: Network, moment: Moment) -> None:  # noqa: B027
         """Changes gradients between the backward and the update, where the objective does."""
+
+    def summary_of_base(self, base: BaseOutput) -> Tensor:
+        """The features (B, D) that stand for an image in the base's scores.
+
+        The base's own summary; an objective that does not train it takes another.
+        """
+        return base.pooled_BD
 
     def prototypes_of(self, network: Network) -> Prototypes | None:
         """How the network sorts images into prototypes; None for objectives without any."""

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from headsearch.bases import BaseOutput
 from headsearch.data import Data
 from headsearch.data.views import normalize
 from headsearch.machine import mixed_precision
@@ -126,6 +127,7 @@ def score_rung(
     measure: str,
     batch_size: int,
     autocast: bool,
+    summary: Callable[[BaseOutput], Tensor],
     prototypes: Prototypes | None = None,
 ) -> RungScores:
     """Scores the base and all heads of a network, which is left in evaluation mode.
@@ -140,6 +142,7 @@ def score_rung(
         measure: which discrepancy: of `DISCREPANCIES`, or `PROTOTYPE_KL` if there are prototypes.
         batch_size: images in a forward.
         autocast: whether matrix products run in bfloat16.
+        summary: the features (B, D) that stand for an image in the base's scores.
         prototypes: the objective's, where it has any.
     """
     network.eval()
@@ -150,7 +153,7 @@ def score_rung(
     for images in _batches(data, batch_size):
         with mixed_precision(device, autocast):
             features = network(normalize(images.to(device)))
-        pooled[BASE].append(features.base.pooled_BD.float())
+        pooled[BASE].append(summary(features.base).float())
         for name in network.heads:
             pooled[name].append(features.pooled_BD(name).float())
         if sum(map(len, maps[0])) < probe:
