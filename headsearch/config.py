@@ -188,6 +188,11 @@ class RunConfig(BaseModel):
     )
     threads: int | None = setting(None, "CPU threads. [default: PyTorch's]", MACHINE, ge=1, le=4096)
     seed: int = setting(0, "Seed of everything random.", MACHINE, ge=0, lt=2**32)
+    data_seed: int | None = setting(
+        None,
+        "Seed of which images are drawn and how labels are split. [default: --seed]",
+        MACHINE, ge=0, lt=2**32,
+    )  # fmt: skip
     out: Path | None = setting(
         None, "The run directory. [default: a fresh one under results/]", MACHINE
     )

@@ -154,7 +154,7 @@ def prepare_ground(
         images=config.images or (BUILT_IN_FULL if config.data == "scenes" else 0),
         eval_images=config.eval_images,
         bank_images=config.bank_images,
-        seed=config.seed,
+        seed=config.seed if config.data_seed is None else config.data_seed,
         max_image_size=ACCELERATOR_IMAGE_SIZE if accelerator else CPU_IMAGE_SIZE,
         data_dir=config.data_dir,
         download=config.download,
