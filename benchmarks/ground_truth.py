@@ -2,7 +2,7 @@
 
     python benchmarks/ground_truth.py --data train.tar --eval-data val.tar --out results/cifar10
 
-Writes `ground_truth.csv`, a row a solo run, as they end; run again, it goes on with what is missing.
+Writes `ground_truth.csv`, a row a solo run, as they end; run again, it goes on with the rest.
 The heads are those of `ground_truth.yaml`, and `none`. Half of the heads, drawn by SPLIT_SEED
 before any of them was trained, are for choosing scores and settings (`split` is `tune`), the other
 half for reporting on them once (`confirm`); controls are `control`.
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def contestants() -> pd.DataFrame:
-    """`candidate, family, split`: no head, the controls, and the heads with the half they are in."""
+    """`candidate, family, split`: no head, controls, and heads with their half."""
     found = headsearch.candidates(SPACE, BASE["base"], patch_size=BASE["patch_size"],
                                   base_args=BASE["base_args"])  # fmt: skip
     heads = sorted(found.loc[~found["control"], "candidate"])
