@@ -36,6 +36,7 @@ TRAINING = {
     "epochs": 4,
     "batch_size": 128,
     "lr": 1e-3,
+    "precision": "float32",
 }
 SCORES = {"eval_images": 4000, "bank_images": 4000, "data_seed": 0}
 SPACE = Path(__file__).with_suffix(".yaml")
@@ -100,6 +101,8 @@ def solo(head: str, seed: int, data: str, eval_data: str) -> dict[str, Any]:
     return {
         "base_knn": last["base_knn"],
         "base_linear": last["base_linear"],
+        "choose_knn": last["choose_knn"],
+        "choose_linear": last["choose_linear"],
         "untrained_knn": first["base_knn"],
         "untrained_linear": first["base_linear"],
         "head_knn": last["head_knn"],

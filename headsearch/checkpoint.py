@@ -6,7 +6,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,15 @@ RUNG_COLUMNS = (
     "base_linear",
     "loss",
 )
+SOLO_COLUMNS = (
+    "candidate",
+    "family",
+    "seed",
+    "base_knn",
+    "base_linear",
+    "choose_knn",
+    "choose_linear",
+)
 STATES = ("running", "complete", "pruned", "collapsed", "failed")
 _TEXT_COLUMNS = {"candidate", "family", "state", "reason"}
 
@@ -67,6 +76,7 @@ class Run:
         facts: what the run measured about itself (baselines, split sizes, cost); see `study.py`.
         ranking: ranking.csv, a row a candidate; no rows before rung 0 is scored.
         rungs: rungs.csv, a row a candidate and rung.
+        solo: solo.csv, a row a solo run of `verify` that has ended; no rows without any.
     """
 
     path: Path
@@ -74,6 +84,7 @@ class Run:
     facts: dict[str, Any]
     ranking: pd.DataFrame
     rungs: pd.DataFrame
+    solo: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SOLO_COLUMNS)))
 
 
 def new_run_directory(out: Path | None, label: str) -> Path:
@@ -186,6 +197,7 @@ def read_run(path: Path) -> Run:
         facts=_read_facts(path, config),
         ranking=_read_table(path / "ranking.csv", RANKING_COLUMNS),
         rungs=_read_table(path / "rungs.csv", RUNG_COLUMNS),
+        solo=_read_table(path / "solo.csv", SOLO_COLUMNS),
     )
 
 

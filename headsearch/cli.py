@@ -271,6 +271,51 @@ def export(
 
 
 @app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    top: Annotated[int, typer.Option(min=1, help="Heads of the ranking, from the first.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Solo runs of each head.")] = 3,
+    controls: Annotated[
+        bool,
+        typer.Option(help="Also run identity and the base's own kind of block; no head always is."),
+    ] = True,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Solo runs at once. \\[default: one a core, or one a GPU]"),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads of each. \\[default: the cores, shared out]"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+) -> None:
+    """Pretrain the base with the best heads, each alone, and say what each gains it.
+
+    A search predicts; solo runs measure, with the same base, data and length, under several \
+seeds. Those that have ended are not repeated, so an interrupted command goes on where it was.
+
+    Example: [bold]headsearch verify results/RUN --top 3 --seeds 3[/bold]
+    """
+    from headsearch.checkpoint import read_run
+    from headsearch.console import print_notes
+    from headsearch.console_verify import show_verification
+    from headsearch.verification import Verification
+
+    console = _console()
+    verification = Verification(
+        read_run(run), top=top, seeds=seeds, controls=controls, jobs=jobs, threads=threads,
+        device=device,
+    )  # fmt: skip
+    print_notes(console, verification.notes)
+    try:
+        show_verification(verification, console)
+    except KeyboardInterrupt:
+        console.print("interrupted: solo runs that have ended are kept; the same command goes on")
+        raise typer.Exit(130) from None
+    _conclude(run, console)
+
+
+@app.command()
 def space(
     file: Annotated[str, typer.Argument(help="A YAML file, or the name of a space that ships.")],
     base: Annotated[str, typer.Option(help="The base that heads are resolved on.")] = "vit_s",
@@ -340,7 +385,8 @@ def _conclude(run_directory: Path, console: Console) -> None:
     """The final table, the advice, and where the report lies."""
     from headsearch.checkpoint import read_run
     from headsearch.console import print_table, say
-    from headsearch.report import advice, ranking_table, write_report
+    from headsearch.gains import verified
+    from headsearch.report import advice, ranking_table, verdict, verified_table, write_report
 
     found = read_run(run_directory)
     where = write_report(found)
@@ -349,4 +395,10 @@ def _conclude(run_directory: Path, console: Console) -> None:
         print_table(console, ranking_table(found, compact=True))
         console.print()
     say(console, advice(found))
+    solo, table = verified(found), verified_table(found)
+    if solo is not None and table is not None:
+        console.print()
+        print_table(console, table)
+        console.print()
+        say(console, verdict(solo))
     console.print(f"report: {where}", soft_wrap=True)

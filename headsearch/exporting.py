@@ -15,8 +15,9 @@ from headsearch.bases import BasePlan, plan_module
 from headsearch.checkpoint import Run, write_atomically
 from headsearch.errors import UserError
 from headsearch.ground import NOTHING_GIVEN, Given, plan_of_run
-from headsearch.head_choice import NO_HEAD, Head, head_on, name_at, written_head
+from headsearch.head_choice import Head, head_on, name_at, written_head
 from headsearch.heads import Family, Value
+from headsearch.ranking import NO_HEAD
 from headsearch.snippet import Sources, call, literal
 from headsearch.space import Candidate
 

@@ -16,6 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from headsearch.checkpoint import Run
+from headsearch.ranking import CONTROL_FAMILIES, NO_HEAD
+
 DRAWS = 200_000
 """Draws behind a critical value: it is exact to about 0.3 %, and the same every time."""
 
@@ -127,3 +130,51 @@ def largest_of_t(
     scale = np.sqrt(rng.chisquare(freedom, size=DRAWS) / freedom)
     largest: npt.NDArray[np.float64] = np.abs(normal).max(axis=1) / scale
     return largest
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What the solo runs of a search say.
+
+    Attributes:
+        over_none: the gain of every candidate over the base pretrained alone.
+        over_control: over the homogeneous control, of all but that.
+        control: the base's own kind of block, or `identity` where the base has none; None
+            where neither ran.
+        order: the heads, controls left out, the largest gain first. It is found on the labels that
+            may choose; the gains themselves are on the reporting labels.
+        deviation: of one run, the seed's effect taken out, as a fraction; NaN with one seed.
+        seeds: how many there are.
+    """
+
+    over_none: dict[str, Gain]
+    over_control: dict[str, Gain]
+    control: str | None
+    order: tuple[str, ...]
+    deviation: float
+    seeds: int
+
+
+def verified(run: Run) -> Verified | None:
+    """What the solo runs of a search say; None without one of no head and one of another."""
+    table = run.solo
+    if NO_HEAD not in set(table["candidate"]) or table["candidate"].nunique() < 2:
+        return None
+    shared = table[table["seed"].isin(table.loc[table["candidate"] == NO_HEAD, "seed"])]
+    scored = shared.assign(
+        accuracy=shared[["base_knn", "base_linear"]].mean(axis=1),
+        chooses=shared[["choose_knn", "choose_linear"]].mean(axis=1),
+    )
+    families = dict(zip(scored["candidate"], scored["family"], strict=True))
+    heads = [name for name, of in families.items() if of not in (NO_HEAD, *CONTROL_FAMILIES)]
+    choosing = gains(scored, "chooses", NO_HEAD)
+    controls = {of: name for name, of in families.items() if of in CONTROL_FAMILIES}
+    control = controls.get("own", controls.get("identity"))
+    return Verified(
+        over_none=gains(scored, "accuracy", NO_HEAD),
+        over_control=gains(scored, "accuracy", control) if control is not None else {},
+        control=control,
+        order=tuple(sorted(heads, key=lambda name: -choosing[name].value)),
+        deviation=fit(scored, "accuracy").deviation,
+        seeds=int(scored["seed"].nunique()),
+    )

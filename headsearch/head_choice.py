@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from headsearch.checkpoint import Run
 from headsearch.errors import UserError, unknown
 from headsearch.heads import FAMILIES, Parameter, Value
-from headsearch.ranking import ranked
+from headsearch.ranking import NO_HEAD, ranked
 from headsearch.space import (
     CONTROLS,
     ENUMERABLE,
@@ -22,9 +22,6 @@ from headsearch.space import (
     read_space,
 )
 from headsearch.yaml_lines import located
-
-NO_HEAD = "none"
-"""The name that stands for no head at all."""
 
 KNOBS: Mapping[str, Mapping[str, Parameter]] = {
     **{name: knobs_of(family) for name, family in FAMILIES.items()},
@@ -159,13 +156,13 @@ def read_name(name: str) -> tuple[str, dict[str, Value]]:
     """
     family = name.split("-")[0]
     if family not in KNOBS:
-        raise unknown("head", name, map(_default_name, KNOBS))
+        raise unknown("head", name, map(default_name, KNOBS))
     found = _assign(family, name.removeprefix(family), list(KNOBS[family].items()))
     if found is None:
         labels = ", ".join(knob.label.replace("{}", "…") for knob in KNOBS[family].values())
         raise UserError(
             f"unknown head {name!r}: after {family!r} a name has parts like {labels or 'nothing'}, "
-            f"in this order; by default it is {_default_name(family)!r}"
+            f"in this order; by default it is {default_name(family)!r}"
         )
     return family, found
 
@@ -192,7 +189,8 @@ def _origin(space: Space, family: str, folder: Path) -> Mapping[str, str]:
     return origin
 
 
-def _default_name(family: str) -> str:
+def default_name(family: str) -> str:
+    """The name of a family's head whose parameters are all at their defaults."""
     parts = (knob.name_part(knob.default) for knob in KNOBS[family].values())
     return "-".join((family, *filter(None, parts)))
 

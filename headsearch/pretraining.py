@@ -33,18 +33,22 @@ from headsearch.ground import (
     prepare_ground,
     repeats_base,
 )
-from headsearch.head_choice import NO_HEAD, Head, check_head, head_on, name_at, written_head
+from headsearch.head_choice import Head, check_head, head_on, name_at, written_head
 from headsearch.machine import resolve_here
+from headsearch.ranking import NO_HEAD
 from headsearch.recipes import find_recipe
 from headsearch.solo import SoloEvent, SoloScored, train_solo
 from headsearch.space import Candidate
 
+# Of the base on the reporting labels, and on those that may choose between heads; then the head's.
 SCORE_COLUMNS = (
     "rung",
     "step",
     "images",
     "base_knn",
     "base_linear",
+    "choose_knn",
+    "choose_linear",
     "effective_rank",
     "loss",
     "head_knn",
@@ -237,6 +241,8 @@ def _row(event: SoloScored, ground: Ground, candidate: Candidate | None) -> dict
         "images": event.step * ground.config.batch_size,
         "base_knn": base.report.knn if base.report else math.nan,
         "base_linear": base.report.linear if base.report else math.nan,
+        "choose_knn": base.choose.knn if base.choose else math.nan,
+        "choose_linear": base.choose.linear if base.choose else math.nan,
         "effective_rank": base.effective_rank,
         "loss": event.loss,
         "head_knn": reported.knn if reported else math.nan,

@@ -22,6 +22,8 @@ STATE_CLASS = {"complete": 0, "running": 0, "pruned": 1, "collapsed": 2, "failed
 
 UNHEALTHY = ("collapsed", "failed")
 CONTROL_FAMILIES = ("identity", "own")
+NO_HEAD = "none"
+"""The name that stands for no head at all."""
 Z_95 = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
 MIN_CORRELATED = 5  # Kendall's interval divides by n − 4
 

@@ -4,5 +4,14 @@ from headsearch.report.advice import advice
 from headsearch.report.column_plot import plot_columns
 from headsearch.report.document import write_report
 from headsearch.report.tables import Table, ranking_table
+from headsearch.report.verified import verdict, verified_table
 
-__all__ = ["Table", "advice", "plot_columns", "ranking_table", "write_report"]
+__all__ = [
+    "Table",
+    "advice",
+    "plot_columns",
+    "ranking_table",
+    "verdict",
+    "verified_table",
+    "write_report",
+]

@@ -8,6 +8,7 @@ from headsearch import ranking
 from headsearch.checkpoint import Run
 from headsearch.ranking import Ranked
 from headsearch.report.columns import COLUMNS, percent
+from headsearch.report.words import listing
 
 NAMED = 3  # more names than this make no sentence
 
@@ -99,13 +100,6 @@ def _rivals(run: Run, peers: list[Ranked]) -> list[str]:
     names.sort(key=lambda name: not name.startswith("the control "))
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return [f"it cannot be told apart from {listing(names[:NAMED], final=not more)}{more}"]
-
-
-def listing(names: list[str], *, final: bool = True) -> str:
-    """a; a and b; a, b and c. Without `final`, commas alone, for a list that goes on."""
-    if len(names) < 2 or not final:
-        return ", ".join(names)
-    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def evidence(row: Ranked, run: Run) -> str:

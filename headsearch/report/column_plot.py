@@ -35,7 +35,7 @@ def plot_columns(run: Run, x: str, y: str, out: Path) -> Path:
         if name not in known:
             raise unknown("column", name, known)
     with plotting():
-        figure = _figure(run, x, y)
+        figure = column_figure(run, x, y)
         if figure is None:
             raise UserError(
                 f"{run.path}: no head has both {x!r} and {y!r} in this run yet; choose others"
@@ -43,7 +43,8 @@ def plot_columns(run: Run, x: str, y: str, out: Path) -> Path:
         return save(figure, out)
 
 
-def _figure(run: Run, x: str, y: str) -> Figure | None:
+def column_figure(run: Run, x: str, y: str) -> Figure | None:
+    """Column `y` over column `x`; None where no head has both."""
     rows = ranking.ranked(run.ranking)
     styles = family_styles(row.family for row in rows)
     per_head = x in run.ranking.columns and y in run.ranking.columns

@@ -106,6 +106,11 @@ def shown_interval(run: Run, row: Ranked, name: str) -> Interval:
     return Interval(value, low, high)
 
 
+def points(fraction: float) -> str:
+    """0.0213 → '+2.1', −0.004 → '−0.4': percentage points, with a minus sign that is one."""
+    return f"{100 * fraction:+.1f}".replace("-", "−")
+
+
 def signed(value: float) -> str:
     """−0.29, with a minus sign that is one."""
     return f"{value:.2f}".replace("-", "−")

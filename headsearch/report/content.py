@@ -11,9 +11,12 @@ from typing import Any
 from headsearch import ranking
 from headsearch.checkpoint import Run
 from headsearch.config import PRESETS, RunConfig
-from headsearch.report.advice import advice, listing, with_error
+from headsearch.gains import verified
+from headsearch.report.advice import advice, with_error
 from headsearch.report.columns import percent, signed
 from headsearch.report.tables import Table, baselines_table, ranking_table
+from headsearch.report.verified import VERIFIED_LEGEND, verdict, verified_table
+from headsearch.report.words import listing
 
 MEASURES = {
     "cka": "1 − debiased linear CKA (Song et al. 2012; Nguyen et al. 2021)",
@@ -32,6 +35,9 @@ class Content:
     advice: str
     ranking: Table
     legend: str
+    verified: Table | None
+    verdict: str
+    verified_legend: str
     baselines: Table | None
     costs: list[tuple[str, str]]
     trust: list[str]
@@ -43,12 +49,16 @@ class Content:
 
 def content(run: Run) -> Content:
     """Everything that the report of this run says, finished or not."""
+    found = verified(run)
     return Content(
         title=f"Head search: {run.path.name}",
         summary=_summary(run),
         advice=advice(run),
         ranking=ranking_table(run),
         legend=_legend(run),
+        verified=verified_table(run),
+        verdict=verdict(found) if found is not None else "",
+        verified_legend=VERIFIED_LEGEND,
         baselines=baselines_table(run),
         costs=list(_costs(run)),
         trust=list(_trust(run)),

@@ -12,13 +12,19 @@ from matplotlib.figure import Figure
 
 from headsearch.checkpoint import Run
 from headsearch.errors import UserError
+from headsearch.report.column_plot import column_figure
 from headsearch.report.content import content
 from headsearch.report.discrepancy_accuracy import discrepancy_accuracy
 from headsearch.report.pruning_timeline import pruning_timeline
 from headsearch.report.scores_over_rungs import scores_over_rungs
 from headsearch.report.style import plotting, save
 
-PLOTS: dict[str, tuple[Callable[[Run], Figure], str]] = {
+
+def _gain(run: Run) -> Figure | None:
+    return column_figure(run, "discrepancy", "gain") if "gain" in run.ranking.columns else None
+
+
+PLOTS: dict[str, tuple[Callable[[Run], Figure | None], str]] = {
     "discrepancy_accuracy": (
         discrepancy_accuracy,
         "Each head's accuracy against its discrepancy from the base: a curve through its rungs, "
@@ -33,6 +39,11 @@ PLOTS: dict[str, tuple[Callable[[Run], Figure], str]] = {
         pruning_timeline,
         "Which head lived until which rung, in the order of the ranking.",
     ),
+    "discrepancy_gain": (
+        _gain,
+        "What each verified head gains the base when it trains alone, against the discrepancy that "
+        "the search found. Bars are 95% intervals, of the gain for all heads at once.",
+    ),
 }
 
 
@@ -45,8 +56,9 @@ def write_report(run: Run) -> Path:
         UserError: the run directory cannot be written.
     """
     plots = [
-        {"name": name, "caption": caption, "svg": Markup(_write_plot(run, name, build))}
+        {"name": name, "caption": caption, "svg": Markup(svg)}
         for name, (build, caption) in PLOTS.items()
+        if (svg := _write_plot(run, name, build)) is not None
     ]
     report = content(run)
     environment = jinja2.Environment(
@@ -69,10 +81,15 @@ def write_report(run: Run) -> Path:
     return run.path / "report.html"
 
 
-def _write_plot(run: Run, name: str, build: Callable[[Run], Figure]) -> str:
-    """Writes plots/NAME.svg and .png; returns the SVG as it can stand within the HTML."""
+def _write_plot(run: Run, name: str, build: Callable[[Run], Figure | None]) -> str | None:
+    """Writes plots/NAME.svg and .png; returns the SVG as it can stand within the HTML.
+
+    None where there is nothing to plot.
+    """
     with plotting():
         figure = build(run)
+        if figure is None:
+            return None
         save(figure, run.path / "plots" / f"{name}.png")
         path = save(figure, run.path / "plots" / f"{name}.svg")
     return _inline(path.read_text(encoding="utf-8"), name)

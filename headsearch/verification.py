@@ -1,0 +1,260 @@
+"""`verify`: solo runs of a search's best heads and of controls, and what each gains the base.
+
+Every solo run is a `headsearch pretrain` of its own, a process with its own directory under
+`RUN/solo/`: base, data, objective and length are the search's, and runs of one seed share first
+weights, images and their order. A run that ended is not repeated. `solo.csv` holds a row for each,
+and `ranking.csv` gets `gain`, `gain_low` and `gain_high`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from headsearch.checkpoint import RANKING_COLUMNS, SOLO_COLUMNS, Run, write_table
+from headsearch.config import resolve
+from headsearch.errors import UserError
+from headsearch.gains import verified
+from headsearch.ground import plan_of_run
+from headsearch.head_choice import default_name
+from headsearch.machine import choose_device
+from headsearch.pretraining import SCORE_COLUMNS
+from headsearch.ranking import CONTROL_FAMILIES, NO_HEAD, ranked
+
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Solo:
+    """One solo run."""
+
+    candidate: str
+    family: str
+    seed: int
+    directory: Path
+
+    def scores(self) -> dict[str, Any] | None:
+        """Its row of solo.csv; None until it has ended."""
+        table = self.directory / "pretrain.csv"
+        if not table.is_file():
+            return None
+        last = pd.read_csv(table).reindex(columns=list(SCORE_COLUMNS)).iloc[-1]
+        if last["rung"] != 1:
+            return None
+        about = {"candidate": self.candidate, "family": self.family, "seed": self.seed}
+        return about | {name: last[name] for name in SOLO_COLUMNS if name not in about}
+
+    @property
+    def log(self) -> Path:
+        return self.directory.with_name(self.directory.name + ".log")
+
+    def __str__(self) -> str:
+        return f"{self.candidate} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How the solo runs stand.
+
+    Attributes:
+        ended: the run that ended just now, if any.
+        failure: why it failed; None where it did not.
+        done: runs that have ended, earlier ones too.
+        total: of all.
+        running: under way.
+        seconds_left: None until one has ended.
+    """
+
+    ended: Solo | None
+    failure: str | None
+    done: int
+    total: int
+    running: tuple[Solo, ...]
+    seconds_left: float | None
+
+
+class Verification:
+    """The solo runs of a search's best heads. Making one writes nothing.
+
+    Args:
+        run: the search.
+        top: how many heads of its ranking, from the first; controls do not count.
+        seeds: how many seeds, from the search's own on.
+        controls: whether `identity` and the base's own kind of block run too; no head always does.
+        jobs: runs at once; by default one a CUDA device, or one a core.
+        threads: of each run; by default the cores are shared out.
+        device: auto, cpu or cuda.
+
+    Raises:
+        UserError: the run cannot be verified.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        top: int = 3,
+        seeds: int = 3,
+        controls: bool = True,
+        jobs: int | None = None,
+        threads: int | None = None,
+        device: str = "auto",
+    ) -> None:
+        if run.config.get("given"):
+            raise UserError(
+                f"{run.path}: its {run.config['given'][0]} was given in Python, where a process "
+                "of its own cannot find it"
+            )
+        if run.facts.get("labelled") is False:
+            raise UserError(f"{run.path} has no labels, and a gain is one in accuracy")
+        self.run = run
+        config = resolve({}, run.path / "config.yaml")
+        found = choose_device(device)
+        self.devices = (
+            [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+            if found.type == "cuda" and found.index is None
+            else [str(found)]
+        )
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        self.seeds = tuple(range(config.seed, config.seed + seeds))
+        self.data_seed = config.seed if config.data_seed is None else config.data_seed
+        heads = _heads(run, top)
+        self.solos = tuple(
+            Solo(name, family, seed, run.path / "solo" / f"{name}-seed{seed}")
+            for seed in self.seeds
+            for name, family in [(NO_HEAD, NO_HEAD), *(_controls(run) if controls else []), *heads]
+        )
+        one_a_core = cores if found.type == "cpu" else len(self.devices)
+        self.jobs = max(1, min(jobs or one_a_core, len(self.solos)))
+        self.threads = threads or max(1, cores // self.jobs)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is going to run, a line each."""
+        names = list(dict.fromkeys(solo.candidate for solo in self.solos))
+        ended = sum(solo.scores() is not None for solo in self.solos)
+        before = f", {ended} of them ended before" if ended else ""
+        return [
+            f"{len(names)} solo runs a seed: {', '.join(names)}",
+            f"{len(self.seeds)} seeds: {len(self.solos)} runs{before}",
+            f"{self.jobs} at once on {', '.join(self.devices)}, {self.threads} threads each",
+        ]
+
+    def carry_out(self) -> Generator[Progress, None, None]:
+        """Runs what has not ended, tells how it stands, and keeps solo.csv and ranking.csv.
+
+        Closing it, or Ctrl-C, ends the runs under way; those that have ended are kept.
+        """
+        waiting = [solo for solo in self.solos if solo.scores() is None]
+        done, started = len(self.solos) - len(waiting), time.monotonic()
+        before = done
+        free = [self.devices[index % len(self.devices)] for index in range(self.jobs)]
+        running: dict[Solo, tuple[subprocess.Popen[bytes], str]] = {}
+        self._write()
+        try:
+            while waiting or running:
+                while waiting and free:
+                    solo, device = waiting.pop(0), free.pop(0)
+                    running[solo] = self._start(solo, device), device
+                ended = [solo for solo, (process, _) in running.items()
+                         if process.poll() is not None]  # fmt: skip
+                if not ended:
+                    time.sleep(POLL_S)
+                news: list[Solo | None] = [*ended] or [None]
+                for each in news:
+                    failure = None
+                    if each is not None:
+                        process, device = running.pop(each)
+                        free.append(device)
+                        done += 1
+                        if process.returncode or each.scores() is None:
+                            failure = _last_line(each.log)
+                        self._write()
+                    passed = time.monotonic() - started
+                    left = passed / (done - before) * (len(self.solos) - done) if (
+                        done > before) else None  # fmt: skip
+                    under_way = tuple(running)
+                    yield Progress(each, failure, done, len(self.solos), under_way, left)
+        finally:
+            for process, _ in running.values():
+                process.terminate()
+            for process, _ in running.values():
+                process.wait()
+
+    def _start(self, solo: Solo, device: str) -> subprocess.Popen[bytes]:
+        """Starts a run in a fresh directory: what is there was left by one that did not end."""
+        if solo.directory.exists():
+            shutil.rmtree(solo.directory)
+        solo.directory.parent.mkdir(exist_ok=True)
+        flags = {
+            "head": solo.candidate,
+            "seed": solo.seed,
+            "data-seed": self.data_seed,
+            "rungs": 1,
+            "threads": self.threads,
+            "device": device,
+            "out": solo.directory,
+        }
+        command = [sys.executable, "-m", "headsearch", "pretrain", str(self.run.path)]
+        for name, value in flags.items():
+            command += [f"--{name}", str(value)]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
+        with solo.log.open("wb") as log:
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+            )
+
+    def _write(self) -> None:
+        """Writes solo.csv, and the gains into ranking.csv."""
+        rows = [row for solo in self.solos if (row := solo.scores()) is not None]
+        now = pd.DataFrame(rows, columns=list(SOLO_COLUMNS))
+        known = self.run.solo
+        key = ["candidate", "seed"]
+        table = pd.concat([known, now] if len(known) else [now]).drop_duplicates(key, keep="last")
+        table = table.sort_values(["seed", "candidate"], kind="stable")
+        if table.empty:
+            return
+        write_table(self.run.path / "solo.csv", table)
+        found = verified(replace(self.run, solo=table))
+        ranking = self.run.ranking[list(RANKING_COLUMNS)].copy()
+        if found is None:
+            return
+        for column, name in (("gain", "value"), ("gain_low", "low"), ("gain_high", "high")):
+            ranking[column] = [
+                getattr(found.over_none[head], name) if head in found.over_none else float("nan")
+                for head in ranking["candidate"]
+            ]
+        write_table(self.run.path / "ranking.csv", ranking)
+
+
+def _heads(run: Run, top: int) -> list[tuple[str, str]]:
+    """The first `top` heads that are no controls and neither collapsed nor failed."""
+    rows = [row for row in ranked(run.ranking) if row.healthy and not row.control]
+    if not rows:
+        raise UserError(f"{run.path} ranks no head that could be verified")
+    return [(row.candidate, row.family) for row in rows[:top]]
+
+
+def _controls(run: Run) -> list[tuple[str, str]]:
+    """The search's controls; where it had none, their defaults, as far as the base has any."""
+    inside = [(row.candidate, row.family) for row in ranked(run.ranking) if row.control]
+    missing = [family for family in CONTROL_FAMILIES if family not in {f for _, f in inside}]
+    if "own" in missing and plan_of_run(run).own_family is None:
+        missing.remove("own")
+    return [*((default_name(family), family) for family in missing), *inside]
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
+    said = [line.strip() for line in lines if line.strip()]
+    return said[-1].removeprefix("headsearch: ") if said else "it ended without a word"
