@@ -13,14 +13,16 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from headsearch.ranking import Interval
+from headsearch.checkpoint import Run
+from headsearch.errors import UserError
+from headsearch.ranking import NO_HEAD, Interval
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -46,6 +48,7 @@ class Agreement:
         regret_sd: the same over the standard deviation of gains over heads.
         best_in_top3: how often, over seeds drawn anew, the best head is among the first three.
         seed_to_seed: mean τ between two searches of different seeds; NaN with one.
+        rung_to_rung: mean τ between a search's last rung and the one before; NaN if unknown.
     """
 
     score: str
@@ -59,6 +62,7 @@ class Agreement:
     regret_sd: float
     best_in_top3: float
     seed_to_seed: float
+    rung_to_rung: float
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ class Calibration:
                 "regret_sd": found.regret_sd,
                 "best_in_top3": found.best_in_top3,
                 "seed_to_seed_tau": found.seed_to_seed,
+                "rung_to_rung_tau": found.rung_to_rung,
                 "heads": self.heads,
             }
             for found in self.agreements
@@ -106,7 +111,12 @@ class Calibration:
 
 
 def calibrate(
-    solo: pd.DataFrame, scores: pd.DataFrame, primary: str, *, parameters: str = "params_m"
+    solo: pd.DataFrame,
+    scores: pd.DataFrame,
+    primary: str,
+    *,
+    parameters: str = "params_m",
+    earlier: pd.DataFrame | None = None,
 ) -> Calibration:
     """Compares every score with the solo runs.
 
@@ -116,6 +126,7 @@ def calibrate(
             search.
         primary: the score that counts; the others' p-values are corrected for their number.
         parameters: the column that stands for a head's size.
+        earlier: like `scores`, a rung before.
 
     Raises:
         ValueError: fewer than four heads are in both tables, or a head lacks a seed of either.
@@ -132,11 +143,21 @@ def calibrate(
     families = [str(family[head]) for head in heads]
     size_H = scores_HZ[parameters].mean(axis=1) if parameters in scores_HZ else None
     found = {
-        name: _agreement(name, truth_HS, scores_HZ[name], families, size_H, name == primary)
+        name: _agreement(
+            name,
+            truth_HS,
+            scores_HZ[name],
+            None if earlier is None else _grid(earlier, name, heads),
+            families,
+            size_H,
+            name == primary,
+        )
         for name in names
     }
     others = [name for name in names if name != primary and not math.isnan(found[name].p)]
-    adjusted = stats.false_discovery_control([found[name].p for name in others]) if others else []
+    adjusted: Any = (
+        stats.false_discovery_control([found[name].p for name in others]) if others else []
+    )
     corrected = dict(zip(others, map(float, adjusted), strict=True))
     reliability = _reliability(truth_HS)
     return Calibration(
@@ -144,6 +165,61 @@ def calibrate(
         len(heads),
         reliability,
         2 / math.pi * math.asin(math.sqrt(reliability)),
+    )
+
+
+def calibrate_runs(runs: Sequence[Run], primary: str) -> Calibration:
+    """Compares the scores of searches with the solo runs that `verify` left in them.
+
+    Heads that one of the searches pruned before its end are left out. Every search counts as a
+    seed of its own, and the solo runs of all of them as one table.
+
+    Raises:
+        UserError: too few heads were verified, or not all under the same seeds.
+    """
+    solo = pd.concat([run.solo for run in runs]).drop_duplicates(["candidate", "seed"])
+    solo = solo[solo["candidate"] != NO_HEAD]
+    solo = solo.assign(accuracy=solo[["base_knn", "base_linear"]].mean(axis=1))
+    last, earlier = (
+        pd.concat([_scores_at(run, back).assign(seed=index) for index, run in enumerate(runs)])
+        for back in (0, 1)
+    )
+    everywhere = last["candidate"].value_counts()
+    kept = set(everywhere[everywhere == len(runs)].index)
+    try:
+        return calibrate(
+            solo[solo["candidate"].isin(kept)],
+            last[last["candidate"].isin(kept)],
+            primary,
+            earlier=earlier[earlier["candidate"].isin(kept)] if len(earlier) else None,
+        )
+    except ValueError as error:
+        mend = "`headsearch verify RUN --top N` adds solo runs; search with --pruner none"
+        raise UserError(f"{error}; {mend}") from None
+
+
+def _scores_at(run: Run, back: int) -> pd.DataFrame:
+    """Every score of the heads that the last rung saw, at that rung or `back` before it."""
+    rungs = run.rungs
+    final = rungs[rungs["rung"] == rungs["rung"].max()]
+    at = rungs[(rungs["rung"] == rungs["rung"].max() - back) & (rungs["rung"] > 0)]
+    at = at[at["candidate"].isin(final["candidate"])].merge(
+        run.ranking[["candidate", "params_m", "gflops"]], on="candidate"
+    )
+    accuracy = at[["head_knn", "head_linear"]].mean(axis=1)
+    base = at[["base_knn", "base_linear"]].mean(axis=1)
+    return pd.DataFrame(
+        {
+            "candidate": at["candidate"],
+            "balanced": np.sqrt(at["discrepancy"].clip(lower=0) * accuracy),
+            "discrepancy": at["discrepancy"],
+            "head_knn": at["head_knn"],
+            "head_linear": at["head_linear"],
+            "head_accuracy": accuracy,
+            "head_minus_base": accuracy - base,
+            "params_m": at["params_m"],
+            "gflops": at["gflops"],
+        }
     )
 
 
@@ -156,6 +232,7 @@ def _agreement(
     name: str,
     truth_HS: Array,
     score_HZ: Array,
+    earlier_HZ: Array | None,
     families: Sequence[str],
     size_H: Array | None,
     primary: bool,
@@ -181,6 +258,9 @@ def _agreement(
         regret / float(truth_H.std(ddof=1)),
         hits,
         float(np.mean(between)) if between else math.nan,
+        math.nan
+        if earlier_HZ is None
+        else float(np.mean(list(map(tau, score_HZ.T, earlier_HZ.T)))),
     )
 
 

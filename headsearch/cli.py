@@ -316,6 +316,41 @@ seeds. Those that have ended are not repeated, so an interrupted command goes on
 
 
 @app.command()
+def calibrate(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Searches over the same heads, verified."),
+    ],
+    primary: Annotated[
+        str, typer.Option(help="The score that counts; the others' p-values are corrected.")
+    ] = "balanced",
+    out: Annotated[
+        Path | None, typer.Option(help="A .csv file. \\[default: calibration.csv in the first RUN]")
+    ] = None,
+) -> None:
+    """Say how well each score of a search ranks heads by what they gain the base alone.
+
+    Takes searches of one or more seeds, run with --pruner none, whose heads were verified by \
+`headsearch verify RUN --top N`.
+
+    Example: [bold]headsearch calibrate results/RUN results/RUN-of-another-seed[/bold]
+    """
+    from headsearch.calibration import calibrate_runs
+    from headsearch.checkpoint import read_run, write_table
+    from headsearch.console import print_table, say
+    from headsearch.report.calibrated import calibration_table, calibration_words
+
+    found = calibrate_runs([read_run(run) for run in runs], primary)
+    target = out if out is not None else runs[0] / "calibration.csv"
+    write_table(target, found.table())
+    console = _console()
+    print_table(console, calibration_table(found))
+    console.print()
+    say(console, calibration_words(found))
+    console.print(f"table: {target}", soft_wrap=True)
+
+
+@app.command()
 def space(
     file: Annotated[str, typer.Argument(help="A YAML file, or the name of a space that ships.")],
     base: Annotated[str, typer.Option(help="The base that heads are resolved on.")] = "vit_s",

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from headsearch.calibration import calibrate, tau
+from headsearch.calibration import calibrate, calibrate_runs, tau
+from headsearch.checkpoint import SOLO_COLUMNS, Run
+from headsearch.errors import UserError
+from headsearch.report.calibrated import calibration_table, calibration_words
+from tests import synthetic_runs
 
 
 def world(
@@ -159,3 +165,46 @@ def test_gaps_are_named() -> None:
         calibrate(solo[solo["candidate"] < "h3"], scores, primary="good")
     with pytest.raises(ValueError, match="none of"):
         calibrate(solo, scores, primary="best")
+
+
+# runs ---------------------------------------------------------------------------------------------
+
+
+def verified_run(path: Path, gains: dict[str, float]) -> Run:
+    """A search that pruned nothing; solo runs of two seeds whose gains are these."""
+    states = dict.fromkeys(synthetic_runs.HEADS, ("complete", synthetic_runs.RUNGS, ""))
+    rows = [
+        {"candidate": name, "family": name.split("-")[0], "seed": seed,
+         **dict.fromkeys(SOLO_COLUMNS[3:], 0.4 + gain + 0.01 * seed)}
+        for name, gain in {"none": 0.0, **gains}.items()
+        for seed in (0, 1)
+    ]  # fmt: skip
+    return replace(synthetic_runs.run(path, states=states), solo=pd.DataFrame(rows))
+
+
+GAINS = {name: discrepancy for name, (_, discrepancy, _) in synthetic_runs.HEADS.items()}
+
+
+def test_the_scores_of_a_run_are_those_of_its_last_rung(tmp_path: Path) -> None:
+    found = calibrate_runs([verified_run(tmp_path, GAINS)], "balanced")
+    by_name = {each.score: each for each in found.agreements}
+    assert found.heads == len(GAINS)
+    assert by_name["discrepancy"].tau.value == pytest.approx(1)
+    assert by_name["params_m"].tau.value == pytest.approx(1)
+    accuracy = [synthetic_runs.HEADS[name][2] for name in GAINS]
+    expected = stats.kendalltau(accuracy, list(GAINS.values())).statistic
+    assert by_name["head_knn"].tau.value == pytest.approx(expected)
+    assert math.isfinite(by_name["balanced"].rung_to_rung)
+    assert not by_name["discrepancy"].primary
+    table = calibration_table(found)
+    assert table.rows[0][0] == "balanced (primary)"
+    assert "It ranks better than chance." in calibration_words(found)
+
+
+def test_heads_that_were_not_verified_or_were_pruned_are_left_out(tmp_path: Path) -> None:
+    some = dict(list(GAINS.items())[:6])
+    assert calibrate_runs([verified_run(tmp_path, some)], "balanced").heads == 6
+    pruned = replace(synthetic_runs.run(tmp_path), solo=verified_run(tmp_path, GAINS).solo)
+    assert calibrate_runs([pruned], "balanced").heads == 5
+    with pytest.raises(UserError, match="headsearch verify RUN"):
+        calibrate_runs([verified_run(tmp_path, dict(list(GAINS.items())[:3]))], "balanced")

@@ -1,0 +1,65 @@
+"""How well a search's scores rank heads: a table, and what it means."""
+
+from __future__ import annotations
+
+import math
+
+from headsearch.calibration import Agreement, Calibration
+from headsearch.ranking import Interval
+from headsearch.report.columns import percent, signed
+from headsearch.report.tables import Table
+
+
+def calibration_table(found: Calibration) -> Table:
+    """A row a score, the primary one first."""
+    rows = sorted(found.agreements, key=lambda each: not each.primary)
+    return Table(
+        ["Score", "τ with the gain", "ρ", "p", "τ less params", "Regret (points)",
+         "Regret (SD)", "Best in top 3", "Seed to seed τ", "Rung to rung τ"],
+        [False, *(True for _ in range(9))],
+        [
+            [
+                each.score + (" (primary)" if each.primary else ""),
+                _interval(each.tau),
+                _interval(each.rho),
+                "–" if math.isnan(each.p) else f"{each.p:.2g}",
+                _figure(each.partial),
+                f"{100 * each.regret:.1f}",
+                f"{each.regret_sd:.2f}",
+                percent(each.best_in_top3),
+                _figure(each.seed_to_seed),
+                _figure(each.rung_to_rung),
+            ]
+            for each in rows
+        ],
+    )  # fmt: skip
+
+
+def calibration_words(found: Calibration) -> str:
+    """What the primary score comes to, beside the most that any score could."""
+    primary = next(each for each in found.agreements if each.primary)
+    ceiling = (
+        "how much noise the gains hold is unknown with one seed"
+        if math.isnan(found.ceiling)
+        else f"a perfect score would reach {signed(found.ceiling)}, for the gains themselves are "
+        f"noisy (reliability {signed(found.reliability)})"
+    )
+    return (
+        f"{found.heads} heads. {primary.score} ranks them with τ = {_interval(primary.tau)}; "
+        f"{ceiling}. {_verdict(primary)}"
+    )
+
+
+def _verdict(primary: Agreement) -> str:
+    if math.isnan(primary.p) or not (primary.p < 0.05 and primary.tau.low > 0):
+        return "It is not shown to rank better than chance."
+    return "It ranks better than chance."
+
+
+def _interval(value: Interval) -> str:
+    low, high = signed(value.low), signed(value.high)
+    return f"{signed(value.value)} [{low}, {high}]"
+
+
+def _figure(value: float) -> str:
+    return "–" if math.isnan(value) else signed(value)
