@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 from headsearch.errors import UserError
 
 if TYPE_CHECKING:
-    from headsearch.api import Pretrained, Result, candidates, export, load, pretrain, search
+    from headsearch.api import (
+        Pretrained,
+        Result,
+        calibrate,
+        candidates,
+        export,
+        load,
+        pretrain,
+        search,
+        verify,
+    )
 
 try:
     __version__ = version("headsearch")
@@ -18,11 +28,13 @@ __all__ = [
     "Pretrained",
     "Result",
     "UserError",
+    "calibrate",
     "candidates",
     "export",
     "load",
     "pretrain",
     "search",
+    "verify",
 ]
 
 

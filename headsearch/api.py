@@ -13,7 +13,7 @@ with them is told by `headsearch.UserError`.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,21 +25,25 @@ from rich.console import Console
 from torch import nn
 
 from headsearch.bases import base_arguments, plan_base, plan_module
+from headsearch.calibration import calibrate_runs
 from headsearch.checkpoint import Run, read_run
 from headsearch.config import RunConfig
 from headsearch.console import print_notes, show
 from headsearch.console_solo import show_pretraining
+from headsearch.console_verify import show_verification
 from headsearch.data import DatasetSource, Source
 from headsearch.errors import UserError, unknown
 from headsearch.exporting import Exported, export_from
+from headsearch.gains import verified
 from headsearch.ground import NOTHING_GIVEN, Given
 from headsearch.machine import resolve_here
 from headsearch.preparation import prepare
 from headsearch.pretraining import Pretraining, prepare_pretraining
 from headsearch.ranking import ranked
-from headsearch.report import Table, advice, plot_columns, ranking_table, write_report
+from headsearch.report import Table, advice, plot_columns, ranking_table, verdict, write_report
 from headsearch.space import Space, find_space, load_space, read_space
 from headsearch.study import Search
+from headsearch.verification import Verification
 from headsearch.yaml_lines import located
 
 _Running = TypeVar("_Running", Search, Pretraining)
@@ -112,6 +116,21 @@ class Result:
     ) -> Pretrained:
         """Pretrains the search's base with a head of its ranking; see `headsearch.pretrain`."""
         return pretrain(self, rank=rank, head=head, **settings)
+
+    def verify(self, **choices: Any) -> Result:
+        """Pretrains the base with the best heads, each alone; see `headsearch.verify`."""
+        return verify(self, **choices)
+
+    @property
+    def verdict(self) -> str | None:
+        """What the solo runs of `verify` say, None without any."""
+        found = verified(self.run)
+        return verdict(found) if found is not None else None
+
+    @property
+    def solo(self) -> pd.DataFrame:
+        """solo.csv: a row a solo run of `verify`."""
+        return self.run.solo.copy()
 
     def export(
         self,
@@ -298,6 +317,71 @@ def export(
         out=None if out is None else Path(out),
         given=result.given,
     ).files
+
+
+def verify(
+    run: Result | str | Path,
+    *,
+    top: int = 3,
+    seeds: int = 3,
+    controls: bool = True,
+    jobs: int | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    progress: bool | None = None,
+) -> Result:
+    """Pretrains a search's base with its best heads, each alone: `headsearch verify`.
+
+    Args:
+        run: a search; not one that was given objects, which other processes cannot see.
+        top: how many heads, from the first of the ranking.
+        seeds: solo runs of each.
+        controls: whether `identity` and the base's own kind of block run too; no head always does.
+        jobs: solo runs at once; by default one a core, or one a GPU.
+        threads: CPU threads of each; by default the cores are shared out.
+        device: auto, cpu, cuda, cuda:1, ….
+        progress: whether to show how it goes; by default in a terminal or notebook.
+
+    Returns:
+        The search with its gains: `ranking` has them, `solo` the runs, `verdict` what they say.
+
+    Raises:
+        UserError: no such run, or one that cannot be verified.
+    """
+    result = _result(run)
+    assert result is not None
+    found = Verification(
+        result.run, top=top, seeds=seeds, controls=controls, jobs=jobs, threads=threads,
+        device=device,
+    )  # fmt: skip
+    console = _console(progress)
+    if console is None:
+        with closing(found.carry_out()) as events:
+            for _ in events:
+                pass
+    else:
+        print_notes(console, found.notes)
+        show_verification(found, console)
+    again = read_run(result.run_directory)
+    write_report(again)
+    return Result(again, result.given)
+
+
+def calibrate(runs: Sequence[Result | str | Path], primary: str = "balanced") -> pd.DataFrame:
+    """How well each score ranks heads by what they gain the base alone: `headsearch calibrate`.
+
+    Args:
+        runs: verified searches over the same heads, each a seed.
+        primary: the score that counts; the p-values of the others are corrected.
+
+    Returns:
+        A row a score: calibration.csv.
+
+    Raises:
+        UserError: too few heads were verified, or not all under the same seeds.
+    """
+    found = [_result(run) for run in runs]
+    return calibrate_runs([each.run for each in found if each is not None], primary).table()
 
 
 def _result(run: Result | str | Path | None) -> Result | None:

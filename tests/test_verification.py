@@ -128,6 +128,16 @@ def test_the_command_prints_the_verdict(run: Path, done: list[Progress]) -> None
     assert "Solo runs of 2 seeds" in result.output
 
 
+@pytest.mark.usefixtures("done")
+def test_the_api_says_the_same(run: Path) -> None:
+    found = headsearch.verify(run, top=1, seeds=2, controls=False, progress=False)
+    assert "Solo runs of 2 seeds" in str(found.verdict)
+    assert len(found.solo) == 4
+    assert found.ranking["gain"].notna().sum() == 1
+    with pytest.raises(UserError, match="four heads or more"):
+        headsearch.calibrate([found])
+
+
 # what is said -------------------------------------------------------------------------------------
 
 
