@@ -49,7 +49,8 @@ class Column:
             return "–"
         figure = value * self.scale
         small = self.decades and 0 < abs(figure) < 10 ** (1 - self.digits)
-        return f"{figure:#.2g}" if small else f"{figure:.{self.digits}f}"
+        text = f"{figure:#.2g}" if small else f"{figure:.{self.digits}f}"
+        return text.replace("-", "−", 1) if figure < 0 else text
 
 
 COLUMNS: dict[str, Column] = {
