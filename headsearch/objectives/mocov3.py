@@ -4,7 +4,7 @@ Source: Chen, Xie and He, *An Empirical Study of Training Self-Supervised Vision
 ICCV 2021, arXiv 2104.02057. In the heterogeneous form (`predicting.py`) the base's query is
 contrasted with the keys of the head's teacher.
 
-It learned faster than DINO in a short run (results/README.md), and is therefore the default.
+It learned faster than DINO in short runs, and slower than SimCLR (results/README.md).
 
 Shapes: B images, P width of the contrasted embeddings.
 """
