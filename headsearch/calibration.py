@@ -21,8 +21,8 @@ import pandas as pd
 from scipy import stats
 
 from headsearch.checkpoint import Run
-from headsearch.errors import UserError
-from headsearch.ranking import NO_HEAD, Interval
+from headsearch.errors import UserError, unknown
+from headsearch.ranking import CONTROL_FAMILIES, NO_HEAD, Interval
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -171,19 +171,21 @@ def calibrate(
 def calibrate_runs(runs: Sequence[Run], primary: str) -> Calibration:
     """Compares the scores of searches with the solo runs that `verify` left in them.
 
-    Heads that one of the searches pruned before its end are left out. Every search counts as a
-    seed of its own, and the solo runs of all of them as one table.
+    Controls, and heads that one of the searches pruned before its end, are left out. Every search
+    counts as a seed of its own, and the solo runs of all of them as one table.
 
     Raises:
         UserError: too few heads were verified, or not all under the same seeds.
     """
     solo = pd.concat([run.solo for run in runs]).drop_duplicates(["candidate", "seed"])
-    solo = solo[solo["candidate"] != NO_HEAD]
+    solo = solo[~solo["family"].isin([NO_HEAD, *CONTROL_FAMILIES])]
     solo = solo.assign(accuracy=solo[["base_knn", "base_linear"]].mean(axis=1))
     last, earlier = (
         pd.concat([_scores_at(run, back).assign(seed=index) for index, run in enumerate(runs)])
         for back in (0, 1)
     )
+    if primary not in last.columns:
+        raise unknown("score", primary, last.columns.drop(["candidate", "seed"]))
     everywhere = last["candidate"].value_counts()
     kept = set(everywhere[everywhere == len(runs)].index)
     try:

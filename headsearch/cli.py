@@ -342,7 +342,10 @@ def calibrate(
 
     found = calibrate_runs([read_run(run) for run in runs], primary)
     target = out if out is not None else runs[0] / "calibration.csv"
-    write_table(target, found.table())
+    try:
+        write_table(target, found.table())
+    except OSError as error:
+        raise UserError(f"{target}: cannot write the table: {error.strerror}") from None
     console = _console()
     print_table(console, calibration_table(found))
     console.print()

@@ -154,12 +154,27 @@ class Verification:
         """Runs what has not ended, tells how it stands, and keeps solo.csv and ranking.csv.
 
         Closing it, or Ctrl-C, ends the runs under way; those that have ended are kept.
+
+        Raises:
+            UserError: the run directory cannot be written.
         """
+        try:
+            (self.run.path / "solo").mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.run.path}: cannot write into it: {error.strerror}") from None
         waiting = [solo for solo in self.solos if solo.scores() is None]
-        done, started = len(self.solos) - len(waiting), time.monotonic()
-        before = done
+        done = before = len(self.solos) - len(waiting)
         free = [self.devices[index % len(self.devices)] for index in range(self.jobs)]
         running: dict[Solo, tuple[subprocess.Popen[bytes], str]] = {}
+        started = time.monotonic()
+
+        def progress(ended: Solo | None = None, failure: str | None = None) -> Progress:
+            left = None
+            if done > before:
+                seconds_each = (time.monotonic() - started) / (done - before)
+                left = seconds_each * (len(self.solos) - done)
+            return Progress(ended, failure, done, len(self.solos), tuple(running), left)
+
         self._write()
         try:
             while waiting or running:
@@ -168,23 +183,16 @@ class Verification:
                     running[solo] = self._start(solo, device), device
                 ended = [solo for solo, (process, _) in running.items()
                          if process.poll() is not None]  # fmt: skip
+                for solo in ended:
+                    process, device = running.pop(solo)
+                    free.append(device)
+                    done += 1
+                    failed = process.returncode != 0 or solo.scores() is None
+                    self._write()
+                    yield progress(solo, _last_line(solo.log) if failed else None)
                 if not ended:
                     time.sleep(POLL_S)
-                news: list[Solo | None] = [*ended] or [None]
-                for each in news:
-                    failure = None
-                    if each is not None:
-                        process, device = running.pop(each)
-                        free.append(device)
-                        done += 1
-                        if process.returncode or each.scores() is None:
-                            failure = _last_line(each.log)
-                        self._write()
-                    passed = time.monotonic() - started
-                    left = passed / (done - before) * (len(self.solos) - done) if (
-                        done > before) else None  # fmt: skip
-                    under_way = tuple(running)
-                    yield Progress(each, failure, done, len(self.solos), under_way, left)
+                    yield progress()
         finally:
             for process, _ in running.values():
                 process.terminate()
@@ -195,7 +203,6 @@ class Verification:
         """Starts a run in a fresh directory: what is there was left by one that did not end."""
         if solo.directory.exists():
             shutil.rmtree(solo.directory)
-        solo.directory.parent.mkdir(exist_ok=True)
         flags = {
             "head": solo.candidate,
             "seed": solo.seed,
