@@ -38,7 +38,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         "score_s": 41.2,
         "base": {"name": "vit_s", "timm_name": "vit_small_patch16_224", "dim": 384,
                  "grid": [4, 4], "params_m": 21.4, "gflops": 0.35},
-        "device": "cpu", "precision": "float32", "threads": 2, "images": 2048,
+        "device": "cpu", "precision": "float32", "threads": 2, "images": 1024,
         "eval": {"bank": 1000, "choose": 600, "report": 600, "probe": 600, "classes": 10},
         "labelled": True,
         "baselines": {"raw_knn": 0.248, "raw_linear": 0.271, "untrained_knn": 0.262,
@@ -51,8 +51,8 @@ def facts(**changes: Any) -> dict[str, Any]:
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    base = {"base": "vit_s", "space": "heads.yaml", "data": "scenes", "objective": "mocov3",
-            "coupling": "joint", "budget": "quick", "images": 2048, "epochs": 3, "batch_size": 64,
+    base = {"base": "vit_s", "space": "heads.yaml", "data": "scenes", "objective": "simclr",
+            "coupling": "joint", "budget": "quick", "images": 1024, "epochs": 2, "batch_size": 64,
             "rungs": RUNGS, "cohort": 16, "pruner": "rung", "eta": 2.0, "min_keep": 3,
             "sampler": "tpe", "rank_by": "balanced", "discrepancy": "cka", "seed": 0,
             "versions": {"headsearch": "0.1.0", "torch": "2.6.0"}}  # fmt: skip

@@ -182,7 +182,7 @@ def test_settings_of_the_run_give_way_to_flags_and_a_budget_brings_its_own(run: 
     config = prepare_pretraining(flags, run=run).ground.config
     assert (config.epochs, config.lr, config.batch_size, config.seed) == (1, 0.001, 32, 0)
     standard = settings_like(run, {"budget": "standard", "rungs": "3"})
-    assert (standard.images, standard.epochs, standard.rungs) == (10_000, 10, 3)
+    assert (standard.images, standard.epochs, standard.rungs) == (20_000, 8, 3)
 
 
 def test_a_recipe_brings_its_own_settings_but_not_its_base(run: Run) -> None:
