@@ -13,7 +13,7 @@ with them is told by `headsearch.UserError`.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -356,9 +356,7 @@ def verify(
     )  # fmt: skip
     console = _console(progress)
     if console is None:
-        with closing(found.carry_out()) as events:
-            for _ in events:
-                pass
+        _exhaust(found.carry_out())
     else:
         print_notes(console, found.notes)
         show_verification(found, console)
@@ -427,13 +425,18 @@ def _carry_out(
     """Runs a search or a pretraining to its end, shown or in silence."""
     console = _console(progress)
     if console is None:
-        with closing(running.run()) as events:
-            for _ in events:
-                pass
+        _exhaust(running.run())
         return
     print_notes(console, notes)
     console.print(f"run directory: {running.run_directory}", soft_wrap=True)
     shown_by(running, console)
+
+
+def _exhaust(events: Generator[object, None, None]) -> None:
+    """Runs to its end what nobody watches."""
+    with closing(events):
+        for _ in events:
+            pass
 
 
 def _console(progress: bool | None) -> Console | None:

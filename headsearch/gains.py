@@ -167,14 +167,15 @@ def verified(run: Run) -> Verified | None:
     )
     families = dict(zip(scored["candidate"], scored["family"], strict=True))
     heads = [name for name, of in families.items() if of not in (NO_HEAD, *CONTROL_FAMILIES)]
-    choosing = gains(scored, "chooses", NO_HEAD)
+    choosing = fit(scored, "chooses")
+    means = dict(zip(choosing.names, choosing.means, strict=True))
     controls = {of: name for name, of in families.items() if of in CONTROL_FAMILIES}
     control = controls.get("own", controls.get("identity"))
     return Verified(
         over_none=gains(scored, "accuracy", NO_HEAD),
         over_control=gains(scored, "accuracy", control) if control is not None else {},
         control=control,
-        order=tuple(sorted(heads, key=lambda name: -choosing[name].value)),
+        order=tuple(sorted(heads, key=lambda name: -means[name])),
         deviation=fit(scored, "accuracy").deviation,
         seeds=int(scored["seed"].nunique()),
     )
