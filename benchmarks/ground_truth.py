@@ -33,12 +33,12 @@ BASE = {
 TRAINING = {
     "objective": "simclr",
     "images": 20_000,
-    "epochs": 4,
+    "epochs": 6,
     "batch_size": 128,
     "lr": 1e-3,
-    "precision": "float32",
+    "precision": "bf16",
 }
-SCORES = {"eval_images": 4000, "bank_images": 4000, "data_seed": 0}
+SCORES = {"eval_images": 5000, "bank_images": 4000, "data_seed": 0}
 SPACE = Path(__file__).with_suffix(".yaml")
 SPLIT_SEED = 20
 NONE = "none"
@@ -94,7 +94,7 @@ def solo(head: str, seed: int, data: str, eval_data: str) -> dict[str, Any]:
     """What the base scores after a solo run, with what the head itself came to."""
     with tempfile.TemporaryDirectory() as folder:
         done = headsearch.pretrain(
-            head=head, data=data, eval_data=eval_data, seed=seed, rungs=2, threads=1,
+            head=head, data=data, eval_data=eval_data, seed=seed, rungs=1, threads=1,
             out=Path(folder) / "run", progress=False, **BASE, **TRAINING, **SCORES,
         )  # fmt: skip
     first, last = done.scores.iloc[0], done.scores.iloc[-1]

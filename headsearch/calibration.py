@@ -10,7 +10,7 @@ Shapes: H heads, S seeds of solo runs, Z seeds of searches.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, TypeAlias
@@ -181,13 +181,13 @@ def calibrate_runs(runs: Sequence[Run], primary: str) -> Calibration:
     solo = solo[~solo["family"].isin([NO_HEAD, *CONTROL_FAMILIES])]
     solo = solo.assign(accuracy=solo[["base_knn", "base_linear"]].mean(axis=1))
     last, earlier = (
-        pd.concat([_scores_at(run, back).assign(seed=index) for index, run in enumerate(runs)])
+        pd.concat([_of_search(run, index, back) for index, run in enumerate(runs)])
         for back in (0, 1)
     )
-    if primary not in last.columns:
-        raise unknown("score", primary, last.columns.drop(["candidate", "seed"]))
+    if primary not in SCORES:
+        raise unknown("score", primary, SCORES)
     everywhere = last["candidate"].value_counts()
-    kept = set(everywhere[everywhere == len(runs)].index)
+    kept = set(everywhere[everywhere == last["seed"].nunique()].index)
     try:
         return calibrate(
             solo[solo["candidate"].isin(kept)],
@@ -200,29 +200,57 @@ def calibrate_runs(runs: Sequence[Run], primary: str) -> Calibration:
         raise UserError(f"{error}; {mend}") from None
 
 
-def _scores_at(run: Run, back: int) -> pd.DataFrame:
-    """Every score of the heads that the last rung saw, at that rung or `back` before it."""
-    rungs = run.rungs
-    final = rungs[rungs["rung"] == rungs["rung"].max()]
-    at = rungs[(rungs["rung"] == rungs["rung"].max() - back) & (rungs["rung"] > 0)]
+def _of_search(run: Run, index: int, back: int) -> pd.DataFrame:
+    """The scores of a search; every seed of every search counts as one of its own."""
+    found = search_scores(run, back)
+    return found.assign(seed=[f"{index}-{seed}" for seed in found["seed"]])
+
+
+def search_scores(run: Run, back: int = 0) -> pd.DataFrame:
+    """`candidate, seed` and every score of `SCORES`, of the heads that the last rung saw.
+
+    Args:
+        run: a search, whose scores are those on the labels that may choose.
+        back: how many rungs before the last; none are left at rung 0 and before.
+
+    Raises:
+        UserError: the run was made before scores.csv was written.
+    """
+    if run.scores.empty:
+        raise UserError(f"{run.path}: no scores.csv with scores of a rung in it: search again")
+    rungs = run.scores["rung"]
+    final = run.scores[rungs == rungs.max()]
+    at = run.scores[(rungs == rungs.max() - back) & (rungs > 0)]
     at = at[at["candidate"].isin(final["candidate"])].merge(
         run.ranking[["candidate", "params_m", "gflops"]], on="candidate"
     )
-    accuracy = at[["head_knn", "head_linear"]].mean(axis=1)
-    base = at[["base_knn", "base_linear"]].mean(axis=1)
-    return pd.DataFrame(
-        {
-            "candidate": at["candidate"],
-            "balanced": np.sqrt(at["discrepancy"].clip(lower=0) * accuracy),
-            "discrepancy": at["discrepancy"],
-            "head_knn": at["head_knn"],
-            "head_linear": at["head_linear"],
-            "head_accuracy": accuracy,
-            "head_minus_base": accuracy - base,
-            "params_m": at["params_m"],
-            "gflops": at["gflops"],
-        }
-    )
+    scores = {name: of(at) for name, of in SCORES.items()}
+    return pd.DataFrame({"candidate": at["candidate"], "seed": at["seed"], **scores})
+
+
+def _accuracy(at: pd.DataFrame) -> pd.Series[float]:
+    return at[["choose_knn", "choose_linear"]].mean(axis=1)
+
+
+def _base_accuracy(at: pd.DataFrame) -> pd.Series[float]:
+    return at[["base_choose_knn", "base_choose_linear"]].mean(axis=1)
+
+
+SCORES: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
+    "balanced": lambda at: np.sqrt(at["cka"].clip(lower=0) * _accuracy(at)),
+    "discrepancy": lambda at: at["cka"],
+    "mutual_knn": lambda at: at["mutual_knn"],
+    "procrustes": lambda at: at["procrustes"],
+    "head_knn": lambda at: at["choose_knn"],
+    "head_linear": lambda at: at["choose_linear"],
+    "head_accuracy": _accuracy,
+    "head_minus_base": lambda at: _accuracy(at) - _base_accuracy(at),
+    "effective_rank": lambda at: at["effective_rank"],
+    "params_m": lambda at: at["params_m"],
+    "gflops": lambda at: at["gflops"],
+}
+"""Each score of a head, larger is better, from scores.csv and the head's size: accuracies are those
+on the labels that may choose. Parameters and GFLOPs are what a score has to beat."""
 
 
 def tau(x_H: Array, y_H: Array) -> float:

@@ -53,6 +53,22 @@ RUNG_COLUMNS = (
     "base_linear",
     "loss",
 )
+SCORE_COLUMNS = (
+    "candidate",
+    "seed",
+    "rung",
+    "step",
+    "score",
+    "cka",
+    "mutual_knn",
+    "procrustes",
+    "choose_knn",
+    "choose_linear",
+    "base_choose_knn",
+    "base_choose_linear",
+    "effective_rank",
+    "loss",
+)
 SOLO_COLUMNS = (
     "candidate",
     "family",
@@ -76,6 +92,8 @@ class Run:
         facts: what the run measured about itself (baselines, split sizes, cost); see `study.py`.
         ranking: ranking.csv, a row a candidate; no rows before rung 0 is scored.
         rungs: rungs.csv, a row a candidate and rung.
+        scores: scores.csv, a row a candidate, rung and seed: all that may choose, measured on the
+            labels that choose; no rows in runs of before it was written.
         solo: solo.csv, a row a solo run of `verify` that has ended; no rows without any.
     """
 
@@ -84,6 +102,7 @@ class Run:
     facts: dict[str, Any]
     ranking: pd.DataFrame
     rungs: pd.DataFrame
+    scores: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SCORE_COLUMNS)))
     solo: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SOLO_COLUMNS)))
 
 
@@ -197,6 +216,7 @@ def read_run(path: Path) -> Run:
         facts=_read_facts(path, config),
         ranking=_read_table(path / "ranking.csv", RANKING_COLUMNS),
         rungs=_read_table(path / "rungs.csv", RUNG_COLUMNS),
+        scores=_read_table(path / "scores.csv", SCORE_COLUMNS),
         solo=_read_table(path / "solo.csv", SOLO_COLUMNS),
     )
 

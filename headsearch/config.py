@@ -150,6 +150,12 @@ class RunConfig(BaseModel):
     cohort: int = setting(12, "Heads that train together at once.", SEARCH, ge=1)
     rungs: int = setting(4, "How often all live heads are scored and the pruner decides.", SEARCH,
                          ge=1)  # fmt: skip
+    seeds: int = setting(
+        1,
+        "Seeds that every cohort is trained under, from --seed on: scores are their means, and the "
+        "report tells how far they agree.",
+        SEARCH, ge=1, le=100,
+    )  # fmt: skip
     sampler: str = setting(
         "tpe", "Sampler for spaces too large to enumerate: tpe, random, qmc, nsgaii.", SEARCH
     )
@@ -206,8 +212,8 @@ def panel_of(field: str) -> str:
 
 
 OF_SEARCH_ALONE = (
-    "space", "coupling", "trials", "cohort", "sampler", "pruner", "eta", "min_keep", "storage",
-    "rank_by",
+    "space", "coupling", "trials", "cohort", "seeds", "sampler", "pruner", "eta", "min_keep",
+    "storage", "rank_by",
 )  # fmt: skip
 """Settings that pretraining with one head has no use for."""
 

@@ -177,7 +177,7 @@ class _InTerminal:
 
     def __init__(self, console: Console, search: Search) -> None:
         self._console = console
-        self._steps = search.prepared.steps
+        self._steps = search.prepared.steps * search.config.seeds
         self._rungs = search.config.rungs
         self._rung = 0
 

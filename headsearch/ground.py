@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,10 @@ class Ground:
     def rung_step(self, rung: int) -> int:
         """How many steps are done when rung r of R is scored: r/R of all; none before rung 0."""
         return round(self.steps * max(0, rung) / self.config.rungs)
+
+    def under(self, seed: int) -> Ground:
+        """The same images and labels under another seed: first weights, order and crops differ."""
+        return replace(self, config=self.config.model_copy(update={"seed": seed}))
 
     def new_trainer(self, coupling: Coupling) -> Trainer:
         """A base without heads, whose first weights depend on the seed alone."""

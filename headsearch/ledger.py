@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
-from headsearch.checkpoint import RANKING_COLUMNS, RUNG_COLUMNS, write_table
+from headsearch.checkpoint import RANKING_COLUMNS, RUNG_COLUMNS, SCORE_COLUMNS, write_table
 from headsearch.ranking import rank
 from headsearch.scores.rung import RungScores, Scores
 from headsearch.space import Candidate
@@ -25,9 +26,15 @@ class Standing:
     state: str = "running"
     rungs: int = 0
     score: float = math.nan
-    loss: float = math.nan
+    losses: dict[int, float] = field(default_factory=dict)
+    """Under each seed, of late."""
     scores: Scores | None = None
     reason: str = ""
+
+    @property
+    def loss(self) -> float:
+        """The mean over seeds; NaN before the first step."""
+        return fmean(self.losses.values()) if self.losses else math.nan
 
     def row(self) -> dict[str, Any]:
         scores = self.scores
@@ -59,6 +66,7 @@ class Ledger:
 
     standings: dict[str, Standing] = field(default_factory=dict)
     rung_rows: list[dict[str, Any]] = field(default_factory=list)
+    score_rows: list[dict[str, Any]] = field(default_factory=list)
 
     def enter(self, candidate: Candidate, cohort: int, step_ms: float) -> Standing:
         standing = Standing(candidate, cohort, step_ms)
@@ -66,7 +74,7 @@ class Ledger:
         return standing
 
     def record(self, standing: Standing, rung: int, step: int, images: int, at: RungScores) -> None:
-        """Notes a candidate's scores at a rung, beside the base's at the same rung."""
+        """Notes a candidate's scores at a rung, beside the base's: their means over seeds."""
         own = at.heads[standing.candidate.name]
         standing.scores = own
         standing.rungs = rung
@@ -84,6 +92,29 @@ class Ledger:
                 "base_knn": base.knn if base else math.nan,
                 "base_linear": base.linear if base else math.nan,
                 "loss": standing.loss,
+            }
+        )
+
+    def record_seed(
+        self, standing: Standing, seed: int, rung: int, step: int, at: RungScores, score: float
+    ) -> None:
+        """Notes all that may choose, on the labels that may: a row of scores.csv."""
+        own = at.heads[standing.candidate.name]
+        base = at.base.choose
+        self.score_rows.append(
+            {
+                "candidate": standing.candidate.name,
+                "seed": seed,
+                "rung": rung,
+                "step": step,
+                "score": score,
+                **own.forms,
+                "choose_knn": own.choose.knn if own.choose else math.nan,
+                "choose_linear": own.choose.linear if own.choose else math.nan,
+                "base_choose_knn": base.knn if base else math.nan,
+                "base_choose_linear": base.linear if base else math.nan,
+                "effective_rank": own.effective_rank,
+                "loss": standing.losses.get(seed, math.nan),
             }
         )
 
@@ -108,7 +139,9 @@ class Ledger:
         return {key: value for key, value in accuracies.items() if value == value}
 
     def write(self, run_directory: Path) -> None:
-        """Writes ranking.csv and rungs.csv."""
+        """Writes ranking.csv, rungs.csv and scores.csv."""
         write_table(run_directory / "ranking.csv", self.ranking())
         rungs = pd.DataFrame(self.rung_rows, columns=list(RUNG_COLUMNS))
         write_table(run_directory / "rungs.csv", rungs)
+        scores = pd.DataFrame(self.score_rows, columns=list(SCORE_COLUMNS))
+        write_table(run_directory / "scores.csv", scores)

@@ -86,9 +86,10 @@ def _notes(prepared: Prepared) -> Iterator[str]:
         left_out = f"; {len(listing.excluded)} left out by constraints" if listing.excluded else ""
         yield f"{count} candidates: all of {config.space}{left_out}"
     yield from prepared.space.notes
+    seeds = f" under each of {config.seeds} seeds" if config.seeds > 1 else ""
     yield (
-        f"{prepared.steps} steps of {config.batch_size} images ({config.epochs} epochs), scored at "
-        f"{config.rungs} rungs, ranked by {prepared.rank_by}, heads {config.coupling}"
+        f"{prepared.steps} steps of {config.batch_size} images ({config.epochs} epochs){seeds}, "
+        f"scored at {config.rungs} rungs, ranked by {prepared.rank_by}, heads {config.coupling}"
     )
     yield machine_note(prepared)
 

@@ -41,7 +41,7 @@ from headsearch.solo import SoloEvent, SoloScored, train_solo
 from headsearch.space import Candidate
 
 # Of the base on the reporting labels, and on those that may choose between heads; then the head's.
-SCORE_COLUMNS = (
+PRETRAIN_COLUMNS = (
     "rung",
     "step",
     "images",
@@ -203,7 +203,7 @@ class Pretraining:
     @property
     def scores(self) -> pd.DataFrame:
         """pretrain.csv: a row a rung."""
-        return pd.DataFrame(self.rows, columns=list(SCORE_COLUMNS))
+        return pd.DataFrame(self.rows, columns=list(PRETRAIN_COLUMNS))
 
     @property
     def loading(self) -> str:

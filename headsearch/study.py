@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypeAlias
 
 import optuna
@@ -20,6 +21,7 @@ from torch import nn
 from headsearch import checkpoint
 from headsearch.cohorts import Entrant, cohort_sizes, cohorts, planned
 from headsearch.errors import UserError
+from headsearch.ground import Ground
 from headsearch.ledger import Ledger, Standing
 from headsearch.pace import Pace
 from headsearch.preparation import Prepared, settings_of
@@ -31,6 +33,7 @@ from headsearch.scores.rung import (
     PROBE_IMAGES,
     RungScores,
     Scores,
+    mean_over_seeds,
     raw_pixels,
 )
 from headsearch.train import Health, Trainer, head_step_ms, train
@@ -38,7 +41,11 @@ from headsearch.train import Health, Trainer, head_step_ms, train
 
 @dataclass(frozen=True)
 class Advanced:
-    """Some steps of a cohort were done; the ledger holds the new losses."""
+    """Some steps of a cohort were done; the ledger holds the new losses.
+
+    Attributes:
+        step: steps of the cohort, under all seeds together.
+    """
 
     cohort: int
     step: int
@@ -67,6 +74,18 @@ class _Live:
 
     trial: optuna.Trial
     standing: Standing
+
+
+@dataclass(frozen=True)
+class _Replica:
+    """A cohort's training under one seed."""
+
+    ground: Ground
+    trainer: Trainer
+
+    @property
+    def seed(self) -> int:
+        return self.ground.config.seed
 
 
 class Search:
@@ -104,7 +123,7 @@ class Search:
         count = planned(prepared.space, prepared.listing, config)
         self.pace = Pace(
             config.batch_size,
-            prepared.steps,
+            prepared.steps * config.seeds,
             config.rungs,
             len(cohort_sizes(count, config.cohort)),
         )
@@ -135,35 +154,51 @@ class Search:
             self._save(status)
 
     def _train_cohort(self, cohort: int, entrants: list[Entrant]) -> Iterator[Event]:
-        """Trains one cohort from the base's first weights through all rungs."""
-        prepared = self.prepared
-        trainer = self._new_trainer()
+        """Trains one cohort from the base's first weights through all rungs, under every seed.
+
+        At each rung the seeds catch up with one another: the pruner decides by their mean.
+        """
+        seeds = range(self.config.seed, self.config.seed + self.config.seeds)
+        grounds = [self.prepared.under(seed) for seed in seeds]
+        replicas = [_Replica(ground, self._new_trainer(ground)) for ground in grounds]
         live = {}
         for entrant in entrants:
-            standing = self.ledger.enter(entrant.candidate, cohort, self._attach(trainer, entrant))
+            standing = self.ledger.enter(entrant.candidate, cohort, self._attach(replicas, entrant))
             live[entrant.candidate.name] = _Live(entrant.trial, standing)
+        steps = 0
         for rung in range(self.config.rungs + 1):
-            first, last = prepared.rung_step(rung - 1), prepared.rung_step(rung)
-            self.pace.start()
-            for progress in train(trainer, prepared.data.train, self.config, first, last):
-                self.pace.trained(progress.step - first)
-                self._note_cost(progress.step - first, live)
-                self._note_health(progress.health, trainer, live)
-                first = progress.step
-                yield Advanced(cohort, progress.step, self.pace, self.ledger)
-                self.pace.start()
-            scores = self._score(trainer, cohort, rung, last, live)
-            self._decide(trainer, rung, live)
+            last = self.prepared.rung_step(rung)
+            for replica in replicas:
+                for taken in self._advance(replica, rung, replicas, live):
+                    steps += taken
+                    yield Advanced(cohort, steps, self.pace, self.ledger)
+            scores = self._score(replicas, rung, last, live)
+            self._decide(replicas, rung, live)
             self._save("running")
             yield Scored(cohort, rung, last, scores, self.pace, self.ledger)
             if not live:
                 return
 
-    def _new_trainer(self) -> Trainer:
-        """A base that depends on the seed alone: every cohort starts from the same weights."""
-        return self.prepared.new_trainer(self.config.coupling)
+    def _advance(
+        self, replica: _Replica, rung: int, replicas: list[_Replica], live: dict[str, _Live]
+    ) -> Iterator[int]:
+        """Trains a cohort under one seed up to a rung; yields the steps taken, now and then."""
+        ground = replica.ground
+        first, last = ground.rung_step(rung - 1), ground.rung_step(rung)
+        self.pace.start()
+        for progress in train(replica.trainer, ground.data.train, ground.config, first, last):
+            taken, first = progress.step - first, progress.step
+            self.pace.trained(taken)
+            self._note_cost(taken, live)
+            self._note_health(progress.health, replica, replicas, live)
+            yield taken
+            self.pace.start()
 
-    def _attach(self, trainer: Trainer, entrant: Entrant) -> float:
+    def _new_trainer(self, ground: Ground) -> Trainer:
+        """A base that depends on the seed alone: every cohort starts from the same weights."""
+        return ground.new_trainer(self.config.coupling)
+
+    def _attach(self, replicas: list[_Replica], entrant: Entrant) -> float:
         """Attaches an entrant's head; returns what a step of it takes on its own, in ms."""
         prepared, candidate = self.prepared, entrant.candidate
         dim, grid = prepared.plan.stages[candidate.place]
@@ -171,38 +206,51 @@ class Search:
         def build() -> nn.Module:
             return candidate.build(dim, grid)
 
-        trainer.attach(candidate.name, build, dim, candidate.place)
+        for replica in replicas:
+            replica.trainer.attach(candidate.name, build, dim, candidate.place)
         features = torch.zeros(2 * self.config.batch_size, dim, *grid, device=prepared.device)
         return head_step_ms(build, features, autocast=prepared.autocast)
 
     def _score(
-        self, trainer: Trainer, cohort: int, rung: int, step: int, live: dict[str, _Live]
+        self, replicas: list[_Replica], rung: int, step: int, live: dict[str, _Live]
     ) -> RungScores:
-        """Scores base and heads, sets collapsed heads aside, reports the others to Optuna."""
+        """Scores base and heads, sets collapsed heads aside, reports the others to Optuna.
+
+        Returns:
+            The means over seeds.
+        """
         self.pace.start()
-        scores = self.prepared.scores(trainer.teacher.network)
+        by_seed = {
+            replica.seed: self.prepared.scores(replica.trainer.teacher.network)
+            for replica in replicas
+        }
+        scores = mean_over_seeds(list(by_seed.values()))
         self.facts["dominant_share"] = scores.dominant_share
         if rung == 0:
             self._note_baseline("untrained", scores.base)
         for name, head in list(live.items()):
-            own = scores.heads[name]
-            images = step * self.config.batch_size
-            self.ledger.record(head.standing, rung, step, images, scores)
-            head.standing.score = own.by(self.prepared.rank_by)
-            reason = self._collapse(own, scores.base, head.standing.candidate.place)
+            standing, found = head.standing, []
+            for seed, under in by_seed.items():
+                found.append(under.heads[name].by(self.prepared.rank_by))
+                self.ledger.record_seed(standing, seed, rung, step, under, found[-1])
+            self.ledger.record(standing, rung, step, step * self.config.batch_size, scores)
+            standing.score = fmean(found)
+            collapses = (self._collapse(name, under, standing) for under in by_seed.values())
+            reason = next(filter(None, collapses), None)
             if rung and reason is not None:
-                self._leave(trainer, live, name, "collapsed", TrialState.FAIL, reason)
+                self._leave(replicas, live, name, "collapsed", TrialState.FAIL, reason)
             else:
-                head.trial.report(head.standing.score, rung)
+                head.trial.report(standing.score, rung)
         self.pace.scored()
         return scores
 
-    def _collapse(self, head: Scores, base: Scores, place: int) -> str | None:
-        """Why a head counts as collapsed, None if it does not."""
+    def _collapse(self, name: str, scores: RungScores, standing: Standing) -> str | None:
+        """Why a head counts as collapsed under a seed, None if it does not."""
+        head, base = scores.heads[name], scores.base
         use = head.prototype_use
         return collapse_reason(
             head.effective_rank,
-            self.prepared.plan.stages[place].dim,
+            self.prepared.plan.stages[standing.candidate.place].dim,
             use.of_mean if use else None,
             use.prototypes if use else None,
             images=len(self.prepared.data.queries),
@@ -211,11 +259,11 @@ class Search:
             base_information=base.prototype_use.information if base.prototype_use else None,
         )
 
-    def _decide(self, trainer: Trainer, rung: int, live: dict[str, _Live]) -> None:
+    def _decide(self, replicas: list[_Replica], rung: int, live: dict[str, _Live]) -> None:
         """Lets the pruner decide at a rung; after the last one, every head is complete."""
         if rung == self.config.rungs:
             for name in list(live):
-                self._leave(trainer, live, name, "complete", TrialState.COMPLETE, "")
+                self._leave(replicas, live, name, "complete", TrialState.COMPLETE, "")
         elif rung > 0:
             # All have reported, and all are asked before any is told: no order can matter.
             pruned = [name for name, head in live.items() if head.trial.should_prune()]
@@ -227,20 +275,21 @@ class Search:
                     if self.config.pruner == "rung"
                     else f"pruned by {self.config.pruner} at rung {rung}"
                 )
-                self._leave(trainer, live, name, "pruned", TrialState.PRUNED, reason)
+                self._leave(replicas, live, name, "pruned", TrialState.PRUNED, reason)
 
     def _leave(
         self,
-        trainer: Trainer,
+        replicas: list[_Replica],
         live: dict[str, _Live],
         name: str,
         state: str,
         trial_state: TrialState,
         reason: str,
     ) -> None:
-        """Ends a head's training: in the network, in Optuna and in the tables."""
+        """Ends a head's training: in the networks, in Optuna and in the tables."""
         head = live.pop(name)
-        trainer.detach(name)
+        for replica in replicas:
+            replica.trainer.detach(name)
         head.standing.state, head.standing.reason = state, reason
         row = head.standing.row()
         for key in ("discrepancy", "head_knn", "head_linear", "reason"):
@@ -249,19 +298,21 @@ class Search:
         value = head.standing.score if trial_state == TrialState.COMPLETE else None
         self.study.tell(head.trial, value, trial_state)
 
-    def _note_health(self, health: Health, trainer: Trainer, live: dict[str, _Live]) -> None:
-        """Notes the losses; sets aside heads whose loss or gradient was not finite.
+    def _note_health(
+        self, health: Health, replica: _Replica, replicas: list[_Replica], live: dict[str, _Live]
+    ) -> None:
+        """Notes the losses; sets aside, under all seeds, heads that were not finite under one.
 
         Raises:
             UserError: the base itself diverged; its heads cannot go on either.
         """
         for name, head in live.items():
-            head.standing.loss = health.owners[name].loss
+            head.standing.losses[replica.seed] = health.owners[name].loss
         diverged = [name for name in live if not health.owners[name].finite]
         base_diverged = not health.base_sound or not (diverged or health.owners[BASE].finite)
         for name in list(live) if base_diverged else diverged:
             reason = "the base diverged" if base_diverged else "loss or gradient not finite"
-            self._leave(trainer, live, name, "failed", TrialState.FAIL, reason)
+            self._leave(replicas, live, name, "failed", TrialState.FAIL, reason)
         if base_diverged:
             raise UserError(
                 f"the base diverged: its features or gradients are not finite; try a lower --lr "
@@ -273,7 +324,7 @@ class Search:
         whole = self.prepared.plan.gflops
         heads = sum(head.standing.candidate.gflops for head in live.values()) / whole
         self.facts["cost_base_equivalents"] += (1 + heads) * steps / self.prepared.steps
-        self.facts["solo_equivalents"] = sum(
+        self.facts["solo_equivalents"] = self.config.seeds * sum(
             1 + standing.candidate.gflops / whole for standing in self.ledger.standings.values()
         )
 
@@ -317,6 +368,7 @@ def _first_facts(prepared: Prepared) -> dict[str, Any]:
         "labelled": data.bank is not None,
         "baselines": {},
         "rung_count": prepared.config.rungs,
+        "seeds": prepared.config.seeds,
         "steps": prepared.steps,
         "space_size": prepared.space.size,
         "excluded": len(prepared.listing.excluded) if prepared.listing is not None else None,

@@ -28,7 +28,7 @@ from headsearch.gains import verified
 from headsearch.ground import plan_of_run
 from headsearch.head_choice import default_name
 from headsearch.machine import choose_device
-from headsearch.pretraining import SCORE_COLUMNS
+from headsearch.pretraining import PRETRAIN_COLUMNS
 from headsearch.ranking import CONTROL_FAMILIES, NO_HEAD, ranked
 
 POLL_S = 0.2
@@ -48,7 +48,7 @@ class Solo:
         table = self.directory / "pretrain.csv"
         if not table.is_file():
             return None
-        last = pd.read_csv(table).reindex(columns=list(SCORE_COLUMNS)).iloc[-1]
+        last = pd.read_csv(table).reindex(columns=list(PRETRAIN_COLUMNS)).iloc[-1]
         if last["rung"] != 1:
             return None
         about = {"candidate": self.candidate, "family": self.family, "seed": self.seed}

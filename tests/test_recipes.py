@@ -31,7 +31,6 @@ from headsearch.objectives.ibot import Ibot
 from headsearch.preparation import Prepared, prepare
 from headsearch.recipes import RECIPES
 from headsearch.schedules import Moment
-from headsearch.study import Search
 from headsearch.train import Trainer, batches
 
 PUBLISHED = ["hssl-vit-s", "hssl-vit-b"]
@@ -258,7 +257,7 @@ def test_a_run_takes_sizes_drop_path_and_crops_from_its_recipe(
 ) -> None:
     assert small_run.objective == Ibot(hidden=2048, bottleneck=256, prototypes=8192)
     assert any("hssl-vit-s" in note for note in small_run.notes)
-    assert max(rates(Search(small_run)._new_trainer().student)) == pytest.approx(0.1)
+    assert max(rates(small_run.new_trainer("joint").student)) == pytest.approx(0.1)
 
     drawn: list[ViewSettings] = []
 

@@ -156,7 +156,12 @@ def test_pruned_heads_leave_the_step(space_file: Path, tmp_path: Path) -> None:
     seen = []
     trainers = []
     made = search._new_trainer
-    search._new_trainer = lambda: trainers.append(made()) or trainers[-1]  # type: ignore[method-assign]
+
+    def remembered(ground: Any) -> Any:
+        trainers.append(made(ground))
+        return trainers[-1]
+
+    search._new_trainer = remembered  # type: ignore[method-assign]
     for event in search.run():
         if isinstance(event, Scored):
             heads = len(trainers[0].student.heads)
@@ -256,8 +261,8 @@ def test_a_head_that_diverges_is_set_aside_and_the_others_go_on(
     search = Search(prepare(resolve(tiny(space_file, tmp_path / "run", pruner="none"))))
     made = search._new_trainer
 
-    def with_a_broken_head() -> Any:
-        trainer = made()
+    def with_a_broken_head(ground: Any) -> Any:
+        trainer = made(ground)
         attach = trainer.attach
 
         def attach_broken(name: str, build: Any, dim: int, place: int) -> None:
@@ -284,8 +289,8 @@ def test_a_base_that_diverges_ends_the_run_with_advice_and_blames_no_head(
     search = Search(prepare(resolve(tiny(space_file, tmp_path / "run", lr=99, weight_decay=99))))
     made = search._new_trainer
 
-    def with_a_huge_base() -> Any:
-        trainer = made()
+    def with_a_huge_base(ground: Any) -> Any:
+        trainer = made(ground)
         trainer.student.base.trunk.norm.weight.data.fill_(float("inf"))
         return trainer
 
@@ -318,10 +323,7 @@ def test_scores_are_of_the_teacher_on_the_split_they_belong_to(space_file: Path)
 
     prepared = prepare(resolve(tiny(space_file, Path("unused"))))
     data = prepared.data
-    search = object.__new__(Search)
-    search.prepared, search.config = prepared, prepared.config
-    trainer = search._new_trainer()
-    network = trainer.teacher.network
+    network = prepared.new_trainer("joint").teacher.network
     scores = prepared.scores(network)
     assert data.bank is not None
     with torch.no_grad():
@@ -422,3 +424,55 @@ def test_heads_on_earlier_maps_and_of_a_user_s_own_train_beside_the_others(tmp_p
     content = found.config["space_content"]["families"]["mine"]
     assert content["module"] == "my_heads.py:blur"
     assert len(content["sha256"]) == 64
+
+
+def test_scores_over_seeds_are_the_means_of_searches_under_each(
+    finished: Run, space_file: Path, tmp_path: Path
+) -> None:
+    """Without pruning, a search under two seeds is two searches, and its tables their means."""
+    shared = {"pruner": "none", "data_seed": 0, "epochs": 1, "rungs": 1}
+    both = run(tiny(space_file, tmp_path / "both", seeds=2, **shared))
+    alone = [run(tiny(space_file, tmp_path / f"{s}", seed=s, **shared)) for s in (0, 1)]
+    order = ["seed", "candidate", "rung"]
+    pd.testing.assert_frame_equal(
+        both.scores.sort_values(order).reset_index(drop=True),
+        pd.concat([each.scores for each in alone]).sort_values(order).reset_index(drop=True),
+    )
+    key = ["candidate", "rung"]
+    columns = ["discrepancy", "head_knn", "head_linear", "base_knn", "base_linear", "loss"]
+    means = pd.concat([each.rungs for each in alone]).groupby(key)[columns].mean()
+    found = both.rungs.set_index(key)[columns].sort_index()
+    pd.testing.assert_frame_equal(found, means, rtol=1e-5)
+    scores = both.scores[both.scores["rung"] == 1].groupby("candidate")["score"].mean()
+    for row in both.ranking.itertuples():
+        assert row.score == pytest.approx(scores[row.candidate], rel=1e-5)
+    assert both.facts["cost_base_equivalents"] == pytest.approx(
+        sum(each.facts["cost_base_equivalents"] for each in alone)
+    )
+    assert both.facts["solo_equivalents"] == pytest.approx(
+        sum(each.facts["solo_equivalents"] for each in alone)
+    )
+
+
+def test_a_head_that_diverges_under_one_seed_leaves_all(space_file: Path, tmp_path: Path) -> None:
+    search = Search(prepare(resolve(tiny(space_file, tmp_path / "run", seeds=2, epochs=1))))
+    made = search._new_trainer
+
+    def broken_under_the_second(ground: Any) -> Any:
+        trainer = made(ground)
+        attach = trainer.attach
+
+        def attach_broken(name: str, build: Any, dim: int, place: int) -> None:
+            attach(name, build, dim, place)
+            if name == "mixer-d1" and ground.config.seed == 1:
+                next(trainer.student.heads[name].parameters()).data.fill_(float("nan"))
+
+        trainer.attach = attach_broken
+        return trainer
+
+    search._new_trainer = broken_under_the_second  # type: ignore[method-assign]
+    for _ in search.run():
+        pass
+    states = read_run(search.run_directory).ranking.set_index("candidate")["state"]
+    assert states["mixer-d1"] == "failed"
+    assert "failed" not in set(states.drop("mixer-d1"))

@@ -6,8 +6,10 @@ import math
 
 from headsearch import ranking
 from headsearch.checkpoint import Run
+from headsearch.gains import Gain, Verified, verified
+from headsearch.rank_noise import clearly_ahead
 from headsearch.ranking import Ranked
-from headsearch.report.columns import COLUMNS, percent
+from headsearch.report.columns import COLUMNS, percent, points
 from headsearch.report.words import listing
 
 NAMED = 3  # more names than this make no sentence
@@ -16,8 +18,12 @@ NAMED = 3  # more names than this make no sentence
 def advice(run: Run) -> str:
     """What to do with this ranking, in one sentence, on a finished or unfinished run.
 
-    A control can rank first, but is never recommended: it brings nothing that the base lacks.
+    Solo runs, where there are any, decide; the ranking is a prediction. A control can rank first,
+    but is never recommended: it brings nothing that the base lacks.
     """
+    measured = verified(run)
+    if measured is not None and measured.order:
+        return _verified_advice(measured)
     rows = ranking.ranked(run.ranking)
     last = ranking.last_rung(run)
     if not rows or last is None:
@@ -35,6 +41,38 @@ def advice(run: Run) -> str:
     if peers[0].control:
         return provisional + ("no" if provisional else "No") + _control_wins(run, peers)
     return provisional + _recommend(run, peers)
+
+
+def _verified_advice(found: Verified) -> str:
+    """What the solo runs say to do."""
+    first = found.order[0]
+    gain = found.over_none[first]
+    gains = f"it gains the base {_amount(gain)} over no head in solo runs of "
+    gains += "one seed" if found.seeds == 1 else f"{found.seeds} seeds"
+    if math.isnan(gain.low):
+        return f"{first}: a first guess, because {gains}, which may be chance; verify more --seeds."
+    over_control = found.over_control.get(first)
+    if not gain.better:
+        return (
+            f"No head is recommended, because none is shown to help: the best of those verified, "
+            f"{first}, comes to {_amount(gain)} over no head."
+        )
+    if over_control is None:
+        return f"{first}: take this head, because {gains}."
+    beside = f"{_amount(over_control)} over the control {found.control}"
+    if over_control.better:
+        return f"{first}: take this head, because {gains}, and {beside}."
+    return (
+        f"{first}: it helps, but is not shown to help more than the base's own kind of block, "
+        f"because {gains}, and {beside}."
+    )
+
+
+def _amount(gain: Gain) -> str:
+    amount = f"{points(gain.value)} points"
+    if math.isnan(gain.low):
+        return amount
+    return f"{amount} (95% interval {points(gain.low)} to {points(gain.high)})"
 
 
 def _all(number: int) -> str:
@@ -57,7 +95,7 @@ def _control_wins(run: Run, peers: list[Ranked]) -> str:
     start = f" head is recommended, because the control {leader.candidate} ranks first"
     if found is None:
         return f"{start} and no other head got as far."
-    margin = "" if ranking.distinct(leader, found, run) else ", which cannot be told apart from it"
+    margin = "" if clearly_ahead(leader, found, run) else ", which cannot be told apart from it"
     return (
         f"{start} ({evidence(leader, run)}), ahead of the best candidate {found.candidate} "
         f"({evidence(found, run)}){margin}."
@@ -83,6 +121,8 @@ def _recommend(run: Run, peers: list[Ranked]) -> str:
         tail.append("the base is not yet above its untrained self, so train longer")
     elif not learnt:
         tail.append("whether the base has learnt anything was not recorded")
+    if learnt and run.facts.get("labelled") is not False:
+        tail.append("a prediction, until `headsearch verify` has measured it")
     return "; ".join([text, *tail]) + "."
 
 
@@ -90,7 +130,7 @@ def _rivals(run: Run, peers: list[Ranked]) -> list[str]:
     best, others = peers[0], peers[1:]
     if not others:
         return ["no other head got as far, so it is compared with none"]
-    equal = [row for row in others if not ranking.distinct(best, row, run)]
+    equal = [row for row in others if not clearly_ahead(best, row, run)]
     if not equal:
         return [
             f"the runner-up {others[0].candidate} ({evidence(others[0], run)}) is clearly behind"

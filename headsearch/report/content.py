@@ -8,15 +8,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from scipy import stats
+
 from headsearch import ranking
 from headsearch.checkpoint import Run
 from headsearch.config import PRESETS, RunConfig
-from headsearch.gains import verified
+from headsearch.gains import Verified, verified
+from headsearch.rank_noise import clearly_ahead, rank_noise
 from headsearch.report.advice import advice, with_error
 from headsearch.report.columns import percent, signed
 from headsearch.report.tables import Table, baselines_table, ranking_table
 from headsearch.report.verified import VERIFIED_LEGEND, verdict, verified_table
-from headsearch.report.words import listing
+from headsearch.report.words import listing, ordinal
 
 MEASURES = {
     "cka": "1 − debiased linear CKA (Song et al. 2012; Nguyen et al. 2021)",
@@ -153,8 +156,7 @@ def _trust(run: Run) -> Iterator[str]:
             "The trained base is not above its untrained self beyond error: the training was too "
             "short for its heads to say much about a full one."
         )
-    seed = run.config.get("seed", 0)
-    yield f"One seed ({seed}): how much another seed moves the ranks is unknown."
+    yield from _seeds(run)
     if run.facts.get("labelled") is False:
         yield (
             "No labels: accuracy was not measured, the ranking is by discrepancy. A head can be "
@@ -169,6 +171,9 @@ def _trust(run: Run) -> Iterator[str]:
             "images."
         )
     yield from _comparisons(run, rows)
+    measured = verified(run)
+    if measured is not None:
+        yield from _predictions(run, measured)
     yield from _trend(run)
     share = run.facts.get("dominant_share")
     if share is not None and share > DOMINANT_SHARE:
@@ -181,9 +186,45 @@ def _trust(run: Run) -> Iterator[str]:
             yield f"{row.candidate} {row.state}{': ' if row.reason else ''}{row.reason}."
 
 
+def _seeds(run: Run) -> Iterator[str]:
+    """How much of the order is the seeds' doing."""
+    first, noise = run.config.get("seed", 0), rank_noise(run)
+    if noise is None or noise.seeds == 1:
+        yield (
+            f"One seed ({first}): how much another seed moves the ranks is unknown "
+            "(`headsearch run --seeds 3` tells); brackets behind ranks hold for other images alone."
+        )
+        return
+    yield (
+        f"{noise.seeds} seeds ({first} to {first + noise.seeds - 1}): a head's score scatters by "
+        f"{noise.deviation:.2g} from seed to seed, and the orders of two seeds agree with "
+        f"Kendall's τ = {signed(noise.seed_to_seed)} on average. Two heads are told apart from a "
+        f"difference of {noise.least_difference:.2g} on (Tukey, 95% for all pairs at once); heads "
+        "that share a letter are not, and brackets behind ranks say how far they may lie."
+    )
+
+
+def _predictions(run: Run, found: Verified) -> Iterator[str]:
+    """What the search predicted, beside what the solo runs measured."""
+    ranks = dict(zip(run.ranking["candidate"], run.ranking["rank"], strict=True))
+    heads = [name for name in found.order if name in ranks]
+    if len(heads) < 2:
+        return
+    first = min(heads, key=lambda name: ranks[name])
+    place = found.order.index(first) + 1
+    text = (
+        f"Predicted against measured: of the {len(heads)} verified heads, the search's first, "
+        f"{first}, comes {ordinal(place)} by gain"
+    )
+    measured = [-found.order.index(name) for name in heads]
+    tau = stats.kendalltau([-ranks[name] for name in heads], measured).statistic
+    agreement = f"; both orders agree with Kendall's τ = {signed(tau)}" if len(heads) > 2 else ""
+    yield f"{text}{agreement}."
+
+
 def _comparisons(run: Run, rows: list[ranking.Ranked]) -> Iterator[str]:
     peers = ranking.contenders(rows)
-    equal = [row.candidate for row in peers[1:] if not ranking.distinct(peers[0], row, run)]
+    equal = [row.candidate for row in peers[1:] if not clearly_ahead(peers[0], row, run)]
     if equal:
         yield (
             f"The first-ranked {peers[0].candidate} cannot be told apart from {listing(equal)}: "

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 from headsearch import ranking
 from headsearch.ranking import Interval, Ranked
+from headsearch.report.columns import points
 from headsearch.report.labels import Label, Point, place
 from headsearch.report.style import FamilyStyle, draw_marker
 
@@ -62,17 +63,28 @@ def draw(axes: Axes, dots: Sequence[Dot]) -> None:
 def name_finalists(
     axes: Axes, dots: Sequence[Dot], segments: Sequence[Sequence[Point]] = ()
 ) -> None:
-    """Writes the names of the best heads where they cover nothing; `segments` are to be avoided."""
+    """Writes the names of the best heads where they cover nothing; `segments` are to be avoided.
+
+    Heads that were verified are named too, with what they gain.
+    """
     finalists = {row.candidate for row in ranking.contenders([dot.row for dot in dots])[:NAMED]}
+    finalists |= {dot.row.candidate for dot in dots if math.isfinite(dot.row.gain)}
     across = [[(x.low, y.value), (x.high, y.value)] for *_, x, y in dots if math.isfinite(x.low)]
     along = [[(x.value, y.low), (x.value, y.high)] for *_, x, y in dots if math.isfinite(y.low)]
     place(
         axes,
         [
-            Label(dot.row.candidate, dot.x.value, dot.y.value, dot.style.colour)
+            Label(_name(dot.row), dot.x.value, dot.y.value, dot.style.colour)
             for dot in dots
             if dot.row.candidate in finalists
         ],
         points=[(dot.x.value, dot.y.value) for dot in dots],
         segments=[*(dot.path for dot in dots), *across, *along, *segments],
     )
+
+
+def _name(row: Ranked) -> str:
+    """The candidate, with its gain where solo runs have measured it."""
+    if math.isnan(row.gain):
+        return row.candidate
+    return f"{row.candidate} ({points(row.gain)} points)"

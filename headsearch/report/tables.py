@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from headsearch import ranking
 from headsearch.checkpoint import Run
+from headsearch.rank_noise import RankNoise, rank_noise
 from headsearch.ranking import Ranked
 from headsearch.report.advice import with_error
 from headsearch.report.columns import COLUMNS
@@ -50,14 +51,23 @@ def ranking_table(run: Run, *, compact: bool = False) -> Table:
         and (name != "score" or ranking.rank_by(run) == "balanced")
     ]
     intervals = not compact
+    noise = rank_noise(run)
     reasons = any(row.reason for row in rows) and not compact
-    headings = ["Rank", "Candidate", "State", "Rungs", *(COLUMNS[n].heading for n in names)]
+    headings = [
+        "Rank",
+        *(["Group"] if noise and noise.groups else []),
+        "Candidate",
+        "State",
+        "Rungs",
+    ]
+    numeric = [name in ("Rank", "Rungs") for name in headings]
+    headings += [COLUMNS[n].heading for n in names]
     return Table(
         headings=[*headings, "Reason"] if reasons else headings,
-        numeric=[True, False, False, True, *(True for _ in names), *([False] if reasons else [])],
+        numeric=[*numeric, *(True for _ in names), *([False] if reasons else [])],
         rows=[
             [
-                str(row.rank),
+                *_places(row, noise),
                 row.candidate,
                 row.state,
                 str(row.rungs),
@@ -67,6 +77,15 @@ def ranking_table(run: Run, *, compact: bool = False) -> Table:
             for row in rows
         ],
     )
+
+
+def _places(row: Ranked, noise: RankNoise | None) -> list[str]:
+    """The rank with its interval, and the letters of its group where seeds tell of them."""
+    if noise is None or row.candidate not in noise.ranks:
+        return [str(row.rank), *(["–"] if noise and noise.groups else [])]
+    low, high = noise.ranks[row.candidate]
+    groups = ["".join(noise.groups[row.candidate])] if noise.groups else []
+    return [f"{row.rank} [{low}–{high}]", *groups]
 
 
 def _figure(row: Ranked, name: str) -> float:

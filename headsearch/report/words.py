@@ -1,6 +1,8 @@
-"""Lists of names in a sentence."""
+"""Names and numbers in a sentence."""
 
 from __future__ import annotations
+
+ENDINGS = {1: "st", 2: "nd", 3: "rd"}
 
 
 def listing(names: list[str], *, final: bool = True) -> str:
@@ -8,3 +10,9 @@ def listing(names: list[str], *, final: bool = True) -> str:
     if len(names) < 2 or not final:
         return ", ".join(names)
     return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def ordinal(number: int) -> str:
+    """1 → '1st', 2 → '2nd', 3 → '3rd', 11 → '11th'."""
+    last = 0 if number % 100 in (11, 12, 13) else number % 10
+    return f"{number}{ENDINGS.get(last, 'th')}"

@@ -9,8 +9,9 @@ Shapes: M queries, P probe images, B images of a batch, D width, N tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ from headsearch.data.views import normalize
 from headsearch.machine import mixed_precision
 from headsearch.model import AttachedHead, Network, tokens_of
 from headsearch.scores.collapse import effective_rank, prototype_entropies
-from headsearch.scores.discrepancy import discrepancy_of_grams
+from headsearch.scores.discrepancy import DISCREPANCIES, discrepancy_of_grams
 from headsearch.scores.jackknife import Estimate, jackknife
 from headsearch.scores.proxy import accuracy, knn_predict, linear_predict
 from headsearch.scores.similarity import (
@@ -89,6 +90,8 @@ class Scores:
     report: Accuracies | None
     discrepancy: Estimate | None = None
     """How different it is from the base; None for the base itself."""
+    forms: Mapping[str, float] = field(default_factory=dict)
+    """The same by every measure of `DISCREPANCIES`, without intervals; none of the base itself."""
     prototype_use: PrototypeUse | None = None
     """None where the objective has no prototypes."""
 
@@ -117,6 +120,49 @@ class RungScores:
     heads: dict[str, Scores]
     dominant_share: float
     """The share of the base's first principal component on the probe images."""
+
+
+def mean_over_seeds(found: Sequence[RungScores]) -> RungScores:
+    """The scores of a rung under several seeds as one: means, with mean intervals over images.
+
+    The seeds share their images, so averaging does not narrow what the images leave open.
+    """
+    if len(found) == 1:
+        return found[0]
+    return RungScores(
+        base=_mean([each.base for each in found]),
+        heads={name: _mean([each.heads[name] for each in found]) for name in found[0].heads},
+        dominant_share=fmean(each.dominant_share for each in found),
+    )
+
+
+def _mean(scores: Sequence[Scores]) -> Scores:
+    def accuracies(of: Sequence[Accuracies | None]) -> Accuracies | None:
+        known = [each for each in of if each is not None]
+        return (
+            Accuracies(*map(fmean, zip(*((a.knn, a.linear) for a in known), strict=True)))
+            if known
+            else None
+        )
+
+    estimates = [each.discrepancy for each in scores if each.discrepancy is not None]
+    uses = [each.prototype_use for each in scores if each.prototype_use is not None]
+    return Scores(
+        fmean(each.effective_rank for each in scores),
+        accuracies([each.choose for each in scores]),
+        accuracies([each.report for each in scores]),
+        Estimate(*map(fmean, zip(*((e.value, e.low, e.high) for e in estimates), strict=True)))
+        if estimates
+        else None,
+        {form: fmean(each.forms[form] for each in scores) for form in scores[0].forms},
+        PrototypeUse(
+            fmean(use.of_mean for use in uses),
+            fmean(use.of_images for use in uses),
+            uses[0].prototypes,
+        )
+        if uses
+        else None,
+    )
 
 
 @torch.no_grad()
@@ -171,24 +217,30 @@ def score_rung(
         entropies = prototype_entropies(logits - logits.mean(dim=0), prototypes.temperature)
         return replace(found, prototype_use=PrototypeUse(*entropies, logits.shape[1]))
 
-    def difference(name: str, head: AttachedHead) -> Estimate:
-        if measure == PROTOTYPE_KL:
-            assert prototypes is not None
-            return _prototype_difference(
-                prototypes,
-                *((o, torch.cat(pooled[o])[: len(data.queries)]) for o in (BASE, name)),
-            )
+    def differences(name: str, head: AttachedHead) -> tuple[Estimate, dict[str, float]]:
         with mixed_precision(device, autocast):
             parts = maps_PDHW[head.place].split(batch_size)
             tokens = torch.cat([head.tokens(part) for part in parts])
-        return discrepancy_of_grams(base_gram, gram(map_features(tokens.float())), measure)
+        head_gram = gram(map_features(tokens.float()))
+        forms = {
+            form: float(by.function(base_gram, head_gram)) for form, by in DISCREPANCIES.items()
+        }
+        if measure != PROTOTYPE_KL:
+            return discrepancy_of_grams(base_gram, head_gram, measure), forms
+        assert prototypes is not None
+        found = _prototype_difference(
+            prototypes,
+            *((o, torch.cat(pooled[o])[: len(data.queries)]) for o in (BASE, name)),
+        )
+        return found, forms
+
+    def of_head(name: str, head: AttachedHead) -> Scores:
+        difference, forms = differences(name, head)
+        return replace(scores(name), discrepancy=difference, forms=forms)
 
     return RungScores(
         base=scores(BASE),
-        heads={
-            name: replace(scores(name), discrepancy=difference(name, head))
-            for name, head in network.heads.items()
-        },
+        heads={name: of_head(name, head) for name, head in network.heads.items()},
         dominant_share=dominant_share_of_gram(base_gram),
     )
 

@@ -1,0 +1,147 @@
+"""How far a search's order can be trusted, from its scores under several seeds.
+
+The scores of a seed rise and fall together, and a head's own scatter over three seeds says little.
+So the model is that of solo runs (`gains.fit`): score(head, seed) = μ_head + σ_seed + ε with one
+variance of ε for all heads. Two heads are told apart where their means differ by more than Tukey's
+honestly significant difference, which holds for all pairs at once. From the same comparisons follow
+the interval of a head's rank, between 1 + those that are better and all but those that are worse
+(Al Mohamad, Goeman & van Zwet 2022, Biometrika 109), and the letters of heads that share a rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
+from string import ascii_lowercase
+
+import pandas as pd
+from scipy import stats
+
+from headsearch.checkpoint import Run
+from headsearch.gains import fit
+from headsearch.ranking import Ranked, contenders, distinct, ranked
+
+
+@dataclass(frozen=True)
+class RankNoise:
+    """What the seeds say of an order.
+
+    What only several seeds can tell is NaN, or empty, with one.
+
+    Attributes:
+        seeds: how many.
+        deviation: of a head's score under one seed around its mean, the seed's effect taken out.
+        least_difference: of two means, from which on heads are told apart; 95 %, for all pairs.
+        ranks: 95 % interval of each head's rank, for all heads at once.
+        groups: the letters of each head: heads that share one cannot be told apart.
+        seed_to_seed: mean Kendall's τ between two seeds' orders.
+    """
+
+    seeds: int
+    deviation: float
+    least_difference: float
+    ranks: dict[str, tuple[int, int]]
+    groups: dict[str, tuple[str, ...]]
+    seed_to_seed: float
+
+
+def rank_noise(run: Run) -> RankNoise | None:
+    """The noise of a run's order at its last rung; None with fewer than two heads.
+
+    With one seed only the intervals of ranks are known, from images alone: what another seed would
+    say is not.
+    """
+    peers = contenders(ranked(run.ranking))
+    scores = run.scores[run.scores["rung"] == run.scores["rung"].max()].dropna(subset="score")
+    scores = scores[scores["candidate"].isin([row.candidate for row in peers])]
+    if scores["seed"].nunique() > 1 and scores["candidate"].nunique() > 1:
+        return noise_of(scores)
+    if len(peers) < 2:
+        return None
+    ranks = {
+        row.candidate: (
+            1 + sum(distinct(other, row, run) for other in peers),
+            len(peers) - sum(distinct(row, other, run) for other in peers),
+        )
+        for row in peers
+    }
+    return RankNoise(1, math.nan, math.nan, ranks, {}, math.nan)
+
+
+def noise_of(table: pd.DataFrame, column: str = "score") -> RankNoise:
+    """The noise of the order of a score.
+
+    Args:
+        table: `candidate, seed` and the score, larger is better: two heads or more, every one
+            under each of two seeds or more.
+        column: the score.
+    """
+    wide = table.pivot(index="candidate", columns="seed", values=column)
+    heads, seeds = wide.shape
+    found = fit(table, column)
+    error = found.deviation / math.sqrt(seeds)
+    least = _critical_range(heads, found.freedom) * error
+    means = dict(zip(found.names, map(float, found.means), strict=True))
+    order = sorted(means, key=lambda name: (-means[name], name))
+    taus = [stats.kendalltau(wide[a], wide[b]).statistic for a, b in combinations(wide, 2)]
+    return RankNoise(
+        seeds,
+        found.deviation,
+        least,
+        {name: _rank_interval(name, means, least) for name in order},
+        _letters([means[name] for name in order], order, least),
+        float(sum(taus) / len(taus)),
+    )
+
+
+def clearly_ahead(first: Ranked, second: Ranked, run: Run) -> bool:
+    """Whether a head is ahead of another beyond error: of seeds where there are several.
+
+    With one seed, of images alone (`ranking.distinct`): what another seed would say is unknown.
+    """
+    noise = rank_noise(run)
+    if noise is None or not {first.candidate, second.candidate} <= set(noise.groups):
+        return distinct(first, second, run)
+    shared = set(noise.groups[first.candidate]) & set(noise.groups[second.candidate])
+    return not shared and first.score > second.score
+
+
+@lru_cache
+def _critical_range(heads: int, freedom: int) -> float:
+    """The 95 % quantile of the studentised range."""
+    return float(stats.studentized_range.ppf(0.95, heads, freedom))
+
+
+def _rank_interval(name: str, means: dict[str, float], least: float) -> tuple[int, int]:
+    better = sum(mean - means[name] > least for mean in means.values())
+    worse = sum(means[name] - mean > least for mean in means.values())
+    return 1 + better, len(means) - worse
+
+
+def _letters(
+    means: Sequence[float], names: Sequence[str], least: float
+) -> dict[str, tuple[str, ...]]:
+    """A letter for each longest run of heads of which no two are told apart, best first."""
+    letters: dict[str, tuple[str, ...]] = dict.fromkeys(names, ())
+    reached = 0
+    used = 0
+    for first in range(len(names)):
+        end = next((i for i in range(first, len(names)) if means[first] - means[i] > least),
+                   len(names))  # fmt: skip
+        if end > reached:
+            for name in names[first:end]:
+                letters[name] += (_letter(used),)
+            reached, used = end, used + 1
+    return letters
+
+
+def _letter(index: int) -> str:
+    """a, b, …, z, aa, ab, …"""
+    word = ""
+    while index >= 0:
+        word = ascii_lowercase[index % 26] + word
+        index = index // 26 - 1
+    return word
