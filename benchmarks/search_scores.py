@@ -1,0 +1,93 @@
+"""What searches say of the heads of the ground truth, each coupling under several seeds.
+
+    python benchmarks/search_scores.py --data train.tar --eval-data val.tar --out results/cifar10
+
+Writes `searches/VARIANT.csv`, a row a head, seed and rung, and `searches/costs.csv`, a row a
+search, as they end; run again, it goes on with the rest. Base, images, labels, length and heads are
+those of `ground_truth.py`; nothing is pruned, so that every head has every score.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import tempfile
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import ground_truth
+import pandas as pd
+
+import headsearch
+from headsearch.checkpoint import write_table
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "joint": {"coupling": "joint"},
+    "observe": {"coupling": "observe"},
+}
+"""What is compared: the settings in which a search differs from the others."""
+
+SETTINGS = {"rungs": 4, "pruner": "none", "trials": 64, "cohort": 64, "threads": 1}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--eval-data", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=2, help="searches at once, a thread each")
+    arguments = parser.parse_args()
+    folder = arguments.out / "searches"
+    folder.mkdir(parents=True, exist_ok=True)
+    costs = _read(folder / "costs.csv")
+    done = {(row["variant"], row["seed"]) for row in costs.to_dict("records")}
+    wanted = [(v, s) for s in arguments.seeds for v in arguments.variants if (v, s) not in done]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.jobs, mp_context=spawn) as pool:
+        running = {
+            pool.submit(search, variant, seed, arguments.data, arguments.eval_data): (variant, seed)
+            for variant, seed in wanted
+        }
+        for ended in as_completed(running):
+            variant, seed = running[ended]
+            scores, cost = ended.result()
+            table = folder / f"{variant}.csv"
+            write_table(table, pd.concat([_read(table), scores]).sort_values(["seed", "rung"]))
+            row = pd.DataFrame([{"variant": variant, "seed": seed, **cost}])
+            costs = pd.concat([costs, row]).sort_values(["variant", "seed"])
+            write_table(folder / "costs.csv", costs)
+            print(f"{variant} seed {seed}: {cost}", flush=True)
+
+
+def search(
+    variant: str, seed: int, data: str, eval_data: str
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """One search: its scores.csv with the heads' sizes, and what it cost."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {
+            **ground_truth.BASE, **ground_truth.TRAINING, **ground_truth.SCORES, **SETTINGS,
+            **VARIANTS[variant],
+        }  # fmt: skip
+        found = headsearch.search(
+            space=ground_truth.SPACE, data=data, eval_data=eval_data, seed=seed,
+            out=Path(folder) / "run", progress=False, **settings,
+        )  # fmt: skip
+        sizes = found.ranking[["candidate", "family", "params_m", "gflops"]]
+        cost = {
+            "cost_base_equivalents": found.run.facts["cost_base_equivalents"],
+            "solo_equivalents": found.run.facts["solo_equivalents"],
+            "wall_s": found.run.facts["wall_s"],
+            "score_s": found.run.facts["score_s"],
+        }
+        return found.run.scores.merge(sizes, on="candidate"), cost
+
+
+def _read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path) if path.exists() else pd.DataFrame()
+
+
+if __name__ == "__main__":
+    main()
