@@ -121,6 +121,20 @@ def test_advice_warns_where_the_base_has_not_learnt(tmp_path: Path):
 # The report
 
 
+def test_the_report_tells_how_much_of_the_order_is_the_seeds_doing(tmp_path: Path):
+    one = "\n".join(content(synthetic_runs.run(tmp_path)).trust)
+    assert "One seed (0): how much another seed moves the ranks is unknown" in one
+    run = synthetic_runs.run(tmp_path, seeds=3)
+    several = "\n".join(content(run).trust)
+    assert "3 seeds (0 to 2): a head's score scatters by" in several
+    table = ranking_table(run)
+    assert table.headings[:2] == ["Rank", "Group"]
+    assert table.rows[0][0].startswith("1 [1–")
+    assert table.rows[0][1].startswith("a")
+    pruned = next(row for row in table.rows if "pruned" in row)
+    assert pruned[1] == "–"
+
+
 def test_the_report_is_complete_offline_and_the_same_each_time(tmp_path: Path):
     written = []
     for folder in ("once", "again"):

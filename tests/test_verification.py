@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.text import Text
+from scipy import stats
 from typer.testing import CliRunner
 
 import headsearch
@@ -16,7 +18,11 @@ from headsearch.checkpoint import SOLO_COLUMNS, Run, read_run
 from headsearch.cli import app
 from headsearch.errors import UserError
 from headsearch.gains import verified
-from headsearch.report import verdict, verified_table, write_report
+from headsearch.report import advice, verdict, verified_table, write_report
+from headsearch.report.columns import signed
+from headsearch.report.content import content
+from headsearch.report.discrepancy_accuracy import discrepancy_accuracy
+from headsearch.report.style import plotting
 from headsearch.verification import Progress, Verification
 from tests import synthetic_runs
 
@@ -169,6 +175,47 @@ def test_the_verdict_names_what_is_better_and_what_cannot_be_told_apart(tmp_path
     assert "convnext-d3-k7 is better than the control own-d2 (convnext-d3-k7 by +7.0" in said
     assert "mixer-d2 cannot be told apart from the control own-d2" in said
     assert found.order == ("convnext-d3-k7", "mixer-d2")
+
+
+def test_once_verified_the_advice_is_that_of_the_solo_runs(tmp_path: Path) -> None:
+    def said(effects: dict[str, float], seeds: int = 3) -> str:
+        return advice(with_solo(tmp_path, effects, seeds=seeds))
+
+    assert "take this head" in advice(synthetic_runs.run(tmp_path))
+    assert said(EFFECTS).startswith("convnext-d3-k7: take this head, because it gains the base +8.")
+    assert "over the control own-d2" in said(EFFECTS)
+    as_good_as_own = {**EFFECTS, "own-d2": 0.08}
+    assert "not shown to help more than the base's own kind of block" in said(as_good_as_own)
+    useless = {**EFFECTS, "convnext-d3-k7": 0.001, "mixer-d2": 0.001, "own-d2": 0.001}
+    assert said(useless).startswith("No head is recommended, because none is shown to help")
+    assert "which may be chance" in said(EFFECTS, seeds=1)
+    without_control = {name: gain for name, gain in EFFECTS.items() if name in ("none", "mixer-d2")}
+    assert said({**without_control, "mixer-d2": 0.08}).startswith("mixer-d2: take this head")
+
+
+def test_the_report_sets_what_was_predicted_beside_what_was_measured(tmp_path: Path) -> None:
+    # in the search: convnext-d3-k7-noshortcut, then swin-d2-w4, …, mixer-d2-r4
+    heads = {"none": 0.0, "mixer-d2-r4": 0.03, "convnext-d3-k7-noshortcut": 0.01, "swin-d2-w4": 0.0}
+    run = with_solo(tmp_path, heads)
+    ranks = run.ranking.set_index("candidate")["rank"]
+    first = ranks[[name for name in heads if name != "none"]].idxmin()
+    trust = "\n".join(content(run).trust)
+    place = {"mixer-d2-r4": "1st", "convnext-d3-k7-noshortcut": "2nd", "swin-d2-w4": "3rd"}[first]
+    assert f"of the 3 verified heads, the search's first, {first}, comes {place} by gain" in trust
+    predicted = [-ranks[name] for name in list(heads)[1:]]
+    tau = stats.kendalltau(predicted, [3, 2, 1]).statistic
+    assert f"Kendall's τ = {signed(tau)}" in trust
+
+
+def test_the_plot_names_verified_heads_with_their_gain(tmp_path: Path) -> None:
+    run = synthetic_runs.run(tmp_path)
+    measured = run.ranking["candidate"] == "attention-d2"
+    ranking = run.ranking.assign(gain=float("nan"), gain_low=float("nan"), gain_high=float("nan"))
+    ranking.loc[measured, ["gain", "gain_low", "gain_high"]] = (0.021, 0.01, 0.03)
+    with plotting():
+        figure = discrepancy_accuracy(replace(run, ranking=ranking))
+    words = [text.get_text() for text in figure.findobj(Text)]
+    assert "attention-d2 (+2.1 points)" in words
 
 
 def test_one_seed_claims_nothing(tmp_path: Path) -> None:
