@@ -116,7 +116,7 @@ class Network(nn.Module):
 
     def base_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Named parameters that belong to no head."""
-        yield from ((n, p) for n, p in self.named_parameters() if not n.startswith("_heads."))
+        yield from ((n, p) for n, p in self.named_parameters() if head_of(n) is None)
 
 
 class Teacher:
@@ -165,6 +165,12 @@ class _ScaleGradient(torch.autograd.Function):
 def _frozen(module: Any) -> Any:
     clone = copy.deepcopy(module)
     return clone.requires_grad_(False)
+
+
+def head_of(parameter: str) -> str | None:
+    """The head that a parameter or buffer of a network belongs to; None for the base's own."""
+    room, _, rest = parameter.partition(".")
+    return _name(rest.partition(".")[0]) if room == "_heads" else None
 
 
 def _key(name: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from headsearch.config import RunConfig
 from headsearch.data import Images, ViewSettings, epoch_order, make_views
 from headsearch.machine import mixed_precision, synchronize
-from headsearch.model import AttachedHead, Features, Network, Teacher
+from headsearch.model import AttachedHead, Features, Network, Teacher, head_of
 from headsearch.objectives import Losses, Objective, Seen
 from headsearch.recipes import find_recipe
 from headsearch.schedules import Moment, learning_rate, teacher_momentum, weight_decay
@@ -157,6 +157,44 @@ class Trainer:
                 torch._foreach_mul_(gradients, list(scales[:-1].unbind()))
             healthy.append(self._meters[owner].add(loss.detach(), norms))
         return torch.stack(healthy).amin()
+
+    def state(self, heads: Collection[str] | None = None) -> dict[str, Tensor]:
+        """All that moves, by name: student, teacher and the optimizer's moments.
+
+        Taken right after `read`, it is all that another trainer needs to go on with the same bits:
+        schedules and randomness are functions of the step.
+
+        Args:
+            heads: whose state to take beside the base's; by default that of all.
+        """
+        theirs = set(self.student.heads if heads is None else heads)
+        networks = {"student": self.student, "teacher": self.teacher.network}
+        tensors = {
+            f"{role}.{name}": tensor.detach()
+            for role, network in networks.items()
+            for name, tensor in network.state_dict().items()
+            if head_of(name) in (None, *theirs)
+        }
+        for name, parameter in self.student.named_parameters():
+            if head_of(name) in (None, *theirs):
+                for kind, moment in self.optimizer.state.get(parameter, {}).items():
+                    tensors[f"optimizer.{kind}.{name}"] = moment
+        return tensors
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Goes on from a `state`, taken with the heads that are attached here and no others."""
+        parts: dict[str, dict[str, Tensor]] = {"student": {}, "teacher": {}, "optimizer": {}}
+        for name, tensor in state.items():
+            role, _, rest = name.partition(".")
+            parts[role][rest] = tensor
+        self.student.load_state_dict(parts["student"])
+        self.teacher.network.load_state_dict(parts["teacher"])
+        self.optimizer.state.clear()
+        parameters = dict(self.student.named_parameters())
+        for name, tensor in parts["optimizer"].items():
+            kind, _, of = name.partition(".")
+            moments = self.optimizer.state[parameters[of]]
+            moments[kind] = tensor.detach().clone().to(self.device)
 
     def read(self) -> Health:
         """What happened since the last read. The one host sync."""

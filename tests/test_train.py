@@ -57,3 +57,38 @@ def test_a_head_that_is_not_finite_is_named_and_its_step_changes_no_weight(
     trainer.step(crops(2, dtype=torch.float32), Moment(2, 10))
     assert all(owner.finite for owner in trainer.read().owners.values())
     assert all(bool(p.isfinite().all()) for p in trainer.student.parameters())
+
+
+@pytest.mark.parametrize("objective", ["ibot", "simclr", "byol"])
+def test_a_trainer_goes_on_from_a_state_with_the_same_bits(objective: str) -> None:
+    """Heads that left before are not in it; those left go on as if nothing had happened."""
+    heads = ["attention", "mixer", "poolformer"]
+    first = make_trainer(heads, objective=objective, dtype=torch.float32)
+    for step in range(3):
+        first.step(crops(step, dtype=torch.float32), Moment(step, 6))
+    first.detach("mixer")
+    first.read()
+    state = {name: tensor.clone() for name, tensor in first.state().items()}
+    second = make_trainer(["attention", "poolformer"], objective=objective, dtype=torch.float32)
+    second.load_state(state)
+    for step in range(3, 6):
+        for trainer in (first, second):
+            trainer.step(crops(step, dtype=torch.float32), Moment(step, 6))
+    assert first.read() == second.read()
+    expected, found = first.state(), second.state()
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, found[name]), name
+
+
+def test_the_state_of_one_head_is_that_and_the_bases() -> None:
+    trainer = make_trainer(["attention", "mixer"], dtype=torch.float32)
+    trainer.step(crops(dtype=torch.float32), Moment(0, 4))
+    alone = make_trainer(["mixer"], dtype=torch.float32)
+    alone.step(crops(dtype=torch.float32), Moment(0, 4))
+    state = trainer.state(["mixer"])
+    assert state.keys() == alone.state().keys()
+    alone.load_state(state)
+    assert all(torch.equal(tensor, alone.state()[name]) for name, tensor in state.items())
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        alone.load_state(trainer.state())
