@@ -1,0 +1,88 @@
+"""Solo forks: what the base comes to when each head alone finishes what all began.
+
+    python benchmarks/forks.py --data train.tar --eval-data val.tar --out results/cifar10
+
+All heads train on one base up to a share of the steps (`--from`); from that snapshot the base goes
+on with each head alone to the end, and its accuracy there is the head's score. Writes
+`searches/fork-COUPLING-SHARE.csv`, a row a head and seed, as they come; run again, it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import ground_truth
+import pandas as pd
+
+from headsearch.checkpoint import write_table
+from headsearch.config import resolve
+from headsearch.preparation import Prepared, prepare
+from headsearch.solo import attach
+from headsearch.space import Candidate
+from headsearch.train import Trainer, train
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--eval-data", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--coupling", choices=["joint", "observe"], default="joint")
+    parser.add_argument("--from", dest="share", type=float, default=0.75)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    name = f"fork-{arguments.coupling}-{round(100 * arguments.share)}"
+    table = arguments.out / "searches" / f"{name}.csv"
+    table.parent.mkdir(exist_ok=True)
+    rows = pd.read_csv(table).to_dict("records") if table.exists() else []
+    done = {row["candidate"] for row in rows if row["seed"] == arguments.seed}
+    prepared = prepare(
+        resolve({
+            **ground_truth.BASE, **ground_truth.TRAINING, **ground_truth.SCORES,
+            "space": str(ground_truth.SPACE), "data": arguments.data, "trials": 64, "threads": 1,
+            "eval_data": arguments.eval_data, "seed": arguments.seed,
+            "coupling": arguments.coupling,
+        })
+    )  # fmt: skip
+    assert prepared.listing is not None
+    wanted = [head for head in prepared.listing.candidates if head.name not in done]
+    if not wanted:
+        return
+    first = round(arguments.share * prepared.steps)
+    together = prepared.new_trainer(prepared.config.coupling)
+    for head in prepared.listing.candidates:
+        attach(together, prepared, head)
+    run_through(together, prepared, 0, first)
+    for head in wanted:
+        rows.append({"candidate": head.name, "seed": arguments.seed,
+                     **finish(together, prepared, head, first)})  # fmt: skip
+        write_table(table, pd.DataFrame(rows))
+        print(rows[-1], flush=True)
+
+
+def finish(together: Trainer, prepared: Prepared, head: Candidate, first: int) -> dict[str, float]:
+    """The base's accuracies after going on with one head alone, on the labels that may choose."""
+    alone = prepared.new_trainer("joint")
+    attach(alone, prepared, head)
+    alone.load_state(together.state([head.name]))
+    run_through(alone, prepared, first, prepared.steps)
+    scores = prepared.scores(alone.teacher.network)
+    assert scores.base.choose is not None
+    of_head = scores.heads[head.name].choose
+    assert of_head is not None
+    return {
+        "fork_knn": scores.base.choose.knn,
+        "fork_linear": scores.base.choose.linear,
+        "fork_accuracy": scores.base.choose.mean,
+        "fork_head_accuracy": of_head.mean,
+    }
+
+
+def run_through(trainer: Trainer, prepared: Prepared, first: int, last: int) -> None:
+    for _ in train(trainer, prepared.data.train, prepared.config, first, last):
+        pass
+
+
+if __name__ == "__main__":
+    main()
