@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         export,
         load,
         pretrain,
+        resume,
         search,
         verify,
     )
@@ -33,6 +34,7 @@ __all__ = [
     "export",
     "load",
     "pretrain",
+    "resume",
     "search",
     "verify",
 ]

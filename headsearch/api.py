@@ -42,7 +42,7 @@ from headsearch.pretraining import Pretraining, prepare_pretraining
 from headsearch.ranking import ranked
 from headsearch.report import Table, advice, plot_columns, ranking_table, verdict, write_report
 from headsearch.space import Space, find_space, load_space, read_space
-from headsearch.study import Search
+from headsearch.study import Search, resume_search
 from headsearch.verification import Verification
 from headsearch.yaml_lines import located
 
@@ -181,12 +181,41 @@ def search(
         given, flags["space"] = replace(given, space=found), found.source
     config = resolve_here(flags)
     with _quiet_optuna():
-        prepared = prepare(config, given=given)
-        running = Search(prepared)
-        _carry_out(running, show, prepared.notes, progress)
-        found_run = read_run(running.run_directory)
-    write_report(found_run)
-    return Result(found_run, given)
+        return _searched(Search(prepare(config, given=given)), progress, given)
+
+
+def resume(run: Result | str | Path, *, progress: bool | None = None) -> Result:
+    """Goes on with a search that was interrupted, from its last snapshot: `headsearch resume`.
+
+    Args:
+        run: the search; as it was given objects, a `Result` that knows them still.
+        progress: whether to show how it goes; by default in a terminal or notebook.
+
+    Returns:
+        The search at its end; one that is complete as it is.
+
+    Raises:
+        UserError: no such run, or something that decides what it finds has changed since.
+    """
+    result = _result(run)
+    assert result is not None
+    if result.run.facts.get("status") == "complete":
+        return result
+    with _quiet_optuna():
+        return _searched(resume_search(result.run, result.given), progress, result.given)
+
+
+def _searched(running: Search, progress: bool | None, given: Given) -> Result:
+    """Runs a search to its end."""
+    _carry_out(running, _show_to_the_end, running.prepared.notes, progress)
+    found = read_run(running.run_directory)
+    write_report(found)
+    return Result(found, given)
+
+
+def _show_to_the_end(search: Search, console: Console) -> None:
+    if show(search, console):
+        raise KeyboardInterrupt
 
 
 def load(run_directory: str | Path) -> Result:

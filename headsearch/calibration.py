@@ -224,6 +224,11 @@ def search_scores(run: Run, back: int = 0) -> pd.DataFrame:
     at = at[at["candidate"].isin(final["candidate"])].merge(
         run.ranking[["candidate", "params_m", "gflops"]], on="candidate"
     )
+    return scores_from(at)
+
+
+def scores_from(at: pd.DataFrame) -> pd.DataFrame:
+    """`candidate, seed` and every score, from rows of scores.csv with the heads' sizes."""
     scores = {name: of(at) for name, of in SCORES.items()}
     return pd.DataFrame({"candidate": at["candidate"], "seed": at["seed"], **scores})
 

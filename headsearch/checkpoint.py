@@ -1,13 +1,9 @@
-"""The run directory: where a run leaves what it found, and how that is read back."""
+"""What a run leaves in its directory, and how that is read back."""
 
 from __future__ import annotations
 
-import os
-import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from torch import Tensor
 
 from headsearch.errors import UserError
+from headsearch.run_directory import CONFIG, read_config, write_atomically, write_config
 
 RANKING_COLUMNS = (
     "rank",
@@ -106,44 +103,33 @@ class Run:
     solo: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SOLO_COLUMNS)))
 
 
-def new_run_directory(out: Path | None, label: str) -> Path:
-    """The path of a run directory that does not exist yet; nothing is made.
+MAY_DIFFER = (
+    "out", "device", "threads", "precision", "snapshot_every", "git_commit", "versions",
+    "study_name",
+)  # fmt: skip
+"""What a run may be gone on with otherwise than it was begun; the same bits need them all alike."""
 
-    Args:
-        out: what the user asked for, or None for a fresh directory under results/.
-        label: what the fresh directory's name ends with, after the time.
+
+def same_settings(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a run directory was begun with, where these are the same.
 
     Raises:
-        UserError: `out` exists.
+        UserError: something has changed since that decides what the run finds.
     """
-    if out is not None:
-        try:
-            exists = out.exists()
-        except OSError as error:
-            raise UserError(f"{out}: no name for a run directory: {error.strerror}") from None
-        if exists:
-            raise UserError(f"{out}: the run directory exists already; choose another --out")
-        return out
-    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{re.sub(r'[^A-Za-z0-9.]+', '-', label).strip('-')}"
-    path = Path("results") / stem
-    number = 2
-    while path.exists():
-        path = Path("results") / f"{stem}-{number}"
-        number += 1
-    return path
-
-
-def create(path: Path, config: Mapping[str, Any]) -> None:
-    """Makes the run directory with its config.yaml. Raises UserError where that is not possible."""
-    try:
-        path.mkdir(parents=True)
-        write_atomically(
-            path / "config.yaml",
-            "# Every resolved setting of this run (preset < config file < flag), written before "
-            "training.\n" + yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True),
+    file, begun = path / CONFIG, read_config(path)
+    if "study_name" not in begun:  # it ended before its data were opened: nothing hangs on it yet
+        write_config(path, settings)
+        return dict(settings)
+    now = yaml.safe_load(yaml.safe_dump(dict(settings)))
+    changed = sorted(k for k in now if k not in MAY_DIFFER and begun.get(k) != now[k])
+    if changed:
+        before, after = (str(of.get(changed[0])) for of in (begun, now))
+        values = f", from {before} to {after}" if len(before + after) < 80 else ""
+        raise UserError(
+            f"{file}: {changed[0].replace('_content', '')} has changed since the run "
+            f"began{values}: it cannot be gone on with"
         )
-    except OSError as error:
-        raise UserError(f"{path}: cannot write the run directory: {error.strerror}") from None
+    return {**now, **begun}
 
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:
@@ -156,39 +142,22 @@ def write_weights(path: Path, tensors: dict[str, Tensor]) -> None:
     write_atomically(path, save(tensors, metadata={"format": "pt"}))
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replaces a file by this content, so that a reader sees the old one or the new one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def storage_url(path: Path, config: Mapping[str, Any]) -> str:
     """Where the run's Optuna study lives."""
     return str(config.get("storage") or f"sqlite:///{(path / 'study.db').absolute()}")
 
 
-def check_storage(url: str, study_name: str) -> None:
+def check_storage(url: str) -> None:
     """Opens an Optuna storage that the user named.
 
     Raises:
-        UserError: it cannot be opened, or holds a study of this name already.
+        UserError: it cannot be opened.
     """
     try:
-        names = optuna.get_all_study_names(url)
+        optuna.get_all_study_names(url)
     except Exception as error:  # each kind of storage has errors of its own
         first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise UserError(f"--storage: cannot open it: {first}") from None
-    if study_name in names:
-        raise UserError(f"--storage holds a study {study_name!r} already; choose another --out")
 
 
 def read_run(path: Path) -> Run:
@@ -199,15 +168,7 @@ def read_run(path: Path) -> Run:
     """
     if not path.is_dir():
         raise UserError(f"{path}: no such run directory")
-    config_file = path / "config.yaml"
-    if not config_file.is_file():
-        raise UserError(f"{path}: not a run directory: it has no config.yaml")
-    try:
-        config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{config_file}: not valid YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{config_file}: not the config of a run")
+    config = read_config(path)
     if "solo_head" in config:
         raise UserError(f"{path}: a pretraining with one head, not a search: it ranks nothing")
     return Run(
@@ -243,6 +204,8 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a table of a run: {str(error).splitlines()[0]}") from None
+    if frame.empty:
+        frame = frame.astype({name: float for name in columns if name in frame.columns})
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise UserError(f"{path}: not a table of a run: it has no column {missing[0]!r}")

@@ -13,9 +13,12 @@ import typer
 from headsearch import __version__
 from headsearch.config import OF_SEARCH_ALONE, PRESETS, RunConfig, panel_of, resolve
 from headsearch.errors import UserError
+from headsearch.run_directory import claimed
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from headsearch.study import Search
 
 app = typer.Typer(
     name="headsearch",
@@ -153,28 +156,63 @@ def run(
     Example: [bold]headsearch run --base vit_s --space heads.yaml[/bold]
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    resolve(given, config)  # wrong values are told before anything heavy is loaded
+    settings = resolve(given, config)  # wrong values are told before anything heavy is loaded
+    # The directory too: whatever happens from here on, the run can be gone on with.
+    with claimed(settings) as directory:
+        import optuna
 
+        from headsearch.machine import resolve_here
+        from headsearch.preparation import prepare
+        from headsearch.study import Search
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        here = resolve_here(given, config).model_copy(update={"out": None})
+        search = Search(prepare(here), directory)
+    _carry_out(search)
+
+
+@app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+) -> None:
+    """Go on with a search that was interrupted, from its last snapshot.
+
+    However it ended: Ctrl-C, a cluster's SIGTERM, kill -9, a power cut, a full disk. It comes to \
+what it would have come to without the interruption.
+
+    Example: [bold]headsearch resume results/RUN[/bold]
+    """
     import optuna
 
-    from headsearch.console import print_notes, show
-    from headsearch.machine import resolve_here
-    from headsearch.preparation import prepare
-    from headsearch.study import Search
+    from headsearch.checkpoint import read_run
+    from headsearch.console import print_notes
+    from headsearch.study import resume_search
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    found = read_run(run)
+    if found.facts.get("status") == "complete":
+        print_notes(_console(), [f"{run} has come to its end already: there is nothing to resume"])
+        return
+    _carry_out(resume_search(found))
+
+
+def _carry_out(search: Search) -> None:
+    """Runs a search to its end, or to where it is told to stop."""
+    from headsearch.console import print_notes, say, show
+
     console = _console()
-    prepared = prepare(resolve_here(given, config))
-    search = Search(prepared)
-    print_notes(console, prepared.notes)
+    print_notes(console, search.prepared.notes)
     console.print(f"run directory: {search.run_directory}", soft_wrap=True)
+    how = f"headsearch resume {search.run_directory}"
     try:
-        show(search, console)
+        signal = show(search, console)
     except KeyboardInterrupt:
-        _conclude(search.run_directory, console)
-        console.print("interrupted: what was scored until now is kept")
+        say(console, f"interrupted at once: {how} goes on from the last snapshot")
         raise typer.Exit(130) from None
     _conclude(search.run_directory, console)
+    if signal:
+        say(console, f"interrupted, with all that was done kept: {how} goes on from here")
+        raise typer.Exit(128 + signal)
 
 
 RankOption = Annotated[

@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import TrialState
 
 from headsearch.config import RunConfig
+from headsearch.samplers import make_sampler
 from headsearch.space import Candidate, Listing, ResolvedSpace
 
 TRIES = 30
@@ -45,38 +46,61 @@ def planned(space: ResolvedSpace, listing: Listing | None, config: RunConfig) ->
 
 
 def cohorts(
-    study: optuna.Study, space: ResolvedSpace, listing: Listing | None, config: RunConfig
-) -> Iterator[list[Entrant]]:
-    """Asks Optuna for the run's candidates, a cohort at a time.
+    study: optuna.Study,
+    space: ResolvedSpace,
+    listing: Listing | None,
+    config: RunConfig,
+    begin: int = 0,
+) -> Iterator[tuple[int, list[Entrant]]]:
+    """Asks Optuna for the run's candidates, a cohort at a time, each with its number.
 
     Controls come first. The next cohort is asked for only when the last one is finished, so that
-    the sampler learns from it.
+    the sampler learns from it. A study that was left in the midst of it is gone on with: what was
+    asked for then is not asked for again.
+
+    Args:
+        begin: the first cohort that is wanted; those before it are over.
     """
-    known: set[str] = set()
-    first = list(listing.candidates if listing is not None else space.controls)
-    for candidate in first:
-        study.enqueue_trial(dict(candidate.trial_params))
-    for index, size in enumerate(cohort_sizes(planned(space, listing, config), config.cohort)):
-        entrants: list[Entrant] = []
+    for candidate in listing.candidates if listing is not None else space.controls:
+        study.enqueue_trial(dict(candidate.trial_params), skip_if_exists=True)
+    sizes = cohort_sizes(planned(space, listing, config), config.cohort)
+    for index, size in list(enumerate(sizes))[begin:]:
+        entrants = _asked_before(study, space, index)
         while len(entrants) < size:
-            entrant = _ask(study, space, known)
+            entrant = _ask(study, space, config)
             if entrant is None:
                 break
-            known.add(entrant.candidate.name)
             entrants.append(entrant)
             _describe(entrant, index)
         if entrants:
-            yield entrants
+            yield index, entrants
         if len(entrants) < size:
             return
 
 
-def _ask(study: optuna.Study, space: ResolvedSpace, known: set[str]) -> Entrant | None:
-    """A trial of a new candidate that the constraints permit, None when none comes."""
+def _asked_before(study: optuna.Study, space: ResolvedSpace, cohort: int) -> list[Entrant]:
+    """The entrants of a cohort that the study holds already, in the order they came."""
+    return [
+        Entrant(space.suggest(trial), optuna.Trial(study, trial._trial_id))
+        for trial in study.get_trials(deepcopy=False)
+        if trial.user_attrs.get("cohort") == cohort
+    ]
+
+
+def _ask(study: optuna.Study, space: ResolvedSpace, config: RunConfig) -> Entrant | None:
+    """A trial of a new candidate that the constraints permit, None when none comes.
+
+    A sampler's random state is in no storage: it is made anew for each trial, from the seed and
+    the trial's number, so that a resumed study goes on as it would have.
+    """
     for attempt in range(2 * TRIES):
-        if attempt == TRIES:
-            study.sampler = optuna.samplers.RandomSampler(seed=len(known))
-        trial = study.ask()
+        trials = study.get_trials(deepcopy=False)
+        known = {t.user_attrs["candidate"] for t in trials if "cohort" in t.user_attrs}
+        left = [t for t in trials if t.state == TrialState.RUNNING and "cohort" not in t.user_attrs]
+        name = config.sampler if attempt < TRIES else "random"
+        number = left[0].number if left else len(trials)
+        study.sampler = make_sampler(name, config.seed, number)
+        trial = optuna.Trial(study, left[0]._trial_id) if left else study.ask()
         candidate = space.suggest(trial)
         reason = "tried already" if candidate.name in known else space.excluded(candidate)
         if reason is None:
@@ -90,5 +114,5 @@ def _ask(study: optuna.Study, space: ResolvedSpace, known: set[str]) -> Entrant 
 def _describe(entrant: Entrant, cohort: int) -> None:
     candidate, trial = entrant.candidate, entrant.trial
     trial.set_user_attr("candidate", candidate.name)
-    trial.set_user_attr("cohort", cohort)
     trial.set_user_attr("control", candidate.control)
+    trial.set_user_attr("cohort", cohort)  # last: with it, the trial is an entrant

@@ -199,6 +199,9 @@ class RunConfig(BaseModel):
         "Seed of which images are drawn and how labels are split. [default: --seed]",
         MACHINE, ge=0, lt=2**32,
     )  # fmt: skip
+    snapshot_every: float = setting(
+        10.0, "Minutes between snapshots, beside those at rungs.", MACHINE, gt=0
+    )
     out: Path | None = setting(
         None, "The run directory. [default: a fresh one under results/]", MACHINE
     )
@@ -213,7 +216,7 @@ def panel_of(field: str) -> str:
 
 OF_SEARCH_ALONE = (
     "space", "coupling", "trials", "cohort", "seeds", "sampler", "pruner", "eta", "min_keep",
-    "storage", "rank_by",
+    "storage", "rank_by", "snapshot_every",
 )  # fmt: skip
 """Settings that pretraining with one head has no use for."""
 

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import TypeVar
 
@@ -32,18 +33,57 @@ STATE_STYLES = {
     "collapsed": "yellow",
     "failed": "red",
 }
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C, and what a cluster sends before it takes the machine away."""
 LIVE_ROWS = 30
 """Heads that the live table shows at most; the ranking afterwards has them all."""
 
 
-def show(search: Search, console: Console) -> None:
+def show(search: Search, console: Console) -> int:
     """Runs a search and shows it as it goes, until it ends.
 
-    Ctrl-C ends it early: KeyboardInterrupt is raised once the run directory is in order.
+    Ctrl-C and SIGTERM end it early, after the step under way, with a snapshot. A second Ctrl-C does
+    not wait for it.
+
+    Returns:
+        The number of the signal that ended it; 0 where it came to its end.
+
+    Raises:
+        KeyboardInterrupt: at the second Ctrl-C.
     """
     watcher = _InTerminal(console, search) if console.is_terminal else _InPipe(console, search)
-    with closing(search.run()) as events, interrupts_heard() as interrupted:
-        watcher.watch(until(interrupted, events))
+    with closing(search.run()) as events, stops_heard(search.stop) as heard:
+        watcher.watch(events)
+    return 0 if search.complete else heard.number
+
+
+@dataclass
+class Heard:
+    """The last signal that asked to stop; 0 for none."""
+
+    number: int = 0
+
+
+@contextmanager
+def stops_heard(stop: threading.Event) -> Iterator[Heard]:
+    """In this block Ctrl-C and SIGTERM set `stop`; a second Ctrl-C raises as ever."""
+    heard = Heard()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and heard.number == signal.SIGINT:
+            raise KeyboardInterrupt
+        heard.number = number
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield heard  # signals go to the main thread alone
+        return
+    before = {number: signal.signal(number, on_signal) for number in STOPPING}
+    try:
+        yield heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -180,6 +220,7 @@ class _InTerminal:
         self._steps = search.prepared.steps * search.config.seeds
         self._rungs = search.config.rungs
         self._rung = 0
+        self._stop = search.stop
 
     def watch(self, events: Iterable[Event]) -> None:
         first = Text("attaching the heads and scoring the untrained network …")
@@ -206,7 +247,8 @@ class _InTerminal:
         return Group(*parts)
 
     def _headline(self, event: Advanced | Scored) -> RenderableType:
-        words = [
+        words = ["stopping after this step"] if self._stop.is_set() else []
+        words += [
             f"cohort {event.cohort + 1}/{event.pace.cohorts}",
             f"rung {self._rung}/{self._rungs}",
         ]

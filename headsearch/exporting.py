@@ -12,12 +12,13 @@ from torch import nn
 
 import headsearch
 from headsearch.bases import BasePlan, plan_module
-from headsearch.checkpoint import Run, write_atomically
+from headsearch.checkpoint import Run
 from headsearch.errors import UserError
 from headsearch.ground import NOTHING_GIVEN, Given, plan_of_run
 from headsearch.head_choice import Head, head_on, name_at, written_head
 from headsearch.heads import Family, Value
 from headsearch.ranking import NO_HEAD
+from headsearch.run_directory import write_atomically
 from headsearch.snippet import Sources, call, literal
 from headsearch.space import Candidate
 

@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 import headsearch
-from headsearch import checkpoint
 from headsearch.bases import (
     BasePlan,
     Weights,
@@ -37,6 +36,7 @@ from headsearch.machine import set_up
 from headsearch.model import Network
 from headsearch.objectives import Objective, make_objective, with_prototypes
 from headsearch.recipes import find_recipe
+from headsearch.run_directory import new_run_directory
 from headsearch.scores.discrepancy import DISCREPANCIES
 from headsearch.scores.rung import PROTOTYPE_KL, RungScores, score_rung
 from headsearch.seeding import seeded_weights
@@ -148,7 +148,7 @@ def prepare_ground(
         )
     arguments, weights = _named_base(config) if given.base is None else ({}, None)
     if config.out is not None:
-        checkpoint.new_run_directory(config.out, "")  # refused now rather than after decoding
+        new_run_directory(config.out, "")  # refused now rather than after decoding
     device, autocast = set_up(config)
     accelerator = device.type != "cpu"
     data = open_data(

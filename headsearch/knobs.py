@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from headsearch.heads import Value
 
 if TYPE_CHECKING:
-    import optuna
+    from optuna.trial import BaseTrial
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Choices:
     def points(self) -> Iterator[Value]:
         return iter(self.values)
 
-    def suggest(self, trial: optuna.Trial, name: str) -> Value:
+    def suggest(self, trial: BaseTrial, name: str) -> Value:
         chosen = trial.suggest_categorical(name, self.values)
         assert chosen is not None
         return chosen
@@ -59,7 +59,7 @@ class Range:
         for index in range(count):
             yield self.low + index * step
 
-    def suggest(self, trial: optuna.Trial, name: str) -> Value:
+    def suggest(self, trial: BaseTrial, name: str) -> Value:
         if self.whole:
             low, high, step = int(self.low), int(self.high), int(self.step or 1)
             return trial.suggest_int(name, low, high, step=step, log=self.log)

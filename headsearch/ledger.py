@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
+from pydantic import TypeAdapter
 
 from headsearch.checkpoint import RANKING_COLUMNS, RUNG_COLUMNS, SCORE_COLUMNS, write_table
 from headsearch.ranking import rank
@@ -21,8 +23,10 @@ class Standing:
     """What is known of one candidate: its row in ranking.csv."""
 
     candidate: Candidate
+    trial: int
+    """The number of its Optuna trial."""
     cohort: int
-    step_ms: float
+    step_ms: float = math.nan
     state: str = "running"
     rungs: int = 0
     score: float = math.nan
@@ -30,6 +34,12 @@ class Standing:
     """Under each seed, of late."""
     scores: Scores | None = None
     reason: str = ""
+    told: bool = False
+    """Whether Optuna knows how it ended."""
+
+    @property
+    def ended(self) -> bool:
+        return self.state != "running"
 
     @property
     def loss(self) -> float:
@@ -68,8 +78,8 @@ class Ledger:
     rung_rows: list[dict[str, Any]] = field(default_factory=list)
     score_rows: list[dict[str, Any]] = field(default_factory=list)
 
-    def enter(self, candidate: Candidate, cohort: int, step_ms: float) -> Standing:
-        standing = Standing(candidate, cohort, step_ms)
+    def enter(self, candidate: Candidate, trial: int, cohort: int) -> Standing:
+        standing = Standing(candidate, trial, cohort)
         self.standings[candidate.name] = standing
         return standing
 
@@ -117,6 +127,43 @@ class Ledger:
                 "loss": standing.losses.get(seed, math.nan),
             }
         )
+
+    def record_of(self) -> dict[str, Any]:
+        """All of it as JSON can hold it; `restore` reads it back."""
+        of_standings = {
+            name: {
+                key: value
+                for key, value in vars(standing).items()
+                if key not in ("candidate", "scores", "told")
+            }
+            | {"scores": asdict(standing.scores) if standing.scores else None}
+            for name, standing in self.standings.items()
+        }
+        return {
+            "standings": of_standings,
+            "rung_rows": self.rung_rows,
+            "score_rows": self.score_rows,
+        }
+
+    def restore(self, record: Mapping[str, Any], candidates: Mapping[int, Candidate]) -> None:
+        """Becomes the ledger that a record was made of.
+
+        Args:
+            record: of `record_of`.
+            candidates: by the number of their trials.
+        """
+        self.rung_rows, self.score_rows = list(record["rung_rows"]), list(record["score_rows"])
+        self.standings = {}
+        for name, kept in record["standings"].items():
+            scores = kept["scores"]
+            self.standings[name] = Standing(
+                candidates[kept["trial"]],
+                **{
+                    **kept,
+                    "losses": {int(seed): loss for seed, loss in kept["losses"].items()},
+                    "scores": TypeAdapter(Scores).validate_python(scores) if scores else None,
+                },
+            )
 
     def ranking(self) -> pd.DataFrame:
         rows = [standing.row() for standing in self.standings.values()]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
+
+_KEPT = ("steps_done", "rungs_done", "train_s", "score_s", "step_s")
 
 
 class Pace:
@@ -65,6 +68,17 @@ class Pace:
             + max(0, cohorts_left) * self._steps * mean_step_s
             + max(0, rungs_left) * mean_rung_s
         )
+
+    def record_of(self) -> dict[str, float]:
+        """What the clocks show, for `restore` in another process."""
+        kept = {name: getattr(self, f"_{name}") for name in _KEPT}
+        return kept | {"wall_s": time.perf_counter() - self._born}
+
+    def restore(self, record: Mapping[str, float]) -> None:
+        """Goes on from what the clocks showed; the time between does not count."""
+        for name in _KEPT:
+            setattr(self, f"_{name}", record[name])
+        self._born = time.perf_counter() - record["wall_s"]
 
     def facts(self) -> dict[str, Any]:
         """Wall time and throughput so far, for the report."""

@@ -37,6 +37,7 @@ from headsearch.head_choice import Head, check_head, head_on, name_at, written_h
 from headsearch.machine import resolve_here
 from headsearch.ranking import NO_HEAD
 from headsearch.recipes import find_recipe
+from headsearch.run_directory import create, new_run_directory
 from headsearch.solo import SoloEvent, SoloScored, train_solo
 from headsearch.space import Candidate
 
@@ -167,15 +168,13 @@ class Pretraining:
         self.ground = ground = planned.ground
         candidate = planned.candidate
         name = candidate.name if candidate else "no-head"
-        self.run_directory = checkpoint.new_run_directory(
-            ground.config.out, f"{ground.config.base}-{name}"
-        )
+        self.run_directory = new_run_directory(ground.config.out, f"{ground.config.base}-{name}")
         self.weights = self.run_directory / WEIGHTS
         self.rows: list[dict[str, Any]] = []
         settings = ground_settings(ground, self.run_directory)
         head = planned.head
         solo_head = written_head(head.candidate, head.origin) if head else NO_HEAD
-        checkpoint.create(
+        create(
             self.run_directory,
             {**{k: v for k, v in settings.items() if k not in OF_SEARCH_ALONE},
              "solo_head": solo_head},

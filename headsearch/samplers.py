@@ -1,8 +1,8 @@
 """Where candidates of a large space come from: Optuna's samplers that serve a cohort.
 
 A cohort is asked for at once, before any of it is told, from a space with conditional parameters
-(a kernel only where the family has one). A sampler's random state is not in the storage: a resumed
-study begins its sequence again, so candidates must be deduplicated.
+(a kernel only where the family has one). A sampler's random state is not in the storage, so one is
+made for each trial.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import optuna
 from optuna.samplers import BaseSampler
 
 from headsearch.errors import unknown
+from headsearch.seeding import seed_for
 
 STARTUP = 10
 """Finished candidates before TPE begins to model; random until then."""
@@ -29,6 +30,8 @@ class SamplerChoice:
     name: str
     help: str
     make: Callable[[int], BaseSampler]
+    one_sequence: bool = False
+    """Whether all trials are points of one sequence, whose place the storage holds."""
 
 
 # Left out after trying them on Optuna 5.0 with 3 cohorts of 12, each asked for at once: GP (5 of 12
@@ -59,6 +62,7 @@ SAMPLERS: dict[str, SamplerChoice] = {
             lambda seed: optuna.samplers.QMCSampler(
                 scramble=True, seed=seed, warn_independent_sampling=False
             ),
+            one_sequence=True,
         ),
         SamplerChoice(
             "nsgaii",
@@ -69,8 +73,8 @@ SAMPLERS: dict[str, SamplerChoice] = {
 }
 
 
-def make_sampler(name: str, seed: int) -> BaseSampler:
-    """The sampler of this name in `SAMPLERS`, seeded.
+def make_sampler(name: str, seed: int, trial: int = 0) -> BaseSampler:
+    """The sampler of this name in `SAMPLERS`, seeded for the trial that it is to propose.
 
     Raises:
         UserError: no such sampler.
@@ -79,4 +83,6 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
         raise unknown("sampler", name, SAMPLERS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return SAMPLERS[name].make(seed)
+        choice = SAMPLERS[name]
+        own = seed if choice.one_sequence else seed_for(seed, "sampler", trial) % 2**32
+        return choice.make(own)

@@ -38,7 +38,7 @@ from headsearch.user_families import (
 from headsearch.yaml_lines import Located, read_yaml
 
 if TYPE_CHECKING:
-    import optuna
+    from optuna.trial import BaseTrial
 
 __all__ = [
     "ATTACH_AT",
@@ -228,7 +228,7 @@ class ResolvedSpace:
             )
         return Listing(tuple(found.values()), tuple(merged.items()), tuple(excluded.values()))
 
-    def suggest(self, trial: optuna.Trial) -> Candidate:
+    def suggest(self, trial: BaseTrial) -> Candidate:
         """The candidate that a trial's sampler, or what was enqueued for it, chooses.
 
         The family is drawn first, then its parameters under names of their own

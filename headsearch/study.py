@@ -6,7 +6,11 @@ that searches and yields what happens.
 
 from __future__ import annotations
 
+import math
+import threading
+import time
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,17 +19,22 @@ from typing import Any, TypeAlias
 
 import optuna
 import torch
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 from torch import nn
 
 from headsearch import checkpoint
+from headsearch.checkpoint import Run
 from headsearch.cohorts import Entrant, cohort_sizes, cohorts, planned
 from headsearch.errors import UserError
-from headsearch.ground import Ground
+from headsearch.ground import NOTHING_GIVEN, Given, Ground
 from headsearch.ledger import Ledger, Standing
+from headsearch.machine import resolve_here
 from headsearch.pace import Pace
-from headsearch.preparation import Prepared, settings_of
+from headsearch.preparation import Prepared, prepare, settings_of
 from headsearch.pruning import make_pruner
+from headsearch.run_directory import create, hold, new_run_directory, run_label
 from headsearch.samplers import make_sampler
 from headsearch.scores.collapse import collapse_reason
 from headsearch.scores.rung import (
@@ -36,6 +45,7 @@ from headsearch.scores.rung import (
     mean_over_seeds,
     raw_pixels,
 )
+from headsearch.snapshot import Snapshot, read_snapshot, write_snapshot
 from headsearch.train import Health, Trainer, head_step_ms, train
 
 
@@ -65,6 +75,14 @@ class Scored:
     ledger: Ledger
 
 
+TRIAL_STATES = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "collapsed": TrialState.FAIL,
+    "failed": TrialState.FAIL,
+}
+"""What Optuna calls the states in which a head may end."""
+
 Event: TypeAlias = Advanced | Scored
 
 
@@ -88,28 +106,56 @@ class _Replica:
         return self.ground.config.seed
 
 
+@dataclass
+class _Cohort:
+    """A cohort in training.
+
+    Attributes:
+        index: its number, from 0.
+        replicas: one a seed.
+        live: its heads that still train, by name.
+        rung: the one that it trains toward.
+        steps: done under each seed.
+    """
+
+    index: int
+    replicas: list[_Replica]
+    live: dict[str, _Live]
+    rung: int
+    steps: dict[int, int]
+
+
 class Search:
     """A search in its run directory: one loop over cohorts, in each one loop over rungs.
 
-    Making one writes the run directory with its config.yaml and the Optuna study.
+    Making one writes the run directory with its config.yaml and the Optuna study, or takes up the
+    one that an earlier process left.
+
+    Args:
+        prepared: what is searched.
+        directory: a run directory with these settings that is there already: claimed for this
+            search (`run_directory.claimed`), or left by an earlier process, to be gone on with.
 
     Attributes:
-        run_directory: where it writes; fresh.
+        run_directory: where it writes.
+        stop: once set, the step under way is the last, and a snapshot is written.
 
     Raises:
-        UserError: the run directory exists or cannot be made.
+        UserError: the run directory exists, cannot be made, or cannot be gone on with.
     """
 
-    def __init__(self, prepared: Prepared) -> None:
+    def __init__(self, prepared: Prepared, directory: Path | None = None) -> None:
         self.prepared = prepared
         self.config = config = prepared.config
-        self.run_directory = checkpoint.new_run_directory(
-            config.out, f"{config.base}-{Path(config.space).stem}"
-        )
+        self.stop = threading.Event()
+        self.run_directory = directory or new_run_directory(config.out, run_label(config))
         settings = settings_of(prepared, self.run_directory)
         if config.storage is not None:
-            checkpoint.check_storage(config.storage, settings["study_name"])
-        checkpoint.create(self.run_directory, settings)
+            checkpoint.check_storage(config.storage)
+        if directory is None:
+            create(self.run_directory, settings)
+        self._lock = hold(self.run_directory)
+        settings = checkpoint.same_settings(self.run_directory, settings)
         self.study = optuna.create_study(
             study_name=settings["study_name"],
             storage=checkpoint.storage_url(self.run_directory, settings),
@@ -118,6 +164,7 @@ class Search:
             pruner=make_pruner(
                 config.pruner, eta=config.eta, min_keep=config.min_keep, rungs=config.rungs
             ),
+            load_if_exists=True,
         )
         self.ledger = Ledger()
         count = planned(prepared.space, prepared.listing, config)
@@ -128,79 +175,179 @@ class Search:
             len(cohort_sizes(count, config.cohort)),
         )
         self.facts = _first_facts(prepared)
+        self._left = read_snapshot(self.run_directory)
+        self._kept_at = time.monotonic()
+        if self._left is not None:
+            self._restore(self._left)
+
+    @property
+    def complete(self) -> bool:
+        """Whether it has come to its end."""
+        return self.facts.get("status") == "complete"
 
     def run(self) -> Generator[Event, None, None]:
         """Searches, yielding what happens; whoever shows it needs no callback.
 
-        Closing the generator, or Ctrl-C, ends the search early: what was scored stays in the run
-        directory, marked as interrupted.
+        Closing the generator, or setting `stop`, ends the search early with a snapshot, from which
+        another `Search` goes on; so does Ctrl-C, from the last snapshot that was written.
 
         Raises:
-            UserError: the base itself diverges.
+            UserError: the base itself diverges, or the run directory cannot be written any more.
         """
         status = "interrupted"
+        begin = self._left.record["cohort"] if self._left is not None else 0
         try:
             self._save("running")
-            if self.prepared.data.bank is not None:
+            if self.prepared.data.bank is not None and "raw_knn" not in self.facts["baselines"]:
                 self._note_baseline("raw", raw_pixels(self.prepared.data))
-            asked = cohorts(self.study, self.prepared.space, self.prepared.listing, self.config)
-            for index, entrants in enumerate(asked):
-                yield from self._train_cohort(index, entrants)
+            space, listing = self.prepared.space, self.prepared.listing
+            for index, entrants in cohorts(self.study, space, listing, self.config, begin):
+                yield from self._train_cohort(self._begun(index, entrants))
+                if self.stop.is_set():
+                    return
             status = "complete"
+        except (SQLAlchemyError, StorageInternalError) as error:
+            raise self._cannot_write(str(error)) from error
         except Exception:
             status = "failed"
             raise
         finally:
-            self._save(status)
+            with suppress(UserError, SQLAlchemyError, StorageInternalError):
+                self._save(status)
+            self._lock.release()
 
-    def _train_cohort(self, cohort: int, entrants: list[Entrant]) -> Iterator[Event]:
-        """Trains one cohort from the base's first weights through all rungs, under every seed.
-
-        At each rung the seeds catch up with one another: the pruner decides by their mean.
-        """
+    def _begun(self, index: int, entrants: list[Entrant]) -> _Cohort:
+        """A cohort from the base's first weights, or from where the snapshot left it."""
         seeds = range(self.config.seed, self.config.seed + self.config.seeds)
         grounds = [self.prepared.under(seed) for seed in seeds]
         replicas = [_Replica(ground, self._new_trainer(ground)) for ground in grounds]
-        live = {}
+        left = self._left if self._left and self._left.record["cohort"] == index else None
+        steps = dict.fromkeys(seeds, 0)
+        cohort = _Cohort(index, replicas, {}, 0, steps)
+        if left is not None:
+            cohort.rung = left.record["rung"]
+            cohort.steps = {int(seed): done for seed, done in left.record["steps"].items()}
         for entrant in entrants:
-            standing = self.ledger.enter(entrant.candidate, cohort, self._attach(replicas, entrant))
-            live[entrant.candidate.name] = _Live(entrant.trial, standing)
-        steps = 0
-        for rung in range(self.config.rungs + 1):
-            last = self.prepared.rung_step(rung)
-            for replica in replicas:
-                for taken in self._advance(replica, rung, replicas, live):
-                    steps += taken
-                    yield Advanced(cohort, steps, self.pace, self.ledger)
-            scores = self._score(replicas, rung, last, live)
-            self._decide(replicas, rung, live)
+            candidate = entrant.candidate
+            standing = self.ledger.standings.get(candidate.name) if left is not None else None
+            if standing is None:
+                standing = self.ledger.enter(candidate, entrant.trial.number, index)
+            if not standing.ended:
+                self._attach(replicas, standing)
+                cohort.live[candidate.name] = _Live(entrant.trial, standing)
+        for replica in replicas if left is not None else []:
+            assert left is not None
+            prefix = f"{replica.seed}."
+            replica.trainer.load_state(
+                {
+                    name.removeprefix(prefix): tensor
+                    for name, tensor in left.tensors.items()
+                    if name.startswith(prefix)
+                }
+            )
+        return cohort
+
+    def _train_cohort(self, cohort: _Cohort) -> Iterator[Event]:
+        """Trains a cohort through its rungs, under every seed.
+
+        At each rung the seeds catch up with one another: the pruner decides by their mean.
+        """
+        index, live = cohort.index, cohort.live
+        while cohort.rung <= self.config.rungs:
+            rung = cohort.rung
+            for replica in cohort.replicas:
+                for _ in self._advance(cohort, replica):
+                    yield from self._advanced(cohort)
+                    if self.stop.is_set() or self._keep_is_due():
+                        self._keep(cohort)
+                    if self.stop.is_set():
+                        return
+            scores = self._score(cohort)
+            self._decide(cohort)
+            cohort.rung += 1
+            self._keep(cohort)
+            self._tell_ended()
             self._save("running")
-            yield Scored(cohort, rung, last, scores, self.pace, self.ledger)
-            if not live:
+            step = self.prepared.rung_step(rung)
+            yield Scored(index, rung, step, scores, self.pace, self.ledger)
+            if self.stop.is_set() or not live:
                 return
 
-    def _advance(
-        self, replica: _Replica, rung: int, replicas: list[_Replica], live: dict[str, _Live]
-    ) -> Iterator[int]:
-        """Trains a cohort under one seed up to a rung; yields the steps taken, now and then."""
-        ground = replica.ground
-        first, last = ground.rung_step(rung - 1), ground.rung_step(rung)
+    def _advanced(self, cohort: _Cohort) -> Iterator[Event]:
+        """The news of some steps; whoever closes the search at them leaves a snapshot."""
+        try:
+            yield Advanced(cohort.index, sum(cohort.steps.values()), self.pace, self.ledger)
+        except GeneratorExit:
+            self._keep(cohort)
+            raise
+
+    def _advance(self, cohort: _Cohort, replica: _Replica) -> Iterator[None]:
+        """Trains a cohort under one seed up to its rung, with a pause now and then."""
+        ground, first = replica.ground, cohort.steps[replica.seed]
+        last = ground.rung_step(cohort.rung)
+        images, stop = ground.data.train, self.stop.is_set
         self.pace.start()
-        for progress in train(replica.trainer, ground.data.train, ground.config, first, last):
-            taken, first = progress.step - first, progress.step
+        for progress in train(replica.trainer, images, ground.config, first, last, stop):
+            taken = progress.step - cohort.steps[replica.seed]
+            cohort.steps[replica.seed] = progress.step
             self.pace.trained(taken)
-            self._note_cost(taken, live)
-            self._note_health(progress.health, replica, replicas, live)
-            yield taken
+            self._note_cost(taken, cohort.live)
+            if progress.health is not None:
+                self._note_health(progress.health, replica, cohort)
+            yield
             self.pace.start()
+
+    def _keep_is_due(self) -> bool:
+        return time.monotonic() - self._kept_at > 60 * self.config.snapshot_every
+
+    def _keep(self, cohort: _Cohort) -> None:
+        """Writes a snapshot of the cohort as it stands, and of all that came before it."""
+        tensors = {
+            f"{replica.seed}.{name}": tensor
+            for replica in cohort.replicas
+            for name, tensor in replica.trainer.state().items()
+        }
+        record = {
+            "cohort": cohort.index,
+            "rung": cohort.rung,
+            "steps": cohort.steps,
+            "ledger": self.ledger.record_of(),
+            "pace": self.pace.record_of(),
+            "facts": self.facts,
+        }
+        try:
+            write_snapshot(self.run_directory, Snapshot(tensors, record))
+        except OSError as error:
+            raise self._cannot_write(error.strerror or str(error)) from error
+        self._kept_at = time.monotonic()
+
+    def _restore(self, left: Snapshot) -> None:
+        """Becomes the search that a snapshot was taken of, and brings the study up to it."""
+        trials = self.study.get_trials(deepcopy=False)
+        candidates = {
+            trial.number: self.prepared.space.suggest(trial)
+            for trial in trials
+            if "cohort" in trial.user_attrs
+        }
+        self.ledger.restore(left.record["ledger"], candidates)
+        self.pace.restore(left.record["pace"])
+        self.facts = dict(left.record["facts"])
+        self._tell_ended()
+        over = [name for name, standing in self.ledger.standings.items()
+                if not standing.ended and trials[standing.trial].state.is_finished()]  # fmt: skip
+        if over:
+            raise UserError(
+                f"{self.run_directory}: its study says that {over[0]} has ended, its snapshot that "
+                "it trains: the run cannot be gone on with; search again"
+            )
 
     def _new_trainer(self, ground: Ground) -> Trainer:
         """A base that depends on the seed alone: every cohort starts from the same weights."""
         return ground.new_trainer(self.config.coupling)
 
-    def _attach(self, replicas: list[_Replica], entrant: Entrant) -> float:
-        """Attaches an entrant's head; returns what a step of it takes on its own, in ms."""
-        prepared, candidate = self.prepared, entrant.candidate
+    def _attach(self, replicas: list[_Replica], standing: Standing) -> None:
+        """Attaches a head under every seed, and times a step of it on its own."""
+        prepared, candidate = self.prepared, standing.candidate
         dim, grid = prepared.plan.stages[candidate.place]
 
         def build() -> nn.Module:
@@ -208,21 +355,23 @@ class Search:
 
         for replica in replicas:
             replica.trainer.attach(candidate.name, build, dim, candidate.place)
-        features = torch.zeros(2 * self.config.batch_size, dim, *grid, device=prepared.device)
-        return head_step_ms(build, features, autocast=prepared.autocast)
+        if math.isnan(standing.step_ms):
+            features = torch.zeros(2 * self.config.batch_size, dim, *grid, device=prepared.device)
+            standing.step_ms = head_step_ms(build, features, autocast=prepared.autocast)
 
-    def _score(
-        self, replicas: list[_Replica], rung: int, step: int, live: dict[str, _Live]
-    ) -> RungScores:
+    def _score(self, cohort: _Cohort) -> RungScores:
         """Scores base and heads, sets collapsed heads aside, reports the others to Optuna.
 
         Returns:
             The means over seeds.
         """
         self.pace.start()
+        rung, live = cohort.rung, cohort.live
+        step = self.prepared.rung_step(rung)
+        known = self.study.get_trials(deepcopy=False)
         by_seed = {
             replica.seed: self.prepared.scores(replica.trainer.teacher.network)
-            for replica in replicas
+            for replica in cohort.replicas
         }
         scores = mean_over_seeds(list(by_seed.values()))
         self.facts["dominant_share"] = scores.dominant_share
@@ -238,8 +387,9 @@ class Search:
             collapses = (self._collapse(name, under, standing) for under in by_seed.values())
             reason = next(filter(None, collapses), None)
             if rung and reason is not None:
-                self._leave(replicas, live, name, "collapsed", TrialState.FAIL, reason)
-            else:
+                self._leave(cohort, name, "collapsed", reason)
+            elif rung not in known[standing.trial].intermediate_values:
+                # Else it was reported before an interruption, and Optuna keeps what it has.
                 head.trial.report(standing.score, rung)
         self.pace.scored()
         return scores
@@ -259,11 +409,12 @@ class Search:
             base_information=base.prototype_use.information if base.prototype_use else None,
         )
 
-    def _decide(self, replicas: list[_Replica], rung: int, live: dict[str, _Live]) -> None:
+    def _decide(self, cohort: _Cohort) -> None:
         """Lets the pruner decide at a rung; after the last one, every head is complete."""
+        rung, live = cohort.rung, cohort.live
         if rung == self.config.rungs:
             for name in list(live):
-                self._leave(replicas, live, name, "complete", TrialState.COMPLETE, "")
+                self._leave(cohort, name, "complete", "")
         elif rung > 0:
             # All have reported, and all are asked before any is told: no order can matter.
             pruned = [name for name, head in live.items() if head.trial.should_prune()]
@@ -275,45 +426,53 @@ class Search:
                     if self.config.pruner == "rung"
                     else f"pruned by {self.config.pruner} at rung {rung}"
                 )
-                self._leave(replicas, live, name, "pruned", TrialState.PRUNED, reason)
+                self._leave(cohort, name, "pruned", reason)
 
-    def _leave(
-        self,
-        replicas: list[_Replica],
-        live: dict[str, _Live],
-        name: str,
-        state: str,
-        trial_state: TrialState,
-        reason: str,
-    ) -> None:
-        """Ends a head's training: in the networks, in Optuna and in the tables."""
-        head = live.pop(name)
-        for replica in replicas:
+    def _leave(self, cohort: _Cohort, name: str, state: str, reason: str) -> None:
+        """Ends a head's training: in the networks and in the tables. Optuna is told later."""
+        standing = cohort.live.pop(name).standing
+        for replica in cohort.replicas:
             replica.trainer.detach(name)
-        head.standing.state, head.standing.reason = state, reason
-        row = head.standing.row()
-        for key in ("discrepancy", "head_knn", "head_linear", "reason"):
-            if row[key] == row[key] and row[key] != "":
-                head.trial.set_user_attr(key, row[key])
-        value = head.standing.score if trial_state == TrialState.COMPLETE else None
-        self.study.tell(head.trial, value, trial_state)
+        standing.state, standing.reason = state, reason
 
-    def _note_health(
-        self, health: Health, replica: _Replica, replicas: list[_Replica], live: dict[str, _Live]
-    ) -> None:
+    def _tell_ended(self) -> None:
+        """Tells Optuna how heads have ended.
+
+        That cannot be taken back, so it comes after the snapshot in which they have; whatever
+        happens between the two, the next process tells it.
+        """
+        trials = self.study.get_trials(deepcopy=False)
+        for standing in self.ledger.standings.values():
+            if not standing.ended or standing.told:
+                continue
+            standing.told = True
+            if trials[standing.trial].state.is_finished():
+                continue
+            trial = optuna.Trial(self.study, trials[standing.trial]._trial_id)
+            row = standing.row()
+            for key in ("discrepancy", "head_knn", "head_linear", "reason"):
+                if row[key] == row[key] and row[key] != "":
+                    trial.set_user_attr(key, row[key])
+            state = TRIAL_STATES[standing.state]
+            value = standing.score if state == TrialState.COMPLETE else None
+            self.study.tell(trial, value, state)
+
+    def _note_health(self, health: Health, replica: _Replica, cohort: _Cohort) -> None:
         """Notes the losses; sets aside, under all seeds, heads that were not finite under one.
 
         Raises:
             UserError: the base itself diverged; its heads cannot go on either.
         """
+        live = cohort.live
         for name, head in live.items():
             head.standing.losses[replica.seed] = health.owners[name].loss
         diverged = [name for name in live if not health.owners[name].finite]
         base_diverged = not health.base_sound or not (diverged or health.owners[BASE].finite)
         for name in list(live) if base_diverged else diverged:
             reason = "the base diverged" if base_diverged else "loss or gradient not finite"
-            self._leave(replicas, live, name, "failed", TrialState.FAIL, reason)
+            self._leave(cohort, name, "failed", reason)
         if base_diverged:
+            self._tell_ended()
             raise UserError(
                 f"the base diverged: its features or gradients are not finite; try a lower --lr "
                 f"than {self.config.lr:g}"
@@ -337,8 +496,17 @@ class Search:
         """Writes the tables and the facts as they are now."""
         self.facts.update(status=status, **self.pace.facts())
         self.facts["baselines"].update(self.ledger.base_beside_the_first())
+        try:
+            self.ledger.write(self.run_directory)
+        except OSError as error:
+            raise self._cannot_write(error.strerror or str(error)) from error
         self.study.set_user_attr("facts", self.facts)
-        self.ledger.write(self.run_directory)
+
+    def _cannot_write(self, reason: str) -> UserError:
+        return UserError(
+            f"{self.run_directory}: cannot write: {reason.splitlines()[0]}; what was written "
+            f"before stands: mend that, then headsearch resume {self.run_directory}"
+        )
 
 
 def _first_facts(prepared: Prepared) -> dict[str, Any]:
@@ -375,3 +543,22 @@ def _first_facts(prepared: Prepared) -> dict[str, Any]:
         "cost_base_equivalents": 0.0,
         "solo_equivalents": 0.0,
     }
+
+
+def resume_search(run: Run, given: Given = NOTHING_GIVEN) -> Search:
+    """The search that goes on where an earlier process left this run.
+
+    Args:
+        given: what was given to it in Python.
+
+    Raises:
+        UserError: it lacks something that was given, or something has changed since it began.
+    """
+    for name in run.config.get("given", []):
+        if getattr(given, name) is None:
+            raise UserError(
+                f"{run.path}: its {name} was given in Python, where no other process finds it: it "
+                "can be gone on with there alone"
+            )
+    config = resolve_here({}, run.path / "config.yaml")
+    return Search(prepare(config, given=given), run.path)

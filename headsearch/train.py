@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -161,8 +162,8 @@ class Trainer:
     def state(self, heads: Collection[str] | None = None) -> dict[str, Tensor]:
         """All that moves, by name: student, teacher and the optimizer's moments.
 
-        Taken right after `read`, it is all that another trainer needs to go on with the same bits:
-        schedules and randomness are functions of the step.
+        It is all that another trainer needs to go on with the same bits: schedules and randomness
+        are functions of the step.
 
         Args:
             heads: whose state to take beside the base's; by default that of all.
@@ -179,11 +180,14 @@ class Trainer:
             if head_of(name) in (None, *theirs):
                 for kind, moment in self.optimizer.state.get(parameter, {}).items():
                     tensors[f"optimizer.{kind}.{name}"] = moment
-        return tensors
+        for owner, meter in self._meters.items():
+            if owner in (BASE, *theirs):
+                tensors[f"meter.{owner}"] = meter.sums
+        return tensors | {"sound.": self._base_sound}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Goes on from a `state`, taken with the heads that are attached here and no others."""
-        parts: dict[str, dict[str, Tensor]] = {"student": {}, "teacher": {}, "optimizer": {}}
+        parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for name, tensor in state.items():
             role, _, rest = name.partition(".")
             parts[role][rest] = tensor
@@ -193,8 +197,10 @@ class Trainer:
         parameters = dict(self.student.named_parameters())
         for name, tensor in parts["optimizer"].items():
             kind, _, of = name.partition(".")
-            moments = self.optimizer.state[parameters[of]]
-            moments[kind] = tensor.detach().clone().to(self.device)
+            self.optimizer.state[parameters[of]][kind] = tensor.clone().to(self.device)
+        for owner, sums in parts["meter"].items():
+            self._meters[owner].sums = sums.clone().to(self.device)
+        self._base_sound = parts["sound"][""].clone().to(self.device)
 
     def read(self) -> Health:
         """What happened since the last read. The one host sync."""
@@ -224,37 +230,47 @@ class Health:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a cohort is: steps done, and how base and heads fared since the last report."""
+    """How far a cohort is: steps done, and how base and heads fared since the last report.
+
+    Attributes:
+        health: None where training stopped between two reads, as it was asked to.
+    """
 
     step: int
-    health: Health
+    health: Health | None
 
 
 class _Meter:
     """Sums of one owner's losses and its health, kept on the device."""
 
     def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(3, device=device)  # loss, steps, steps that were not finite
+        self.sums = torch.zeros(3, device=device)  # loss, steps, steps that were not finite
 
     def add(self, loss: Tensor, gradient_norms: Tensor) -> Tensor:
         """Adds a step; returns 1.0 where loss and gradients are finite, else 0.0."""
         finite = (loss.isfinite() & gradient_norms.isfinite().all()).float()
         kept = torch.where(finite.bool(), loss, 0.0).float()
-        self._sums += torch.stack([kept, finite, 1 - finite])
+        self.sums += torch.stack([kept, finite, 1 - finite])
         return finite
 
     def read(self) -> OwnerHealth:
-        loss, steps, not_finite = self._sums.tolist()
-        self._sums.zero_()
+        loss, steps, not_finite = self.sums.tolist()
+        self.sums.zero_()
         return OwnerHealth(loss / steps if steps else math.nan, not_finite == 0)
 
 
 def train(
-    trainer: Trainer, images: Images, config: RunConfig, first: int, last: int
+    trainer: Trainer,
+    images: Images,
+    config: RunConfig,
+    first: int,
+    last: int,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Progress]:
     """Runs the steps `first` … `last` − 1, reading losses and health now and then.
 
-    The caller may detach heads between two reports; the next step goes on without them.
+    The caller may detach heads between two reports; the next step goes on without them. Once
+    `stop` says so, the step that is under way is the last.
     """
     steps = config.epochs * steps_per_epoch(images, config)
     for step, crops in enumerate(
@@ -263,6 +279,10 @@ def train(
         trainer.step(crops, Moment(step, steps))
         if (step + 1) % READ_EVERY == 0 or step + 1 == last:
             yield Progress(step + 1, trainer.read())
+        elif stop():
+            yield Progress(step + 1, None)
+        if stop():
+            return
 
 
 def batches(

@@ -10,13 +10,11 @@ import pytest
 from headsearch.checkpoint import (
     RANKING_COLUMNS,
     RUNG_COLUMNS,
-    create,
-    new_run_directory,
     read_run,
-    write_atomically,
     write_table,
 )
 from headsearch.errors import UserError
+from headsearch.run_directory import create, new_run_directory, write_atomically
 
 
 def test_a_fresh_directory_is_named_after_time_and_run_and_never_one_that_exists(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,16 +16,21 @@ from headsearch.report import Table
 
 
 class EndlessSearch:
-    """A search that is interrupted once, in a destructor, where Python drops the exception."""
+    """A search that is interrupted in a destructor, where Python drops what is raised."""
 
     class prepared:  # noqa: N801
         steps = 10
 
     class config:  # noqa: N801
-        rungs = 1
+        rungs, seeds = 1, 1
+
+    complete = False
 
     closed = False
     events = 0
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
 
     def run(self) -> Iterator[Any]:
         class Interrupted:
@@ -32,7 +38,7 @@ class EndlessSearch:
                 os.kill(os.getpid(), signal.SIGINT)
 
         try:
-            while self.events < 1000:
+            while self.events < 1000 and not self.stop.is_set():
                 if self.events == 3:
                     Interrupted()
                 self.events += 1
@@ -45,11 +51,23 @@ class EndlessSearch:
 def test_an_interrupt_that_python_drops_stops_the_search_all_the_same() -> None:
     before = signal.getsignal(signal.SIGINT)
     search: Any = EndlessSearch()
-    with pytest.raises(KeyboardInterrupt):
-        show(search, Console(force_terminal=False))
+    assert show(search, Console(force_terminal=False)) == signal.SIGINT
     assert search.closed
     assert search.events < 10
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_ctrl_c_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    search: Any = EndlessSearch()
+
+    def deaf() -> Iterator[Any]:
+        for _ in range(1000):
+            os.kill(os.getpid(), signal.SIGINT)
+            yield object()
+
+    search.run = deaf
+    with pytest.raises(KeyboardInterrupt):
+        show(search, Console(force_terminal=False))
 
 
 def test_a_table_in_a_pipe_is_whole(capsys: pytest.CaptureFixture[str]) -> None:

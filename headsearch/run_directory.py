@@ -1,0 +1,165 @@
+"""The run directory itself: found a name for, made, held by one process at a time.
+
+Light enough to be imported before anything heavy, so that a run has its directory, and can be gone
+on with, from its first second.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+import headsearch
+from headsearch.config import RunConfig
+from headsearch.errors import UserError
+
+CONFIG = "config.yaml"
+LOCK = ".lock"
+HOLDER = ".holder"
+
+
+def new_run_directory(out: Path | None, label: str) -> Path:
+    """The path of a run directory that does not exist yet; nothing is made.
+
+    Args:
+        out: what the user asked for, or None for a fresh directory under results/.
+        label: what the fresh directory's name ends with, after the time.
+
+    Raises:
+        UserError: `out` exists.
+    """
+    if out is not None:
+        try:
+            exists = out.exists()
+        except OSError as error:
+            raise UserError(f"{out}: no name for a run directory: {error.strerror}") from None
+        if exists:
+            raise UserError(f"{out}: the run directory exists already; choose another --out")
+        return out
+    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{re.sub(r'[^A-Za-z0-9.]+', '-', label).strip('-')}"
+    path = Path("results") / stem
+    number = 2
+    while path.exists():
+        path = Path("results") / f"{stem}-{number}"
+        number += 1
+    return path
+
+
+def create(path: Path, config: Mapping[str, Any]) -> None:
+    """Makes the run directory with its config.yaml. Raises UserError where that is not possible."""
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot write the run directory: {error.strerror}") from None
+    write_config(path, config)
+
+
+def write_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Writes a run directory's config.yaml. Raises UserError where that is not possible."""
+    try:
+        write_atomically(
+            path / CONFIG,
+            "# Every resolved setting of this run (preset < config file < flag), written before "
+            "training.\n" + yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True),
+        )
+    except OSError as error:
+        raise UserError(f"{path}: cannot write the run directory: {error.strerror}") from None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What config.yaml of a run directory holds.
+
+    Raises:
+        UserError: there is none, or it is no run's.
+    """
+    file = path / CONFIG
+    if not file.is_file():
+        raise UserError(f"{path}: not a run directory: it has no {CONFIG}")
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{file}: not the config of a run")
+    return config
+
+
+def run_label(config: RunConfig) -> str:
+    """What the name of a search's fresh directory ends with."""
+    return f"{config.base}-{Path(config.space).stem}"
+
+
+@contextmanager
+def claimed(config: RunConfig) -> Iterator[Path]:
+    """A fresh run directory with these settings in its config.yaml, before anything is opened.
+
+    From then on the run can be gone on with. Where the settings turn out to be unusable within
+    the block, nothing is left.
+
+    Raises:
+        UserError: it exists or cannot be made.
+    """
+    path = new_run_directory(config.out, run_label(config))
+    made = [parent for parent in path.absolute().parents if not parent.exists()]
+    settings = {**config.model_dump(mode="json"), "out": str(path)}
+    create(path, {**settings, "versions": {"headsearch": headsearch.__version__}})
+    try:
+        yield path
+    except UserError:
+        if {file.name for file in path.iterdir()} <= {CONFIG, LOCK, HOLDER}:
+            shutil.rmtree(path)
+            for parent in made:
+                with suppress(OSError):
+                    parent.rmdir()
+        raise
+
+
+def hold(path: Path) -> FileLock:
+    """Takes a run directory for this process, until the lock is released or the process ends.
+
+    The system gives it up with the process, so that none outlives a crash.
+
+    Raises:
+        UserError: another process holds it, or the directory cannot be written.
+    """
+    lock = FileLock(path / LOCK)
+    try:
+        lock.acquire(timeout=0)
+        (path / HOLDER).write_text(
+            f"process {os.getpid()} on {socket.gethostname()} since "
+            f"{datetime.now():%Y-%m-%d %H:%M:%S}",
+            encoding="utf-8",
+        )
+    except Timeout:
+        holder = path / HOLDER
+        who = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
+        raise UserError(f"{path} is held by {who}: wait for it, or stop it") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot write into it: {error.strerror}") from None
+    return lock
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replaces a file by this content, so that a reader sees the old one or the new one."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,100 @@
+"""The snapshot of a run: one file with all that moves, from which it goes on after any end.
+
+Tensors stand in a safetensors file, and all else as JSON in its metadata: reading one executes
+nothing. It is written aside, flushed to the disk and renamed, and the one before is kept, so that
+whatever interrupts the writing leaves a whole one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from headsearch.errors import UserError
+
+FOLDER = "checkpoint"
+LATEST, BEFORE, ASIDE = "snapshot.safetensors", "snapshot-before.safetensors", "snapshot.writing"
+FORMAT = "1"
+"""Of the record; a snapshot of another format cannot be gone on from."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a run needs to go on.
+
+    Attributes:
+        tensors: weights, moments and what else lives on a device, by name.
+        record: everything else, as JSON can hold it (NaN included).
+    """
+
+    tensors: Mapping[str, Tensor]
+    record: Mapping[str, Any]
+
+
+def write_snapshot(run_directory: Path, snapshot: Snapshot) -> None:
+    """Writes a snapshot; the one that was there is kept as the one before.
+
+    Raises:
+        OSError: it cannot be written; what was there is untouched.
+    """
+    folder = run_directory / FOLDER
+    folder.mkdir(exist_ok=True)
+    aside, latest = folder / ASIDE, folder / LATEST
+    tensors = {
+        # a copy where tensors share memory, which the file format does not know
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in snapshot.tensors.items()
+    }
+    record = json.dumps(snapshot.record)
+    try:
+        save_file(tensors, aside, metadata={"format": FORMAT, "record": record})
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
+    _flush(aside)
+    if latest.exists():
+        latest.replace(folder / BEFORE)
+    aside.replace(latest)
+    _flush(folder)
+
+
+def read_snapshot(run_directory: Path) -> Snapshot | None:
+    """The latest whole snapshot of a run; None where there is none.
+
+    Raises:
+        UserError: it was written by a headsearch whose snapshots this one cannot read.
+    """
+    for name in (LATEST, BEFORE):
+        file = run_directory / FOLDER / name
+        if not file.is_file():
+            continue
+        try:
+            with safe_open(file, framework="pt") as opened:
+                metadata = opened.metadata() or {}
+                tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            record = json.loads(metadata.get("record", ""))
+        except (SafetensorError, OSError, ValueError):
+            continue  # not whole: a file system that lost what it had promised
+        if metadata.get("format") != FORMAT:
+            raise UserError(
+                f"{file}: a snapshot of format {metadata.get('format')}, and this headsearch reads "
+                f"format {FORMAT}: go on with the version that its config.yaml names"
+            )
+        return Snapshot(tensors, record)
+    return None
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file or a folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,412 @@
+"""What is left of a run after any end, and what becomes of it: always the same tables."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from headsearch import snapshot
+from headsearch.checkpoint import read_run
+from headsearch.config import resolve
+from headsearch.errors import UserError
+from headsearch.preparation import Prepared, prepare
+from headsearch.run_directory import claimed
+from headsearch.snapshot import BEFORE, FOLDER, LATEST, Snapshot, read_snapshot, write_snapshot
+from headsearch.study import Advanced, Scored, Search, resume_search
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+SPACE = """
+families:
+  attention: {depth: 1}
+  convnext: {depth: 1, kernel: 3, first_shortcut: [true, false]}
+  poolformer: {depth: 1}
+  mixer: {depth: [1, 2]}
+controls:
+  identity:
+"""
+SAMPLED = """
+families:
+  convnext: {depth: {low: 1, high: 2}, kernel: [3, 5, 7], mlp_ratio: {low: 1.0, high: 2.0}}
+  poolformer: {depth: {low: 1, high: 3}}
+controls:
+  identity:
+"""
+TABLES = ("rungs.csv", "scores.csv")
+
+
+def settings(tmp_path: Path, space: str = SPACE, **changes: Any) -> dict[str, Any]:
+    file = tmp_path / "space.yaml"
+    file.write_text(space)
+    return {
+        "base": "test_vit", "space": str(file), "image_size": 16, "patch_size": 4, "images": 96,
+        "epochs": 4, "batch_size": 32, "rungs": 3, "eval_images": 64, "bank_images": 64,
+        "min_keep": 2, "cohort": 4, "device": "cpu", "precision": "float32", "threads": 1,
+        **changes,
+    }  # fmt: skip
+
+
+def begun(tmp_path: Path, name: str, space: str = SPACE, **changes: Any) -> Prepared:
+    return prepare(resolve(settings(tmp_path, space, out=tmp_path / name, **changes)))
+
+
+def finish(search: Search) -> Path:
+    for _ in search.run():
+        pass
+    return search.run_directory
+
+
+def same(first: Path, second: Path) -> None:
+    """Byte for byte, but for how long a head's step took."""
+    for name in TABLES:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+    tables = [pd.read_csv(run / "ranking.csv", dtype=str) for run in (first, second)]
+    pd.testing.assert_frame_equal(*(table.drop(columns="step_ms") for table in tables))
+    states = [
+        {
+            trial.user_attrs["candidate"]: (trial.state, trial.intermediate_values, trial.values)
+            for trial in study(run).trials
+            if "cohort" in trial.user_attrs
+        }
+        for run in (first, second)
+    ]
+    assert states[0] == states[1]
+    facts = [read_run(run).facts for run in (first, second)]
+    for of in ("status", "cost_base_equivalents", "solo_equivalents", "baselines"):
+        assert facts[0][of] == pytest.approx(facts[1][of]), of
+
+
+def study(run: Path) -> optuna.Study:
+    name = str(read_run(run).config["study_name"])
+    return optuna.load_study(study_name=name, storage=f"sqlite:///{run / 'study.db'}")
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "enumerated": {},
+    "sampled": {"space": SAMPLED, "trials": 6, "cohort": 3, "rungs": 2, "epochs": 2},
+    "two seeds": {"seeds": 2, "epochs": 2, "rungs": 2},
+    "with a teacher": {"objective": "ibot", "epochs": 2, "rungs": 2},
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The run directory of a case that nothing interrupted."""
+
+    @cache
+    def uninterrupted(case: str) -> Path:
+        folder = tmp_path_factory.mktemp("whole")
+        return finish(Search(begun(folder, "run", **CASES[case])))
+
+    return uninterrupted
+
+
+def test_a_search_that_is_stopped_again_and_again_ends_as_if_it_never_was(
+    case: str, whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Stopped in the midst of rungs, at rungs and between cohorts, closed or told to stop."""
+    search, stops = Search(begun(tmp_path, "stopped", **CASES[case])), 0
+    while True:
+        events = search.run()
+        for seen, event in enumerate(events, 1):
+            if seen == 1 + stops % 3:
+                if stops % 2:
+                    search.stop.set()
+                else:
+                    events.close()
+                    break
+            assert isinstance(event, Advanced | Scored)
+        if read_run(search.run_directory).facts["status"] == "complete":
+            break
+        stops += 1
+        search = resume_search(read_run(search.run_directory))
+    assert stops > 3
+    same(whole(case), search.run_directory)
+
+
+def test_told_to_stop_it_stops_after_the_step_under_way(tmp_path: Path) -> None:
+    search = Search(begun(tmp_path, "run", epochs=8, rungs=1))
+    step = 0
+    made = search._new_trainer
+
+    def counted(ground: Any) -> Any:
+        trainer = made(ground)
+        taken = trainer.step
+
+        def one(*arguments: Any) -> None:
+            nonlocal step
+            taken(*arguments)
+            step += 1
+            if step == 3:
+                search.stop.set()
+
+        trainer.step = one
+        return trainer
+
+    search._new_trainer = counted  # type: ignore[method-assign]
+    finish(search)
+    assert step == 3
+    left = read_snapshot(search.run_directory)
+    assert left is not None
+    assert left.record["steps"] == {"0": 3}
+    assert read_run(search.run_directory).facts["status"] == "interrupted"
+
+
+def killed_after(directory: Path, prepared: Prepared | None, seconds: float) -> bool:
+    """Searches or goes on in a process of its own, SIGKILLed after a while; whether it was.
+
+    It is forked, so that nothing is imported anew and the moments are those of the search.
+    """
+    fork = multiprocessing.get_context("fork")
+
+    def work() -> None:
+        torch.set_num_threads(1)
+        if prepared is not None and not (directory / "config.yaml").exists():
+            finish(Search(prepared))
+        else:
+            finish(resume_search(read_run(directory)))
+
+    child = fork.Process(target=work)
+    child.start()
+    child.join(seconds)
+    killed = child.is_alive()
+    if killed:
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    assert killed or child.exitcode == 0
+    return killed
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("case", ["enumerated", "sampled"], indirect=True)
+def test_a_search_killed_at_random_moments_ends_as_if_it_never_was(
+    case: str, whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """SIGKILL, over 20 times in both cases together, in the midst of whatever it writes."""
+    dice = random.Random(case)
+    prepared, directory = begun(tmp_path, "killed", **CASES[case]), tmp_path / "killed"
+    kills, started = 0, time.monotonic()
+    while killed_after(directory, prepared, dice.uniform(0.1, 1.2) if kills < 12 else 600):
+        if (directory / "config.yaml").exists():
+            kills += 1
+        assert time.monotonic() - started < 600
+    assert kills >= 12
+    same(whole(case), directory)
+
+
+class PowerCut(BaseException):
+    """The end of a process, at a place of the test's choosing."""
+
+
+WRITES = {
+    "before the snapshot is written": ("headsearch.study.write_snapshot", False),
+    "right after it": ("headsearch.study.write_snapshot", True),
+    "before Optuna is told": ("optuna.Study.tell", False),
+    "in the midst of telling": ("optuna.Study.tell", True),
+    "before a report": ("optuna.Trial.report", False),
+    "in the midst of the reports": ("optuna.Trial.report", True),
+    "before a trial is asked for": ("optuna.Study.ask", False),
+    "in the midst of asking": ("optuna.Study.ask", True),
+    "while a trial is described": ("optuna.Trial.set_user_attr", True),
+    "before the tables are written": ("headsearch.ledger.Ledger.write", False),
+}
+
+
+@pytest.mark.parametrize("where", WRITES)
+@pytest.mark.parametrize("time_of_call", [1, 4])
+def test_study_and_snapshot_agree_wherever_the_power_goes(
+    where: str,
+    time_of_call: int,
+    whole: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target, after = WRITES[where]
+    module, _, name = target.rpartition(".")
+    owner = pytest.importorskip(module) if module == "headsearch.study" else None
+    if owner is None:
+        package, _, holder = module.rpartition(".")
+        owner = getattr(pytest.importorskip(package), holder)
+    real, calls = getattr(owner, name), 0
+
+    def cut(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == time_of_call and not after:
+            raise PowerCut
+        result = real(*arguments, **options)
+        if calls == time_of_call:
+            raise PowerCut
+        return result
+
+    prepared = begun(tmp_path, "cut", **CASES["sampled"])
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, cut)
+        with pytest.raises(PowerCut):
+            finish(Search(prepared))
+    again = finish(resume_search(read_run(tmp_path / "cut")))
+    same(whole("sampled"), again)
+    left = [trial for trial in study(again).trials if not trial.state.is_finished()]
+    assert [trial for trial in left if trial.state == TrialState.RUNNING] == []
+
+
+def test_a_snapshot_that_is_not_whole_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    for number in range(3):
+        write_snapshot(tmp_path, Snapshot({"x": torch.full((4,), number)}, {"number": number}))
+    latest = tmp_path / FOLDER / LATEST
+    found = read_snapshot(tmp_path)
+    assert found is not None
+    assert found.record["number"] == 2
+    latest.write_bytes(latest.read_bytes()[:20])
+    before = read_snapshot(tmp_path)
+    assert before is not None
+    assert before.record["number"] == 1
+    assert torch.equal(before.tensors["x"], torch.full((4,), 1))
+    (tmp_path / FOLDER / BEFORE).write_bytes(b"")
+    assert read_snapshot(tmp_path) is None
+
+
+def test_a_write_that_fails_leaves_the_snapshot_that_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_snapshot(tmp_path, Snapshot({"x": torch.zeros(4)}, {"number": 1}))
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("headsearch.snapshot.save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        write_snapshot(tmp_path, Snapshot({"x": torch.ones(4)}, {"number": 2}))
+    found = read_snapshot(tmp_path)
+    assert found is not None
+    assert found.record["number"] == 1
+
+
+def test_what_a_run_began_with_must_still_hold(tmp_path: Path) -> None:
+    prepared = begun(tmp_path, "run", epochs=2, rungs=2)
+    events = Search(prepared).run()
+    next(events)
+    events.close()
+    (tmp_path / "space.yaml").write_text(SPACE.replace("mixer: {depth: [1, 2]}", "resmlp: {}"))
+    with pytest.raises(UserError, match="space has changed since the run began: it cannot"):
+        resume_search(read_run(tmp_path / "run"))
+
+
+def test_a_run_whose_base_diverged_is_not_gone_on_with(tmp_path: Path) -> None:
+    search = Search(begun(tmp_path, "run", lr=99, weight_decay=99, epochs=2, rungs=2))
+    made = search._new_trainer
+
+    def huge(ground: Any) -> Any:
+        trainer = made(ground)
+        trainer.student.base.trunk.norm.weight.data.fill_(float("inf"))
+        return trainer
+
+    search._new_trainer = huge  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="diverged"):
+        finish(search)
+    with pytest.raises(UserError, match="search again"):
+        resume_search(read_run(tmp_path / "run"))
+
+
+# one at a time, and from the first second ---------------------------------------------------------
+
+
+def test_a_second_process_is_told_who_holds_the_run(tmp_path: Path) -> None:
+    search = Search(begun(tmp_path, "run", epochs=2, rungs=2))
+    events = search.run()
+    next(events)
+    with pytest.raises(UserError, match=rf"run is held by process {os.getpid()} on .* since 2"):
+        resume_search(read_run(tmp_path / "run"))
+    events.close()
+    finish(resume_search(read_run(tmp_path / "run")))
+
+
+def test_what_a_dead_process_held_is_free(tmp_path: Path) -> None:
+    prepared = begun(tmp_path, "run", epochs=2, rungs=2)
+    assert killed_after(tmp_path / "run", prepared, 1.0)
+    finish(resume_search(read_run(tmp_path / "run")))
+
+
+def test_a_run_can_be_gone_on_with_from_its_first_second(tmp_path: Path) -> None:
+    config = resolve(settings(tmp_path, out=tmp_path / "run", epochs=2, rungs=2))
+    with claimed(config) as directory:
+        pass  # and here the power goes, before anything is opened
+    assert {file.name for file in directory.iterdir()} == {"config.yaml"}
+    assert read_run(directory).ranking.empty
+    again = finish(resume_search(read_run(directory)))
+    same(finish(Search(begun(tmp_path, "whole", epochs=2, rungs=2))), again)
+
+
+def test_settings_that_cannot_be_used_leave_nothing(tmp_path: Path) -> None:
+    config = resolve(settings(tmp_path, out=tmp_path / "new" / "run"))
+    with pytest.raises(UserError, match="no such base"), claimed(config):
+        raise UserError("no such base")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_ends_the_run_with_a_line_and_keeps_the_snapshot(
+    tmp_path: Path, whole: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = Search(begun(tmp_path, "run"))
+    real, calls = snapshot.save_file, 0
+
+    def full(*arguments: Any, **options: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 2:
+            raise OSError(28, "No space left on device")
+        real(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(snapshot, "save_file", full)
+        with pytest.raises(UserError, match=r"cannot write: No space left .* headsearch resume"):
+            finish(search)
+    same(whole("enumerated"), finish(resume_search(read_run(tmp_path / "run"))))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_command_in_order_and_resume_finishes_it(
+    number: signal.Signals, tmp_path: Path, whole: Callable[[str], Path]
+) -> None:
+    flags = settings(tmp_path, **CASES["enumerated"])
+    command = [sys.executable, "-m", "headsearch", "run", "--out", str(tmp_path / "run")]
+    for name, value in flags.items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert running.stdout is not None
+    for line in running.stdout:
+        if "rung 1/3" in line:
+            running.send_signal(number)
+            break
+    said = running.stdout.read()
+    assert running.wait() == 128 + number, said
+    assert f"headsearch resume {tmp_path / 'run'} goes on from here" in said
+    assert "Traceback" not in said
+    for expected in ("complete", "there is nothing to resume"):
+        again = subprocess.run(
+            [sys.executable, "-m", "headsearch", "resume", str(tmp_path / "run")],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert expected in again.stdout
+    same(whole("enumerated"), tmp_path / "run")
