@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from headsearch.bases import Base, BaseOutput, drop_no_paths
 from headsearch.config import Coupling
@@ -137,13 +136,22 @@ class Teacher:
         self.network.detach(name)
 
     @torch.no_grad()
-    def follow(self, student: Network, momentum: float) -> None:
-        """Moves every weight to momentum · teacher + (1 − momentum) · student; copies buffers."""
-        average = get_ema_multi_avg_fn(momentum)
+    def follow(self, student: Network, momentum: float, moves: Tensor) -> None:
+        """Moves every weight to momentum · teacher + (1 − momentum) · student; copies buffers.
+
+        Args:
+            moves: 1, or 0 for a step that must change nothing: the student's has not either.
+        """
         mine = dict(self.network.named_parameters())
         theirs = dict(student.named_parameters())
         assert mine.keys() == theirs.keys(), "student and teacher hold the same network"
-        average(list(mine.values()), [theirs[name].detach() for name in mine], 0)
+        targets, sources = list(mine.values()), [theirs[name].detach() for name in mine]
+        if momentum == 0:
+            torch._foreach_copy_(targets, sources)
+        else:
+            distances = torch._foreach_sub(sources, targets)
+            torch._foreach_mul_(distances, (1 - momentum) * moves.to(distances[0]))
+            torch._foreach_add_(targets, distances)
         buffers = dict(student.named_buffers())
         for name, buffer in self.network.named_buffers():
             buffer.copy_(buffers[name])

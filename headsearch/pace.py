@@ -34,11 +34,12 @@ class Pace:
         self._mark = time.perf_counter()
 
     def trained(self, steps: int) -> None:
-        """`steps` steps were done since the last mark."""
+        """`steps` steps were done since the last mark, below 0 where some are taken again."""
         passed = time.perf_counter() - self._mark
         self._train_s += passed
         self._steps_done += steps
-        self._step_s = passed / steps
+        if steps > 0:
+            self._step_s = passed / steps
         self.start()
 
     def scored(self) -> None:

@@ -75,7 +75,7 @@ def train_solo(
         for progress in train(trainer, ground.data.train, config, first, last):
             pace.trained(progress.step - first)
             first = progress.step
-            assert progress.health is not None
+            assert progress.health is not None  # a solo run is not told to stop
             check_health(progress.health, config.lr)
             loss = progress.health.owners[BASE].loss
             yield SoloAdvanced(progress.step, loss, pace)

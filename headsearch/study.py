@@ -466,7 +466,7 @@ class Search:
         live = cohort.live
         for name, head in live.items():
             head.standing.losses[replica.seed] = health.owners[name].loss
-        diverged = [name for name in live if not health.owners[name].finite]
+        diverged = [name for name in live if name in health.blamed]
         base_diverged = not health.base_sound or not (diverged or health.owners[BASE].finite)
         for name in list(live) if base_diverged else diverged:
             reason = "the base diverged" if base_diverged else "loss or gradient not finite"

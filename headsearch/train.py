@@ -32,8 +32,12 @@ class Trainer:
     """Student, teacher, objective and optimizer of one cohort, and the step that moves them.
 
     The step reads nothing back from the device. Losses and a flag of each owner's health are kept
-    there until `read` asks for them. A step in which any loss or gradient is not finite changes
-    no weight; `read` then names the heads to blame.
+    there until `read` asks for them. From a step in which any loss or gradient is not finite until
+    the next read, steps change nothing at all: `read` then says how many were taken before, and
+    which heads are to blame, so that the rest can be taken again without them.
+
+    Attributes:
+        unread: steps since the last read.
 
     Args:
         student: the base with its projection, no head attached yet.
@@ -64,6 +68,8 @@ class Trainer:
         self._parameters = {BASE: [p for _, p in self.student.base_parameters()]}
         self._meters = {BASE: _Meter(device)}
         self._base_sound = torch.ones((), dtype=torch.bool, device=device)
+        self._sound = torch.ones((), device=device)  # 0 from a step that is not finite to the read
+        self.unread = 0
         # The fused kernel can leave out an update on the device. torch has none for the meta
         # device, on which the tests prove the step free of syncs.
         self._fused = device.type != "meta"
@@ -102,24 +108,28 @@ class Trainer:
 
     def step(self, crops: Tensor, moment: Moment) -> None:
         """One update of base and heads from two crops of each image, (2, B, C, S, S)."""
+        self.unread += 1
+        buffers = list(self.student.buffers())
+        before = [buffer.clone() for buffer in buffers]
         features, losses = self.losses(crops.flatten(0, 1), moment)
-        self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
         self.objective.adjust_gradients(self.student, moment)
 
         self._base_sound &= features.base.pooled_BD.isfinite().all()
-        finite = self._clip({BASE: losses.base, **losses.heads})
+        self._clip({BASE: losses.base, **losses.heads})
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(moment, self.peak_lr, self.recipe)
             if group["decays"]:
                 group["weight_decay"] = weight_decay(moment, self.weight_decay, self.recipe)
         if self._fused:  # set as torch's gradient scaler does: 1 leaves the update out
-            self.optimizer.found_inf = 1 - finite  # type: ignore[attr-defined]
+            self.optimizer.found_inf = 1 - self._sound  # type: ignore[attr-defined]
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        for buffer, old in zip(buffers, before, strict=True):
+            buffer.copy_(torch.where(self._sound.bool(), buffer, old))
         has_teacher = self.objective.has_teacher
-        self.teacher.follow(
-            self.student, teacher_momentum(moment, self.recipe) if has_teacher else 0.0
-        )
+        momentum = teacher_momentum(moment, self.recipe) if has_teacher else 0.0
+        self.teacher.follow(self.student, momentum, self._sound)
 
     def losses(self, crops: Tensor, moment: Moment) -> tuple[Features, Losses]:
         """The student's features of crops (2B, C, S, S), and the losses of a step on them.
@@ -146,9 +156,9 @@ class Trainer:
             return None
         return seeded_generator(self.seed, purpose, moment.step, device=self.device)
 
-    def _clip(self, losses: dict[str, Tensor]) -> Tensor:
-        """Clips each tensor's gradient and meters each owner; 1 where all is finite, else 0."""
-        healthy = []
+    def _clip(self, losses: dict[str, Tensor]) -> None:
+        """Clips each tensor's gradient and meters each owner."""
+        finite = {}
         for owner, loss in losses.items():
             gradients = [p.grad for p in self._parameters[owner] if p.grad is not None]
             # A norm a tensor: one over all heads would couple them.
@@ -156,8 +166,11 @@ class Trainer:
             if self.objective.clip_norm is not None:
                 scales = (self.objective.clip_norm / (norms + 1e-6)).clamp(max=1)
                 torch._foreach_mul_(gradients, list(scales[:-1].unbind()))
-            healthy.append(self._meters[owner].add(loss.detach(), norms))
-        return torch.stack(healthy).amin()
+            finite[owner] = (loss.isfinite() & norms.isfinite().all()).float()
+        before = self._sound
+        self._sound = before * torch.stack(list(finite.values())).amin()
+        for owner, loss in losses.items():
+            self._meters[owner].add(loss.detach(), finite[owner], before, self._sound)
 
     def state(self, heads: Collection[str] | None = None) -> dict[str, Tensor]:
         """All that moves, by name: student, teacher and the optimizer's moments.
@@ -183,7 +196,8 @@ class Trainer:
         for owner, meter in self._meters.items():
             if owner in (BASE, *theirs):
                 tensors[f"meter.{owner}"] = meter.sums
-        return tensors | {"sound.": self._base_sound}
+        flags = {"base": self._base_sound, "step": self._sound, "unread": torch.tensor(self.unread)}
+        return tensors | {f"flag.{name}": flag for name, flag in flags.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Goes on from a `state`, taken with the heads that are attached here and no others."""
@@ -200,19 +214,30 @@ class Trainer:
             self.optimizer.state[parameters[of]][kind] = tensor.clone().to(self.device)
         for owner, sums in parts["meter"].items():
             self._meters[owner].sums = sums.clone().to(self.device)
-        self._base_sound = parts["sound"][""].clone().to(self.device)
+        flags = {name: flag.clone().to(self.device) for name, flag in parts["flag"].items()}
+        self._base_sound, self._sound = flags["base"], flags["step"]
+        self.unread = int(flags["unread"])
 
     def read(self) -> Health:
-        """What happened since the last read. The one host sync."""
+        """What happened since the last read, and a fresh start. The one host sync."""
         owners = {owner: meter.read() for owner, meter in self._meters.items()}
+        self._sound = torch.ones_like(self._sound)
+        self.unread = 0
         return Health(owners, base_sound=bool(self._base_sound))
 
 
 @dataclass(frozen=True)
 class OwnerHealth:
-    """What the meter of one owner says: its mean loss, and whether all of it was finite."""
+    """What the meter of one owner says.
+
+    Attributes:
+        loss: the mean over the steps that count.
+        steps: how many count: those before the first that was not finite.
+        finite: whether the owner was not to blame for that one.
+    """
 
     loss: float
+    steps: int
     finite: bool
 
 
@@ -227,12 +252,24 @@ class Health:
     owners: dict[str, OwnerHealth]
     base_sound: bool
 
+    @property
+    def blamed(self) -> set[str]:
+        """Heads whose loss or gradient was not finite in the first step that does not count."""
+        return {owner for owner, health in self.owners.items() if owner and not health.finite}
+
+    @property
+    def steps(self) -> int:
+        """How many steps since the read before were taken; later ones changed nothing."""
+        return self.owners[BASE].steps
+
 
 @dataclass(frozen=True)
 class Progress:
     """How far a cohort is: steps done, and how base and heads fared since the last report.
 
+
     Attributes:
+        step: steps done; fewer than before where some did not count.
         health: None where training stopped between two reads, as it was asked to.
     """
 
@@ -244,19 +281,23 @@ class _Meter:
     """Sums of one owner's losses and its health, kept on the device."""
 
     def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(3, device=device)  # loss, steps, steps that were not finite
+        self.sums = torch.zeros(3, device=device)  # loss, steps that count, times to blame
 
-    def add(self, loss: Tensor, gradient_norms: Tensor) -> Tensor:
-        """Adds a step; returns 1.0 where loss and gradients are finite, else 0.0."""
-        finite = (loss.isfinite() & gradient_norms.isfinite().all()).float()
-        kept = torch.where(finite.bool(), loss, 0.0).float()
-        self.sums += torch.stack([kept, finite, 1 - finite])
-        return finite
+    def add(self, loss: Tensor, finite: Tensor, before: Tensor, sound: Tensor) -> None:
+        """Adds a step.
+
+        Args:
+            finite: 1 where loss and gradients of this owner are, else 0.
+            before: whether all was finite up to this step.
+            sound: whether it still is, and the step counts.
+        """
+        kept = torch.where(sound.bool(), loss, 0.0).float()
+        self.sums += torch.stack([kept, sound, before * (1 - finite)])
 
     def read(self) -> OwnerHealth:
-        loss, steps, not_finite = self.sums.tolist()
+        loss, steps, to_blame = self.sums.tolist()
         self.sums.zero_()
-        return OwnerHealth(loss / steps if steps else math.nan, not_finite == 0)
+        return OwnerHealth(loss / steps if steps else math.nan, int(steps), to_blame == 0)
 
 
 def train(
@@ -269,18 +310,26 @@ def train(
 ) -> Iterator[Progress]:
     """Runs the steps `first` … `last` − 1, reading losses and health now and then.
 
-    The caller may detach heads between two reports; the next step goes on without them. Once
-    `stop` says so, the step that is under way is the last.
+    The caller detaches heads between two reports, at least those that a report blames: what was
+    not taken because of them is taken again, without them. Once `stop` says so, the step that is
+    under way is the last.
     """
     steps = config.epochs * steps_per_epoch(images, config)
-    for step, crops in enumerate(
-        batches(images, config, range(first, last), trainer.device), first
-    ):
-        trainer.step(crops, Moment(step, steps))
-        if (step + 1) % READ_EVERY == 0 or step + 1 == last:
-            yield Progress(step + 1, trainer.read())
-        elif stop():
-            yield Progress(step + 1, None)
+    step, counted = first, first - trainer.unread
+    while step < last:
+        window = range(step, min(last, (step // READ_EVERY + 1) * READ_EVERY))
+        for crops in batches(images, config, window, trainer.device):
+            trainer.step(crops, Moment(step, steps))
+            step += 1
+            if stop():
+                break
+        if step < window.stop:
+            yield Progress(step, None)
+            return
+        health = trainer.read()
+        step = counted = counted + health.steps
+        yield Progress(step, health)
+        assert not health.blamed & trainer.student.heads.keys(), "they would be to blame forever"
         if stop():
             return
 

@@ -7,9 +7,12 @@ import math
 import pytest
 import torch
 from tiny_training import backward, crops, make_trainer
+from torch import Tensor, nn
 
-from headsearch.config import Coupling
+from headsearch.config import Coupling, resolve
+from headsearch.data.images import ImagesInMemory
 from headsearch.schedules import Moment, learning_rate, teacher_momentum
+from headsearch.train import Trainer, batches, train
 
 
 def test_a_step_updates_as_plain_adamw_with_clipped_gradients_and_moves_the_teacher() -> None:
@@ -92,3 +95,66 @@ def test_the_state_of_one_head_is_that_and_the_bases() -> None:
     assert all(torch.equal(tensor, alone.state()[name]) for name, tensor in state.items())
     with pytest.raises(RuntimeError, match="Unexpected key"):
         alone.load_state(trainer.state())
+
+
+class Poisoned(nn.Module):
+    """A head that is not finite from its n-th training forward on; the teacher's copy is fine."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.weight, self.left, self.norm = nn.Conv2d(32, 32, 1), after, nn.BatchNorm2d(32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            self.left -= 1
+        return self.norm(self.weight(x)) * (1.0 if self.left >= 0 else math.nan)
+
+
+@pytest.mark.parametrize("objective", ["ibot", "simclr", "mocov3"])
+@pytest.mark.parametrize("coupling", ["joint", "observe"])
+@pytest.mark.parametrize("bad", [0, 4, 9, 13])
+def test_after_a_bad_step_all_goes_on_as_if_the_head_had_left_before_it(
+    objective: str, coupling: Coupling, bad: int
+) -> None:
+    """To the bit: the base, the other heads, their teacher, moments, buffers and losses."""
+    pixels = torch.randint(0, 256, (12, 3, 16, 16), dtype=torch.uint8)
+    images = ImagesInMemory("noise", pixels, None, ())
+    config = resolve({"epochs": 10, "batch_size": 6, "images": 12, "lr": 1e-2})
+
+    def trainer(steps_before_poison: int) -> Trainer:
+        made = make_trainer(["attention", "mixer"], coupling, objective, dtype=torch.float32)
+        made.attach("poisoned", lambda: Poisoned(steps_before_poison), 32)
+        return made
+
+    found = trainer(bad)
+    for progress in train(found, images, config, 0, 20):
+        assert progress.health is not None
+        assert progress.health.base_sound
+        if progress.health.blamed:
+            assert progress.health.blamed == {"poisoned"}
+            assert progress.step == bad
+            found.detach("poisoned")
+    assert "poisoned" not in found.student.heads
+
+    expected = trainer(1000)
+    moments = [Moment(step, 20) for step in range(20)]
+    for moment, views in zip(
+        moments, batches(images, config, range(20), torch.device("cpu")), strict=True
+    ):
+        if moment.step == bad:
+            expected.detach("poisoned")
+        expected.step(views, moment)
+    expected.read()
+    wanted, got = expected.state(), found.state()
+    assert wanted.keys() == got.keys()
+    for name, tensor in wanted.items():
+        assert torch.equal(tensor, got[name]), name
+
+
+def test_a_head_that_stays_attached_after_it_was_blamed_is_a_mistake_of_the_caller() -> None:
+    pixels = torch.randint(0, 256, (12, 3, 16, 16), dtype=torch.uint8)
+    config = resolve({"epochs": 10, "batch_size": 6, "images": 12})
+    trainer = make_trainer([], dtype=torch.float32)
+    trainer.attach("poisoned", lambda: Poisoned(2), 32)
+    with pytest.raises(AssertionError, match="to blame forever"):
+        list(train(trainer, ImagesInMemory("noise", pixels, None, ()), config, 0, 20))
