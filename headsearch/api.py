@@ -207,7 +207,7 @@ def resume(run: Result | str | Path, *, progress: bool | None = None) -> Result:
 
 def _searched(running: Search, progress: bool | None, given: Given) -> Result:
     """Runs a search to its end."""
-    _carry_out(running, _show_to_the_end, running.prepared.notes, progress)
+    _carry_out(running, _show_to_the_end, running.notes, progress)
     found = read_run(running.run_directory)
     write_report(found)
     return Result(found, given)

@@ -201,7 +201,7 @@ def _carry_out(search: Search) -> None:
     from headsearch.console import print_notes, say, show
 
     console = _console()
-    print_notes(console, search.prepared.notes)
+    print_notes(console, search.notes)
     console.print(f"run directory: {search.run_directory}", soft_wrap=True)
     how = f"headsearch resume {search.run_directory}"
     try:

@@ -219,15 +219,12 @@ class _InTerminal:
         self._console = console
         self._steps = search.prepared.steps * search.config.seeds
         self._rungs = search.config.rungs
-        self._rung = 0
         self._stop = search.stop
 
     def watch(self, events: Iterable[Event]) -> None:
         first = Text("attaching the heads and scoring the untrained network …")
         with Live(first, console=self._console, refresh_per_second=4, transient=True) as live:
             for event in events:
-                if isinstance(event, Scored):
-                    self._rung = event.rung
                 live.update(self._draw(event))
 
     def _draw(self, event: Advanced | Scored) -> RenderableType:
@@ -241,16 +238,17 @@ class _InTerminal:
         room = max(5, min(LIVE_ROWS, self._console.size.height - 6))
         for standing in shown[:room]:
             rows.add_row(*_cells(standing), style=STATE_STYLES[standing.state])
-        parts: list[RenderableType] = [self._headline(event), rows]
+        rung = max(standing.rungs for standing in shown)
+        parts: list[RenderableType] = [self._headline(event, rung), rows]
         if len(shown) > room:
             parts.append(Text(f"… and {len(shown) - room} more", style="dim"))
         return Group(*parts)
 
-    def _headline(self, event: Advanced | Scored) -> RenderableType:
+    def _headline(self, event: Advanced | Scored, rung: int) -> RenderableType:
         words = ["stopping after this step"] if self._stop.is_set() else []
         words += [
             f"cohort {event.cohort + 1}/{event.pace.cohorts}",
-            f"rung {self._rung}/{self._rungs}",
+            f"rung {rung}/{self._rungs}",
         ]
         return progress_line(words, event.step, self._steps, event.pace)
 

@@ -181,6 +181,16 @@ class Search:
             self._restore(self._left)
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided, and where it goes on, a line each."""
+        if self._left is None:
+            return self.prepared.notes
+        at = self._left.record
+        steps = sum(at["steps"].values())
+        where = f"cohort {at['cohort'] + 1}, step {steps}, before rung {at['rung']}"
+        return (*self.prepared.notes, f"going on from the last snapshot: {where}")
+
+    @property
     def complete(self) -> bool:
         """Whether it has come to its end."""
         return self.facts.get("status") == "complete"

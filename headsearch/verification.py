@@ -30,6 +30,7 @@ from headsearch.head_choice import default_name
 from headsearch.machine import choose_device
 from headsearch.pretraining import PRETRAIN_COLUMNS
 from headsearch.ranking import CONTROL_FAMILIES, NO_HEAD, ranked
+from headsearch.run_directory import hold
 
 POLL_S = 0.2
 
@@ -156,8 +157,9 @@ class Verification:
         Closing it, or Ctrl-C, ends the runs under way; those that have ended are kept.
 
         Raises:
-            UserError: the run directory cannot be written.
+            UserError: the run directory cannot be written, or another process holds it.
         """
+        lock = hold(self.run.path)
         try:
             (self.run.path / "solo").mkdir(exist_ok=True)
         except OSError as error:
@@ -198,6 +200,7 @@ class Verification:
                 process.terminate()
             for process, _ in running.values():
                 process.wait()
+            lock.release()
 
     def _start(self, solo: Solo, device: str) -> subprocess.Popen[bytes]:
         """Starts a run in a fresh directory: what is there was left by one that did not end."""
