@@ -11,7 +11,7 @@ from typing import Protocol
 
 from torch import nn
 
-from headsearch.heads import Family, Grid, Value
+from headsearch.heads import Family, Grid, Value, fit_to_map
 
 
 class BaseShape(Protocol):
@@ -63,7 +63,7 @@ class Candidate:
 
     def build(self, dim: int, grid: Grid) -> nn.Module:
         """A fresh head (B, dim, H, W) → (B, dim, H, W) with `grid` = (H, W), those of its place."""
-        return self.made_by.make(dim, grid, self.parameters)
+        return fit_to_map(self.made_by.make(dim, grid, self.parameters), grid)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from headsearch.heads.cost import Cost, head_cost
 from headsearch.heads.family import DEPTH, Family, Grid, Parameter, Value
 from headsearch.heads.registry import FAMILIES, build_head, with_common_knobs
+from headsearch.heads.small_map import fit_to_map
 
 __all__ = [
     "DEPTH",
@@ -13,6 +14,7 @@ __all__ = [
     "Parameter",
     "Value",
     "build_head",
+    "fit_to_map",
     "head_cost",
     "with_common_knobs",
 ]
