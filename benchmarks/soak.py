@@ -1,0 +1,90 @@
+"""A long run at tiny size: whether memory, open files or threads grow with cohorts and rungs.
+
+    python benchmarks/soak.py --out results/soak.csv
+
+One search in one process: 100 cohorts of 6 sampled heads, each attached, scored at 6 rungs, pruned
+and detached, 600 rungs in all, with a snapshot at every one. Writes a row each 10 cohorts: resident
+memory in MiB, open file handles, threads, files in the run directory, and the study's trials. Exits
+with 1 where the last third needs more memory than the second by over 5 %, or holds more handles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import tempfile
+from pathlib import Path
+
+import optuna
+import pandas as pd
+
+from headsearch.checkpoint import write_table
+from headsearch.config import resolve
+from headsearch.preparation import prepare
+from headsearch.study import Scored, Search
+
+COHORTS, HEADS, RUNGS = 100, 6, 6
+SPACE = """
+families:
+  convnext: {depth: {low: 1, high: 3}, kernel: [3, 5, 7], mlp_ratio: {low: 1.0, high: 4.0}}
+  mixer: {depth: {low: 1, high: 3}, mlp_ratio: {low: 1.0, high: 4.0}}
+  mbconv: {depth: {low: 1, high: 3}, kernel: [3, 5], expansion: {low: 1.0, high: 4.0}}
+controls:
+  identity:
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    out = parser.parse_args().out
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        space = Path(folder) / "space.yaml"
+        space.write_text(SPACE)
+        search = Search(
+            prepare(
+                resolve({
+                    "base": "test_vit", "image_size": 16, "patch_size": 4, "images": 64,
+                    "epochs": 6, "batch_size": 32, "rungs": RUNGS, "eval_images": 64,
+                    "bank_images": 64, "trials": COHORTS * HEADS, "cohort": HEADS, "min_keep": 1,
+                    "sampler": "random", "space": str(space), "threads": 1, "device": "cpu",
+                    "precision": "float32", "out": Path(folder) / "run",
+                })
+            )
+        )  # fmt: skip
+        rungs = 0
+        for event in search.run():
+            if not isinstance(event, Scored):
+                continue
+            rungs += 1
+            if event.rung == RUNGS and (event.cohort + 1) % 10 == 0:
+                gc.collect()
+                rows.append({"cohorts": event.cohort + 1, "rungs": rungs, **_held(search)})
+                print(rows[-1], flush=True)
+                write_table(out, pd.DataFrame(rows))
+    table = pd.DataFrame(rows)
+    third = len(table) // 3
+    second, last = table.iloc[third : 2 * third], table.iloc[-third:]
+    grown = last["resident_mb"].mean() / second["resident_mb"].mean() - 1
+    print(f"memory of the last third over the second: {grown:+.1%}")
+    sys.exit(int(grown > 0.05 or last["handles"].max() > second["handles"].max()))
+
+
+def _held(search: Search) -> dict[str, int | float]:
+    status = dict(
+        line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines()
+    )  # fmt: skip
+    return {
+        "resident_mb": round(int(status["VmRSS"].split()[0]) / 1024, 1),
+        "handles": sum(1 for _ in Path("/proc/self/fd").iterdir()),
+        "threads": int(status["Threads"]),
+        "files": sum(path.is_file() for path in search.run_directory.rglob("*")),
+        "trials": len(search.study.get_trials(deepcopy=False)),
+    }
+
+
+if __name__ == "__main__":
+    main()
