@@ -70,7 +70,7 @@ def column_figure(run: Run, x: str, y: str) -> Figure | None:
     axes.set_ylabel(COLUMNS[y].axis_title)
     make_room(figure)
     scatter.draw(axes, dots)
-    scatter.name_finalists(axes, dots)
+    scatter.name_finalists(axes, dots, gains="gain" not in (x, y))
     return figure
 
 

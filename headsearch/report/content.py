@@ -120,7 +120,8 @@ def _costs(run: Run) -> Iterator[tuple[str, str]]:
     if facts.get("images_per_second") is not None:
         yield "Training throughput", f"{facts['images_per_second']:,.0f} images a second"
     if facts.get("steps") is not None:
-        yield "Training steps", f"{facts['steps']:,}"
+        each = f" under each of {facts['seeds']} seeds" if facts.get("seeds", 1) > 1 else ""
+        yield "Training steps", f"{facts['steps']:,}{each}"
     cost, solo = facts.get("cost_base_equivalents"), facts.get("solo_equivalents")
     if cost is not None:
         yield "Training compute", f"{cost:.2f} × pretraining the base alone"

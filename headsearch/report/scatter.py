@@ -61,11 +61,15 @@ def draw(axes: Axes, dots: Sequence[Dot]) -> None:
 
 
 def name_finalists(
-    axes: Axes, dots: Sequence[Dot], segments: Sequence[Sequence[Point]] = ()
+    axes: Axes,
+    dots: Sequence[Dot],
+    segments: Sequence[Sequence[Point]] = (),
+    *,
+    gains: bool = True,
 ) -> None:
     """Writes the names of the best heads where they cover nothing; `segments` are to be avoided.
 
-    Heads that were verified are named too, with what they gain.
+    Heads that were verified are named too, with what they gain where `gains` says so.
     """
     finalists = {row.candidate for row in ranking.contenders([dot.row for dot in dots])[:NAMED]}
     finalists |= {dot.row.candidate for dot in dots if math.isfinite(dot.row.gain)}
@@ -74,7 +78,7 @@ def name_finalists(
     place(
         axes,
         [
-            Label(_name(dot.row), dot.x.value, dot.y.value, dot.style.colour)
+            Label(_name(dot.row, gains), dot.x.value, dot.y.value, dot.style.colour)
             for dot in dots
             if dot.row.candidate in finalists
         ],
@@ -83,8 +87,8 @@ def name_finalists(
     )
 
 
-def _name(row: Ranked) -> str:
+def _name(row: Ranked, gains: bool) -> str:
     """The candidate, with its gain where solo runs have measured it."""
-    if math.isnan(row.gain):
+    if not gains or math.isnan(row.gain):
         return row.candidate
     return f"{row.candidate} ({points(row.gain)} points)"
