@@ -38,6 +38,7 @@ def main() -> None:
             conv = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
             matrices = copy.deepcopy(conv)
             matrices.__class__ = DepthwiseOnSmallMap
+            matrices.grid = torch.Size((side, side))
             matrices.register_buffer("places_KM", _places(conv, (side, side)))
             maps = torch.randn(images, width, side, side)
             for autocast in (False, True):

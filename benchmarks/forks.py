@@ -18,7 +18,7 @@ import pandas as pd
 from headsearch.checkpoint import write_table
 from headsearch.config import resolve
 from headsearch.preparation import Prepared, prepare
-from headsearch.solo import attach
+from headsearch.solo import attach, check_health
 from headsearch.space import Candidate
 from headsearch.train import Trainer, train
 
@@ -80,8 +80,9 @@ def finish(together: Trainer, prepared: Prepared, head: Candidate, first: int) -
 
 
 def run_through(trainer: Trainer, prepared: Prepared, first: int, last: int) -> None:
-    for _ in train(trainer, prepared.data.train, prepared.config, first, last):
-        pass
+    for progress in train(trainer, prepared.data.train, prepared.config, first, last):
+        assert progress.health is not None
+        check_health(progress.health, prepared.config.lr)
 
 
 if __name__ == "__main__":

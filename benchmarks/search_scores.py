@@ -55,7 +55,9 @@ def main() -> None:
             variant, seed = running[ended]
             scores, cost = ended.result()
             table = folder / f"{variant}.csv"
-            write_table(table, pd.concat([_read(table), scores]).sort_values(["seed", "rung"]))
+            known = pd.concat([_read(table), scores])
+            known = known.drop_duplicates(["candidate", "seed", "rung"], keep="last")
+            write_table(table, known.sort_values(["seed", "rung"]))
             row = pd.DataFrame([{"variant": variant, "seed": seed, **cost}])
             costs = pd.concat([costs, row]).sort_values(["variant", "seed"])
             write_table(folder / "costs.csv", costs)

@@ -28,7 +28,7 @@ from headsearch.bases import base_arguments, plan_base, plan_module
 from headsearch.calibration import calibrate_runs
 from headsearch.checkpoint import Run, read_run
 from headsearch.config import RunConfig
-from headsearch.console import print_notes, show
+from headsearch.console import print_notes, show, stops_heard
 from headsearch.console_solo import show_pretraining
 from headsearch.console_verify import show_verification
 from headsearch.data import DatasetSource, Source
@@ -177,18 +177,27 @@ def search(
     if isinstance(space, str | Path):
         flags["space"] = str(space)
     else:
-        found = space if isinstance(space, Space) else read_space(located(space, "space"), "space")
+        found = space if isinstance(space, Space) else _read_space(space)
         given, flags["space"] = replace(given, space=found), found.source
     config = resolve_here(flags)
     with _quiet_optuna():
         return _searched(Search(prepare(config, given=given)), progress, given)
 
 
-def resume(run: Result | str | Path, *, progress: bool | None = None) -> Result:
+def resume(
+    run: Result | str | Path,
+    *,
+    base: nn.Module | None = None,
+    data: Any = None,
+    eval_data: Any = None,
+    space: Mapping[str, Any] | Space | None = None,
+    progress: bool | None = None,
+) -> Result:
     """Goes on with a search that was interrupted, from its last snapshot: `headsearch resume`.
 
     Args:
-        run: the search; as it was given objects, a `Result` that knows them still.
+        run: the search.
+        base, data, eval_data, space: what the search was given as objects, which no file holds.
         progress: whether to show how it goes; by default in a terminal or notebook.
 
     Returns:
@@ -201,13 +210,22 @@ def resume(run: Result | str | Path, *, progress: bool | None = None) -> Result:
     assert result is not None
     if result.run.facts.get("status") == "complete":
         return result
+    found = None if space is None else space if isinstance(space, Space) else _read_space(space)
+    given = replace(_given(base, data, eval_data), space=found)
     with _quiet_optuna():
-        return _searched(resume_search(result.run, result.given), progress, result.given)
+        return _searched(resume_search(result.run, given), progress, given)
+
+
+def _read_space(space: Mapping[str, Any]) -> Space:
+    return read_space(located(space, "space"), "space")
 
 
 def _searched(running: Search, progress: bool | None, given: Given) -> Result:
-    """Runs a search to its end."""
-    _carry_out(running, _show_to_the_end, running.notes, progress)
+    """Runs a search to its end; Ctrl-C and SIGTERM leave a snapshot, shown or in silence."""
+    with stops_heard(running.stop) as heard:
+        _carry_out(running, _show_to_the_end, running.notes, progress)
+    if heard.number and not running.complete:
+        raise KeyboardInterrupt
     found = read_run(running.run_directory)
     write_report(found)
     return Result(found, given)

@@ -141,6 +141,8 @@ def calibrate(
     scores_HZ = {name: _grid(scores, name, heads) for name in names}
     family = solo.drop_duplicates("candidate").set_index("candidate")["family"]
     families = [str(family[head]) for head in heads]
+    if earlier is not None and set(earlier["seed"]) != set(scores["seed"]):
+        earlier = None  # a search without an earlier rung has nothing to compare with
     size_H = scores_HZ[parameters].mean(axis=1) if parameters in scores_HZ else None
     found = {
         name: _agreement(
@@ -242,8 +244,9 @@ def _base_accuracy(at: pd.DataFrame) -> pd.Series[float]:
 
 
 SCORES: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
-    "balanced": lambda at: np.sqrt(at["cka"].clip(lower=0) * _accuracy(at)),
-    "discrepancy": lambda at: at["cka"],
+    "balanced": lambda at: np.sqrt(at["discrepancy"].clip(lower=0) * _accuracy(at)),
+    "discrepancy": lambda at: at["discrepancy"],
+    "cka": lambda at: at["cka"],
     "mutual_knn": lambda at: at["mutual_knn"],
     "procrustes": lambda at: at["procrustes"],
     "head_knn": lambda at: at["choose_knn"],
@@ -254,8 +257,9 @@ SCORES: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
     "params_m": lambda at: at["params_m"],
     "gflops": lambda at: at["gflops"],
 }
-"""Each score of a head, larger is better, from scores.csv and the head's size: accuracies are those
-on the labels that may choose. Parameters and GFLOPs are what a score has to beat."""
+"""Each score of a head, larger is better, from scores.csv and the head's size: `discrepancy` by the
+measure that the search used, accuracies on the labels that may choose. Parameters and GFLOPs are
+what a score has to beat."""
 
 
 def tau(x_H: Array, y_H: Array) -> float:

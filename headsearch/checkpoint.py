@@ -56,6 +56,7 @@ SCORE_COLUMNS = (
     "rung",
     "step",
     "score",
+    "discrepancy",
     "cka",
     "mutual_knn",
     "procrustes",

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from headsearch import __version__
-from headsearch.config import OF_SEARCH_ALONE, PRESETS, RunConfig, panel_of, resolve
+from headsearch.config import (
+    OF_SEARCH_ALONE,
+    PRESETS,
+    RunConfig,
+    panel_of,
+    read_config_file,
+    resolve,
+)
 from headsearch.errors import UserError
 from headsearch.run_directory import claimed
 
@@ -158,7 +165,9 @@ def run(
     given = {name: value for name, value in flags.items() if value is not None}
     settings = resolve(given, config)  # wrong values are told before anything heavy is loaded
     # The directory too: whatever happens from here on, the run can be gone on with.
-    with claimed(settings) as directory:
+    in_file = read_config_file(config) if config is not None else {}
+    asked = {**{name: entry.value for name, entry in in_file.items()}, **given}
+    with claimed(settings, asked) as directory:
         import optuna
 
         from headsearch.machine import resolve_here

@@ -51,6 +51,7 @@ def cohorts(
     listing: Listing | None,
     config: RunConfig,
     begin: int = 0,
+    closed: int | None = None,
 ) -> Iterator[tuple[int, list[Entrant]]]:
     """Asks Optuna for the run's candidates, a cohort at a time, each with its number.
 
@@ -60,13 +61,14 @@ def cohorts(
 
     Args:
         begin: the first cohort that is wanted; those before it are over.
+        closed: a cohort that has begun to train, and takes in no more.
     """
     for candidate in listing.candidates if listing is not None else space.controls:
         study.enqueue_trial(dict(candidate.trial_params), skip_if_exists=True)
     sizes = cohort_sizes(planned(space, listing, config), config.cohort)
     for index, size in list(enumerate(sizes))[begin:]:
         entrants = _asked_before(study, space, index)
-        while len(entrants) < size:
+        while len(entrants) < size and index != closed:
             entrant = _ask(study, space, config)
             if entrant is None:
                 break

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -78,7 +78,7 @@ def stops_heard(stop: threading.Event) -> Iterator[Heard]:
     if threading.current_thread() is not threading.main_thread():
         yield heard  # signals go to the main thread alone
         return
-    before = {number: signal.signal(number, on_signal) for number in STOPPING}
+    before: dict[int, Any] = {number: signal.signal(number, on_signal) for number in STOPPING}
     try:
         yield heard
     finally:

@@ -118,6 +118,7 @@ class Ledger:
                 "rung": rung,
                 "step": step,
                 "score": score,
+                "discrepancy": own.discrepancy.value if own.discrepancy else math.nan,
                 **own.forms,
                 "choose_knn": own.choose.knn if own.choose else math.nan,
                 "choose_linear": own.choose.linear if own.choose else math.nan,

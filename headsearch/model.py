@@ -152,8 +152,8 @@ class Teacher:
             distances = torch._foreach_sub(sources, targets)
             torch._foreach_mul_(distances, (1 - momentum) * moves.to(distances[0]))
             torch._foreach_add_(targets, distances)
-        buffers = dict(student.named_buffers())
-        for name, buffer in self.network.named_buffers():
+        buffers = dict(moving_buffers(student))
+        for name, buffer in moving_buffers(self.network):
             buffer.copy_(buffers[name])
 
 
@@ -173,6 +173,14 @@ class _ScaleGradient(torch.autograd.Function):
 def _frozen(module: Any) -> Any:
     clone = copy.deepcopy(module)
     return clone.requires_grad_(False)
+
+
+def moving_buffers(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The buffers that a network's state holds; others are constants of its shape."""
+    for prefix, module in network.named_modules():
+        for name, buffer in module.named_buffers(prefix, recurse=False):
+            if name.rpartition(".")[2] not in module._non_persistent_buffers_set:
+                yield name, buffer
 
 
 def head_of(parameter: str) -> str | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ def settings_of(prepared: Prepared, run_directory: Path) -> dict[str, Any]:
         **ground_settings(prepared, run_directory),
         "rank_by": prepared.rank_by,
         "storage": _absolute(prepared.config.storage),
-        "study_name": f"{run_directory.name}-{space.hash}-{datetime.now():%Y%m%dT%H%M%S}",
+        "study_name": f"{run_directory.name}-{space.hash}-{secrets.token_hex(4)}",
         "space_hash": space.hash,
         "space_content": space.written(),
     }

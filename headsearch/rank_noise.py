@@ -35,7 +35,7 @@ class RankNoise:
         seeds: how many.
         deviation: of a head's score under one seed around its mean, the seed's effect taken out.
         least_difference: of two means, from which on heads are told apart; 95 %, for all pairs.
-        ranks: 95 % interval of each head's rank, for all heads at once.
+        ranks: 95 % interval of each head's rank, with several seeds for all heads at once.
         groups: the letters of each head: heads that share one cannot be told apart.
         seed_to_seed: mean Kendall's τ between two seeds' orders.
     """
@@ -51,24 +51,35 @@ class RankNoise:
 def rank_noise(run: Run) -> RankNoise | None:
     """The noise of a run's order at its last rung; None with fewer than two heads.
 
-    With one seed only the intervals of ranks are known, from images alone: what another seed would
-    say is not.
+    Only heads of the leader's own cohort are compared where heads shape their base: another
+    cohort's base is another one. `identity` is not: in discrepancy it is 0 under every seed, and
+    its want of noise is not the others'. With one seed only intervals of ranks are known, pair by
+    pair and from images alone: what another seed would say is not.
     """
     peers = contenders(ranked(run.ranking))
-    scores = run.scores[run.scores["rung"] == run.scores["rung"].max()].dropna(subset="score")
-    scores = scores[scores["candidate"].isin([row.candidate for row in peers])]
-    if scores["seed"].nunique() > 1 and scores["candidate"].nunique() > 1:
-        return noise_of(scores)
+    if run.config.get("coupling") != "observe" and peers:
+        cohort = dict(zip(run.ranking["candidate"], run.ranking["cohort"], strict=True))
+        peers = [row for row in peers if cohort[row.candidate] == cohort[peers[0].candidate]]
+    if seeds_of(run) > 1:
+        names = [row.candidate for row in peers if row.family != "identity"]
+        last = run.scores[run.scores["rung"] == run.scores["rung"].max()].dropna(subset="score")
+        scores = last[last["candidate"].isin(names)]
+        return noise_of(scores) if scores["candidate"].nunique() > 1 else None
     if len(peers) < 2:
         return None
     ranks = {
         row.candidate: (
-            1 + sum(distinct(other, row, run) for other in peers),
-            len(peers) - sum(distinct(row, other, run) for other in peers),
+            min(row.rank, 1 + sum(distinct(other, row, run) for other in peers)),
+            max(row.rank, len(peers) - sum(distinct(row, other, run) for other in peers)),
         )
         for row in peers
     }
     return RankNoise(1, math.nan, math.nan, ranks, {}, math.nan)
+
+
+def seeds_of(run: Run) -> int:
+    """How many seeds the run's scores are means of; 1 where it does not say."""
+    return max(1, int(run.scores["seed"].nunique()))
 
 
 def noise_of(table: pd.DataFrame, column: str = "score") -> RankNoise:
@@ -102,7 +113,7 @@ def clearly_ahead(first: Ranked, second: Ranked, run: Run) -> bool:
 
     With one seed, of images alone (`ranking.distinct`): what another seed would say is unknown.
     """
-    noise = rank_noise(run)
+    noise = rank_noise(run) if seeds_of(run) > 1 else None
     if noise is None or not {first.candidate, second.candidate} <= set(noise.groups):
         return distinct(first, second, run)
     shared = set(noise.groups[first.candidate]) & set(noise.groups[second.candidate])

@@ -101,39 +101,48 @@ def run_label(config: RunConfig) -> str:
 
 
 @contextmanager
-def claimed(config: RunConfig) -> Iterator[Path]:
-    """A fresh run directory with these settings in its config.yaml, before anything is opened.
+def claimed(config: RunConfig, given: Mapping[str, Any]) -> Iterator[Path]:
+    """A fresh run directory, held, with the given settings in it, before anything is opened.
 
     From then on the run can be gone on with. Where the settings turn out to be unusable within
     the block, nothing is left.
+
+    Args:
+        config: the settings as far as they are known; the device may decide on others.
+        given: those that were asked for.
 
     Raises:
         UserError: it exists or cannot be made.
     """
     path = new_run_directory(config.out, run_label(config))
     made = [parent for parent in path.absolute().parents if not parent.exists()]
-    settings = {**config.model_dump(mode="json"), "out": str(path)}
+    settings = {name: str(value) for name, value in given.items()} | {"out": str(path)}
     create(path, {**settings, "versions": {"headsearch": headsearch.__version__}})
+    lock = hold(path)
     try:
         yield path
     except UserError:
+        lock.release()
         if {file.name for file in path.iterdir()} <= {CONFIG, LOCK, HOLDER}:
             shutil.rmtree(path)
             for parent in made:
                 with suppress(OSError):
                     parent.rmdir()
         raise
+    finally:
+        lock.release()
 
 
 def hold(path: Path) -> FileLock:
     """Takes a run directory for this process, until the lock is released or the process ends.
 
-    The system gives it up with the process, so that none outlives a crash.
+    The system gives it up with the process, so that none outlives a crash. A process that holds it
+    already may take it again, and releases it as often.
 
     Raises:
         UserError: another process holds it, or the directory cannot be written.
     """
-    lock = FileLock(path / LOCK)
+    lock = FileLock(path.absolute() / LOCK, is_singleton=True)
     try:
         lock.acquire(timeout=0)
         (path / HOLDER).write_text(

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import optuna
 import torch
 from optuna.exceptions import StorageInternalError
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 from torch import nn
 
@@ -35,7 +35,6 @@ from headsearch.pace import Pace
 from headsearch.preparation import Prepared, prepare, settings_of
 from headsearch.pruning import make_pruner
 from headsearch.run_directory import create, hold, new_run_directory, run_label
-from headsearch.samplers import make_sampler
 from headsearch.scores.collapse import collapse_reason
 from headsearch.scores.rung import (
     BASE,
@@ -155,17 +154,37 @@ class Search:
         if directory is None:
             create(self.run_directory, settings)
         self._lock = hold(self.run_directory)
-        settings = checkpoint.same_settings(self.run_directory, settings)
-        self.study = optuna.create_study(
-            study_name=settings["study_name"],
-            storage=checkpoint.storage_url(self.run_directory, settings),
-            direction="maximize",
-            sampler=make_sampler(config.sampler, config.seed),
-            pruner=make_pruner(
-                config.pruner, eta=config.eta, min_keep=config.min_keep, rungs=config.rungs
-            ),
-            load_if_exists=True,
+        try:
+            self._open(checkpoint.same_settings(self.run_directory, settings))
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(self, settings: Mapping[str, Any]) -> None:
+        """Opens the study and the snapshot, or makes the first of both."""
+        prepared, config = self.prepared, self.config
+        self._left = read_snapshot(self.run_directory)
+        pruner = make_pruner(
+            config.pruner, eta=config.eta, min_keep=config.min_keep, rungs=config.rungs
         )
+        storage = checkpoint.storage_url(self.run_directory, settings)
+        name = settings["study_name"]
+        try:
+            if self._left is None:
+                self.study = optuna.create_study(
+                    study_name=name,
+                    storage=storage,
+                    pruner=pruner,
+                    direction="maximize",
+                    load_if_exists=True,
+                )
+            else:
+                self.study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
+        except (KeyError, SQLAlchemyError, StorageInternalError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{self.run_directory}: its study cannot be opened ({reason}): search again"
+            ) from None
         self.ledger = Ledger()
         count = planned(prepared.space, prepared.listing, config)
         self.pace = Pace(
@@ -175,7 +194,6 @@ class Search:
             len(cohort_sizes(count, config.cohort)),
         )
         self.facts = _first_facts(prepared)
-        self._left = read_snapshot(self.run_directory)
         self._kept_at = time.monotonic()
         if self._left is not None:
             self._restore(self._left)
@@ -211,7 +229,9 @@ class Search:
             if self.prepared.data.bank is not None and "raw_knn" not in self.facts["baselines"]:
                 self._note_baseline("raw", raw_pixels(self.prepared.data))
             space, listing = self.prepared.space, self.prepared.listing
-            for index, entrants in cohorts(self.study, space, listing, self.config, begin):
+            closed = begin if self._left is not None else None
+            asked = cohorts(self.study, space, listing, self.config, begin, closed)
+            for index, entrants in asked:
                 yield from self._train_cohort(self._begun(index, entrants))
                 if self.stop.is_set():
                     return
@@ -255,6 +275,8 @@ class Search:
                     if name.startswith(prefix)
                 }
             )
+        if left is not None:
+            self._left = replace(left, tensors={})
         return cohort
 
     def _train_cohort(self, cohort: _Cohort) -> Iterator[Event]:
@@ -274,7 +296,7 @@ class Search:
                         return
             scores = self._score(cohort)
             self._decide(cohort)
-            cohort.rung += 1
+            cohort.rung = rung + 1 if live else self.config.rungs + 1
             self._keep(cohort)
             self._tell_ended()
             self._save("running")
@@ -339,17 +361,26 @@ class Search:
             for trial in trials
             if "cohort" in trial.user_attrs
         }
+        unknown_trials = [
+            name
+            for name, standing in left.record["ledger"]["standings"].items()
+            if standing["trial"] not in candidates
+        ]
+        if unknown_trials:
+            raise UserError(
+                f"{self.run_directory}: its study has no trial of {unknown_trials[0]}: search again"
+            )
+        facts = left.record["facts"]
+        for name in ("images", "steps"):
+            if facts[name] != self.facts[name]:
+                raise UserError(
+                    f"{self.run_directory}: {facts[name]} {name} when it began, {self.facts[name]} "
+                    "now: the data have changed; search again"
+                )
         self.ledger.restore(left.record["ledger"], candidates)
         self.pace.restore(left.record["pace"])
-        self.facts = dict(left.record["facts"])
+        self.facts = dict(facts)
         self._tell_ended()
-        over = [name for name, standing in self.ledger.standings.items()
-                if not standing.ended and trials[standing.trial].state.is_finished()]  # fmt: skip
-        if over:
-            raise UserError(
-                f"{self.run_directory}: its study says that {over[0]} has ended, its snapshot that "
-                "it trains: the run cannot be gone on with; search again"
-            )
 
     def _new_trainer(self, ground: Ground) -> Trainer:
         """A base that depends on the seed alone: every cohort starts from the same weights."""
@@ -398,8 +429,7 @@ class Search:
             reason = next(filter(None, collapses), None)
             if rung and reason is not None:
                 self._leave(cohort, name, "collapsed", reason)
-            elif rung not in known[standing.trial].intermediate_values:
-                # Else it was reported before an interruption, and Optuna keeps what it has.
+            elif not _knows(known[standing.trial], rung):
                 head.trial.report(standing.score, rung)
         self.pace.scored()
         return scores
@@ -427,7 +457,7 @@ class Search:
                 self._leave(cohort, name, "complete", "")
         elif rung > 0:
             # All have reported, and all are asked before any is told: no order can matter.
-            pruned = [name for name, head in live.items() if head.trial.should_prune()]
+            pruned = [name for name, head in live.items() if _pruned(head.trial, rung)]
             contest = sum(not head.standing.candidate.control for head in live.values())
             stay = contest - len(pruned)
             for name in pruned:
@@ -482,6 +512,7 @@ class Search:
             reason = "the base diverged" if base_diverged else "loss or gradient not finite"
             self._leave(cohort, name, "failed", reason)
         if base_diverged:
+            self.facts["diverged"] = True
             self._tell_ended()
             raise UserError(
                 f"the base diverged: its features or gradients are not finite; try a lower --lr "
@@ -555,6 +586,22 @@ def _first_facts(prepared: Prepared) -> dict[str, Any]:
     }
 
 
+def _knows(trial: FrozenTrial, rung: int) -> bool:
+    """Whether Optuna has a report of this rung, from before an interruption, and keeps to it."""
+    return rung in trial.intermediate_values or trial.state.is_finished()
+
+
+def _pruned(trial: optuna.Trial, rung: int) -> bool:
+    """Whether the pruner lets a trial go at a rung.
+
+    It is asked once: some of Optuna's remember that they were, and would answer otherwise.
+    """
+    key = f"pruned_at_{rung}"
+    if key not in trial.user_attrs:
+        trial.set_user_attr(key, trial.should_prune())
+    return bool(trial.user_attrs[key])
+
+
 def resume_search(run: Run, given: Given = NOTHING_GIVEN) -> Search:
     """The search that goes on where an earlier process left this run.
 
@@ -567,8 +614,10 @@ def resume_search(run: Run, given: Given = NOTHING_GIVEN) -> Search:
     for name in run.config.get("given", []):
         if getattr(given, name) is None:
             raise UserError(
-                f"{run.path}: its {name} was given in Python, where no other process finds it: it "
-                "can be gone on with there alone"
+                f"{run.path}: its {name} was given in Python; give it again there: "
+                f"headsearch.resume(…, {name}=…)"
             )
+    if run.facts.get("diverged"):
+        raise UserError(f"{run.path}: its base diverged; search again with a lower --lr")
     config = resolve_here({}, run.path / "config.yaml")
     return Search(prepare(config, given=given), run.path)

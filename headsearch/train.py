@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from headsearch.config import RunConfig
 from headsearch.data import Images, ViewSettings, epoch_order, make_views
 from headsearch.machine import mixed_precision, synchronize
-from headsearch.model import AttachedHead, Features, Network, Teacher, head_of
+from headsearch.model import AttachedHead, Features, Network, Teacher, head_of, moving_buffers
 from headsearch.objectives import Losses, Objective, Seen
 from headsearch.recipes import find_recipe
 from headsearch.schedules import Moment, learning_rate, teacher_momentum, weight_decay
@@ -109,7 +109,7 @@ class Trainer:
     def step(self, crops: Tensor, moment: Moment) -> None:
         """One update of base and heads from two crops of each image, (2, B, C, S, S)."""
         self.unread += 1
-        buffers = list(self.student.buffers())
+        buffers = [buffer for _, buffer in moving_buffers(self.student)]
         before = [buffer.clone() for buffer in buffers]
         features, losses = self.losses(crops.flatten(0, 1), moment)
         losses.total.backward()

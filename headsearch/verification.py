@@ -161,6 +161,12 @@ class Verification:
         """
         lock = hold(self.run.path)
         try:
+            yield from self._run_all()
+        finally:
+            lock.release()
+
+    def _run_all(self) -> Generator[Progress, None, None]:
+        try:
             (self.run.path / "solo").mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(f"{self.run.path}: cannot write into it: {error.strerror}") from None
@@ -200,7 +206,6 @@ class Verification:
                 process.terminate()
             for process, _ in running.values():
                 process.wait()
-            lock.release()
 
     def _start(self, solo: Solo, device: str) -> subprocess.Popen[bytes]:
         """Starts a run in a fresh directory: what is there was left by one that did not end."""

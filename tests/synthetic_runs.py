@@ -158,6 +158,7 @@ def _scores(rungs: list[dict[str, Any]], seeds: int) -> pd.DataFrame:
                     **{name: row[name] for name in ("candidate", "rung", "step", "loss")},
                     "seed": seed,
                     "score": float(np.sqrt(max(0, found) * row["head_knn"])),
+                    "discrepancy": found,
                     "cka": found,
                     "mutual_knn": 0.5 + found,
                     "procrustes": found**0.5 if found > 0 else 0.0,

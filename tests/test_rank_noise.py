@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,15 +89,35 @@ def test_one_seed_tells_of_images_alone_and_several_of_seeds(tmp_path: Path) -> 
     assert several.seeds == 3
     rungs = synthetic_runs.run(tmp_path).rungs
     last = set(rungs.loc[rungs["rung"] == rungs["rung"].max(), "candidate"])
-    assert set(one.ranks) == set(several.ranks) == set(several.groups) == last
+    assert set(one.ranks) == last
+    assert set(several.ranks) == set(several.groups) == last - {"identity"}
+    for row in ranked(synthetic_runs.run(tmp_path).ranking):
+        if row.candidate in one.ranks:
+            assert one.ranks[row.candidate][0] <= row.rank <= one.ranks[row.candidate][1]
     assert rank_noise(synthetic_runs.run(tmp_path, last=-1)) is None
+
+
+def test_heads_of_other_cohorts_are_not_compared_where_heads_shape_their_base(
+    tmp_path: Path,
+) -> None:
+    run = synthetic_runs.run(tmp_path, seeds=3)
+    leader = run.ranking.loc[run.ranking["rank"] == 1, "candidate"].item()
+    other = run.ranking.assign(cohort=(run.ranking["rank"] > 2).astype(int))
+    joint = rank_noise(replace(run, ranking=other))
+    assert joint is not None
+    assert set(joint.ranks) == set(run.ranking.loc[run.ranking["rank"] <= 2, "candidate"])
+    assert leader in joint.ranks
+    watching = replace(run, ranking=other, config={**run.config, "coupling": "observe"})
+    found = rank_noise(watching)
+    assert found is not None
+    assert len(found.ranks) > 2
 
 
 def test_of_several_seeds_a_head_is_ahead_where_they_share_no_letter(tmp_path: Path) -> None:
     run = synthetic_runs.run(tmp_path, seeds=3)
     noise = rank_noise(run)
     assert noise is not None
-    peers = contenders(ranked(run.ranking))
+    peers = [row for row in contenders(ranked(run.ranking)) if row.family != "identity"]
     for first in peers:
         for second in peers:
             apart = not set(noise.groups[first.candidate]) & set(noise.groups[second.candidate])

@@ -20,14 +20,18 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from headsearch import snapshot
+import headsearch
+from headsearch import cohorts, snapshot
 from headsearch.checkpoint import read_run
 from headsearch.config import resolve
 from headsearch.errors import UserError
+from headsearch.ground import Given
 from headsearch.preparation import Prepared, prepare
 from headsearch.run_directory import claimed
 from headsearch.snapshot import BEFORE, FOLDER, LATEST, Snapshot, read_snapshot, write_snapshot
+from headsearch.space import read_space
 from headsearch.study import Advanced, Scored, Search, resume_search
+from headsearch.yaml_lines import located
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -215,6 +219,102 @@ def test_a_search_killed_at_random_moments_ends_as_if_it_never_was(
     same(whole(case), directory)
 
 
+def test_what_a_pruner_that_remembers_has_said_still_holds(tmp_path: Path) -> None:
+    """Successive halving answers otherwise when it is asked twice about a rung."""
+    changes = {"pruner": "successive-halving", "epochs": 2, "rungs": 2, "min_keep": 1}
+    whole = finish(Search(begun(tmp_path, "whole", **changes)))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("headsearch.study.write_snapshot", power_cut_at(2, write_snapshot))
+        with pytest.raises(PowerCut):
+            finish(Search(begun(tmp_path, "cut", **changes)))
+    same(whole, finish(resume_search(read_run(tmp_path / "cut"))))
+
+
+def power_cut_at(call: int, real: Callable[..., Any]) -> Callable[..., Any]:
+    calls = 0
+
+    def cut(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise PowerCut
+        return real(*arguments, **options)
+
+    return cut
+
+
+@pytest.mark.parametrize("lost", ["nothing", "the latest", "both"])
+def test_a_run_whose_snapshots_are_lost_goes_on_from_what_is_left(
+    lost: str, tmp_path: Path, whole: Callable[[str], Path]
+) -> None:
+    """From the one before, though the study has been told of heads that it still trains."""
+    search = Search(begun(tmp_path, "run"))
+    events = search.run()
+    for event in events:
+        if isinstance(event, Scored) and event.rung == 2:
+            events.close()
+            break
+    folder = search.run_directory / FOLDER
+    for name in {"nothing": [], "the latest": [LATEST], "both": [LATEST, BEFORE]}[lost]:
+        (folder / name).write_bytes((folder / name).read_bytes()[:100])
+    found = finish(resume_search(read_run(search.run_directory)))
+    assert (found / "rungs.csv").read_bytes() == (whole("enumerated") / "rungs.csv").read_bytes()
+
+
+@pytest.mark.parametrize("content", [None, b"no database"])
+def test_a_study_that_is_gone_is_told_in_a_line(tmp_path: Path, content: bytes | None) -> None:
+    search = Search(begun(tmp_path, "run", epochs=2, rungs=2))
+    events = search.run()
+    for event in events:
+        if isinstance(event, Scored):
+            events.close()
+            break
+    file = search.run_directory / "study.db"
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=r"its study cannot be opened .*search again"):
+        resume_search(read_run(search.run_directory))
+
+
+def test_a_cohort_that_came_up_short_takes_in_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, found = cohorts._ask, 0
+
+    def three(*arguments: Any) -> Any:
+        nonlocal found
+        found += 1
+        return real(*arguments) if found <= 3 else None
+
+    monkeypatch.setattr(cohorts, "_ask", three)
+    changes = {**CASES["sampled"], "cohort": 6}
+    search = Search(begun(tmp_path, "run", **changes))
+    events = search.run()
+    next(events)
+    events.close()
+    monkeypatch.setattr(cohorts, "_ask", real)
+    done = finish(resume_search(read_run(search.run_directory)))
+    assert len(read_run(done).ranking) == 3
+
+
+def test_a_search_of_objects_goes_on_where_they_are_given_again(tmp_path: Path) -> None:
+    space = {"families": {"mixer": {"depth": 1}, "poolformer": {"depth": 1}}}
+    flags = {name: value for name, value in settings(tmp_path).items() if name != "space"}
+    prepared = prepare(
+        resolve({**flags, "out": tmp_path / "run"}),
+        given=Given(space=read_space(located(space, "space"), "space")),
+    )
+    events = Search(prepared).run()
+    next(events)
+    events.close()
+    with pytest.raises(UserError, match=r"its space was given in Python; give it again there"):
+        headsearch.resume(tmp_path / "run")
+    done = headsearch.resume(tmp_path / "run", space=space, progress=False)
+    assert done.run.facts["status"] == "complete"
+    assert headsearch.resume(done).run is done.run
+
+
 class PowerCut(BaseException):
     """The end of a process, at a place of the test's choosing."""
 
@@ -325,20 +425,32 @@ def test_a_run_whose_base_diverged_is_not_gone_on_with(tmp_path: Path) -> None:
     search._new_trainer = huge  # type: ignore[method-assign]
     with pytest.raises(UserError, match="diverged"):
         finish(search)
-    with pytest.raises(UserError, match="search again"):
+    with pytest.raises(UserError, match="its base diverged; search again with a lower --lr"):
         resume_search(read_run(tmp_path / "run"))
 
 
 # one at a time, and from the first second ---------------------------------------------------------
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_second_process_is_told_who_holds_the_run(tmp_path: Path) -> None:
-    search = Search(begun(tmp_path, "run", epochs=2, rungs=2))
-    events = search.run()
-    next(events)
-    with pytest.raises(UserError, match=rf"run is held by process {os.getpid()} on .* since 2"):
+    prepared = begun(tmp_path, "run", epochs=2, rungs=2)
+
+    def hold_on() -> None:
+        events = Search(prepared).run()
+        next(events)
+        time.sleep(600)
+        events.close()
+
+    child = multiprocessing.get_context("fork").Process(target=hold_on, daemon=True)
+    child.start()
+    while not (tmp_path / "run" / FOLDER / LATEST).exists():
+        assert child.is_alive()
+        time.sleep(0.05)
+    with pytest.raises(UserError, match=rf"run is held by process {child.pid} on .* since 2"):
         resume_search(read_run(tmp_path / "run"))
-    events.close()
+    child.kill()
+    child.join()
     finish(resume_search(read_run(tmp_path / "run")))
 
 
@@ -349,20 +461,28 @@ def test_what_a_dead_process_held_is_free(tmp_path: Path) -> None:
 
 
 def test_a_run_can_be_gone_on_with_from_its_first_second(tmp_path: Path) -> None:
-    config = resolve(settings(tmp_path, out=tmp_path / "run", epochs=2, rungs=2))
-    with claimed(config) as directory:
+    flags = settings(tmp_path, out=tmp_path / "run", epochs=2, rungs=2)
+    with claimed(resolve(flags), flags) as directory:
         pass  # and here the power goes, before anything is opened
-    assert {file.name for file in directory.iterdir()} == {"config.yaml"}
+    assert {file.name for file in directory.iterdir()} == {"config.yaml", ".lock", ".holder"}
     assert read_run(directory).ranking.empty
     again = finish(resume_search(read_run(directory)))
     same(finish(Search(begun(tmp_path, "whole", epochs=2, rungs=2))), again)
 
 
 def test_settings_that_cannot_be_used_leave_nothing(tmp_path: Path) -> None:
-    config = resolve(settings(tmp_path, out=tmp_path / "new" / "run"))
-    with pytest.raises(UserError, match="no such base"), claimed(config):
+    flags = settings(tmp_path, out=tmp_path / "new" / "run")
+    with pytest.raises(UserError, match="no such base"), claimed(resolve(flags), flags):
         raise UserError("no such base")
     assert not (tmp_path / "new").exists()
+
+
+def test_what_was_not_asked_for_is_left_for_the_device_to_decide(tmp_path: Path) -> None:
+    """A run claimed before its device is known must not go on with another device's budget."""
+    with claimed(resolve({"out": tmp_path / "run", "lr": "1e-3"}), {"lr": "1e-3"}) as directory:
+        pass
+    on_gpu = resolve({}, directory / "config.yaml", accelerator=True)
+    assert (on_gpu.budget, on_gpu.lr) == ("standard", 1e-3)
 
 
 def test_a_full_disk_ends_the_run_with_a_line_and_keeps_the_snapshot(

@@ -68,6 +68,20 @@ def test_every_family_is_the_same_head(family: str, grid: tuple[int, int]) -> No
     same(build_head(family, DIM, grid, {}), grid)
 
 
+def test_on_a_map_of_another_size_it_is_the_convolution() -> None:
+    """A user's head may pool or turn its map before it convolves."""
+    conv = nn.Conv2d(DIM, DIM, 7, padding=3, groups=DIM).double()
+    fitted = fit_to_map(copy.deepcopy(conv), (2, 6))
+    for grid in ((6, 2), (3, 3), (2, 6)):
+        maps = torch.randn(2, DIM, *grid, dtype=torch.float64)
+        torch.testing.assert_close(fitted(maps), conv(maps))
+
+
+def test_a_table_that_would_be_large_is_not_made() -> None:
+    conv = nn.Conv2d(DIM, DIM, 27, padding=13, groups=DIM)
+    assert type(fit_to_map(conv, (14, 14))) is nn.Conv2d
+
+
 def test_the_heads_of_a_search_are_fitted_and_the_teacher_s_copies_too() -> None:
     head = fit_to_map(build_head("convnext", DIM, (4, 4), {"kernel": 7}), (4, 4))
     for copied in (head, copy.deepcopy(head)):

@@ -11,19 +11,27 @@ Shape suffixes: B batch, D width, H × W the map, N = H · W places, K taps.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from headsearch.heads.family import Grid
 
+LARGEST_TABLE = 2**20
+"""Entries of the table from taps to places, K · N²: 4 MiB, and as much work a channel and step."""
+
 
 class DepthwiseOnSmallMap(nn.Conv2d):
-    """A depth-wise convolution with zero padding on maps of one size, computed as matrices."""
+    """A depth-wise convolution with zero padding, on maps of one size computed as matrices."""
 
     places_KM: Tensor
+    grid: torch.Size
 
     def forward(self, map_BDHW: Tensor) -> Tensor:
         shape = map_BDHW.shape
+        if shape[2:] != self.grid:  # a head may shrink its map on the way
+            return super().forward(map_BDHW)
         places = shape[2] * shape[3]
         matrices_DNN = (self.weight.flatten(1) @ self.places_KM).view(-1, places, places)
         tokens_DBN = map_BDHW.flatten(2).transpose(0, 1)
@@ -37,12 +45,15 @@ class DepthwiseOnSmallMap(nn.Conv2d):
 def fit_to_map(head: nn.Module, grid: Grid) -> nn.Module:
     """Lets the depth-wise convolutions of a head that see maps of this size compute as matrices.
 
-    Only those whose kernel has H · W taps or more, and which keep the size of the map.
+    Only those whose kernel has H · W taps or more, and which keep the size of the map; where the
+    table that leads from taps to places would be large (LARGEST_TABLE), none.
     """
     for module in head.modules():
         if type(module) is nn.Conv2d and _covers(module, grid):
             module.__class__ = DepthwiseOnSmallMap
-            module.register_buffer("places_KM", _places(module, grid), persistent=False)
+            fitted = cast(DepthwiseOnSmallMap, module)
+            fitted.grid = torch.Size(grid)
+            fitted.register_buffer("places_KM", _places(fitted, grid), persistent=False)
     return head
 
 
@@ -53,7 +64,9 @@ def _covers(conv: nn.Conv2d, grid: Grid) -> bool:
         for size, stride in zip(conv.kernel_size, conv.stride, strict=True)
     )
     taps = conv.kernel_size[0] * conv.kernel_size[1]
-    return depthwise and same and conv.padding_mode == "zeros" and taps >= grid[0] * grid[1]
+    places = grid[0] * grid[1]
+    fits = places <= taps <= LARGEST_TABLE / places**2
+    return depthwise and same and conv.padding_mode == "zeros" and fits
 
 
 def _margins(conv: nn.Conv2d) -> tuple[int, ...]:

@@ -45,7 +45,8 @@ def advice(run: Run) -> str:
 
 def _verified_advice(found: Verified) -> str:
     """What the solo runs say to do."""
-    first = found.order[0]
+    helping = [name for name in found.order if found.over_none[name].better]
+    first = (helping or found.order)[0]
     gain = found.over_none[first]
     gains = f"it gains the base {_amount(gain)} over no head in solo runs of "
     gains += "one seed" if found.seeds == 1 else f"{found.seeds} seeds"

@@ -14,7 +14,7 @@ from headsearch import ranking
 from headsearch.checkpoint import Run
 from headsearch.config import PRESETS, RunConfig
 from headsearch.gains import Verified, verified
-from headsearch.rank_noise import clearly_ahead, rank_noise
+from headsearch.rank_noise import clearly_ahead, rank_noise, seeds_of
 from headsearch.report.advice import advice, with_error
 from headsearch.report.columns import percent, signed
 from headsearch.report.tables import Table, baselines_table, ranking_table
@@ -190,6 +190,9 @@ def _trust(run: Run) -> Iterator[str]:
 def _seeds(run: Run) -> Iterator[str]:
     """How much of the order is the seeds' doing."""
     first, noise = run.config.get("seed", 0), rank_noise(run)
+    if seeds_of(run) > 1 and noise is None:
+        yield f"{seeds_of(run)} seeds, but fewer than two heads are left to compare by them."
+        return
     if noise is None or noise.seeds == 1:
         yield (
             f"One seed ({first}): how much another seed moves the ranks is unknown "
