@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import io
 import pickle
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import in_process
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from headsearch import cli
 from headsearch.errors import UserError
 from headsearch.space import load_space
 
@@ -104,17 +103,6 @@ CONFIGS: dict[str, str | bytes] = {
     "a tag": "epochs: !!python/object/apply:os.system ['echo hello > hacked']\n",
     "exploding aliases": BOMB,
 }
-
-
-def in_process(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
-) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["headsearch", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    captured = capsys.readouterr()
-    code = stop.value.code
-    return (code if isinstance(code, int) else 0), captured.out, captured.err
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+from command_line import in_process
 
-from headsearch import cli
 from headsearch.config import OF_SEARCH_ALONE, RunConfig
 
 HEADSEARCH = [sys.executable, "-c", "from headsearch.cli import main; main()"]
@@ -43,17 +43,6 @@ def headsearch(
         timeout=timeout,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-
-
-def in_process(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
-) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["headsearch", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    captured = capsys.readouterr()
-    code = stop.value.code
-    return (code if isinstance(code, int) else 0), captured.out, captured.err
 
 
 @pytest.fixture(scope="session")
