@@ -221,8 +221,12 @@ def test_a_search_killed_at_random_moments_ends_as_if_it_never_was(
 
 def test_what_a_pruner_that_remembers_has_said_still_holds(tmp_path: Path) -> None:
     """Successive halving answers otherwise when it is asked twice about a rung."""
-    changes = {"pruner": "successive-halving", "epochs": 2, "rungs": 2, "min_keep": 1}
+    changes = {
+        "pruner": "successive-halving", "epochs": 2, "rungs": 2, "min_keep": 1, "cohort": 8,
+    }  # fmt: skip
     whole = finish(Search(begun(tmp_path, "whole", **changes)))
+    ranking = read_run(whole).ranking
+    assert ((ranking["state"] == "pruned") & (ranking["rungs"] == 1)).any()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("headsearch.study.write_snapshot", power_cut_at(2, write_snapshot))
         with pytest.raises(PowerCut):
