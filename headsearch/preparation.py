@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from headsearch.cohorts import planned
 from headsearch.config import RunConfig
+from headsearch.entrants import planned
 from headsearch.errors import UserError
 from headsearch.ground import (
     NOTHING_GIVEN,

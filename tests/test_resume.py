@@ -18,10 +18,11 @@ import optuna
 import pandas as pd
 import pytest
 import torch
+from changed_trainers import on_new_trainers, with_an_infinite_base
 from optuna.trial import TrialState
 
 import headsearch
-from headsearch import cohorts, snapshot
+from headsearch import entrants, snapshot
 from headsearch.checkpoint import read_run
 from headsearch.config import resolve
 from headsearch.errors import UserError
@@ -31,6 +32,7 @@ from headsearch.run_directory import claimed
 from headsearch.snapshot import BEFORE, FOLDER, LATEST, Snapshot, read_snapshot, write_snapshot
 from headsearch.space import read_space
 from headsearch.study import Advanced, Scored, Search, resume_search
+from headsearch.train import Trainer
 from headsearch.yaml_lines import located
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -148,13 +150,12 @@ def test_a_search_that_is_stopped_again_and_again_ends_as_if_it_never_was(
     same(whole(case), search.run_directory)
 
 
-def test_told_to_stop_it_stops_after_the_step_under_way(tmp_path: Path) -> None:
-    search = Search(begun(tmp_path, "run", epochs=8, rungs=1))
+def test_told_to_stop_it_stops_after_the_step_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     step = 0
-    made = search._new_trainer
 
-    def counted(ground: Any) -> Any:
-        trainer = made(ground)
+    def counted(trainer: Trainer, seed: int) -> None:
         taken = trainer.step
 
         def one(*arguments: Any) -> None:
@@ -164,10 +165,10 @@ def test_told_to_stop_it_stops_after_the_step_under_way(tmp_path: Path) -> None:
             if step == 3:
                 search.stop.set()
 
-        trainer.step = one
-        return trainer
+        trainer.step = one  # type: ignore[method-assign]
 
-    search._new_trainer = counted  # type: ignore[method-assign]
+    on_new_trainers(monkeypatch, counted)
+    search = Search(begun(tmp_path, "run", epochs=8, rungs=1))
     finish(search)
     assert step == 3
     left = read_snapshot(search.run_directory)
@@ -284,20 +285,20 @@ def test_a_study_that_is_gone_is_told_in_a_line(tmp_path: Path, content: bytes |
 def test_a_cohort_that_came_up_short_takes_in_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, found = cohorts._ask, 0
+    real, found = entrants._ask, 0
 
     def three(*arguments: Any) -> Any:
         nonlocal found
         found += 1
         return real(*arguments) if found <= 3 else None
 
-    monkeypatch.setattr(cohorts, "_ask", three)
+    monkeypatch.setattr(entrants, "_ask", three)
     changes = {**CASES["sampled"], "cohort": 6}
     search = Search(begun(tmp_path, "run", **changes))
     events = search.run()
     next(events)
     events.close()
-    monkeypatch.setattr(cohorts, "_ask", real)
+    monkeypatch.setattr(entrants, "_ask", real)
     done = finish(resume_search(read_run(search.run_directory)))
     assert len(read_run(done).ranking) == 3
 
@@ -417,16 +418,11 @@ def test_what_a_run_began_with_must_still_hold(tmp_path: Path) -> None:
         resume_search(read_run(tmp_path / "run"))
 
 
-def test_a_run_whose_base_diverged_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_run_whose_base_diverged_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_new_trainers(monkeypatch, with_an_infinite_base)
     search = Search(begun(tmp_path, "run", lr=99, weight_decay=99, epochs=2, rungs=2))
-    made = search._new_trainer
-
-    def huge(ground: Any) -> Any:
-        trainer = made(ground)
-        trainer.student.base.trunk.norm.weight.data.fill_(float("inf"))
-        return trainer
-
-    search._new_trainer = huge  # type: ignore[method-assign]
     with pytest.raises(UserError, match="diverged"):
         finish(search)
     with pytest.raises(UserError, match="its base diverged; search again with a lower --lr"):

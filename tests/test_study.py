@@ -10,17 +10,19 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from changed_trainers import on_new_trainers, with_a_broken_head, with_an_infinite_base
 from optuna.trial import TrialState
 
 from headsearch import ground
 from headsearch.checkpoint import RANKING_COLUMNS, RUNG_COLUMNS, Run, read_run
-from headsearch.cohorts import cohort_sizes
 from headsearch.config import resolve
 from headsearch.data import Data
+from headsearch.entrants import cohort_sizes
 from headsearch.errors import UserError
 from headsearch.preparation import prepare
 from headsearch.scores.rung import BASE
 from headsearch.study import Advanced, Scored, Search
+from headsearch.train import Trainer
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -151,17 +153,13 @@ def test_the_same_seed_gives_the_same_tables(
     assert (other.path / "rungs.csv").read_bytes() != (again.path / "rungs.csv").read_bytes()
 
 
-def test_pruned_heads_leave_the_step(space_file: Path, tmp_path: Path) -> None:
+def test_pruned_heads_leave_the_step(
+    space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainers: list[Trainer] = []
+    on_new_trainers(monkeypatch, lambda trainer, seed: trainers.append(trainer))
     search = Search(prepare(resolve(tiny(space_file, tmp_path / "run", rungs=2))))
     seen = []
-    trainers = []
-    made = search._new_trainer
-
-    def remembered(ground: Any) -> Any:
-        trainers.append(made(ground))
-        return trainers[-1]
-
-    search._new_trainer = remembered  # type: ignore[method-assign]
     for event in search.run():
         if isinstance(event, Scored):
             heads = len(trainers[0].student.heads)
@@ -256,24 +254,10 @@ def test_without_labels_the_ranking_is_by_discrepancy(space_file: Path, tmp_path
 
 
 def test_a_head_that_diverges_is_set_aside_and_the_others_go_on(
-    space_file: Path, tmp_path: Path
+    space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    on_new_trainers(monkeypatch, with_a_broken_head("mixer-d1"))
     search = Search(prepare(resolve(tiny(space_file, tmp_path / "run", pruner="none"))))
-    made = search._new_trainer
-
-    def with_a_broken_head(ground: Any) -> Any:
-        trainer = made(ground)
-        attach = trainer.attach
-
-        def attach_broken(name: str, build: Any, dim: int, place: int) -> None:
-            attach(name, build, dim, place)
-            if name == "mixer-d1":
-                next(trainer.student.heads[name].parameters()).data.fill_(float("nan"))
-
-        trainer.attach = attach_broken
-        return trainer
-
-    search._new_trainer = with_a_broken_head  # type: ignore[method-assign]
     for _ in search.run():
         pass
     states = read_run(search.run_directory).ranking.set_index("candidate")
@@ -284,17 +268,10 @@ def test_a_head_that_diverges_is_set_aside_and_the_others_go_on(
 
 
 def test_a_base_that_diverges_ends_the_run_with_advice_and_blames_no_head(
-    space_file: Path, tmp_path: Path
+    space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    on_new_trainers(monkeypatch, with_an_infinite_base)
     search = Search(prepare(resolve(tiny(space_file, tmp_path / "run", lr=99, weight_decay=99))))
-    made = search._new_trainer
-
-    def with_a_huge_base(ground: Any) -> Any:
-        trainer = made(ground)
-        trainer.student.base.trunk.norm.weight.data.fill_(float("inf"))
-        return trainer
-
-    search._new_trainer = with_a_huge_base  # type: ignore[method-assign]
     with pytest.raises(UserError, match=r"the base diverged.*lower --lr"):
         for _ in search.run():
             pass
@@ -454,23 +431,11 @@ def test_scores_over_seeds_are_the_means_of_searches_under_each(
     )
 
 
-def test_a_head_that_diverges_under_one_seed_leaves_all(space_file: Path, tmp_path: Path) -> None:
+def test_a_head_that_diverges_under_one_seed_leaves_all(
+    space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_new_trainers(monkeypatch, with_a_broken_head("mixer-d1", under=1))
     search = Search(prepare(resolve(tiny(space_file, tmp_path / "run", seeds=2, epochs=1))))
-    made = search._new_trainer
-
-    def broken_under_the_second(ground: Any) -> Any:
-        trainer = made(ground)
-        attach = trainer.attach
-
-        def attach_broken(name: str, build: Any, dim: int, place: int) -> None:
-            attach(name, build, dim, place)
-            if name == "mixer-d1" and ground.config.seed == 1:
-                next(trainer.student.heads[name].parameters()).data.fill_(float("nan"))
-
-        trainer.attach = attach_broken
-        return trainer
-
-    search._new_trainer = broken_under_the_second  # type: ignore[method-assign]
     for _ in search.run():
         pass
     states = read_run(search.run_directory).ranking.set_index("candidate")["state"]

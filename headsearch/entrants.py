@@ -45,7 +45,7 @@ def planned(space: ResolvedSpace, listing: Listing | None, config: RunConfig) ->
     return config.trials
 
 
-def cohorts(
+def ask_for_cohorts(
     study: optuna.Study,
     space: ResolvedSpace,
     listing: Listing | None,

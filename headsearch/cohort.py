@@ -1,0 +1,94 @@
+"""A cohort in training: its heads on one shared base, once under each seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from headsearch.ground import Ground
+from headsearch.ledger import Standing
+from headsearch.train import Trainer, head_step_ms
+
+
+@dataclass(frozen=True)
+class Replica:
+    """A cohort's training under one seed."""
+
+    ground: Ground
+    trainer: Trainer
+
+    @property
+    def seed(self) -> int:
+        return self.ground.config.seed
+
+
+@dataclass
+class Cohort:
+    """The heads that train together, and how far they are.
+
+    Attributes:
+        index: its number, from 0.
+        replicas: one a seed.
+        rung: the one that it trains toward.
+        steps: done under each seed.
+        live: its heads that still train, by name.
+    """
+
+    index: int
+    replicas: list[Replica]
+    rung: int
+    steps: dict[int, int]
+    live: dict[str, Standing] = field(default_factory=dict)
+
+    @classmethod
+    def new(cls, index: int, ground: Ground, seeds: Collection[int]) -> Cohort:
+        """A cohort before its first step and without heads, on a base that the seed decides."""
+        grounds = [ground.under(seed) for seed in seeds]
+        replicas = [Replica(under, under.new_trainer(under.config.coupling)) for under in grounds]
+        return cls(index, replicas, 0, dict.fromkeys(seeds, 0))
+
+    def attach(self, standing: Standing) -> None:
+        """Attaches a head under every seed; the first time, a step of it on its own is timed."""
+        ground, candidate = self.replicas[0].ground, standing.candidate
+        dim, grid = ground.plan.stages[candidate.place]
+
+        def build() -> nn.Module:
+            return candidate.build(dim, grid)
+
+        for replica in self.replicas:
+            replica.trainer.attach(candidate.name, build, dim, candidate.place)
+        if math.isnan(standing.step_ms):
+            features = torch.zeros(2 * ground.config.batch_size, dim, *grid, device=ground.device)
+            standing.step_ms = head_step_ms(build, features, autocast=ground.autocast)
+        self.live[candidate.name] = standing
+
+    def leave(self, name: str, state: str, reason: str) -> None:
+        """Ends a head's training: in the networks and in its row."""
+        standing = self.live.pop(name)
+        for replica in self.replicas:
+            replica.trainer.detach(name)
+        standing.state, standing.reason = state, reason
+
+    def state(self) -> dict[str, Tensor]:
+        """All that moves, under each seed."""
+        return {
+            f"{replica.seed}.{name}": tensor
+            for replica in self.replicas
+            for name, tensor in replica.trainer.state().items()
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Goes on from a `state`, taken with the heads that are attached here."""
+        for replica in self.replicas:
+            prefix = f"{replica.seed}."
+            replica.trainer.load_state(
+                {
+                    name.removeprefix(prefix): tensor
+                    for name, tensor in state.items()
+                    if name.startswith(prefix)
+                }
+            )
