@@ -82,7 +82,7 @@ def _held(search: Search) -> dict[str, int | float]:
         "handles": sum(1 for _ in Path("/proc/self/fd").iterdir()),
         "threads": int(status["Threads"]),
         "files": sum(path.is_file() for path in search.run_directory.rglob("*")),
-        "trials": len(search.study.get_trials(deepcopy=False)),
+        "trials": len(search.trials.study.get_trials(deepcopy=False)),
     }
 
 

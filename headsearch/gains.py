@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from headsearch.checkpoint import Run
+from headsearch.checkpoint import RANKING_COLUMNS, Run, write_table
 from headsearch.ranking import CONTROL_FAMILIES, NO_HEAD
 
 DRAWS = 200_000
@@ -179,3 +179,17 @@ def verified(run: Run) -> Verified | None:
         deviation=fit(scored, "accuracy").deviation,
         seeds=int(scored["seed"].nunique()),
     )
+
+
+def write_gains(run: Run) -> None:
+    """Adds to ranking.csv what each head gains the base, where solo runs say so."""
+    found = verified(run)
+    if found is None:
+        return
+    ranking = run.ranking[list(RANKING_COLUMNS)].copy()
+    for column, name in (("gain", "value"), ("gain_low", "low"), ("gain_high", "high")):
+        ranking[column] = [
+            getattr(found.over_none[head], name) if head in found.over_none else math.nan
+            for head in ranking["candidate"]
+        ]
+    write_table(run.path / "ranking.csv", ranking)

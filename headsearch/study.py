@@ -21,6 +21,7 @@ from headsearch.cohort import Cohort, Replica
 from headsearch.entrants import Entrant, ask_for_cohorts, cohort_sizes, planned
 from headsearch.errors import UserError
 from headsearch.facts import first_facts, note_baseline
+from headsearch.gains import write_gains
 from headsearch.ground import NOTHING_GIVEN, Given
 from headsearch.ledger import Ledger, Standing
 from headsearch.machine import resolve_here
@@ -168,6 +169,7 @@ class Search:
         finally:
             with suppress(UserError, *STORAGE_ERRORS):
                 self._save(status)
+                write_gains(checkpoint.read_run(self.run_directory))
             self._lock.release()
 
     def _begun(self, index: int, entrants: list[Entrant]) -> Cohort:

@@ -21,10 +21,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from headsearch.checkpoint import RANKING_COLUMNS, SOLO_COLUMNS, Run, write_table
+from headsearch.checkpoint import SOLO_COLUMNS, Run, write_table
 from headsearch.config import resolve
 from headsearch.errors import UserError
-from headsearch.gains import verified
+from headsearch.gains import write_gains
 from headsearch.ground import plan_of_run
 from headsearch.head_choice import default_name
 from headsearch.machine import choose_device
@@ -240,16 +240,7 @@ class Verification:
         if table.empty:
             return
         write_table(self.run.path / "solo.csv", table)
-        found = verified(replace(self.run, solo=table))
-        ranking = self.run.ranking[list(RANKING_COLUMNS)].copy()
-        if found is None:
-            return
-        for column, name in (("gain", "value"), ("gain_low", "low"), ("gain_high", "high")):
-            ranking[column] = [
-                getattr(found.over_none[head], name) if head in found.over_none else float("nan")
-                for head in ranking["candidate"]
-            ]
-        write_table(self.run.path / "ranking.csv", ranking)
+        write_gains(replace(self.run, solo=table))
 
 
 def _heads(run: Run, top: int) -> list[tuple[str, str]]:

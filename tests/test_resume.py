@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 
 import headsearch
 from headsearch import entrants, snapshot
-from headsearch.checkpoint import read_run
+from headsearch.checkpoint import SOLO_COLUMNS, read_run
 from headsearch.config import resolve
 from headsearch.errors import UserError
 from headsearch.ground import Given
@@ -264,6 +264,24 @@ def test_a_run_whose_snapshots_are_lost_goes_on_from_what_is_left(
         (folder / name).write_bytes((folder / name).read_bytes()[:100])
     found = finish(resume_search(read_run(search.run_directory)))
     assert (found / "rungs.csv").read_bytes() == (whole("enumerated") / "rungs.csv").read_bytes()
+
+
+def test_gains_that_were_verified_while_a_search_was_interrupted_stay(tmp_path: Path) -> None:
+    search = Search(begun(tmp_path, "run", epochs=2, rungs=2))
+    for event in search.run():
+        if isinstance(event, Scored):
+            break
+    solo = {"family": "", "seed": 0, "choose_knn": 0.4, "choose_linear": 0.4}
+    rows = [
+        {**solo, "candidate": "none", "family": "none", "base_knn": 0.4, "base_linear": 0.5},
+        {**solo, "candidate": "mixer-d1", "family": "mixer", "base_knn": 0.45, "base_linear": 0.55},
+    ]
+    pd.DataFrame(rows)[list(SOLO_COLUMNS)].to_csv(search.run_directory / "solo.csv", index=False)
+    found = read_run(finish(resume_search(read_run(search.run_directory)))).ranking
+    gains = found.set_index("candidate")["gain"]
+    assert gains["mixer-d1"] == pytest.approx(0.05)
+    assert gains.drop("mixer-d1").isna().all()
+    assert set(found["state"]) == {"complete", "pruned"}
 
 
 @pytest.mark.parametrize("content", [None, b"no database"])
