@@ -53,13 +53,14 @@ def main() -> None:
     for name, table in searches.items():
         for window, rungs in WINDOWS.items() if "rung" in table else {"end": 1}.items():
             found = agreement(halves["tune"], scores_at_the_end(table, rungs), table)
-            mine = costs.loc[costs["variant"] == name, "cost_base_equivalents"]
-            rows.append(found.assign(variant=name, window=window, cost=mine.mean()))
+            of = costs[costs["variant"] == name] if "rung" in table else table
+            cost, seeds = of["cost_base_equivalents"].mean(), table["seed"].nunique()
+            rows.append(found.assign(variant=name, window=window, searches=seeds, cost=cost))
     variants = pd.concat(rows)
     variants["tau_over_ceiling"] = variants["tau"] / variants["ceiling"]
-    first = ["variant", "window", "score", "tau", "tau_low", "tau_high", "ceiling",
-             "tau_over_ceiling", "regret_sd", "best_in_top3", "seed_to_seed_tau",
-             "cost"]  # fmt: skip
+    first = ["variant", "window", "searches", "score", "tau", "tau_low", "tau_high",
+             "tau_of_one_search", "ceiling", "tau_over_ceiling", "regret_sd", "best_in_top3",
+             "seed_to_seed_tau", "cost"]  # fmt: skip
     write_table(out / "variants.csv", variants[first].sort_values("tau", ascending=False))
     print(variants[first].sort_values("tau", ascending=False).round(2).to_string(index=False))
     print(calibration.round(2).to_string(index=False))
@@ -77,8 +78,8 @@ def read_truth(out: Path) -> pd.DataFrame:
 
 def scores_at_the_end(table: pd.DataFrame, rungs: int = 1) -> pd.DataFrame:
     """Every score of a search, a row a head and seed: means over its last rungs."""
-    if "rung" not in table:
-        return table
+    if "rung" not in table:  # of solo forks, scored at their end alone
+        return table.drop(columns="cost_base_equivalents")
     last = table[table["rung"] > table["rung"].max() - rungs]
     found = pd.concat([scores_from(at) for _, at in last.groupby("rung")])
     return found.groupby(["candidate", "seed"], as_index=False).mean()

@@ -54,11 +54,20 @@ def main() -> None:
     for head in prepared.listing.candidates:
         attach(together, prepared, head)
     run_through(together, prepared, 0, first)
+    cost = cost_of(prepared, first / prepared.steps)
     for head in wanted:
         rows.append({"candidate": head.name, "seed": arguments.seed,
-                     **finish(together, prepared, head, first)})  # fmt: skip
+                     **finish(together, prepared, head, first),
+                     "cost_base_equivalents": cost})  # fmt: skip
         write_table(table, pd.DataFrame(rows))
         print(rows[-1], flush=True)
+
+
+def cost_of(prepared: Prepared, share: float) -> float:
+    """In units of the base's own training: all together up to a share, then each alone."""
+    assert prepared.listing is not None
+    heads = [head.gflops / prepared.plan.gflops for head in prepared.listing.candidates]
+    return share * (1 + sum(heads)) + (1 - share) * sum(1 + head for head in heads)
 
 
 def finish(together: Trainer, prepared: Prepared, head: Candidate, first: int) -> dict[str, float]:

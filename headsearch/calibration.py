@@ -38,6 +38,7 @@ class Agreement:
         score: its name.
         primary: whether it was named beforehand as the one that counts.
         tau: Kendall's τ-b with the gains, its interval over heads and seeds.
+        tau_of_one_search: mean τ of single searches, which is what one seed of a search is worth.
         rho: Spearman's ρ, likewise.
         p: of no association, by permutation, two-sided; adjusted over all scores but the primary
             one (Benjamini and Hochberg 1995, JRSS B 57).
@@ -54,6 +55,7 @@ class Agreement:
     score: str
     primary: bool
     tau: Interval
+    tau_of_one_search: float
     rho: Interval
     p: float
     partial: float
@@ -91,6 +93,7 @@ class Calibration:
                 "tau": found.tau.value,
                 "tau_low": found.tau.low,
                 "tau_high": found.tau.high,
+                "tau_of_one_search": found.tau_of_one_search,
                 "ceiling": self.ceiling,
                 "rho": found.rho.value,
                 "rho_low": found.rho.low,
@@ -243,6 +246,11 @@ def _base_accuracy(at: pd.DataFrame) -> pd.Series[float]:
     return at[["base_choose_knn", "base_choose_linear"]].mean(axis=1)
 
 
+def _ranks(at: pd.DataFrame, score: pd.Series[float]) -> pd.Series[float]:
+    """The share of the heads of its seed that a head is no worse than."""
+    return score.groupby(at["seed"]).rank(pct=True)
+
+
 SCORES: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
     "balanced": lambda at: np.sqrt(at["discrepancy"].clip(lower=0) * _accuracy(at)),
     "discrepancy": lambda at: at["discrepancy"],
@@ -253,6 +261,7 @@ SCORES: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
     "head_linear": lambda at: at["choose_linear"],
     "head_accuracy": _accuracy,
     "head_minus_base": lambda at: _accuracy(at) - _base_accuracy(at),
+    "mean_of_ranks": lambda at: (_ranks(at, at["discrepancy"]) + _ranks(at, _accuracy(at))) / 2,
     "effective_rank": lambda at: at["effective_rank"],
     "params_m": lambda at: at["params_m"],
     "gflops": lambda at: at["gflops"],
@@ -289,6 +298,7 @@ def _agreement(
         name,
         primary,
         Interval(value, *_middle(taus)),
+        float(np.mean([tau(alone_H, truth_H) for alone_H in score_HZ.T])),
         Interval(rho, *_middle(rhos)),
         _permutation_p(score_H, truth_H),
         math.nan if same or size_H is None else _partial(score_H, truth_H, size_H),

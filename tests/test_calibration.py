@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from headsearch.calibration import calibrate, calibrate_runs, tau
+from headsearch.calibration import SCORES, calibrate, calibrate_runs, tau
 from headsearch.checkpoint import SOLO_COLUMNS, Run
 from headsearch.errors import UserError
 from headsearch.report.calibrated import calibration_table, calibration_words
@@ -144,6 +144,35 @@ def test_regret_is_what_the_first_head_lacks() -> None:
     assert found.regret == pytest.approx(truth.max() - truth.min())
     assert found.regret_sd == pytest.approx((truth.max() - truth.min()) / truth.std())
     assert found.best_in_top3 == 0
+
+
+def test_one_search_is_worth_the_mean_of_single_ones() -> None:
+    solo, scores = world(searches=3, noise=0.8)
+    truth = solo.groupby("candidate")["accuracy"].mean()
+    found = calibrate(solo, scores, primary="good").agreements[0]
+    single = [
+        stats.kendalltau(one.set_index("candidate")["good"].loc[truth.index], truth).statistic
+        for _, one in scores.groupby("seed")
+    ]
+    assert np.ptp(single) > 0
+    assert found.tau_of_one_search == pytest.approx(np.mean(single))
+
+
+def test_ranks_are_meant_within_each_search() -> None:
+    rows = pd.DataFrame(
+        {
+            "candidate": ["a", "b", "c", "a", "b", "c"],
+            "seed": [0, 0, 0, 1, 1, 1],
+            "discrepancy": [0.1, 0.2, 0.3, 0.9, 0.8, 0.7],
+            "choose_knn": [0.5, 0.4, 0.3, 0.1, 0.2, 0.3],
+            "choose_linear": [0.5, 0.4, 0.3, 0.1, 0.2, 0.3],
+        }
+    )
+    found = SCORES["mean_of_ranks"](rows)
+    assert found.tolist() == pytest.approx([2 / 3] * 6)
+    better = SCORES["mean_of_ranks"](rows.assign(choose_knn=[0.5, 0.8, 0.95, 0.1, 0.2, 0.3]))
+    assert better.tolist()[:3] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert better.tolist()[3:] == pytest.approx([2 / 3] * 3)
 
 
 def test_leaving_a_family_out_gives_the_bounds() -> None:
