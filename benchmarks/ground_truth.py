@@ -13,14 +13,13 @@ All runs share images and labels, and those of one seed first weights, order and
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import random
 import tempfile
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from in_processes import in_processes
 
 import headsearch
 from headsearch.checkpoint import write_table
@@ -62,20 +61,14 @@ def main() -> None:
         for head in heads["candidate"]
         if (head, seed) not in done
     ]
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(arguments.jobs, mp_context=spawn) as pool:
-        running = {
-            pool.submit(solo, head, seed, arguments.data, arguments.eval_data): (head, seed)
-            for head, seed in wanted
-        }
-        for ended in as_completed(running):
-            head, seed = running[ended]
-            about = heads[heads["candidate"] == head].iloc[0].to_dict()
-            rows.append({**about, "seed": seed, **ended.result()})
-            found = pd.DataFrame(rows)
-            found["candidate"] = pd.Categorical(found["candidate"], list(heads["candidate"]))
-            write_table(table, found.sort_values(["seed", "candidate"]))
-            print(f"{len(rows)}: {rows[-1]}", flush=True)
+    images = arguments.data, arguments.eval_data
+    for (head, seed), scores in in_processes(solo, wanted, *images, jobs=arguments.jobs):
+        about = heads[heads["candidate"] == head].iloc[0].to_dict()
+        rows.append({**about, "seed": seed, **scores})
+        found = pd.DataFrame(rows)
+        found["candidate"] = pd.Categorical(found["candidate"], list(heads["candidate"]))
+        write_table(table, found.sort_values(["seed", "candidate"]))
+        print(f"{len(rows)}: {rows[-1]}", flush=True)
 
 
 def contestants() -> pd.DataFrame:

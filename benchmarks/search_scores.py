@@ -10,14 +10,13 @@ those of `ground_truth.py`; nothing is pruned, so that every head has every scor
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import tempfile
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import ground_truth
 import pandas as pd
+from in_processes import in_processes
 
 import headsearch
 from headsearch.checkpoint import write_table
@@ -45,23 +44,17 @@ def main() -> None:
     costs = _read(folder / "costs.csv")
     done = {(row["variant"], row["seed"]) for row in costs.to_dict("records")}
     wanted = [(v, s) for s in arguments.seeds for v in arguments.variants if (v, s) not in done]
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(arguments.jobs, mp_context=spawn) as pool:
-        running = {
-            pool.submit(search, variant, seed, arguments.data, arguments.eval_data): (variant, seed)
-            for variant, seed in wanted
-        }
-        for ended in as_completed(running):
-            variant, seed = running[ended]
-            scores, cost = ended.result()
-            table = folder / f"{variant}.csv"
-            known = pd.concat([_read(table), scores])
-            known = known.drop_duplicates(["candidate", "seed", "rung"], keep="last")
-            write_table(table, known.sort_values(["seed", "rung"]))
-            row = pd.DataFrame([{"variant": variant, "seed": seed, **cost}])
-            costs = pd.concat([costs, row]).sort_values(["variant", "seed"])
-            write_table(folder / "costs.csv", costs)
-            print(f"{variant} seed {seed}: {cost}", flush=True)
+    images = arguments.data, arguments.eval_data
+    found = in_processes(search, wanted, *images, jobs=arguments.jobs)
+    for (variant, seed), (scores, cost) in found:
+        table = folder / f"{variant}.csv"
+        known = pd.concat([_read(table), scores])
+        known = known.drop_duplicates(["candidate", "seed", "rung"], keep="last")
+        write_table(table, known.sort_values(["seed", "rung"]))
+        row = pd.DataFrame([{"variant": variant, "seed": seed, **cost}])
+        costs = pd.concat([costs, row]).sort_values(["variant", "seed"])
+        write_table(folder / "costs.csv", costs)
+        print(f"{variant} seed {seed}: {cost}", flush=True)
 
 
 def search(
