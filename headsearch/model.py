@@ -146,15 +146,28 @@ class Teacher:
         theirs = dict(student.named_parameters())
         assert mine.keys() == theirs.keys(), "student and teacher hold the same network"
         targets, sources = list(mine.values()), [theirs[name].detach() for name in mine]
-        if momentum == 0:
-            torch._foreach_copy_(targets, sources)
-        else:
-            distances = torch._foreach_sub(sources, targets)
-            torch._foreach_mul_(distances, (1 - momentum) * moves.to(distances[0]))
-            torch._foreach_add_(targets, distances)
+        distances = torch._foreach_sub(sources, targets)
+        torch._foreach_mul_(distances, (1 - momentum) * moves.to(distances[0]))
+        torch._foreach_add_(targets, distances)
         buffers = dict(moving_buffers(student))
         for name, buffer in moving_buffers(self.network):
             buffer.copy_(buffers[name])
+
+
+class NoTeacher(Teacher):
+    """Stands in for the teacher of an objective without one: the student itself is scored."""
+
+    def __init__(self, student: Network) -> None:
+        self.network = student
+
+    def attach(self, name: str, attached: AttachedHead) -> None:
+        """Nothing: the student has the head already."""
+
+    def detach(self, name: str) -> None:
+        """Nothing, likewise."""
+
+    def follow(self, student: Network, momentum: float, moves: Tensor) -> None:
+        """Nothing: there is nothing that lags behind."""
 
 
 class _ScaleGradient(torch.autograd.Function):

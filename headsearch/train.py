@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from headsearch.config import RunConfig
 from headsearch.data import Images, ViewSettings, epoch_order, make_views
 from headsearch.machine import mixed_precision, synchronize
-from headsearch.model import AttachedHead, Features, Network, Teacher, head_of, moving_buffers
+from headsearch.model import (
+    AttachedHead,
+    Features,
+    Network,
+    NoTeacher,
+    Teacher,
+    head_of,
+    moving_buffers,
+)
 from headsearch.objectives import Losses, Objective, Seen
 from headsearch.recipes import find_recipe
 from headsearch.schedules import Moment, learning_rate, teacher_momentum, weight_decay
@@ -64,7 +72,7 @@ class Trainer:
         self.peak_lr = config.lr
         self.weight_decay = config.weight_decay
         self.student = student.to(device)
-        self.teacher = Teacher(self.student)
+        self.teacher = (Teacher if objective.has_teacher else NoTeacher)(self.student)
         self._parameters = {BASE: [p for _, p in self.student.base_parameters()]}
         self._meters = {BASE: _Meter(device)}
         self._base_sound = torch.ones((), dtype=torch.bool, device=device)
@@ -127,9 +135,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         for buffer, old in zip(buffers, before, strict=True):
             buffer.copy_(torch.where(self._sound.bool(), buffer, old))
-        has_teacher = self.objective.has_teacher
-        momentum = teacher_momentum(moment, self.recipe) if has_teacher else 0.0
-        self.teacher.follow(self.student, momentum, self._sound)
+        self.teacher.follow(self.student, teacher_momentum(moment, self.recipe), self._sound)
 
     def losses(self, crops: Tensor, moment: Moment) -> tuple[Features, Losses]:
         """The student's features of crops (2B, C, S, S), and the losses of a step on them.
@@ -137,9 +143,9 @@ class Trainer:
         What the student does not see, patches and paths, is fixed by the seed and the step alone.
         """
         objective, student = self.objective, self.student.train()
-        teacher = self.teacher.network.train()
         with mixed_precision(self.device, self.autocast):
             if objective.has_teacher:
+                teacher = self.teacher.network.train()
                 with torch.no_grad():
                     targets = objective.targets(teacher, student, teacher(crops), crops, moment)
             mask = objective.mask(student, len(crops), self._generator("mask", moment))
@@ -182,7 +188,9 @@ class Trainer:
             heads: whose state to take beside the base's; by default that of all.
         """
         theirs = set(self.student.heads if heads is None else heads)
-        networks = {"student": self.student, "teacher": self.teacher.network}
+        networks = {"student": self.student}
+        if self.objective.has_teacher:
+            networks["teacher"] = self.teacher.network
         tensors = {
             f"{role}.{name}": tensor.detach()
             for role, network in networks.items()
@@ -206,7 +214,8 @@ class Trainer:
             role, _, rest = name.partition(".")
             parts[role][rest] = tensor
         self.student.load_state_dict(parts["student"])
-        self.teacher.network.load_state_dict(parts["teacher"])
+        if self.objective.has_teacher:
+            self.teacher.network.load_state_dict(parts["teacher"])
         self.optimizer.state.clear()
         parameters = dict(self.student.named_parameters())
         for name, tensor in parts["optimizer"].items():

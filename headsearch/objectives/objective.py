@@ -73,8 +73,7 @@ class Objective(ABC):
     """The largest gradient norm of each parameter tensor; None does not clip."""
     has_prototypes: ClassVar[bool] = False
     has_teacher: ClassVar[bool] = True
-    """False: targets come from the student itself, without gradient, and the teacher, which is
-    what gets scored, is a copy of the student."""
+    """False: targets come from the student itself, without gradient, and the student is scored."""
 
     @abstractmethod
     def base_projection(self, plan: BasePlan) -> nn.Module:
