@@ -20,7 +20,7 @@ import pandas as pd
 from headsearch.calibration import calibrate, scores_from
 from headsearch.checkpoint import write_table
 
-DEFAULT = "joint"
+DEFAULT = "observe"
 PRIMARY = "head_accuracy"
 WINDOWS = {"last rung": 1, "mean of the last two": 2}
 

@@ -412,7 +412,7 @@ def verify(
     return Result(again, result.given)
 
 
-def calibrate(runs: Sequence[Result | str | Path], primary: str = "balanced") -> pd.DataFrame:
+def calibrate(runs: Sequence[Result | str | Path], primary: str = "head_accuracy") -> pd.DataFrame:
     """How well each score ranks heads by what they gain the base alone: `headsearch calibrate`.
 
     Args:

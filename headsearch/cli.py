@@ -370,7 +370,7 @@ def calibrate(
     ],
     primary: Annotated[
         str, typer.Option(help="The score that counts; the others' p-values are corrected.")
-    ] = "balanced",
+    ] = "head_accuracy",
     out: Annotated[
         Path | None, typer.Option(help="A .csv file. \\[default: calibration.csv in the first RUN]")
     ] = None,

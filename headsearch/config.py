@@ -141,8 +141,9 @@ class RunConfig(BaseModel):
         0.05, "Weight decay; none on biases and norms.", TRAIN, ge=0, lt=100
     )
     coupling: Coupling = setting(
-        "joint",
-        "joint: heads shape the base, as published; observe: heads train on detached features.",
+        "observe",
+        "observe: heads train on detached features of a base that trains on its own, and cannot "
+        "disturb one another; joint: heads shape the base too, as in the published training.",
         TRAIN,
     )
 
@@ -174,7 +175,7 @@ class RunConfig(BaseModel):
     rank_by: RankBy = setting(
         "auto",
         "The score that pruner and ranking use: discrepancy, accuracy or balanced (the geometric "
-        "mean of both). auto: balanced with labels, discrepancy without.",
+        "mean of both). auto: accuracy with labels, discrepancy without.",
         SCORES,
     )
     discrepancy: str = setting(

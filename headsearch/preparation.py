@@ -38,7 +38,7 @@ class Prepared(Ground):
     def rank_by(self) -> str:
         if self.config.rank_by != "auto":
             return self.config.rank_by
-        return "balanced" if self.data.bank is not None else "discrepancy"
+        return "accuracy" if self.data.bank is not None else "discrepancy"
 
 
 def prepare(

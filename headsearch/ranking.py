@@ -253,7 +253,7 @@ def rank_by(run: Run) -> str:
     if run.facts.get("labelled") is False:
         return "discrepancy"
     chosen = str(run.config.get("rank_by", "auto"))
-    return "balanced" if chosen == "auto" else chosen
+    return "accuracy" if chosen == "auto" else chosen
 
 
 def reporting_images(run: Run) -> int | None:

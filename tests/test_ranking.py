@@ -226,7 +226,7 @@ def test_ranking_without_labels_is_by_discrepancy(tmp_path: Path):
     run = synthetic_runs.run(tmp_path, labelled=False, config_changes={"rank_by": "accuracy"})
     assert rank_by(run) == "discrepancy"
     auto = synthetic_runs.run(tmp_path, config_changes={"rank_by": "auto"})
-    assert rank_by(auto) == "balanced"
+    assert rank_by(auto) == "accuracy"
 
 
 def test_whether_the_base_has_learnt_is_judged_beyond_error(tmp_path: Path):

@@ -63,7 +63,7 @@ def settings(tmp_path: Path, space: str = SPACE, **changes: Any) -> dict[str, An
         "base": "test_vit", "space": str(file), "image_size": 16, "patch_size": 4, "images": 96,
         "epochs": 4, "batch_size": 32, "rungs": 3, "eval_images": 64, "bank_images": 64,
         "min_keep": 2, "cohort": 4, "device": "cpu", "precision": "float32", "threads": 1,
-        **changes,
+        "coupling": "joint", **changes,
     }  # fmt: skip
 
 
@@ -104,6 +104,7 @@ def study(run: Path) -> optuna.Study:
 
 CASES: dict[str, dict[str, Any]] = {
     "enumerated": {},
+    "observe": {"coupling": "observe", "epochs": 2, "rungs": 2},
     "sampled": {"space": SAMPLED, "trials": 6, "cohort": 3, "rungs": 2, "epochs": 2},
     "two seeds": {"seeds": 2, "epochs": 2, "rungs": 2},
     "with a teacher": {"objective": "ibot", "epochs": 2, "rungs": 2},

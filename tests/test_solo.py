@@ -44,6 +44,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "epochs": 2,
         "batch_size": 32,
         "rungs": 2,
+        "coupling": "joint",
         "eval_images": 64,
         "bank_images": 64,
         "device": "cpu",

@@ -56,6 +56,8 @@ def tiny(space_file: Path, out: Path, **changes: Any) -> dict[str, Any]:
         "epochs": 3,
         "batch_size": 32,
         "rungs": 3,
+        "coupling": "joint",  # the harder of the two: what a head does reaches the base
+        "rank_by": "balanced",
         "eval_images": 128,
         "bank_images": 128,
         "min_keep": 2,
@@ -139,6 +141,21 @@ def test_the_config_holds_all_that_decides_the_run(finished: Run, space_file: Pa
     assert config["space_content"]["families"]["convnext"]
     assert len(config["space_hash"]) == 12
     assert {"torch", "timm", "optuna", "python"} <= set(config["versions"])
+
+
+def test_by_default_heads_watch_and_the_most_accurate_wins(
+    space_file: Path, tmp_path: Path
+) -> None:
+    settings = tiny(space_file, tmp_path / "run", epochs=1, rungs=1, pruner="none")
+    del settings["coupling"], settings["rank_by"]
+    found = run(settings)
+    assert (found.config["coupling"], found.config["rank_by"]) == ("observe", "accuracy")
+    chosen = found.scores[found.scores["rung"] == 1].set_index("candidate")
+    accuracy = chosen[["choose_knn", "choose_linear"]].mean(axis=1)
+    complete = found.ranking[found.ranking["state"] == "complete"]
+    assert len(complete) > 4
+    expected = accuracy[complete["candidate"]].sort_values(ascending=False)
+    assert list(complete["score"]) == pytest.approx(list(expected), rel=1e-4)
 
 
 def test_the_same_seed_gives_the_same_tables(
@@ -244,6 +261,7 @@ def test_without_labels_the_ranking_is_by_discrepancy(space_file: Path, tmp_path
     for index, image in enumerate(pixels):
         Image.fromarray(image).save(folder / f"{index}.png")
     settings = tiny(space_file, tmp_path / "run", data=str(folder), images=64, eval_images=64)
+    settings["rank_by"] = "auto"
     found = run(settings)
     assert found.config["rank_by"] == "discrepancy"
     assert found.ranking["head_knn"].isna().all()
