@@ -7,7 +7,9 @@ Reads `ground_truth.csv` and `searches/*.csv`, and writes
 - `search_scores.csv`: the scores of the default search, DEFAULT, at its last rung;
 - `calibration.csv`: how each of them ranks the heads, of each half and of all: PRIMARY was chosen
   on the half `tune` alone, and `confirm` is what it came to on heads that had no part in that;
-- `variants.csv`: what decides the agreement: every search and score on the half `tune`.
+- `variants.csv`: what decides the agreement: every search and score on the half `tune`;
+- `end_to_end.csv`: what searches that pruned found, with their first three heads verified, and what
+  that cost beside the solo runs that it stands for.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ def main() -> None:
     searches = {
         file.stem: pd.read_csv(file)
         for file in sorted((out / "searches").glob("*.csv"))
-        if file.stem != "costs"
+        if file.stem not in ("costs", "pruned")
     }
     scores = scores_at_the_end(searches[DEFAULT])
     write_table(out / "search_scores.csv", scores.sort_values(["seed", "candidate"]))
@@ -64,6 +66,43 @@ def main() -> None:
     write_table(out / "variants.csv", variants[first].sort_values("tau", ascending=False))
     print(variants[first].sort_values("tau", ascending=False).round(2).to_string(index=False))
     print(calibration.round(2).to_string(index=False))
+    if (out / "searches" / "pruned.csv").exists():
+        write_table(out / "end_to_end.csv", found := end_to_end(out, truth, costs))
+        print(found.round(2).to_string(index=False))
+
+
+def end_to_end(out: Path, truth: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
+    """A row a pruned search: its first head, the best of its first three by solo runs, the costs.
+
+    Costs are in trainings of the base alone, under one seed: of the search, of its first three
+    heads and no head alone, and of all heads and no head alone.
+    """
+    pruned, rows = pd.read_csv(out / "searches" / "pruned.csv"), []
+    gain = truth.groupby("candidate")["accuracy"].mean()
+    chosen = truth.assign(by=truth[["choose_knn", "choose_linear"]].mean(axis=1))
+    measured = chosen.groupby("candidate")["by"].mean()
+    for seed, search in pruned.groupby("seed"):
+        cost = costs[(costs["variant"] == "pruned") & (costs["seed"] == seed)].iloc[0]
+        heads = search.drop_duplicates("candidate").set_index("candidate")["gflops"]
+        base = heads.sum() / (cost["solo_equivalents"] - len(heads))
+        alone = 1 + heads[heads.index.isin(gain.index)] / base
+        last = search[search["rung"] == search["rung"].max()]
+        ranked = last[last["candidate"].isin(gain.index)].sort_values("score", ascending=False)
+        top = list(ranked["candidate"][:3])
+        best = measured[top].idxmax()
+        verification, all_alone = 1 + alone[top].sum(), 1 + alone.sum()
+        searched = cost["cost_base_equivalents"]
+        rows.append({
+            "seed": seed, "first": top[0], "regret_sd": _regret(gain, top[0]),
+            "best_of_three": best, "regret_sd_verified": _regret(gain, best),
+            "search": searched, "verification": verification, "all_alone": all_alone,
+            "share": (searched + verification) / all_alone, "heads": len(alone),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _regret(gain: pd.Series[float], head: str) -> float:
+    return float((gain.max() - gain[head]) / gain.std())
 
 
 def read_truth(out: Path) -> pd.DataFrame:
