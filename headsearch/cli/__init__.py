@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from headsearch import __version__
-from headsearch.cli.beforehand import space
+from headsearch.cli.beforehand import bench, space
 from headsearch.cli.results import calibrate, export, plot, report
 from headsearch.cli.searching import resume, run
 from headsearch.cli.solo import pretrain, verify
@@ -73,5 +73,5 @@ ranks the rest by discrepancy from the base and downstream accuracy.
         print(context.get_help())
 
 
-for command in (run, resume, pretrain, export, verify, calibrate, space, report, plot):
+for command in (run, resume, pretrain, export, verify, calibrate, space, bench, report, plot):
     app.command()(command)
