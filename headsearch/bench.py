@@ -1,7 +1,7 @@
 """What joint training costs on this machine, beside its parts and beside one head at a time.
 
 All in one run and in turn: the base's step without heads, each head's own cost on given features,
-joint steps with 1, 2, 4, … heads, and steps of the base with each head alone. `step_time.py` says
+joint steps with 1, 2, 4, … heads, and steps of the base with each head alone. `step_meter.py` says
 what a step is. Each figure is the median of its repeats.
 """
 
@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from headsearch.bench_case import bench_heads, without_number
+from headsearch.cost import training_bytes
 from headsearch.ground import ground_settings
 from headsearch.machine import machine_facts
-from headsearch.peak_memory import Memory, peak_memory
+from headsearch.peak_memory import MB, Memory, peak_memory
 from headsearch.preparation import Prepared
-from headsearch.step_time import StepTimer
+from headsearch.scores.rung import BASE
+from headsearch.step_meter import Size, StepMeter
 
 HEADS = (1, 2, 4, 8, 16)
 """How many heads are trained together, one number after the other."""
@@ -40,6 +42,7 @@ class Bench:
         seconds: of a step, a figure a repeat, by what it is: ("base",), ("joint", K), and ("own",
             NAME) and ("solo", NAME) of each different head.
         memory: of two steps with K heads, by K; of the base alone by 0.
+        sizes: what the base and each different head hold, counted; the base's by "".
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Bench:
         self.heads = bench_heads(prepared, self._counts[-1])
         self.seconds: dict[tuple[str | int, ...], list[float]] = defaultdict(list)
         self.memory: dict[int, Memory] = {}
+        self.sizes: dict[str, Size] = {}
 
     def measure(self) -> Iterator[str]:
         """Measures everything, and yields what comes next, in words.
@@ -62,17 +66,19 @@ class Bench:
             yield f"memory with {count} heads"
             self.memory[count] = peak_memory(self._prepared.config, count)
         yield "the first steps"
-        timer = StepTimer(self._prepared)
+        meter = StepMeter(self._prepared)
         different = [head for head in self.heads if head.name == without_number(head)]
+        self.sizes = {BASE: meter.size_of_base()}
+        self.sizes |= {head.name: meter.size_of(head) for head in different}
         for repeat in range(self._repeats):
             yield f"times, repeat {repeat + 1} of {self._repeats}"
-            self.seconds["crops",].append(timer.crops())
-            self.seconds["base",].append(timer.joint([]))
+            self.seconds["crops",].append(meter.crops())
+            self.seconds["base",].append(meter.joint([]))
             for count in self._counts:
-                self.seconds["joint", count].append(timer.joint(self.heads[:count]))
+                self.seconds["joint", count].append(meter.joint(self.heads[:count]))
             for head in different:
-                self.seconds["solo", head.name].append(timer.joint([head]))
-                self.seconds["own", head.name].append(timer.own(head))
+                self.seconds["solo", head.name].append(meter.joint([head]))
+                self.seconds["own", head.name].append(meter.own(head))
 
     def findings(self) -> dict[str, Any]:
         """What came out, as JSON can hold it: times in ms, memory in MB (10⁶ bytes)."""
@@ -130,6 +136,7 @@ class Bench:
         overheads = np.array(self.seconds["joint", count]) / apart
         savings = np.array(self.seconds["joint", count]) / self._sums("solo", names)
         base_mb, mb = self.memory[0].peak, self.memory[count].peak
+        counted = training_bytes(self.sizes[BASE], [self.sizes[name] for name in names])
         return {
             "heads": count,
             "candidates": [head.name for head in self.heads[:count]],
@@ -144,6 +151,7 @@ class Bench:
             "images_per_second": 1000 * self._prepared.config.batch_size / joint_ms,
             "ms_per_head": (joint_ms - base_ms) / count,
             "peak_memory_mb": mb,
+            "predicted_memory_mb": self.memory[count].before + counted / MB,
             "memory_per_head_mb": (mb - base_mb) / count,
         }
 

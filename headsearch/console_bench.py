@@ -15,7 +15,7 @@ LEGEND = (
     "ready. Own: what a head adds to a step by itself, on given features of the base. Overhead: "
     "joint over base + own; 1 is the sum of the parts. Saving: joint over the same heads one by "
     "one. In brackets the least and the most of {repeats} repeats, whose medians the figures are. "
-    "Memory: {memory}."
+    "Memory: {memory}. Counted: what the numbers trained and the kept activations come to."
 )
 OF_PROCESS = "the most that a process of its own held, of which {before:.0f} MB before training"
 OF_DEVICE = "the most that PyTorch had allocated on the device"
@@ -36,7 +36,8 @@ def watch(bench: Bench) -> None:
 def print_findings(console: Console, found: dict[str, Any]) -> None:
     """The tables of a benchmark's findings, and what they mean."""
     base, machine = found["base"], found["machine"]
-    where = machine["accelerator"] or f"{machine['processor']}, {machine['threads']} threads"
+    threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
+    where = machine["accelerator"] or f"{machine['processor']}, {threads}"
     say(
         console,
         f"{base['name']} on {base['image_size']}×{base['image_size']} images, "
@@ -85,7 +86,7 @@ def _heads(found: dict[str, Any]) -> Table:
 def _cohorts(found: dict[str, Any]) -> Table:
     headings = [
         "Heads", "Joint (ms)", "Base + own (ms)", "Overhead", "One by one (ms)", "Saving",
-        "Images/s", "ms a head", "Memory (MB)", "MB a head",
+        "Images/s", "ms a head", "Memory (MB)", "Counted (MB)", "MB a head",
     ]  # fmt: skip
     return Table(
         headings,
@@ -101,6 +102,7 @@ def _cohorts(found: dict[str, Any]) -> Table:
                 f"{cohort['images_per_second']:.0f}",
                 f"{cohort['ms_per_head']:.1f}",
                 f"{cohort['peak_memory_mb']:.0f}",
+                f"{cohort['predicted_memory_mb']:.0f}",
                 f"{cohort['memory_per_head_mb']:.0f}",
             ]
             for cohort in found["cohorts"]

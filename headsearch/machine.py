@@ -92,6 +92,35 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free where training would take them; None where the system does not tell.
+
+    Linux does not count what a container or a job may have at most.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    told = Path("/proc/meminfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    free = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    return next((int(kib) * 1024 for kib in free), None)
+
+
+def resident_memory(device: torch.device) -> int:
+    """Bytes that this process holds where training takes its own: 0 on an accelerator's side.
+
+    Of systems other than Linux it is the most that the process has held.
+    """
+    if device.type == "cuda":
+        return 0
+    told = Path("/proc/self/status")
+    if told.exists():
+        lines = dict(line.split(":", 1) for line in told.read_text().splitlines())
+        return int(lines["VmRSS"].split()[0]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
 def machine_facts(device: torch.device) -> dict[str, Any]:
     """What a measured time belongs to: the processor, its cores and threads, the system."""
     return {

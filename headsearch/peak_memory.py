@@ -19,7 +19,7 @@ from headsearch.config import RunConfig
 from headsearch.errors import UserError
 from headsearch.preparation import Prepared, prepare
 from headsearch.solo import attach
-from headsearch.step_time import MIDDLE
+from headsearch.step_meter import MIDDLE
 
 MB = 1e6
 

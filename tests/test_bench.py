@@ -13,13 +13,13 @@ from command_line import in_process
 from torch.utils.flop_counter import FlopCounterMode
 
 from headsearch import bench as bench_module
-from headsearch import step_time
+from headsearch import step_meter
 from headsearch.bench import Bench
 from headsearch.bench_case import bench_heads, bench_settings
 from headsearch.config import resolve
 from headsearch.peak_memory import Memory, peak_memory
 from headsearch.preparation import Prepared, prepare
-from headsearch.step_time import StepTimer
+from headsearch.step_meter import Size, StepMeter
 
 TINY = {
     "base": "test_vit", "image_size": 16, "patch_size": 4, "batch_size": 8, "device": "cpu",
@@ -64,16 +64,16 @@ def test_what_a_head_adds_on_given_features_is_what_it_adds_to_a_step(
             step()
         return float(counter.get_total_flops())
 
-    monkeypatch.setattr(step_time, "seconds_of", flops)
+    monkeypatch.setattr(step_meter, "seconds_of", flops)
     prepared = tiny(space_file, objective=objective, coupling=coupling)
-    timer = StepTimer(prepared)
+    meter = StepMeter(prepared)
     first, second = bench_heads(prepared, 2)
-    base = timer.joint([])
-    assert timer.own(first) == timer.joint([first]) - base > 0
-    assert timer.own(second) == timer.joint([second]) - base > 0
+    base = meter.joint([])
+    assert meter.own(first) == meter.joint([first]) - base > 0
+    assert meter.own(second) == meter.joint([second]) - base > 0
     if coupling == "observe":  # else the base leaves its own loss for the heads'
-        parts = base + timer.own(first) + timer.own(second)
-        assert timer.joint([first, second]) == parts
+        parts = base + meter.own(first) + meter.own(second)
+        assert meter.joint([first, second]) == parts
 
 
 def test_the_ratios_come_from_the_medians_of_the_parts(space_file: str) -> None:
@@ -91,6 +91,10 @@ def test_the_ratios_come_from_the_medians_of_the_parts(space_file: str) -> None:
         ("joint", 4): [0.200, 0.190, 0.180],
     })  # fmt: skip
     bench.memory = {0: Memory(50, 100), 1: Memory(50, 130), 4: Memory(50, 220)}
+    bench.sizes = {
+        "": Size(1e6, 3e6), "convnext-d1-k3": Size(2e6, 4e6), "mixer-d1": Size(1e6, 1e6),
+        "poolformer-d1-p3": Size(1e6, 1e6),
+    }  # fmt: skip
     found = bench.findings()
     one, four = found["cohorts"]
     assert found["base_ms"] == pytest.approx(110)
@@ -107,12 +111,15 @@ def test_the_ratios_come_from_the_medians_of_the_parts(space_file: str) -> None:
     assert four["memory_per_head_mb"] == pytest.approx(30)
     assert found["memory_per_head_mb"] == pytest.approx(30)  # 100, 130, 220: a line
     assert found["ms_per_head"] == pytest.approx((80 * 4 + 11 - 91 * 5 / 3) / (17 - 25 / 3))
+    # 50 before, five numbers of four bytes for each that is trained, and what is kept
+    assert one["predicted_memory_mb"] == pytest.approx(50 + 20 * (1 + 2) + 3 + 4)
+    assert four["predicted_memory_mb"] == pytest.approx(50 + 20 * (1 + 2 + 1 + 1 + 2) + 13)
     assert json.loads(json.dumps(found)) == found
 
 
 def make_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spares repeated steps, and the processes that measure memory; one test has one."""
-    monkeypatch.setattr(step_time, "AT_LEAST_S", 1e-9)
+    monkeypatch.setattr(step_meter, "AT_LEAST_S", 1e-9)
     monkeypatch.setattr(
         bench_module, "peak_memory", lambda config, heads: Memory(100.0, 150.0 + heads)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,14 @@ def run(
     config: Annotated[
         Path | None, typer.Option(help="Read settings from a YAML file; flags win over it.")
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only say what would be done, in which time and memory: measures a few steps, "
+            "and writes nothing.",
+        ),
+    ] = False,
     **flags: Any,
 ) -> None:
     """Search: train candidate heads together, prune the weak, rank the rest.
@@ -29,6 +38,9 @@ def run(
     """
     given = {name: value for name, value in flags.items() if value is not None}
     settings = resolve(given, config)  # wrong values are told before anything heavy is loaded
+    if dry_run:
+        _foresee(given, config)
+        return
     # The directory too: whatever happens from here on, the run can be gone on with.
     in_file = read_config_file(config) if config is not None else {}
     asked = {**{name: entry.value for name, entry in in_file.items()}, **given}
@@ -43,6 +55,22 @@ def run(
         here = resolve_here(given, config).model_copy(update={"out": None})
         search = Search(prepare(here), directory)
     _carry_out(search)
+
+
+def _foresee(given: Mapping[str, Any], config: Path | None) -> None:
+    """Says what a search would do."""
+    import optuna
+
+    from headsearch.console import print_notes
+    from headsearch.console_forecast import show_forecast
+    from headsearch.machine import resolve_here
+    from headsearch.preparation import prepare
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    console = console_here()
+    prepared = prepare(resolve_here(given, config))
+    print_notes(console, prepared.notes)
+    show_forecast(prepared, console)
 
 
 def resume(
