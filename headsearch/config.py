@@ -221,6 +221,12 @@ OF_SEARCH_ALONE = (
 )  # fmt: skip
 """Settings that pretraining with one head has no use for."""
 
+OF_A_STEP = (
+    "base", "base_args", "space", "objective", "recipe", "budget", "batch_size", "image_size",
+    "patch_size", "coupling", "device", "precision", "threads", "seed",
+)  # fmt: skip
+"""Settings that decide what one training step takes."""
+
 RECORDED = (
     "study_name", "space_hash", "space_content", "base_arguments", "first_weights", "git_commit",
     "versions", "given", "solo_head",

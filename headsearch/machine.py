@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -88,3 +90,52 @@ def synchronize(device: torch.device) -> None:
     """Waits until the device is done: what comes before a clock is read."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free where training would take them; None where the system does not tell.
+
+    Linux does not count what a container or a job may have at most.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    told = Path("/proc/meminfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    free = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    return next((int(kib) * 1024 for kib in free), None)
+
+
+def resident_memory(device: torch.device) -> int:
+    """Bytes that this process holds where training takes its own: 0 on an accelerator's side.
+
+    Of systems other than Linux it is the most that the process has held.
+    """
+    if device.type == "cuda":
+        return 0
+    told = Path("/proc/self/status")
+    if told.exists():
+        lines = dict(line.split(":", 1) for line in told.read_text().splitlines())
+        return int(lines["VmRSS"].split()[0]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def machine_facts(device: torch.device) -> dict[str, Any]:
+    """What a measured time belongs to: the processor, its cores and threads, the system."""
+    return {
+        "device": str(device),
+        "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+    }
+
+
+def _processor() -> str:
+    """The processor's name as far as the system tells it."""
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text().splitlines() if described.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())

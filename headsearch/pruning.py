@@ -53,6 +53,12 @@ def standing(study: Study, trial: FrozenTrial, step: int) -> list[int]:
     return [peer.number for peer in sorted(peers, key=place)]
 
 
+def kept(candidates: int, eta: float, min_keep: int) -> int:
+    """How many of so many candidates the rung pruner keeps; may be more than there are."""
+    # n / eta of a decimal eta may come out just above a whole number: 21 / 1.4 of 15
+    return max(min_keep, math.ceil(candidates / eta - 1e-9))
+
+
 class RungPruner(BasePruner):
     """Keeps the best 1/eta of a cohort's candidates at every rung, `min_keep` at least.
 
@@ -79,9 +85,7 @@ class RungPruner(BasePruner):
         if step is None or step == 0 or is_control(trial):
             return False
         candidates = standing(study, trial, step)
-        # n / eta of a decimal eta may come out just above a whole number: 21 / 1.4 of 15
-        share = math.ceil(len(candidates) / self._eta - 1e-9)
-        return trial.number not in candidates[: max(self._min_keep, share)]
+        return trial.number not in candidates[: kept(len(candidates), self._eta, self._min_keep)]
 
 
 class GuardedPruner(BasePruner):

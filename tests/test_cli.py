@@ -29,7 +29,7 @@ TRAINING = [
 ]  # fmt: skip
 TINY = [*TRAINING, "--min-keep", "1"]
 
-COMMANDS = ("run", "pretrain", "export", "space", "report", "plot")
+COMMANDS = ("run", "pretrain", "export", "space", "bench", "report", "plot")
 
 
 def headsearch(

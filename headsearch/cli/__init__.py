@@ -1,0 +1,77 @@
+"""The commands: parse, call, print. Heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from headsearch import __version__
+from headsearch.cli.beforehand import bench, space
+from headsearch.cli.results import calibrate, export, plot, report
+from headsearch.cli.searching import resume, run
+from headsearch.cli.solo import pretrain, verify
+from headsearch.errors import UserError
+
+app = typer.Typer(
+    name="headsearch",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+_UsageError: Any = typer.BadParameter.__mro__[1]
+"""click's error for wrong arguments, which typer brings along under changing names."""
+
+
+def main() -> None:
+    """The entry point: what a user can cause ends in one line and exit code 2, not a traceback."""
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        code = _fail(str(error))
+    except _UsageError as error:
+        code = _fail(error.format_message())
+    except Exception as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; not imported for its name
+            raise
+        code = _fail("out of memory; use a lower --cohort, --batch-size or --image-size")
+    except (KeyboardInterrupt, typer.Abort):
+        print("headsearch: interrupted", file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+def _fail(message: str) -> int:
+    print(f"headsearch: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"headsearch {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def headsearch(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True,
+                           help="Show the version and exit.")
+    ] = False,
+) -> None:  # fmt: skip
+    """Find the auxiliary head that helps a self-supervised vision model most.
+
+    Attaches many candidate heads to one shared base, trains them together, prunes the weak, and \
+ranks the rest by discrepancy from the base and downstream accuracy.
+    """
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+for command in (run, resume, pretrain, export, verify, calibrate, space, bench, report, plot):
+    app.command()(command)

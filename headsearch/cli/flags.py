@@ -1,0 +1,78 @@
+"""The flags of commands: one for every setting of a run, and those that commands share."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from headsearch.config import PRESETS, RunConfig, panel_of
+
+RankOption = Annotated[
+    int | None, typer.Option(min=1, help="A rank of RUN's ranking. \\[default: 1]")
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+
+
+def settings_as_flags(
+    *, without: Collection[str] = (), show_defaults: bool = True
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command, in place of its **flags, a flag for every setting of `RunConfig`.
+
+    Args:
+        without: settings that mean nothing to the command.
+        show_defaults: whether the help says what a setting is by default.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [
+            p
+            for p in inspect.signature(command, eval_str=True).parameters.values()
+            if p.kind != p.VAR_KEYWORD
+        ]
+        flags = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[_flag_type(name), _flag(name, show_defaults)],
+            )
+            for name in RunConfig.model_fields
+            if name not in without
+        ]
+        command.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def _flag_type(setting: str) -> Any:
+    """What the command line parses a setting as: a switch or a text, which the setting checks."""
+    return (bool if RunConfig.model_fields[setting].annotation is bool else str) | None
+
+
+def _flag(setting: str, show_default: bool) -> Any:
+    field = RunConfig.model_fields[setting]
+    choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
+    help_text = field.description or ""
+    if not show_default and setting != "out":
+        help_text = help_text.partition(" [default:")[0]
+    elif setting in PRESETS["quick"]:
+        help_text += " [default: by --budget]"
+    elif field.default is not None and field.default is not False:
+        help_text += f" [default: {field.default}]"
+    return typer.Option(
+        "--" + setting.replace("_", "-"),
+        help=help_text.replace("[", "\\["),  # rich would take it for markup
+        rich_help_panel=panel_of(setting),
+        show_default=False,
+        metavar="|".join(choices) or _kind(field.annotation),
+    )
+
+
+def _kind(annotation: Any) -> str | None:
+    kinds = {int: "INTEGER", float: "NUMBER", Path: "PATH", str: "TEXT"}
+    return next((kinds[k] for k in kinds if k in (annotation, *get_args(annotation))), None)

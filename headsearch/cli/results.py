@@ -1,0 +1,103 @@
+"""Commands that read what a run has left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headsearch.cli.flags import RankOption, RunArgument
+from headsearch.cli.output import conclude, console_here
+from headsearch.errors import UserError
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    rank: RankOption = None,
+    head: Annotated[
+        str | None,
+        typer.Option(help="Instead: a candidate's name, or a YAML file of one head."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A directory. \\[default: heads in RUN]")] = None,
+) -> None:
+    """Write a head as YAML, for --head and --space, and as PyTorch that needs no headsearch.
+
+    Example: [bold]headsearch export results/RUN --rank 1[/bold]
+    """
+    from headsearch.checkpoint import read_run
+    from headsearch.console import print_notes
+    from headsearch.exporting import export_from
+
+    console = console_here()
+    done = export_from(read_run(run), rank=rank, head=head, out=out)
+    print_notes(console, done.notes)
+    console.print(f"space: {done.files.yaml}", soft_wrap=True)
+    if done.files.python is not None:
+        console.print(f"PyTorch: {done.files.python}", soft_wrap=True)
+
+
+def calibrate(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Searches over the same heads, verified."),
+    ],
+    primary: Annotated[
+        str, typer.Option(help="The score that counts; the others' p-values are corrected.")
+    ] = "head_accuracy",
+    out: Annotated[
+        Path | None, typer.Option(help="A .csv file. \\[default: calibration.csv in the first RUN]")
+    ] = None,
+) -> None:
+    """Say how well each score of a search ranks heads by what they gain the base alone.
+
+    Takes searches of one or more seeds, run with --pruner none, whose heads were verified by \
+`headsearch verify RUN --top N`.
+
+    Example: [bold]headsearch calibrate results/RUN results/RUN-of-another-seed[/bold]
+    """
+    from headsearch.calibration import calibrate_runs
+    from headsearch.checkpoint import read_run, write_table
+    from headsearch.console import print_table, say
+    from headsearch.report.calibrated import calibration_table, calibration_words
+
+    found = calibrate_runs([read_run(run) for run in runs], primary)
+    target = out if out is not None else runs[0] / "calibration.csv"
+    try:
+        write_table(target, found.table())
+    except OSError as error:
+        raise UserError(f"{target}: cannot write the table: {error.strerror}") from None
+    console = console_here()
+    print_table(console, calibration_table(found))
+    console.print()
+    say(console, calibration_words(found))
+    console.print(f"table: {target}", soft_wrap=True)
+
+
+def report(run: RunArgument) -> None:
+    """Write the report and the plots of a run again, finished or not.
+
+    Example: [bold]headsearch report results/RUN[/bold]
+    """
+    conclude(run, console_here())
+
+
+def plot(
+    run: RunArgument,
+    x: Annotated[str, typer.Option(help="Column on the horizontal axis.")] = "discrepancy",
+    y: Annotated[str, typer.Option(help="Column on the vertical axis.")] = "head_knn",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A .png, .svg or .pdf file. \\[default: in RUN/plots]"),
+    ] = None,
+) -> None:
+    """Plot any column of ranking.csv or rungs.csv against another.
+
+    Example: [bold]headsearch plot results/RUN --x params_m --y head_knn --out cost.png[/bold]
+    """
+    from headsearch.checkpoint import read_run
+    from headsearch.report import plot_columns
+
+    found = read_run(run)
+    target = out if out is not None else run / "plots" / f"{y}-over-{x}.png"
+    console_here().print(f"plot: {plot_columns(found, x, y, target)}", soft_wrap=True)

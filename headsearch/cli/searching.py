@@ -1,0 +1,118 @@
+"""Commands that search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headsearch.cli.flags import settings_as_flags
+from headsearch.cli.output import conclude, console_here
+from headsearch.config import read_config_file, resolve
+from headsearch.run_directory import claimed
+
+if TYPE_CHECKING:
+    from headsearch.study import Search
+
+
+@settings_as_flags()
+def run(
+    config: Annotated[
+        Path | None, typer.Option(help="Read settings from a YAML file; flags win over it.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only say what would be done, in which time and memory: measures a few steps, "
+            "and writes nothing.",
+        ),
+    ] = False,
+    **flags: Any,
+) -> None:
+    """Search: train candidate heads together, prune the weak, rank the rest.
+
+    Example: [bold]headsearch run --base vit_s --space heads.yaml[/bold]
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    settings = resolve(given, config)  # wrong values are told before anything heavy is loaded
+    if dry_run:
+        _foresee(given, config)
+        return
+    # The directory too: whatever happens from here on, the run can be gone on with.
+    in_file = read_config_file(config) if config is not None else {}
+    asked = {**{name: entry.value for name, entry in in_file.items()}, **given}
+    with claimed(settings, asked) as directory:
+        import optuna
+
+        from headsearch.machine import resolve_here
+        from headsearch.preparation import prepare
+        from headsearch.study import Search
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        here = resolve_here(given, config).model_copy(update={"out": None})
+        search = Search(prepare(here), directory)
+    _carry_out(search)
+
+
+def _foresee(given: Mapping[str, Any], config: Path | None) -> None:
+    """Says what a search would do."""
+    import optuna
+
+    from headsearch.console import print_notes
+    from headsearch.console_forecast import show_forecast
+    from headsearch.machine import resolve_here
+    from headsearch.preparation import prepare
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    console = console_here()
+    prepared = prepare(resolve_here(given, config))
+    print_notes(console, prepared.notes)
+    show_forecast(prepared, console)
+
+
+def resume(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+) -> None:
+    """Go on with a search that was interrupted, from its last snapshot.
+
+    However it ended: Ctrl-C, a cluster's SIGTERM, kill -9, a power cut, a full disk. It comes to \
+what it would have come to without the interruption.
+
+    Example: [bold]headsearch resume results/RUN[/bold]
+    """
+    import optuna
+
+    from headsearch.checkpoint import read_run
+    from headsearch.console import print_notes
+    from headsearch.study import resume_search
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    found = read_run(run)
+    if found.facts.get("status") == "complete":
+        print_notes(
+            console_here(), [f"{run} has come to its end already: there is nothing to resume"]
+        )
+        return
+    _carry_out(resume_search(found))
+
+
+def _carry_out(search: Search) -> None:
+    """Runs a search to its end, or to where it is told to stop."""
+    from headsearch.console import print_notes, say, show
+
+    console = console_here()
+    print_notes(console, search.notes)
+    console.print(f"run directory: {search.run_directory}", soft_wrap=True)
+    how = f"headsearch resume {search.run_directory}"
+    try:
+        signal = show(search, console)
+    except KeyboardInterrupt:
+        say(console, f"interrupted at once: {how} goes on from the last snapshot")
+        raise typer.Exit(130) from None
+    conclude(search.run_directory, console)
+    if signal:
+        say(console, f"interrupted, with all that was done kept: {how} goes on from here")
+        raise typer.Exit(128 + signal)

@@ -1,0 +1,120 @@
+"""Commands that train the base with one head at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headsearch.cli.flags import RankOption, settings_as_flags
+from headsearch.cli.output import conclude, console_here
+from headsearch.config import OF_SEARCH_ALONE, resolve
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@settings_as_flags(without=OF_SEARCH_ALONE, show_defaults=False)
+def pretrain(
+    run: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUN]", show_default=False, help="A search to take the head of."),
+    ] = None,
+    rank: RankOption = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead: a candidate's name (convnext-d3-k7-noshortcut), a YAML file of one "
+            "head, or none for the base alone."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Without a RUN: read settings from a YAML file; flags win over it."),
+    ] = None,
+    **flags: Any,
+) -> None:
+    """Pretrain the base with one head, as the search did, and keep the base.
+
+    Every setting is that of RUN where no flag says otherwise; without a RUN, that of `run`. The \
+weights kept are those of the EMA teacher, which is what is scored.
+
+    Example: [bold]headsearch pretrain results/RUN --rank 1[/bold]
+
+    Example: [bold]headsearch pretrain --base vit_s --head convnext-d3-k7-noshortcut[/bold]
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    if run is None:
+        resolve(given, config)  # wrong values are told before anything heavy is loaded
+
+    from headsearch.checkpoint import read_run
+    from headsearch.console import print_notes
+    from headsearch.console_solo import show_pretraining
+    from headsearch.pretraining import Pretraining, prepare_pretraining
+
+    found = read_run(run) if run is not None else None
+    console = console_here()
+    planned = prepare_pretraining(given, run=found, rank=rank, head=head, config_file=config)
+    pretraining = Pretraining(planned)
+    print_notes(console, planned.notes)
+    console.print(f"run directory: {pretraining.run_directory}", soft_wrap=True)
+    try:
+        show_pretraining(pretraining, console)
+    except KeyboardInterrupt:
+        if pretraining.weights.exists():
+            console.print("interrupted: the weights of the last rung are kept")
+            _say_how_to_load(pretraining.loading, console)
+        else:
+            console.print("interrupted before rung 1: there are no weights to keep yet")
+        raise typer.Exit(130) from None
+    _say_how_to_load(pretraining.loading, console)
+
+
+def _say_how_to_load(loading: str, console: Console) -> None:
+    console.print("the base alone, the EMA teacher's weights, which is what was scored:")
+    console.print(f"  {loading}", soft_wrap=True)
+
+
+def verify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    top: Annotated[int, typer.Option(min=1, help="Heads of the ranking, from the first.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Solo runs of each head.")] = 3,
+    controls: Annotated[
+        bool,
+        typer.Option(help="Also run identity and the base's own kind of block; no head always is."),
+    ] = True,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Solo runs at once. \\[default: one a core, or one a GPU]"),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads of each. \\[default: the cores, shared out]"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+) -> None:
+    """Pretrain the base with the best heads, each alone, and say what each gains it.
+
+    A search predicts; solo runs measure, with the same base, data and length, under several \
+seeds. Those that have ended are not repeated, so an interrupted command goes on where it was.
+
+    Example: [bold]headsearch verify results/RUN --top 3 --seeds 3[/bold]
+    """
+    from headsearch.checkpoint import read_run
+    from headsearch.console import print_notes
+    from headsearch.console_verify import show_verification
+    from headsearch.verification import Verification
+
+    console = console_here()
+    verification = Verification(
+        read_run(run), top=top, seeds=seeds, controls=controls, jobs=jobs, threads=threads,
+        device=device,
+    )  # fmt: skip
+    print_notes(console, verification.notes)
+    try:
+        show_verification(verification, console)
+    except KeyboardInterrupt:
+        console.print("interrupted: solo runs that have ended are kept; the same command goes on")
+        raise typer.Exit(130) from None
+    conclude(run, console)

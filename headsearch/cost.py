@@ -1,0 +1,174 @@
+"""What the parts of a search take on this machine, in time and memory, measured in some seconds.
+
+Time: a step's crops, the base's step, what each head adds to it, the scoring of a rung. Each is
+measured with the trainer that the search uses. Heads too many to be measured are put on the
+straight line over GFLOPs through those that were. Memory is counted: numbers that are trained, what
+a forward keeps for the backward, the copy that a snapshot makes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from headsearch.data import Data, Images
+from headsearch.data.images import ImageSubset
+from headsearch.machine import free_memory, resident_memory
+from headsearch.preparation import Prepared
+from headsearch.space import Candidate
+from headsearch.step_meter import Size, StepMeter
+
+HEADS_S = 8.0
+"""Seconds after which no further head is measured."""
+SCORING_S = 8.0
+"""Seconds that scoring may take for all images to be scored, and not a sample of them."""
+SAMPLE = 512
+"""Queries of a sample, and images of the bank."""
+NUMBER = 4
+"""Bytes of a float32."""
+HELD = 4
+"""Numbers that are held for each one trained: the weight, the teacher's, two of the optimizer."""
+
+
+@dataclass(frozen=True)
+class HeadCost:
+    """What a head adds to a step.
+
+    Attributes:
+        seconds: by itself.
+        size: what it holds.
+    """
+
+    seconds: float
+    size: Size
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the parts of a search take here; times in seconds.
+
+    Attributes:
+        crops: of a step: images read, decoded and augmented.
+        base: of a step without heads.
+        base_size: what the base holds.
+        heads: of each head, by its name.
+        measured: how many of these were measured, and not put on the line.
+        score_base: of scoring the base at a rung.
+        score_head: of scoring one head at a rung.
+        process: bytes that the process holds before training.
+        free: bytes that are free then, if the system tells.
+    """
+
+    crops: float
+    base: float
+    base_size: Size
+    heads: Mapping[str, HeadCost]
+    measured: int
+    score_base: float
+    score_head: float
+    process: int
+    free: int | None
+
+
+def measure_costs(prepared: Prepared, heads: Sequence[Candidate]) -> Costs:
+    """Measures the parts of a search with these heads."""
+    process, free = resident_memory(prepared.device), free_memory(prepared.device)
+    meter = StepMeter(prepared)
+    measured: dict[str, HeadCost] = {}
+    started = time.perf_counter()
+    for head in _of_all_families(heads):
+        if len(measured) > 1 and time.perf_counter() - started > HEADS_S:
+            break
+        measured[head.name] = HeadCost(meter.own(head), meter.size_of(head))
+    usual = sorted(measured, key=lambda name: measured[name].seconds)[len(measured) // 2]
+    head = next(head for head in heads if head.name == usual)
+    score_base, score_head = _scoring(meter, prepared.data, head)
+    return Costs(
+        crops=meter.crops(),
+        base=meter.joint([]),
+        base_size=meter.size_of_base(),
+        heads=_estimated(heads, measured) | measured,
+        measured=len(measured),
+        score_base=score_base,
+        score_head=score_head,
+        process=process,
+        free=free,
+    )
+
+
+def training_bytes(base: Size, heads: Iterable[Size], seeds: int = 1) -> float:
+    """What training holds: all that is trained, and the forward of a step.
+
+    Args:
+        seeds: how many bases with heads are held at once; they step one after the other.
+    """
+    sizes = [base, *heads]
+    params = sum(size.params for size in sizes)
+    # Beside what is held, one number each that comes and goes: gradients, the teacher's distance.
+    return NUMBER * params * (HELD * seeds + 1) + sum(size.kept for size in sizes)
+
+
+def snapshot_bytes(base: Size, heads: Iterable[Size], seeds: int = 1) -> float:
+    """What is held while a snapshot is written: all that is trained, and a copy of it."""
+    return 2 * NUMBER * HELD * seeds * sum(size.params for size in (base, *heads))
+
+
+def _of_all_families(heads: Sequence[Candidate]) -> list[Candidate]:
+    """Heads in an order that comes to every family before it comes to one again."""
+    seen: dict[str, int] = {}
+    turn = {}
+    for head in heads:
+        turn[head.name] = seen[head.family] = seen.get(head.family, -1) + 1
+    return sorted(heads, key=lambda head: turn[head.name])
+
+
+def _estimated(heads: Sequence[Candidate], measured: Mapping[str, HeadCost]) -> dict[str, HeadCost]:
+    """What heads cost by the straight lines over GFLOPs through those that were measured."""
+    known = [head for head in heads if head.name in measured]
+
+    def line(value: Callable[[HeadCost], float]) -> Callable[[Candidate], float]:
+        x, y = [head.gflops for head in known], [value(measured[head.name]) for head in known]
+        slope, start = np.polyfit(x, y, 1) if len(set(x)) > 1 else (0.0, float(np.mean(y)))
+        return lambda head: max(min(y), float(start + slope * head.gflops))
+
+    seconds, kept = line(lambda cost: cost.seconds), line(lambda cost: cost.size.kept)
+    # Norm and projection: the same for all heads of one width.
+    beside = float(np.mean([measured[h.name].size.params - 1e6 * h.params_m for h in known]))
+    return {
+        head.name: HeadCost(seconds(head), Size(1e6 * head.params_m + beside, kept(head)))
+        for head in heads
+    }
+
+
+def _scoring(meter: StepMeter, data: Data, head: Candidate) -> tuple[float, float]:
+    """Seconds of a rung for the base, and for each head beside it."""
+    sample = _sample(data)
+    meter.scoring([head], sample)  # to warm up
+    base, both = meter.scoring([], sample), meter.scoring([head], sample)
+    times = _count(data) / _count(sample)
+    if times > 1 and times * both < SCORING_S:
+        base, both, times = meter.scoring([], data), meter.scoring([head], data), 1.0
+    return times * base, times * max(0.0, both - base)
+
+
+def _count(data: Data) -> int:
+    return len(data.queries) + (len(data.bank) if data.bank is not None else 0)
+
+
+def _sample(data: Data) -> Data:
+    """The first images that a rung is scored on."""
+
+    def first(images: Images) -> Images:
+        return ImageSubset(images, torch.arange(min(SAMPLE, len(images))))
+
+    return replace(
+        data,
+        queries=first(data.queries),
+        bank=first(data.bank) if data.bank is not None else None,
+        choose=data.choose[data.choose < SAMPLE],
+        report=data.report[data.report < SAMPLE],
+    )

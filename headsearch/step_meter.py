@@ -1,0 +1,207 @@
+"""What a training step takes, in time and memory: with the whole base, or on given features.
+
+Shapes: B images; crops of a step stand as (2B, C, S, S).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from headsearch.bases import Base, BaseOutput
+from headsearch.data import Data
+from headsearch.ground import Ground
+from headsearch.machine import mixed_precision, synchronize
+from headsearch.model import Network
+from headsearch.schedules import Moment
+from headsearch.solo import attach
+from headsearch.space import Candidate
+from headsearch.train import Trainer, batches
+
+AT_LEAST_S = 0.2
+"""Work shorter than this is timed as several in a row."""
+MIDDLE = Moment(50, 100)
+"""The moment that every step is timed at: nothing is frozen any more, nothing is over."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a base or a head holds in training.
+
+    Attributes:
+        params: numbers that are trained, its norm and projection included.
+        kept: bytes that a step's forward keeps for the backward, weights apart.
+    """
+
+    params: float
+    kept: float
+
+
+class StepMeter:
+    """Measures steps of the trainer that a search uses, on random crops that lie ready.
+
+    A step is all that `Trainer.step` does: forward and backward of base and heads over both crops,
+    the teacher's forward where the objective has one, clipping, the update, the teacher's move.
+    Data and augmentation come before it and are not in it.
+
+    Args:
+        ground: what is trained.
+    """
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        config, device, side = ground.config, ground.device, ground.plan.image_size
+        generator = torch.Generator().manual_seed(config.seed)
+        shape = (2, config.batch_size, 3, side, side)
+        self._crops = torch.randn(shape, generator=generator).to(device)
+        self._whole = ground.new_trainer(config.coupling)
+        self._features = self._features_of_crops()
+        self._given = self._on_given_features()
+
+    def joint(self, heads: Sequence[Candidate]) -> float:
+        """Seconds of a step of the base with these heads, or with none."""
+        return self._seconds(self._whole, heads)
+
+    def crops(self) -> float:
+        """Seconds that the crops of a step take: images read or decoded, and augmented."""
+        ground = self._ground
+
+        def make() -> None:
+            for _ in batches(ground.data.train, ground.config, [0], ground.device):
+                pass
+
+        return seconds_of(make, ground.device)
+
+    def own(self, head: Candidate) -> float:
+        """Seconds that a head adds to a step by itself, where the base's features are given.
+
+        The difference of two steps on given features, with the head and without: all that is the
+        head's own. That is its forward and backward over both crops with its norm, its projection
+        and its losses (the base's toward it as well), the gradient toward the base's features
+        (in `joint` coupling), its teacher's forward where the objective has one, and its share of
+        clipping, update and teacher's move.
+        """
+        without = self._seconds(self._given, [])
+        return max(0.0, self._seconds(self._given, [head]) - without)
+
+    def scoring(self, heads: Sequence[Candidate], data: Data) -> float:
+        """Seconds that it takes to score the base with these heads on these images, once."""
+        network = self._with(self._whole, heads).teacher.network
+        ground = replace(self._ground, data=data)
+        return _passed(lambda: ground.scores(network), 1, ground.device)
+
+    def size_of_base(self) -> Size:
+        """What the base holds without heads."""
+        trainer = self._with(self._whole, [])
+        parameters = (parameter for _, parameter in trainer.student.base_parameters())
+        return Size(_numbers(parameters), self._kept(trainer))
+
+    def size_of(self, head: Candidate) -> Size:
+        """What a head adds to that, where the base's features are given."""
+        without = self._kept(self._with(self._given, []))
+        trainer = self._with(self._given, [head])
+        numbers = _numbers(trainer.student.heads[head.name].parameters())
+        return Size(numbers, max(0, self._kept(trainer) - without))
+
+    def _seconds(self, trainer: Trainer, heads: Sequence[Candidate]) -> float:
+        """Seconds of a step with these heads attached and no others."""
+        self._with(trainer, heads)
+        return seconds_of(lambda: trainer.step(self._crops, MIDDLE), self._ground.device)
+
+    def _kept(self, trainer: Trainer) -> int:
+        """Bytes that the forward of a step keeps for its backward, but for what is given."""
+        maps, *summaries = self._features
+        given = (*maps.values(), *summaries, self._crops, *trainer.student.state_dict().values())
+        known = {tensor.untyped_storage().data_ptr() for tensor in given}
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in known:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            features, losses = trainer.losses(self._crops.flatten(0, 1), MIDDLE)
+        del features, losses  # alive until here, so that no storage came twice
+        return sum(kept.values())
+
+    def _with(self, trainer: Trainer, heads: Sequence[Candidate]) -> Trainer:
+        """A trainer with these heads attached and no others."""
+        wanted = {head.name for head in heads}
+        for name in trainer.student.heads.keys() - wanted:
+            trainer.detach(name)
+        for head in heads:
+            if head.name not in trainer.student.heads:
+                attach(trainer, self._ground, head)
+        return trainer
+
+    def _features_of_crops(self) -> BaseOutput:
+        """What the base makes of the crops, at every place that a head may take."""
+        ground, base = self._ground, self._whole.student.base.train()
+        places = range(len(ground.plan.stages))
+        with torch.no_grad(), mixed_precision(ground.device, ground.autocast):
+            features: BaseOutput = base(self._crops.flatten(0, 1), places=places)
+        return features
+
+    def _on_given_features(self) -> Trainer:
+        """A trainer whose base costs nothing: it gives those features."""
+        ground = self._ground
+        projection = ground.objective.base_projection(ground.plan)
+        base = cast(Base, _GivenFeatures(self._features))
+        return Trainer(
+            Network(base, projection, ground.config.coupling),
+            ground.objective,
+            ground.config,
+            ground.device,
+            autocast=ground.autocast,
+        )
+
+
+class _GivenFeatures(nn.Module):
+    """Stands in for a base: gives the same features whatever the images."""
+
+    def __init__(self, features: BaseOutput) -> None:
+        super().__init__()
+        self._features = features
+
+    def forward(
+        self, images_BCSS: Tensor, mask_BHW: Tensor | None = None, places: Sequence[int] = (0,)
+    ) -> BaseOutput:
+        # Fresh leaves: gradients are computed up to here, as in training, and dropped.
+        given = self._features
+        return BaseOutput(
+            {place: _leaf(given.maps_BDHW[place]) for place in places},
+            _leaf(given.tokens_BND),
+            _leaf(given.pooled_BD),
+        )
+
+
+def _leaf(features: Tensor) -> Tensor:
+    return features.detach().requires_grad_(torch.is_grad_enabled())
+
+
+def _numbers(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """What work takes in seconds, after once to warm up; the mean of several if it is short."""
+    count = math.ceil(AT_LEAST_S / max(_passed(work, 1, device), 1e-6))
+    return _passed(work, count, device) / count
+
+
+def _passed(work: Callable[[], object], count: int, device: torch.device) -> float:
+    """Seconds that pass while work is done so many times."""
+    synchronize(device)
+    started = time.perf_counter()
+    for _ in range(count):
+        work()
+    synchronize(device)
+    return time.perf_counter() - started

@@ -1,0 +1,182 @@
+"""`headsearch bench`: what is measured, and how the ratios come from the parts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import in_process
+from torch.utils.flop_counter import FlopCounterMode
+
+from headsearch import bench as bench_module
+from headsearch import step_meter
+from headsearch.bench import Bench
+from headsearch.bench_case import bench_heads, bench_settings
+from headsearch.config import resolve
+from headsearch.peak_memory import Memory, peak_memory
+from headsearch.preparation import Prepared, prepare
+from headsearch.step_meter import Size, StepMeter
+
+TINY = {
+    "base": "test_vit", "image_size": 16, "patch_size": 4, "batch_size": 8, "device": "cpu",
+    "precision": "float32", "threads": 1,
+}  # fmt: skip
+SPACE = """
+families:
+  mixer: {depth: 1}
+  convnext: {depth: 1, kernel: 3}
+  poolformer: {depth: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def space_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("bench") / "tiny.yaml"
+    file.write_text(SPACE)
+    return str(file)
+
+
+def tiny(space_file: str, heads: int = 4, **changes: Any) -> Prepared:
+    settings = resolve({**TINY, "space": space_file, **changes})
+    return prepare(bench_settings(settings, heads))
+
+
+def test_the_heads_are_the_spaces_own_and_come_again_where_it_has_too_few(space_file: str) -> None:
+    heads = bench_heads(tiny(space_file), 5)
+    assert [head.name for head in heads] == [
+        "convnext-d1-k3", "mixer-d1", "poolformer-d1-p3", "convnext-d1-k3+1", "mixer-d1+1",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("objective", ["simclr", "ibot", "mae"])
+@pytest.mark.parametrize("coupling", ["joint", "observe"])
+def test_what_a_head_adds_on_given_features_is_what_it_adds_to_a_step(
+    objective: str, coupling: str, space_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted in FLOPs, which have no noise; backward and the teacher's forward are in them."""
+
+    def flops(step: Callable[[], None], device: torch.device) -> float:
+        with FlopCounterMode(display=False) as counter:
+            step()
+        return float(counter.get_total_flops())
+
+    monkeypatch.setattr(step_meter, "seconds_of", flops)
+    prepared = tiny(space_file, objective=objective, coupling=coupling)
+    meter = StepMeter(prepared)
+    first, second = bench_heads(prepared, 2)
+    base = meter.joint([])
+    assert meter.own(first) == meter.joint([first]) - base > 0
+    assert meter.own(second) == meter.joint([second]) - base > 0
+    if coupling == "observe":  # else the base leaves its own loss for the heads'
+        parts = base + meter.own(first) + meter.own(second)
+        assert meter.joint([first, second]) == parts
+
+
+def test_the_ratios_come_from_the_medians_of_the_parts(space_file: str) -> None:
+    bench = Bench(tiny(space_file), [1, 4], repeats=3)
+    bench.seconds.update({
+        ("crops",): [0.001, 0.001, 0.001],
+        ("base",): [0.100, 0.120, 0.110],
+        ("own", "convnext-d1-k3"): [0.010, 0.010, 0.040],
+        ("own", "mixer-d1"): [0.020, 0.020, 0.020],
+        ("own", "poolformer-d1-p3"): [0.030, 0.030, 0.030],
+        ("solo", "convnext-d1-k3"): [0.120, 0.120, 0.120],
+        ("solo", "mixer-d1"): [0.130, 0.130, 0.130],
+        ("solo", "poolformer-d1-p3"): [0.140, 0.140, 0.140],
+        ("joint", 1): [0.110, 0.132, 0.121],
+        ("joint", 4): [0.200, 0.190, 0.180],
+    })  # fmt: skip
+    bench.memory = {0: Memory(50, 100), 1: Memory(50, 130), 4: Memory(50, 220)}
+    bench.sizes = {
+        "": Size(1e6, 3e6), "convnext-d1-k3": Size(2e6, 4e6), "mixer-d1": Size(1e6, 1e6),
+        "poolformer-d1-p3": Size(1e6, 1e6),
+    }  # fmt: skip
+    found = bench.findings()
+    one, four = found["cohorts"]
+    assert found["base_ms"] == pytest.approx(110)
+    assert found["base_images_per_second"] == pytest.approx(8 / 0.110)
+    assert one["parts_ms"] == pytest.approx(110 + 10)
+    assert one["overhead_ratio"] == pytest.approx(121 / 120)
+    assert one["overhead_range"] == pytest.approx([121 / 150, 132 / 130])
+    # the fourth head is the first one again
+    assert four["own_ms"] == pytest.approx(10 + 20 + 30 + 10)
+    assert four["overhead_ratio"] == pytest.approx(190 / 180)
+    assert four["saving_ratio"] == pytest.approx(190 / (120 + 130 + 140 + 120))
+    assert four["images_per_second"] == pytest.approx(8 / 0.190)
+    assert four["ms_per_head"] == pytest.approx(80 / 4)
+    assert four["memory_per_head_mb"] == pytest.approx(30)
+    assert found["memory_per_head_mb"] == pytest.approx(30)  # 100, 130, 220: a line
+    assert found["ms_per_head"] == pytest.approx((80 * 4 + 11 - 91 * 5 / 3) / (17 - 25 / 3))
+    # 50 before, five numbers of four bytes for each that is trained, and what is kept
+    assert one["predicted_memory_mb"] == pytest.approx(50 + 20 * (1 + 2) + 3 + 4)
+    assert four["predicted_memory_mb"] == pytest.approx(50 + 20 * (1 + 2 + 1 + 1 + 2) + 13)
+    assert json.loads(json.dumps(found)) == found
+
+
+def make_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares repeated steps, and the processes that measure memory; one test has one."""
+    monkeypatch.setattr(step_meter, "AT_LEAST_S", 1e-9)
+    monkeypatch.setattr(
+        bench_module, "peak_memory", lambda config, heads: Memory(100.0, 150.0 + heads)
+    )
+
+
+def bench(
+    space_file: str, folder: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, *more: str,
+) -> str:  # fmt: skip
+    """What the command prints."""
+    monkeypatch.chdir(folder)
+    make_quick(monkeypatch)
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+    code, out, err = in_process(
+        capsys, monkeypatch,
+        "bench", *flags, "--space", space_file, "--heads", "2,1", "--repeats", "2", *more,
+    )  # fmt: skip
+    assert code == 0, err
+    assert list(folder.iterdir()) == []  # nothing is written
+    return out
+
+
+def test_the_command_prints_one_json_object_with_everything_in_it(
+    space_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    found = json.loads(bench(space_file, tmp_path, capsys, monkeypatch, "--json"))
+    assert [cohort["heads"] for cohort in found["cohorts"]] == [1, 2]
+    assert [head["candidate"] for head in found["heads"]] == ["convnext-d1-k3", "mixer-d1"]
+    assert found["machine"]["threads"] == 1
+    assert found["repeats"] == 2
+    for cohort in found["cohorts"]:
+        assert cohort["overhead_ratio"] == cohort["joint_ms"] / cohort["parts_ms"]
+        assert cohort["saving_ratio"] == cohort["joint_ms"] / cohort["solo_ms"]
+        assert cohort["peak_memory_mb"] == 150 + cohort["heads"]
+
+
+def test_the_command_prints_a_row_a_head_and_a_row_a_cohort(
+    space_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    lines = bench(space_file, tmp_path, capsys, monkeypatch).splitlines()
+    assert lines[0].startswith("test_vit on 16×16 images, simclr, joint, batches of 8, float32")
+    starts = [line.split()[0] for line in lines if line.split()]
+    assert {"convnext-d1-k3", "mixer-d1", "1", "2"} <= set(starts)
+    assert any("Overhead" in line and "Saving" in line for line in lines)
+
+
+def test_memory_is_that_of_a_process_that_trains_and_does_nothing_else(space_file: str) -> None:
+    found = peak_memory(tiny(space_file).config, 2)
+    assert 10 < found.before < found.peak < 10_000
+
+
+@pytest.mark.parametrize("heads", ["0", "two", "1,,2", ""])
+def test_numbers_of_heads_that_are_none_are_refused_in_one_line(
+    heads: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, err = in_process(capsys, monkeypatch, "bench", "--heads", heads)
+    assert code == 2
+    assert err == f"headsearch: --heads: numbers from 1 on with commas between, but got {heads!r}\n"

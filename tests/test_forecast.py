@@ -1,0 +1,209 @@
+"""`headsearch run --dry-run`: what a search is going to do, and what it will take."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from command_line import in_process
+
+from headsearch import cost, step_meter
+from headsearch.checkpoint import read_run
+from headsearch.config import resolve
+from headsearch.console_forecast import forecast_words
+from headsearch.cost import Costs, HeadCost, measure_costs
+from headsearch.forecast import Forecast, forecast_with
+from headsearch.foreseen import foreseen_cohorts
+from headsearch.preparation import Prepared, prepare
+from headsearch.step_meter import Size, StepMeter
+from headsearch.study import Search
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+SPACE = """
+families:
+  mixer: {depth: 1}
+  convnext: {depth: 1, kernel: 3, first_shortcut: [true, false]}
+  poolformer: {depth: 1}
+  resmlp: {depth: 1}
+  bottleneck: {depth: 1}
+controls: {identity: }
+"""
+WIDE = "families: {mixer: {depth: {low: 1, high: 3}, mlp_ratio: {low: 1.0, high: 4.0}}}"
+"""More points than any search tries."""
+TINY = {
+    "base": "test_vit", "image_size": 16, "patch_size": 4, "images": 96, "epochs": 2,
+    "batch_size": 32, "rungs": 3, "eval_images": 64, "bank_images": 64, "min_keep": 1,
+    "device": "cpu", "precision": "float32", "threads": 1,
+}  # fmt: skip
+MB = 1_000_000
+
+
+def tiny(folder: Path, space: str = SPACE, **changes: Any) -> Prepared:
+    file = folder / "space.yaml"
+    file.write_text(space)
+    return prepare(resolve({**TINY, "space": str(file), **changes}))
+
+
+def made_up(cohorts: list[list[Any]], seconds: dict[str, float], **changes: Any) -> Costs:
+    """Costs in whole numbers: 1 s the crops, 10 s the base; a head 2 s where nothing is said."""
+    return replace(
+        Costs(
+            crops=1.0,
+            base=10.0,
+            base_size=Size(MB, 100 * MB),
+            heads={
+                head.name: HeadCost(seconds.get(head.name, 2.0), Size(MB, 10 * MB))
+                for cohort in cohorts
+                for head in cohort
+            },
+            measured=1,
+            score_base=5.0,
+            score_head=1.0,
+            process=1000 * MB,
+            free=None,
+        ),
+        **changes,
+    )
+
+
+def foresee(
+    prepared: Prepared, seconds: dict[str, float] | None = None, **changes: Any
+) -> Forecast:
+    cohorts = foreseen_cohorts(prepared)
+    return forecast_with(prepared, cohorts, made_up(cohorts, seconds or {}, **changes))
+
+
+def test_the_search_then_does_what_was_foreseen(tmp_path: Path) -> None:
+    prepared = tiny(tmp_path, cohort=4, out=tmp_path / "run")
+    found = foresee(prepared)
+    search = Search(prepared)
+    for _ in search.run():
+        pass
+    run = read_run(search.run_directory)
+    done = run.ranking.groupby("cohort")["candidate"].agg(set)
+    assert [{head.name for head in cohort} for cohort in found.cohorts] == list(done)
+    assert found.sizes == [4, 3]
+    first = run.rungs[run.rungs["cohort"] == 0].groupby("rung")
+    assert [rung.step for rung in found.rungs] == list(first["step"].first())
+    heads = list(first["candidate"].nunique())
+    assert [rung.heads for rung in found.rungs] == [4, 4, 3, 2]
+    assert heads[:2] == [4, 4]
+    assert all(
+        live <= rung.heads for live, rung in zip(heads, found.rungs, strict=False)
+    )  # fewer where a head collapsed
+
+
+def test_of_a_sampled_space_the_first_cohort_is_known(tmp_path: Path) -> None:
+    prepared = tiny(tmp_path, WIDE, trials=8, cohort=4, out=tmp_path / "run")
+    found = foresee(prepared)
+    assert len(found.cohorts) == 1
+    assert found.sizes == [4, 4]
+    with closing(Search(prepared).run()) as events:
+        asked = list(next(events).ledger.standings)
+    assert [head.name for head in found.cohorts[0]] == asked
+    assert any("4 candidates in one more cohort, sampled by tpe" in line
+               for line in forecast_words(found, prepared))  # fmt: skip
+
+
+def test_the_time_is_the_sum_of_the_parts(tmp_path: Path) -> None:
+    """Six steps, two toward each of three rungs; seven heads of 2 s, one of them a control."""
+    found = foresee(tiny(tmp_path))
+    entering = 3 * 7 * 2  # each head is timed three times as it enters
+    assert [rung.heads for rung in found.rungs] == [7, 7, 4, 3]
+    assert [rung.seconds for rung in found.rungs] == [
+        entering + (5 + 7),
+        2 * (1 + 10 + 7 * 2) + (5 + 7),
+        2 * (1 + 10 + 4 * 2) + (5 + 4),
+        2 * (1 + 10 + 3 * 2) + (5 + 3),
+    ]
+    assert found.seconds == found.least == found.most == sum(r.seconds for r in found.rungs)
+    assert found.base_alone == 6 * 11 + 4 * 5
+    assert found.one_by_one == 7 * (6 * 13 + 4 * 6)
+
+
+def test_which_heads_stay_gives_the_range(tmp_path: Path) -> None:
+    costly = foresee(tiny(tmp_path), {"mixer-d1": 8.0})
+    mean = (5 * 2 + 8) / 6
+    # two steps each toward rungs 2 and 3, with three and two of the six
+    assert costly.seconds - costly.least == pytest.approx(2 * (3 + 2) * (mean - 2))
+    assert costly.most - costly.least == pytest.approx(2 * 2 * (8 - 2))
+
+
+def test_seeds_multiply_and_a_pruner_that_nobody_foresees_gives_a_range(tmp_path: Path) -> None:
+    kept = foresee(tiny(tmp_path, pruner="none"))
+    assert [rung.heads for rung in kept.rungs] == [7, 7, 7, 7]
+    twice = foresee(tiny(tmp_path, pruner="none", seeds=2))
+    entering = 3 * 7 * 2
+    assert twice.seconds - entering == 2 * (kept.seconds - entering)
+    optunas = foresee(tiny(tmp_path, pruner="median"))
+    assert not optunas.sure
+    assert optunas.most == kept.seconds
+    # one contestant and the control from rung 1 on
+    assert kept.seconds - optunas.least == 2 * 2 * (5 * 2) + 2 * 5
+
+
+def test_the_memory_is_that_of_training_or_of_a_snapshot(tmp_path: Path) -> None:
+    prepared = tiny(tmp_path)
+    found = foresee(prepared)
+    params = 8 * MB  # the base's and seven heads'
+    training = 20 * params + 100 * MB + 7 * 10 * MB
+    assert found.memory == 1000 * MB + training
+    cohorts = foreseen_cohorts(prepared)
+    frugal = made_up(cohorts, {}, base_size=Size(MB, 0))
+    assert forecast_with(prepared, cohorts, frugal).memory == 1000 * MB + 32 * params
+
+
+def test_a_cohort_that_may_not_fit_is_told_with_one_that_would(tmp_path: Path) -> None:
+    prepared = tiny(tmp_path)
+    roomy = foresee(prepared, free=1000 * MB)
+    assert roomy.fitting is None
+    tight = foresee(prepared, free=220 * MB)
+    # 120 MB the base, and 30 MB each head
+    assert tight.fitting == 3
+    assert "that may not fit: --cohort 3 is about what does" in forecast_words(tight, prepared)
+
+
+def test_heads_that_are_not_measured_lie_on_the_line_of_those_that_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_meter, "AT_LEAST_S", 1e-9)
+    monkeypatch.setattr(cost, "HEADS_S", 0.0)
+    prepared = tiny(tmp_path)
+    (heads,) = foreseen_cohorts(prepared)
+    found = measure_costs(prepared, heads)
+    assert found.measured == 2
+    assert found.heads.keys() == {head.name for head in heads}
+    assert all(of.seconds > 0 and of.size.kept > 0 for of in found.heads.values())
+    meter = StepMeter(prepared)
+    for head in heads:
+        assert found.heads[head.name].size.params == pytest.approx(meter.size_of(head).params)
+
+
+def test_what_a_forward_keeps_grows_with_the_batch(tmp_path: Path) -> None:
+    small, large = (StepMeter(tiny(tmp_path, batch_size=size)) for size in (8, 16))
+    assert large.size_of_base().params == small.size_of_base().params
+    ratio = large.size_of_base().kept / small.size_of_base().kept
+    assert ratio == pytest.approx(2, rel=0.05)
+
+
+def test_a_dry_run_says_it_all_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_meter, "AT_LEAST_S", 1e-9)
+    (tmp_path / "space.yaml").write_text(SPACE)
+    monkeypatch.chdir(tmp_path)
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+    code, out, err = in_process(
+        capsys, monkeypatch, "run", *flags, "--space", "space.yaml", "--out", "run", "--dry-run"
+    )
+    assert code == 0, err
+    assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]
+    starts = [line.split()[0] for line in out.splitlines() if line.split()]
+    for name in ("identity", "mixer-d1", "convnext-d1-k3-noshortcut", "time:", "memory:"):
+        assert name in starts
+    assert "a dry run: nothing is written" in out
