@@ -43,6 +43,7 @@ from headsearch.ranking import ranked
 from headsearch.report import Table, advice, plot_columns, ranking_table, verdict, write_report
 from headsearch.space import Space, find_space, load_space, read_space
 from headsearch.study import Search, resume_search
+from headsearch.terminal import HarmlessConsole
 from headsearch.verification import Verification
 from headsearch.yaml_lines import located
 
@@ -488,7 +489,7 @@ def _exhaust(events: Generator[object, None, None]) -> None:
 
 def _console(progress: bool | None) -> Console | None:
     """Where progress is shown, None for nowhere."""
-    console = Console(highlight=False, markup=False)
+    console = HarmlessConsole(highlight=False, markup=False)
     shown = console.is_terminal or console.is_jupyter if progress is None else progress
     return console if shown else None
 

@@ -20,6 +20,7 @@ from headsearch.config import (
     resolve,
 )
 from headsearch.errors import UserError
+from headsearch.escaping import printable
 from headsearch.run_directory import claimed
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def main() -> None:
 
 
 def _fail(message: str) -> int:
-    print(f"headsearch: {' '.join(message.split())}", file=sys.stderr)
+    print(f"headsearch: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
 
 
@@ -460,10 +461,10 @@ def plot(
 
 
 def _console() -> Console:
-    from rich.console import Console
+    from headsearch.terminal import HarmlessConsole
 
     width = None if sys.stdout.isatty() else PIPE_WIDTH
-    return Console(highlight=False, markup=False, width=width)
+    return HarmlessConsole(highlight=False, markup=False, width=width)
 
 
 def _conclude(run_directory: Path, console: Console) -> None:
