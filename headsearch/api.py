@@ -32,6 +32,7 @@ from headsearch.console import print_notes, show, stops_heard
 from headsearch.console_solo import show_pretraining
 from headsearch.console_verify import show_verification
 from headsearch.data import DatasetSource, Source
+from headsearch.data.left_out import listed_where_too_many
 from headsearch.errors import UserError, unknown
 from headsearch.exporting import Exported, export_from
 from headsearch.gains import verified
@@ -214,7 +215,9 @@ def resume(
     found = None if space is None else space if isinstance(space, Space) else _read_space(space)
     given = replace(_given(base, data, eval_data), space=found)
     with _quiet_optuna():
-        return _searched(resume_search(result.run, given), progress, given)
+        with listed_where_too_many(result.run_directory):
+            search = resume_search(result.run, given)
+        return _searched(search, progress, given)
 
 
 def _read_space(space: Mapping[str, Any]) -> Space:
@@ -223,6 +226,7 @@ def _read_space(space: Mapping[str, Any]) -> Space:
 
 def _searched(running: Search, progress: bool | None, given: Given) -> Result:
     """Runs a search to its end; Ctrl-C and SIGTERM leave a snapshot, shown or in silence."""
+    running.prepared.data.left_out.list_in(running.run_directory)
     with stops_heard(running.stop) as heard:
         _carry_out(running, _show_to_the_end, running.notes, progress)
     if heard.number and not running.complete:

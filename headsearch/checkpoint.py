@@ -107,7 +107,7 @@ class Run:
 
 MAY_DIFFER = (
     "out", "device", "threads", "precision", "snapshot_every", "git_commit", "versions",
-    "study_name",
+    "study_name", "max_bad_images",
 )  # fmt: skip
 """What a run may be gone on with otherwise than it was begun; the same bits need them all alike."""
 

@@ -171,13 +171,15 @@ def run(
     with claimed(settings, asked) as directory:
         import optuna
 
+        from headsearch.data.left_out import listed_where_too_many
         from headsearch.machine import resolve_here
         from headsearch.preparation import prepare
         from headsearch.study import Search
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         here = resolve_here(given, config).model_copy(update={"out": None})
-        search = Search(prepare(here), directory)
+        with listed_where_too_many(directory):
+            search = Search(prepare(here), directory)
     _carry_out(search)
 
 
@@ -196,6 +198,7 @@ what it would have come to without the interruption.
 
     from headsearch.checkpoint import read_run
     from headsearch.console import print_notes
+    from headsearch.data.left_out import listed_where_too_many
     from headsearch.study import resume_search
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -203,7 +206,9 @@ what it would have come to without the interruption.
     if found.facts.get("status") == "complete":
         print_notes(_console(), [f"{run} has come to its end already: there is nothing to resume"])
         return
-    _carry_out(resume_search(found))
+    with listed_where_too_many(run):
+        search = resume_search(found)
+    _carry_out(search)
 
 
 def _carry_out(search: Search) -> None:
@@ -211,6 +216,7 @@ def _carry_out(search: Search) -> None:
     from headsearch.console import print_notes, say, show
 
     console = _console()
+    search.prepared.data.left_out.list_in(search.run_directory)
     print_notes(console, search.notes)
     console.print(f"run directory: {search.run_directory}", soft_wrap=True)
     how = f"headsearch resume {search.run_directory}"

@@ -18,13 +18,15 @@ import pandas as pd
 import pytest
 import synthetic_runs
 from command_line import in_process
+from image_files import open_small, png, tar
 from markdown_it import MarkdownIt
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from headsearch.checkpoint import read_run, write_table
-from headsearch.console import print_table, say
+from headsearch.console import print_notes, print_table, say
+from headsearch.data.left_out import LISTED_IN
 from headsearch.errors import UserError
 from headsearch.report import Table, write_report
 from headsearch.run_directory import create, new_run_directory
@@ -188,6 +190,38 @@ def test_file_names(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(UserError, match="is no name of a head"):
         Verification(run, top=1, controls=False, device="cpu")
     assert (tmp_path / "up-seed0" / "precious").exists()
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_classes_and_files_of_an_archive(
+    case: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A class in an error, files in the notes and in the list of what is left out."""
+    monkeypatch.chdir(tmp_path)
+    name = NAMES[case].replace("/", "-").strip(".-") or "x"
+    tar(tmp_path / "one.tar", {f"{name}/{number}.png": png(number) for number in range(40)})
+    flags = ["--space", "controls.yaml", "--base", "test_vit", "--device", "cpu"]
+    code, _, err = in_process(
+        capsys, monkeypatch, "run", "--data", "scenes", "--eval-data", "one.tar", *flags
+    )
+    assert code == 2
+    assert "of one class only" in err
+    assert not OBEYED.search(err)
+
+    (tmp_path / "run").mkdir()
+    files = {f"{number}.png": png(number) for number in range(70)}
+    data = open_small(tar(tmp_path / "bad.tar", {**files, f"{name}.png": b"", name: b""}))
+    written = io.StringIO()
+    print_notes(HarmlessConsole(file=written, width=400), data.notes)
+    assert not OBEYED.search(written.getvalue())
+    data.left_out.list_in(tmp_path / "run")
+    listed = (tmp_path / "run" / LISTED_IN).read_text()
+    assert len(listed.splitlines()) == 2
+    assert not OBEYED.search(listed)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.tar", "one.tar", "run"]
 
 
 class Malicious:
