@@ -32,6 +32,7 @@ from headsearch.console import print_notes, show, stops_heard
 from headsearch.console_solo import show_pretraining
 from headsearch.console_verify import show_verification
 from headsearch.data import DatasetSource, Source
+from headsearch.data.left_out import listed_where_too_many
 from headsearch.errors import UserError, unknown
 from headsearch.exporting import Exported, export_from
 from headsearch.gains import verified
@@ -43,6 +44,7 @@ from headsearch.ranking import ranked
 from headsearch.report import Table, advice, plot_columns, ranking_table, verdict, write_report
 from headsearch.space import Space, find_space, load_space, read_space
 from headsearch.study import Search, resume_search
+from headsearch.terminal import HarmlessConsole
 from headsearch.verification import Verification
 from headsearch.yaml_lines import located
 
@@ -213,7 +215,9 @@ def resume(
     found = None if space is None else space if isinstance(space, Space) else _read_space(space)
     given = replace(_given(base, data, eval_data), space=found)
     with _quiet_optuna():
-        return _searched(resume_search(result.run, given), progress, given)
+        with listed_where_too_many(result.run_directory):
+            search = resume_search(result.run, given)
+        return _searched(search, progress, given)
 
 
 def _read_space(space: Mapping[str, Any]) -> Space:
@@ -222,6 +226,7 @@ def _read_space(space: Mapping[str, Any]) -> Space:
 
 def _searched(running: Search, progress: bool | None, given: Given) -> Result:
     """Runs a search to its end; Ctrl-C and SIGTERM leave a snapshot, shown or in silence."""
+    running.prepared.data.left_out.list_in(running.run_directory)
     with stops_heard(running.stop) as heard:
         _carry_out(running, _show_to_the_end, running.notes, progress)
     if heard.number and not running.complete:
@@ -488,7 +493,7 @@ def _exhaust(events: Generator[object, None, None]) -> None:
 
 def _console(progress: bool | None) -> Console | None:
     """Where progress is shown, None for nowhere."""
-    console = Console(highlight=False, markup=False)
+    console = HarmlessConsole(highlight=False, markup=False)
     shown = console.is_terminal or console.is_jupyter if progress is None else progress
     return console if shown else None
 

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from torch import Tensor
 
 from headsearch.errors import UserError
+from headsearch.escaping import for_csv, printable
 from headsearch.run_directory import CONFIG, read_config, write_atomically, write_config
 
 RANKING_COLUMNS = (
@@ -106,7 +107,7 @@ class Run:
 
 MAY_DIFFER = (
     "out", "device", "threads", "precision", "snapshot_every", "git_commit", "versions",
-    "study_name",
+    "study_name", "max_bad_images",
 )  # fmt: skip
 """What a run may be gone on with otherwise than it was begun; the same bits need them all alike."""
 
@@ -134,7 +135,11 @@ def same_settings(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:
-    """Writes a table as CSV, whole or not at all."""
+    """Writes a table as CSV, whole or not at all; no text in it is a formula."""
+    for name in frame.columns:
+        if not pd.api.types.is_numeric_dtype(frame[name]):
+            cells = (for_csv(cell) if isinstance(cell, str) else cell for cell in frame[name])
+            frame = frame.assign(**{name: list(cells)})
     write_atomically(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
@@ -213,6 +218,8 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     for column in columns:
         if column not in _TEXT_COLUMNS and not pd.api.types.is_numeric_dtype(frame[column]):
             raise UserError(f"{path}: column {column!r} holds something other than numbers")
+    for column in _TEXT_COLUMNS & set(columns):  # others wrote it, and plots and tables show it
+        frame[column] = frame[column].map(printable, na_action="ignore")
     if "state" in columns and not set(frame["state"]) <= set(STATES):
         strange = sorted(set(map(str, frame["state"])) - set(STATES))
         raise UserError(f"{path}: no such state of a candidate: {strange[0]!r}")

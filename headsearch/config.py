@@ -103,6 +103,9 @@ class RunConfig(BaseModel):
     data_dir: Path | None = setting(
         None, "Where timm's datasets (torch/…, hfds/…, …) lie or are downloaded to.", WHAT
     )
+    max_bad_images: float = setting(
+        0.05, "Share of the images that may be unreadable; more stop the run.", WHAT, ge=0, le=1
+    )
     download: bool = setting(False, "Let timm's datasets be downloaded.", WHAT)
     objective: str = setting(
         "simclr",

@@ -14,6 +14,7 @@ import headsearch
 from headsearch.bases import BasePlan, plan_module
 from headsearch.checkpoint import Run
 from headsearch.errors import UserError
+from headsearch.escaping import for_file_name
 from headsearch.ground import NOTHING_GIVEN, Given, plan_of_run
 from headsearch.head_choice import Head, head_on, name_at, written_head
 from headsearch.heads import Family, Value
@@ -86,7 +87,7 @@ def export_head(head: Head, plan: BasePlan, out: Path) -> Exported:
     Raises:
         UserError: one of them is there already, or cannot be written.
     """
-    name = head.candidate.name
+    name = for_file_name(head.candidate.name)
     files = Exported(out / f"{name}.yaml", None if head.origin else out / f"{name}.py")
     texts = {files.yaml: space_text(head, plan)}
     if files.python is not None:

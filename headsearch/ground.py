@@ -162,6 +162,7 @@ def prepare_ground(
         max_image_size=ACCELERATOR_IMAGE_SIZE if accelerator else CPU_IMAGE_SIZE,
         data_dir=config.data_dir,
         download=config.download,
+        most_bad=config.max_bad_images,
         progress=progress,
     )
     plan = _plan(config, given, data.train.image_size, arguments, weights, accelerator=accelerator)

@@ -179,6 +179,7 @@ class Pretraining:
             {**{k: v for k, v in settings.items() if k not in OF_SEARCH_ALONE},
              "solo_head": solo_head},
         )  # fmt: skip
+        ground.data.left_out.list_in(self.run_directory)
 
     def run(self) -> Generator[SoloEvent, None, None]:
         """Trains, and yields what happens; every rung leaves its scores and the base's weights.

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 import headsearch
 from headsearch.config import RunConfig
 from headsearch.errors import UserError
+from headsearch.yaml_lines import read_yaml
 
 CONFIG = "config.yaml"
 LOCK = ".lock"
@@ -86,10 +87,7 @@ def read_config(path: Path) -> dict[str, Any]:
     file = path / CONFIG
     if not file.is_file():
         raise UserError(f"{path}: not a run directory: it has no {CONFIG}")
-    try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not valid YAML: {str(error).splitlines()[0]}") from None
+    config = read_yaml(file).plain()
     if not isinstance(config, dict):
         raise UserError(f"{file}: not the config of a run")
     return config

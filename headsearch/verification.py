@@ -24,6 +24,7 @@ import torch
 from headsearch.checkpoint import SOLO_COLUMNS, Run, write_table
 from headsearch.config import resolve
 from headsearch.errors import UserError
+from headsearch.escaping import for_file_name
 from headsearch.gains import write_gains
 from headsearch.ground import plan_of_run
 from headsearch.head_choice import default_name
@@ -131,7 +132,7 @@ class Verification:
         self.data_seed = config.seed if config.data_seed is None else config.data_seed
         heads = _heads(run, top)
         self.solos = tuple(
-            Solo(name, family, seed, run.path / "solo" / f"{name}-seed{seed}")
+            Solo(name, family, seed, run.path / "solo" / f"{for_file_name(name)}-seed{seed}")
             for seed in self.seeds
             for name, family in [(NO_HEAD, NO_HEAD), *(_controls(run) if controls else []), *heads]
         )

@@ -62,6 +62,14 @@ class Located:
             raise self.error(f"{what} must be a finite number, but is {self.shown()}")
         return self.value
 
+    def plain(self) -> Any:
+        """The value as dicts, lists and scalars that know no lines."""
+        if isinstance(self.value, list):
+            return [item.plain() for item in self.value]
+        if isinstance(self.value, dict):
+            return {key: part.plain() for key, part in self.value.items()}
+        return self.value
+
     def shown(self) -> str:
         """The value as an error message shows it."""
         if self.value is None:

@@ -261,6 +261,7 @@ RUNS: dict[str, dict[str, str | bytes]] = {
     "config of words": {"config.yaml": "just words"},
     "config unclosed": {"config.yaml": "base: {"},
     "config with a tag": {"config.yaml": "a: !!python/object/apply:os.system ['touch hacked']"},
+    "config that explodes": {"config.yaml": BOMB},
     "config not UTF-8": {"config.yaml": b"base: \xff"},
     "a pretraining": {"config.yaml": "base: test_vit\nsolo_head: none\n"},
     "binary ranking": {"config.yaml": "base: test_vit\n", "ranking.csv": b"\x00\xff\x00"},

@@ -13,6 +13,7 @@ from headsearch.cli.results import calibrate, export, plot, report
 from headsearch.cli.searching import resume, run
 from headsearch.cli.solo import pretrain, verify
 from headsearch.errors import UserError
+from headsearch.escaping import printable
 
 app = typer.Typer(
     name="headsearch",
@@ -46,7 +47,7 @@ def main() -> None:
 
 
 def _fail(message: str) -> int:
-    print(f"headsearch: {' '.join(message.split())}", file=sys.stderr)
+    print(f"headsearch: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
 
 

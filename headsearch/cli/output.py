@@ -15,10 +15,10 @@ PIPE_WIDTH = 240
 
 def console_here() -> Console:
     """The console that commands print to."""
-    from rich.console import Console
+    from headsearch.terminal import HarmlessConsole
 
     width = None if sys.stdout.isatty() else PIPE_WIDTH
-    return Console(highlight=False, markup=False, width=width)
+    return HarmlessConsole(highlight=False, markup=False, width=width)
 
 
 def conclude(run_directory: Path, console: Console) -> None:

@@ -47,13 +47,15 @@ def run(
     with claimed(settings, asked) as directory:
         import optuna
 
+        from headsearch.data.left_out import listed_where_too_many
         from headsearch.machine import resolve_here
         from headsearch.preparation import prepare
         from headsearch.study import Search
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         here = resolve_here(given, config).model_copy(update={"out": None})
-        search = Search(prepare(here), directory)
+        with listed_where_too_many(directory):
+            search = Search(prepare(here), directory)
     _carry_out(search)
 
 
@@ -87,6 +89,7 @@ what it would have come to without the interruption.
 
     from headsearch.checkpoint import read_run
     from headsearch.console import print_notes
+    from headsearch.data.left_out import listed_where_too_many
     from headsearch.study import resume_search
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -96,7 +99,9 @@ what it would have come to without the interruption.
             console_here(), [f"{run} has come to its end already: there is nothing to resume"]
         )
         return
-    _carry_out(resume_search(found))
+    with listed_where_too_many(run):
+        search = resume_search(found)
+    _carry_out(search)
 
 
 def _carry_out(search: Search) -> None:
@@ -104,6 +109,7 @@ def _carry_out(search: Search) -> None:
     from headsearch.console import print_notes, say, show
 
     console = console_here()
+    search.prepared.data.left_out.list_in(search.run_directory)
     print_notes(console, search.notes)
     console.print(f"run directory: {search.run_directory}", soft_wrap=True)
     how = f"headsearch resume {search.run_directory}"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from headsearch.data.images import MEMORY_LIMIT, Images, ImageSubset, Progress
+from headsearch.data.left_out import LISTED_IN, MOST_BAD, LeftOut, named
 from headsearch.data.order import balanced_order
 from headsearch.data.pools import BUILT_IN, Opener, Pool
 from headsearch.data.sources import EVAL_FOLDERS, TRAIN_FOLDERS, Source, split_folder
@@ -36,6 +37,7 @@ class Data:
         report: (R,) int64 into queries: those whose labels are only reported on. The two are
             disjoint halves, each class in both, fixed by the seed; both empty without labels.
         notes: what was decided, a line each.
+        left_out: the files that these images do without.
     """
 
     train: Images
@@ -44,6 +46,7 @@ class Data:
     choose: Tensor
     report: Tensor
     notes: tuple[str, ...]
+    left_out: LeftOut
 
 
 def open_data(
@@ -59,6 +62,7 @@ def open_data(
     data_dir: Path | None = None,
     download: bool = False,
     memory_limit: int = MEMORY_LIMIT,
+    most_bad: float = MOST_BAD,
     progress: Progress | None = None,
 ) -> Data:
     """Finds, splits and decodes the images of a run.
@@ -80,6 +84,7 @@ def open_data(
         data_dir: where timm's datasets lie.
         download: lets timm's datasets be fetched.
         memory_limit: bytes of pixels that one set may hold before it is decoded on demand.
+        most_bad: the share of a set's images that may be bad.
         progress: told how decoding goes, set by set.
 
     Raises:
@@ -113,7 +118,8 @@ def open_data(
     if image_size is None:
         image_size = follow_size(pool.sides(), max_image_size)
         notes.append(f"image size {image_size}, after the images in {data}")
-    loader = _Loader(image_size, memory_limit, progress, notes)
+    left_out = LeftOut(most_bad)
+    loader = _Loader(image_size, memory_limit, progress, notes, left_out)
     queries = loader.load(split.query_pool, split.queries)
     bank: Images | None = None
     if split.bank_pool is pool:
@@ -123,6 +129,7 @@ def open_data(
         train = loader.load(pool, train_indices)
         if split.bank_pool is not None:
             bank = loader.load(split.bank_pool, split.bank)
+    left_out.check()
     if bank is None:
         notes.append("no labels: accuracy columns stay empty, the ranking is by discrepancy")
     if len(queries) < PROBE_IMAGES:
@@ -131,7 +138,7 @@ def open_data(
             f"{PROBE_IMAGES} or more are advised"
         )
     choose, report = halves(queries.labels, seed)
-    return Data(train, bank, queries, choose, report, tuple(dict.fromkeys(notes)))
+    return Data(train, bank, queries, choose, report, tuple(dict.fromkeys(notes)), left_out)
 
 
 @dataclass(frozen=True)
@@ -267,14 +274,16 @@ class _Loader:
     memory_limit: int
     progress: Progress | None
     notes: list[str]
+    left_out: LeftOut
 
     def load(self, pool: Pool, indices: Tensor) -> Images:
-        images, bad = pool.load(indices, self.image_size, self.memory_limit, self.progress)
+        images, bad = pool.load(
+            indices, self.image_size, self.memory_limit, self.progress, self.left_out
+        )
         if bad:
-            more = ", …" if len(bad) > 3 else ""
             self.notes.append(
-                f"{pool.name}: {len(bad)} files that cannot be read left out "
-                f"({', '.join(bad[:3])}{more})"
+                f"{pool.name}: {len(bad)} files that cannot be read left out ({named(bad)}); "
+                f"{LISTED_IN} of the run lists them"
             )
         if len(images.classes) == 1:  # one class is nothing to classify
             self.notes.append(

@@ -8,13 +8,17 @@ import zlib
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 BROKEN = (
     OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, OverflowError, EOFError,
     struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 """What Pillow raises on damaged files, depending on their format."""
+
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+"""What is read, whatever a file is called. Pillow knows more, and for one of them (EPS) it starts
+another program with the file."""
 
 
 class BadImage(Exception):  # noqa: N818 - "bad image" is what it is called in messages
@@ -30,20 +34,23 @@ def open_image(data: bytes, draft: int | None = None) -> Image.Image:
             pixels, which saves most of the work on large photographs. None: at full size.
 
     Raises:
-        BadImage: empty, not an image, or over Pillow's limit against decompression bombs.
+        BadImage: empty, not an image of `FORMATS`, or over Pillow's limit against decompression
+            bombs.
     """
     if not data:
         raise BadImage("empty file")
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
         # Pillow raises at twice its limit and only warns before that.
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and image.width * image.height > limit:
             raise BadImage(f"{image.width}×{image.height} pixels, over the limit of {limit}")
         if draft is not None:
             image.draft(None, (draft, draft))
-    except BROKEN as error:
-        raise BadImage(str(error)) from error
+    except UnidentifiedImageError as error:
+        raise BadImage("no image of a kind that is read") from error
+    except Exception as error:  # whatever a damaged file makes Pillow's parsers do
+        raise BadImage(_reason(error)) from error
     return image
 
 
@@ -65,9 +72,13 @@ def to_array(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """
     try:
         pixels: NDArray[np.uint8] = np.asarray(square(image, size)).transpose(2, 0, 1)
-    except BROKEN as error:
-        raise BadImage(str(error)) from error
+    except Exception as error:  # as in open_image
+        raise BadImage(_reason(error)) from error
     return pixels
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def square(image: Image.Image, size: int) -> Image.Image:

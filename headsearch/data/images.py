@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from headsearch.data.decode import BadImage
+from headsearch.data.left_out import LeftOut
 from headsearch.data.sources import Source
 from headsearch.errors import UserError
 
@@ -23,7 +25,6 @@ Progress = Callable[[int, int], None]
 """Called with images done and images in all, from the calling thread."""
 
 MEMORY_LIMIT = 4 * 2**30  # bytes of pixels that one set may hold
-BAD_SHARE = 0.05  # files that may be bad before the data as a whole is in doubt
 
 _CHUNK = 64  # images a task: small ones would drown in the pool's own work
 
@@ -82,47 +83,64 @@ class ImagesInMemory(Images):
 class ImagesOnDemand(Images):
     """Images decoded whenever they are asked for, by a pool of threads.
 
-    A file that turns out to be bad only now is replaced by the next good one, so that a long run
-    goes on; `replaced` counts the distinct ones.
+    A file that turns out to be bad, or gone, only now is replaced by the next good one, so that a
+    long run goes on.
+
+    Attributes:
+        bad: the names of files that were, those found at the opening first.
     """
 
-    def __init__(self, source: Source, indices: Tensor, image_size: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        indices: Tensor,
+        image_size: int,
+        left_out: LeftOut,
+        bad: Sequence[str] = (),
+    ) -> None:
         """
         Args:
             source: where images are decoded from.
             indices: (N,) int64, which of the source's images these are.
+            left_out: told of every bad file.
+            bad: names of files that are left out already.
         """
         labels = None if source.labels is None else source.labels[indices]
         super().__init__(source.name, image_size, labels, source.classes)
         self._source = source
         self._indices: list[int] = indices.tolist()
         self._pool = ThreadPoolExecutor(threads())
-        self._bad: set[int] = set()
-
-    @property
-    def replaced(self) -> int:
-        """Bad files met so far."""
-        return len(self._bad)
+        self._one_at_a_time = threading.Lock()
+        self._left_out = left_out
+        self._replaced: set[int] = set()
+        self.bad = list(bad)
+        self._all = len(indices) + len(bad)
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def batch(self, indices: Tensor) -> Tensor:
-        """See `Images.batch`. Raises: UserError if more than 5 % of all files have proved bad."""
+        """See `Images.batch`. Raises: TooManyBadError if more files have proved bad than may."""
         arrays = list(self._pool.map(self._pixels, indices.tolist()))
-        if self.replaced > max(1, BAD_SHARE * len(self)):
-            raise too_many_bad(self._source, sorted(self._bad), len(self))
+        self._left_out.check_set(self.name, self.bad, self._all)
         return torch.from_numpy(np.stack(arrays))
 
     def _pixels(self, index: int) -> NDArray[np.uint8]:
         for step in range(len(self)):
             at = self._indices[(index + step) % len(self)]
-            if at not in self._bad:
+            if at not in self._replaced:
                 try:
                     return self._source.pixels(at, self.image_size)
-                except (BadImage, OSError):
-                    self._bad.add(at)
+                except (BadImage, OSError) as error:
+                    self._replace(at, error)
         raise UserError(f"{self.name}: no image could be read")
+
+    def _replace(self, index: int, error: BadImage | OSError) -> None:
+        with self._one_at_a_time:
+            if index not in self._replaced:
+                self._replaced.add(index)
+                self.bad.append(self._source.describe(index))
+                self._left_out.add(self.name, self.bad[-1], _why(error))
 
 
 class ImageSubset(Images):
@@ -151,70 +169,65 @@ def load(
     image_size: int,
     memory_limit: int = MEMORY_LIMIT,
     progress: Progress | None = None,
-) -> tuple[Images, list[int]]:
+    left_out: LeftOut | None = None,
+) -> tuple[Images, list[str]]:
     """Decodes some images of a source into memory, or opens them for decoding on demand.
 
     Args:
         indices: (N,) int64, in the order that the images shall have.
         memory_limit: bytes of pixels above which images are decoded on demand; their files are
             then only opened, which finds those that are no images but not those cut short.
+        left_out: told of every bad file, and how many there are of how many images.
 
     Returns:
-        The images without the bad ones, and the source's indices of these.
-
-    Raises:
-        UserError: more than 5 % of the images are bad.
+        The images without the bad ones, and the names of these.
     """
+    left_out = LeftOut() if left_out is None else left_out
     wanted: list[int] = indices.tolist()
     in_memory = len(wanted) * 3 * image_size**2 <= memory_limit
     pixels = np.empty((len(wanted) if in_memory else 0, 3, image_size, image_size), np.uint8)
 
-    def read(first: int) -> list[int]:
-        bad = []
+    def read(first: int) -> dict[int, str]:
+        bad = {}
         for place, index in enumerate(wanted[first : first + _CHUNK], start=first):
             try:
                 if in_memory:
                     pixels[place] = source.pixels(index, image_size)
                 else:
                     source.shorter_side(index)
-            except (BadImage, OSError):
-                bad.append(place)
+            except (BadImage, OSError) as error:
+                bad[place] = _why(error)
         return bad
 
-    bad: list[int] = []
+    bad: dict[int, str] = {}
     with _no_bomb_warnings(), ThreadPoolExecutor(threads()) as pool:
         try:
             for number, found in enumerate(pool.map(read, range(0, len(wanted), _CHUNK)), start=1):
-                bad += found
+                bad |= found
                 if progress is not None:
                     progress(min(number * _CHUNK, len(wanted)), len(wanted))
         except BaseException:  # Ctrl-C must not wait for all the files that are queued
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    bad_indices = [wanted[place] for place in bad]
-    if len(bad) > BAD_SHARE * len(wanted):
-        raise too_many_bad(source, bad_indices, len(wanted))
+    names = [source.describe(wanted[place]) for place in bad]
+    for name, reason in zip(names, bad.values(), strict=True):
+        left_out.add(source.name, name, reason)
+    left_out.sets.append((source.name, names, len(wanted)))
     good = torch.ones(len(wanted), dtype=torch.bool)
-    good[bad] = False
+    good[list(bad)] = False
     kept = indices[good]
     if not in_memory:
-        return ImagesOnDemand(source, kept, image_size), bad_indices
+        return ImagesOnDemand(source, kept, image_size, left_out, names), names
     tensor = torch.from_numpy(pixels)
     labels = None if source.labels is None else source.labels[kept]
     return (
         ImagesInMemory(source.name, tensor[good] if bad else tensor, labels, source.classes),
-        bad_indices,
+        names,
     )
 
 
-def too_many_bad(source: Source, bad: Sequence[int], count: int) -> UserError:
-    """The error for data in which bad files are no accident."""
-    names = ", ".join(source.describe(index) for index in bad[:3])
-    more = ", …" if len(bad) > 3 else ""
-    return UserError(
-        f"{source.name}: {len(bad)} of {count} images cannot be read ({names}{more}); "
-        "mend or remove them"
-    )
+def _why(error: BadImage | OSError) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def threads() -> int:

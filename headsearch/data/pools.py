@@ -13,6 +13,7 @@ from torch import Tensor
 from headsearch.config import BUILT_IN_FULL
 from headsearch.data.decode import BadImage
 from headsearch.data.images import Images, ImagesInMemory, Progress, load
+from headsearch.data.left_out import LeftOut
 from headsearch.data.order import balanced_order
 from headsearch.data.scenes import CLASSES, generate_scenes
 from headsearch.data.sources import Source, open_path
@@ -50,7 +51,12 @@ class Pool(ABC):
 
     @abstractmethod
     def load(
-        self, indices: Tensor, image_size: int, memory_limit: int, progress: Progress | None
+        self,
+        indices: Tensor,
+        image_size: int,
+        memory_limit: int,
+        progress: Progress | None,
+        left_out: LeftOut,
     ) -> tuple[Images, list[str]]:
         """The images, and the names of those that are bad and left out."""
 
@@ -87,10 +93,16 @@ class SourcePool(Pool):
         return sides
 
     def load(
-        self, indices: Tensor, image_size: int, memory_limit: int, progress: Progress | None
+        self,
+        indices: Tensor,
+        image_size: int,
+        memory_limit: int,
+        progress: Progress | None,
+        left_out: LeftOut,
     ) -> tuple[Images, list[str]]:
-        images, bad = load(self._source, indices, image_size, memory_limit, progress)
-        return images, [self._source.describe(index) for index in bad]
+        for file in self._source.others:
+            left_out.add(self.name, file, "not called like an image")
+        return load(self._source, indices, image_size, memory_limit, progress, left_out)
 
 
 class ScenePool(Pool):
@@ -113,7 +125,12 @@ class ScenePool(Pool):
         return [_SCENE_SIZE]
 
     def load(
-        self, indices: Tensor, image_size: int, memory_limit: int, progress: Progress | None
+        self,
+        indices: Tensor,
+        image_size: int,
+        memory_limit: int,
+        progress: Progress | None,
+        left_out: LeftOut,
     ) -> tuple[Images, list[str]]:
         count, start = len(indices), self._start + int(indices[0])
         need = count * 3 * image_size**2

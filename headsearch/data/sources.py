@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import stat
 import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headsearch.data.decode import decode, open_image
+from headsearch.data.decode import BadImage, decode, open_image
 from headsearch.errors import UserError
 
 SUFFIXES = (
@@ -26,6 +27,9 @@ SUFFIXES = (
     ".tiff", ".webp",
 )  # fmt: skip
 """What an image file may be called, in lower case."""
+
+LARGEST_FILE = 2**30
+"""Bytes; an image of as many pixels as Pillow opens has fewer, even where it is not compressed."""
 
 TRAIN_FOLDERS = ("train", "training")
 EVAL_FOLDERS = ("val", "valid", "validation", "eval", "evaluation", "test")
@@ -39,23 +43,25 @@ class Source(ABC):
         labels: (N,) int64 indices into `classes`, or None.
         classes: class names, sorted; empty without labels.
         notes: what was decided or left out while looking, one line each.
+        others: names of the files that are not called like images.
     """
 
     name: str
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    others: Sequence[str] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def pixels(self, index: int, size: int) -> NDArray[np.uint8]:
-        """Image `index` as (3, size, size) RGB. Raises: BadImage."""
+        """Image `index` as (3, size, size) RGB. Raises: BadImage, or OSError for a file gone."""
 
     @abstractmethod
     def shorter_side(self, index: int) -> int:
-        """The shorter side of image `index` in pixels. Raises: BadImage."""
+        """The shorter side of image `index` in pixels. Raises: as `pixels`."""
 
     def __str__(self) -> str:
         return self.name
@@ -87,6 +93,7 @@ class FileSource(Source):
             )
         self.name = name
         self.files = files
+        self.others = others
         notes = []
         if others:
             notes.append(f"{name}: {len(others)} files that are not images left out")
@@ -109,7 +116,7 @@ class FileSource(Source):
 
     @abstractmethod
     def read(self, index: int) -> bytes:
-        """The bytes of file `index`."""
+        """The bytes of file `index`. Raises: BadImage, OSError."""
 
     def pixels(self, index: int, size: int) -> NDArray[np.uint8]:
         return decode(self.read(index), size)
@@ -148,7 +155,12 @@ class FolderSource(FileSource):
         super().__init__(name, sorted(images), sorted(others))
 
     def read(self, index: int) -> bytes:
-        return (self.path / self.files[index]).read_bytes()
+        file = self.path / self.files[index]
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe or a device, which may have no end
+            raise BadImage("no file with an end")
+        _check_size(status.st_size)
+        return file.read_bytes()
 
 
 def _files_below(root: Path) -> Iterator[str]:
@@ -203,10 +215,16 @@ class TarSource(FileSource):
 
     def read(self, index: int) -> bytes:
         member = self._members[index]
+        _check_size(member.size)
         # A handle for each read: threads share no position, and workers can be forked freely.
         with self.path.open("rb") as file:
             file.seek(member.offset)
             return file.read(member.size)
+
+
+def _check_size(size: int) -> None:
+    if size > LARGEST_FILE:
+        raise BadImage(f"{size} bytes, over the limit of {LARGEST_FILE}")
 
 
 def open_path(path: Path, name: str) -> FileSource:

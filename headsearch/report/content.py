@@ -13,6 +13,7 @@ from scipy import stats
 from headsearch import ranking
 from headsearch.checkpoint import Run
 from headsearch.config import PRESETS, RunConfig
+from headsearch.escaping import printable
 from headsearch.gains import Verified, verified
 from headsearch.rank_noise import clearly_ahead, rank_noise, seeds_of
 from headsearch.report.advice import advice, with_error
@@ -288,7 +289,7 @@ def _command(config: dict[str, Any]) -> str:
         said = name not in ("base", "space", "budget") and value == preset.get(name, field.default)
         if name != "out" and value is not None and not said:
             words += ["--" + name.replace("_", "-"), shlex.quote(str(value))]
-    return " ".join(words)
+    return printable(" ".join(words))  # in one line, which nothing can break out of
 
 
 def _settings(run: Run) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from headsearch.checkpoint import Run
 from headsearch.errors import UserError
+from headsearch.escaping import for_markdown, printable_lines
 from headsearch.report.column_plot import column_figure
 from headsearch.report.content import content
 from headsearch.report.discrepancy_accuracy import discrepancy_accuracy
@@ -68,8 +69,9 @@ def write_report(run: Run) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=_harmless,
     )
-    environment.filters["md"] = markdown_text
+    environment.filters["md"] = for_markdown
     for name in ("report.md", "report.html"):
         text = environment.get_template(f"{name}.j2").render(report=report, plots=plots)
         try:
@@ -79,6 +81,13 @@ def write_report(run: Run) -> Path:
                 f"{run.path / name}: cannot write the report: {error.strerror}"
             ) from None
     return run.path / "report.html"
+
+
+def _harmless(value: object) -> object:
+    """What a template writes, without what does not print; plots are markup of our own."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return printable_lines(value)
 
 
 def _write_plot(run: Run, name: str, build: Callable[[Run], Figure | None]) -> str | None:
@@ -104,9 +113,3 @@ def _inline(svg: str, name: str) -> str:
     tag, rest = svg.split(">", 1)
     tag = re.sub(r' (?:width|height)="[^"]*"', "", tag)
     return f'{tag} role="img" aria-label="{name.replace("_", " ")}">{rest}'
-
-
-def markdown_text(text: str) -> str:
-    """Text as Markdown shows it literally, in a table's cell too."""
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\|`*_\[\]])", r"\\\1", escaped).replace("\n", " ")

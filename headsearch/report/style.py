@@ -44,6 +44,7 @@ RC: Any = {
     "axes.spines.right": False,
     "figure.dpi": 100,
     "savefig.dpi": 300,
+    "text.parse_math": False,  # a name with $ in it is a name
     "svg.fonttype": "path",  # a label keeps its measured width where the font is missing
     "svg.hashsalt": "headsearch",
     "pdf.fonttype": 42,
