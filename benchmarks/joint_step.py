@@ -17,10 +17,9 @@ import optuna
 from rich.console import Console
 
 from headsearch.bench import HEADS, REPEATS, Bench
-from headsearch.bench_case import bench_settings
+from headsearch.bench_case import bench_settings, prepare_bench
 from headsearch.console_bench import print_findings, watch
 from headsearch.machine import resolve_here
-from headsearch.preparation import prepare
 
 CASE = {"base": "vit_s", "space": "heads.yaml", "image_size": 32, "batch_size": 64}
 
@@ -37,7 +36,7 @@ def main() -> None:
     here = {name: value for name, value in arguments.items() if value is not None}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings = bench_settings(resolve_here({**CASE, **here}), max(HEADS))
-    bench = Bench(prepare(settings), HEADS, repeats)
+    bench = Bench(prepare_bench(settings), HEADS, repeats)
     watch(bench)
     found = bench.findings()
     print_findings(Console(highlight=False, markup=False, width=240), found)

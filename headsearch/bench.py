@@ -22,6 +22,7 @@ from headsearch.machine import machine_facts
 from headsearch.peak_memory import MB, Memory, peak_memory
 from headsearch.preparation import Prepared
 from headsearch.scores.rung import BASE
+from headsearch.shares import check_shares, images_of_a_head
 from headsearch.step_meter import Size, StepMeter
 
 HEADS = (1, 2, 4, 8, 16)
@@ -37,10 +38,13 @@ class Bench:
         counts: the numbers of heads that are trained together.
         repeats: how often each time is taken.
 
+    Raises:
+        UserError: so many heads would see too few images each.
+
     Attributes:
         heads: the heads that are measured; K heads are the first K of them.
-        seconds: of a step, a figure a repeat, by what it is: ("base",), ("joint", K), and ("own",
-            NAME) and ("solo", NAME) of each different head.
+        seconds: of a step, a figure a repeat, by what it is: ("base",), ("joint", K), and of each
+            different head ("solo", NAME) and ("own", NAME, n), where it sees n of its images.
         memory: of two steps with K heads, by K; of the base alone by 0.
         sizes: what the base and each different head hold, counted; the base's by "".
     """
@@ -50,6 +54,7 @@ class Bench:
     ) -> None:
         self._prepared, self._repeats = prepared, repeats
         self._counts = sorted(set(counts))
+        check_shares(prepared.config.images_per_head, prepared.batch, self._counts[-1])
         self.heads = bench_heads(prepared, self._counts[-1])
         self.seconds: dict[tuple[str | int, ...], list[float]] = defaultdict(list)
         self.memory: dict[int, Memory] = {}
@@ -68,6 +73,11 @@ class Bench:
         yield "the first steps"
         meter = StepMeter(self._prepared)
         different = [head for head in self.heads if head.name == without_number(head)]
+        own = {
+            (head.name, images): head
+            for images in sorted({self._prepared.batch, *map(self._images, self._counts)})
+            for head in different
+        }
         self.sizes = {BASE: meter.size_of_base()}
         self.sizes |= {head.name: meter.size_of(head) for head in different}
         for repeat in range(self._repeats):
@@ -77,8 +87,9 @@ class Bench:
             for count in self._counts:
                 self.seconds["joint", count].append(meter.joint(self.heads[:count]))
             for head in different:
-                self.seconds["solo", head.name].append(meter.joint([head]))
-                self.seconds["own", head.name].append(meter.own(head))
+                self.seconds["solo", head.name].append(meter.solo(head))
+            for (name, images), head in own.items():
+                self.seconds["own", name, images].append(meter.own(head, images))
 
     def findings(self) -> dict[str, Any]:
         """What came out, as JSON can hold it: times in ms, memory in MB (10⁶ bytes)."""
@@ -99,6 +110,7 @@ class Bench:
             "space": config.space,
             "objective": config.objective,
             "coupling": config.coupling,
+            "images_per_head": config.images_per_head,
             "batch_size": config.batch_size,
             "precision": settings["precision"],
             "machine": machine_facts(prepared.device),
@@ -122,7 +134,7 @@ class Bench:
             "candidate": name,
             "params_m": candidate.params_m,
             "gflops": candidate.gflops,
-            "own_ms": self._ms("own", name),
+            "own_ms": self._ms("own", name, self._prepared.batch),
             "solo_ms": self._ms("solo", name),
         }
 
@@ -130,15 +142,21 @@ class Bench:
         """What K heads together cost, beside the sum of the parts and beside K solo steps."""
         names = [without_number(head) for head in self.heads[:count]]
         base_ms, joint_ms = self._ms("base"), self._ms("joint", count)
-        own_ms = sum(self._ms("own", name) for name in names)
+        images = self._images(count)
+        own_ms = sum(self._ms("own", name, images) for name in names)
         solo_ms = sum(self._ms("solo", name) for name in names)
-        apart = np.array(self.seconds["base",]) + self._sums("own", names)
-        overheads = np.array(self.seconds["joint", count]) / apart
-        savings = np.array(self.seconds["joint", count]) / self._sums("solo", names)
+        joint = np.array(self.seconds["joint", count])
+        own = np.sum([self.seconds["own", name, images] for name in names], axis=0)
+        overheads = joint / (np.array(self.seconds["base",]) + own)
+        savings = joint / np.sum([self.seconds["solo", name] for name in names], axis=0)
         base_mb, mb = self.memory[0].peak, self.memory[count].peak
-        counted = training_bytes(self.sizes[BASE], [self.sizes[name] for name in names])
+        share = images / self._prepared.batch
+        counted = training_bytes(
+            self.sizes[BASE], [self.sizes[name].seeing(share) for name in names]
+        )
         return {
             "heads": count,
+            "images_per_head": images,
             "candidates": [head.name for head in self.heads[:count]],
             "joint_ms": joint_ms,
             "own_ms": own_ms,
@@ -155,12 +173,13 @@ class Bench:
             "memory_per_head_mb": (mb - base_mb) / count,
         }
 
+    def _images(self, heads: int) -> int:
+        """How many images each of so many heads sees."""
+        setting = self._prepared.config.images_per_head
+        return images_of_a_head(setting, self._prepared.batch, heads)
+
     def _ms(self, *what: str | int) -> float:
         return 1000 * median(self.seconds[what])
-
-    def _sums(self, kind: str, names: Sequence[str]) -> Any:
-        """Of each repeat, the sum over these heads."""
-        return np.sum([self.seconds[kind, name] for name in names], axis=0)
 
 
 def _slope(counts: Sequence[int], values: Sequence[float]) -> float:

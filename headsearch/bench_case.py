@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from headsearch.config import OF_A_STEP, RunConfig
 from headsearch.foreseen import foreseen_cohorts
-from headsearch.preparation import Prepared
+from headsearch.preparation import Prepared, prepare
 from headsearch.space import Candidate
 
 ROOM_FOR_CONTROLS = 8
@@ -15,7 +16,7 @@ ROOM_FOR_CONTROLS = 8
 
 def bench_settings(config: RunConfig, heads: int) -> RunConfig:
     """These settings with as little data as a run can have, and so many heads at once."""
-    own = {name: getattr(config, name) for name in OF_A_STEP}
+    own: dict[str, Any] = {name: getattr(config, name) for name in OF_A_STEP}
     count = heads + ROOM_FOR_CONTROLS
     return RunConfig(
         **own,
@@ -27,6 +28,17 @@ def bench_settings(config: RunConfig, heads: int) -> RunConfig:
         cohort=max(config.trials, count),
         lr=1e-6,  # the weights stay about where they are
     )
+
+
+def prepare_bench(settings: RunConfig) -> Prepared:
+    """A run with `bench_settings`, whose shares are for the benchmark to check: a space may hold
+    fewer heads than it measures, or more.
+
+    Raises:
+        UserError: something in the settings or the space cannot be used.
+    """
+    prepared = prepare(settings.model_copy(update={"images_per_head": "all"}))
+    return replace(prepared, config=settings)
 
 
 def bench_heads(prepared: Prepared, count: int) -> list[Candidate]:

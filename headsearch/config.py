@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from headsearch.errors import UserError, unknown
 from headsearch.recipes import find_recipe
@@ -21,6 +22,20 @@ Budget = Literal["auto", "quick", "standard", "full"]
 Coupling = Literal["joint", "observe"]
 RankBy = Literal["auto", "discrepancy", "accuracy", "balanced"]
 Precision = Literal["auto", "float32", "bf16"]
+ImagesPerHead: TypeAlias = Literal["all", "share"] | int
+
+
+def _images_per_head(value: Any) -> Any:
+    """`all`, `share`, or a whole number from 2 on, also where a flag gives it as a text."""
+    if value in ("all", "share"):
+        return value
+    number = int(value) if str(value).isascii() and str(value).isdigit() else 0
+    if number < 2:
+        raise PydanticCustomError(
+            "images_per_head", "should be all, share or a number of images from 2 on"
+        )
+    return number
+
 
 PRESETS: dict[str, dict[str, int]] = {
     # Sized for two CPU cores without bfloat16 and a ViT-S on a 4×4 map: about five minutes.
@@ -149,6 +164,12 @@ class RunConfig(BaseModel):
         "disturb one another; joint: heads shape the base too, as in the published training.",
         TRAIN,
     )
+    images_per_head: Annotated[ImagesPerHead, BeforeValidator(_images_per_head)] = setting(
+        "all",
+        "Images of a step that each head sees, the base all of them: all, a number, or share: "
+        "those of a step divided among the live heads.",
+        TRAIN,
+    )
 
     trials: int = setting(12, "Candidates at most.", SEARCH, ge=1)
     cohort: int = setting(12, "Heads that train together at once.", SEARCH, ge=1)
@@ -219,14 +240,14 @@ def panel_of(field: str) -> str:
 
 
 OF_SEARCH_ALONE = (
-    "space", "coupling", "trials", "cohort", "seeds", "sampler", "pruner", "eta", "min_keep",
-    "storage", "rank_by", "snapshot_every",
+    "space", "coupling", "images_per_head", "trials", "cohort", "seeds", "sampler", "pruner",
+    "eta", "min_keep", "storage", "rank_by", "snapshot_every",
 )  # fmt: skip
 """Settings that pretraining with one head has no use for."""
 
 OF_A_STEP = (
     "base", "base_args", "space", "objective", "recipe", "budget", "batch_size", "image_size",
-    "patch_size", "coupling", "device", "precision", "threads", "seed",
+    "patch_size", "coupling", "images_per_head", "device", "precision", "threads", "seed",
 )  # fmt: skip
 """Settings that decide what one training step takes."""
 

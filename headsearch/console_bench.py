@@ -85,8 +85,8 @@ def _heads(found: dict[str, Any]) -> Table:
 
 def _cohorts(found: dict[str, Any]) -> Table:
     headings = [
-        "Heads", "Joint (ms)", "Base + own (ms)", "Overhead", "One by one (ms)", "Saving",
-        "Images/s", "ms a head", "Memory (MB)", "Counted (MB)", "MB a head",
+        "Heads", "Images each", "Joint (ms)", "Base + own (ms)", "Overhead", "One by one (ms)",
+        "Saving", "Images/s", "ms a head", "Memory (MB)", "Counted (MB)", "MB a head",
     ]  # fmt: skip
     return Table(
         headings,
@@ -94,6 +94,7 @@ def _cohorts(found: dict[str, Any]) -> Table:
         [
             [
                 str(cohort["heads"]),
+                str(cohort["images_per_head"]),
                 f"{cohort['joint_ms']:.1f}",
                 f"{cohort['parts_ms']:.1f}",
                 _ratio(cohort["overhead_ratio"], cohort["overhead_range"]),

@@ -19,6 +19,7 @@ from headsearch.data import Data, Images
 from headsearch.data.images import ImageSubset
 from headsearch.machine import free_memory, resident_memory
 from headsearch.preparation import Prepared
+from headsearch.shares import images_of_a_head
 from headsearch.space import Candidate
 from headsearch.step_meter import Size, StepMeter
 
@@ -40,7 +41,7 @@ class HeadCost:
 
     Attributes:
         seconds: by itself.
-        size: what it holds.
+        size: what it holds where it sees all images.
     """
 
     seconds: float
@@ -56,6 +57,7 @@ class Costs:
         base: of a step without heads.
         base_size: what the base holds.
         heads: of each head, by its name.
+        images: how many of a step's images it saw when that was timed.
         measured: how many of these were measured, and not put on the line.
         score_base: of scoring the base at a rung.
         score_head: of scoring one head at a rung.
@@ -67,6 +69,7 @@ class Costs:
     base: float
     base_size: Size
     heads: Mapping[str, HeadCost]
+    images: int
     measured: int
     score_base: float
     score_head: float
@@ -76,6 +79,7 @@ class Costs:
 
 def measure_costs(prepared: Prepared, heads: Sequence[Candidate]) -> Costs:
     """Measures the parts of a search with these heads."""
+    images = images_of_a_head(prepared.config.images_per_head, prepared.batch, prepared.most_heads)
     process, free = resident_memory(prepared.device), free_memory(prepared.device)
     meter = StepMeter(prepared)
     measured: dict[str, HeadCost] = {}
@@ -83,7 +87,7 @@ def measure_costs(prepared: Prepared, heads: Sequence[Candidate]) -> Costs:
     for head in _of_all_families(heads):
         if len(measured) > 1 and time.perf_counter() - started > HEADS_S:
             break
-        measured[head.name] = HeadCost(meter.own(head), meter.size_of(head))
+        measured[head.name] = HeadCost(meter.own(head, images), meter.size_of(head))
     usual = sorted(measured, key=lambda name: measured[name].seconds)[len(measured) // 2]
     head = next(head for head in heads if head.name == usual)
     score_base, score_head = _scoring(meter, prepared.data, head)
@@ -92,6 +96,7 @@ def measure_costs(prepared: Prepared, heads: Sequence[Candidate]) -> Costs:
         base=meter.joint([]),
         base_size=meter.size_of_base(),
         heads=_estimated(heads, measured) | measured,
+        images=images,
         measured=len(measured),
         score_base=score_base,
         score_head=score_head,

@@ -12,6 +12,7 @@ from headsearch.entrants import cohort_sizes, planned
 from headsearch.foreseen import foreseen_cohorts
 from headsearch.preparation import Prepared
 from headsearch.pruning import kept
+from headsearch.shares import images_of_a_head
 from headsearch.space import Candidate
 from headsearch.step_meter import Size
 
@@ -186,10 +187,13 @@ def _seconds(
     found = []
     for rung, count in enumerate(_contestants(len(each), config, fewest=fewest)):
         steps = prepared.rung_step(rung) - prepared.rung_step(rung - 1)
-        step_s = costs.crops + costs.base + of_controls + total(each, count)
-        scoring_s = costs.score_base + (count + len(cohort.controls)) * costs.score_head
+        live = count + len(cohort.controls)
+        images = images_of_a_head(config.images_per_head, prepared.batch, live)
+        of_heads = (of_controls + total(each, count)) * images / costs.images
+        step_s = costs.crops + costs.base + of_heads
+        scoring_s = costs.score_base + live * costs.score_head
         found.append(config.seeds * (steps * step_s + scoring_s))
-    found[0] += MEASURED_ALONE * (of_controls + sum(each))
+    found[0] += MEASURED_ALONE * (of_controls + sum(each)) * prepared.batch / costs.images
     return found
 
 
@@ -197,7 +201,7 @@ def _alone(prepared: Prepared, costs: Costs, head: HeadCost | None) -> float:
     """Seconds of pretraining the base with one head or with none, under all seeds."""
     config = prepared.config
     of_head, score_head = (head.seconds, costs.score_head) if head is not None else (0.0, 0.0)
-    step_s = costs.crops + costs.base + of_head
+    step_s = costs.crops + costs.base + of_head * prepared.batch / costs.images
     scoring_s = (config.rungs + 1) * (costs.score_base + score_head)
     return config.seeds * (prepared.steps * step_s + scoring_s)
 
@@ -205,7 +209,8 @@ def _alone(prepared: Prepared, costs: Costs, head: HeadCost | None) -> float:
 def _memory(prepared: Prepared, costs: Costs, heads: Sequence[HeadCost]) -> float:
     """Bytes that a cohort takes at most."""
     config = prepared.config
-    sizes, seeds = [head.size for head in heads], config.seeds
+    shown = images_of_a_head(config.images_per_head, prepared.batch, len(heads)) / prepared.batch
+    sizes, seeds = [head.size.seeing(shown) for head in heads], config.seeds
     training = training_bytes(costs.base_size, sizes, seeds)
     if prepared.device.type == "cpu":  # else snapshots are copied to where there is room
         training = max(training, snapshot_bytes(costs.base_size, sizes, seeds))

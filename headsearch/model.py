@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from headsearch.bases import Base, BaseOutput, drop_no_paths
 from headsearch.config import Coupling
+from headsearch.shares import Shares
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Features:
 
     base: BaseOutput
     heads_BND: dict[str, Tensor]
-    """Each head's output tokens, after its own norm."""
+    """Each head's output tokens, after its own norm, of the images that it sees."""
 
     def pooled_BD(self, head: str) -> Tensor:
         """A head's own CLS: the mean of its output tokens."""
@@ -99,14 +100,28 @@ class Network(nn.Module):
             return shared.detach()
         return cast(Tensor, _ScaleGradient.apply(shared, 1 / len(self._heads)))
 
-    def forward(self, images_BCSS: Tensor, mask_BHW: Tensor | None = None) -> Features:
-        """Features of normalised images, of which the base does not see the masked patches."""
+    def forward(
+        self,
+        images_BCSS: Tensor,
+        mask_BHW: Tensor | None = None,
+        shares: Shares | None = None,
+    ) -> Features:
+        """Features of normalised images, of which the base does not see the masked patches.
+
+        Args:
+            shares: the images that each head sees; by default all.
+        """
         heads = self.heads
         base: BaseOutput = self.base(images_BCSS, mask_BHW, places=self.places)
         seen = (
             {place: self.coupled(base.maps_BDHW[place]) for place in self.places} if heads else {}
         )
-        return Features(base, {name: head(seen[head.place]) for name, head in heads.items()})
+        maps = {name: seen[head.place] for name, head in heads.items()}
+        if shares is not None:
+            for place, map_BDHW in seen.items():
+                here = [name for name, head in heads.items() if head.place == place]
+                maps |= shares.of(here, map_BDHW) if here else {}
+        return Features(base, {name: head(maps[name]) for name, head in heads.items()})
 
     @property
     def places(self) -> list[int]:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from headsearch.bench_case import bench_heads
+from headsearch.bench_case import bench_heads, prepare_bench
 from headsearch.config import RunConfig
 from headsearch.errors import UserError
-from headsearch.preparation import Prepared, prepare
+from headsearch.preparation import Prepared
 from headsearch.solo import attach
 from headsearch.step_meter import MIDDLE
 
@@ -88,4 +88,4 @@ def _highest(device: torch.device) -> float:
 
 if __name__ == "__main__":
     settings = RunConfig.model_validate_json(sys.stdin.read())
-    print(json.dumps(asdict(measured_here(prepare(settings), int(sys.argv[1])))))
+    print(json.dumps(asdict(measured_here(prepare_bench(settings), int(sys.argv[1])))))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headsearch.config import RunConfig
-from headsearch.entrants import planned
+from headsearch.entrants import cohort_sizes, planned
 from headsearch.errors import UserError
 from headsearch.ground import (
     NOTHING_GIVEN,
@@ -22,6 +22,7 @@ from headsearch.ground import (
 )
 from headsearch.pruning import make_pruner
 from headsearch.samplers import make_sampler
+from headsearch.shares import check_shares, images_of_a_head
 from headsearch.space import Listing, ResolvedSpace, find_space, load_space
 
 
@@ -33,6 +34,16 @@ class Prepared(Ground):
     listing: Listing | None
     notes: tuple[str, ...]
     """What was decided, a line each, for the run to say before it starts."""
+
+    @property
+    def batch(self) -> int:
+        """Images of a step."""
+        return min(self.config.batch_size, len(self.data.train))
+
+    @property
+    def most_heads(self) -> int:
+        """How many heads the largest cohort has."""
+        return max(cohort_sizes(planned(self.space, self.listing, self.config), self.config.cohort))
 
     @property
     def rank_by(self) -> str:
@@ -73,6 +84,7 @@ def prepare(
             "of the space; use more"
         )
     prepared = Prepared(**vars(ground), space=resolved, listing=listing, notes=())
+    check_shares(config.images_per_head, prepared.batch, prepared.most_heads)
     return replace(prepared, notes=tuple(_notes(prepared)))
 
 
@@ -91,6 +103,10 @@ def _notes(prepared: Prepared) -> Iterator[str]:
         f"{prepared.steps} steps of {config.batch_size} images ({config.epochs} epochs){seeds}, "
         f"scored at {config.rungs} rungs, ranked by {prepared.rank_by}, heads {config.coupling}"
     )
+    if config.images_per_head != "all":
+        seen = images_of_a_head(config.images_per_head, prepared.batch, prepared.most_heads)
+        more = ", and more once heads have left" if config.images_per_head == "share" else ""
+        yield f"each head sees {seen} of the {prepared.batch} images of a step{more}"
     yield machine_note(prepared)
 
 

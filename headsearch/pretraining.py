@@ -115,7 +115,7 @@ def prepare_pretraining(
         notes += [note] if note else []
     assert head is not None
     config = settings_like(run, flags, given) if run else resolve_here(flags, config_file)
-    config = config.model_copy(update={"coupling": "joint"})
+    config = config.model_copy(update={"coupling": "joint", "images_per_head": "all"})
     check_head(head, run)  # told before images are decoded
     if run is not None and given.base is None and repeats_base(run, config):
         given = replace(given, base=plan_of_run(run))

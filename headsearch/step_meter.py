@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from headsearch.bases import Base, BaseOutput
+from headsearch.config import ImagesPerHead
 from headsearch.data import Data
 from headsearch.ground import Ground
 from headsearch.machine import mixed_precision, synchronize
@@ -42,6 +43,10 @@ class Size:
     params: float
     kept: float
 
+    def seeing(self, share: float) -> Size:
+        """The same where only so much of a step's images is seen."""
+        return Size(self.params, share * self.kept)
+
 
 class StepMeter:
     """Measures steps of the trainer that a search uses, on random crops that lie ready.
@@ -65,8 +70,12 @@ class StepMeter:
         self._given = self._on_given_features()
 
     def joint(self, heads: Sequence[Candidate]) -> float:
-        """Seconds of a step of the base with these heads, or with none."""
-        return self._seconds(self._whole, heads)
+        """Seconds of a step of the base with these heads, or with none, as a search takes it."""
+        return self._seconds(self._whole, heads, self._ground.config.images_per_head)
+
+    def solo(self, head: Candidate) -> float:
+        """Seconds of a step of the base with this head, which sees all images."""
+        return self._seconds(self._whole, [head], "all")
 
     def crops(self) -> float:
         """Seconds that the crops of a step take: images read or decoded, and augmented."""
@@ -78,7 +87,7 @@ class StepMeter:
 
         return seconds_of(make, ground.device)
 
-    def own(self, head: Candidate) -> float:
+    def own(self, head: Candidate, images: ImagesPerHead = "all") -> float:
         """Seconds that a head adds to a step by itself, where the base's features are given.
 
         The difference of two steps on given features, with the head and without: all that is the
@@ -86,9 +95,12 @@ class StepMeter:
         and its losses (the base's toward it as well), the gradient toward the base's features
         (in `joint` coupling), its teacher's forward where the objective has one, and its share of
         clipping, update and teacher's move.
+
+        Args:
+            images: how many of the step's images the head sees.
         """
-        without = self._seconds(self._given, [])
-        return max(0.0, self._seconds(self._given, [head]) - without)
+        without = self._seconds(self._given, [], "all")
+        return max(0.0, self._seconds(self._given, [head], images) - without)
 
     def scoring(self, heads: Sequence[Candidate], data: Data) -> float:
         """Seconds that it takes to score the base with these heads on these images, once."""
@@ -103,15 +115,17 @@ class StepMeter:
         return Size(_numbers(parameters), self._kept(trainer))
 
     def size_of(self, head: Candidate) -> Size:
-        """What a head adds to that, where the base's features are given."""
+        """What a head that sees all images adds to that, where the base's features are given."""
         without = self._kept(self._with(self._given, []))
         trainer = self._with(self._given, [head])
         numbers = _numbers(trainer.student.heads[head.name].parameters())
         return Size(numbers, max(0, self._kept(trainer) - without))
 
-    def _seconds(self, trainer: Trainer, heads: Sequence[Candidate]) -> float:
+    def _seconds(
+        self, trainer: Trainer, heads: Sequence[Candidate], images: ImagesPerHead
+    ) -> float:
         """Seconds of a step with these heads attached and no others."""
-        self._with(trainer, heads)
+        self._with(trainer, heads, images)
         return seconds_of(lambda: trainer.step(self._crops, MIDDLE), self._ground.device)
 
     def _kept(self, trainer: Trainer) -> int:
@@ -132,8 +146,11 @@ class StepMeter:
         del features, losses  # alive until here, so that no storage came twice
         return sum(kept.values())
 
-    def _with(self, trainer: Trainer, heads: Sequence[Candidate]) -> Trainer:
-        """A trainer with these heads attached and no others."""
+    def _with(
+        self, trainer: Trainer, heads: Sequence[Candidate], images: ImagesPerHead = "all"
+    ) -> Trainer:
+        """A trainer with these heads attached and no others, each seeing so many images."""
+        trainer.images_per_head = images
         wanted = {head.name for head in heads}
         for name in trainer.student.heads.keys() - wanted:
             trainer.detach(name)

@@ -35,6 +35,7 @@ from headsearch.scores.rung import (
     mean_over_seeds,
     raw_pixels,
 )
+from headsearch.shares import images_of_a_head
 from headsearch.snapshot import Snapshot, read_snapshot, write_snapshot
 from headsearch.train import Health, train
 from headsearch.trials import STORAGE_ERRORS, Trials
@@ -384,7 +385,9 @@ class Search:
     def _note_cost(self, steps: int, live: Mapping[str, Standing]) -> None:
         """Adds up what training cost, in units of the base's own training of the same length."""
         whole = self.prepared.plan.gflops
+        shown = images_of_a_head(self.config.images_per_head, self.prepared.batch, len(live))
         heads = sum(head.candidate.gflops for head in live.values()) / whole
+        heads *= shown / self.prepared.batch
         self.facts["cost_base_equivalents"] += (1 + heads) * steps / self.prepared.steps
         self.facts["solo_equivalents"] = self.config.seeds * sum(
             1 + standing.candidate.gflops / whole for standing in self.ledger.standings.values()

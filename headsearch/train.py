@@ -31,6 +31,7 @@ from headsearch.recipes import find_recipe
 from headsearch.schedules import Moment, learning_rate, teacher_momentum, weight_decay
 from headsearch.scores.rung import BASE
 from headsearch.seeding import seeded_generator, seeded_layers, seeded_weights
+from headsearch.shares import share_out
 
 READ_EVERY = 10
 """Steps between two reads of losses and health from the device."""
@@ -46,11 +47,13 @@ class Trainer:
 
     Attributes:
         unread: steps since the last read.
+        images_per_head: how many images of a step each head sees.
 
     Args:
         student: the base with its projection, no head attached yet.
         objective: the self-supervised objective.
-        config: recipe, learning rate, weight decay and seed are taken from it.
+        config: recipe, learning rate, weight decay, seed and the images that each head sees are
+            taken from it.
         device: where everything lives.
         autocast: whether matrix products run in bfloat16.
     """
@@ -69,6 +72,7 @@ class Trainer:
         self.autocast = autocast
         self.seed = config.seed
         self.recipe = find_recipe(config.recipe)
+        self.images_per_head = config.images_per_head
         self.peak_lr = config.lr
         self.weight_decay = config.weight_decay
         self.student = student.to(device)
@@ -140,21 +144,31 @@ class Trainer:
     def losses(self, crops: Tensor, moment: Moment) -> tuple[Features, Losses]:
         """The student's features of crops (2B, C, S, S), and the losses of a step on them.
 
-        What the student does not see, patches and paths, is fixed by the seed and the step alone.
+        What the student does not see, patches and paths, is fixed by the seed and the step alone;
+        which images a head sees, by its name or by how many heads there are too (`shares.py`).
         """
         objective, student = self.objective, self.student.train()
+        shares = share_out(
+            self.images_per_head,
+            len(crops) // 2,
+            list(student.heads),
+            seed=self.seed,
+            step=moment.step,
+            device=self.device,
+        )
         with mixed_precision(self.device, self.autocast):
             if objective.has_teacher:
                 teacher = self.teacher.network.train()
                 with torch.no_grad():
-                    targets = objective.targets(teacher, student, teacher(crops), crops, moment)
+                    of_teacher = teacher(crops, shares=shares)
+                    targets = objective.targets(teacher, student, of_teacher, crops, moment)
             mask = objective.mask(student, len(crops), self._generator("mask", moment))
             with seeded_layers(self.seed, "drop path", moment.step, device=self.device):
-                features = student(crops, mask)
+                features = student(crops, mask, shares)
             if not objective.has_teacher:
                 with torch.no_grad():
                     targets = objective.targets(student, student, features, crops, moment)
-            return features, objective.losses(Seen(student, features, targets, mask))
+            return features, objective.losses(Seen(student, features, targets, mask, shares))
 
     def _generator(self, purpose: str, moment: Moment) -> torch.Generator | None:
         """A generator for one purpose in one step; torch has none for the meta device."""

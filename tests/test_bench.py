@@ -15,10 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from headsearch import bench as bench_module
 from headsearch import step_meter
 from headsearch.bench import Bench
-from headsearch.bench_case import bench_heads, bench_settings
+from headsearch.bench_case import bench_heads, bench_settings, prepare_bench
 from headsearch.config import resolve
+from headsearch.errors import UserError
 from headsearch.peak_memory import Memory, peak_memory
-from headsearch.preparation import Prepared, prepare
+from headsearch.preparation import Prepared
 from headsearch.step_meter import Size, StepMeter
 
 TINY = {
@@ -42,7 +43,7 @@ def space_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def tiny(space_file: str, heads: int = 4, **changes: Any) -> Prepared:
     settings = resolve({**TINY, "space": space_file, **changes})
-    return prepare(bench_settings(settings, heads))
+    return prepare_bench(bench_settings(settings, heads))
 
 
 def test_the_heads_are_the_spaces_own_and_come_again_where_it_has_too_few(space_file: str) -> None:
@@ -52,12 +53,8 @@ def test_the_heads_are_the_spaces_own_and_come_again_where_it_has_too_few(space_
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("objective", ["simclr", "ibot", "mae"])
-@pytest.mark.parametrize("coupling", ["joint", "observe"])
-def test_what_a_head_adds_on_given_features_is_what_it_adds_to_a_step(
-    objective: str, coupling: str, space_file: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Counted in FLOPs, which have no noise; backward and the teacher's forward are in them."""
+def count_flops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets steps be measured in FLOPs, which have no noise."""
 
     def flops(step: Callable[[], None], device: torch.device) -> float:
         with FlopCounterMode(display=False) as counter:
@@ -65,6 +62,15 @@ def test_what_a_head_adds_on_given_features_is_what_it_adds_to_a_step(
         return float(counter.get_total_flops())
 
     monkeypatch.setattr(step_meter, "seconds_of", flops)
+
+
+@pytest.mark.parametrize("objective", ["simclr", "ibot", "mae"])
+@pytest.mark.parametrize("coupling", ["joint", "observe"])
+def test_what_a_head_adds_on_given_features_is_what_it_adds_to_a_step(
+    objective: str, coupling: str, space_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Backward and the teacher's forward are in it."""
+    count_flops(monkeypatch)
     prepared = tiny(space_file, objective=objective, coupling=coupling)
     meter = StepMeter(prepared)
     first, second = bench_heads(prepared, 2)
@@ -76,14 +82,33 @@ def test_what_a_head_adds_on_given_features_is_what_it_adds_to_a_step(
         assert meter.joint([first, second]) == parts
 
 
+def test_heads_that_share_a_batch_cost_as_much_as_on_their_part_of_it(
+    space_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count_flops(monkeypatch)
+    prepared = tiny(space_file, coupling="observe", images_per_head="share")
+    meter = StepMeter(prepared)
+    first, second = bench_heads(prepared, 2)
+    parts = meter.joint([]) + meter.own(first, 4) + meter.own(second, 4)
+    assert meter.joint([first, second]) == parts
+    assert meter.own(first, 4) < 0.6 * meter.own(first)
+    assert meter.solo(first) == meter.joint([first]) == meter.joint([]) + meter.own(first)
+
+
+def test_so_many_heads_that_none_could_share_are_refused(space_file: str) -> None:
+    with pytest.raises(UserError, match="leaves 5 heads 1 of 8 images each"):
+        Bench(tiny(space_file, 5, images_per_head="share"), [1, 5])
+    assert Bench(tiny(space_file, 4, images_per_head="share"), [1, 4])  # three in the space
+
+
 def test_the_ratios_come_from_the_medians_of_the_parts(space_file: str) -> None:
     bench = Bench(tiny(space_file), [1, 4], repeats=3)
     bench.seconds.update({
         ("crops",): [0.001, 0.001, 0.001],
         ("base",): [0.100, 0.120, 0.110],
-        ("own", "convnext-d1-k3"): [0.010, 0.010, 0.040],
-        ("own", "mixer-d1"): [0.020, 0.020, 0.020],
-        ("own", "poolformer-d1-p3"): [0.030, 0.030, 0.030],
+        ("own", "convnext-d1-k3", 8): [0.010, 0.010, 0.040],
+        ("own", "mixer-d1", 8): [0.020, 0.020, 0.020],
+        ("own", "poolformer-d1-p3", 8): [0.030, 0.030, 0.030],
         ("solo", "convnext-d1-k3"): [0.120, 0.120, 0.120],
         ("solo", "mixer-d1"): [0.130, 0.130, 0.130],
         ("solo", "poolformer-d1-p3"): [0.140, 0.140, 0.140],

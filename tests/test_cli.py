@@ -307,6 +307,8 @@ BAD = {
     "below a file": (["--out", "setting.yaml/run"], ["setting.yaml"]),
     "listed budget": (["--config", "budget.yaml"], ["budget.yaml:1"]),
     "no cuda": (["--device", "cuda:7"], ["--device", "cuda:7"]),
+    "one image a head": (["--images-per-head", "1"], ["--images-per-head", "share", "'1'"]),
+    "no share": (["--images-per-head", "share", "--batch-size", "12"], ["share", "--cohort"]),
     "too few steps": (["--rungs", "40"], ["steps", "40 rungs"]),
 }
 

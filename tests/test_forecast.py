@@ -61,6 +61,7 @@ def made_up(cohorts: list[list[Any]], seconds: dict[str, float], **changes: Any)
                 for cohort in cohorts
                 for head in cohort
             },
+            images=32,
             measured=1,
             score_base=5.0,
             score_head=1.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -117,12 +118,22 @@ def test_after_a_bad_step_all_goes_on_as_if_the_head_had_left_before_it(
     objective: str, coupling: Coupling, bad: int
 ) -> None:
     """To the bit: the base, the other heads, their teacher, moments, buffers and losses."""
+    leaves_before(objective, coupling, bad)
+
+
+def test_after_a_bad_step_the_heads_that_are_left_divide_its_images_among_them() -> None:
+    leaves_before("simclr", "joint", 4, images_per_head="share")
+
+
+def leaves_before(objective: str, coupling: Coupling, bad: int, **settings: Any) -> None:
+    """Trains with a head that is poisoned at step `bad`, and without it from there on."""
     pixels = torch.randint(0, 256, (12, 3, 16, 16), dtype=torch.uint8)
     images = ImagesInMemory("noise", pixels, None, ())
     config = resolve({"epochs": 10, "batch_size": 6, "images": 12, "lr": 1e-2})
 
     def trainer(steps_before_poison: int) -> Trainer:
-        made = make_trainer(["attention", "mixer"], coupling, objective, dtype=torch.float32)
+        made = make_trainer(["attention", "mixer"], coupling, objective, dtype=torch.float32,
+                            **settings)  # fmt: skip
         made.attach("poisoned", lambda: Poisoned(steps_before_poison), 32)
         return made
 

@@ -66,14 +66,13 @@ steps, and steps with one head each. Made-up images are all it needs; nothing is
     import optuna
 
     from headsearch.bench import Bench
-    from headsearch.bench_case import bench_settings
+    from headsearch.bench_case import bench_settings, prepare_bench
     from headsearch.console_bench import print_findings, watch
     from headsearch.machine import resolve_here
-    from headsearch.preparation import prepare
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     found = Bench(
-        prepare(bench_settings(resolve_here(given, config), max(counts))), counts, repeats
+        prepare_bench(bench_settings(resolve_here(given, config), max(counts))), counts, repeats
     )
     watch(found)
     if as_json:

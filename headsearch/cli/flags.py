@@ -56,7 +56,6 @@ def _flag_type(setting: str) -> Any:
 
 def _flag(setting: str, show_default: bool) -> Any:
     field = RunConfig.model_fields[setting]
-    choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
     help_text = field.description or ""
     if not show_default and setting != "out":
         help_text = help_text.partition(" [default:")[0]
@@ -69,8 +68,15 @@ def _flag(setting: str, show_default: bool) -> Any:
         help=help_text.replace("[", "\\["),  # rich would take it for markup
         rich_help_panel=panel_of(setting),
         show_default=False,
-        metavar="|".join(choices) or _kind(field.annotation),
+        metavar="|".join(_choices(field.annotation)) or _kind(field.annotation),
     )
+
+
+def _choices(annotation: Any) -> list[str]:
+    """What a setting chooses between, N for a number where that will do as well."""
+    parts = (annotation, *get_args(annotation))
+    named = [choice for part in parts for choice in get_args(part) if isinstance(choice, str)]
+    return [*named, "N"] if named and int in parts else named
 
 
 def _kind(annotation: Any) -> str | None:

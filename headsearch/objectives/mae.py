@@ -102,16 +102,16 @@ class Mae(Objective):
 
     def toward(self, seen: Seen, name: str, embedding: Tensor) -> Tensor:
         predicted_BND = _of_head(seen.student.heads[name]).base_map(embedding)
-        return _masked_error(predicted_BND, seen.targets.of[name], seen)
+        return _masked_error(predicted_BND, seen.targets.of[name], seen, name)
 
     def own_of_head(self, seen: Seen, name: str) -> Tensor:
         tokens_BND = _on_last_grid(seen.student, seen.features, name)
         predicted_BNX = _of_head(seen.student.heads[name]).decoder(tokens_BND)
-        return _masked_error(predicted_BNX, seen.targets.of[None], seen)
+        return _masked_error(predicted_BNX, seen.by(name, _pixels(seen)), seen, name)
 
     def own_of_base(self, seen: Seen, embedding: Tensor) -> Tensor:
         predicted_BNX = _of_base(seen.student).decoder(embedding)
-        return _masked_error(predicted_BNX, seen.targets.of[None], seen)
+        return _masked_error(predicted_BNX, _pixels(seen), seen)
 
     def summary_of_base(self, base: BaseOutput) -> Tensor:
         return base.tokens_BND.mean(dim=1)
@@ -128,10 +128,19 @@ def _of_head(head: AttachedHead) -> MaeHeadProjection:
     return cast(MaeHeadProjection, head.projection)
 
 
-def _masked_error(predicted_BNX: Tensor, target_BNX: Tensor, seen: Seen) -> Tensor:
+def _pixels(seen: Seen) -> Tensor:
+    """The normalised pixels (2B, N, X) of all patches."""
+    return seen.targets.of[None]
+
+
+def _masked_error(
+    predicted_BNX: Tensor, target_BNX: Tensor, seen: Seen, head: str | None = None
+) -> Tensor:
+    """The squared error where patches are masked, of the crops that a head sees, or of all."""
     assert seen.mask_BHW is not None
+    mask_BHW = seen.mask_BHW if head is None else seen.by(head, seen.mask_BHW)
     error_BN = (upcast(predicted_BNX) - target_BNX).square().mean(dim=-1)
-    return masked_mean(error_BN, seen.mask_BHW)
+    return masked_mean(error_BN, mask_BHW)
 
 
 def _on_last_grid(network: Network, features: Features, name: str) -> Tensor:

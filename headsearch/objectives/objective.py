@@ -30,6 +30,7 @@ from headsearch.bases import BaseOutput, BasePlan
 from headsearch.model import Features, Network
 from headsearch.schedules import Moment
 from headsearch.scores.rung import Prototypes
+from headsearch.shares import Shares
 
 
 class Targets(NamedTuple):
@@ -50,6 +51,20 @@ class Seen:
     targets: Targets
     mask_BHW: Tensor | None = None
     """The patches that the student did not see."""
+    shares: Shares | None = None
+    """The crops that each head sees, where those are not all: its features and its targets are of
+    them alone, while the base's, and the mask, are of all."""
+
+    def by(self, name: str, of_all: Tensor) -> Tensor:
+        """Of something of all crops (2B, …), what the head `name` sees of it."""
+        return of_all if self.shares is None else self.shares.of([name], of_all)[name]
+
+    def by_heads(self, of_all: Tensor) -> dict[str, Tensor]:
+        """Of something of all crops (2B, …), what each head sees of it."""
+        names = list(self.student.heads)
+        if self.shares is None:
+            return dict.fromkeys(names, of_all)
+        return self.shares.of(names, of_all)
 
 
 @dataclass(frozen=True)
@@ -120,7 +135,10 @@ class Objective(ABC):
 
     @abstractmethod
     def toward(self, seen: Seen, name: str, embedding: Tensor) -> Tensor:
-        """ℓ(T_h(q), S_base(v)): what the base loses toward the output of the head `name`."""
+        """ℓ(T_h(q), S_base(v)): what the base loses toward the output of the head `name`.
+
+        `embedding` is `embedding_of_base`, of the crops that the head sees.
+        """
 
     @abstractmethod
     def own_of_head(self, seen: Seen, name: str) -> Tensor:
@@ -159,8 +177,8 @@ class Objective(ABC):
         of_heads = {name: 0.5 * self.own_of_head(seen, name) for name in names}
         # Scaled where it leaves the base, not in the loss: what a head owns on the way keeps its
         # full gradient.
-        shared = student.coupled(embedding)
-        toward = torch.stack([0.5 * self.toward(seen, name, shared) for name in names])
+        shared = seen.by_heads(student.coupled(embedding))
+        toward = torch.stack([0.5 * self.toward(seen, name, shared[name]) for name in names])
         of_base, total = toward.mean(), torch.stack([*toward.unbind(), *of_heads.values()]).sum()
         kept = self.kept_of_base(seen)
         if kept is not None:
