@@ -214,7 +214,7 @@ def test_the_command_repeats_every_setting_that_the_budget_does_not_say(tmp_path
     command = content(synthetic_runs.run(tmp_path, config_changes=changes)).command
     assert command == (
         "headsearch run --base vit_s --space heads.yaml --data 'my folder' --budget quick "
-        "--epochs 7 --rank-by balanced --seed 3"
+        "--epochs 7 --coupling joint --rank-by balanced --seed 3"
     )
 
 
