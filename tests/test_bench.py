@@ -187,7 +187,7 @@ def test_the_command_prints_a_row_a_head_and_a_row_a_cohort(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     lines = bench(space_file, tmp_path, capsys, monkeypatch).splitlines()
-    assert lines[0].startswith("test_vit on 16×16 images, simclr, joint, batches of 8, float32")
+    assert lines[0].startswith("test_vit on 16×16 images, simclr, observe, batches of 8, float32")
     starts = [line.split()[0] for line in lines if line.split()]
     assert {"convnext-d1-k3", "mixer-d1", "1", "2"} <= set(starts)
     assert any("Overhead" in line and "Saving" in line for line in lines)
