@@ -15,9 +15,10 @@ from safetensors.torch import save
 from sqlalchemy.exc import SQLAlchemyError
 from torch import Tensor
 
+from headsearch.config import RunConfig
 from headsearch.errors import UserError
 from headsearch.escaping import for_csv, printable
-from headsearch.run_directory import CONFIG, read_config, write_atomically, write_config
+from headsearch.run_directory import CONFIG, abandoned, read_config, write_atomically, write_config
 
 RANKING_COLUMNS = (
     "rank",
@@ -105,11 +106,17 @@ class Run:
     solo: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SOLO_COLUMNS)))
 
 
+UNREADABLE = (
+    KeyError, ImportError, ValueError, RuntimeError, StorageInternalError, SQLAlchemyError,
+)  # fmt: skip
+"""What opening a study raises; RuntimeError where a later Optuna made it."""
 MAY_DIFFER = (
     "out", "device", "threads", "precision", "snapshot_every", "git_commit", "versions",
     "study_name", "max_bad_images",
 )  # fmt: skip
 """What a run may be gone on with otherwise than it was begun; the same bits need them all alike."""
+_DEFAULTS = RunConfig().model_dump(mode="json")
+"""What a run of before a setting was there did."""
 
 
 def same_settings(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,9 +130,10 @@ def same_settings(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         write_config(path, settings)
         return dict(settings)
     now = yaml.safe_load(yaml.safe_dump(dict(settings)))
-    changed = sorted(k for k in now if k not in MAY_DIFFER and begun.get(k) != now[k])
+    then = {**_DEFAULTS, **begun}
+    changed = sorted(k for k in now if k not in MAY_DIFFER and then.get(k) != now[k])
     if changed:
-        before, after = (str(of.get(changed[0])) for of in (begun, now))
+        before, after = (str(of.get(changed[0])) for of in (then, now))
         values = f", from {before} to {after}" if len(before + after) < 80 else ""
         raise UserError(
             f"{file}: {changed[0].replace('_content', '')} has changed since the run "
@@ -196,9 +204,12 @@ def _read_facts(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         study = optuna.load_study(
             study_name=str(config.get("study_name")), storage=storage_url(path, config)
         )
-    except (KeyError, ImportError, ValueError, StorageInternalError, SQLAlchemyError):
+        facts = dict(study.user_attrs.get("facts", {}))
+    except UNREADABLE:
         return {}
-    return dict(study.user_attrs.get("facts", {}))
+    if facts.get("status") == "running" and abandoned(path):
+        facts["status"] = "interrupted"  # by what left it no time to say so
+    return facts
 
 
 def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
+from headsearch import formats
 from headsearch.errors import UserError, unknown
 from headsearch.recipes import find_recipe
 from headsearch.yaml_lines import Located, read_yaml
@@ -252,8 +253,8 @@ OF_A_STEP = (
 """Settings that decide what one training step takes."""
 
 RECORDED = (
-    "study_name", "space_hash", "space_content", "base_arguments", "first_weights", "git_commit",
-    "versions", "given", "solo_head",
+    formats.KEY, "study_name", "space_hash", "space_content", "base_arguments", "first_weights",
+    "git_commit", "versions", "given", "solo_head",
 )  # fmt: skip
 """What a run's own config.yaml holds beside its settings; not read back as settings."""
 
@@ -266,6 +267,9 @@ def read_config_file(path: Path) -> dict[str, Located]:
     """
     root = read_yaml(path)
     entries = root.mapping("the settings")
+    if formats.KEY in entries:
+        written = entries[formats.KEY]
+        formats.check_format(written.plain(), formats.RUN, written.where)
     recorded = set(RECORDED) & set(entries)
     settings = {}
     for key, value in entries.items():

@@ -11,6 +11,7 @@ import yaml
 from torch import nn
 
 import headsearch
+from headsearch import formats
 from headsearch.bases import BasePlan, plan_module
 from headsearch.checkpoint import Run
 from headsearch.errors import UserError
@@ -125,10 +126,11 @@ HOW_TO_ATTACH = '''
 def space_text(head: Head, plan: BasePlan) -> str:
     """The head as YAML: a search space that holds it alone."""
     candidate = head.candidate
+    written = {formats.KEY: formats.SPACE, **written_head(candidate, head.origin)}
     return (
         f"# The head {candidate.name} as a search space of its own, from headsearch export:\n"
         f"# {candidate.params_m:.2f} M parameters, {candidate.gflops:.3f} GFLOPs an image. On\n"
-        f"# {plan}.\n" + yaml.safe_dump(written_head(candidate, head.origin), sort_keys=False)
+        f"# {plan}.\n" + yaml.safe_dump(written, sort_keys=False)
     )
 
 

@@ -264,7 +264,9 @@ def reporting_images(run: Run) -> int | None:
 
 def last_rung(run: Run) -> int | None:
     """The last rung that was scored, or None before rung 0."""
-    return None if run.rungs.empty else int(run.rungs["rung"].max())
+    scored = run.ranking.loc[run.ranking["score"].notna(), "rungs"]  # where rungs.csv is lost
+    rungs = [*run.rungs["rung"], *scored]
+    return int(max(rungs)) if rungs else None
 
 
 def distinct(first: Ranked, second: Ranked, run: Run) -> bool:

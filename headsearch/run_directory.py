@@ -21,6 +21,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 import headsearch
+from headsearch import formats
 from headsearch.config import RunConfig
 from headsearch.errors import UserError
 from headsearch.yaml_lines import read_yaml
@@ -72,17 +73,20 @@ def write_config(path: Path, config: Mapping[str, Any]) -> None:
         write_atomically(
             path / CONFIG,
             "# Every resolved setting of this run (preset < config file < flag), written before "
-            "training.\n" + yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True),
+            "training.\n"
+            + yaml.safe_dump(
+                {formats.KEY: formats.RUN, **config}, sort_keys=False, allow_unicode=True
+            ),
         )
     except OSError as error:
         raise UserError(f"{path}: cannot write the run directory: {error.strerror}") from None
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """What config.yaml of a run directory holds.
+    """What config.yaml of a run directory holds, less its format, which is one that is read here.
 
     Raises:
-        UserError: there is none, or it is no run's.
+        UserError: there is none, it is no run's, or a later headsearch wrote it.
     """
     file = path / CONFIG
     if not file.is_file():
@@ -90,6 +94,7 @@ def read_config(path: Path) -> dict[str, Any]:
     config = read_yaml(file).plain()
     if not isinstance(config, dict):
         raise UserError(f"{file}: not the config of a run")
+    formats.check_format(config.pop(formats.KEY, None), formats.RUN, str(file))
     return config
 
 
@@ -155,6 +160,24 @@ def hold(path: Path) -> FileLock:
     except OSError as error:
         raise UserError(f"{path}: cannot write into it: {error.strerror}") from None
     return lock
+
+
+def abandoned(path: Path) -> bool:
+    """Whether a process of this machine held a run directory to its own end, and none does now."""
+    holder = path / HOLDER
+    if not holder.is_file():
+        return False
+    if f" on {socket.gethostname()} since " not in holder.read_text(encoding="utf-8"):
+        return False  # whether another machine's process lives cannot be seen from here
+    lock = FileLock(path.absolute() / LOCK, is_singleton=True)
+    if lock.is_locked:
+        return False
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        return False
+    lock.release()
+    return True
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from headsearch import formats
 from headsearch.candidate import BaseShape, Candidate, Listing
 from headsearch.errors import UserError, unknown
 from headsearch.heads import (
@@ -391,7 +392,11 @@ def read_space(root: Located, source: str, folder: Path = Path()) -> Space:
     Raises:
         UserError: one line with where it stands, for whatever is wrong in it.
     """
-    entries = root.mapping("a search space", ("families", "controls", "constraints"))
+    written = root.mapping("a search space").get(formats.KEY)
+    if written is not None:  # before its keys: those of a later format may be unknown here
+        formats.check_format(written.plain(), formats.SPACE, written.where)
+    known = (formats.KEY, "families", "controls", "constraints")
+    entries = root.mapping("a search space", known)
     elsewhere = read_user_families(entries.get("families"), folder, {*FAMILIES, *CONTROLS})
     found = [family for family in FAMILIES.values() if not family.control]
     found += [user.family for user in elsewhere.values()]
@@ -408,8 +413,8 @@ def read_space(root: Located, source: str, folder: Path = Path()) -> Space:
         raise root.error("the space is empty: name at least one family under `families`")
     limits: dict[str, float] = {}
     if "constraints" in entries and entries["constraints"].value is not None:
-        known = ("max_params", "max_gflops")
-        for name, node in entries["constraints"].mapping("constraints", known).items():
+        shares = ("max_params", "max_gflops")
+        for name, node in entries["constraints"].mapping("constraints", shares).items():
             limits[name] = node.number(name)
             if limits[name] <= 0:
                 raise node.error(f"{name} is a share of the base's and must be above 0")

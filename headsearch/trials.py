@@ -68,7 +68,7 @@ class Trials:
                     direction="maximize",
                     load_if_exists=True,
                 )
-        except (KeyError, *STORAGE_ERRORS) as error:
+        except (KeyError, RuntimeError, *STORAGE_ERRORS) as error:  # or a later Optuna made it
             reason = str(error).splitlines()[0]
             raise UserError(
                 f"{run_directory}: its study cannot be opened ({reason}): search again"

@@ -26,7 +26,9 @@ def advice(run: Run) -> str:
         return _verified_advice(measured)
     rows = ranking.ranked(run.ranking)
     last = ranking.last_rung(run)
-    if not rows or last is None:
+    if not rows and last is not None:
+        return "No head can be recommended, because ranking.csv is lost."
+    if last is None:
         return "No head can be recommended yet, because no rung has been scored."
     peers = ranking.contenders(rows)
     if not peers:
