@@ -15,6 +15,7 @@ from safetensors.torch import save
 from sqlalchemy.exc import SQLAlchemyError
 from torch import Tensor
 
+from headsearch.config import RunConfig
 from headsearch.errors import UserError
 from headsearch.escaping import for_csv, printable
 from headsearch.run_directory import CONFIG, read_config, write_atomically, write_config
@@ -123,9 +124,12 @@ def same_settings(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         write_config(path, settings)
         return dict(settings)
     now = yaml.safe_load(yaml.safe_dump(dict(settings)))
-    changed = sorted(k for k in now if k not in MAY_DIFFER and begun.get(k) != now[k])
+    # A setting that is younger than the run was at its default.
+    defaults = {name: field.default for name, field in RunConfig.model_fields.items()}
+    then = {**defaults, **begun}
+    changed = sorted(k for k in now if k not in MAY_DIFFER and then.get(k) != now[k])
     if changed:
-        before, after = (str(of.get(changed[0])) for of in (begun, now))
+        before, after = (str(of.get(changed[0])) for of in (then, now))
         values = f", from {before} to {after}" if len(before + after) < 80 else ""
         raise UserError(
             f"{file}: {changed[0].replace('_content', '')} has changed since the run "
