@@ -149,11 +149,11 @@ class Bench:
         own = np.sum([self.seconds["own", name, images] for name in names], axis=0)
         overheads = joint / (np.array(self.seconds["base",]) + own)
         savings = joint / np.sum([self.seconds["solo", name] for name in names], axis=0)
+        prepared = self._prepared
         base_mb, mb = self.memory[0].peak, self.memory[count].peak
-        share = images / self._prepared.batch
-        counted = training_bytes(
-            self.sizes[BASE], [self.sizes[name].seeing(share) for name in names]
-        )
+        share = images / prepared.batch
+        sizes = [self.sizes[name].seeing(share) for name in names]
+        counted = training_bytes(prepared.objective, self.sizes[BASE], sizes)
         return {
             "heads": count,
             "images_per_head": images,
@@ -166,7 +166,7 @@ class Bench:
             "overhead_range": [float(overheads.min()), float(overheads.max())],
             "saving_ratio": joint_ms / solo_ms,
             "saving_range": [float(savings.min()), float(savings.max())],
-            "images_per_second": 1000 * self._prepared.config.batch_size / joint_ms,
+            "images_per_second": 1000 * prepared.config.batch_size / joint_ms,
             "ms_per_head": (joint_ms - base_ms) / count,
             "peak_memory_mb": mb,
             "predicted_memory_mb": self.memory[count].before + counted / MB,

@@ -18,6 +18,7 @@ import torch
 from headsearch.data import Data, Images
 from headsearch.data.images import ImageSubset
 from headsearch.machine import free_memory, resident_memory
+from headsearch.objectives import Objective
 from headsearch.preparation import Prepared
 from headsearch.shares import images_of_a_head
 from headsearch.space import Candidate
@@ -31,8 +32,6 @@ SAMPLE = 512
 """Queries of a sample, and images of the bank."""
 NUMBER = 4
 """Bytes of a float32."""
-HELD = 4
-"""Numbers that are held for each one trained: the weight, the teacher's, two of the optimizer."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,9 @@ def measure_costs(prepared: Prepared, heads: Sequence[Candidate]) -> Costs:
     )
 
 
-def training_bytes(base: Size, heads: Iterable[Size], seeds: int = 1) -> float:
+def training_bytes(
+    objective: Objective, base: Size, heads: Iterable[Size], seeds: int = 1
+) -> float:
     """What training holds: all that is trained, and the forward of a step.
 
     Args:
@@ -114,12 +115,22 @@ def training_bytes(base: Size, heads: Iterable[Size], seeds: int = 1) -> float:
     sizes = [base, *heads]
     params = sum(size.params for size in sizes)
     # Beside what is held, one number each that comes and goes: gradients, the teacher's distance.
-    return NUMBER * params * (HELD * seeds + 1) + sum(size.kept for size in sizes)
+    numbers = _held(objective) * seeds + 1
+    return NUMBER * numbers * params + sum(size.kept for size in sizes)
 
 
-def snapshot_bytes(base: Size, heads: Iterable[Size], seeds: int = 1) -> float:
+def snapshot_bytes(
+    objective: Objective, base: Size, heads: Iterable[Size], seeds: int = 1
+) -> float:
     """What is held while a snapshot is written: all that is trained, and a copy of it."""
-    return 2 * NUMBER * HELD * seeds * sum(size.params for size in (base, *heads))
+    params = sum(size.params for size in (base, *heads))
+    return 2 * NUMBER * _held(objective) * seeds * params
+
+
+def _held(objective: Objective) -> int:
+    """Numbers that are held for each one trained: the weight, two of the optimizer's, and the
+    teacher's where there is one."""
+    return 4 if objective.has_teacher else 3
 
 
 def _of_all_families(heads: Sequence[Candidate]) -> list[Candidate]:

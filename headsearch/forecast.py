@@ -211,9 +211,10 @@ def _memory(prepared: Prepared, costs: Costs, heads: Sequence[HeadCost]) -> floa
     config = prepared.config
     shown = images_of_a_head(config.images_per_head, prepared.batch, len(heads)) / prepared.batch
     sizes, seeds = [head.size.seeing(shown) for head in heads], config.seeds
-    training = training_bytes(costs.base_size, sizes, seeds)
+    of = (prepared.objective, costs.base_size, sizes, seeds)
+    training = training_bytes(*of)
     if prepared.device.type == "cpu":  # else snapshots are copied to where there is room
-        training = max(training, snapshot_bytes(costs.base_size, sizes, seeds))
+        training = max(training, snapshot_bytes(*of))
     return costs.process + training
 
 

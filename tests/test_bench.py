@@ -102,7 +102,7 @@ def test_so_many_heads_that_none_could_share_are_refused(space_file: str) -> Non
 
 
 def test_the_ratios_come_from_the_medians_of_the_parts(space_file: str) -> None:
-    bench = Bench(tiny(space_file), [1, 4], repeats=3)
+    bench = Bench(tiny(space_file, objective="byol"), [1, 4], repeats=3)
     bench.seconds.update({
         ("crops",): [0.001, 0.001, 0.001],
         ("base",): [0.100, 0.120, 0.110],
@@ -136,7 +136,8 @@ def test_the_ratios_come_from_the_medians_of_the_parts(space_file: str) -> None:
     assert four["memory_per_head_mb"] == pytest.approx(30)
     assert found["memory_per_head_mb"] == pytest.approx(30)  # 100, 130, 220: a line
     assert found["ms_per_head"] == pytest.approx((80 * 4 + 11 - 91 * 5 / 3) / (17 - 25 / 3))
-    # 50 before, five numbers of four bytes for each that is trained, and what is kept
+    # 50 before, five numbers of four bytes for each that is trained, the teacher's among them,
+    # and what is kept
     assert one["predicted_memory_mb"] == pytest.approx(50 + 20 * (1 + 2) + 3 + 4)
     assert four["predicted_memory_mb"] == pytest.approx(50 + 20 * (1 + 2 + 1 + 1 + 2) + 13)
     assert json.loads(json.dumps(found)) == found

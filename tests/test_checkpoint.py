@@ -11,8 +11,10 @@ from headsearch.checkpoint import (
     RANKING_COLUMNS,
     RUNG_COLUMNS,
     read_run,
+    same_settings,
     write_table,
 )
+from headsearch.config import resolve
 from headsearch.errors import UserError
 from headsearch.run_directory import create, new_run_directory, write_atomically
 
@@ -94,3 +96,13 @@ def test_a_table_reads_back_as_it_was_written(tmp_path: Path) -> None:
     create(tmp_path / "run", {})
     write_table(tmp_path / "run" / "rungs.csv", frame)
     assert read_run(tmp_path / "run").rungs["candidate"].tolist() == ["convnext-d3"]
+
+
+def test_a_setting_that_a_run_is_older_than_was_at_its_default(tmp_path: Path) -> None:
+    """A run begun before there was `--images-per-head` can be gone on with."""
+    settings = resolve({}).model_dump(mode="json") | {"study_name": "old"}
+    begun = {name: value for name, value in settings.items() if name != "images_per_head"}
+    create(tmp_path / "run", begun)
+    assert same_settings(tmp_path / "run", settings)["images_per_head"] == "all"
+    with pytest.raises(UserError, match=r"images_per_head has changed .* from all to share"):
+        same_settings(tmp_path / "run", settings | {"images_per_head": "share"})

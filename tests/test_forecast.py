@@ -152,19 +152,24 @@ def test_the_memory_is_that_of_training_or_of_a_snapshot(tmp_path: Path) -> None
     prepared = tiny(tmp_path)
     found = foresee(prepared)
     params = 8 * MB  # the base's and seven heads'
-    training = 20 * params + 100 * MB + 7 * 10 * MB
-    assert found.memory == 1000 * MB + training
+    kept = 100 * MB + 7 * 10 * MB
+    # four bytes each: weight, two moments and gradient, and the teacher's
+    assert found.memory == 1000 * MB + 4 * 4 * params + kept
+    with_teacher = tiny(tmp_path, objective="byol")
+    assert foresee(with_teacher).memory == 1000 * MB + 4 * 5 * params + kept
+    # and what is held twice while a snapshot is written
     cohorts = foreseen_cohorts(prepared)
     frugal = made_up(cohorts, {}, base_size=Size(MB, 0))
-    assert forecast_with(prepared, cohorts, frugal).memory == 1000 * MB + 32 * params
+    frugal = replace(frugal, heads={name: HeadCost(2.0, Size(MB, 0)) for name in frugal.heads})
+    assert forecast_with(prepared, cohorts, frugal).memory == 1000 * MB + 4 * 6 * params
 
 
 def test_a_cohort_that_may_not_fit_is_told_with_one_that_would(tmp_path: Path) -> None:
     prepared = tiny(tmp_path)
     roomy = foresee(prepared, free=1000 * MB)
     assert roomy.fitting is None
-    tight = foresee(prepared, free=220 * MB)
-    # 120 MB the base, and 30 MB each head
+    tight = foresee(prepared, free=200 * MB)
+    # 116 MB the base, and 26 MB each head
     assert tight.fitting == 3
     assert "that may not fit: --cohort 3 is about what does" in forecast_words(tight, prepared)
 

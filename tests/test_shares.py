@@ -223,4 +223,4 @@ def test_a_forecast_counts_what_heads_see(tmp_path: Path) -> None:
     expected = [s + t for s, t in zip(scoring, steps, strict=True)]
     assert [rung.seconds for rung in found.rungs] == [expected[0] + entering, *expected[1:]]
     assert found.one_by_one == 7 * (6 * (11 + 2 * 32 / 4) + 4 * 6)
-    assert found.memory == 1000e6 + 20 * 8e6 + 100e6 + 7 * 10e6 * 4 / 32
+    assert found.memory == 1000e6 + 16 * 8e6 + 100e6 + 7 * 10e6 * 4 / 32
