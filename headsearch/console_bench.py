@@ -9,6 +9,7 @@ from rich.console import Console
 from headsearch.bench import Bench
 from headsearch.console import print_table, say
 from headsearch.report import Table
+from headsearch.terminal import HarmlessConsole
 
 LEGEND = (
     "A step is forward, backward, clipping, update and the teacher's move, on crops that lie "
@@ -23,7 +24,7 @@ OF_DEVICE = "the most that PyTorch had allocated on the device"
 
 def watch(bench: Bench) -> None:
     """Measures, and says on a terminal what comes next; standard output stays free."""
-    console = Console(stderr=True, highlight=False, markup=False)
+    console = HarmlessConsole(stderr=True, highlight=False, markup=False)
     if not console.is_terminal:
         for _ in bench.measure():
             pass

@@ -11,13 +11,14 @@ from headsearch.forecast import Forecast, forecast
 from headsearch.preparation import Prepared
 from headsearch.report import Table
 from headsearch.report.content import duration
+from headsearch.terminal import HarmlessConsole
 
 GB = 1e9
 
 
 def show_forecast(prepared: Prepared, console: Console) -> None:
     """Prints what a search would do and what it would take."""
-    measuring = Console(stderr=True, highlight=False, markup=False)
+    measuring = HarmlessConsole(stderr=True, highlight=False, markup=False)
     with measuring.status("measuring a few steps …"):
         found = forecast(prepared)
     console.print()

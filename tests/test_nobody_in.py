@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+import headsearch
 from headsearch.checkpoint import read_run, write_table
 from headsearch.console import print_notes, print_table, say
 from headsearch.data.left_out import LISTED_IN
@@ -244,8 +245,11 @@ def test_a_snapshot_that_is_a_pickle(tmp_path: Path) -> None:
     assert (tmp_path / "hacked").exists(), "it would have"
 
 
-def test_styles_are_the_consoles_own() -> None:
-    """What the case of the live display rests on: without this console, names are obeyed."""
+def test_all_consoles_are_of_that_kind() -> None:
+    """Through rich's own, names are obeyed."""
     written = io.StringIO()
     Console(file=written, highlight=False, markup=False).print("\x1b[31mred")
     assert "\x1b[31m" in written.getvalue()
+    package = Path(headsearch.__file__).parent
+    made = {f.name for f in package.rglob("*.py") if re.search(r"\bConsole\(", f.read_text())}
+    assert made == set()
