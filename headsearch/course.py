@@ -1,8 +1,8 @@
 """How far a search is, beside the networks that train: kept in snapshots, and gone back on.
 
-A base that diverges goes back to the last rung with a lower learning rate. That is decided here,
-and by nothing but what the snapshots hold, so that a search that is interrupted around it comes to
-the same end.
+A base that diverges goes back to the last rung with a lower learning rate, and a cohort that does
+not fit into memory begins anew in two. Both are decided here, and by nothing but what the snapshots
+hold, so that a search that is interrupted around them comes to the same end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from headsearch.preparation import Prepared
 from headsearch.setbacks import (
     LOWERED_TO,
     LOWERINGS,
+    TOO_LARGE,
     Lowering,
+    Split,
     learning_rate_now,
 )
 from headsearch.snapshot import Snapshot, read_rung_snapshot, write_snapshot
@@ -259,6 +261,29 @@ class Course:
             f"the base diverged at step {step}: its features or gradients are not finite, with "
             f"the learning rate lowered {LOWERINGS} times already; try a lower --lr than "
             f"{self.lr:g}"
+        )
+
+    def split(self, cohort: Cohort) -> tuple[int, str]:
+        """Lets a cohort that did not fit into memory begin anew in two; a head alone is set aside.
+
+        Returns:
+            The cohort to go on with, and what happened.
+        """
+        live = self.ledger.live(cohort.index)
+        if len(live) > 1:
+            parts = _shared_out(live, 2)
+            split = Split(cohort.index, tuple(map(len, parts)))
+            self.facts["splits"] = [*self.facts["splits"], asdict(split)]
+            return self._begin_anew(cohort, parts=2), str(split)
+        for head in live:
+            head.state, head.reason = "failed", TOO_LARGE
+        after = self._before_its_first_step(cohort.index + 1)
+        self._write(Snapshot({}, self._record(after, at_rung=True)))
+        self.tell_ended()
+        names = ", ".join(head.candidate.name for head in live)
+        return after.index, (
+            f"{names} does not fit into memory even alone with the base: set aside; a smaller "
+            "--batch-size needs less"
         )
 
     def _begin_anew(self, cohort: Cohort, parts: int) -> int:

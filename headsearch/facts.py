@@ -45,6 +45,7 @@ def first_facts(prepared: Prepared) -> dict[str, Any]:
         "cost_base_equivalents": 0.0,
         "solo_equivalents": 0.0,
         "lowered": [],  # see `setbacks`
+        "splits": [],
     }
 
 

@@ -1,4 +1,5 @@
-"""What befalls a search on its way, and how it goes on: a base that diverges.
+"""What befalls a search on its way, and how it goes on: a base that diverges, a cohort that does
+not fit into memory.
 
 Each is kept in the run's facts as it happens, and told in the same words on the console and in the
 report. Cohorts count from 0 here, and from 1 in the words.
@@ -14,6 +15,8 @@ LOWERINGS = 3
 """How often in a run the learning rate is lowered before a base that diverges ends it…"""
 LOWERED_TO = 0.5
 """… each time to this share of what it was."""
+TOO_LARGE = "too large for memory"
+"""Why a head is set aside that does not fit even alone with the base."""
 
 
 class DivergedError(Exception):
@@ -57,6 +60,27 @@ class Lowering:
         )
 
 
+@dataclass(frozen=True)
+class Split:
+    """A cohort did not fit into memory: its heads train in several, from the first weights.
+
+    Attributes:
+        cohort: its number; its parts have this and the next, and those that follow move up.
+        parts: how many heads each has; one that did not fit alone is set aside.
+    """
+
+    cohort: int
+    parts: tuple[int, ...]
+
+    def __str__(self) -> str:
+        heads = sum(self.parts)
+        sizes = " and ".join(map(str, self.parts))
+        return (
+            f"cohort {self.cohort + 1} does not fit into memory: its {heads} heads train in "
+            f"cohorts of {sizes}, each from the base's first weights"
+        )
+
+
 def learning_rate_now(facts: Mapping[str, Any], lr: float) -> float:
     """The peak learning rate that a run has come to, which began with `lr`."""
     lowered = facts.get("lowered")
@@ -67,3 +91,5 @@ def setbacks(facts: Mapping[str, Any]) -> Iterator[str]:
     """All that befell a run, a sentence each."""
     for lowering in facts.get("lowered", []):
         yield str(Lowering(**lowering))
+    for split in facts.get("splits", []):
+        yield str(Split(split["cohort"], tuple(split["parts"])))

@@ -25,7 +25,7 @@ from headsearch.facts import note_baseline
 from headsearch.gains import write_gains
 from headsearch.ground import NOTHING_GIVEN, Given
 from headsearch.ledger import Ledger, Standing
-from headsearch.machine import free_memory, resolve_here
+from headsearch.machine import free_memory, out_of_memory, resolve_here
 from headsearch.pace import Pace
 from headsearch.preparation import Prepared, prepare, settings_of
 from headsearch.run_directory import create, hold, new_run_directory, run_label
@@ -70,7 +70,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Noted:
-    """Something befell the search that whoever watches should know; its facts hold it."""
+    """Something befell the search that whoever watches should know; the report tells it too."""
 
     text: str
 
@@ -173,7 +173,7 @@ class Search:
             self._lock.release()
 
     def _search_cohort(self, index: int) -> Generator[Event, None, int]:
-        """Trains a cohort to its end, or to where it has to go back.
+        """Trains a cohort to its end, or to where it has to go back or to be split.
 
         Returns:
             The cohort to go on with.
@@ -188,11 +188,15 @@ class Search:
             yield from self._train_cohort(cohort)
             return index + 1
         except DivergedError as error:
-            diverged = error.seed, error.step
+            diverged: tuple[int, int] | None = (error.seed, error.step)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            diverged = None
         # The error is gone, and with it all that referred to the networks but the cohort.
         cohort.replicas.clear()
         free_memory(self.prepared.device)
-        index, news = course.go_back(cohort, *diverged)
+        index, news = course.go_back(cohort, *diverged) if diverged else course.split(cohort)
         course.save("running")
         yield Noted(news)
         return index

@@ -86,3 +86,19 @@ def with_a_brittle_base(bound: float) -> Callable[[Trainer, int], None]:
         trunk.norm.register_forward_hook(break_if_moved)
 
     return change
+
+
+def with_memory_for(heads: int, *, begin: int = 0) -> Callable[[Trainer, int], None]:
+    """Steps that more heads than this do not fit into, from a step on."""
+
+    def change(trainer: Trainer, seed: int) -> None:
+        step = trainer.step
+
+        def one(crops: Any, moment: Any) -> None:
+            if moment.step >= begin and len(trainer.student.heads) > heads:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+            step(crops, moment)
+
+        trainer.step = one  # type: ignore[method-assign]
+
+    return change

@@ -22,6 +22,7 @@ from changed_trainers import (
     on_new_trainers,
     with_a_base_that_diverges,
     with_an_infinite_base,
+    with_memory_for,
 )
 from optuna.trial import TrialState
 
@@ -444,37 +445,60 @@ def test_a_run_whose_base_diverged_is_not_gone_on_with(
         resume_search(read_run(tmp_path / "run"))
 
 
-# a base that diverges on the way ------------------------------------------------------------------
+# a base that diverges, and memory that runs out ---------------------------------------------------
 
 DIVERGING: dict[str, Any] = {
     "space": "families:\n  mixer: {}\n  poolformer: {}\n  resmlp: {}\ncontrols:\n  identity:\n",
     "images": 48, "batch_size": 16, "epochs": 3, "rungs": 2, "cohort": 8, "lr": 1e-3,
     "min_keep": 2, "eval_images": 32, "bank_images": 32,
 }  # fmt: skip
-"""Nine steps, rung 1 after the fourth. Just before the base diverges, a head does, which is back
-after the first roll-back to that rung; the second one goes to the first weights."""
+"""Nine steps, rung 1 after the fourth."""
 
 
-@pytest.fixture
-def diverging(monkeypatch: pytest.MonkeyPatch) -> None:
-    change = with_a_base_that_diverges(6, 4e-4, after="identity")
-    on_new_trainers(monkeypatch, change)
+def changed_diverging(trainer: Trainer, seed: int) -> None:
+    """Just before the base diverges, a head does, which is back after the first roll-back to the
+    rung; the second one goes to the first weights."""
+    with_a_base_that_diverges(6, 4e-4, after="identity")(trainer, seed)
+
+
+def changed_small(trainer: Trainer, seed: int) -> None:
+    """After the first rung, memory for two heads; and a base that diverges thereafter, once."""
+    with_memory_for(2, begin=5)(trainer, seed)
+    with_a_base_that_diverges(6, 7e-4)(trainer, seed)
+
+
+TROUBLES = {"diverging": changed_diverging, "diverging in little memory": changed_small}
+
+
+@pytest.fixture(params=TROUBLES)
+def trouble(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    on_new_trainers(monkeypatch, TROUBLES[request.param])
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def diverged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with pytest.MonkeyPatch.context() as patched:
-        on_new_trainers(patched, with_a_base_that_diverges(6, 4e-4, after="identity"))
-        run = finish(Search(begun(tmp_path_factory.mktemp("whole"), "run", **DIVERGING)))
-    found = read_run(run)
-    assert [one["back_to"] for one in found.facts["lowered"]] == [4, 0]
+def troubled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The run directory of a search in trouble that nothing interrupted."""
+
+    @cache
+    def uninterrupted(trouble: str) -> Path:
+        found = Search(begun(tmp_path_factory.mktemp("whole"), "run", **DIVERGING))
+        return finish(found)
+
+    return uninterrupted
+
+
+def test_what_befell_the_searches_in_trouble(trouble: str, troubled: Callable[[str], Path]) -> None:
+    found = read_run(troubled(trouble))
+    backs = [(one["cohort"], one["back_to"]) for one in found.facts["lowered"]]
+    splits = [tuple(one["parts"]) for one in found.facts["splits"]]
+    alone = [(0, 4), (0, 0)], []
+    assert (backs, splits) == (alone if trouble == "diverging" else ([(1, 4)], [(2, 1)]))
     assert set(found.ranking["state"]) == {"complete", "pruned"}
-    return run
 
 
-@pytest.mark.usefixtures("diverging")
-def test_a_search_that_is_stopped_around_roll_backs_ends_as_if_it_never_was(
-    diverged: Path, tmp_path: Path
+def test_a_search_in_trouble_that_is_stopped_again_and_again_ends_as_if_it_never_was(
+    trouble: str, troubled: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """At every event: after steps that do not count, after a head has gone, at the news itself."""
     search, said, stops = Search(begun(tmp_path, "stopped", **DIVERGING)), [], 0
@@ -491,7 +515,7 @@ def test_a_search_that_is_stopped_around_roll_backs_ends_as_if_it_never_was(
             search = resume_search(read_run(search.run_directory))
     assert len(said) == 2
     assert set(said) <= set(search.notes)
-    same(diverged, search.run_directory)
+    same(troubled(trouble), search.run_directory)
 
 
 CUTS: dict[str, tuple[Any, str, bool]] = {
@@ -503,14 +527,28 @@ CUTS: dict[str, tuple[Any, str, bool]] = {
 }
 
 
-@pytest.mark.usefixtures("diverging")
 @pytest.mark.parametrize("cuts", [["in its midst"], [*CUTS]], ids=["one kind", "all kinds"])
-def test_roll_backs_are_made_once_wherever_the_power_goes(
-    cuts: list[str], diverged: Path, tmp_path: Path
+def test_setbacks_are_met_once_wherever_the_power_goes(
+    cuts: list[str], trouble: str, troubled: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    search = Search(begun(tmp_path, "cut", **DIVERGING))
-    done = cut_again_and_again(search, cuts)
-    same(diverged, done)
+    done = cut_again_and_again(Search(begun(tmp_path, "cut", **DIVERGING)), cuts)
+    same(troubled(trouble), done)
+
+
+def test_a_split_holds_where_there_is_more_memory(
+    tmp_path: Path, troubled: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gone on with elsewhere, right after it, the same heads train together."""
+    with monkeypatch.context() as patched:
+        on_new_trainers(patched, changed_small)
+        search = Search(begun(tmp_path, "run", **DIVERGING))
+        events = search.run()
+        for event in events:
+            if isinstance(event, Noted):
+                events.close()
+        whole = troubled("diverging in little memory")
+    on_new_trainers(monkeypatch, with_a_base_that_diverges(6, 7e-4))
+    same(whole, finish(resume_search(read_run(search.run_directory))))
 
 
 def cut_again_and_again(search: Search, cuts: list[str]) -> Path:

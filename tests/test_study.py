@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from changed_trainers import (
     with_a_brittle_base,
     with_a_broken_head,
     with_an_infinite_base,
+    with_memory_for,
 )
 from optuna.trial import TrialState
 
@@ -27,7 +29,9 @@ from headsearch.data import Data
 from headsearch.entrants import cohort_sizes
 from headsearch.errors import UserError
 from headsearch.preparation import prepare
+from headsearch.report.content import content
 from headsearch.scores.rung import BASE
+from headsearch.setbacks import TOO_LARGE
 from headsearch.study import Advanced, Event, Noted, Scored, Search, resume_search
 from headsearch.train import Trainer
 
@@ -56,8 +60,9 @@ def space_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_space(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("space") / "small.yaml"
-    families = "  mixer: {}\n  poolformer: {}\n  resmlp: {}\n  attention: {depth: 1}\n"
-    file.write_text(f"families:\n{families}controls:\n  identity:\n")
+    families = ("mixer", "poolformer", "resmlp", "attention")
+    lines = "".join(f"  {family}: {{depth: 1}}\n" for family in families)
+    file.write_text(f"families:\n{lines}controls:\n  identity:\n")
     return file
 
 
@@ -430,6 +435,173 @@ def test_a_base_that_diverges_whatever_the_rate_ends_the_run_with_advice(
     assert found.facts["status"] == "failed"
     assert set(found.ranking["state"]) == {"failed"}
     assert {trial.state for trial in load_study(found).trials} == {TrialState.FAIL}
+
+
+PARTS: dict[str, Any] = {**FEW, "rungs": 2, "seeds": 2, "data_seed": 0}
+
+
+@pytest.fixture(scope="module")
+def in_cohorts_of_three(small_space: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run(tiny(small_space, tmp_path_factory.mktemp("parts") / "run", cohort=3, **PARTS))
+
+
+def attaches_three(trainer: Trainer, seed: int) -> None:
+    attach = trainer.attach
+
+    def one(*arguments: Any) -> None:
+        if seed == 1 and len(trainer.student.heads) == 3:
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate "
+                "memory: you tried to allocate 281474976710656 bytes."
+            )
+        attach(*arguments)
+
+    trainer.attach = one  # type: ignore[method-assign]
+
+
+def scores_three(patch: pytest.MonkeyPatch) -> None:
+    scores = ground.Ground.scores
+
+    def one(self: ground.Ground, network: Any) -> Any:
+        if len(network.heads) > 3:
+            raise MemoryError("Unable to allocate 3.2 GiB for an array")
+        return scores(self, network)
+
+    patch.setattr(ground.Ground, "scores", one)
+
+
+@pytest.mark.parametrize("where", ["step", "attach", "scoring"])
+def test_a_cohort_that_does_not_fit_into_memory_trains_as_two_would(
+    where: str,
+    in_cohorts_of_three: Run,
+    small_space: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The five heads of a cohort as those of a search in cohorts of three and two."""
+    made: list[weakref.ref[Trainer]] = []
+
+    def change(trainer: Trainer, seed: int) -> None:
+        if len(made) == 2:  # those that did not fit have made room
+            assert [old() for old in made] == [None, None]
+        made.append(weakref.ref(trainer))
+        if where == "step":
+            with_memory_for(3)(trainer, seed)
+        if where == "attach":
+            attaches_three(trainer, seed)
+
+    on_new_trainers(monkeypatch, change)
+    if where == "scoring":
+        scores_three(monkeypatch)
+    search = Search(prepare(resolve(tiny(small_space, tmp_path / "run", cohort=16, **PARTS))))
+    events = list(search.run())
+    assert [event.text for event in events if isinstance(event, Noted)] == [
+        "cohort 1 does not fit into memory: its 5 heads train in cohorts of 3 and 2, each from the "
+        "base's first weights"
+    ]
+    found = read_run(search.run_directory)
+    assert found.facts["status"] == "complete"
+    assert found.facts["splits"] == [{"cohort": 0, "parts": [3, 2]}]
+    same_tables(in_cohorts_of_three, found)
+    whole, split = (
+        {t.user_attrs["candidate"]: t.user_attrs["cohort"] for t in load_study(each).trials}
+        for each in (in_cohorts_of_three, found)
+    )
+    assert whole == split
+    last = next(event for event in reversed(events) if isinstance(event, Scored))
+    assert (last.pace.cohorts, last.pace.seconds_left) == (2, 0)
+
+
+def test_heads_that_had_been_pruned_stay_so_when_memory_runs_out_at_a_later_rung(
+    space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others begin anew in two cohorts, and are pruned against those of their own."""
+    on_new_trainers(monkeypatch, with_memory_for(3, begin=5))
+    settings = tiny(space_file, tmp_path / "run", cohort=16, **{**FEW, "min_keep": 1})
+    found = run(settings)
+    assert found.facts["splits"] == [{"cohort": 0, "parts": [3, 3]}]
+    ranking = found.ranking.set_index("candidate")
+    assert {name for name in ranking.index if ranking.loc[name, "cohort"] == 0} == {
+        name for name in ranking.index if ranking.loc[name, "rungs"] == 1
+    }
+    assert list(ranking["cohort"].value_counts().sort_index()) == [3, 3, 3]
+    assert ranking.loc["identity", "cohort"] == ranking.loc["own-d2", "cohort"] == 1
+    reasons = ranking[ranking["state"] == "pruned"].groupby("cohort")["reason"].unique()
+    assert {cohort: list(of) for cohort, of in reasons.items()} == {
+        0: ["not among the best 4 of 7 at rung 1"],
+        2: ["not among the best 2 of 3 at rung 2"],
+    }
+    rows = found.rungs.groupby("candidate")["rung"].apply(list)
+    for row in found.ranking.itertuples():
+        assert rows[row.candidate] == list(range(row.rungs + 1))
+    assert found.rungs.groupby(["cohort", "rung"])["base_linear"].nunique().max() == 1
+    trials = {t.user_attrs["candidate"]: t for t in load_study(found).trials}
+    for name in ranking.index:
+        assert trials[name].user_attrs["cohort"] == ranking.loc[name, "cohort"]
+        assert trials[name].state.name.lower() == ranking.loc[name, "state"]
+
+
+def test_a_head_that_does_not_fit_even_alone_is_set_aside(
+    small_space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(trainer: Trainer, seed: int) -> None:
+        step = trainer.step
+
+        def one(*arguments: Any) -> None:
+            if "resmlp-d1" in trainer.student.heads:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            step(*arguments)
+
+        trainer.step = one  # type: ignore[method-assign]
+
+    on_new_trainers(monkeypatch, change)
+    settings = tiny(small_space, tmp_path / "run", cohort=16, pruner="none", **FEW)
+    search = Search(prepare(resolve(settings)))
+    said = [event.text for event in search.run() if isinstance(event, Noted)]
+    assert said[-1] == (
+        "resmlp-d1 does not fit into memory even alone with the base: set aside; a smaller "
+        "--batch-size needs less"
+    )
+    found = read_run(search.run_directory)
+    ranking = found.ranking.set_index("candidate")
+    assert tuple(ranking.loc["resmlp-d1", ["state", "reason"]]) == ("failed", TOO_LARGE)
+    assert set(ranking.drop("resmlp-d1")["state"]) == {"complete"}
+    trust = "\n".join(content(found).trust)
+    assert "resmlp-d1 failed: too large for memory." in trust
+    assert "Cohort 1 did not fit into memory: its 5 heads trained in cohorts of 3 and 2" in trust
+    [trial] = [t for t in load_study(found).trials if t.user_attrs["candidate"] == "resmlp-d1"]
+    assert trial.state == TrialState.FAIL
+
+
+def test_cohorts_of_a_sampled_space_are_split_as_they_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = tmp_path / "large.yaml"
+    large.write_text(
+        "families:\n  mixer: {depth: {low: 1, high: 3}, mlp_ratio: {low: 1.0, high: 2.0}}\n"
+        "controls:\n  identity:\n"
+    )
+    on_new_trainers(monkeypatch, with_memory_for(2))
+    changes = {**FEW, "epochs": 1, "rungs": 1, "trials": 6, "cohort": 3}
+    found = run(tiny(large, tmp_path / "run", **changes))
+    assert list(found.ranking["cohort"].value_counts().sort_index()) == [2, 1, 2, 1]
+    assert set(found.ranking["state"]) == {"complete"}
+    assert found.facts["splits"] == [{"cohort": c, "parts": [2, 1]} for c in (0, 2)]
+
+
+def test_other_errors_are_not_taken_for_want_of_memory(
+    small_space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(trainer: Trainer, seed: int) -> None:
+        def one(*arguments: Any) -> None:
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+        trainer.step = one  # type: ignore[method-assign]
+
+    on_new_trainers(monkeypatch, change)
+    search = Search(prepare(resolve(tiny(small_space, tmp_path / "run", **FEW))))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        list(search.run())
 
 
 def test_the_base_in_the_report_is_the_one_beside_the_first_head(finished: Run) -> None:

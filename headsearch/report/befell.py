@@ -9,8 +9,8 @@ from headsearch.report.words import listing
 
 
 def befell(run: Run) -> Iterator[str]:
-    """A sentence or two on learning rates that were lowered."""
-    lowered = run.facts.get("lowered", [])
+    """A sentence or two on lowered learning rates, and on cohorts that were split."""
+    lowered, splits = run.facts.get("lowered", []), run.facts.get("splits", [])
     if lowered:
         times = {1: "once", 2: "twice"}.get(len(lowered), f"{len(lowered)} times")
         each = [
@@ -27,3 +27,10 @@ def befell(run: Run) -> Iterator[str]:
                     f"again with --lr {lowered[-1]['lr']:g} to be sure."
                 )
         yield text
+    for split in splits:
+        parts = " and ".join(map(str, split["parts"]))
+        yield (
+            f"Cohort {split['cohort'] + 1} did not fit into memory: its {sum(split['parts'])} "
+            f"heads trained in cohorts of {parts}, each from the same first weights, and were "
+            "pruned within them from there on."
+        )
