@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -32,24 +32,31 @@ class Cohort:
 
     Attributes:
         index: its number, from 0.
-        replicas: one a seed.
-        rung: the one that it trains toward.
+        rung: the one that it trains toward; it has been scored at all before.
         steps: done under each seed.
+        replicas: one a seed, once there is a base.
         live: its heads that still train, by name.
     """
 
     index: int
-    replicas: list[Replica]
     rung: int
     steps: dict[int, int]
+    replicas: list[Replica] = field(default_factory=list)
     live: dict[str, Standing] = field(default_factory=dict)
 
-    @classmethod
-    def new(cls, index: int, ground: Ground, seeds: Collection[int]) -> Cohort:
-        """A cohort before its first step and without heads, on a base that the seed decides."""
-        grounds = [ground.under(seed) for seed in seeds]
-        replicas = [Replica(under, under.new_trainer(under.config.coupling)) for under in grounds]
-        return cls(index, replicas, 0, dict.fromkeys(seeds, 0))
+    def set_up(self, ground: Ground, standings: Iterable[Standing], lr: float) -> None:
+        """Makes the networks before their first step: a base that the seed decides, and heads.
+
+        Args:
+            lr: the peak learning rate.
+        """
+        for seed in self.steps:
+            under = ground.under(seed)
+            trainer = under.new_trainer(under.config.coupling)
+            trainer.peak_lr = lr
+            self.replicas.append(Replica(under, trainer))
+        for standing in standings:
+            self.attach(standing)
 
     def attach(self, standing: Standing) -> None:
         """Attaches a head under every seed; the first time, a step of it on its own is timed."""

@@ -22,7 +22,7 @@ from headsearch.pace import Pace
 from headsearch.report import Table
 from headsearch.report.content import duration
 from headsearch.space import ResolvedSpace
-from headsearch.study import Advanced, Event, Scored, Search
+from headsearch.study import Advanced, Event, Noted, Scored, Search
 
 E = TypeVar("E")
 
@@ -185,6 +185,8 @@ class _InPipe:
         for event in events:
             if isinstance(event, Scored):
                 say(self._console, self._line(event))
+            elif isinstance(event, Noted):
+                print_notes(self._console, [event.text])
 
     def _line(self, event: Scored) -> str:
         standings = list(event.ledger.standings.values())
@@ -225,7 +227,10 @@ class _InTerminal:
         first = Text("attaching the heads and scoring the untrained network …")
         with Live(first, console=self._console, refresh_per_second=4, transient=True) as live:
             for event in events:
-                live.update(self._draw(event))
+                if isinstance(event, Noted):
+                    print_notes(self._console, [event.text])  # it stays, above the table
+                else:
+                    live.update(self._draw(event))
 
     def _draw(self, event: Advanced | Scored) -> RenderableType:
         rows = RichTable(box=None, pad_edge=False, header_style="bold")

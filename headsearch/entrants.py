@@ -6,7 +6,7 @@ Optuna holds one trial a candidate, whichever way it was found.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import optuna
@@ -45,48 +45,46 @@ def planned(space: ResolvedSpace, listing: Listing | None, config: RunConfig) ->
     return config.trials
 
 
-def ask_for_cohorts(
-    study: optuna.Study,
-    space: ResolvedSpace,
-    listing: Listing | None,
-    config: RunConfig,
-    begin: int = 0,
-    closed: int | None = None,
-) -> Iterator[tuple[int, list[Entrant]]]:
-    """Asks Optuna for the run's candidates, a cohort at a time, each with its number.
+def enqueue(study: optuna.Study, space: ResolvedSpace, listing: Listing | None) -> None:
+    """Lets a study ask for all candidates of a small space in their order, else for controls first.
 
-    Controls come first. The next cohort is asked for only when the last one is finished, so that
-    the sampler learns from it. A study that was left in the midst of it is gone on with: what was
-    asked for then is not asked for again.
-
-    Args:
-        begin: the first cohort that is wanted; those before it are over.
-        closed: a cohort that has begun to train, and takes in no more.
+    What it knows already is left out.
     """
     for candidate in listing.candidates if listing is not None else space.controls:
         study.enqueue_trial(dict(candidate.trial_params), skip_if_exists=True)
-    sizes = cohort_sizes(planned(space, listing, config), config.cohort)
-    for index, size in list(enumerate(sizes))[begin:]:
-        entrants = _asked_before(study, space, index)
-        while len(entrants) < size and index != closed:
-            entrant = _ask(study, space, config)
-            if entrant is None:
-                break
-            entrants.append(entrant)
-            _describe(entrant, index)
-        if entrants:
-            yield index, entrants
-        if len(entrants) < size:
-            return
 
 
-def _asked_before(study: optuna.Study, space: ResolvedSpace, cohort: int) -> list[Entrant]:
-    """The entrants of a cohort that the study holds already, in the order they came."""
-    return [
+def ask_for_cohort(
+    study: optuna.Study,
+    space: ResolvedSpace,
+    config: RunConfig,
+    index: int,
+    size: int,
+    known: Mapping[int, int],
+) -> list[Entrant]:
+    """Asks Optuna for the candidates of a cohort, in the order they come.
+
+    To be called when the cohort before is finished, so that the sampler learns from it. A study
+    that was left in the midst of it is gone on with: what was asked for then is not asked for
+    again.
+
+    Args:
+        size: how many; fewer where no new ones come.
+        known: the cohort of candidates that have entered one, by the number of their trials; it
+            counts, whatever the study says.
+    """
+    entrants = [
         Entrant(space.suggest(trial), optuna.Trial(study, trial._trial_id))
         for trial in study.get_trials(deepcopy=False)
-        if trial.user_attrs.get("cohort") == cohort
+        if known.get(trial.number, trial.user_attrs.get("cohort")) == index
     ]
+    while len(entrants) < size:
+        entrant = _ask(study, space, config)
+        if entrant is None:
+            break
+        entrants.append(entrant)
+        _describe(entrant, index)
+    return entrants
 
 
 def _ask(study: optuna.Study, space: ResolvedSpace, config: RunConfig) -> Entrant | None:

@@ -44,6 +44,8 @@ def first_facts(prepared: Prepared) -> dict[str, Any]:
         "excluded": len(prepared.listing.excluded) if prepared.listing is not None else None,
         "cost_base_equivalents": 0.0,
         "solo_equivalents": 0.0,
+        "lowered": [],  # see `setbacks`
+        "splits": [],
     }
 
 

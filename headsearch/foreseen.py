@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import optuna
 
-from headsearch.entrants import ask_for_cohorts
+from headsearch.entrants import ask_for_cohort, cohort_sizes, enqueue, planned
 from headsearch.preparation import Prepared
 from headsearch.space import Candidate
 
@@ -16,10 +16,12 @@ def foreseen_cohorts(prepared: Prepared) -> list[list[Candidate]]:
     comes after it depends on the scores.
     """
     study = optuna.create_study(direction="maximize")
-    cohorts = []
-    asked = ask_for_cohorts(study, prepared.space, prepared.listing, prepared.config)
-    for _, entrants in asked:
-        cohorts.append([entrant.candidate for entrant in entrants])
-        if prepared.listing is None:
-            break
-    return cohorts
+    space, listing, config = prepared.space, prepared.listing, prepared.config
+    sizes = cohort_sizes(planned(space, listing, config), config.cohort)
+    if listing is None:
+        del sizes[1:]
+    enqueue(study, space, listing)
+    asked = (
+        ask_for_cohort(study, space, config, index, size, {}) for index, size in enumerate(sizes)
+    )
+    return [[entrant.candidate for entrant in entrants] for entrants in asked if entrants]

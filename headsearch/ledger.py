@@ -83,6 +83,24 @@ class Ledger:
         self.standings[candidate.name] = standing
         return standing
 
+    @property
+    def cohorts(self) -> dict[int, int]:
+        """The cohort of each candidate, by the number of its trial."""
+        return {standing.trial: standing.cohort for standing in self.standings.values()}
+
+    def live(self, cohort: int) -> list[Standing]:
+        """The heads of a cohort that have not ended."""
+        return [s for s in self.standings.values() if s.cohort == cohort and not s.ended]
+
+    def begin_anew(self, standing: Standing, cohort: int) -> None:
+        """Forgets what a candidate has come to, for it to train again in this cohort."""
+        name = standing.candidate.name
+        self.standings[name] = Standing(
+            standing.candidate, standing.trial, cohort, standing.step_ms
+        )
+        self.rung_rows = [row for row in self.rung_rows if row["candidate"] != name]
+        self.score_rows = [row for row in self.score_rows if row["candidate"] != name]
+
     def record(self, standing: Standing, rung: int, step: int, images: int, at: RungScores) -> None:
         """Notes a candidate's scores at a rung, beside the base's: their means over seeds."""
         own = at.heads[standing.candidate.name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
 import sys
@@ -110,6 +111,21 @@ def synchronize(device: torch.device) -> None:
     """Waits until the device is done: what comes before a clock is read."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice, the device's or the machine's."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # torch has no class of its own for it on a CPU
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate" in str(error)
+
+
+def release_memory(device: torch.device) -> None:
+    """Gives back what nothing refers to any more, from torch's cache on the device too."""
+    gc.collect()
+    if device.type != "cpu":
+        torch.get_device_module(device).empty_cache()
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -48,6 +48,11 @@ class Pace:
         self._rungs_done += 1
         self.start()
 
+    def undone(self, steps: int, rungs: int) -> None:
+        """So many steps and rungs are to be done again; the time they took was spent."""
+        self._steps_done -= steps
+        self._rungs_done -= rungs
+
     @property
     def images_per_second(self) -> float:
         """Training images a second, of late: it rises as heads leave."""

@@ -134,6 +134,8 @@ def prepare_pretraining(
 def settings_like(run: Run, flags: Mapping[str, Any], given: Given = NOTHING_GIVEN) -> RunConfig:
     """The settings of a search, and these over them; a `budget` brings its own figures.
 
+    Where its base diverged, the learning rate is the one that it was lowered to.
+
     Raises:
         UserError: a setting is out of bounds, or stands for something that was given in Python.
     """
@@ -143,7 +145,9 @@ def settings_like(run: Run, flags: Mapping[str, Any], given: Given = NOTHING_GIV
                 f"{run.path}: its {name} was given in Python ({run.config.get(name)}); give it "
                 f"again there, or name another with --{name.replace('_', '-')}"
             )
-    asked = dict(PRESETS.get(str(flags.get("budget")), {}))
+    asked: dict[str, Any] = dict(PRESETS.get(str(flags.get("budget")), {}))
+    if run.facts.get("lowered"):
+        asked["lr"] = run.facts["lowered"][-1]["lr"]
     if "recipe" in flags:
         recipe = find_recipe(flags["recipe"])
         asked |= {name: value for name, value in recipe.settings.items() if name != "base"}

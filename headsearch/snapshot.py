@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from headsearch.errors import UserError
 
 FOLDER = "checkpoint"
 LATEST, BEFORE, ASIDE = "snapshot.safetensors", "snapshot-before.safetensors", "snapshot.writing"
+RUNG = "snapshot-rung.safetensors"
+"""The last rung's, to go back to where the base diverges: when others are written, a clock or a
+signal decides, and what a run finds must not hang on either."""
 FORMAT = "1"
 """Of the record; a snapshot of another format cannot be gone on from."""
 
@@ -39,8 +43,11 @@ class Snapshot:
     record: Mapping[str, Any]
 
 
-def write_snapshot(run_directory: Path, snapshot: Snapshot) -> None:
+def write_snapshot(run_directory: Path, snapshot: Snapshot, *, at_rung: bool = False) -> None:
     """Writes a snapshot; the one that was there is kept as the one before.
+
+    Args:
+        at_rung: whether it is one to go back to; it replaces the last such.
 
     Raises:
         OSError: it cannot be written; what was there is untouched.
@@ -54,11 +61,14 @@ def write_snapshot(run_directory: Path, snapshot: Snapshot) -> None:
         for name, tensor in snapshot.tensors.items()
     }
     record = json.dumps(snapshot.record)
+    aside.unlink(missing_ok=True)  # by now it may be the rung's under another name
     try:
         save_file(tensors, aside, metadata={"format": FORMAT, "record": record})
     except SafetensorError as error:
         raise OSError(str(error)) from None
     _flush(aside)
+    if at_rung:  # first: once it is the latest, training goes on from it and may have to go back
+        _link(aside, folder / RUNG)
     if latest.exists():
         latest.replace(folder / BEFORE)
     aside.replace(latest)
@@ -71,7 +81,17 @@ def read_snapshot(run_directory: Path) -> Snapshot | None:
     Raises:
         UserError: it was written by a headsearch whose snapshots this one cannot read.
     """
-    for name in (LATEST, BEFORE):
+    return _read_first(run_directory, (LATEST, BEFORE))
+
+
+def read_rung_snapshot(run_directory: Path) -> Snapshot | None:
+    """The snapshot of the last rung, None where there is none; raises as `read_snapshot`."""
+    return _read_first(run_directory, (RUNG,))
+
+
+def _read_first(run_directory: Path, names: Iterable[str]) -> Snapshot | None:
+    """The first of these that is whole."""
+    for name in names:
         file = run_directory / FOLDER / name
         if not file.is_file():
             continue
@@ -89,6 +109,21 @@ def read_snapshot(run_directory: Path) -> Snapshot | None:
             )
         return Snapshot(tensors, record)
     return None
+
+
+def _link(file: Path, name: Path) -> None:
+    """Gives a file a second name, which another file may have had; a copy where links are unknown.
+
+    The file is not to be written to again under either.
+    """
+    aside = name.with_suffix(".linking")
+    aside.unlink(missing_ok=True)
+    try:
+        os.link(file, aside)
+    except OSError:
+        shutil.copyfile(file, aside)
+        _flush(aside)
+    aside.replace(name)
 
 
 def _flush(path: Path) -> None:

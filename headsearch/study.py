@@ -6,11 +6,11 @@ that searches and yields what happens.
 
 from __future__ import annotations
 
+import math
 import threading
-import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeAlias
@@ -18,13 +18,14 @@ from typing import Any, TypeAlias
 from headsearch import checkpoint
 from headsearch.checkpoint import Run
 from headsearch.cohort import Cohort, Replica
-from headsearch.entrants import Entrant, ask_for_cohorts, cohort_sizes, planned
+from headsearch.course import Course
+from headsearch.entrants import enqueue
 from headsearch.errors import UserError
-from headsearch.facts import first_facts, note_baseline
+from headsearch.facts import note_baseline
 from headsearch.gains import write_gains
 from headsearch.ground import NOTHING_GIVEN, Given
 from headsearch.ledger import Ledger, Standing
-from headsearch.machine import resolve_here
+from headsearch.machine import out_of_memory, release_memory, resolve_here
 from headsearch.pace import Pace
 from headsearch.preparation import Prepared, prepare, settings_of
 from headsearch.run_directory import create, hold, new_run_directory, run_label
@@ -35,8 +36,8 @@ from headsearch.scores.rung import (
     mean_over_seeds,
     raw_pixels,
 )
-from headsearch.shares import images_of_a_head
-from headsearch.snapshot import Snapshot, read_snapshot, write_snapshot
+from headsearch.setbacks import DivergedError, setbacks
+from headsearch.snapshot import read_snapshot
 from headsearch.train import Health, train
 from headsearch.trials import STORAGE_ERRORS, Trials
 
@@ -67,7 +68,14 @@ class Scored:
     ledger: Ledger
 
 
-Event: TypeAlias = Advanced | Scored
+@dataclass(frozen=True)
+class Noted:
+    """Something befell the search that whoever watches should know; the report tells it too."""
+
+    text: str
+
+
+Event: TypeAlias = Advanced | Scored | Noted
 
 
 class Search:
@@ -108,36 +116,28 @@ class Search:
 
     def _open(self, settings: Mapping[str, Any]) -> None:
         """Opens the study and the snapshot, or makes the first of both."""
-        prepared, config = self.prepared, self.config
-        self._left = read_snapshot(self.run_directory)
-        self.trials = Trials(self.run_directory, config, settings, begun=self._left is not None)
-        self.ledger = Ledger()
-        count = planned(prepared.space, prepared.listing, config)
-        self.pace = Pace(
-            config.batch_size,
-            prepared.steps * config.seeds,
-            config.rungs,
-            len(cohort_sizes(count, config.cohort)),
-        )
-        self.facts = first_facts(prepared)
-        self._kept_at = time.monotonic()
-        if self._left is not None:
-            self._restore(self._left)
+        left = read_snapshot(self.run_directory)
+        begun = left is not None
+        self.trials = Trials(self.run_directory, self.config, settings, begun=begun)
+        self.course = Course(self.run_directory, self.prepared, self.trials)
+        if left is not None:
+            self.course.restore(left)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What was decided, and where it goes on, a line each."""
-        if self._left is None:
+        if self.course.left is None:
             return self.prepared.notes
-        at = self._left.record
+        at = self.course.left.record
         steps = sum(at["steps"].values())
         where = f"cohort {at['cohort'] + 1}, step {steps}, before rung {at['rung']}"
-        return (*self.prepared.notes, f"going on from the last snapshot: {where}")
+        befell = setbacks(self.course.facts)
+        return (*self.prepared.notes, *befell, f"going on from the last snapshot: {where}")
 
     @property
     def complete(self) -> bool:
         """Whether it has come to its end."""
-        return self.facts.get("status") == "complete"
+        return self.course.facts.get("status") == "complete"
 
     def run(self) -> Generator[Event, None, None]:
         """Searches, yielding what happens; whoever shows it needs no callback.
@@ -146,51 +146,60 @@ class Search:
         another `Search` goes on; so does Ctrl-C, from the last snapshot that was written.
 
         Raises:
-            UserError: the base itself diverges, or the run directory cannot be written any more.
+            UserError: the base diverges whatever is tried, or the run directory cannot be written
+                any more.
         """
-        status = "interrupted"
-        begin = self._left.record["cohort"] if self._left is not None else 0
+        status, index = "interrupted", self.course.begun
+        baselines = self.course.facts["baselines"]
         try:
-            self._save("running")
-            if self.prepared.data.bank is not None and "raw_knn" not in self.facts["baselines"]:
-                note_baseline(self.facts, "raw", raw_pixels(self.prepared.data))
-            space, listing = self.prepared.space, self.prepared.listing
-            closed = begin if self._left is not None else None
-            asked = ask_for_cohorts(self.trials.study, space, listing, self.config, begin, closed)
-            for index, entrants in asked:
-                yield from self._train_cohort(self._begun(index, entrants))
+            self.course.save("running")
+            if self.prepared.data.bank is not None and "raw_knn" not in baselines:
+                note_baseline(self.course.facts, "raw", raw_pixels(self.prepared.data))
+            enqueue(self.trials.study, self.prepared.space, self.prepared.listing)
+            while index < len(self.course.sizes):
+                index = yield from self._search_cohort(index)
                 if self.stop.is_set():
                     return
             status = "complete"
         except STORAGE_ERRORS as error:
-            raise self._cannot_write(str(error)) from error
+            raise self.course.cannot_write(str(error)) from error
         except Exception:
             status = "failed"
             raise
         finally:
             with suppress(UserError, *STORAGE_ERRORS):
-                self._save(status)
+                self.course.save(status)
                 write_gains(checkpoint.read_run(self.run_directory))
             self._lock.release()
 
-    def _begun(self, index: int, entrants: list[Entrant]) -> Cohort:
-        """A cohort from the base's first weights, or from where the snapshot left it."""
-        seeds = range(self.config.seed, self.config.seed + self.config.seeds)
-        cohort = Cohort.new(index, self.prepared, seeds)
-        left = self._left if self._left and self._left.record["cohort"] == index else None
-        for entrant in entrants:
-            candidate = entrant.candidate
-            standing = self.ledger.standings.get(candidate.name) if left is not None else None
-            if standing is None:
-                standing = self.ledger.enter(candidate, entrant.trial.number, index)
-            if not standing.ended:
-                cohort.attach(standing)
-        if left is not None:
-            cohort.rung = left.record["rung"]
-            cohort.steps = {int(seed): done for seed, done in left.record["steps"].items()}
-            cohort.load_state(left.tensors)
-            self._left = replace(left, tensors={})
-        return cohort
+    def _search_cohort(self, index: int) -> Generator[Event, None, int]:
+        """Trains a cohort to its end, or to where it has to go back or to be split.
+
+        Returns:
+            The cohort to go on with.
+        """
+        course = self.course
+        if not course.enter(index):
+            return index + 1
+        cohort = course.cohort(index)
+        try:
+            cohort.set_up(self.prepared, course.ledger.live(index), course.lr)
+            course.load_into(cohort)
+            yield from self._train_cohort(cohort)
+            return index + 1
+        except DivergedError as error:
+            diverged: tuple[int, int] | None = (error.seed, error.step)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            diverged = None
+        # The error is gone, and with it all that referred to the networks but the cohort.
+        cohort.replicas.clear()
+        release_memory(self.prepared.device)
+        index, news = course.go_back(cohort, *diverged) if diverged else course.split(cohort)
+        course.save("running")
+        yield Noted(news)
+        return index
 
     def _train_cohort(self, cohort: Cohort) -> Iterator[Event]:
         """Trains a cohort through its rungs, under every seed.
@@ -204,26 +213,27 @@ class Search:
                 for _ in self._advance(cohort, replica):
                     yield from self._advanced(cohort)
                     if self.stop.is_set() or self._keep_is_due():
-                        self._keep(cohort)
+                        self.course.keep(cohort)
                     if self.stop.is_set():
                         return
             scores = self._score(cohort)
             self._decide(cohort)
             cohort.rung = rung + 1 if live else self.config.rungs + 1
-            self._keep(cohort)
-            self._tell_ended()
-            self._save("running")
+            self.course.keep(cohort, at_rung=True)
+            self.course.tell_ended()
+            self.course.save("running")
             step = self.prepared.rung_step(rung)
-            yield Scored(index, rung, step, scores, self.pace, self.ledger)
+            yield Scored(index, rung, step, scores, self.course.pace, self.course.ledger)
             if self.stop.is_set() or not live:
                 return
 
     def _advanced(self, cohort: Cohort) -> Iterator[Event]:
         """The news of some steps; whoever closes the search at them leaves a snapshot."""
         try:
-            yield Advanced(cohort.index, sum(cohort.steps.values()), self.pace, self.ledger)
+            step = sum(cohort.steps.values())
+            yield Advanced(cohort.index, step, self.course.pace, self.course.ledger)
         except GeneratorExit:
-            self._keep(cohort)
+            self.course.keep(cohort)
             raise
 
     def _advance(self, cohort: Cohort, replica: Replica) -> Iterator[None]:
@@ -231,59 +241,19 @@ class Search:
         ground, first = replica.ground, cohort.steps[replica.seed]
         last = ground.rung_step(cohort.rung)
         images, stop = ground.data.train, self.stop.is_set
-        self.pace.start()
+        self.course.pace.start()
         for progress in train(replica.trainer, images, ground.config, first, last, stop):
             taken = progress.step - cohort.steps[replica.seed]
             cohort.steps[replica.seed] = progress.step
-            self.pace.trained(taken)
-            self._note_cost(taken, cohort.live)
+            self.course.pace.trained(taken)
+            self.course.note_cost(taken, cohort.live)
             if progress.health is not None:
                 self._note_health(progress.health, replica, cohort)
             yield
-            self.pace.start()
+            self.course.pace.start()
 
     def _keep_is_due(self) -> bool:
-        return time.monotonic() - self._kept_at > 60 * self.config.snapshot_every
-
-    def _keep(self, cohort: Cohort) -> None:
-        """Writes a snapshot of the cohort as it stands, and of all that came before it."""
-        record = {
-            "cohort": cohort.index,
-            "rung": cohort.rung,
-            "steps": cohort.steps,
-            "ledger": self.ledger.record_of(),
-            "pace": self.pace.record_of(),
-            "facts": self.facts,
-        }
-        try:
-            write_snapshot(self.run_directory, Snapshot(cohort.state(), record))
-        except OSError as error:
-            raise self._cannot_write(error.strerror or str(error)) from error
-        self._kept_at = time.monotonic()
-
-    def _restore(self, left: Snapshot) -> None:
-        """Becomes the search that a snapshot was taken of, and brings the study up to it."""
-        candidates = self.trials.candidates(self.prepared.space)
-        unknown_trials = [
-            name
-            for name, standing in left.record["ledger"]["standings"].items()
-            if standing["trial"] not in candidates
-        ]
-        if unknown_trials:
-            raise UserError(
-                f"{self.run_directory}: its study has no trial of {unknown_trials[0]}: search again"
-            )
-        facts = left.record["facts"]
-        for name in ("images", "steps"):
-            if facts[name] != self.facts[name]:
-                raise UserError(
-                    f"{self.run_directory}: {facts[name]} {name} when it began, {self.facts[name]} "
-                    "now: the data have changed; search again"
-                )
-        self.ledger.restore(left.record["ledger"], candidates)
-        self.pace.restore(left.record["pace"])
-        self.facts = dict(facts)
-        self._tell_ended()
+        return self.course.minutes_since_kept > self.config.snapshot_every
 
     def _score(self, cohort: Cohort) -> RungScores:
         """Scores base and heads, sets collapsed heads aside, reports the others to Optuna.
@@ -291,30 +261,33 @@ class Search:
         Returns:
             The means over seeds.
         """
-        self.pace.start()
+        self.course.pace.start()
         rung, live = cohort.rung, cohort.live
         step = self.prepared.rung_step(rung)
         by_seed = {
             replica.seed: self.prepared.scores(replica.trainer.teacher.network)
             for replica in cohort.replicas
         }
+        for seed, under in by_seed.items():
+            if not math.isfinite(under.base.effective_rank):  # its features are not
+                raise DivergedError(seed, cohort.steps[seed])
         scores = mean_over_seeds(list(by_seed.values()))
-        self.facts["dominant_share"] = scores.dominant_share
+        self.course.facts["dominant_share"] = scores.dominant_share
         if rung == 0:
-            note_baseline(self.facts, "untrained", scores.base)
+            note_baseline(self.course.facts, "untrained", scores.base)
         for name, standing in list(live.items()):
             found = []
             for seed, under in by_seed.items():
                 found.append(under.heads[name].by(self.prepared.rank_by))
-                self.ledger.record_seed(standing, seed, rung, step, under, found[-1])
-            self.ledger.record(standing, rung, step, step * self.config.batch_size, scores)
+                self.course.ledger.record_seed(standing, seed, rung, step, under, found[-1])
+            self.course.ledger.record(standing, rung, step, step * self.config.batch_size, scores)
             standing.score = fmean(found)
             collapses = (self._collapse(name, under, standing) for under in by_seed.values())
             reason = next(filter(None, collapses), None)
             if rung and reason is not None:
                 cohort.leave(name, "collapsed", reason)
         self.trials.report({head.trial: head.score for head in live.values()}, rung)
-        self.pace.scored()
+        self.course.pace.scored()
         return scores
 
     def _collapse(self, name: str, scores: RungScores, standing: Standing) -> str | None:
@@ -352,62 +325,20 @@ class Search:
                 )
                 cohort.leave(name, "pruned", reason)
 
-    def _tell_ended(self) -> None:
-        """Tells Optuna how heads have ended.
-
-        That cannot be taken back, so it comes after the snapshot in which they have; whatever
-        happens between the two, the next process tells it.
-        """
-        self.trials.tell(self.ledger.standings.values())
-
     def _note_health(self, health: Health, replica: Replica, cohort: Cohort) -> None:
         """Notes the losses; sets aside, under all seeds, heads that were not finite under one.
 
         Raises:
-            UserError: the base itself diverged; its heads cannot go on either.
+            DivergedError: the base itself did; its heads cannot go on either.
         """
         live = cohort.live
         for name, head in live.items():
             head.losses[replica.seed] = health.owners[name].loss
         diverged = [name for name in live if name in health.blamed]
-        base_diverged = not health.base_sound or not (diverged or health.owners[BASE].finite)
-        for name in list(live) if base_diverged else diverged:
-            reason = "the base diverged" if base_diverged else "loss or gradient not finite"
-            cohort.leave(name, "failed", reason)
-        if base_diverged:
-            self.facts["diverged"] = True
-            self._tell_ended()
-            raise UserError(
-                f"the base diverged: its features or gradients are not finite; try a lower --lr "
-                f"than {self.config.lr:g}"
-            )
-
-    def _note_cost(self, steps: int, live: Mapping[str, Standing]) -> None:
-        """Adds up what training cost, in units of the base's own training of the same length."""
-        whole = self.prepared.plan.gflops
-        shown = images_of_a_head(self.config.images_per_head, self.prepared.batch, len(live))
-        heads = sum(head.candidate.gflops for head in live.values()) / whole
-        heads *= shown / self.prepared.batch
-        self.facts["cost_base_equivalents"] += (1 + heads) * steps / self.prepared.steps
-        self.facts["solo_equivalents"] = self.config.seeds * sum(
-            1 + standing.candidate.gflops / whole for standing in self.ledger.standings.values()
-        )
-
-    def _save(self, status: str) -> None:
-        """Writes the tables and the facts as they are now."""
-        self.facts.update(status=status, **self.pace.facts())
-        self.facts["baselines"].update(self.ledger.base_beside_the_first())
-        try:
-            self.ledger.write(self.run_directory)
-        except OSError as error:
-            raise self._cannot_write(error.strerror or str(error)) from error
-        self.trials.note(self.facts)
-
-    def _cannot_write(self, reason: str) -> UserError:
-        return UserError(
-            f"{self.run_directory}: cannot write: {reason.splitlines()[0]}; what was written "
-            f"before stands: mend that, then headsearch resume {self.run_directory}"
-        )
+        if not health.base_sound or not (diverged or health.owners[BASE].finite):
+            raise DivergedError(replica.seed, cohort.steps[replica.seed])
+        for name in diverged:
+            cohort.leave(name, "failed", "loss or gradient not finite")
 
 
 def resume_search(run: Run, given: Given = NOTHING_GIVEN) -> Search:

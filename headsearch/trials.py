@@ -1,7 +1,7 @@
 """The Optuna study of a run: a trial a candidate, told its scores and how it ended.
 
-Everything here may be said twice: a run that goes on after an interruption repeats what it said
-since its last snapshot, and the study keeps what it heard first.
+Everything here may be said twice: a run that goes on after an interruption, or goes back in its
+training, repeats what it said since then, and the study keeps what it heard first.
 """
 
 from __future__ import annotations
@@ -104,6 +104,14 @@ class Trials:
             if trial.user_attrs[key]:
                 found.add(number)
         return found
+
+    def group(self, cohorts: Mapping[int, int]) -> None:
+        """Says which cohort trials are in, where that has changed; ended ones are left alone."""
+        known = self.study.get_trials(deepcopy=False)
+        for number, cohort in cohorts.items():
+            trial = known[number]
+            if trial.user_attrs["cohort"] != cohort and not trial.state.is_finished():
+                self._trial(number).set_user_attr("cohort", cohort)
 
     def tell(self, standings: Iterable[Standing]) -> None:
         """Tells how heads have ended, which cannot be taken back."""

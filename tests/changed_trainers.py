@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from headsearch.ground import Ground
 from headsearch.train import Trainer
@@ -43,3 +44,61 @@ def with_an_infinite_base(trainer: Trainer, seed: int) -> None:
     """A base whose features are not finite from the first step on."""
     trunk: Any = trainer.student.base.trunk
     trunk.norm.weight.data.fill_(float("inf"))
+
+
+def with_a_base_that_diverges(
+    at: int, above: float, *, under: int | None = None, after: str | None = None
+) -> Callable[[Trainer, int], None]:
+    """A base whose features are not finite from a step on, if the learning rate is above this.
+
+    Args:
+        under: the seed under which it does; by default all.
+        after: a head that is not finite from the step before on.
+    """
+
+    def change(trainer: Trainer, seed: int) -> None:
+        step = trainer.step
+
+        def one(crops: Any, moment: Any) -> None:
+            if trainer.peak_lr > above and under in (None, seed):
+                if moment.step >= at - 1 and after in trainer.student.heads:
+                    next(trainer.student.heads[after].parameters()).data.fill_(float("nan"))
+                if moment.step >= at:
+                    with_an_infinite_base(trainer, seed)
+            step(crops, moment)
+
+        trainer.step = one  # type: ignore[method-assign]
+
+    return change
+
+
+def with_a_brittle_base(bound: float) -> Callable[[Trainer, int], None]:
+    """A base whose features are not finite once its last norm has moved so far: by a high --lr."""
+
+    def change(trainer: Trainer, seed: int) -> None:
+        trunk: Any = trainer.student.base.trunk
+        first = trunk.norm.weight.detach().clone()
+
+        def break_if_moved(norm: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+            moved = (norm.weight.detach() - first).abs().max()
+            return output * torch.where(moved > bound, torch.inf, 1.0)
+
+        trunk.norm.register_forward_hook(break_if_moved)
+
+    return change
+
+
+def with_memory_for(heads: int, *, begin: int = 0) -> Callable[[Trainer, int], None]:
+    """Steps that more heads than this do not fit into, from a step on."""
+
+    def change(trainer: Trainer, seed: int) -> None:
+        step = trainer.step
+
+        def one(crops: Any, moment: Any) -> None:
+            if moment.step >= begin and len(trainer.student.heads) > heads:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+            step(crops, moment)
+
+        trainer.step = one  # type: ignore[method-assign]
+
+    return change

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from headsearch.console import print_table, show
 from headsearch.report import Table
+from headsearch.study import Noted
 
 
 class EndlessSearch:
@@ -74,3 +75,14 @@ def test_a_table_in_a_pipe_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
     name = "convnext-d3-k7-noshortcut-and-much-more"
     print_table(Console(width=240), Table(["Candidate", "k-NN (%)"], [False, True], [[name, "1"]]))
     assert name in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_befalls_a_search_is_said_as_it_happens(
+    terminal: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search: Any = EndlessSearch()
+    search.complete = True
+    search.run = lambda: (event for event in [Noted("the base diverged at step 12")])
+    assert show(search, Console(force_terminal=terminal, width=100)) == 0
+    assert "· the base diverged at step 12\n" in capsys.readouterr().out

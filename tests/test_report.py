@@ -135,6 +135,20 @@ def test_the_report_tells_how_much_of_the_order_is_the_seeds_doing(tmp_path: Pat
     assert pruned[1] == "–"
 
 
+def test_the_report_tells_of_learning_rates_that_were_lowered(tmp_path: Path):
+    first = {"cohort": 0, "rung": 2, "seed": 0, "step": 37, "back_to": 24, "lr": 0.05}
+    again = {"cohort": 0, "rung": 2, "seed": 0, "step": 31, "back_to": 0, "lr": 0.025}
+    once = "\n".join(content(synthetic_runs.run(tmp_path, lowered=[first])).trust)
+    assert "the learning rate was lowered once: to 0.05 from step 24 of cohort 1 on (it had" in once
+    assert "do not compare: search again" not in once
+    run = synthetic_runs.run(tmp_path, lowered=[first, again])
+    run.ranking.loc[0, "cohort"] = 1
+    twice = "\n".join(content(run).trust)
+    assert "and to 0.025 from step 0 of cohort 1 on (it had diverged at step 31). It holds" in twice
+    assert "different rates do not compare: search again with --lr 0.025" in twice
+    assert "lowered" not in "\n".join(content(synthetic_runs.run(tmp_path)).trust)
+
+
 def test_the_report_is_complete_offline_and_the_same_each_time(tmp_path: Path):
     written = []
     for folder in ("once", "again"):

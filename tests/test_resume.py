@@ -18,11 +18,16 @@ import optuna
 import pandas as pd
 import pytest
 import torch
-from changed_trainers import on_new_trainers, with_an_infinite_base
+from changed_trainers import (
+    on_new_trainers,
+    with_a_base_that_diverges,
+    with_an_infinite_base,
+    with_memory_for,
+)
 from optuna.trial import TrialState
 
 import headsearch
-from headsearch import entrants, snapshot
+from headsearch import course, entrants, snapshot
 from headsearch.checkpoint import SOLO_COLUMNS, read_run
 from headsearch.config import resolve
 from headsearch.errors import UserError
@@ -31,8 +36,9 @@ from headsearch.preparation import Prepared, prepare
 from headsearch.run_directory import claimed
 from headsearch.snapshot import BEFORE, FOLDER, LATEST, Snapshot, read_snapshot, write_snapshot
 from headsearch.space import read_space
-from headsearch.study import Advanced, Scored, Search, resume_search
+from headsearch.study import Advanced, Noted, Scored, Search, resume_search
 from headsearch.train import Trainer
+from headsearch.trials import Trials
 from headsearch.yaml_lines import located
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -230,21 +236,24 @@ def test_what_a_pruner_that_remembers_has_said_still_holds(tmp_path: Path) -> No
     ranking = read_run(whole).ranking
     assert ((ranking["state"] == "pruned") & (ranking["rungs"] == 1)).any()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("headsearch.study.write_snapshot", power_cut_at(2, write_snapshot))
+        patched.setattr("headsearch.course.write_snapshot", power_cut_at(2, write_snapshot))
         with pytest.raises(PowerCut):
             finish(Search(begun(tmp_path, "cut", **changes)))
     same(whole, finish(resume_search(read_run(tmp_path / "cut"))))
 
 
-def power_cut_at(call: int, real: Callable[..., Any]) -> Callable[..., Any]:
+def power_cut_at(call: int, real: Callable[..., Any], after: bool = False) -> Callable[..., Any]:
     calls = 0
 
     def cut(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
+        if calls == call and not after:
+            raise PowerCut
+        result = real(*arguments, **options)
         if calls == call:
             raise PowerCut
-        return real(*arguments, **options)
+        return result
 
     return cut
 
@@ -344,8 +353,8 @@ class PowerCut(BaseException):
 
 
 WRITES = {
-    "before the snapshot is written": ("headsearch.study.write_snapshot", False),
-    "right after it": ("headsearch.study.write_snapshot", True),
+    "before the snapshot is written": ("headsearch.course.write_snapshot", False),
+    "right after it": ("headsearch.course.write_snapshot", True),
     "before Optuna is told": ("optuna.Study.tell", False),
     "in the midst of telling": ("optuna.Study.tell", True),
     "before a report": ("optuna.Trial.report", False),
@@ -368,24 +377,13 @@ def test_study_and_snapshot_agree_wherever_the_power_goes(
 ) -> None:
     target, after = WRITES[where]
     module, _, name = target.rpartition(".")
-    owner = pytest.importorskip(module) if module == "headsearch.study" else None
+    owner = pytest.importorskip(module) if module == "headsearch.course" else None
     if owner is None:
         package, _, holder = module.rpartition(".")
         owner = getattr(pytest.importorskip(package), holder)
-    real, calls = getattr(owner, name), 0
-
-    def cut(*arguments: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == time_of_call and not after:
-            raise PowerCut
-        result = real(*arguments, **options)
-        if calls == time_of_call:
-            raise PowerCut
-        return result
-
     prepared = begun(tmp_path, "cut", **CASES["sampled"])
     with monkeypatch.context() as patched:
+        cut = power_cut_at(time_of_call, getattr(owner, name), after)
         patched.setattr(owner, name, cut)
         with pytest.raises(PowerCut):
             finish(Search(prepared))
@@ -446,6 +444,128 @@ def test_a_run_whose_base_diverged_is_not_gone_on_with(
         finish(search)
     with pytest.raises(UserError, match="its base diverged; search again with a lower --lr"):
         resume_search(read_run(tmp_path / "run"))
+
+
+# a base that diverges, and memory that runs out ---------------------------------------------------
+
+DIVERGING: dict[str, Any] = {
+    "space": "families:\n  mixer: {}\n  poolformer: {}\n  resmlp: {}\ncontrols:\n  identity:\n",
+    "images": 48, "batch_size": 16, "epochs": 3, "rungs": 2, "cohort": 8, "lr": 1e-3,
+    "min_keep": 2, "eval_images": 32, "bank_images": 32,
+}  # fmt: skip
+"""Nine steps, rung 1 after the fourth."""
+
+
+def changed_diverging(trainer: Trainer, seed: int) -> None:
+    """Just before the base diverges, a head does, which is back after the first roll-back to the
+    rung; the second one goes to the first weights."""
+    with_a_base_that_diverges(6, 4e-4, after="identity")(trainer, seed)
+
+
+def changed_small(trainer: Trainer, seed: int) -> None:
+    """After the first rung, memory for two heads; and a base that diverges thereafter, once."""
+    with_memory_for(2, begin=5)(trainer, seed)
+    with_a_base_that_diverges(6, 7e-4)(trainer, seed)
+
+
+TROUBLES = {"diverging": changed_diverging, "diverging in little memory": changed_small}
+
+
+@pytest.fixture(params=TROUBLES)
+def trouble(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    on_new_trainers(monkeypatch, TROUBLES[request.param])
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def troubled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The run directory of a search in trouble that nothing interrupted."""
+
+    @cache
+    def uninterrupted(trouble: str) -> Path:
+        found = Search(begun(tmp_path_factory.mktemp("whole"), "run", **DIVERGING))
+        return finish(found)
+
+    return uninterrupted
+
+
+def test_what_befell_the_searches_in_trouble(trouble: str, troubled: Callable[[str], Path]) -> None:
+    found = read_run(troubled(trouble))
+    backs = [(one["cohort"], one["back_to"]) for one in found.facts["lowered"]]
+    splits = [tuple(one["parts"]) for one in found.facts["splits"]]
+    alone = [(0, 4), (0, 0)], []
+    assert (backs, splits) == (alone if trouble == "diverging" else ([(1, 4)], [(2, 1)]))
+    assert set(found.ranking["state"]) == {"complete", "pruned"}
+
+
+def test_a_search_in_trouble_that_is_stopped_again_and_again_ends_as_if_it_never_was(
+    trouble: str, troubled: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """At every event: after steps that do not count, after a head has gone, at the news itself."""
+    search, said, stops = Search(begun(tmp_path, "stopped", **DIVERGING)), [], 0
+    while not search.complete:
+        events = search.run()
+        for event in events:
+            said += [event.text] if isinstance(event, Noted) else []
+            stops += 1
+            if stops % 2:
+                events.close()
+            else:
+                search.stop.set()
+        if not search.complete:
+            search = resume_search(read_run(search.run_directory))
+    assert len(said) == 2
+    assert set(said) <= set(search.notes)
+    same(troubled(trouble), search.run_directory)
+
+
+CUTS: dict[str, tuple[Any, str, bool]] = {
+    "before a snapshot": (course, "write_snapshot", False),
+    "after it": (course, "write_snapshot", True),
+    "in its midst": (snapshot, "_link", True),
+    "before Optuna is told": (Trials, "tell", False),
+    "before it is told of cohorts": (Trials, "group", False),
+}
+
+
+@pytest.mark.parametrize("cuts", [["in its midst"], [*CUTS]], ids=["one kind", "all kinds"])
+def test_setbacks_are_met_once_wherever_the_power_goes(
+    cuts: list[str], trouble: str, troubled: Callable[[str], Path], tmp_path: Path
+) -> None:
+    done = cut_again_and_again(Search(begun(tmp_path, "cut", **DIVERGING)), cuts)
+    same(troubled(trouble), done)
+
+
+def test_a_split_holds_where_there_is_more_memory(
+    tmp_path: Path, troubled: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gone on with elsewhere, right after it, the same heads train together."""
+    with monkeypatch.context() as patched:
+        on_new_trainers(patched, changed_small)
+        search = Search(begun(tmp_path, "run", **DIVERGING))
+        events = search.run()
+        for event in events:
+            if isinstance(event, Noted):
+                events.close()
+        whole = troubled("diverging in little memory")
+    on_new_trainers(monkeypatch, with_a_base_that_diverges(6, 7e-4))
+    same(whole, finish(resume_search(read_run(search.run_directory))))
+
+
+def cut_again_and_again(search: Search, cuts: list[str]) -> Path:
+    """Finishes a search in as many goes as it takes, each but the last cut short somewhere."""
+    dice = random.Random(0)
+    for number in range(100):
+        owner, write, after = CUTS[cuts[number % len(cuts)]]
+        with pytest.MonkeyPatch.context() as patched:
+            cut = power_cut_at(dice.randint(1, 4), getattr(owner, write), after)
+            patched.setattr(owner, write, cut)
+            try:
+                return finish(search)
+            except PowerCut:
+                pass
+        search = resume_search(read_run(search.run_directory))
+    raise AssertionError("it gets nowhere")
 
 
 # one at a time, and from the first second ---------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,12 @@ def test_settings_of_the_run_give_way_to_flags_and_a_budget_brings_its_own(run: 
     assert (config.epochs, config.lr, config.batch_size, config.seed) == (1, 0.001, 32, 0)
     standard = settings_like(run, {"budget": "standard", "rungs": "3"})
     assert (standard.images, standard.epochs, standard.rungs) == (20_000, 8, 3)
+
+
+def test_a_base_whose_learning_rate_was_lowered_is_pretrained_at_that(run: Run) -> None:
+    lowered = replace(run, facts={**run.facts, "lowered": [{"lr": 3e-4}, {"lr": 1.5e-4}]})
+    assert settings_like(lowered, {}).lr == 1.5e-4
+    assert settings_like(lowered, {"lr": "0.001"}).lr == 0.001
 
 
 def test_a_recipe_brings_its_own_settings_but_not_its_base(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,28 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from changed_trainers import on_new_trainers, with_a_broken_head, with_an_infinite_base
+from changed_trainers import (
+    on_new_trainers,
+    with_a_base_that_diverges,
+    with_a_brittle_base,
+    with_a_broken_head,
+    with_an_infinite_base,
+    with_memory_for,
+)
 from optuna.trial import TrialState
 
 from headsearch import ground
 from headsearch.checkpoint import RANKING_COLUMNS, RUNG_COLUMNS, Run, read_run
 from headsearch.config import resolve
+from headsearch.course import Course
 from headsearch.data import Data
 from headsearch.entrants import cohort_sizes
 from headsearch.errors import UserError
 from headsearch.preparation import prepare
+from headsearch.report.content import content
 from headsearch.scores.rung import BASE
-from headsearch.study import Advanced, Scored, Search
+from headsearch.setbacks import TOO_LARGE
+from headsearch.study import Advanced, Event, Noted, Scored, Search, resume_search
 from headsearch.train import Trainer
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -43,6 +54,15 @@ def space_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("space") / "tiny.yaml"
     controls = "controls:\n  identity:\n  own: {depth: 2}\n"
     file.write_text(SPACE.replace("controls: [identity, {own: {depth: 2}}]\n", controls))
+    return file
+
+
+@pytest.fixture(scope="session")
+def small_space(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("space") / "small.yaml"
+    families = ("mixer", "poolformer", "resmlp", "attention")
+    lines = "".join(f"  {family}: {{depth: 1}}\n" for family in families)
+    file.write_text(f"families:\n{lines}controls:\n  identity:\n")
     return file
 
 
@@ -285,19 +305,321 @@ def test_a_head_that_diverges_is_set_aside_and_the_others_go_on(
     assert states.drop("mixer-d1")["discrepancy"].notna().all()
 
 
-def test_a_base_that_diverges_ends_the_run_with_advice_and_blames_no_head(
+def test_a_base_that_is_unsound_from_the_first_step_ends_the_run_at_once(
+    small_space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No learning rate mends it, and no head is to blame."""
+    steps = 0
+
+    def change(trainer: Trainer, seed: int) -> None:
+        with_an_infinite_base(trainer, seed)
+        step = trainer.step
+
+        def counted(*arguments: Any) -> None:
+            nonlocal steps
+            steps += 1
+            step(*arguments)
+
+        trainer.step = counted  # type: ignore[method-assign]
+
+    on_new_trainers(monkeypatch, change)
+    for objective in ("simclr", "ibot"):  # with a teacher, whose weights are sound, and without
+        settings = tiny(small_space, tmp_path / objective, objective=objective)
+        search = Search(prepare(resolve(settings)))
+        with pytest.raises(UserError, match=r"diverged in its first step.* no lower --lr mends"):
+            list(search.run())
+        found = read_run(search.run_directory)
+        assert found.facts["status"] == "failed"
+        assert found.facts["lowered"] == []
+        assert set(found.ranking["state"]) == {"failed"}
+        assert set(found.ranking["reason"]) == {"the base diverged"}
+        assert {trial.state for trial in load_study(found).trials} == {TrialState.FAIL}
+    assert steps <= 4
+
+
+FEW = {"epochs": 3, "rungs": 3, "images": 128, "eval_images": 64, "bank_images": 64}
+"""Twelve steps, four to a rung."""
+
+
+def same_tables(first: Run, second: Run) -> None:
+    """Byte for byte, but for how long a head's step took."""
+    for name in ("rungs.csv", "scores.csv"):
+        assert (first.path / name).read_bytes() == (second.path / name).read_bytes(), name
+    tables = [pd.read_csv(found.path / "ranking.csv", dtype=str) for found in (first, second)]
+    pd.testing.assert_frame_equal(*(table.drop(columns="step_ms") for table in tables))
+
+
+def test_a_base_that_only_a_high_learning_rate_makes_diverge_gets_through(
+    space_file: Path, tmp_path: Path
+) -> None:
+    """Where it does before the first rung, as a search that began with the lower rate."""
+    shared = {**FEW, "rungs": 2, "cohort": 5, "seeds": 2, "data_seed": 0}
+    with pytest.MonkeyPatch.context() as patched:
+        on_new_trainers(patched, with_a_brittle_base(0.025))
+        found = run(tiny(space_file, tmp_path / "high", lr=8e-3, **shared))
+    assert found.facts["status"] == "complete"
+    [lowering] = found.facts["lowered"]
+    assert (lowering["cohort"], lowering["back_to"], lowering["lr"]) == (0, 0, 4e-3)
+    assert 0 < lowering["step"] < 6
+    low = run(tiny(space_file, tmp_path / "low", lr=4e-3, **shared))
+    assert found.ranking["cohort"].nunique() == 2  # the second one at the lower rate as well
+    same_tables(found, low)
+    for of in ("cost_base_equivalents", "solo_equivalents"):
+        assert found.facts[of] == pytest.approx(low.facts[of])
+
+
+def test_weights_that_explode_are_left_for_those_before(small_space: Path, tmp_path: Path) -> None:
+    """AdamW multiplies weights by 1 − lr · decay: −4 at first, −1.5 at half the rate."""
+    found = run(tiny(small_space, tmp_path / "run", lr=50, weight_decay=0.1, **FEW, cohort=16))
+    assert found.facts["status"] == "complete"
+    rates = [lowering["lr"] for lowering in found.facts["lowered"]]
+    assert rates == [25.0, 12.5, 6.25][: len(rates)] != []
+
+
+def test_after_a_rung_the_base_goes_back_to_that_rung_under_all_seeds(
     space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on_new_trainers(monkeypatch, with_an_infinite_base)
-    search = Search(prepare(resolve(tiny(space_file, tmp_path / "run", lr=99, weight_decay=99))))
-    with pytest.raises(UserError, match=r"the base diverged.*lower --lr"):
-        for _ in search.run():
+    """As a search would that was stopped there and gone on with at half the rate."""
+    shared = {**FEW, "cohort": 16, "lr": 1e-3, "seeds": 2, "data_seed": 0}
+    search = Search(prepare(resolve(tiny(space_file, tmp_path / "whole", **shared))))
+    events = search.run()
+    for event in events:
+        if isinstance(event, Scored) and event.rung == 2:
+            events.close()
+    with monkeypatch.context() as patched:
+        patched.setattr(Course, "lr", 5e-4)
+        for _ in resume_search(read_run(search.run_directory)).run():
             pass
+    # a head that goes first takes part again
+    change = with_a_base_that_diverges(10, 7e-4, under=1, after="mixer-d1")
+    on_new_trainers(monkeypatch, change)
+    found = run(tiny(space_file, tmp_path / "back", **shared))
+    assert found.facts["lowered"] == [
+        {"cohort": 0, "rung": 3, "seed": 1, "step": 10, "back_to": 8, "lr": 5e-4}
+    ]
+    assert "failed" not in set(found.ranking["state"])
+    same_tables(read_run(search.run_directory), found)
+
+
+def test_where_the_last_rung_was_not_far_enough_it_goes_back_to_the_first_weights(
+    small_space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = {**FEW, "cohort": 16, "pruner": "none"}
+    low = run(tiny(small_space, tmp_path / "low", lr=2.5e-4, **shared))
+    on_new_trainers(monkeypatch, with_a_base_that_diverges(10, 4e-4))
+    found = run(tiny(small_space, tmp_path / "high", lr=1e-3, **shared))
+    assert [(one["back_to"], one["lr"]) for one in found.facts["lowered"]] == [
+        (8, 5e-4),
+        (0, 2.5e-4),
+    ]
+    same_tables(low, found)
+
+
+def test_heads_that_had_been_pruned_stay_so_when_the_others_begin_anew(
+    space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_new_trainers(monkeypatch, with_a_base_that_diverges(10, 4e-4))
+    found = run(tiny(space_file, tmp_path / "run", lr=1e-3, cohort=16, **FEW))
+    states = found.ranking.groupby("cohort")["state"].unique()
+    assert {cohort: set(of) for cohort, of in states.items()} == {0: {"pruned"}, 1: {"complete"}}
+    rows = found.rungs.groupby("candidate")["rung"].apply(list)
+    for row in found.ranking.itertuples():
+        assert rows[row.candidate] == list(range(row.rungs + 1))
+    trials = {t.user_attrs["candidate"]: t for t in load_study(found).trials}
+    for row in found.ranking.itertuples():
+        assert trials[row.candidate].user_attrs["cohort"] == row.cohort
+        assert trials[row.candidate].state.name.lower() == row.state
+
+
+def test_a_base_that_diverges_whatever_the_rate_ends_the_run_with_advice(
+    small_space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_new_trainers(monkeypatch, with_a_base_that_diverges(6, 0))
+    settings = tiny(small_space, tmp_path / "run", lr=8e-3, pruner="none", **FEW)
+    search = Search(prepare(resolve(settings)))
+    seen: list[Event] = []
+    with pytest.raises(UserError, match=r"lowered 3 times already; try a lower --lr than 0.001"):
+        seen.extend(search.run())
+    said = [event.text for event in seen if isinstance(event, Noted)]
+    assert said[0] == (
+        "the base diverged at step 6 of cohort 1 (seed 0): back to step 4, with the learning rate "
+        "lowered to 0.004 from there on"
+    )
+    assert [text.rsplit("back to ")[1] for text in said[1:]] == [
+        "step 0, with the learning rate lowered to 0.002 from there on",
+        "step 0, with the learning rate lowered to 0.001 from there on",
+    ]
     found = read_run(search.run_directory)
     assert found.facts["status"] == "failed"
     assert set(found.ranking["state"]) == {"failed"}
-    assert set(found.ranking["reason"]) == {"the base diverged"}
     assert {trial.state for trial in load_study(found).trials} == {TrialState.FAIL}
+
+
+PARTS: dict[str, Any] = {**FEW, "rungs": 2, "seeds": 2, "data_seed": 0}
+
+
+@pytest.fixture(scope="module")
+def in_cohorts_of_three(small_space: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run(tiny(small_space, tmp_path_factory.mktemp("parts") / "run", cohort=3, **PARTS))
+
+
+def attaches_three(trainer: Trainer, seed: int) -> None:
+    attach = trainer.attach
+
+    def one(*arguments: Any) -> None:
+        if seed == 1 and len(trainer.student.heads) == 3:
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate "
+                "memory: you tried to allocate 281474976710656 bytes."
+            )
+        attach(*arguments)
+
+    trainer.attach = one  # type: ignore[method-assign]
+
+
+def scores_three(patch: pytest.MonkeyPatch) -> None:
+    scores = ground.Ground.scores
+
+    def one(self: ground.Ground, network: Any) -> Any:
+        if len(network.heads) > 3:
+            raise MemoryError("Unable to allocate 3.2 GiB for an array")
+        return scores(self, network)
+
+    patch.setattr(ground.Ground, "scores", one)
+
+
+@pytest.mark.parametrize("where", ["step", "attach", "scoring"])
+def test_a_cohort_that_does_not_fit_into_memory_trains_as_two_would(
+    where: str,
+    in_cohorts_of_three: Run,
+    small_space: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The five heads of a cohort as those of a search in cohorts of three and two."""
+    made: list[weakref.ref[Trainer]] = []
+
+    def change(trainer: Trainer, seed: int) -> None:
+        if len(made) == 2:  # those that did not fit have made room
+            assert [old() for old in made] == [None, None]
+        made.append(weakref.ref(trainer))
+        if where == "step":
+            with_memory_for(3)(trainer, seed)
+        if where == "attach":
+            attaches_three(trainer, seed)
+
+    on_new_trainers(monkeypatch, change)
+    if where == "scoring":
+        scores_three(monkeypatch)
+    search = Search(prepare(resolve(tiny(small_space, tmp_path / "run", cohort=16, **PARTS))))
+    events = list(search.run())
+    assert [event.text for event in events if isinstance(event, Noted)] == [
+        "cohort 1 does not fit into memory: its 5 heads train in cohorts of 3 and 2, each from the "
+        "base's first weights"
+    ]
+    found = read_run(search.run_directory)
+    assert found.facts["status"] == "complete"
+    assert found.facts["splits"] == [{"cohort": 0, "parts": [3, 2]}]
+    same_tables(in_cohorts_of_three, found)
+    whole, split = (
+        {t.user_attrs["candidate"]: t.user_attrs["cohort"] for t in load_study(each).trials}
+        for each in (in_cohorts_of_three, found)
+    )
+    assert whole == split
+    last = next(event for event in reversed(events) if isinstance(event, Scored))
+    assert (last.pace.cohorts, last.pace.seconds_left) == (2, 0)
+
+
+def test_heads_that_had_been_pruned_stay_so_when_memory_runs_out_at_a_later_rung(
+    space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others begin anew in two cohorts, and are pruned against those of their own."""
+    on_new_trainers(monkeypatch, with_memory_for(3, begin=5))
+    settings = tiny(space_file, tmp_path / "run", cohort=16, **{**FEW, "min_keep": 1})
+    found = run(settings)
+    assert found.facts["splits"] == [{"cohort": 0, "parts": [3, 3]}]
+    ranking = found.ranking.set_index("candidate")
+    assert {name for name in ranking.index if ranking.loc[name, "cohort"] == 0} == {
+        name for name in ranking.index if ranking.loc[name, "rungs"] == 1
+    }
+    assert list(ranking["cohort"].value_counts().sort_index()) == [3, 3, 3]
+    assert ranking.loc["identity", "cohort"] == ranking.loc["own-d2", "cohort"] == 1
+    reasons = ranking[ranking["state"] == "pruned"].groupby("cohort")["reason"].unique()
+    assert {cohort: list(of) for cohort, of in reasons.items()} == {
+        0: ["not among the best 4 of 7 at rung 1"],
+        2: ["not among the best 2 of 3 at rung 2"],
+    }
+    rows = found.rungs.groupby("candidate")["rung"].apply(list)
+    for row in found.ranking.itertuples():
+        assert rows[row.candidate] == list(range(row.rungs + 1))
+    assert found.rungs.groupby(["cohort", "rung"])["base_linear"].nunique().max() == 1
+    trials = {t.user_attrs["candidate"]: t for t in load_study(found).trials}
+    for name in ranking.index:
+        assert trials[name].user_attrs["cohort"] == ranking.loc[name, "cohort"]
+        assert trials[name].state.name.lower() == ranking.loc[name, "state"]
+
+
+def test_a_head_that_does_not_fit_even_alone_is_set_aside(
+    small_space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(trainer: Trainer, seed: int) -> None:
+        step = trainer.step
+
+        def one(*arguments: Any) -> None:
+            if "resmlp-d1" in trainer.student.heads:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            step(*arguments)
+
+        trainer.step = one  # type: ignore[method-assign]
+
+    on_new_trainers(monkeypatch, change)
+    settings = tiny(small_space, tmp_path / "run", cohort=16, pruner="none", **FEW)
+    search = Search(prepare(resolve(settings)))
+    said = [event.text for event in search.run() if isinstance(event, Noted)]
+    assert said[-1] == (
+        "resmlp-d1 does not fit into memory even alone with the base: set aside; a smaller "
+        "--batch-size needs less"
+    )
+    found = read_run(search.run_directory)
+    ranking = found.ranking.set_index("candidate")
+    assert tuple(ranking.loc["resmlp-d1", ["state", "reason"]]) == ("failed", TOO_LARGE)
+    assert set(ranking.drop("resmlp-d1")["state"]) == {"complete"}
+    trust = "\n".join(content(found).trust)
+    assert "resmlp-d1 failed: too large for memory." in trust
+    assert "Cohort 1 did not fit into memory: its 5 heads trained in cohorts of 3 and 2" in trust
+    [trial] = [t for t in load_study(found).trials if t.user_attrs["candidate"] == "resmlp-d1"]
+    assert trial.state == TrialState.FAIL
+
+
+def test_cohorts_of_a_sampled_space_are_split_as_they_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = tmp_path / "large.yaml"
+    large.write_text(
+        "families:\n  mixer: {depth: {low: 1, high: 3}, mlp_ratio: {low: 1.0, high: 2.0}}\n"
+        "controls:\n  identity:\n"
+    )
+    on_new_trainers(monkeypatch, with_memory_for(2))
+    changes = {**FEW, "epochs": 1, "rungs": 1, "trials": 6, "cohort": 3}
+    found = run(tiny(large, tmp_path / "run", **changes))
+    assert list(found.ranking["cohort"].value_counts().sort_index()) == [2, 1, 2, 1]
+    assert set(found.ranking["state"]) == {"complete"}
+    assert found.facts["splits"] == [{"cohort": c, "parts": [2, 1]} for c in (0, 2)]
+
+
+def test_other_errors_are_not_taken_for_want_of_memory(
+    small_space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(trainer: Trainer, seed: int) -> None:
+        def one(*arguments: Any) -> None:
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+        trainer.step = one  # type: ignore[method-assign]
+
+    on_new_trainers(monkeypatch, change)
+    search = Search(prepare(resolve(tiny(small_space, tmp_path / "run", **FEW))))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        list(search.run())
 
 
 def test_the_base_in_the_report_is_the_one_beside_the_first_head(finished: Run) -> None:

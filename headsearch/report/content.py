@@ -17,6 +17,7 @@ from headsearch.escaping import printable
 from headsearch.gains import Verified, verified
 from headsearch.rank_noise import clearly_ahead, rank_noise, seeds_of
 from headsearch.report.advice import advice, with_error
+from headsearch.report.befell import befell
 from headsearch.report.columns import percent, signed
 from headsearch.report.tables import Table, baselines_table, ranking_table
 from headsearch.report.verified import VERIFIED_LEGEND, verdict, verified_table
@@ -150,6 +151,7 @@ def _trust(run: Run) -> Iterator[str]:
         yield "The study of this run could not be read: how it ended is unknown."
     elif status != "complete":
         yield f"The run is {status}: what follows is provisional."
+    yield from befell(run)
     if ranking.last_rung(run) is None:
         yield "No rung scored yet: there is nothing to rank."
         return
