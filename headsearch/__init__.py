@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         load,
         pretrain,
         resume,
+        resume_pretraining,
         search,
         verify,
     )
@@ -35,6 +36,7 @@ __all__ = [
     "load",
     "pretrain",
     "resume",
+    "resume_pretraining",
     "search",
     "verify",
 ]

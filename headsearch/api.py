@@ -13,7 +13,7 @@ with them is told by `headsearch.UserError`.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,7 +39,7 @@ from headsearch.gains import verified
 from headsearch.ground import NOTHING_GIVEN, Given
 from headsearch.machine import resolve_here
 from headsearch.preparation import prepare
-from headsearch.pretraining import Pretraining, prepare_pretraining
+from headsearch.pretraining import Pretraining, has_ended, prepare_again, prepare_pretraining
 from headsearch.ranking import ranked
 from headsearch.report import Table, advice, plot_columns, ranking_table, verdict, write_report
 from headsearch.space import Space, find_space, load_space, read_space
@@ -227,18 +227,10 @@ def _read_space(space: Mapping[str, Any]) -> Space:
 def _searched(running: Search, progress: bool | None, given: Given) -> Result:
     """Runs a search to its end; Ctrl-C and SIGTERM leave a snapshot, shown or in silence."""
     running.prepared.data.left_out.list_in(running.run_directory)
-    with stops_heard(running.stop) as heard:
-        _carry_out(running, _show_to_the_end, running.notes, progress)
-    if heard.number and not running.complete:
-        raise KeyboardInterrupt
+    _to_the_end(running, show, progress)
     found = read_run(running.run_directory)
     write_report(found)
     return Result(found, given)
-
-
-def _show_to_the_end(search: Search, console: Console) -> None:
-    if show(search, console):
-        raise KeyboardInterrupt
 
 
 def load(run_directory: str | Path) -> Result:
@@ -335,11 +327,40 @@ def pretrain(
         head=None if head is None else str(head),
         given=given,
     )
-    pretraining = Pretraining(planned)
-    _carry_out(pretraining, show_pretraining, planned.notes, progress)
-    return Pretrained(
-        pretraining.run_directory, pretraining.weights, pretraining.scores, pretraining.loading
-    )
+    return _pretrained(Pretraining(planned), progress)
+
+
+def resume_pretraining(
+    run_directory: str | Path,
+    *,
+    base: nn.Module | None = None,
+    data: Any = None,
+    eval_data: Any = None,
+    progress: bool | None = None,
+) -> Pretrained:
+    """Goes on with a pretraining that was interrupted: `headsearch resume`.
+
+    Args:
+        run_directory: of the pretraining.
+        base, data, eval_data: what it was given as objects, which no file holds.
+        progress: whether to show how it goes; by default in a terminal or notebook.
+
+    Raises:
+        UserError: it is no pretraining, has ended, or something has changed since that decides what
+            it comes to.
+    """
+    directory = Path(run_directory)
+    if has_ended(directory):
+        raise UserError(f"{directory} has come to its end already: there is nothing to resume")
+    with listed_where_too_many(directory):
+        planned = prepare_again(directory, _given(base, data, eval_data))
+    return _pretrained(Pretraining(planned, directory), progress)
+
+
+def _pretrained(running: Pretraining, progress: bool | None) -> Pretrained:
+    """Runs a pretraining to its end; Ctrl-C and SIGTERM leave a snapshot, shown or in silence."""
+    _to_the_end(running, show_pretraining, progress)
+    return Pretrained(running.run_directory, running.weights, running.scores, running.loading)
 
 
 def export(
@@ -468,20 +489,25 @@ def _flags(settings: Mapping[str, Any], **objects: Any) -> dict[str, Any]:
     return {**settings, **named}
 
 
-def _carry_out(
-    running: _Running,
-    shown_by: Callable[[_Running, Console], None],
-    notes: Iterable[str],
-    progress: bool | None,
+def _to_the_end(
+    running: _Running, shown_by: Callable[[_Running, Console], int], progress: bool | None
 ) -> None:
-    """Runs a search or a pretraining to its end, shown or in silence."""
+    """Runs a search or a pretraining to its end, shown or in silence.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM ended it, with a snapshot.
+    """
     console = _console(progress)
-    if console is None:
-        _exhaust(running.run())
-        return
-    print_notes(console, notes)
-    console.print(f"run directory: {running.run_directory}", soft_wrap=True)
-    shown_by(running, console)
+    with stops_heard(running.stop) as heard:
+        if console is None:
+            _exhaust(running.run())
+            signal = heard.number
+        else:
+            print_notes(console, running.notes)
+            console.print(f"run directory: {running.run_directory}", soft_wrap=True)
+            signal = shown_by(running, console)
+    if signal and not running.complete:
+        raise KeyboardInterrupt
 
 
 def _exhaust(events: Generator[object, None, None]) -> None:

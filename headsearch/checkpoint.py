@@ -110,6 +110,8 @@ UNREADABLE = (
     KeyError, ImportError, ValueError, RuntimeError, StorageInternalError, SQLAlchemyError,
 )  # fmt: skip
 """What opening a study raises; RuntimeError where a later Optuna made it."""
+SOLO_HEAD = "solo_head"
+"""What config.yaml of a pretraining calls its head; no search's has it."""
 MAY_DIFFER = (
     "out", "device", "threads", "precision", "snapshot_every", "git_commit", "versions",
     "study_name", "max_bad_images",
@@ -126,7 +128,8 @@ def same_settings(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         UserError: something has changed since that decides what the run finds.
     """
     file, begun = path / CONFIG, read_config(path)
-    if "study_name" not in begun:  # it ended before its data were opened: nothing hangs on it yet
+    if not {"study_name", SOLO_HEAD} & begun.keys():
+        # it ended before its data were opened: nothing hangs on it yet
         write_config(path, settings)
         return dict(settings)
     now = yaml.safe_load(yaml.safe_dump(dict(settings)))
@@ -174,6 +177,11 @@ def check_storage(url: str) -> None:
         raise UserError(f"--storage: cannot open it: {first}") from None
 
 
+def is_pretraining(path: Path) -> bool:
+    """Whether a run directory is one of a pretraining, not of a search."""
+    return (path / CONFIG).is_file() and SOLO_HEAD in read_config(path)
+
+
 def read_run(path: Path) -> Run:
     """Reads a run directory back, finished or not.
 
@@ -183,7 +191,7 @@ def read_run(path: Path) -> Run:
     if not path.is_dir():
         raise UserError(f"{path}: no such run directory")
     config = read_config(path)
-    if "solo_head" in config:
+    if SOLO_HEAD in config:
         raise UserError(f"{path}: a pretraining with one head, not a search: it ranks nothing")
     return Run(
         path=path,

@@ -242,7 +242,7 @@ def panel_of(field: str) -> str:
 
 OF_SEARCH_ALONE = (
     "space", "coupling", "images_per_head", "trials", "cohort", "seeds", "sampler", "pruner",
-    "eta", "min_keep", "storage", "rank_by", "snapshot_every",
+    "eta", "min_keep", "storage", "rank_by",
 )  # fmt: skip
 """Settings that pretraining with one head has no use for."""
 

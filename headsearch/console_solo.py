@@ -9,22 +9,29 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from headsearch.console import interrupts_heard, progress_line, say, speed_words, until
+from headsearch.console import progress_line, say, speed_words, stops_heard
 from headsearch.pretraining import Pretraining
 from headsearch.solo import SoloEvent, SoloScored
 
 
-def show_pretraining(pretraining: Pretraining, console: Console) -> None:
+def show_pretraining(pretraining: Pretraining, console: Console) -> int:
     """Runs a pretraining and shows it as it goes, until it ends.
 
-    Ctrl-C ends it early: KeyboardInterrupt is raised, and what the last rung left is there.
+    Ctrl-C and SIGTERM end it early, after the step under way, with a snapshot. A second Ctrl-C does
+    not wait for it.
+
+    Returns:
+        The number of the signal that ended it; 0 where it came to its end.
+
+    Raises:
+        KeyboardInterrupt: at the second Ctrl-C.
     """
     rungs = pretraining.ground.config.rungs
-    with closing(pretraining.run()) as events, interrupts_heard() as interrupted:
-        heard = until(interrupted, events)
-        for event in _moving(heard, pretraining, console) if console.is_terminal else heard:
+    with closing(pretraining.run()) as events, stops_heard(pretraining.stop) as heard:
+        for event in _moving(events, pretraining, console) if console.is_terminal else events:
             if isinstance(event, SoloScored):
                 say(console, rung_line(event, rungs))
+    return 0 if pretraining.complete else heard.number
 
 
 def _moving(

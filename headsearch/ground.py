@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -75,6 +75,21 @@ class Given:
 
 
 NOTHING_GIVEN = Given()
+
+
+def check_given(path: Path, config: Mapping[str, Any], given: Given, how: str) -> None:
+    """Raises UserError where a run was given something in Python that it is not given again.
+
+    Args:
+        config: what its config.yaml holds.
+        how: the function that takes it again.
+    """
+    for name in config.get("given", []):
+        if getattr(given, name) is None:
+            raise UserError(
+                f"{path}: its {name} was given in Python; give it again there: "
+                f"headsearch.{how}(…, {name}=…)"
+            )
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,13 @@ def written_head(candidate: Candidate, origin: Mapping[str, str]) -> dict[str, A
     }  # fmt: skip
 
 
+def read_head(written: Mapping[str, Any], base: BaseShape, source: str) -> Head:
+    """The head that `written_head` wrote, on this base; raises UserError where it is none."""
+    space = read_space(located(written, source), source)
+    candidate = sole_candidate(space, base)
+    return Head(candidate, _origin(space, candidate.family, Path()), [])
+
+
 def read_name(name: str) -> tuple[str, dict[str, Value]]:
     """A candidate's name taken apart: its family, and the parameters that the name shows.
 

@@ -1,13 +1,16 @@
 """`pretrain`: a solo run in a directory of its own, which ends with the weights of the base.
 
-The directory holds `config.yaml`, written before training; `pretrain.csv`, a row a rung; and
-`base.safetensors`, the base alone under timm's own parameter names. Its weights are the teacher's,
-the moving average of the student's, for it is the teacher that is scored.
+The directory holds `config.yaml`, written before training; `pretrain.csv`, a row a rung;
+`base.safetensors`, the base alone under timm's own parameter names; and, until the run has ended,
+the snapshot that `resume` goes on from. The weights are the teacher's, the moving average of the
+student's, for it is the teacher that is scored.
 """
 
 from __future__ import annotations
 
 import math
+import shutil
+import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,12 +23,13 @@ from torch import Tensor, nn
 from headsearch import checkpoint
 from headsearch.bases import Base, BasePlan
 from headsearch.checkpoint import Run
-from headsearch.config import OF_SEARCH_ALONE, PRESETS, RunConfig
+from headsearch.config import OF_SEARCH_ALONE, PRESETS, RunConfig, resolve
 from headsearch.errors import UserError
 from headsearch.ground import (
     NOTHING_GIVEN,
     Given,
     Ground,
+    check_given,
     ground_notes,
     ground_settings,
     machine_note,
@@ -33,12 +37,13 @@ from headsearch.ground import (
     prepare_ground,
     repeats_base,
 )
-from headsearch.head_choice import Head, check_head, head_on, name_at, written_head
+from headsearch.head_choice import Head, check_head, head_on, name_at, read_head, written_head
 from headsearch.machine import resolve_here
 from headsearch.ranking import NO_HEAD
 from headsearch.recipes import find_recipe
-from headsearch.run_directory import create, new_run_directory
-from headsearch.solo import SoloEvent, SoloScored, train_solo
+from headsearch.run_directory import CONFIG, create, hold, new_run_directory, read_config
+from headsearch.snapshot import FOLDER, Snapshot, read_snapshot, write_snapshot
+from headsearch.solo import SoloEvent, SoloRun, SoloScored
 from headsearch.space import Candidate
 
 # Of the base on the reporting labels, and on those that may choose between heads; then the head's.
@@ -56,7 +61,9 @@ PRETRAIN_COLUMNS = (
     "head_linear",
     "discrepancy",
 )
-WEIGHTS = "base.safetensors"
+ALWAYS = {"coupling": "joint", "images_per_head": "all"}
+"""A head that only watches would leave the base as it is without one."""
+WEIGHTS, TABLE = "base.safetensors", "pretrain.csv"
 
 
 @dataclass(frozen=True)
@@ -115,20 +122,55 @@ def prepare_pretraining(
         notes += [note] if note else []
     assert head is not None
     config = settings_like(run, flags, given) if run else resolve_here(flags, config_file)
-    config = config.model_copy(update={"coupling": "joint", "images_per_head": "all"})
+    config = config.model_copy(update=ALWAYS)
     check_head(head, run)  # told before images are decoded
     if run is not None and given.base is None and repeats_base(run, config):
         given = replace(given, base=plan_of_run(run))
     ground = prepare_ground(config, given, progress)
     chosen = head_on(ground.plan, head, run) if head != NO_HEAD else None
     notes += chosen.notes if chosen else []
-    with_head = f"with the head {chosen.candidate.name}" if chosen else "without a head"
+    return _planned(ground, chosen, notes)
+
+
+def prepare_again(
+    directory: Path,
+    given: Given = NOTHING_GIVEN,
+    progress: Callable[[int, int], None] | None = None,
+) -> Planned:
+    """Opens and checks all that a pretraining needs to go on where an earlier process left it.
+
+    Raises:
+        UserError: it is no pretraining's directory, lacks what was given to it, or its settings or
+            data cannot be used any more.
+    """
+    written = read_config(directory)
+    if checkpoint.SOLO_HEAD not in written:
+        raise UserError(f"{directory}: a search, not a pretraining with one head")
+    check_given(directory, written, given, "resume_pretraining")
+    config = resolve_here({}, directory / CONFIG).model_copy(update=ALWAYS)
+    ground = prepare_ground(config, given, progress)
+    head = written[checkpoint.SOLO_HEAD]
+    source = f"{directory / CONFIG}: {checkpoint.SOLO_HEAD}"
+    return _planned(ground, None if head == NO_HEAD else read_head(head, ground.plan, source), [])
+
+
+def has_ended(directory: Path) -> bool:
+    """Whether the pretraining in this directory has come to its end."""
+    table = directory / TABLE
+    if not table.is_file():
+        return False
+    rungs = pd.read_csv(table)["rung"]
+    return bool(len(rungs)) and rungs.iloc[-1] == resolve({}, directory / CONFIG).rungs
+
+
+def _planned(ground: Ground, head: Head | None, notes: list[str]) -> Planned:
+    config = ground.config
+    with_head = f"with the head {head.candidate.name}" if head else "without a head"
     steps = (
         f"{ground.steps} steps of {config.batch_size} images ({config.epochs} epochs) {with_head}, "
         f"scored at {config.rungs} rungs"
     )
-    lines = (*ground_notes(ground), *notes, steps, machine_note(ground))
-    return Planned(ground, chosen, lines)
+    return Planned(ground, head, (*ground_notes(ground), *notes, steps, machine_note(ground)))
 
 
 def settings_like(run: Run, flags: Mapping[str, Any], given: Given = NOTHING_GIVEN) -> RunConfig:
@@ -159,50 +201,113 @@ def settings_like(run: Run, flags: Mapping[str, Any], given: Given = NOTHING_GIV
 class Pretraining:
     """A solo run in its directory. Making one writes the directory with its config.yaml.
 
+    Args:
+        planned: what is trained.
+        directory: one that an earlier process left with these settings, to be gone on with.
+
     Attributes:
-        run_directory: where it writes; fresh.
+        run_directory: where it writes.
         weights: the file of the base's weights, there from rung 1 on.
+        stop: once set, the step under way is the last, and a snapshot is written.
 
     Raises:
-        UserError: the directory exists or cannot be made.
+        UserError: the directory exists, cannot be made, or cannot be gone on with.
     """
 
-    def __init__(self, planned: Planned) -> None:
+    def __init__(self, planned: Planned, directory: Path | None = None) -> None:
         self.planned = planned
         self.ground = ground = planned.ground
         candidate = planned.candidate
         name = candidate.name if candidate else "no-head"
-        self.run_directory = new_run_directory(ground.config.out, f"{ground.config.base}-{name}")
+        self.run_directory = directory or new_run_directory(
+            ground.config.out, f"{ground.config.base}-{name}"
+        )
         self.weights = self.run_directory / WEIGHTS
         self.rows: list[dict[str, Any]] = []
-        settings = ground_settings(ground, self.run_directory)
-        head = planned.head
-        solo_head = written_head(head.candidate, head.origin) if head else NO_HEAD
-        create(
-            self.run_directory,
-            {**{k: v for k, v in settings.items() if k not in OF_SEARCH_ALONE},
-             "solo_head": solo_head},
-        )  # fmt: skip
+        settings = self._settings()
+        if directory is None:
+            create(self.run_directory, settings)
+        self._lock = hold(self.run_directory)
+        try:
+            checkpoint.same_settings(self.run_directory, settings)
+            self._left = read_snapshot(self.run_directory)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._solo = SoloRun(ground, candidate)
+        self.stop = self._solo.stop
+        if self._left is not None:
+            self._solo.restore(self._left)
+            self.rows = list(self._left.record["rows"])
+        self._kept_at = time.monotonic()
         ground.data.left_out.list_in(self.run_directory)
+
+    def _settings(self) -> dict[str, Any]:
+        head = self.planned.head
+        written = written_head(head.candidate, head.origin) if head else NO_HEAD
+        settings = ground_settings(self.ground, self.run_directory)
+        ours = {name: value for name, value in settings.items() if name not in OF_SEARCH_ALONE}
+        return {**ours, checkpoint.SOLO_HEAD: written}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided, and where it goes on, a line each."""
+        if self._left is None:
+            return self.planned.notes
+        where = f"step {self._left.record['step']}, before rung {self._left.record['rung']}"
+        return (*self.planned.notes, f"going on from the last snapshot: {where}")
+
+    @property
+    def complete(self) -> bool:
+        """Whether it has come to its end."""
+        return self._solo.rung > self.ground.config.rungs
 
     def run(self) -> Generator[SoloEvent, None, None]:
         """Trains, and yields what happens; every rung leaves its scores and the base's weights.
 
-        Closing the generator, or Ctrl-C, ends it early with what the last rung left.
+        Closing the generator, or setting `stop`, ends it early with a snapshot, from which another
+        goes on; so does Ctrl-C, from the last snapshot that was written.
 
         Raises:
-            UserError: base or head diverged.
+            UserError: base or head diverged, or the directory cannot be written any more.
         """
-        for event in train_solo(self.ground, self.planned.candidate):
-            if isinstance(event, SoloScored):
-                self._keep(event)
-            yield event
+        try:
+            for event in self._solo.run():
+                if isinstance(event, SoloScored):
+                    self._keep(event)
+                elif time.monotonic() - self._kept_at > 60 * self.ground.config.snapshot_every:
+                    self._snapshot()
+                try:
+                    yield event
+                except GeneratorExit:
+                    self.stop.set()
+                    break
+            if self.stop.is_set() and not self.complete:
+                self._snapshot()
+        except OSError as error:
+            raise UserError(
+                f"{self.run_directory}: cannot write: {error.strerror or error}; what was written "
+                f"before stands: mend that, then headsearch resume {self.run_directory}"
+            ) from error
+        finally:
+            self._lock.release()
 
     def _keep(self, event: SoloScored) -> None:
+        """Writes what a rung leaves, the table last: by it others see that a run has ended."""
         self.rows.append(_row(event, self.ground, self.planned.candidate))
-        checkpoint.write_table(self.run_directory / "pretrain.csv", self.scores)
         if event.rung > 0:
             checkpoint.write_weights(self.weights, base_weights(event.base))
+        if not self.complete:
+            self._snapshot()
+        checkpoint.write_table(self.run_directory / TABLE, self.scores)
+        if self.complete:
+            shutil.rmtree(self.run_directory / FOLDER, ignore_errors=True)
+
+    def _snapshot(self) -> None:
+        now = self._solo.snapshot()
+        record = {**now.record, "rows": self.rows}
+        write_snapshot(self.run_directory, Snapshot(now.tensors, record))
+        self._kept_at = time.monotonic()
 
     @property
     def scores(self) -> pd.DataFrame:

@@ -8,6 +8,7 @@ leave the base as it is without one.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -17,6 +18,7 @@ from headsearch.errors import UserError
 from headsearch.ground import Ground
 from headsearch.pace import Pace
 from headsearch.scores.rung import BASE, RungScores
+from headsearch.snapshot import Snapshot
 from headsearch.space import Candidate
 from headsearch.train import Health, Trainer, train
 
@@ -51,41 +53,67 @@ class SoloScored:
 SoloEvent: TypeAlias = SoloAdvanced | SoloScored
 
 
-def train_solo(
-    ground: Ground, candidate: Candidate | None
-) -> Generator[SoloEvent, None, SoloScored]:
-    """Pretrains the base with this head, or alone, and yields what happens.
+class SoloRun:
+    """A solo run as it goes: from its first step, or from where it was left.
 
-    Returns:
-        The last rung, which is also the last thing that it yields.
+    Args:
+        candidate: the head; None for the base alone.
 
-    Raises:
-        UserError: base or head diverged.
+    Attributes:
+        rung: the one that it trains toward.
+        step: how many are done.
+        loss: the base's mean loss of late; NaN before there is one.
+        stop: once set, the step under way is the last.
     """
-    config = ground.config
-    trainer = ground.new_trainer("joint")
-    if candidate is not None:
-        attach(trainer, ground, candidate)
-    pace = Pace(config.batch_size, ground.steps, config.rungs, cohorts=1)
-    loss = math.nan
-    scored: SoloScored | None = None
-    for rung in range(config.rungs + 1):
-        first, last = ground.rung_step(rung - 1), ground.rung_step(rung)
-        pace.start()
-        for progress in train(trainer, ground.data.train, config, first, last):
-            pace.trained(progress.step - first)
-            first = progress.step
-            assert progress.health is not None  # a solo run is not told to stop
-            check_health(progress.health, config.lr)
-            loss = progress.health.owners[BASE].loss
-            yield SoloAdvanced(progress.step, loss, pace)
+
+    def __init__(self, ground: Ground, candidate: Candidate | None) -> None:
+        self._ground, self._candidate = ground, candidate
+        self._trainer = ground.new_trainer("joint")
+        if candidate is not None:
+            attach(self._trainer, ground, candidate)
+        config = ground.config
+        self._pace = Pace(config.batch_size, ground.steps, config.rungs, cohorts=1)
+        self.rung, self.step, self.loss = 0, 0, math.nan
+        self.stop = threading.Event()
+
+    def run(self) -> Generator[SoloEvent, None, None]:
+        """Trains, and yields what happens; the last rung is the last thing that it yields.
+
+        Raises:
+            UserError: base or head diverged.
+        """
+        ground, trainer, pace, config = self._ground, self._trainer, self._pace, self._ground.config
+        images, stop = ground.data.train, self.stop.is_set
+        while self.rung <= config.rungs:
+            last = ground.rung_step(self.rung)
             pace.start()
-        scores = ground.scores(trainer.teacher.network)
-        pace.scored()
-        scored = SoloScored(rung, last, loss, scores, trainer.teacher.network.base, pace)
-        yield scored
-    assert scored is not None
-    return scored
+            for progress in train(trainer, images, config, self.step, last, stop):
+                pace.trained(progress.step - self.step)
+                self.step = progress.step
+                if progress.health is not None:
+                    check_health(progress.health, config.lr)
+                    self.loss = progress.health.owners[BASE].loss
+                yield SoloAdvanced(self.step, self.loss, pace)
+                pace.start()
+            if stop():
+                return
+            network = trainer.teacher.network
+            scores = ground.scores(network)
+            pace.scored()
+            self.rung += 1
+            yield SoloScored(self.rung - 1, last, self.loss, scores, network.base, pace)
+
+    def snapshot(self) -> Snapshot:
+        """All that it needs to go on from here."""
+        record = {"rung": self.rung, "step": self.step, "loss": self.loss}
+        return Snapshot(self._trainer.state(), {**record, "pace": self._pace.record_of()})
+
+    def restore(self, left: Snapshot) -> None:
+        """Becomes the run that a snapshot was taken of."""
+        self._trainer.load_state(left.tensors)
+        self._pace.restore(left.record["pace"])
+        self.rung, self.step = left.record["rung"], left.record["step"]
+        self.loss = left.record["loss"]
 
 
 def attach(trainer: Trainer, ground: Ground, candidate: Candidate) -> None:

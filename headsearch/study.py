@@ -23,7 +23,7 @@ from headsearch.entrants import enqueue
 from headsearch.errors import UserError
 from headsearch.facts import note_baseline
 from headsearch.gains import write_gains
-from headsearch.ground import NOTHING_GIVEN, Given
+from headsearch.ground import NOTHING_GIVEN, Given, check_given
 from headsearch.ledger import Ledger, Standing
 from headsearch.machine import out_of_memory, release_memory, resolve_here
 from headsearch.pace import Pace
@@ -350,12 +350,7 @@ def resume_search(run: Run, given: Given = NOTHING_GIVEN) -> Search:
     Raises:
         UserError: it lacks something that was given, or something has changed since it began.
     """
-    for name in run.config.get("given", []):
-        if getattr(given, name) is None:
-            raise UserError(
-                f"{run.path}: its {name} was given in Python; give it again there: "
-                f"headsearch.resume(…, {name}=…)"
-            )
+    check_given(run.path, run.config, given, "resume")
     if run.facts.get("diverged"):
         raise UserError(f"{run.path}: its base diverged; search again with a lower --lr")
     config = resolve_here({}, run.path / "config.yaml")

@@ -2,8 +2,9 @@
 
 Every solo run is a `headsearch pretrain` of its own, a process with its own directory under
 `RUN/solo/`: base, data, objective and length are the search's, and runs of one seed share first
-weights, images and their order. A run that ended is not repeated. `solo.csv` holds a row for each,
-and `ranking.csv` gets `gain`, `gain_low` and `gain_high`.
+weights, images and their order. A run that ended is not repeated, and one that did not goes on from
+its snapshot. `solo.csv` holds a row for each, and `ranking.csv` gets `gain`, `gain_low` and
+`gain_high`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from headsearch.head_choice import default_name
 from headsearch.machine import choose_device
 from headsearch.pretraining import PRETRAIN_COLUMNS
 from headsearch.ranking import CONTROL_FAMILIES, NO_HEAD, ranked
-from headsearch.run_directory import hold
+from headsearch.run_directory import CONFIG, hold, read_config
+from headsearch.snapshot import FOLDER
 
 POLL_S = 0.2
 
@@ -209,9 +211,20 @@ class Verification:
                 process.wait()
 
     def _start(self, solo: Solo, device: str) -> subprocess.Popen[bytes]:
-        """Starts a run in a fresh directory: what is there was left by one that did not end."""
-        if solo.directory.exists():
-            shutil.rmtree(solo.directory)
+        """Starts a run, or goes on with one that did not end, where it was begun on this device."""
+        command = [sys.executable, "-m", "headsearch"]
+        if _left_on(solo.directory) == device:
+            command += ["resume", str(solo.directory)]
+        else:
+            shutil.rmtree(solo.directory, ignore_errors=True)
+            command += ["pretrain", str(self.run.path), *self._flags(solo, device)]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
+        with solo.log.open("wb") as log:
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+            )
+
+    def _flags(self, solo: Solo, device: str) -> list[str]:
         flags = {
             "head": solo.candidate,
             "seed": solo.seed,
@@ -221,14 +234,7 @@ class Verification:
             "device": device,
             "out": solo.directory,
         }
-        command = [sys.executable, "-m", "headsearch", "pretrain", str(self.run.path)]
-        for name, value in flags.items():
-            command += [f"--{name}", str(value)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
-        with solo.log.open("wb") as log:
-            return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
-            )
+        return [part for name, value in flags.items() for part in (f"--{name}", str(value))]
 
     def _write(self) -> None:
         """Writes solo.csv, and the gains into ranking.csv."""
@@ -242,6 +248,13 @@ class Verification:
             return
         write_table(self.run.path / "solo.csv", table)
         write_gains(replace(self.run, solo=table))
+
+
+def _left_on(directory: Path) -> str | None:
+    """The device of a solo run that left a snapshot to go on from; None where there is none."""
+    if not ((directory / FOLDER).is_dir() and (directory / CONFIG).is_file()):
+        return None
+    return str(read_config(directory).get("device"))
 
 
 def _heads(run: Run, top: int) -> list[tuple[str, str]]:

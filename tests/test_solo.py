@@ -21,7 +21,7 @@ from headsearch.errors import UserError
 from headsearch.head_choice import head_on, name_at, read_name
 from headsearch.preparation import prepare
 from headsearch.pretraining import Planned, Pretraining, prepare_pretraining, settings_like
-from headsearch.solo import SoloScored, train_solo
+from headsearch.solo import SoloRun, SoloScored
 from headsearch.study import Search
 
 HEAD = "convnext-d1-k3-noshortcut"
@@ -74,7 +74,7 @@ def watched(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> R
 
 
 def scored(planned: Planned) -> list[SoloScored]:
-    events = train_solo(planned.ground, planned.candidate)
+    events = SoloRun(planned.ground, planned.candidate).run()
     return [event for event in events if isinstance(event, SoloScored)]
 
 

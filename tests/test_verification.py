@@ -18,6 +18,7 @@ from headsearch.checkpoint import SOLO_COLUMNS, Run, read_run
 from headsearch.cli import app
 from headsearch.errors import UserError
 from headsearch.gains import verified
+from headsearch.pretraining import Pretraining, prepare_pretraining
 from headsearch.report import advice, verdict, verified_table, write_report
 from headsearch.report.columns import signed
 from headsearch.report.content import content
@@ -105,6 +106,28 @@ def test_what_has_ended_is_not_run_again_and_what_has_not_is(run: Path) -> None:
     assert [str(progress.ended) for progress in again] == ["none seed 1"]
     assert (run / "solo" / "none-seed0" / "pretrain.csv").stat().st_mtime_ns == kept
     pd.testing.assert_frame_equal(read_run(run).solo, before)
+
+
+@pytest.mark.usefixtures("done")
+def test_a_solo_run_that_was_left_goes_on_from_its_snapshot(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    verification = Verification(
+        read_run(copy), top=1, seeds=1, controls=False, device="cpu", jobs=1, threads=1
+    )
+    solo = next(solo for solo in verification.solos if solo.candidate == "none")
+    expected = solo.scores()
+    shutil.rmtree(solo.directory)
+    flags = {"seed": 0, "data_seed": 0, "rungs": 1, "threads": 1, "device": "cpu"}
+    planned = prepare_pretraining(
+        {**flags, "out": str(solo.directory)}, run=read_run(copy), head="none"
+    )
+    events = Pretraining(planned).run()
+    while next(events).step == 0:
+        pass
+    events.close()
+    assert [str(progress.ended) for progress in carried_out(verification)] == ["none seed 0"]
+    assert "going on from the last snapshot" in solo.log.read_text()
+    assert solo.scores() == expected
 
 
 def test_a_run_that_fails_says_why_and_the_others_go_on(

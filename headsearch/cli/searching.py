@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headsearch.cli import solo
 from headsearch.cli.flags import settings_as_flags
 from headsearch.cli.output import conclude, console_here
 from headsearch.config import read_config_file, resolve
@@ -78,7 +79,7 @@ def _foresee(given: Mapping[str, Any], config: Path | None) -> None:
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
 ) -> None:
-    """Go on with a search that was interrupted, from its last snapshot.
+    """Go on with a search or a pretraining that was interrupted, from its last snapshot.
 
     However it ended: Ctrl-C, a cluster's SIGTERM, kill -9, a power cut, a full disk. It comes to \
 what it would have come to without the interruption.
@@ -87,21 +88,33 @@ what it would have come to without the interruption.
     """
     import optuna
 
-    from headsearch.checkpoint import read_run
-    from headsearch.console import print_notes
+    from headsearch.checkpoint import is_pretraining, read_run
     from headsearch.data.left_out import listed_where_too_many
+    from headsearch.pretraining import Pretraining, has_ended, prepare_again
     from headsearch.study import resume_search
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if is_pretraining(run):
+        if has_ended(run):
+            _say_that_it_ended(run)
+            return
+        with listed_where_too_many(run):
+            planned = prepare_again(run)
+        solo.carry_out(Pretraining(planned, run))
+        return
     found = read_run(run)
     if found.facts.get("status") == "complete":
-        print_notes(
-            console_here(), [f"{run} has come to its end already: there is nothing to resume"]
-        )
+        _say_that_it_ended(run)
         return
     with listed_where_too_many(run):
         search = resume_search(found)
     _carry_out(search)
+
+
+def _say_that_it_ended(run: Path) -> None:
+    from headsearch.console import print_notes
+
+    print_notes(console_here(), [f"{run} has come to its end already: there is nothing to resume"])
 
 
 def _carry_out(search: Search) -> None:

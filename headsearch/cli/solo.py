@@ -14,6 +14,8 @@ from headsearch.config import OF_SEARCH_ALONE, resolve
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from headsearch.pretraining import Pretraining
+
 
 @settings_as_flags(without=OF_SEARCH_ALONE, show_defaults=False)
 def pretrain(
@@ -49,26 +51,32 @@ weights kept are those of the EMA teacher, which is what is scored.
         resolve(given, config)  # wrong values are told before anything heavy is loaded
 
     from headsearch.checkpoint import read_run
-    from headsearch.console import print_notes
-    from headsearch.console_solo import show_pretraining
     from headsearch.pretraining import Pretraining, prepare_pretraining
 
     found = read_run(run) if run is not None else None
-    console = console_here()
     planned = prepare_pretraining(given, run=found, rank=rank, head=head, config_file=config)
-    pretraining = Pretraining(planned)
-    print_notes(console, planned.notes)
+    carry_out(Pretraining(planned))
+
+
+def carry_out(pretraining: Pretraining) -> None:
+    """Runs a pretraining to its end, or to where it is told to stop."""
+    from headsearch.console import print_notes, say
+    from headsearch.console_solo import show_pretraining
+
+    console = console_here()
+    print_notes(console, pretraining.notes)
     console.print(f"run directory: {pretraining.run_directory}", soft_wrap=True)
+    how = f"headsearch resume {pretraining.run_directory}"
     try:
-        show_pretraining(pretraining, console)
+        signal = show_pretraining(pretraining, console)
     except KeyboardInterrupt:
-        if pretraining.weights.exists():
-            console.print("interrupted: the weights of the last rung are kept")
-            _say_how_to_load(pretraining.loading, console)
-        else:
-            console.print("interrupted before rung 1: there are no weights to keep yet")
+        say(console, f"interrupted at once: {how} goes on from the last snapshot")
         raise typer.Exit(130) from None
-    _say_how_to_load(pretraining.loading, console)
+    if pretraining.weights.exists():
+        _say_how_to_load(pretraining.loading, console)
+    if signal:
+        say(console, f"interrupted, with all that was done kept: {how} goes on from here")
+        raise typer.Exit(128 + signal)
 
 
 def _say_how_to_load(loading: str, console: Console) -> None:

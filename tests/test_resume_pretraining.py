@@ -1,0 +1,227 @@
+"""What is left of a pretraining after any end, and what becomes of it: always the same weights."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import headsearch
+from headsearch import pretraining, snapshot
+from headsearch.cli import main
+from headsearch.errors import UserError
+from headsearch.pretraining import Planned, Pretraining, prepare_again, prepare_pretraining
+from headsearch.snapshot import FOLDER
+
+TRAINING: dict[str, Any] = {
+    "base": "test_vit", "image_size": 16, "patch_size": 4, "images": 96, "epochs": 5,
+    "batch_size": 32, "rungs": 3, "eval_images": 64, "bank_images": 64, "device": "cpu",
+    "precision": "float32", "threads": 1,
+}  # fmt: skip
+HEADS = {"with a head": "convnext-d1-k3-noshortcut", "the base alone": "none"}
+
+
+def planned(out: Path, head: str = "none", **changes: Any) -> Planned:
+    return prepare_pretraining({**TRAINING, "out": str(out), **changes}, head=head)
+
+
+def finish(running: Pretraining) -> Path:
+    for _ in running.run():
+        pass
+    return running.run_directory
+
+
+def left(directory: Path) -> dict[str, bytes]:
+    """What a pretraining leaves beside its settings, which name the directory."""
+    files = {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+    assert {"pretrain.csv", "base.safetensors"} <= files.keys()
+    return {name: files[name] for name in ("pretrain.csv", "base.safetensors")}
+
+
+@pytest.fixture(scope="module", params=HEADS)
+def head(request: pytest.FixtureRequest) -> str:
+    return HEADS[request.param]
+
+
+@pytest.fixture(scope="module")
+def whole(head: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finish(Pretraining(planned(tmp_path_factory.mktemp("whole") / "p", head)))
+
+
+def test_one_that_is_stopped_again_and_again_ends_as_if_it_never_was(
+    head: str, whole: Path, tmp_path: Path
+) -> None:
+    """At every event, closed at it or told to stop: in the midst of rungs and at them."""
+    directory = tmp_path / "p"
+    running, stops = Pretraining(planned(directory, head)), 0
+    while True:
+        events = running.run()
+        next(events)
+        if stops % 2:
+            running.stop.set()
+            assert len(list(events)) <= 1  # of the step under way
+        events.close()
+        if running.complete:
+            break
+        stops += 1
+        running = Pretraining(prepare_again(directory), directory)
+        assert running.notes[-1].startswith("going on from the last snapshot: step ")
+    assert stops > TRAINING["rungs"] + 1
+    assert left(directory) == left(whole)
+
+
+def test_a_snapshot_by_the_clock_holds_what_was_not_read_yet(
+    whole: Path, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the process is killed after one: each is set aside and gone on from."""
+    kept: list[Path] = []
+    write = snapshot.write_snapshot
+
+    def one(directory: Path, taken: snapshot.Snapshot) -> None:
+        write(directory, taken)
+        copy = tmp_path / f"copy-{len(kept)}"
+        write(copy_of(directory, copy), taken)
+        kept.append(copy)
+
+    def copy_of(directory: Path, copy: Path) -> Path:
+        copy.mkdir()
+        (copy / "config.yaml").write_bytes((directory / "config.yaml").read_bytes())
+        return copy
+
+    monkeypatch.setattr("headsearch.train.READ_EVERY", 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(pretraining, "write_snapshot", one)
+        finish(Pretraining(planned(tmp_path / "p", head, snapshot_every=1e-9)))
+    assert len(kept) > 2 * TRAINING["rungs"]
+    expected = left(tmp_path / "p")
+    for copy in kept[::3]:
+        assert left(finish(Pretraining(prepare_again(copy), copy))) == expected, copy
+    assert expected["base.safetensors"] == left(whole)["base.safetensors"]
+
+
+def test_one_that_was_killed_at_random_comes_to_the_same(
+    whole: Path, head: str, tmp_path: Path
+) -> None:
+    """SIGKILL, up to four times; whatever is there then is what the next process goes on from."""
+    flags = [part for name, value in TRAINING.items()
+             for part in (f"--{name.replace('_', '-')}", str(value))]  # fmt: skip
+    begin = ["pretrain", "--head", head, "--out", "p", "--snapshot-every", "0.0001", *flags]
+    draw, directory, kills = random.Random(3), tmp_path / "p", 0
+    while True:
+        command = ["resume", "p"] if directory.exists() else begin
+        process = subprocess.Popen(
+            [sys.executable, "-m", "headsearch", *command], cwd=tmp_path,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            out, error = process.communicate(timeout=draw.uniform(3, 9) if kills < 4 else 300)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+            continue
+        assert process.returncode == 0, error
+        if "has come to its end already" in out:
+            break
+    assert kills
+    assert left(directory) == left(whole)
+
+
+def test_once_ended_there_is_nothing_to_resume(
+    whole: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not (whole / FOLDER).exists()
+    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    monkeypatch.setattr(sys, "argv", ["headsearch", "resume", str(whole)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    assert "has come to its end already" in capsys.readouterr().out.replace("\n", " ")
+    with pytest.raises(UserError, match="come to its end already"):
+        headsearch.resume_pretraining(whole)
+    assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
+
+
+def test_sigterm_ends_it_with_a_snapshot(tmp_path: Path) -> None:
+    flags = [part for name, value in {**TRAINING, "epochs": 2000}.items()
+             for part in (f"--{name.replace('_', '-')}", str(value))]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "headsearch", "pretrain", "--head", "none", "--out", "p", *flags],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("rung 0"):
+            break
+    time.sleep(0.5)
+    process.terminate()
+    out, error = process.communicate(timeout=100)
+    assert process.returncode == 128 + signal.SIGTERM, error
+    assert "headsearch resume p goes on from here" in out
+    found = snapshot.read_snapshot(tmp_path / "p")
+    assert found is not None
+    assert found.record["step"] > 0
+
+
+def test_first_weights_that_have_changed_are_told(whole: Path, tmp_path: Path) -> None:
+    directory, weights = tmp_path / "p", tmp_path / "first.safetensors"
+    weights.write_bytes((whole / "base.safetensors").read_bytes())
+    events = Pretraining(planned(directory, base_weights=str(weights))).run()
+    next(events)
+    events.close()
+    tensors = load_file(weights)
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, weights)
+    with pytest.raises(UserError, match="first_weights has changed since the run began"):
+        Pretraining(prepare_again(directory), directory)
+
+
+class Base(nn.Module):
+    """A map of 4×4 tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 4, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.patches(images)
+
+
+def test_what_was_given_in_python_is_given_again(tmp_path: Path) -> None:
+    settings = {name: value for name, value in TRAINING.items() if name not in ("base",)}
+    settings.pop("patch_size")
+    whole = headsearch.pretrain(
+        head="none", base=seeded(), out=tmp_path / "whole", progress=False, **settings
+    )
+    given = prepare_pretraining(
+        {**settings, "out": str(tmp_path / "p"), "base": "Base"},
+        head="none", given=headsearch.api.Given(base=seeded()),
+    )  # fmt: skip
+    running = Pretraining(given)
+    events = running.run()
+    next(events)
+    next(events)
+    events.close()
+    with pytest.raises(UserError, match=r"headsearch\.resume_pretraining\(…, base=…\)"):
+        headsearch.resume_pretraining(tmp_path / "p")
+    done = headsearch.resume_pretraining(tmp_path / "p", base=seeded(), progress=False)
+    assert done.weights.read_bytes() == whole.weights.read_bytes()
+
+
+def seeded() -> Base:
+    torch.manual_seed(3)
+    return Base()
+
+
+def test_a_search_is_no_pretraining(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("base: test_vit\n")
+    with pytest.raises(UserError, match="a search, not a pretraining"):
+        prepare_again(tmp_path)
