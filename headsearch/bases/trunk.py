@@ -133,6 +133,28 @@ def make_deterministic(trunk: nn.Module, *, drop_path: bool = False) -> None:
         drop_no_paths(trunk)
 
 
+def repeated_blocks(trunk: nn.Module) -> list[nn.Module]:
+    """The blocks that a trunk is a pile of: children of one kind in a row, the innermost such."""
+
+    def innermost(module: nn.Module) -> list[nn.Module]:
+        found = [block for child in module.children() for block in innermost(child)]
+        children = list(module.children())
+        row = isinstance(module, nn.Sequential | nn.ModuleList) and len(children) > 1
+        same = row and len({type(child) for child in children}) == 1
+        return found or (children if same and any(children[0].parameters()) else [])
+
+    return innermost(trunk)
+
+
+def compile_blocks(trunk: nn.Module) -> None:
+    """Has torch compile a trunk's repeated blocks when they are first used, each kind once.
+
+    Compiling stands between a block and its caller alone: names, weights and copies are as ever.
+    """
+    for block in repeated_blocks(trunk):
+        block.compile()
+
+
 def drop_no_paths(module: nn.Module) -> None:
     """Switches off drop path in all of a module."""
     for part in module.modules():

@@ -1,0 +1,55 @@
+"""A compiled base: the same training, to rounding, whoever comes and goes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_training import crops, make_trainer
+
+from headsearch.config import resolve
+from headsearch.errors import UserError
+from headsearch.ground import prepare_ground
+from headsearch.schedules import Moment
+from headsearch.train import Trainer
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+STEPS = 4
+
+
+def trained(*, compiled: bool, **settings: Any) -> Trainer:
+    """A head leaves and another comes on the way."""
+    trainer = make_trainer(["convnext", "mixer"], dtype=torch.float32, compile=compiled, **settings)
+    for step in range(STEPS):
+        trainer.step(crops(step, dtype=torch.float32), Moment(step, 2 * STEPS))
+        if step == 1:
+            trainer.detach("convnext")
+    return trainer
+
+
+@pytest.mark.parametrize("coupling", ["joint", "observe"])
+@pytest.mark.parametrize("objective", ["simclr", "dino"])
+def test_a_compiled_base_trains_as_the_plain_one_does(coupling: Any, objective: str) -> None:
+    """To rounding of float32: a fused kernel adds in another order."""
+    plain = trained(compiled=False, coupling=coupling, objective=objective)
+    compiled = trained(compiled=True, coupling=coupling, objective=objective)
+    for network in (compiled.student, compiled.teacher.network):
+        blocks: Any = network.base.trunk.blocks
+        assert all(block._compiled_call_impl is not None for block in blocks)
+    assert compiled.state().keys() == plain.state().keys()
+    before = make_trainer(["mixer"], dtype=torch.float32, coupling=coupling, objective=objective)
+    for name, tensor in plain.student.state_dict().items():
+        found = compiled.student.state_dict()[name]
+        moved = (tensor - before.student.state_dict()[name]).abs().max()
+        assert moved > 0, name
+        assert (found - tensor).abs().max() < 0.02 * moved, name
+
+
+def test_without_a_compiler_that_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CXX", str(tmp_path / "no-such-compiler"))
+    settings = {"base": "test_vit", "images": 64, "compile": True, "device": "cpu"}
+    with pytest.raises(UserError, match="--compile needs a C"):
+        prepare_ground(resolve(settings))
