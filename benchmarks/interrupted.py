@@ -6,9 +6,9 @@
 
 The search of `soak.py` from the command line: SIGKILL, SIGTERM or Ctrl-C at random moments (an
 exponential waiting time, start-up included), then `headsearch resume`, until it has come to its
-end. Writes a row an interruption: seconds since the beginning, the signal, the exit status, and how far
-the snapshot left was. Exits with 1 where the tables are not those of the other run, byte for byte
-(but for how long a head's step took), or a process ended in another way than it was told to.
+end. Writes a row an interruption: seconds since the beginning, the signal, the exit status, and how
+far the snapshot left was. Exits with 1 where the tables are not those of the other run, byte for
+byte (but for how long a head's step took), or a process ended in another way than it was told to.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=40.0, help="seconds, on average")
     arguments = parser.parse_args()
     run: Path = arguments.run
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
     draw, started = random.Random(0), time.monotonic()
     rows: list[dict[str, object]] = []
     flags = [
@@ -60,7 +61,7 @@ def main() -> None:
                 break  # it came to its end, or failed by itself
             except subprocess.TimeoutExpired:
                 process.send_signal(sent)
-                status = process.wait()
+                status = process.wait(timeout=120)
             # told before it listened, Python ends by the signal itself; or it had just ended
             unexpected += status not in (EXPECTED[sent], -sent, 0)
             left = read_snapshot(run) if run.is_dir() else None

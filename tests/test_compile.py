@@ -22,9 +22,9 @@ STEPS = 4
 
 def trained(*, compiled: bool, **settings: Any) -> Trainer:
     """A head leaves and another comes on the way."""
-    trainer = make_trainer(["convnext", "mixer"], dtype=torch.float32, compile=compiled, **settings)
+    trainer = make_trainer(["convnext", "mixer"], compile=compiled, **settings)
     for step in range(STEPS):
-        trainer.step(crops(step, dtype=torch.float32), Moment(step, 2 * STEPS))
+        trainer.step(crops(step), Moment(step, 2 * STEPS))
         if step == 1:
             trainer.detach("convnext")
     return trainer
@@ -33,19 +33,24 @@ def trained(*, compiled: bool, **settings: Any) -> Trainer:
 @pytest.mark.parametrize("coupling", ["joint", "observe"])
 @pytest.mark.parametrize("objective", ["simclr", "dino"])
 def test_a_compiled_base_trains_as_the_plain_one_does(coupling: Any, objective: str) -> None:
-    """To rounding of float32: a fused kernel adds in another order."""
+    """To rounding, in float64: a fused kernel adds in another order, and Adam magnifies that."""
     plain = trained(compiled=False, coupling=coupling, objective=objective)
     compiled = trained(compiled=True, coupling=coupling, objective=objective)
     for network in (compiled.student, compiled.teacher.network):
         blocks: Any = network.base.trunk.blocks
         assert all(block._compiled_call_impl is not None for block in blocks)
     assert compiled.state().keys() == plain.state().keys()
-    before = make_trainer(["mixer"], dtype=torch.float32, coupling=coupling, objective=objective)
-    for name, tensor in plain.student.state_dict().items():
-        found = compiled.student.state_dict()[name]
-        moved = (tensor - before.student.state_dict()[name]).abs().max()
-        assert moved > 0, name
-        assert (found - tensor).abs().max() < 0.02 * moved, name
+    untrained = make_trainer(["mixer"], coupling=coupling, objective=objective)
+    found, expected, before = map(features, (compiled, plain, untrained))
+    for one, other, old in zip(found, expected, before, strict=True):
+        assert (one - other).norm() < 1e-6 * (other - old).norm()
+
+
+@torch.no_grad()
+def features(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of base and head on other images than those of the training."""
+    seen = trainer.student.eval()(crops(9).flatten(0, 1))
+    return seen.base.pooled_BD, seen.pooled_BD("mixer")
 
 
 def test_without_a_compiler_that_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,6 +12,9 @@ from typing import Any
 from timm.layers import DropPath, PatchDropout
 from torch import Tensor, nn
 
+KINDS_A_BLOCK = 4
+"""With gradients or without; for a whole batch or the last of the images that are scored."""
+
 
 def has_intermediates(trunk: nn.Module) -> bool:
     """Whether a trunk gives every map, in timm's way; else it gives its last one alone."""
@@ -141,7 +144,7 @@ def repeated_blocks(trunk: nn.Module) -> list[nn.Module]:
         children = list(module.children())
         row = isinstance(module, nn.Sequential | nn.ModuleList) and len(children) > 1
         same = row and len({type(child) for child in children}) == 1
-        return found or (children if same and any(children[0].parameters()) else [])
+        return found or (children if same and list(children[0].parameters()) else [])
 
     return innermost(trunk)
 
@@ -151,7 +154,13 @@ def compile_blocks(trunk: nn.Module) -> None:
 
     Compiling stands between a block and its caller alone: names, weights and copies are as ever.
     """
-    for block in repeated_blocks(trunk):
+    from torch._dynamo import config as limits  # takes a second
+
+    blocks = repeated_blocks(trunk)
+    # Blocks of other widths or rates of drop path, with gradients and without, are kinds of their
+    # own; beyond its limit torch would run the rest as they are, with a warning alone.
+    limits.recompile_limit = max(limits.recompile_limit, KINDS_A_BLOCK * len(blocks))
+    for block in blocks:
         block.compile()
 
 
