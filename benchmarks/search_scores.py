@@ -26,6 +26,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "joint": {"coupling": "joint"},
     "observe": {"coupling": "observe"},
     "pruned": {"coupling": "observe", "pruner": "rung"},
+    "observe-share": {"coupling": "observe", "images_per_head": "share"},
+    "observe-32": {"coupling": "observe", "images_per_head": 32},
 }
 """What is compared: the settings in which a search differs from the others."""
 

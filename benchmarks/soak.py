@@ -1,11 +1,12 @@
 """A long run at tiny size: whether memory, open files or threads grow with cohorts and rungs.
 
-    python benchmarks/soak.py --out results/soak.csv
+    python benchmarks/soak.py --out results/soak.csv [--cohorts 100] [--run RUN]
 
-One search in one process: 100 cohorts of 6 sampled heads, each attached, scored at 6 rungs, pruned
-and detached, 600 rungs in all, with a snapshot at every one. Writes a row each 10 cohorts: resident
-memory in MiB, open file handles, threads, files in the run directory, and the study's trials. Exits
-with 1 where the last third needs more memory than the second by over 5 %, or holds more handles.
+One search in one process: cohorts of 6 sampled heads, each attached, scored at 6 rungs, pruned and
+detached, with a snapshot at every rung: 7 a cohort with that before training. Writes a row each 10
+cohorts: resident memory in MiB, open file handles, threads, files in the run directory, and the
+study's trials. Exits with 1 where the last third needs more memory than the second by over 5 %, or
+holds more handles. `interrupted.py` makes the same run with interruptions.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import gc
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pandas as pd
@@ -33,28 +35,31 @@ families:
 controls:
   identity:
 """
+SETTINGS: dict[str, Any] = {
+    "base": "test_vit", "image_size": 16, "patch_size": 4, "images": 64, "epochs": 6,
+    "batch_size": 32, "rungs": RUNGS, "eval_images": 64, "bank_images": 64, "cohort": HEADS,
+    "min_keep": 1, "sampler": "random", "threads": 1, "device": "cpu", "precision": "float32",
+}  # fmt: skip
+
+
+def settings(cohorts: int, folder: Path) -> dict[str, Any]:
+    """Of the search; its space is written into the folder."""
+    space = folder / "soak.yaml"
+    space.write_text(SPACE)
+    return {**SETTINGS, "trials": cohorts * HEADS, "space": str(space.absolute())}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    out = parser.parse_args().out
+    parser.add_argument("--out", type=Path, required=True, help="the table")
+    parser.add_argument("--cohorts", type=int, default=COHORTS)
+    parser.add_argument("--run", type=Path, help="the run directory; by default it is thrown away")
+    arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        space = Path(folder) / "space.yaml"
-        space.write_text(SPACE)
-        search = Search(
-            prepare(
-                resolve({
-                    "base": "test_vit", "image_size": 16, "patch_size": 4, "images": 64,
-                    "epochs": 6, "batch_size": 32, "rungs": RUNGS, "eval_images": 64,
-                    "bank_images": 64, "trials": COHORTS * HEADS, "cohort": HEADS, "min_keep": 1,
-                    "sampler": "random", "space": str(space), "threads": 1, "device": "cpu",
-                    "precision": "float32", "out": Path(folder) / "run",
-                })
-            )
-        )  # fmt: skip
+        run = arguments.run or Path(folder) / "run"
+        search = Search(prepare(resolve({**settings(arguments.cohorts, Path(folder)), "out": run})))
         rungs = 0
         for event in search.run():
             if not isinstance(event, Scored):
@@ -64,7 +69,7 @@ def main() -> None:
                 gc.collect()
                 rows.append({"cohorts": event.cohort + 1, "rungs": rungs, **_held(search)})
                 print(rows[-1], flush=True)
-                write_table(out, pd.DataFrame(rows))
+                write_table(arguments.out, pd.DataFrame(rows))
     table = pd.DataFrame(rows)
     third = len(table) // 3
     second, last = table.iloc[third : 2 * third], table.iloc[-third:]

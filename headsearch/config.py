@@ -218,6 +218,11 @@ class RunConfig(BaseModel):
     precision: Precision = setting(
         "auto", "auto, bf16 or float32; auto is bf16 where the hardware is fast at it.", MACHINE
     )
+    compile: bool = setting(
+        False,
+        "Compile the base's blocks (torch.compile): starts slower, then trains faster.",
+        MACHINE,
+    )
     threads: int | None = setting(None, "CPU threads. [default: PyTorch's]", MACHINE, ge=1, le=4096)
     seed: int = setting(0, "Seed of everything random.", MACHINE, ge=0, lt=2**32)
     data_seed: int | None = setting(
@@ -248,7 +253,8 @@ OF_SEARCH_ALONE = (
 
 OF_A_STEP = (
     "base", "base_args", "space", "objective", "recipe", "budget", "batch_size", "image_size",
-    "patch_size", "coupling", "images_per_head", "device", "precision", "threads", "seed",
+    "patch_size", "coupling", "images_per_head", "device", "precision", "compile", "threads",
+    "seed",
 )  # fmt: skip
 """Settings that decide what one training step takes."""
 

@@ -28,6 +28,8 @@ HEADS_S = 8.0
 """Seconds after which no further head is measured."""
 SCORING_S = 8.0
 """Seconds that scoring may take for all images to be scored, and not a sample of them."""
+SCORED = 4
+"""Heads that are scored for that, at most: one alone hardly shows beside the base."""
 SAMPLE = 512
 """Queries of a sample, and images of the bank."""
 NUMBER = 4
@@ -87,9 +89,7 @@ def measure_costs(prepared: Prepared, heads: Sequence[Candidate]) -> Costs:
         if len(measured) > 1 and time.perf_counter() - started > HEADS_S:
             break
         measured[head.name] = HeadCost(meter.own(head, images), meter.size_of(head))
-    usual = sorted(measured, key=lambda name: measured[name].seconds)[len(measured) // 2]
-    head = next(head for head in heads if head.name == usual)
-    score_base, score_head = _scoring(meter, prepared.data, head)
+    score_base, score_head = _scoring(meter, prepared.data, _of_all_families(heads)[:SCORED])
     return Costs(
         crops=meter.crops(),
         base=meter.joint([]),
@@ -160,15 +160,15 @@ def _estimated(heads: Sequence[Candidate], measured: Mapping[str, HeadCost]) -> 
     }
 
 
-def _scoring(meter: StepMeter, data: Data, head: Candidate) -> tuple[float, float]:
+def _scoring(meter: StepMeter, data: Data, heads: Sequence[Candidate]) -> tuple[float, float]:
     """Seconds of a rung for the base, and for each head beside it."""
     sample = _sample(data)
-    meter.scoring([head], sample)  # to warm up
-    base, both = meter.scoring([], sample), meter.scoring([head], sample)
+    meter.scoring(heads, sample)  # to warm up
+    base, both = meter.scoring([], sample), meter.scoring(heads, sample)
     times = _count(data) / _count(sample)
     if times > 1 and times * both < SCORING_S:
-        base, both, times = meter.scoring([], data), meter.scoring([head], data), 1.0
-    return times * base, times * max(0.0, both - base)
+        base, both, times = meter.scoring([], data), meter.scoring(heads, data), 1.0
+    return times * base, times * max(0.0, both - base) / len(heads)
 
 
 def _count(data: Data) -> int:

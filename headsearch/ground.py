@@ -26,13 +26,14 @@ from headsearch.bases import (
     plan_module,
     pretrained_weights,
     read_weights,
+    repeated_blocks,
     timm_name_of,
 )
 from headsearch.checkpoint import Run
 from headsearch.config import BUILT_IN_FULL, Coupling, RunConfig, resolve
 from headsearch.data import Data, Source, open_data
 from headsearch.errors import UserError, unknown
-from headsearch.machine import set_up
+from headsearch.machine import check_compiler, set_up
 from headsearch.model import Network
 from headsearch.objectives import Objective, make_objective, with_prototypes
 from headsearch.recipes import find_recipe
@@ -185,6 +186,11 @@ def prepare_ground(
         with torch.device("meta"):
             plan.build(recipe.drop_path)  # refused now rather than when training starts
     ground = Ground(config, device, autocast, data, plan, objective, given)
+    if config.compile:
+        check_compiler(device)
+        with torch.device("meta"):
+            if not repeated_blocks(plan.build().trunk):
+                raise UserError(f"--compile: {config.base} has no blocks that repeat")
     if ground.steps < config.rungs:
         raise UserError(
             f"{ground.steps} steps are fewer than {config.rungs} rungs; use more --images or "

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -77,6 +78,13 @@ def set_up(config: RunConfig) -> tuple[torch.device, bool]:
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     return device, autocast
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raises UserError where torch.compile has no C++ compiler, which it needs on a CPU."""
+    compiler = os.environ.get("CXX", "g++" if sys.platform == "linux" else "clang++")
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        raise UserError(f"--compile needs a C++ compiler, and there is no {compiler}")
 
 
 def keep_freed_memory() -> None:

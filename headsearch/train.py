@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from headsearch.bases import compile_blocks
 from headsearch.config import RunConfig
 from headsearch.data import Images, ViewSettings, epoch_order, make_views
 from headsearch.machine import mixed_precision, synchronize
@@ -77,6 +78,9 @@ class Trainer:
         self.weight_decay = config.weight_decay
         self.student = student.to(device)
         self.teacher = (Teacher if objective.has_teacher else NoTeacher)(self.student)
+        if config.compile:
+            for network in {self.student, self.teacher.network}:
+                compile_blocks(network.base.trunk)
         self._parameters = {BASE: [p for _, p in self.student.base_parameters()]}
         self._meters = {BASE: _Meter(device)}
         self._base_sound = torch.ones((), dtype=torch.bool, device=device)

@@ -8,7 +8,14 @@ import pytest
 import timm
 import torch
 
-from headsearch.bases import ALIASES, OWN_FAMILY, Base, base_arguments, plan_base
+from headsearch.bases import (
+    ALIASES,
+    OWN_FAMILY,
+    Base,
+    base_arguments,
+    plan_base,
+    repeated_blocks,
+)
 from headsearch.errors import UserError
 from headsearch.heads import FAMILIES
 
@@ -244,3 +251,15 @@ def test_nothing_in_a_base_is_random(name: str) -> None:
         assert getattr(module, "drop_prob", 0.0) in (0.0, None), module
         if isinstance(module, torch.nn.Dropout):
             assert module.p == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [("vit_t", 12), ("convnext_t", 18), ("swin_t", 12), ("resnet18", 8), ("mixer_s32_224", 8)],
+)
+def test_the_blocks_that_a_base_repeats_are_found(name: str, blocks: int) -> None:
+    with torch.device("meta"):
+        trunk = plan_base(name, 224).build().trunk
+    found = repeated_blocks(trunk)
+    assert len(found) == blocks
+    assert not any(inner in found for block in found for inner in block.children())

@@ -6,7 +6,7 @@ from headsearch.bases.names import ALIASES, OWN_FAMILY, timm_name_of
 from headsearch.bases.own_module import plan_module
 from headsearch.bases.plan import BasePlan, plan_base
 from headsearch.bases.shapes import Stage
-from headsearch.bases.trunk import drop_no_paths
+from headsearch.bases.trunk import compile_blocks, drop_no_paths, repeated_blocks
 from headsearch.bases.weights import Weights, pretrained_weights, read_weights
 
 __all__ = [
@@ -18,10 +18,12 @@ __all__ = [
     "Stage",
     "Weights",
     "base_arguments",
+    "compile_blocks",
     "drop_no_paths",
     "plan_base",
     "plan_module",
     "pretrained_weights",
     "read_weights",
+    "repeated_blocks",
     "timm_name_of",
 ]

@@ -12,6 +12,9 @@ from typing import Any
 from timm.layers import DropPath, PatchDropout
 from torch import Tensor, nn
 
+KINDS_A_BLOCK = 4
+"""With gradients or without; for a whole batch or the last of the images that are scored."""
+
 
 def has_intermediates(trunk: nn.Module) -> bool:
     """Whether a trunk gives every map, in timm's way; else it gives its last one alone."""
@@ -131,6 +134,34 @@ def make_deterministic(trunk: nn.Module, *, drop_path: bool = False) -> None:
             module.aug_active = False  # type: ignore[assignment]
     if not drop_path:
         drop_no_paths(trunk)
+
+
+def repeated_blocks(trunk: nn.Module) -> list[nn.Module]:
+    """The blocks that a trunk is a pile of: children of one kind in a row, the innermost such."""
+
+    def innermost(module: nn.Module) -> list[nn.Module]:
+        found = [block for child in module.children() for block in innermost(child)]
+        children = list(module.children())
+        row = isinstance(module, nn.Sequential | nn.ModuleList) and len(children) > 1
+        same = row and len({type(child) for child in children}) == 1
+        return found or (children if same and list(children[0].parameters()) else [])
+
+    return innermost(trunk)
+
+
+def compile_blocks(trunk: nn.Module) -> None:
+    """Has torch compile a trunk's repeated blocks when they are first used, each kind once.
+
+    Compiling stands between a block and its caller alone: names, weights and copies are as ever.
+    """
+    from torch._dynamo import config as limits  # takes a second
+
+    blocks = repeated_blocks(trunk)
+    # Blocks of other widths or rates of drop path, with gradients and without, are kinds of their
+    # own; beyond its limit torch would run the rest as they are, with a warning alone.
+    limits.recompile_limit = max(limits.recompile_limit, KINDS_A_BLOCK * len(blocks))
+    for block in blocks:
+        block.compile()
 
 
 def drop_no_paths(module: nn.Module) -> None:

@@ -40,7 +40,7 @@ def pretrain(
     """Pretrain the base with one head, as the search did, and keep the base.
 
     Every setting is that of RUN where no flag says otherwise; without a RUN, that of `run`. The \
-weights kept are those of the EMA teacher, which is what is scored.
+weights kept are those that are scored: the EMA teacher's, where the objective has one.
 
     Example: [bold]headsearch pretrain results/RUN --rank 1[/bold]
 
@@ -73,15 +73,16 @@ def carry_out(pretraining: Pretraining) -> None:
         say(console, f"interrupted at once: {how} goes on from the last snapshot")
         raise typer.Exit(130) from None
     if pretraining.weights.exists():
-        _say_how_to_load(pretraining.loading, console)
+        _say_how_to_load(pretraining, console)
     if signal:
         say(console, f"interrupted, with all that was done kept: {how} goes on from here")
         raise typer.Exit(128 + signal)
 
 
-def _say_how_to_load(loading: str, console: Console) -> None:
-    console.print("the base alone, the EMA teacher's weights, which is what was scored:")
-    console.print(f"  {loading}", soft_wrap=True)
+def _say_how_to_load(pretraining: Pretraining, console: Console) -> None:
+    teacher = ", the EMA teacher's" if pretraining.ground.objective.has_teacher else ""
+    console.print(f"the base alone, with the weights that were scored{teacher}:")
+    console.print(f"  {pretraining.loading}", soft_wrap=True)
 
 
 def verify(

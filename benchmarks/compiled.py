@@ -1,0 +1,68 @@
+"""What --compile brings: a step of the base with and without it, in one run, in turn.
+
+    python benchmarks/compiled.py [--threads 2]
+
+Prints the median ms of a step of the base alone, and what compiling took at the first step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+import torch
+
+from headsearch.bench_case import bench_settings
+from headsearch.ground import prepare_ground
+from headsearch.machine import resolve_here, synchronize
+from headsearch.step_meter import MIDDLE
+
+SMALL = {"base": "vit_t", "base_args": "depth=6,embed_dim=96,num_heads=3", "patch_size": 8}
+CASES: dict[str, dict[str, Any]] = {
+    "small ViT, batch 128": {**SMALL, "batch_size": 128},
+    "vit_s, batch 64": {"base": "vit_s", "batch_size": 64},
+    "convnext_t, batch 64": {"base": "convnext_t", "batch_size": 64},
+}
+REPEATS = 15
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--objective", default="simclr")
+    given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
+    for name, case in CASES.items():
+        settings = bench_settings(resolve_here({"image_size": 32, **case, **given}), 1)
+        ground = prepare_ground(settings)
+        trainers = {}
+        for compiled in (False, True):
+            config = ground.config.model_copy(update={"compile": compiled})
+            trainers[compiled] = replace(ground, config=config).new_trainer("observe")
+        side, batch = ground.plan.image_size, ground.config.batch_size
+        crops = torch.randn(2, batch, 3, side, side).to(ground.device)
+        seconds: dict[bool, list[float]] = {False: [], True: []}
+        first = {}
+        for repeat in range(REPEATS + 1):
+            for compiled, trainer in trainers.items():
+                started = time.perf_counter()
+                trainer.step(crops, MIDDLE)
+                synchronize(ground.device)
+                passed = time.perf_counter() - started
+                if repeat:
+                    seconds[compiled].append(passed)
+                else:
+                    first[compiled] = passed
+        plain, compiled_s = median(seconds[False]), median(seconds[True])
+        more = first[True] - first[False]
+        print(
+            f"{name}: {1000 * plain:.0f} ms, compiled {1000 * compiled_s:.0f} ms: "
+            f"{compiled_s / plain:.2f}; the first step takes {more:.0f} s more"
+        )
+
+
+if __name__ == "__main__":
+    main()
