@@ -37,6 +37,9 @@ BASE = ""
 """The base's own name among the owners of features; candidates have others."""
 PROTOTYPE_KL = "prototype_kl"
 """The measure that only objectives with prototypes offer, beside those of `DISCREPANCIES`."""
+POOLED_NUMBERS = 2**26
+"""Pooled features that are held together, at most: 256 MiB. More heads take turns, and the base
+passes over the images anew for each turn."""
 PROBE_IMAGES = 512
 """Images that the discrepancy is measured on, at most: its cost grows with their square."""
 
@@ -178,9 +181,9 @@ def score_rung(
 ) -> RungScores:
     """Scores the base and all heads of a network, which is left in evaluation mode.
 
-    The base passes over bank and queries once. Pooled features are kept for all representations;
-    token maps only for the base on the probe images, from which each head's are made in its turn,
-    so that memory does not grow with the number of heads.
+    The base passes over bank and queries once for as many heads as `POOLED_NUMBERS` lets be held
+    together, and token maps are kept only for the base on the probe images, from which each head's
+    are made in its turn: memory does not grow with the number of heads.
 
     Args:
         network: the teacher.
@@ -192,57 +195,99 @@ def score_rung(
         prototypes: the objective's, where it has any.
     """
     network.eval()
+    device, heads = next(network.parameters()).device, network.heads
+    base: _Features | None = None
+    scores: dict[str, Scores] = {}
+    for names in _groups(heads, data):
+        found = _features(network, data, names, batch_size, summary, autocast=autocast)
+        if base is None:
+            base, pooled = found, found.pooled[BASE]
+            base_gram = gram(map_features(tokens_of(base.maps_PDHW[0].float())))
+            scores[BASE] = _with_prototypes(_scores(pooled, data), BASE, pooled, data, prototypes)
+        for name in names:
+            with mixed_precision(device, autocast):
+                parts = base.maps_PDHW[heads[name].place].split(batch_size)
+                tokens = torch.cat([heads[name].tokens(part) for part in parts])
+            head_gram = gram(map_features(tokens.float()))
+            forms = {
+                form: float(by.function(base_gram, head_gram)) for form, by in DISCREPANCIES.items()
+            }
+            pooled = found.pooled[name]
+            if measure != PROTOTYPE_KL:
+                difference = discrepancy_of_grams(base_gram, head_gram, measure)
+            else:
+                assert prototypes is not None
+                queries = len(data.queries)
+                difference = _prototype_difference(
+                    prototypes, (BASE, base.pooled[BASE][:queries]), (name, pooled[:queries])
+                )
+            own = _with_prototypes(_scores(pooled, data), name, pooled, data, prototypes)
+            scores[name] = replace(own, discrepancy=difference, forms=forms)
+    return RungScores(
+        base=scores.pop(BASE), heads=scores, dominant_share=dominant_share_of_gram(base_gram)
+    )
+
+
+@dataclass(frozen=True)
+class _Features:
+    """What one pass over queries and bank leaves.
+
+    Attributes:
+        pooled: (N, D) of the base and of some heads, the queries' first.
+        maps_PDHW: the base's maps on the probe images, by place.
+    """
+
+    pooled: dict[str, Tensor]
+    maps_PDHW: dict[int, Tensor]
+
+
+def _groups(heads: Mapping[str, AttachedHead], data: Data) -> list[list[str]]:
+    """Heads whose pooled features may be held together; one empty group where there are none."""
+    images = len(data.queries) + (len(data.bank) if data.bank is not None else 0)
+    widest = max((head.norm.weight.numel() for head in heads.values()), default=1)
+    names, at_once = list(heads), max(1, POOLED_NUMBERS // (images * widest))
+    return [names[begin : begin + at_once] for begin in range(0, len(names), at_once)] or [[]]
+
+
+def _features(
+    network: Network,
+    data: Data,
+    names: Sequence[str],
+    batch_size: int,
+    summary: Callable[[BaseOutput], Tensor],
+    *,
+    autocast: bool,
+) -> _Features:
+    """One pass of the base and of these heads over queries and bank."""
     device = next(network.parameters()).device
-    probe = min(PROBE_IMAGES, len(data.queries))
+    heads, probe = network.heads, min(PROBE_IMAGES, len(data.queries))
     maps: dict[int, list[Tensor]] = {place: [] for place in network.places}
-    pooled: dict[str, list[Tensor]] = {owner: [] for owner in (BASE, *network.heads)}
+    pooled: dict[str, list[Tensor]] = {owner: [] for owner in (BASE, *names)}
     for images in _batches(data, batch_size):
         with mixed_precision(device, autocast):
-            features = network(normalize(images.to(device)))
-        pooled[BASE].append(summary(features.base).float())
-        for name in network.heads:
-            pooled[name].append(features.pooled_BD(name).float())
+            base: BaseOutput = network.base(normalize(images.to(device)), places=network.places)
+            tokens = {name: heads[name](base.maps_BDHW[heads[name].place]) for name in names}
+        pooled[BASE].append(summary(base).float())
+        for name, tokens_BND in tokens.items():
+            pooled[name].append(tokens_BND.mean(dim=1).float())
         if sum(map(len, maps[0])) < probe:
             for place, found in maps.items():
-                found.append(features.base.maps_BDHW[place])
-    maps_PDHW = {place: torch.cat(found)[:probe] for place, found in maps.items()}
-    base_gram = gram(map_features(tokens_of(maps_PDHW[0].float())))
-
-    def scores(owner: str) -> Scores:
-        pooled_ND = torch.cat(pooled[owner])
-        found = _scores(pooled_ND, data)
-        if prototypes is None:
-            return found
-        logits = prototypes.logits(owner, pooled_ND[: len(data.queries)]).float()
-        entropies = prototype_entropies(logits - logits.mean(dim=0), prototypes.temperature)
-        return replace(found, prototype_use=PrototypeUse(*entropies, logits.shape[1]))
-
-    def differences(name: str, head: AttachedHead) -> tuple[Estimate, dict[str, float]]:
-        with mixed_precision(device, autocast):
-            parts = maps_PDHW[head.place].split(batch_size)
-            tokens = torch.cat([head.tokens(part) for part in parts])
-        head_gram = gram(map_features(tokens.float()))
-        forms = {
-            form: float(by.function(base_gram, head_gram)) for form, by in DISCREPANCIES.items()
-        }
-        if measure != PROTOTYPE_KL:
-            return discrepancy_of_grams(base_gram, head_gram, measure), forms
-        assert prototypes is not None
-        found = _prototype_difference(
-            prototypes,
-            *((o, torch.cat(pooled[o])[: len(data.queries)]) for o in (BASE, name)),
-        )
-        return found, forms
-
-    def of_head(name: str, head: AttachedHead) -> Scores:
-        difference, forms = differences(name, head)
-        return replace(scores(name), discrepancy=difference, forms=forms)
-
-    return RungScores(
-        base=scores(BASE),
-        heads={name: of_head(name, head) for name, head in network.heads.items()},
-        dominant_share=dominant_share_of_gram(base_gram),
+                found.append(base.maps_BDHW[place])
+    return _Features(
+        {owner: torch.cat(found) for owner, found in pooled.items()},
+        {place: torch.cat(found)[:probe] for place, found in maps.items()},
     )
+
+
+def _with_prototypes(
+    scores: Scores, owner: str, pooled_ND: Tensor, data: Data, prototypes: Prototypes | None
+) -> Scores:
+    """The same with the use of prototypes, where there are any."""
+    if prototypes is None:
+        return scores
+    logits = prototypes.logits(owner, pooled_ND[: len(data.queries)]).float()
+    entropies = prototype_entropies(logits - logits.mean(dim=0), prototypes.temperature)
+    return replace(scores, prototype_use=PrototypeUse(*entropies, logits.shape[1]))
 
 
 def _prototype_difference(
