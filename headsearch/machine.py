@@ -15,6 +15,7 @@ from typing import Any
 
 import timm.layers
 import torch
+from torch import Tensor
 
 from headsearch.config import RunConfig, resolve
 from headsearch.errors import UserError
@@ -113,6 +114,11 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
     if device.type == "meta":  # torch knows no autocast there, so there is none to leave
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+def staged(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor from where a copy to the device need not wait: pinned memory for CUDA."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def synchronize(device: torch.device) -> None:
