@@ -127,12 +127,18 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+NO_MEMORY = (
+    "DefaultCPUAllocator: can't allocate", "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "std::bad_alloc",
+)  # fmt: skip
+"""What plain errors say that torch has no class of its own for."""
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory did not suffice, the device's or the machine's."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # torch has no class of its own for it on a CPU
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate" in str(error)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
 
 
 def release_memory(device: torch.device) -> None:
