@@ -65,7 +65,7 @@ def main() -> None:
                 break  # it came to its end, or failed by itself
             except subprocess.TimeoutExpired:
                 process.send_signal(sent)
-                status = process.wait(timeout=120)
+                status = process.wait(timeout=900)
             # told before it listened, Python ends by the signal itself; or it had just ended
             unexpected += status not in (EXPECTED[sent], -sent, 0)
             left = read_snapshot(run) if run.is_dir() else None

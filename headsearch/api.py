@@ -505,7 +505,7 @@ def _to_the_end(
         else:
             print_notes(console, running.notes)
             console.print(f"run directory: {running.run_directory}", soft_wrap=True)
-            signal = shown_by(running, console)
+            signal = shown_by(running, console) or heard.number
     if signal and not running.complete:
         raise KeyboardInterrupt
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -75,42 +75,46 @@ def stops_heard(stop: threading.Event) -> Iterator[Heard]:
         heard.number = number
         stop.set()
 
-    if threading.current_thread() is not threading.main_thread():
-        yield heard  # signals go to the main thread alone
-        return
-    before: dict[int, Any] = {number: signal.signal(number, on_signal) for number in STOPPING}
-    try:
+    with _signals_to(on_signal):
         yield heard
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
-def interrupts_heard() -> Iterator[threading.Event]:
-    """Ctrl-C raises as ever, and is remembered: Python drops it where a destructor is running."""
-    interrupted = threading.Event()
+def interrupts_heard() -> Iterator[Heard]:
+    """In this block Ctrl-C and SIGTERM raise KeyboardInterrupt, with the signal's number.
 
-    def on_interrupt(number: int, frame: FrameType | None) -> None:
-        interrupted.set()
-        raise KeyboardInterrupt
+    They are remembered too: Python drops what is raised where a destructor is running.
+    """
+    heard = Heard()
 
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted  # signals go to the main thread alone
-        return
-    before = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, before)
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        heard.number = number
+        raise KeyboardInterrupt(number)
+
+    with _signals_to(on_signal):
+        yield heard
 
 
-def until(interrupted: threading.Event, events: Iterable[E]) -> Iterator[E]:
-    """The events, up to an interrupt that was heard and lost."""
+def until(heard: Heard, events: Iterable[E]) -> Iterator[E]:
+    """The events, up to a signal that was heard and lost."""
     for event in events:
         yield event
-        if interrupted.is_set():
-            raise KeyboardInterrupt
+        if heard.number:
+            raise KeyboardInterrupt(heard.number)
+
+
+@contextmanager
+def _signals_to(on_signal: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """In this block a function hears Ctrl-C and SIGTERM; none does outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals go to the main thread alone
+        return
+    before: dict[int, Any] = {number: signal.signal(number, on_signal) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def say(console: Console, text: str) -> None:

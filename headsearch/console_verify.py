@@ -16,10 +16,11 @@ from headsearch.verification import Progress, Verification
 def show_verification(verification: Verification, console: Console) -> None:
     """Carries out the solo runs and shows how they stand, until all have ended.
 
-    Ctrl-C ends it early: KeyboardInterrupt is raised, and what has ended is kept.
+    Ctrl-C and SIGTERM end it early: KeyboardInterrupt is raised with the signal's number, and what
+    was done is kept.
     """
-    with closing(verification.carry_out()) as events, interrupts_heard() as interrupted:
-        heard = until(interrupted, events)
+    with closing(verification.carry_out()) as events, interrupts_heard() as signals:
+        heard = until(signals, events)
         if not console.is_terminal:
             for progress in heard:
                 if progress.ended is not None:

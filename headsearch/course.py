@@ -19,6 +19,7 @@ from headsearch.entrants import ask_for_cohort, cohort_sizes, planned
 from headsearch.errors import UserError
 from headsearch.facts import first_facts
 from headsearch.ledger import Ledger, Standing
+from headsearch.machine import out_of_memory
 from headsearch.pace import Pace
 from headsearch.preparation import Prepared
 from headsearch.setbacks import (
@@ -85,6 +86,7 @@ class Course:
         for entrant in found:
             if entrant.candidate.name not in self.ledger.standings:
                 self.ledger.enter(entrant.candidate, entrant.trial.number, index)
+        self.trials.group(self.ledger.cohorts)
         return bool(found)
 
     def cohort(self, index: int) -> Cohort:
@@ -139,6 +141,10 @@ class Course:
             write_snapshot(self.run_directory, snapshot, at_rung=to_go_back_to)
         except OSError as error:
             raise self.cannot_write(error.strerror or str(error)) from error
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            raise self.cannot_write("not enough memory for the copy of a snapshot") from error
         self._kept_at = time.monotonic()
 
     def save(self, status: str) -> None:
@@ -230,8 +236,7 @@ class Course:
         lowered, index = self.facts["lowered"], cohort.index
         if step == 0 or len(lowered) == LOWERINGS:
             raise self._given_up(index, step)
-        last, lr = lowered[-1] if lowered else {}, LOWERED_TO * self.lr
-        again = (last.get("cohort"), last.get("rung")) == (index, cohort.rung)
+        lr, again = LOWERED_TO * self.lr, self.facts["went_back"] == [index, cohort.rung]
         kept = read_rung_snapshot(self.run_directory)
         if kept is not None:
             kept.record["pace"]["wall_s"] = self.pace.record_of()["wall_s"]  # goes on all the same
@@ -240,6 +245,7 @@ class Course:
         back_to = 0 if kept is None or anew else kept.record["steps"][str(seed)]
         lowering = Lowering(index, cohort.rung, seed, step, back_to, lr)
         self.facts["lowered"] = [*lowered, asdict(lowering)]
+        self.facts["went_back"] = [index, cohort.rung]
         if kept is None or anew:
             index = self._begin_anew(cohort if kept is None else self.cohort(index), parts=1)
         else:
@@ -273,10 +279,15 @@ class Course:
             The cohort to go on with, and what happened.
         """
         live = self.ledger.live(cohort.index)
+        if not live:
+            raise UserError(
+                "memory does not suffice for the base alone: a smaller --batch-size needs less"
+            )
         if len(live) > 1:
             parts = _shared_out(live, 2)
             split = Split(cohort.index, tuple(map(len, parts)))
             self.facts["splits"] = [*self.facts["splits"], asdict(split)]
+            self.facts["went_back"] = None
             return self._begin_anew(cohort, parts=2), str(split)
         for head in live:
             head.state, head.reason = "failed", TOO_LARGE
@@ -303,9 +314,13 @@ class Course:
         first = index + (ended > 0)
         new = [ended] * (ended > 0) + [len(part) for part in shared]
         self.sizes[index : index + 1] = new
+        later = len(new) - 1
         for standing in self.ledger.standings.values():
             if standing.cohort > index:
-                standing.cohort += len(new) - 1
+                standing.cohort += later
+        for befell in (*self.facts["lowered"], *self.facts["splits"]):
+            if befell["cohort"] > index:
+                befell["cohort"] += later
         for number, part in enumerate(shared, first):
             for standing in part:
                 self.ledger.begin_anew(standing, number)

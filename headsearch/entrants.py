@@ -65,18 +65,19 @@ def ask_for_cohort(
     """Asks Optuna for the candidates of a cohort, in the order they come.
 
     To be called when the cohort before is finished, so that the sampler learns from it. A study
-    that was left in the midst of it is gone on with: what was asked for then is not asked for
-    again.
+    that is ahead of the run, which may have lost its latest snapshots, is gone on with: what was
+    asked for is not asked for again, and enters in the order in which it was.
 
     Args:
         size: how many; fewer where no new ones come.
-        known: the cohort of candidates that have entered one, by the number of their trials; it
-            counts, whatever the study says.
+        known: the cohort of candidates that have entered one, by the number of their trials.
     """
+    trials = study.get_trials(deepcopy=False)
+    inside = [trial for trial in trials if known.get(trial.number) == index]
+    asked = [t for t in trials if t.number not in known and "cohort" in t.user_attrs]
     entrants = [
         Entrant(space.suggest(trial), optuna.Trial(study, trial._trial_id))
-        for trial in study.get_trials(deepcopy=False)
-        if known.get(trial.number, trial.user_attrs.get("cohort")) == index
+        for trial in [*inside, *asked][: max(size, len(inside))]
     ]
     while len(entrants) < size:
         entrant = _ask(study, space, config)

@@ -46,6 +46,7 @@ def first_facts(prepared: Prepared) -> dict[str, Any]:
         "solo_equivalents": 0.0,
         "lowered": [],  # see `setbacks`
         "splits": [],
+        "went_back": None,  # to which cohort and toward which rung, the last time
     }
 
 

@@ -21,7 +21,11 @@ def foreseen_cohorts(prepared: Prepared) -> list[list[Candidate]]:
     if listing is None:
         del sizes[1:]
     enqueue(study, space, listing)
-    asked = (
-        ask_for_cohort(study, space, config, index, size, {}) for index, size in enumerate(sizes)
-    )
-    return [[entrant.candidate for entrant in entrants] for entrants in asked if entrants]
+    known: dict[int, int] = {}
+    cohorts = []
+    for index, size in enumerate(sizes):
+        entrants = ask_for_cohort(study, space, config, index, size, known)
+        known |= {entrant.trial.number: index for entrant in entrants}
+        if entrants:
+            cohorts.append([entrant.candidate for entrant in entrants])
+    return cohorts

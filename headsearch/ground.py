@@ -256,6 +256,23 @@ def plan_of_run(run: Run) -> BasePlan:
     )
 
 
+def plan_as_recorded(config: RunConfig, recorded: Mapping[str, Any]) -> BasePlan | None:
+    """The base of these settings, fitted as a config.yaml records it (`base_arguments`).
+
+    A base that was fitted for an accelerator may go on on a CPU, and the other way round. None
+    where neither of the two is what was recorded.
+    """
+    assert config.image_size is not None
+    arguments, weights = _named_base(config)
+    for accelerator in (False, True):
+        plan = _plan(
+            config, NOTHING_GIVEN, config.image_size, arguments, weights, accelerator=accelerator
+        )
+        if {"timm_name": plan.timm_name, **plan.arguments} == recorded:
+            return plan
+    return None
+
+
 def repeats_base(run: Run, config: RunConfig) -> bool:
     """Whether these settings ask for the base that the search trained."""
     before = resolve({}, run.path / "config.yaml")

@@ -15,6 +15,7 @@ from typing import Any
 
 import timm.layers
 import torch
+from torch import Tensor
 
 from headsearch.config import RunConfig, resolve
 from headsearch.errors import UserError
@@ -115,18 +116,29 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, enabled=False)
 
 
+def staged(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor from where a copy to the device need not wait: pinned memory for CUDA."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
 def synchronize(device: torch.device) -> None:
     """Waits until the device is done: what comes before a clock is read."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
+NO_MEMORY = (
+    "DefaultCPUAllocator: can't allocate", "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "std::bad_alloc",
+)  # fmt: skip
+"""What plain errors say that torch has no class of its own for."""
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory did not suffice, the device's or the machine's."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # torch has no class of its own for it on a CPU
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate" in str(error)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
 
 
 def release_memory(device: torch.device) -> None:

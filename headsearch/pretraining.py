@@ -33,6 +33,7 @@ from headsearch.ground import (
     ground_notes,
     ground_settings,
     machine_note,
+    plan_as_recorded,
     plan_of_run,
     prepare_ground,
     repeats_base,
@@ -148,6 +149,9 @@ def prepare_again(
         raise UserError(f"{directory}: a search, not a pretraining with one head")
     check_given(directory, written, given, "resume_pretraining")
     config = resolve_here({}, directory / CONFIG).model_copy(update=ALWAYS)
+    if given.base is None and config.image_size is not None:
+        recorded = written.get("base_arguments", {})
+        given = replace(given, base=plan_as_recorded(config, recorded))
     ground = prepare_ground(config, given, progress)
     head = written[checkpoint.SOLO_HEAD]
     source = f"{directory / CONFIG}: {checkpoint.SOLO_HEAD}"
@@ -159,8 +163,11 @@ def has_ended(directory: Path) -> bool:
     table = directory / TABLE
     if not table.is_file():
         return False
-    rungs = pd.read_csv(table)["rung"]
-    return bool(len(rungs)) and rungs.iloc[-1] == resolve({}, directory / CONFIG).rungs
+    try:
+        rungs = list(pd.read_csv(table)["rung"])
+    except (ValueError, KeyError):  # empty, or another table: the snapshot has the rows
+        return False
+    return bool(rungs) and rungs[-1] == resolve({}, directory / CONFIG).rungs
 
 
 def _planned(ground: Ground, head: Head | None, notes: list[str]) -> Planned:
@@ -231,16 +238,16 @@ class Pretraining:
         try:
             checkpoint.same_settings(self.run_directory, settings)
             self._left = read_snapshot(self.run_directory)
+            self._solo = SoloRun(ground, candidate)
+            if self._left is not None:
+                self._solo.restore(self._left)
+                self.rows = list(self._left.record["rows"])
+            ground.data.left_out.list_in(self.run_directory)
         except BaseException:
             self._lock.release()
             raise
-        self._solo = SoloRun(ground, candidate)
         self.stop = self._solo.stop
-        if self._left is not None:
-            self._solo.restore(self._left)
-            self.rows = list(self._left.record["rows"])
         self._kept_at = time.monotonic()
-        ground.data.left_out.list_in(self.run_directory)
 
     def _settings(self) -> dict[str, Any]:
         head = self.planned.head

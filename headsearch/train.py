@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from headsearch.bases import compile_blocks
 from headsearch.config import RunConfig
 from headsearch.data import Images, ViewSettings, epoch_order, make_views
-from headsearch.machine import mixed_precision, synchronize
+from headsearch.machine import mixed_precision, staged, synchronize
 from headsearch.model import (
     AttachedHead,
     Features,
@@ -366,16 +367,35 @@ def batches(
 ) -> Iterator[Tensor]:
     """Two crops of each image, (2, B, C, S, S), a batch a step, on the training device.
 
-    Order and augmentation of a step are fixed by the seed and the step's number alone.
+    Order and augmentation of a step are fixed by the seed and the step's number alone. The images
+    of the next step are read, or decoded, while the device works on those of this one.
     """
     per_epoch = steps_per_epoch(images, config)
     settings = ViewSettings(crop_scale=find_recipe(config.recipe).crop_scale)
-    for step in steps:
+
+    def read(step: int) -> Tensor:
         epoch, place = divmod(step, per_epoch)
         order = epoch_order(len(images), epoch, config.seed)
         chosen = order[place * config.batch_size : (place + 1) * config.batch_size]
+        return staged(images.batch(chosen), device)
+
+    for step, batch in read_ahead(read, steps):
         generator = seeded_generator(config.seed, "views", step, device=device)
-        yield make_views(images.batch(chosen).to(device, non_blocking=True), generator, settings)
+        yield make_views(batch.to(device, non_blocking=True), generator, settings)
+
+
+def read_ahead(read: Callable[[int], Tensor], steps: Iterable[int]) -> Iterator[tuple[int, Tensor]]:
+    """Each step with what is read for it, the next one's in a thread meanwhile."""
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as ahead:
+        coming: deque[tuple[int, Future[Tensor]]] = deque()
+        for step in steps:
+            coming.append((step, ahead.submit(read, step)))
+            if len(coming) == 2:
+                before, found = coming.popleft()
+                yield before, found.result()
+        while coming:
+            step, found = coming.popleft()
+            yield step, found.result()
 
 
 def steps_per_epoch(images: Images, config: RunConfig) -> int:

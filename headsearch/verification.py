@@ -33,6 +33,7 @@ from headsearch.machine import choose_device
 from headsearch.pretraining import PRETRAIN_COLUMNS
 from headsearch.ranking import CONTROL_FAMILIES, NO_HEAD, ranked
 from headsearch.run_directory import CONFIG, hold, read_config
+from headsearch.setbacks import learning_rate_now
 from headsearch.snapshot import FOLDER
 
 POLL_S = 0.2
@@ -46,17 +47,30 @@ class Solo:
     family: str
     seed: int
     directory: Path
+    lr: float
+    """Of all solo runs of a verification: what a search lowered since would set some apart."""
 
     def scores(self) -> dict[str, Any] | None:
         """Its row of solo.csv; None until it has ended."""
         table = self.directory / "pretrain.csv"
-        if not table.is_file():
+        if not table.is_file() or self.begun().get("lr", self.lr) != self.lr:
             return None
         last = pd.read_csv(table).reindex(columns=list(PRETRAIN_COLUMNS)).iloc[-1]
         if last["rung"] != 1:
             return None
         about = {"candidate": self.candidate, "family": self.family, "seed": self.seed}
         return about | {name: last[name] for name in SOLO_COLUMNS if name not in about}
+
+    def begun(self) -> dict[str, Any]:
+        """What it was begun with; nothing before it is."""
+        known = (self.directory / CONFIG).is_file()
+        return read_config(self.directory) if known else {}
+
+    def left_on(self) -> str | None:
+        """The device that it left a snapshot on to go on from; None where it left none."""
+        begun = self.begun()
+        left = (self.directory / FOLDER).is_dir() and begun.get("lr") == self.lr
+        return str(begun["device"]) if left else None
 
     @property
     def log(self) -> Path:
@@ -132,15 +146,16 @@ class Verification:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         self.seeds = tuple(range(config.seed, config.seed + seeds))
         self.data_seed = config.seed if config.data_seed is None else config.data_seed
-        heads = _heads(run, top)
+        heads, lr = _heads(run, top), learning_rate_now(run.facts, config.lr)
         self.solos = tuple(
-            Solo(name, family, seed, run.path / "solo" / f"{for_file_name(name)}-seed{seed}")
+            Solo(name, family, seed, run.path / "solo" / f"{for_file_name(name)}-seed{seed}", lr)
             for seed in self.seeds
             for name, family in [(NO_HEAD, NO_HEAD), *(_controls(run) if controls else []), *heads]
         )
         one_a_core = cores if found.type == "cpu" else len(self.devices)
         self.jobs = max(1, min(jobs or one_a_core, len(self.solos)))
         self.threads = threads or max(1, cores // self.jobs)
+        self._resumed: set[Solo] = set()
 
     @property
     def notes(self) -> list[str]:
@@ -190,13 +205,21 @@ class Verification:
         try:
             while waiting or running:
                 while waiting and free:
-                    solo, device = waiting.pop(0), free.pop(0)
+                    solo = waiting.pop(0)
+                    device = left if (left := solo.left_on()) in free else free[0]
+                    free.remove(device)
                     running[solo] = self._start(solo, device), device
                 ended = [solo for solo, (process, _) in running.items()
                          if process.poll() is not None]  # fmt: skip
                 for solo in ended:
                     process, device = running.pop(solo)
                     free.append(device)
+                    if process.returncode == 2 and solo in self._resumed:
+                        # What it cannot go on from stands in no way of a fresh beginning.
+                        shutil.rmtree(solo.directory / FOLDER, ignore_errors=True)
+                        self._resumed.remove(solo)
+                        waiting.insert(0, solo)
+                        continue
                     done += 1
                     failed = process.returncode != 0 or solo.scores() is None
                     self._write()
@@ -211,10 +234,17 @@ class Verification:
                 process.wait()
 
     def _start(self, solo: Solo, device: str) -> subprocess.Popen[bytes]:
-        """Starts a run, or goes on with one that did not end, where it was begun on this device."""
+        """Starts a run, or goes on with one that did not end, where it was begun on this device.
+
+        Raises:
+            UserError: a process that an earlier verification left still trains it.
+        """
         command = [sys.executable, "-m", "headsearch"]
-        if _left_on(solo.directory) == device:
+        if solo.directory.exists():
+            hold(solo.directory).release()
+        if solo.left_on() == device:
             command += ["resume", str(solo.directory)]
+            self._resumed.add(solo)
         else:
             shutil.rmtree(solo.directory, ignore_errors=True)
             command += ["pretrain", str(self.run.path), *self._flags(solo, device)]
@@ -248,13 +278,6 @@ class Verification:
             return
         write_table(self.run.path / "solo.csv", table)
         write_gains(replace(self.run, solo=table))
-
-
-def _left_on(directory: Path) -> str | None:
-    """The device of a solo run that left a snapshot to go on from; None where there is none."""
-    if not ((directory / FOLDER).is_dir() and (directory / CONFIG).is_file()):
-        return None
-    return str(read_config(directory).get("device"))
 
 
 def _heads(run: Run, top: int) -> list[tuple[str, str]]:

@@ -43,6 +43,8 @@ def test_want_of_memory_is_told_from_other_errors() -> None:
     assert out_of_memory(error_of(1 << 50))  # as torch says it on a CPU, in a plain RuntimeError
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert out_of_memory(MemoryError())
+    assert out_of_memory(RuntimeError("CUDA error: out of memory"))
+    assert out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"))
     assert not out_of_memory(error_of(-1))
     assert not out_of_memory(ValueError("DefaultCPUAllocator: can't allocate memory"))
 

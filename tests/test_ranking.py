@@ -124,6 +124,19 @@ def test_correlation_is_scipys_with_ties_and_missing_figures_left_out():
     assert found == correlation(x, y)
 
 
+def test_beyond_many_pairs_the_normal_p_takes_over_where_both_agree(monkeypatch):
+    rng = np.random.default_rng(5)
+    for strength in (0.0, 0.2, 0.3):
+        x = rng.normal(size=65).round(1)  # ties
+        y = strength * x + rng.normal(size=65)
+        normal = correlation(x, y).p
+        with monkeypatch.context() as patched:
+            patched.setattr("headsearch.ranking.PERMUTED", 65)
+            permuted = correlation(x, y).p
+        assert normal != permuted
+        assert normal == pytest.approx(permuted, abs=0.02)
+
+
 def test_permutation_p_agrees_with_the_exact_distribution_of_tau():
     rng = np.random.default_rng(3)
     x = rng.normal(size=9)

@@ -552,6 +552,35 @@ def test_a_split_holds_where_there_is_more_memory(
     same(whole, finish(resume_search(read_run(search.run_directory))))
 
 
+@pytest.mark.parametrize("lost", ["all snapshots", "the latest"])
+def test_no_head_is_lost_with_a_snapshot_after_a_split(
+    lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The study knows of cohorts that the run does not any more."""
+    changes = {**DIVERGING, "cohort": 3, "pruner": "none"}
+    on_new_trainers(monkeypatch, with_memory_for(1))
+    search = Search(begun(tmp_path, "run", **changes))
+    splits = 0
+    events = search.run()
+    for event in events:
+        splits += isinstance(event, Noted)
+        if splits == 2:
+            events.close()
+    folder = search.run_directory / FOLDER
+    for file in folder.iterdir():
+        if lost == "all snapshots" or file.name == LATEST:
+            file.write_bytes(b"cut short")
+    finish(resume_search(read_run(search.run_directory)))
+    whole = finish(Search(begun(tmp_path, "whole", **changes)))
+    found, expected = read_run(search.run_directory), read_run(whole)
+    assert set(found.ranking["candidate"]) == set(expected.ranking["candidate"])
+    assert set(found.ranking["state"]) == {"complete"}
+    cohorts = {t.number: t.user_attrs["cohort"] for t in study(found.path).trials}
+    names = {t.user_attrs["candidate"]: t.number for t in study(found.path).trials}
+    for row in found.ranking.itertuples():
+        assert cohorts[names[row.candidate]] == row.cohort
+
+
 def cut_again_and_again(search: Search, cuts: list[str]) -> Path:
     """Finishes a search in as many goes as it takes, each but the last cut short somewhere."""
     dice = random.Random(0)

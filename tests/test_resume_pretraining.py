@@ -17,9 +17,17 @@ from torch import nn
 
 import headsearch
 from headsearch import pretraining, snapshot
+from headsearch.bases import plan_base
 from headsearch.cli import main
 from headsearch.errors import UserError
-from headsearch.pretraining import Planned, Pretraining, prepare_again, prepare_pretraining
+from headsearch.ground import Given
+from headsearch.pretraining import (
+    Planned,
+    Pretraining,
+    has_ended,
+    prepare_again,
+    prepare_pretraining,
+)
 from headsearch.snapshot import FOLDER
 
 TRAINING: dict[str, Any] = {
@@ -203,7 +211,7 @@ def test_what_was_given_in_python_is_given_again(tmp_path: Path) -> None:
     )
     given = prepare_pretraining(
         {**settings, "out": str(tmp_path / "p"), "base": "Base"},
-        head="none", given=headsearch.api.Given(base=seeded()),
+        head="none", given=Given(base=seeded()),
     )  # fmt: skip
     running = Pretraining(given)
     events = running.run()
@@ -225,3 +233,33 @@ def test_a_search_is_no_pretraining(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("base: test_vit\n")
     with pytest.raises(UserError, match="a search, not a pretraining"):
         prepare_again(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "step\n3\n"], ids=["empty", "another"])
+def test_a_broken_table_is_written_again(content: str, whole: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "p"
+    events = Pretraining(planned(directory)).run()
+    next(events)
+    events.close()
+    (directory / "pretrain.csv").write_text(content)
+    assert not has_ended(directory)
+    finish(Pretraining(prepare_again(directory), directory))
+    assert has_ended(directory)
+
+
+def test_a_base_that_was_fitted_for_another_kind_of_device_goes_on(tmp_path: Path) -> None:
+    """A search on an accelerator fits finer patches; a pretraining from it keeps them on a CPU."""
+    directory = tmp_path / "p"
+    settings = {**TRAINING, "base": "vit_t", "image_size": 64, "images": 32, "batch_size": 8,
+                "epochs": 1, "rungs": 1, "out": str(directory)}  # fmt: skip
+    del settings["patch_size"]
+    here = prepare_pretraining(settings, head="none").ground.plan
+    finer = plan_base("vit_t", 64, accelerator=True)
+    assert here.arguments != finer.arguments
+    found = prepare_pretraining(settings, head="none", given=Given(base=finer))
+    events = Pretraining(found).run()
+    next(events)
+    events.close()
+    again = prepare_again(directory)
+    assert again.ground.plan.arguments == finer.arguments
+    finish(Pretraining(again, directory))

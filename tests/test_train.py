@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 from headsearch.config import Coupling, resolve
 from headsearch.data.images import ImagesInMemory
+from headsearch.errors import UserError
 from headsearch.schedules import Moment, learning_rate, teacher_momentum
-from headsearch.train import Trainer, batches, train
+from headsearch.train import Trainer, batches, read_ahead, train
 
 
 def test_a_step_updates_as_plain_adamw_with_clipped_gradients_and_moves_the_teacher() -> None:
@@ -169,3 +171,41 @@ def test_a_head_that_stays_attached_after_it_was_blamed_is_a_mistake_of_the_call
     trainer.attach("poisoned", lambda: Poisoned(2), 32)
     with pytest.raises(AssertionError, match="to blame forever"):
         list(train(trainer, ImagesInMemory("noise", pixels, None, ()), config, 0, 20))
+
+
+def test_the_next_batch_is_read_while_this_one_is_worked_on() -> None:
+    """Each waits for the one after it, so that without reading ahead the first never came."""
+    begun = {step: threading.Event() for step in (4, 5, 6)}
+
+    def read(step: int) -> Tensor:
+        begun[step].set()
+        return torch.tensor(step)
+
+    for step, found in read_ahead(read, begun):
+        assert int(found) == step
+        assert begun.get(step + 1, begun[step]).wait(timeout=20)
+
+
+def test_what_goes_wrong_in_reading_ahead_is_told_at_its_step() -> None:
+    def read(step: int) -> Tensor:
+        if step == 2:
+            raise UserError("gone")
+        return torch.tensor(step)
+
+    steps = read_ahead(read, range(4))
+    assert [int(found) for _, found in (next(steps), next(steps))] == [0, 1]
+    with pytest.raises(UserError, match="gone"):
+        next(steps)
+
+
+def test_who_stops_reads_no_more_than_one_ahead() -> None:
+    asked = []
+
+    def read(step: int) -> Tensor:
+        asked.append(step)
+        return torch.tensor(step)
+
+    steps = read_ahead(read, range(9))
+    next(steps)
+    steps.close()
+    assert asked == [0, 1]

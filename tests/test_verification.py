@@ -109,7 +109,10 @@ def test_what_has_ended_is_not_run_again_and_what_has_not_is(run: Path) -> None:
 
 
 @pytest.mark.usefixtures("done")
-def test_a_solo_run_that_was_left_goes_on_from_its_snapshot(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("spoiled", [False, True], ids=["as it was", "spoiled"])
+def test_a_solo_run_that_was_left_goes_on_or_begins_anew(
+    spoiled: bool, run: Path, tmp_path: Path
+) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
     verification = Verification(
         read_run(copy), top=1, seeds=1, controls=False, device="cpu", jobs=1, threads=1
@@ -125,8 +128,12 @@ def test_a_solo_run_that_was_left_goes_on_from_its_snapshot(run: Path, tmp_path:
     while next(events).step == 0:
         pass
     events.close()
-    assert [str(progress.ended) for progress in carried_out(verification)] == ["none seed 0"]
-    assert "going on from the last snapshot" in solo.log.read_text()
+    if spoiled:  # gone on with, it would be another run
+        config = solo.directory / "config.yaml"
+        config.write_text(config.read_text().replace("timm_name: test_vit", "timm_name: other"))
+    progress = carried_out(verification)
+    assert [(str(each.ended), each.failure) for each in progress] == [("none seed 0", None)]
+    assert ("going on from the last snapshot" in solo.log.read_text()) == (not spoiled)
     assert solo.scores() == expected
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from timm.layers import DropPath, PatchDropout
 from torch import Tensor, nn
 
-KINDS_A_BLOCK = 4
-"""With gradients or without; for a whole batch or the last of the images that are scored."""
+KINDS_A_BLOCK = 6
+"""With gradients or without; for a whole batch, the last of the images that are scored, or one."""
 
 
 def has_intermediates(trunk: nn.Module) -> bool:

@@ -123,7 +123,7 @@ seeds. Those that have ended are not repeated, so an interrupted command goes on
     print_notes(console, verification.notes)
     try:
         show_verification(verification, console)
-    except KeyboardInterrupt:
-        console.print("interrupted: solo runs that have ended are kept; the same command goes on")
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as stopped:
+        console.print("interrupted, with all that was done kept: the same command goes on")
+        raise typer.Exit(128 + (stopped.args or (2,))[0]) from None
     conclude(run, console)

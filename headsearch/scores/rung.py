@@ -201,7 +201,8 @@ def score_rung(
     for names in _groups(heads, data):
         found = _features(network, data, names, batch_size, summary, autocast=autocast)
         if base is None:
-            base, pooled = found, found.pooled[BASE]
+            pooled = found.pooled[BASE]
+            base = replace(found, pooled={BASE: pooled})
             base_gram = gram(map_features(tokens_of(base.maps_PDHW[0].float())))
             scores[BASE] = _with_prototypes(_scores(pooled, data), BASE, pooled, data, prototypes)
         for name in names:
@@ -223,6 +224,7 @@ def score_rung(
                 )
             own = _with_prototypes(_scores(pooled, data), name, pooled, data, prototypes)
             scores[name] = replace(own, discrepancy=difference, forms=forms)
+        del found  # before the next turn's
     return RungScores(
         base=scores.pop(BASE), heads=scores, dominant_share=dominant_share_of_gram(base_gram)
     )
