@@ -234,9 +234,9 @@ class Pretraining:
         settings = self._settings()
         if directory is None:
             create(self.run_directory, settings)
+        checkpoint.same_settings(self.run_directory, settings)
         self._lock = hold(self.run_directory)
         try:
-            checkpoint.same_settings(self.run_directory, settings)
             self._left = read_snapshot(self.run_directory)
             self._solo = SoloRun(ground, candidate)
             if self._left is not None:
