@@ -10,7 +10,7 @@ import typer
 
 from headsearch.cli import solo
 from headsearch.cli.flags import settings_as_flags
-from headsearch.cli.output import conclude, console_here
+from headsearch.cli.output import conclude, console_here, until_stopped
 from headsearch.config import read_config_file, resolve
 from headsearch.run_directory import claimed
 
@@ -119,19 +119,8 @@ def _say_that_it_ended(run: Path) -> None:
 
 def _carry_out(search: Search) -> None:
     """Runs a search to its end, or to where it is told to stop."""
-    from headsearch.console import print_notes, say, show
+    from headsearch.console import show
 
-    console = console_here()
     search.prepared.data.left_out.list_in(search.run_directory)
-    print_notes(console, search.notes)
-    console.print(f"run directory: {search.run_directory}", soft_wrap=True)
-    how = f"headsearch resume {search.run_directory}"
-    try:
-        signal = show(search, console)
-    except KeyboardInterrupt:
-        say(console, f"interrupted at once: {how} goes on from the last snapshot")
-        raise typer.Exit(130) from None
-    conclude(search.run_directory, console)
-    if signal:
-        say(console, f"interrupted, with all that was done kept: {how} goes on from here")
-        raise typer.Exit(128 + signal)
+    with until_stopped(search, show) as console:
+        conclude(search.run_directory, console)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headsearch.cli.flags import RankOption, settings_as_flags
-from headsearch.cli.output import conclude, console_here
+from headsearch.cli.output import conclude, console_here, until_stopped
 from headsearch.config import OF_SEARCH_ALONE, resolve
 
 if TYPE_CHECKING:
@@ -60,23 +60,11 @@ weights kept are those that are scored: the EMA teacher's, where the objective h
 
 def carry_out(pretraining: Pretraining) -> None:
     """Runs a pretraining to its end, or to where it is told to stop."""
-    from headsearch.console import print_notes, say
     from headsearch.console_solo import show_pretraining
 
-    console = console_here()
-    print_notes(console, pretraining.notes)
-    console.print(f"run directory: {pretraining.run_directory}", soft_wrap=True)
-    how = f"headsearch resume {pretraining.run_directory}"
-    try:
-        signal = show_pretraining(pretraining, console)
-    except KeyboardInterrupt:
-        say(console, f"interrupted at once: {how} goes on from the last snapshot")
-        raise typer.Exit(130) from None
-    if pretraining.weights.exists():
-        _say_how_to_load(pretraining, console)
-    if signal:
-        say(console, f"interrupted, with all that was done kept: {how} goes on from here")
-        raise typer.Exit(128 + signal)
+    with until_stopped(pretraining, show_pretraining) as console:
+        if pretraining.weights.exists():
+            _say_how_to_load(pretraining, console)
 
 
 def _say_how_to_load(pretraining: Pretraining, console: Console) -> None:
