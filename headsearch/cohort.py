@@ -1,4 +1,7 @@
-"""A cohort in training: its heads on one shared base, once under each seed."""
+"""A cohort in training: its heads on one shared base, once under each seed.
+
+What is done to the first process's is told to the others of its job.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from headsearch import job
 from headsearch.ground import Ground
 from headsearch.ledger import Standing
+from headsearch.orders import Attach, Leave, Load, SetUp
+from headsearch.ranks import tell, tensors_of_first
 from headsearch.train import Trainer, head_step_ms
 
 
@@ -50,6 +56,7 @@ class Cohort:
         Args:
             lr: the peak learning rate.
         """
+        tell(SetUp(tuple(self.steps), lr))
         for seed in self.steps:
             under = ground.under(seed)
             trainer = under.new_trainer(under.config.coupling)
@@ -60,6 +67,7 @@ class Cohort:
 
     def attach(self, standing: Standing) -> None:
         """Attaches a head under every seed; the first time, a step of it on its own is timed."""
+        tell(Attach(standing.candidate.trial_params))
         ground, candidate = self.replicas[0].ground, standing.candidate
         dim, grid = ground.plan.stages[candidate.place]
 
@@ -68,17 +76,22 @@ class Cohort:
 
         for replica in self.replicas:
             replica.trainer.attach(candidate.name, build, dim, candidate.place)
-        if math.isnan(standing.step_ms):
+        if math.isnan(standing.step_ms) and job.first():
             features = torch.zeros(2 * ground.config.batch_size, dim, *grid, device=ground.device)
             standing.step_ms = head_step_ms(build, features, autocast=ground.autocast)
         self.live[candidate.name] = standing
 
     def leave(self, name: str, state: str, reason: str) -> None:
         """Ends a head's training: in the networks and in its row."""
+        tell(Leave(name))
         standing = self.live.pop(name)
         for replica in self.replicas:
             replica.trainer.detach(name)
         standing.state, standing.reason = state, reason
+
+    def under(self, seed: int) -> Replica:
+        """The training under a seed."""
+        return next(replica for replica in self.replicas if replica.seed == seed)
 
     def state(self) -> dict[str, Tensor]:
         """All that moves, under each seed."""
@@ -89,7 +102,12 @@ class Cohort:
         }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Goes on from a `state`, taken with the heads that are attached here."""
+        """Goes on from a `state`, taken with the heads that are attached here.
+
+        Of several ranks all go on from the first one's.
+        """
+        tell(Load())
+        state = tensors_of_first(state, self.replicas[0].ground.device)
         for replica in self.replicas:
             prefix = f"{replica.seed}."
             replica.trainer.load_state(

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 import headsearch
+from headsearch import job, ranks
 from headsearch.bases import (
     BasePlan,
     Weights,
@@ -126,16 +127,25 @@ class Ground:
         return Trainer(student, self.objective, self.config, self.device, autocast=self.autocast)
 
     def scores(self, network: Network) -> RungScores:
-        """The scores of the base and of all heads of a network, the teacher's."""
-        return score_rung(
-            network,
-            self.data,
-            measure=self.config.discrepancy,
-            batch_size=2 * self.config.batch_size,
-            autocast=self.autocast,
-            summary=self.objective.summary_of_base,
-            prototypes=self.objective.prototypes_of(network),
+        """The scores of the base and of all heads of a network, the teacher's.
+
+        Each rank scores some of the heads, and all ranks get all scores.
+        """
+        heads = list(network.heads)
+        found = ranks.each_of(
+            score_rung(
+                network,
+                self.data,
+                heads=ranks.own(heads),
+                measure=self.config.discrepancy,
+                batch_size=2 * self.config.batch_size,
+                autocast=self.autocast,
+                summary=self.objective.summary_of_base,
+                prototypes=self.objective.prototypes_of(network),
+            )
         )
+        of_heads = {name: scores for each in found for name, scores in each.heads.items()}
+        return replace(found[0], heads={name: of_heads[name] for name in heads})
 
 
 def prepare_ground(
@@ -191,12 +201,41 @@ def prepare_ground(
         with torch.device("meta"):
             if not repeated_blocks(plan.build().trunk):
                 raise UserError(f"--compile: {config.base} has no blocks that repeat")
+    batch = min(config.batch_size, len(data.train))
+    if batch % job.count():
+        raise UserError(
+            f"{batch} images of a step cannot be shared out evenly to {job.count()} processes: "
+            f"use a --batch-size that {job.count()} divides"
+        )
     if ground.steps < config.rungs:
         raise UserError(
             f"{ground.steps} steps are fewer than {config.rungs} rungs; use more --images or "
             "--epochs, or a smaller --batch-size or --rungs"
         )
+    _check_alike(ground)
     return ground
+
+
+MAY_DIFFER_OVER_RANKS = {"device", "threads", "out", "data_dir"}
+
+
+def _check_alike(ground: Ground) -> None:
+    """Raises UserError where another process of the job has other settings or other data."""
+    settings = ground.config.model_dump(mode="json", exclude=MAY_DIFFER_OVER_RANKS)
+    labels = ground.data.train.labels
+    here = settings | {
+        "precision": "bf16" if ground.autocast else "float32",
+        "images": len(ground.data.train),
+        "labels of the images": labels.tolist() if labels is not None else None,
+    }
+    for number, there in enumerate(ranks.each_of(here)):
+        for name, value in there.items():
+            if value != here[name]:
+                shown = f": {value} beside {here[name]}" if len(f"{value}{here[name]}") < 80 else ""
+                raise UserError(
+                    f"the processes of this job differ in {name}, rank {number} from "
+                    f"{job.rank()}{shown}: give all the same settings and data"
+                )
 
 
 def _named_base(config: RunConfig) -> tuple[dict[str, Any], Weights | None]:
@@ -296,7 +335,8 @@ def ground_notes(ground: Ground) -> Iterator[str]:
 def machine_note(ground: Ground) -> str:
     """Where it computes, in a line."""
     threads = f" with {torch.get_num_threads()} threads" if ground.device.type == "cpu" else ""
-    return f"{ground.device}{threads}, {'bf16' if ground.autocast else 'float32'}"
+    others = f", {job.count()} processes with a share of each step" if job.count() > 1 else ""
+    return f"{ground.device}{threads}, {'bf16' if ground.autocast else 'float32'}{others}"
 
 
 def ground_settings(ground: Ground, run_directory: Path) -> dict[str, Any]:
@@ -309,6 +349,7 @@ def ground_settings(ground: Ground, run_directory: Path) -> dict[str, Any]:
         "device": str(ground.device),
         "precision": "bf16" if ground.autocast else "float32",
         "threads": torch.get_num_threads(),
+        "processes": job.count(),
         "out": str(run_directory),
         **({"given": ground.given.names} if ground.given.names else {}),
         "base_weights": str(file.absolute()) if file is not None else None,

@@ -17,6 +17,7 @@ import timm.layers
 import torch
 from torch import Tensor
 
+from headsearch import job, ranks
 from headsearch.config import RunConfig, resolve
 from headsearch.errors import UserError
 
@@ -28,7 +29,7 @@ def choose_device(name: str) -> torch.device:
         UserError: no such device, or this machine has none.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -40,8 +41,12 @@ def choose_device(name: str) -> torch.device:
     if device.type != "cuda":
         raise UserError(f"--device: headsearch runs on cpu and cuda, but got {name!r}")
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if job.count() > 1:  # each process of a job has its own, whatever the settings say
+        device = torch.device("cuda", job.local_rank())
     if (device.index or 0) >= found:
-        raise UserError(f"--device: {name!r} is not there; this machine has {found} CUDA devices")
+        raise UserError(
+            f"--device: {str(device)!r} is not there; this machine has {found} CUDA devices"
+        )
     return device
 
 
@@ -66,10 +71,14 @@ def fast_at_bf16(device: torch.device) -> bool:
 
 
 def set_up(config: RunConfig) -> tuple[torch.device, bool]:
-    """Sets up PyTorch for a run; returns the device and whether products run in bfloat16."""
+    """Sets up PyTorch for a run; returns the device and whether products run in bfloat16.
+
+    The processes of a job meet here.
+    """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = choose_device(config.device)
+    ranks.join(device)
     # On a CPU, plain products train a ViT of 17 to 197 tokens 1.4 to 1.8 times as fast as PyTorch's
     # fused attention, whose backward is slow there (benchmarks/attention.py).
     timm.layers.set_fused_attn(device.type != "cpu")

@@ -13,6 +13,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from headsearch import job, ranks
 from headsearch.bases import Base
 from headsearch.errors import UserError
 from headsearch.ground import Ground
@@ -79,11 +80,16 @@ class SoloRun:
     def run(self) -> Generator[SoloEvent, None, None]:
         """Trains, and yields what happens; the last rung is the last thing that it yields.
 
+        All processes of a job run it side by side, from where the first one's stands.
+
         Raises:
             UserError: base or head diverged.
         """
         ground, trainer, pace, config = self._ground, self._trainer, self._pace, self._ground.config
-        images, stop = ground.data.train, self.stop.is_set
+        images, stop = ground.data.train, self._to_stop
+        if job.count() > 1:
+            trainer.load_state(ranks.tensors_of_first(trainer.state(), ground.device))
+            self.rung, self.step, self.loss = ranks.agreed((self.rung, self.step, self.loss))
         while self.rung <= config.rungs:
             last = ground.rung_step(self.rung)
             pace.start()
@@ -102,6 +108,12 @@ class SoloRun:
             pace.scored()
             self.rung += 1
             yield SoloScored(self.rung - 1, last, self.loss, scores, network.base, pace)
+
+    def _to_stop(self) -> bool:
+        """Whether it is to stop, here or in any other process of the job."""
+        if ranks.any_of(self.stop.is_set()):
+            self.stop.set()
+        return self.stop.is_set()
 
     def snapshot(self) -> Snapshot:
         """All that it needs to go on from here."""

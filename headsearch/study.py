@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeAlias
 
-from headsearch import checkpoint
+from headsearch import checkpoint, job
 from headsearch.checkpoint import Run
 from headsearch.cohort import Cohort, Replica
 from headsearch.course import Course
@@ -26,8 +26,10 @@ from headsearch.gains import write_gains
 from headsearch.ground import NOTHING_GIVEN, Given, check_given
 from headsearch.ledger import Ledger, Standing
 from headsearch.machine import out_of_memory, release_memory, resolve_here
+from headsearch.orders import Score, Steps, leading
 from headsearch.pace import Pace
 from headsearch.preparation import Prepared, prepare, settings_of
+from headsearch.ranks import RankLostError, tell
 from headsearch.run_directory import create, hold, new_run_directory, run_label
 from headsearch.scores.collapse import collapse_reason
 from headsearch.scores.rung import (
@@ -149,6 +151,10 @@ class Search:
             UserError: the base diverges whatever is tried, or the run directory cannot be written
                 any more.
         """
+        with leading(self.run_directory):
+            yield from self._to_its_end()
+
+    def _to_its_end(self) -> Generator[Event, None, None]:
         status, index = "interrupted", self.course.begun
         baselines = self.course.facts["baselines"]
         try:
@@ -163,6 +169,8 @@ class Search:
             status = "complete"
         except STORAGE_ERRORS as error:
             raise self.course.cannot_write(str(error)) from error
+        except RankLostError:
+            raise
         except Exception:
             status = "failed"
             raise
@@ -192,6 +200,11 @@ class Search:
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
+            if job.count() > 1:  # whether the others have it, too, cannot be waited for
+                raise UserError(
+                    f"memory does not suffice for a cohort of {len(cohort.live)} heads, and one "
+                    "that several processes train is not split: search again with a lower --cohort"
+                ) from error
             diverged = None
         # The error is gone, and with it all that referred to the networks but the cohort.
         cohort.replicas.clear()
@@ -242,7 +255,11 @@ class Search:
         last = ground.rung_step(cohort.rung)
         images, stop = ground.data.train, self.stop.is_set
         self.course.pace.start()
-        for progress in train(replica.trainer, images, ground.config, first, last, stop):
+
+        def begin(window: range) -> None:
+            tell(Steps(replica.seed, window))
+
+        for progress in train(replica.trainer, images, ground.config, first, last, stop, begin):
             taken = progress.step - cohort.steps[replica.seed]
             cohort.steps[replica.seed] = progress.step
             self.course.pace.trained(taken)
@@ -264,10 +281,10 @@ class Search:
         self.course.pace.start()
         rung, live = cohort.rung, cohort.live
         step = self.prepared.rung_step(rung)
-        by_seed = {
-            replica.seed: self.prepared.scores(replica.trainer.teacher.network)
-            for replica in cohort.replicas
-        }
+        by_seed = {}
+        for replica in cohort.replicas:
+            tell(Score(replica.seed))
+            by_seed[replica.seed] = self.prepared.scores(replica.trainer.teacher.network)
         for seed, under in by_seed.items():
             if not math.isfinite(under.base.effective_rank):  # its features are not
                 raise DivergedError(seed, cohort.steps[seed])
@@ -350,8 +367,13 @@ def resume_search(run: Run, given: Given = NOTHING_GIVEN) -> Search:
     Raises:
         UserError: it lacks something that was given, or something has changed since it began.
     """
+    return Search(prepared_again(run, given), run.path)
+
+
+def prepared_again(run: Run, given: Given = NOTHING_GIVEN) -> Prepared:
+    """All that this run needs to go on; raises as `resume_search`."""
     check_given(run.path, run.config, given, "resume")
     if run.facts.get("diverged"):
         raise UserError(f"{run.path}: its base diverged; search again with a lower --lr")
     config = resolve_here({}, run.path / "config.yaml")
-    return Search(prepare(config, given=given), run.path)
+    return prepare(config, given=given)

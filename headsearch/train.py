@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from headsearch import job, ranks
 from headsearch.bases import compile_blocks
 from headsearch.config import RunConfig
 from headsearch.data import Images, ViewSettings, epoch_order, make_views
@@ -124,7 +125,10 @@ class Trainer:
         del self._meters[name]
 
     def step(self, crops: Tensor, moment: Moment) -> None:
-        """One update of base and heads from two crops of each image, (2, B, C, S, S)."""
+        """One update of base and heads from two crops of each image, (2, B, C, S, S).
+
+        Of several ranks each takes the crops of its own images, and all make the same update.
+        """
         self.unread += 1
         buffers = [buffer for _, buffer in moving_buffers(self.student)]
         before = [buffer.clone() for buffer in buffers]
@@ -132,8 +136,7 @@ class Trainer:
         losses.total.backward()
         self.objective.adjust_gradients(self.student, moment)
 
-        self._base_sound &= features.base.pooled_BD.isfinite().all()
-        self._clip({BASE: losses.base, **losses.heads})
+        self._clip(self._over_ranks(features, {BASE: losses.base, **losses.heads}))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(moment, self.peak_lr, self.recipe)
             if group["decays"]:
@@ -145,6 +148,16 @@ class Trainer:
         for buffer, old in zip(buffers, before, strict=True):
             buffer.copy_(torch.where(self._sound.bool(), buffer, old))
         self.teacher.follow(self.student, teacher_momentum(moment, self.recipe), self._sound)
+
+    def _over_ranks(self, features: Features, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The losses over the images of all ranks, whose gradients become the same in all."""
+        sound = features.base.pooled_BD.isfinite().all()
+        values = torch.stack([loss.detach() for loss in losses.values()])
+        told = torch.cat([values, torch.where(sound, 0.0, math.nan).to(values).unsqueeze(0)])
+        gradients = (p.grad for owned in self._parameters.values() for p in owned)
+        ranks.average([told, *(gradient for gradient in gradients if gradient is not None)])
+        self._base_sound &= told[-1].isfinite()
+        return dict(zip(losses, told.unbind(), strict=False))
 
     def losses(self, crops: Tensor, moment: Moment) -> tuple[Features, Losses]:
         """The student's features of crops (2B, C, S, S), and the losses of a step on them.
@@ -161,14 +174,18 @@ class Trainer:
             step=moment.step,
             device=self.device,
         )
-        with mixed_precision(self.device, self.autocast):
+        with mixed_precision(self.device, self.autocast), ranks.statistics_over_all():
             if objective.has_teacher:
                 teacher = self.teacher.network.train()
                 with torch.no_grad():
                     of_teacher = teacher(crops, shares=shares)
                     targets = objective.targets(teacher, student, of_teacher, crops, moment)
-            mask = objective.mask(student, len(crops), self._generator("mask", moment))
-            with seeded_layers(self.seed, "drop path", moment.step, device=self.device):
+            generator = self._generator("mask", moment)
+            mask = objective.mask(student, job.count() * len(crops), generator)
+            mask = ranks.own_crops(mask) if mask is not None else None
+            # Layers draw for the images that they see: those of other ranks must not get the same.
+            which = (job.rank(),) if job.rank() else ()
+            with seeded_layers(self.seed, "drop path", moment.step, *which, device=self.device):
                 features = student(crops, mask, shares)
             if not objective.has_teacher:
                 with torch.no_grad():
@@ -187,7 +204,7 @@ class Trainer:
         for owner, loss in losses.items():
             gradients = [p.grad for p in self._parameters[owner] if p.grad is not None]
             # A norm a tensor: one over all heads would couple them.
-            norms = torch.stack([*torch._foreach_norm(gradients), loss.detach() * 0])
+            norms = torch.stack([*torch._foreach_norm(gradients), loss * 0])
             if self.objective.clip_norm is not None:
                 scales = (self.objective.clip_norm / (norms + 1e-6)).clamp(max=1)
                 torch._foreach_mul_(gradients, list(scales[:-1].unbind()))
@@ -195,7 +212,7 @@ class Trainer:
         before = self._sound
         self._sound = before * torch.stack(list(finite.values())).amin()
         for owner, loss in losses.items():
-            self._meters[owner].add(loss.detach(), finite[owner], before, self._sound)
+            self._meters[owner].add(loss, finite[owner], before, self._sound)
 
     def state(self, heads: Collection[str] | None = None) -> dict[str, Tensor]:
         """All that moves, by name: student, teacher and the optimizer's moments.
@@ -335,22 +352,22 @@ def train(
     first: int,
     last: int,
     stop: Callable[[], bool] = lambda: False,
+    begin: Callable[[range], None] = lambda window: None,
 ) -> Iterator[Progress]:
     """Runs the steps `first` … `last` − 1, reading losses and health now and then.
 
     The caller detaches heads between two reports, at least those that a report blames: what was
     not taken because of them is taken again, without them. Once `stop` says so, the step that is
-    under way is the last.
+    under way is the last; of several ranks, the last before the next report.
+
+    Args:
+        begin: told which steps come next, before each report.
     """
-    steps = config.epochs * steps_per_epoch(images, config)
     step, counted = first, first - trainer.unread
     while step < last:
         window = range(step, min(last, (step // READ_EVERY + 1) * READ_EVERY))
-        for crops in batches(images, config, window, trainer.device):
-            trainer.step(crops, Moment(step, steps))
-            step += 1
-            if stop():
-                break
+        begin(window)
+        step = take_steps(trainer, images, config, window, stop)
         if step < window.stop:
             yield Progress(step, None)
             return
@@ -362,12 +379,32 @@ def train(
             return
 
 
+def take_steps(
+    trainer: Trainer,
+    images: Images,
+    config: RunConfig,
+    window: range,
+    stop: Callable[[], bool] = lambda: False,
+) -> int:
+    """Takes these steps, or those up to where it is to stop; says which step is next.
+
+    Several ranks take all of them, whatever one of them is told.
+    """
+    steps = config.epochs * steps_per_epoch(images, config)
+    for step, crops in zip(window, batches(images, config, window, trainer.device), strict=True):
+        trainer.step(crops, Moment(step, steps))
+        if job.count() == 1 and stop():
+            return step + 1
+    return window.stop
+
+
 def batches(
     images: Images, config: RunConfig, steps: Iterable[int], device: torch.device
 ) -> Iterator[Tensor]:
     """Two crops of each image, (2, B, C, S, S), a batch a step, on the training device.
 
-    Order and augmentation of a step are fixed by the seed and the step's number alone. The images
+    Order and augmentation of a step are fixed by the seed and the step's number alone, and each
+    rank has those of its own images. The images
     of the next step are read, or decoded, while the device works on those of this one.
     """
     per_epoch = steps_per_epoch(images, config)
@@ -377,11 +414,12 @@ def batches(
         epoch, place = divmod(step, per_epoch)
         order = epoch_order(len(images), epoch, config.seed)
         chosen = order[place * config.batch_size : (place + 1) * config.batch_size]
-        return staged(images.batch(chosen), device)
+        return staged(images.batch(ranks.own_images(chosen)), device)
 
     for step, batch in read_ahead(read, steps):
         generator = seeded_generator(config.seed, "views", step, device=device)
-        yield make_views(batch.to(device, non_blocking=True), generator, settings)
+        part = (job.rank(), job.count())
+        yield make_views(batch.to(device, non_blocking=True), generator, settings, part=part)
 
 
 def read_ahead(read: Callable[[int], Tensor], steps: Iterable[int]) -> Iterator[tuple[int, Tensor]]:

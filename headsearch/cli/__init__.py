@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headsearch import __version__
+from headsearch import __version__, job
 from headsearch.cli.beforehand import bench, space
 from headsearch.cli.results import calibrate, export, plot, report
 from headsearch.cli.searching import resume, run
@@ -23,6 +23,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+OF_A_JOB = ("run", "resume", "pretrain")
+"""Commands that the processes of a job carry out together."""
 
 _UsageError: Any = typer.BadParameter.__mro__[1]
 """click's error for wrong arguments, which typer brings along under changing names."""
@@ -43,11 +46,16 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         print("headsearch: interrupted", file=sys.stderr)
         code = 130
+    if "torch" in sys.modules:
+        from headsearch import ranks
+
+        ranks.leave()
     sys.exit(code)
 
 
 def _fail(message: str) -> int:
-    print(f"headsearch: {printable(' '.join(message.split()))}", file=sys.stderr)
+    who = f"headsearch, rank {job.rank()}" if job.count() > 1 else "headsearch"
+    print(f"{who}: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
 
 
@@ -72,6 +80,11 @@ ranks the rest by discrepancy from the base and downstream accuracy.
     """
     if context.invoked_subcommand is None:
         print(context.get_help())
+    elif job.count() > 1 and context.invoked_subcommand not in OF_A_JOB:
+        raise UserError(
+            f"{context.invoked_subcommand} works in one process: torchrun is for "
+            f"{', '.join(OF_A_JOB)}"
+        )
 
 
 for command in (run, resume, pretrain, export, verify, calibrate, space, bench, report, plot):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headsearch import job
 from headsearch.cli import solo
 from headsearch.cli.flags import settings_as_flags
 from headsearch.cli.output import conclude, console_here, until_stopped
@@ -15,6 +16,7 @@ from headsearch.config import read_config_file, resolve
 from headsearch.run_directory import claimed
 
 if TYPE_CHECKING:
+    from headsearch.preparation import Prepared
     from headsearch.study import Search
 
 
@@ -42,22 +44,41 @@ def run(
     if dry_run:
         _foresee(given, config)
         return
+    if not job.first():
+        _follow(lambda: prepare_here(given, config))
+        return
     # The directory too: whatever happens from here on, the run can be gone on with.
     in_file = read_config_file(config) if config is not None else {}
     asked = {**{name: entry.value for name, entry in in_file.items()}, **given}
     with claimed(settings, asked) as directory:
-        import optuna
-
         from headsearch.data.left_out import listed_where_too_many
-        from headsearch.machine import resolve_here
-        from headsearch.preparation import prepare
         from headsearch.study import Search
 
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        here = resolve_here(given, config).model_copy(update={"out": None})
         with listed_where_too_many(directory):
-            search = Search(prepare(here), directory)
+            search = Search(prepare_here(given, config), directory)
     _carry_out(search)
+
+
+def prepare_here(given: Mapping[str, Any], config: Path | None) -> Prepared:
+    """All that a search needs, in a directory that there is already."""
+    import optuna
+
+    from headsearch.machine import resolve_here
+    from headsearch.preparation import prepare
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return prepare(resolve_here(given, config).model_copy(update={"out": None}))
+
+
+def _follow(prepare: Callable[[], Prepared]) -> None:
+    """Takes part in the search of the first process."""
+    import threading
+
+    from headsearch.console import stops_heard
+    from headsearch.following import follow
+
+    with stops_heard(threading.Event()):  # the first process hears them too, and decides
+        follow(prepare())
 
 
 def _foresee(given: Mapping[str, Any], config: Path | None) -> None:
@@ -90,8 +111,8 @@ what it would have come to without the interruption.
 
     from headsearch.checkpoint import is_pretraining, read_run
     from headsearch.data.left_out import listed_where_too_many
-    from headsearch.pretraining import Pretraining, has_ended, prepare_again
-    from headsearch.study import resume_search
+    from headsearch.pretraining import has_ended, prepare_again
+    from headsearch.study import Search, prepared_again
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if is_pretraining(run):
@@ -100,21 +121,27 @@ what it would have come to without the interruption.
             return
         with listed_where_too_many(run):
             planned = prepare_again(run)
-        solo.carry_out(Pretraining(planned, run))
+        solo.carry_out(planned, run)
         return
     found = read_run(run)
     if found.facts.get("status") == "complete":
         _say_that_it_ended(run)
         return
+    if not job.first():
+        _follow(lambda: prepared_again(found))
+        return
     with listed_where_too_many(run):
-        search = resume_search(found)
+        search = Search(prepared_again(found), run)
     _carry_out(search)
 
 
 def _say_that_it_ended(run: Path) -> None:
     from headsearch.console import print_notes
 
-    print_notes(console_here(), [f"{run} has come to its end already: there is nothing to resume"])
+    if job.first():
+        print_notes(
+            console_here(), [f"{run} has come to its end already: there is nothing to resume"]
+        )
 
 
 def _carry_out(search: Search) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headsearch import job
 from headsearch.cli.flags import RankOption, settings_as_flags
 from headsearch.cli.output import conclude, console_here, until_stopped
 from headsearch.config import OF_SEARCH_ALONE, resolve
@@ -14,7 +16,7 @@ from headsearch.config import OF_SEARCH_ALONE, resolve
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from headsearch.pretraining import Pretraining
+    from headsearch.pretraining import Planned, Pretraining
 
 
 @settings_as_flags(without=OF_SEARCH_ALONE, show_defaults=False)
@@ -51,17 +53,30 @@ weights kept are those that are scored: the EMA teacher's, where the objective h
         resolve(given, config)  # wrong values are told before anything heavy is loaded
 
     from headsearch.checkpoint import read_run
-    from headsearch.pretraining import Pretraining, prepare_pretraining
+    from headsearch.pretraining import prepare_pretraining
 
     found = read_run(run) if run is not None else None
     planned = prepare_pretraining(given, run=found, rank=rank, head=head, config_file=config)
-    carry_out(Pretraining(planned))
+    carry_out(planned)
 
 
-def carry_out(pretraining: Pretraining) -> None:
-    """Runs a pretraining to its end, or to where it is told to stop."""
+def carry_out(planned: Planned, directory: Path | None = None) -> None:
+    """Runs a pretraining to its end, or to where it is told to stop.
+
+    Args:
+        directory: where an earlier process left it, to be gone on with.
+    """
+    from headsearch.console import stops_heard
     from headsearch.console_solo import show_pretraining
+    from headsearch.pretraining import Pretraining
+    from headsearch.solo import SoloRun
 
+    if not job.first():  # the first process keeps what comes of it
+        run = SoloRun(planned.ground, planned.candidate)
+        with stops_heard(run.stop):
+            deque(run.run(), maxlen=0)
+        return
+    pretraining = Pretraining(planned, directory)
     with until_stopped(pretraining, show_pretraining) as console:
         if pretraining.weights.exists():
             _say_how_to_load(pretraining, console)

@@ -86,6 +86,7 @@ def make_views(
     generator: torch.Generator | None,
     settings: ViewSettings,
     count: int = 2,
+    part: tuple[int, int] = (0, 1),
 ) -> Tensor:
     """Draws `count` random views of every image.
 
@@ -94,6 +95,8 @@ def make_views(
         generator: of the images' device; moves on by one draw. None only on `meta`.
         settings: what may happen to an image.
         count: views of each image.
+        part: (p, n) where these are the p-th of n equal parts of a batch: their views are those
+            that they would have in the whole one.
 
     Returns:
         (count, B, 3, S, S) float32, normalised as by `normalize`.
@@ -101,9 +104,11 @@ def make_views(
     assert images_B3SS.dtype == torch.uint8
     assert generator is not None or images_B3SS.is_meta
     batch, _, size, _ = images_B3SS.shape
+    place, parts = part
     draws_PN = torch.rand(
-        (len(_DRAWS), count * batch), generator=generator, device=images_B3SS.device
+        (len(_DRAWS), count * parts * batch), generator=generator, device=images_B3SS.device
     )
+    draws_PN = draws_PN.view(-1, count, parts, batch)[:, :, place].flatten(1)
     draw = dict(zip(_DRAWS, draws_PN.unbind(0), strict=True))
 
     x_N3SS = images_B3SS.float().div_(255).repeat(count, 1, 1, 1)

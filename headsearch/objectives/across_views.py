@@ -10,9 +10,11 @@ Shapes: 2B crops, D width, P width of predictions and targets.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from typing import ClassVar
 
 from torch import Tensor
+
+from headsearch import ranks
 
 from headsearch.machine import full_precision
 from headsearch.model import AttachedHead, Features, Network
@@ -22,6 +24,9 @@ from headsearch.objectives.objective import Objective, Seen
 
 class AcrossViews(Objective):
     """An objective whose predictions and targets are embeddings of pooled features."""
+
+    compares_images: ClassVar[bool] = True
+    """False: its loss is a mean over images, each alone, so that a rank needs none of others."""
 
     @abstractmethod
     def of_base(self, network: Network, pooled_BD: Tensor) -> Tensor:
@@ -47,26 +52,28 @@ class AcrossViews(Objective):
 
     def toward(self, seen: Seen, name: str, embedding: Tensor) -> Tensor:
         prediction = self.predict(seen.student, seen.student.heads[name], embedding)
-        return swapped(self.compare, prediction, seen.targets.of[name])
+        return self.swapped(prediction, seen.targets.of[name])
 
     def own_of_head(self, seen: Seen, name: str) -> Tensor:
         pooled_BD = seen.features.pooled_BD(name)
         prediction = self.of_head(seen.student, seen.student.heads[name], pooled_BD)
-        return swapped(self.compare, prediction, seen.targets.of[name])
+        return self.swapped(prediction, seen.targets.of[name])
 
     def own_of_base(self, seen: Seen, embedding: Tensor) -> Tensor:
         prediction = self.predict(seen.student, None, embedding)
-        return swapped(self.compare, prediction, seen.targets.of[None])
+        return self.swapped(prediction, seen.targets.of[None])
 
+    def swapped(self, predictions_BP: Tensor, targets_BP: Tensor) -> Tensor:
+        """The comparison with each crop predicting the other, averaged over the two ways."""
+        first, second = self.of_all(upcast(predictions_BP)).chunk(2)
+        target_first, target_second = self.of_all(upcast(targets_BP)).chunk(2)
+        with full_precision(predictions_BP.device):
+            ways = self.compare(first, target_second) + self.compare(second, target_first)
+            return ways / 2
 
-def swapped(
-    compare: Callable[[Tensor, Tensor], Tensor], predictions: Tensor, targets: Tensor
-) -> Tensor:
-    """A comparison with each crop predicting the other, averaged over the two ways."""
-    first, second = upcast(predictions).chunk(2)
-    target_first, target_second = upcast(targets).chunk(2)
-    with full_precision(predictions.device):
-        return (compare(first, target_second) + compare(second, target_first)) / 2
+    def of_all(self, embeddings_BP: Tensor) -> Tensor:
+        """What is to be compared: embeddings of the crops of all ranks, or this one's will do."""
+        return ranks.crops_of_all(embeddings_BP) if self.compares_images else embeddings_BP
 
 
 def pooled_by_owner(network: Network, features: Features) -> dict[str | None, Tensor]:

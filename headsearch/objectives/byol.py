@@ -12,6 +12,7 @@ Shapes: B images, P width of the embeddings.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,6 +24,8 @@ from headsearch.objectives.predicting import Predicting
 class Byol(Predicting):
     """BYOL in its heterogeneous form; published widths are 4096 (hidden) and 256. The projector
     has the layers and the last norm of MoCo v3's, one more of each than published, for ViTs."""
+
+    compares_images: ClassVar[bool] = False
 
     def compare(self, prediction_BP: Tensor, target_BP: Tensor) -> Tensor:
         return 2 - 2 * F.cosine_similarity(prediction_BP, target_BP, dim=-1).mean()

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from headsearch import ranks
 from headsearch.bases import BasePlan
 from headsearch.model import AttachedHead, Features, Network
 from headsearch.objectives.across_views import AcrossViews, pooled_by_owner
@@ -71,6 +72,7 @@ class Dino(AcrossViews):
     prototypes: int = 1024
     clip_norm: float | None = 0.3
     has_prototypes: ClassVar[bool] = True
+    compares_images: ClassVar[bool] = False
 
     def base_projection(self, plan: BasePlan) -> nn.Module:
         return DinoBaseProjection(plan.dim, self.hidden, self.bottleneck, self.prototypes)
@@ -97,7 +99,7 @@ class Dino(AcrossViews):
             logits_BP = upcast(projection_of_teacher(pooled_BD) @ prototypes_PZ.T)
             centre = cast(DinoProjection, projection_of_student).centre
             targets[owner] = F.softmax((logits_BP - centre) / temperature, dim=-1)
-            centre.lerp_(logits_BP.mean(dim=0), 1 - CENTRE_MOMENTUM)
+            centre.lerp_(ranks.mean(logits_BP.mean(dim=0)), 1 - CENTRE_MOMENTUM)
         return Targets(targets)
 
     def of_head(self, network: Network, head: AttachedHead, pooled_BD: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from headsearch import ranks
 from headsearch.bases import BasePlan
 from headsearch.model import Features, Network
 from headsearch.objectives.dino import (
@@ -88,7 +89,7 @@ class Ibot(Dino):
         logits_BNP = upcast(_patch_logits(teacher, features))
         centre = _projection(student).patch_centre
         patches_BNP = F.softmax((logits_BNP - centre) / teacher_temperature(moment), dim=-1)
-        centre.lerp_(logits_BNP.mean(dim=(0, 1)), 1 - CENTRE_MOMENTUM)
+        centre.lerp_(ranks.mean(logits_BNP.mean(dim=(0, 1))), 1 - CENTRE_MOMENTUM)
         return Targets(of_images, patches_BNP)
 
     def own_of_base(self, seen: Seen, embedding: Tensor) -> Tensor:

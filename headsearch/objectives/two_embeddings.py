@@ -83,7 +83,7 @@ class TwoEmbeddings(AcrossViews):
     def _between_crops(self, embedding_BP: Tensor) -> Tensor:
         """The loss as published, with the gradient on both sides."""
         with full_precision(embedding_BP.device):
-            return self.compare(*upcast(embedding_BP).chunk(2))
+            return self.compare(*self.of_all(upcast(embedding_BP)).chunk(2))
 
 
 def _of(owner: Network | AttachedHead) -> EmbeddingProjection:

@@ -178,8 +178,9 @@ def score_rung(
     autocast: bool,
     summary: Callable[[BaseOutput], Tensor],
     prototypes: Prototypes | None = None,
+    heads: Sequence[str] | None = None,
 ) -> RungScores:
-    """Scores the base and all heads of a network, which is left in evaluation mode.
+    """Scores the base and heads of a network, which is left in evaluation mode.
 
     The base passes over bank and queries once for as many heads as `POOLED_NUMBERS` lets be held
     together, and token maps are kept only for the base on the probe images, from which each head's
@@ -193,12 +194,14 @@ def score_rung(
         autocast: whether matrix products run in bfloat16.
         summary: the features (B, D) that stand for an image in the base's scores.
         prototypes: the objective's, where it has any.
+        heads: which ones; by default all.
     """
     network.eval()
-    device, heads = next(network.parameters()).device, network.heads
+    device, attached = next(network.parameters()).device, network.heads
+    scored = attached if heads is None else {name: attached[name] for name in heads}
     base: _Features | None = None
     scores: dict[str, Scores] = {}
-    for names in _groups(heads, data):
+    for names in _groups(scored, data):
         found = _features(network, data, names, batch_size, summary, autocast=autocast)
         if base is None:
             pooled = found.pooled[BASE]
@@ -207,8 +210,8 @@ def score_rung(
             scores[BASE] = _with_prototypes(_scores(pooled, data), BASE, pooled, data, prototypes)
         for name in names:
             with mixed_precision(device, autocast):
-                parts = base.maps_PDHW[heads[name].place].split(batch_size)
-                tokens = torch.cat([heads[name].tokens(part) for part in parts])
+                parts = base.maps_PDHW[attached[name].place].split(batch_size)
+                tokens = torch.cat([attached[name].tokens(part) for part in parts])
             head_gram = gram(map_features(tokens.float()))
             forms = {
                 form: float(by.function(base_gram, head_gram)) for form, by in DISCREPANCIES.items()

@@ -1,0 +1,309 @@
+"""The processes of a job that train one cohort together, and what they tell one another.
+
+`torchrun` starts them. Each trains on its own images of every step; all else, weights and moments
+and centres included, is the same in all, bit for bit, since it moves by what all have added up. In
+a process alone every function here gives back what it was given, and costs nothing.
+
+What a step computes over its images is computed over those of all ranks, so that the losses are
+those of one process with the same images, up to rounding:
+
+- gradients, and losses that are means over images, are averaged over ranks (`average`);
+- embeddings that a loss compares with one another are gathered from all (`crops_of_all`);
+- batch norm takes its statistics over all (`BatchNormOverRanks`), and centres likewise (`mean`).
+
+Gradients follow one convention: that of the mean over ranks of what each rank differentiates. So
+the gradient of what is gathered, or averaged, on the way is the sum over ranks of theirs.
+
+Shapes: W ranks, B images of a step and b = B/W of one rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from headsearch.errors import UserError
+from headsearch.job import count, first, rank
+
+T = TypeVar("T")
+
+BUCKET = 2**24
+"""Numbers that travel together, at most: 64 MiB of float32."""
+
+
+class RankLostError(UserError):
+    """Another process of the job has gone, or does something else."""
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Within it, what a lost connection raises is told in one line."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo's, and torch's own DistError
+        raise RankLostError(
+            f"rank {rank()} of {count()}: another process of this job has gone, and its own "
+            f"message says why ({str(error).strip().splitlines()[0]}); headsearch resume goes on "
+            "from the last snapshot, on as many processes as you like"
+        ) from error
+
+
+def join(device: torch.device) -> None:
+    """Meets the other processes of the job; nothing in a process alone, or where it has."""
+    if count() == 1 or dist.is_initialized():
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    with _together():
+        dist.init_process_group(backend)
+
+
+def leave() -> None:
+    """Parts from the other processes, at the end of this one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+# what one rank has of what all have
+
+
+def own(of_all: Sequence[T]) -> Sequence[T]:
+    """This rank's part of a sequence, as even as can be."""
+    return of_all[rank() :: count()]
+
+
+def own_images(of_all: Tensor) -> Tensor:
+    """This rank's rows (b, …) of something of all images of a step (B, …)."""
+    return of_all.chunk(count())[rank()]
+
+
+def own_crops(of_all: Tensor, dim: int = 0) -> Tensor:
+    """This rank's part (2b) of something of all crops (2B): first crops, then second ones."""
+    if count() == 1:
+        return of_all
+    return of_all.unflatten(dim, (2, count(), -1)).select(dim + 1, rank()).flatten(dim, dim + 1)
+
+
+# what all have of what each has
+
+
+def crops_of_all(of_own: Tensor) -> Tensor:
+    """Embeddings of all crops (2B, P) from those of this rank's (2b, P), in the order of images.
+
+    Every rank then computes the same loss of them.
+    """
+    if count() == 1:
+        return of_own
+    gathered_RP = _Gather.apply(of_own)
+    return gathered_RP.unflatten(0, (count(), 2, -1)).transpose(0, 1).flatten(0, 2)
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all ranks, one after the other.
+
+    Each rank computes the same loss from them, so the sum over ranks of its gradient is W times
+    this rank's, and needs no further message.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, of_own: Tensor) -> Tensor:
+        parts = [torch.empty_like(of_own, memory_format=torch.contiguous_format)
+                 for _ in range(count())]  # fmt: skip
+        with _together():
+            dist.all_gather(parts, of_own.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0].chunk(count())[rank()] * count()
+
+
+class _Mean(torch.autograd.Function):
+    """The mean over ranks; the gradient is the mean of theirs, which is the sum of their shares."""
+
+    @staticmethod
+    def forward(ctx: Any, of_own: Tensor) -> Tensor:
+        return _averaged(of_own)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _averaged(gradients[0])
+
+
+def _averaged(of_own: Tensor) -> Tensor:
+    total = of_own.clone(memory_format=torch.contiguous_format)
+    with _together():
+        dist.all_reduce(total)
+    return total / count()
+
+
+def mean(of_own: Tensor) -> Tensor:
+    """The mean over ranks, elementwise."""
+    return of_own if count() == 1 else _Mean.apply(of_own)
+
+
+@torch.no_grad()
+def average(tensors: Sequence[Tensor]) -> None:
+    """Replaces tensors by their means over ranks: in buckets, all of them under way at once."""
+    if count() == 1:
+        return
+    sent = []
+    with _together():
+        for bucket in _buckets(tensors):
+            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+            sent.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
+        for _, _, work in sent:
+            work.wait()
+    for bucket, flat, _ in sent:
+        flat /= count()
+        parts = flat.split([tensor.numel() for tensor in bucket])
+        torch._foreach_copy_(
+            list(bucket), [part.view(of.shape) for part, of in zip(parts, bucket, strict=True)]
+        )
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Tensors of one type each, that come to at most `BUCKET` numbers unless one alone has more."""
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        bucket: list[Tensor] = []
+        for tensor in tensors:
+            if tensor.dtype != dtype:
+                continue
+            if bucket and sum(t.numel() for t in bucket) + tensor.numel() > BUCKET:
+                yield bucket
+                bucket = []
+            bucket.append(tensor)
+        yield bucket
+
+
+def statistics_over_all() -> AbstractContextManager[object]:
+    """Within it, batch norms in training take their statistics over the images of all ranks."""
+    return nullcontext() if count() == 1 else BatchNormOverRanks()
+
+
+class BatchNormOverRanks(TorchFunctionMode):
+    """Stands in for `batch_norm` in training, whichever module calls it.
+
+    torch's SyncBatchNorm does the same on GPUs alone, and for its own modules alone: timm's layers
+    and a user's call the function.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is F.batch_norm:
+            return _batch_norm(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`F.batch_norm` over the images of all ranks, which have as many each: (b, C, …).
+
+    The variance is taken about the mean, in two messages: from sums of squares it would lose what
+    the mean exceeds the deviation by.
+    """
+    if not training:
+        return F.batch_norm(
+            input, running_mean, running_var, weight, bias, training, momentum, eps
+        )
+    x = input.to(torch.promote_types(input.dtype, torch.float32))
+    over = [dim for dim in range(x.ndim) if dim != 1]
+    shape = [1, -1, *[1] * (x.ndim - 2)]
+    mean_C = mean(x.mean(over))
+    centred = x - mean_C.view(shape)
+    variance_C = mean(centred.square().mean(over))
+    if running_mean is not None and running_var is not None:
+        with torch.no_grad():
+            samples = x.numel() // x.shape[1] * count()
+            unbiased_C = variance_C * (samples / (samples - 1))
+            running_mean.lerp_(mean_C.to(running_mean.dtype), momentum)
+            running_var.lerp_(unbiased_C.to(running_var.dtype), momentum)
+    normed = centred * (variance_C + eps).rsqrt().view(shape)
+    if weight is not None:
+        normed = normed * weight.view(shape)
+    if bias is not None:
+        normed = normed + bias.view(shape)
+    return normed.to(input.dtype)
+
+
+# what one process tells the others
+
+
+def tell(word: object) -> None:
+    """Sends the first process's word to the others, which wait for it (`hear`).
+
+    In the others, and in a process alone, it does nothing.
+    """
+    if count() > 1 and first():
+        with _together():
+            dist.broadcast_object_list([word], src=0)
+
+
+def hear() -> Any:
+    """The next word of the first process."""
+    heard = [None]
+    with _together():
+        dist.broadcast_object_list(heard, src=0)
+    return heard[0]
+
+
+def agreed(word: T) -> T:
+    """The first process's word, in all of them."""
+    if count() == 1:
+        return word
+    tell(word)
+    return word if first() else hear()  # type: ignore[no-any-return]
+
+
+def any_of(flag: bool) -> bool:
+    """Whether a flag is set in any of the processes."""
+    return any(each_of(flag))
+
+
+def each_of(word: T) -> list[T]:
+    """The words of all processes, in their order."""
+    if count() == 1:
+        return [word]
+    words: list[Any] = [None] * count()
+    with _together():
+        dist.all_gather_object(words, word)
+    return words
+
+
+def tensors_of_first(
+    tensors: Mapping[str, Tensor], device: torch.device
+) -> Mapping[str, Tensor]:
+    """The first process's tensors, in all of them, on their device; the others' are not read."""
+    if count() == 1:
+        return tensors
+    shapes = agreed({name: (tuple(t.shape), t.dtype) for name, t in tensors.items()})
+    found = {}
+    for name, (shape, dtype) in shapes.items():
+        if first():
+            found[name] = tensors[name].detach().to(device).contiguous()
+        else:
+            found[name] = torch.empty(shape, dtype=dtype, device=device)
+        with _together():
+            dist.broadcast(found[name], src=0)
+    return found

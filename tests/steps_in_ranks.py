@@ -1,0 +1,66 @@
+"""A job of tests/test_ranks.py: steps of every objective, by as many processes as there are.
+
+    torchrun --nproc-per-node 2 tests/steps_in_ranks.py OUT
+
+Each process takes the crops of its own images. The first one writes, as safetensors, the losses of
+each step and the weights, buffers and moments after the last, in float64.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tiny_training import TINY_VIT, crops, make_trainer
+from torch import Tensor
+
+from headsearch import job, ranks
+from headsearch.bases import plan_base
+from headsearch.config import Coupling
+from headsearch.objectives import OBJECTIVES
+from headsearch.schedules import Moment
+
+STEPS, IMAGES = 3, 8
+RESNET = plan_base("test_resnet", 32)
+"""With batch norms, in timm's own layers too."""
+HEADS = ["attention", "convnext", "bottleneck"]
+
+
+def take_steps(
+    objective: str, coupling: Coupling, *, resnet: bool, out: dict[str, Tensor]
+) -> None:
+    plan = RESNET if resnet else TINY_VIT
+    trainer = make_trainer(HEADS, coupling, objective, plan=plan)
+    name = f"{objective} {coupling} {'resnet' if resnet else 'vit'}"
+    for step in range(STEPS):
+        moment = Moment(step, 2 * STEPS)
+        own = crops(step, images=IMAGES, side=plan.image_size)
+        trainer.step(torch.stack([ranks.own_images(each) for each in own]), moment)
+        for owner, health in trainer.read().owners.items():
+            out[f"{name}/loss of {owner or 'base'}/{step}"] = torch.tensor(health.loss)
+    for key, tensor in trainer.state().items():
+        if key.partition(".")[0] in ("student", "teacher", "optimizer"):
+            # a copy, for some share memory
+            out[f"{name}/{key}"] = tensor.clone(memory_format=torch.contiguous_format)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    ranks.join(torch.device("cpu"))
+    out: dict[str, Tensor] = {}
+    for objective in OBJECTIVES:
+        take_steps(objective, "joint", resnet=False, out=out)
+    take_steps("simclr", "observe", resnet=False, out=out)
+    for objective in ("dino", "simclr"):
+        take_steps(objective, "joint", resnet=True, out=out)
+    same = ranks.each_of({name: float(t.double().sum()) for name, t in out.items()})
+    assert all(each == same[0] for each in same), "ranks have come apart"
+    if job.first():
+        save_file(out, Path(sys.argv[1]))
+    ranks.leave()
+
+
+if __name__ == "__main__":
+    main()
