@@ -39,7 +39,11 @@ BUCKET = 2**24
 
 
 class RankLostError(UserError):
-    """Another process of the job has gone, or does something else."""
+    """Another process of the job has gone."""
+
+
+_GONE = ("closed by peer", "reset by peer", "Broken pipe", "refused", "imed out")
+"""What gloo says then; NCCL and the rendezvous have an error of their own."""
 
 
 @contextmanager
@@ -47,11 +51,13 @@ def _together() -> Iterator[None]:
     """Within it, what a lost connection raises is told in one line."""
     try:
         yield
-    except RuntimeError as error:  # gloo's, and torch's own DistError
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not any(x in str(error) for x in _GONE):
+            raise
         raise RankLostError(
-            f"rank {rank()} of {count()}: another process of this job has gone, and its own "
-            f"message says why ({str(error).strip().splitlines()[0]}); headsearch resume goes on "
-            "from the last snapshot, on as many processes as you like"
+            f"another of the {count()} processes of this job has gone; look above for what it "
+            "says. What was kept stands: headsearch resume goes on from the last snapshot, on any "
+            "number of processes"
         ) from error
 
 

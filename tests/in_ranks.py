@@ -8,12 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-PORTS = ("127.0.0.1", 0)
-
 
 def free_port() -> int:
     with socket.socket() as taken:
-        taken.bind(PORTS)
+        taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])
 
 

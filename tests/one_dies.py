@@ -1,0 +1,29 @@
+"""headsearch in a job whose last process is killed after rung 1, as the system kills one."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+from headsearch import cli, following, job
+from headsearch.orders import Score
+
+
+def until_rung_2(hear: Any) -> Any:
+    scored = 0
+
+    def heard() -> object:
+        nonlocal scored
+        word = hear()
+        scored += isinstance(word, Score)
+        if scored == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return word
+
+    return heard
+
+
+if job.rank() == job.count() - 1:
+    following.ranks.hear = until_rung_2(following.ranks.hear)
+cli.main()

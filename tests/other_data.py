@@ -1,0 +1,11 @@
+"""headsearch in a job whose second process asks for other images than the first."""
+
+from __future__ import annotations
+
+import sys
+
+from headsearch import cli, job
+
+if job.rank() == 1:
+    sys.argv += ["--images", "64"]
+cli.main()
