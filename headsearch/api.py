@@ -13,6 +13,7 @@ with them is told by `headsearch.UserError`.
 from __future__ import annotations
 
 import html
+import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ import pandas as pd
 from rich.console import Console
 from torch import nn
 
+from headsearch import job, ranks
 from headsearch.bases import base_arguments, plan_base, plan_module
 from headsearch.calibration import calibrate_runs
 from headsearch.checkpoint import Run, read_run
@@ -35,15 +37,23 @@ from headsearch.data import DatasetSource, Source
 from headsearch.data.left_out import listed_where_too_many
 from headsearch.errors import UserError, unknown
 from headsearch.exporting import Exported, export_from
+from headsearch.following import follow
 from headsearch.gains import verified
 from headsearch.ground import NOTHING_GIVEN, Given
 from headsearch.machine import resolve_here
-from headsearch.preparation import prepare
-from headsearch.pretraining import Pretraining, has_ended, prepare_again, prepare_pretraining
+from headsearch.preparation import Prepared, prepare
+from headsearch.pretraining import (
+    Planned,
+    Pretraining,
+    has_ended,
+    prepare_again,
+    prepare_pretraining,
+)
 from headsearch.ranking import ranked
 from headsearch.report import Table, advice, plot_columns, ranking_table, verdict, write_report
+from headsearch.solo import SoloRun
 from headsearch.space import Space, find_space, load_space, read_space
-from headsearch.study import Search, resume_search
+from headsearch.study import Search, prepared_again
 from headsearch.terminal import HarmlessConsole
 from headsearch.verification import Verification
 from headsearch.yaml_lines import located
@@ -183,7 +193,7 @@ def search(
         given, flags["space"] = replace(given, space=found), found.source
     config = resolve_here(flags)
     with _quiet_optuna():
-        return _searched(Search(prepare(config, given=given)), progress, given)
+        return _searched(prepare(config, given=given), None, progress, given)
 
 
 def resume(
@@ -216,16 +226,25 @@ def resume(
     given = replace(_given(base, data, eval_data), space=found)
     with _quiet_optuna():
         with listed_where_too_many(result.run_directory):
-            search = resume_search(result.run, given)
-        return _searched(search, progress, given)
+            prepared = prepared_again(result.run, given)
+        return _searched(prepared, result.run_directory, progress, given)
 
 
 def _read_space(space: Mapping[str, Any]) -> Space:
     return read_space(located(space, "space"), "space")
 
 
-def _searched(running: Search, progress: bool | None, given: Given) -> Result:
-    """Runs a search to its end; Ctrl-C and SIGTERM leave a snapshot, shown or in silence."""
+def _searched(
+    prepared: Prepared, directory: Path | None, progress: bool | None, given: Given
+) -> Result:
+    """Runs a search to its end; Ctrl-C and SIGTERM leave a snapshot, shown or in silence.
+
+    Of a job's processes the first searches, and the others take part.
+    """
+    if not job.first():
+        with stops_heard(threading.Event()):
+            return Result(read_run(follow(prepared)), given)
+    running = Search(prepared, directory)
     running.prepared.data.left_out.list_in(running.run_directory)
     _to_the_end(running, show, progress)
     found = read_run(running.run_directory)
@@ -327,7 +346,7 @@ def pretrain(
         head=None if head is None else str(head),
         given=given,
     )
-    return _pretrained(Pretraining(planned), progress)
+    return _pretrained(planned, None, progress)
 
 
 def resume_pretraining(
@@ -354,13 +373,25 @@ def resume_pretraining(
         raise UserError(f"{directory} has come to its end already: there is nothing to resume")
     with listed_where_too_many(directory):
         planned = prepare_again(directory, _given(base, data, eval_data))
-    return _pretrained(Pretraining(planned, directory), progress)
+    return _pretrained(planned, directory, progress)
 
 
-def _pretrained(running: Pretraining, progress: bool | None) -> Pretrained:
-    """Runs a pretraining to its end; Ctrl-C and SIGTERM leave a snapshot, shown or in silence."""
+def _pretrained(planned: Planned, directory: Path | None, progress: bool | None) -> Pretrained:
+    """Runs a pretraining to its end; Ctrl-C and SIGTERM leave a snapshot, shown or in silence.
+
+    Of a job's processes the first keeps what comes of it, and the others take part.
+    """
+    if not job.first():
+        solo = SoloRun(planned.ground, planned.candidate)
+        with stops_heard(solo.stop):
+            _exhaust(solo.run())
+        kept: Pretrained = ranks.hear()
+        return kept
+    running = Pretraining(planned, directory)
     _to_the_end(running, show_pretraining, progress)
-    return Pretrained(running.run_directory, running.weights, running.scores, running.loading)
+    found = Pretrained(running.run_directory, running.weights, running.scores, running.loading)
+    ranks.tell(found)
+    return found
 
 
 def export(

@@ -108,7 +108,7 @@ def crops_of_all(of_own: Tensor) -> Tensor:
     """
     if count() == 1:
         return of_own
-    gathered_RP = _Gather.apply(of_own)
+    gathered_RP: Tensor = _Gather.apply(of_own)
     return gathered_RP.unflatten(0, (count(), 2, -1)).transpose(0, 1).flatten(0, 2)
 
 
@@ -153,7 +153,10 @@ def _averaged(of_own: Tensor) -> Tensor:
 
 def mean(of_own: Tensor) -> Tensor:
     """The mean over ranks, elementwise."""
-    return of_own if count() == 1 else _Mean.apply(of_own)
+    if count() == 1:
+        return of_own
+    averaged: Tensor = _Mean.apply(of_own)
+    return averaged
 
 
 @torch.no_grad()
@@ -230,9 +233,7 @@ def _batch_norm(
     the mean exceeds the deviation by.
     """
     if not training:
-        return F.batch_norm(
-            input, running_mean, running_var, weight, bias, training, momentum, eps
-        )
+        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     x = input.to(torch.promote_types(input.dtype, torch.float32))
     over = [dim for dim in range(x.ndim) if dim != 1]
     shape = [1, -1, *[1] * (x.ndim - 2)]
@@ -279,7 +280,8 @@ def agreed(word: T) -> T:
     if count() == 1:
         return word
     tell(word)
-    return word if first() else hear()  # type: ignore[no-any-return]
+    heard: T = word if first() else hear()
+    return heard
 
 
 def any_of(flag: bool) -> bool:
@@ -297,9 +299,7 @@ def each_of(word: T) -> list[T]:
     return words
 
 
-def tensors_of_first(
-    tensors: Mapping[str, Tensor], device: torch.device
-) -> Mapping[str, Tensor]:
+def tensors_of_first(tensors: Mapping[str, Tensor], device: torch.device) -> Mapping[str, Tensor]:
     """The first process's tensors, in all of them, on their device; the others' are not read."""
     if count() == 1:
         return tensors

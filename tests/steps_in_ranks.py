@@ -28,9 +28,7 @@ RESNET = plan_base("test_resnet", 32)
 HEADS = ["attention", "convnext", "bottleneck"]
 
 
-def take_steps(
-    objective: str, coupling: Coupling, *, resnet: bool, out: dict[str, Tensor]
-) -> None:
+def take_steps(objective: str, coupling: Coupling, *, resnet: bool, out: dict[str, Tensor]) -> None:
     plan = RESNET if resnet else TINY_VIT
     trainer = make_trainer(HEADS, coupling, objective, plan=plan)
     name = f"{objective} {coupling} {'resnet' if resnet else 'vit'}"

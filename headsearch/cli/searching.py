@@ -112,7 +112,7 @@ what it would have come to without the interruption.
     from headsearch.checkpoint import is_pretraining, read_run
     from headsearch.data.left_out import listed_where_too_many
     from headsearch.pretraining import has_ended, prepare_again
-    from headsearch.study import Search, prepared_again
+    from headsearch.study import prepared_again, resume_search
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if is_pretraining(run):
@@ -131,7 +131,7 @@ what it would have come to without the interruption.
         _follow(lambda: prepared_again(found))
         return
     with listed_where_too_many(run):
-        search = Search(prepared_again(found), run)
+        search = resume_search(found)
     _carry_out(search)
 
 

@@ -15,7 +15,6 @@ from typing import ClassVar
 from torch import Tensor
 
 from headsearch import ranks
-
 from headsearch.machine import full_precision
 from headsearch.model import AttachedHead, Features, Network
 from headsearch.objectives.layers import upcast
