@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -91,11 +91,11 @@ def own_images(of_all: Tensor) -> Tensor:
     return of_all.chunk(count())[rank()]
 
 
-def own_crops(of_all: Tensor, dim: int = 0) -> Tensor:
-    """This rank's part (2b) of something of all crops (2B): first crops, then second ones."""
+def own_crops(of_all: Tensor) -> Tensor:
+    """This rank's part (2b, …) of something of all crops (2B, …): first crops, then second ones."""
     if count() == 1:
         return of_all
-    return of_all.unflatten(dim, (2, count(), -1)).select(dim + 1, rank()).flatten(dim, dim + 1)
+    return of_all.view(2, count(), -1, *of_all.shape[1:])[:, rank()].flatten(0, 1)
 
 
 # what all have of what each has
@@ -108,8 +108,8 @@ def crops_of_all(of_own: Tensor) -> Tensor:
     """
     if count() == 1:
         return of_own
-    gathered_RP: Tensor = _Gather.apply(of_own)
-    return gathered_RP.unflatten(0, (count(), 2, -1)).transpose(0, 1).flatten(0, 2)
+    gathered = cast(Tensor, _Gather.apply(of_own))
+    return gathered.view(count(), 2, -1, *of_own.shape[1:]).transpose(0, 1).flatten(0, 2)
 
 
 class _Gather(torch.autograd.Function):
@@ -155,8 +155,7 @@ def mean(of_own: Tensor) -> Tensor:
     """The mean over ranks, elementwise."""
     if count() == 1:
         return of_own
-    averaged: Tensor = _Mean.apply(of_own)
-    return averaged
+    return cast(Tensor, _Mean.apply(of_own))
 
 
 @torch.no_grad()
