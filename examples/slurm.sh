@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=headsearch
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+#SBATCH --signal=TERM@120
+#
+# One search over all GPUs of some machines:
+#
+#     sbatch examples/slurm.sh --base vit_b --space heads.yaml --data /data/imagenet/train
+#
+# Two minutes before its time is up, or when it is preempted, the search writes a snapshot; the job
+# that is queued again has the same number, finds the run directory and goes on from there. The run
+# directory and the data must be on a file system that all machines share.
+set -euo pipefail
+
+run="results/slurm-${SLURM_JOB_ID}"
+if [ -e "$run/config.yaml" ]; then
+    command=(resume "$run")
+else
+    command=(run --out "$run" "$@")
+fi
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+exec srun torchrun \
+    --nnodes "$SLURM_NNODES" \
+    --nproc-per-node "${PROCESSES:-gpu}" \
+    --rdzv-backend c10d \
+    --rdzv-id "$SLURM_JOB_ID" \
+    --rdzv-endpoint "$first:${PORT:-29500}" \
+    -m headsearch "${command[@]}"
