@@ -9,12 +9,13 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import headsearch
@@ -104,6 +105,8 @@ class Ground:
     plan: BasePlan
     objective: Objective
     given: Given
+    first_weights: Mapping[int, Path] = field(default_factory=dict, kw_only=True)
+    """Of the student without heads, in a file a seed: where given, the seed does not decide them."""
 
     @property
     def steps(self) -> int:
@@ -119,10 +122,9 @@ class Ground:
 
     def new_trainer(self, coupling: Coupling) -> Trainer:
         """A base without heads, whose first weights depend on the seed alone."""
-        with seeded_weights(self.config.seed, "base"):
-            base = self.plan.build(find_recipe(self.config.recipe).drop_path)
-            projection = self.objective.base_projection(self.plan)
-        student = Network(base, projection, coupling)
+        student = first_student(self.config, self.plan, self.objective, coupling)
+        if self.config.seed in self.first_weights:
+            student.load_state_dict(load_file(self.first_weights[self.config.seed]))
         return Trainer(student, self.objective, self.config, self.device, autocast=self.autocast)
 
     def scores(self, network: Network) -> RungScores:
@@ -136,6 +138,16 @@ class Ground:
             summary=self.objective.summary_of_base,
             prototypes=self.objective.prototypes_of(network),
         )
+
+
+def first_student(
+    config: RunConfig, plan: BasePlan, objective: Objective, coupling: Coupling
+) -> Network:
+    """The network before its first step and without heads, as the seed decides it."""
+    with seeded_weights(config.seed, "base"):
+        base = plan.build(find_recipe(config.recipe).drop_path)
+        projection = objective.base_projection(plan)
+    return Network(base, projection, coupling)
 
 
 def prepare_ground(

@@ -66,7 +66,7 @@ def open_storage(url: str) -> BaseStorage:
     except UserError:
         raise
     except Exception as error:  # each kind of storage has errors of its own
-        raise UserError(f"--storage {masked(url)}: cannot open it: {reason_of(error)}") from None
+        raise UserError(f"--storage: cannot open it: {reason_of(error)}") from None
 
 
 def reason_of(error: Exception) -> str:
@@ -89,7 +89,7 @@ def check_storage(url: str) -> None:
     try:
         storage.get_all_studies()
     except Exception as error:
-        raise UserError(f"--storage {masked(url)}: cannot open it: {reason_of(error)}") from None
+        raise UserError(f"--storage: cannot open it: {reason_of(error)}") from None
 
 
 def check_shared(url: str) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 
+_opened: dict[str, str] = {}
+"""The URLs that this process was given, by how they are written."""
 VARIABLE = "HEADSEARCH_STORAGE"
 """The environment variable that a URL is taken from, password and all, where no flag gives one."""
 HIDDEN = "***"
@@ -29,12 +31,14 @@ def masked(url: str) -> str:
 def unmasked(url: str) -> str:
     """A URL that can be opened, of one whose password was hidden when it was written.
 
-    It is the one of the environment, where that is the same but for the password; else the one
-    without any, for which the database's own client looks elsewhere (PGPASSWORD, ~/.pgpass).
+    It is one that this process was given before, or the one of the environment, where that is the
+    same but for the password; else the one without any, for which the database's own client looks
+    elsewhere (PGPASSWORD, ~/.pgpass).
     """
     if f":{HIDDEN}@" not in url:
+        _opened[masked(url)] = url
         return url
-    known = os.environ.get(VARIABLE, "")
+    known = _opened.get(url) or os.environ.get(VARIABLE, "")
     if known and masked(known) == url:
         return known
     return url.replace(f":{HIDDEN}@", "@", 1)

@@ -38,8 +38,9 @@ from headsearch.scores.rung import (
 )
 from headsearch.setbacks import DivergedError, setbacks
 from headsearch.snapshot import read_snapshot
+from headsearch.storage import STORAGE_ERRORS, check_storage
 from headsearch.train import Health, train
-from headsearch.trials import STORAGE_ERRORS, Trials
+from headsearch.trials import Trials
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Search:
         self.run_directory = directory or new_run_directory(config.out, run_label(config))
         settings = settings_of(prepared, self.run_directory)
         if config.storage is not None:
-            checkpoint.check_storage(config.storage)
+            check_storage(config.storage)
         if directory is None:
             create(self.run_directory, settings)
         self._lock = hold(self.run_directory)
