@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -47,6 +47,8 @@ from headsearch.train import Trainer, steps_per_epoch
 
 CPU_IMAGE_SIZE, ACCELERATOR_IMAGE_SIZE = 64, 224
 """The largest image side in pixels that is chosen where `--image-size` is not given."""
+
+G = TypeVar("G", bound="Ground")
 
 BASE_SETTINGS = ("base", "base_args", "base_weights", "pretrained", "image_size", "patch_size")
 """The settings that say which base it is."""
@@ -119,6 +121,10 @@ class Ground:
     def under(self, seed: int) -> Ground:
         """The same images and labels under another seed: first weights, order and crops differ."""
         return replace(self, config=self.config.model_copy(update={"seed": seed}))
+
+    def starting_from(self: G, files: Mapping[int, Path]) -> G:
+        """The same, with first weights from these files, by seed."""
+        return replace(self, first_weights={**self.first_weights, **files})
 
     def new_trainer(self, coupling: Coupling) -> Trainer:
         """A base without heads, whose first weights depend on the seed alone."""

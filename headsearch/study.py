@@ -352,6 +352,8 @@ def resume_search(run: Run, given: Given = NOTHING_GIVEN) -> Search:
         UserError: it lacks something that was given, or something has changed since it began.
     """
     check_given(run.path, run.config, given, "resume")
+    if run.config.get("fleet"):
+        raise UserError(f"{run.path} was collected from workers: collect it again to go on with it")
     if run.facts.get("diverged"):
         raise UserError(f"{run.path}: its base diverged; search again with a lower --lr")
     config = resolve_here({}, run.path / "config.yaml")

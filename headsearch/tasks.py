@@ -134,6 +134,7 @@ class Claim:
         task: which.
         attempt: the how manieth, from 1.
         worker: whose.
+        token: of this claim and no other.
     """
 
     task: Task
@@ -141,7 +142,7 @@ class Claim:
     worker: str
     _tasks: Tasks = field(repr=False)
     _trial: int = field(repr=False)
-    _token: str = field(repr=False)
+    token: str = field(repr=False)
     _beat: int = field(default=0, repr=False)
 
     def beat(self) -> None:
@@ -167,7 +168,7 @@ class Claim:
             )
         except UpdateFinishedTrialError:
             trial = self._tasks.storage.get_trial(self._trial)
-            ours = trial.user_attrs.get("claim") == self._token
+            ours = trial.user_attrs.get("claim") == self.token
             if trial.state == TrialState.COMPLETE and ours:
                 return  # said before, to a storage whose answer was lost
             raise self._taken_over(trial) from None
@@ -398,6 +399,11 @@ class Tasks:
         trials = self._read()
         self._observe(trials)
         return [self._stands(of_key) for of_key in self._by_key(trials).values()]
+
+    def tokens(self) -> set[str]:
+        """Of the claims that are held."""
+        running = self._read((TrialState.RUNNING,))
+        return {str(trial.user_attrs.get("claim")) for trial in running}
 
     def unfinished(self) -> int:
         """How many tasks are neither done nor lost."""
