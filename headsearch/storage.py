@@ -6,13 +6,14 @@ Whatever opens a study opens its storage here, so that a storage means the same 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 import optuna
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import URL, make_url
@@ -115,8 +116,13 @@ def _proxy(url: str) -> BaseStorage:
         port = None
     if not where.hostname or port is None:
         raise UserError(f"--storage {masked(url)}: grpc://HOST:PORT is what such a URL is like")
-    proxy = optuna.storages.GrpcStorageProxy(host=where.hostname, port=port)
-    proxy.wait_server_ready(timeout=LONGEST_PAUSE_S)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        proxy = optuna.storages.GrpcStorageProxy(host=where.hostname, port=port)
+    try:
+        proxy.wait_server_ready(timeout=int(LONGEST_PAUSE_S))
+    except ConnectionError:
+        raise UserError(f"--storage {masked(url)}: nobody answers there") from None
     return proxy
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -123,7 +124,7 @@ def test_optuna_dashboard_shows_the_study_while_it_goes_on(url: str, tmp_path: P
         )
     submitted(tmp_path, live)
     events = new_worker(tmp_path, live, "at work").run()
-    while "rung 2" not in next(events):
+    while "cohort 3 rung 2" not in next(events):
         pass
     server = make_server("127.0.0.1", 0, dashboard.wsgi(open_storage(live)), handler_class=_Quiet)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -138,8 +139,9 @@ def test_optuna_dashboard_shows_the_study_while_it_goes_on(url: str, tmp_path: P
     command = ["chromium", *flags.split(), f"--user-data-dir={tmp_path / 'profile'}"]
     try:
         subprocess.run(
-            [*command, f"--screenshot={picture}", page], check=True, capture_output=True, timeout=120
-        )
+            [*command, f"--screenshot={picture}", f"{page}/trials"],
+            check=True, capture_output=True, timeout=120,
+        )  # fmt: skip
         shown = subprocess.run(
             [*command, "--dump-dom", f"{page}/trials"],
             check=True, capture_output=True, text=True, timeout=120,
@@ -148,5 +150,11 @@ def test_optuna_dashboard_shows_the_study_while_it_goes_on(url: str, tmp_path: P
         server.shutdown()
         events.close()
     assert picture.stat().st_size > 20_000
-    heads = study.cohorts[0]
-    assert all(head["name"] in shown for head in heads) or "Running" in shown
+    trials = study.storage.get_all_trials(study.id)
+    assert len(trials) == 6
+    assert f"{len(trials)} Trials" in shown
+    words = re.sub("<[^>]+>", " ", shown)
+    assert re.search(r"Trial\s+5\s+Running", words)
+    assert re.search(r"Trial\s+0\s+Complete", words)
+    assert re.search(r"candidate\s+identity", words)  # of the trial that it opens: the first
+    assert re.search(r"worker\s+at work", words)
