@@ -64,6 +64,28 @@ class End:
     run_directory: Path
 
 
+@dataclass(frozen=True)
+class TakeCohort:
+    """A worker's job: the search of a cohort begins, which has orders of its own."""
+
+
+@dataclass(frozen=True)
+class TakeSolo:
+    """A worker's job: a solo run begins, that of this task."""
+
+    payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A worker's job: nothing is to be done for now. Who hears nothing for long gives up."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A worker's job is over."""
+
+
 @contextmanager
 def leading(run_directory: Path) -> Iterator[None]:
     """The search in this block ends for all processes as it ends, or is closed, in this one.

@@ -278,17 +278,19 @@ class Pretraining:
         Raises:
             UserError: base or head diverged, or the directory cannot be written any more.
         """
+        closed = False
         try:
             for event in self._solo.run():
                 if isinstance(event, SoloScored):
                     self._keep(event)
                 elif time.monotonic() - self._kept_at > 60 * self.ground.config.snapshot_every:
                     self._snapshot()
-                try:
-                    yield event
-                except GeneratorExit:
-                    self.stop.set()
-                    break
+                if not closed:
+                    try:
+                        yield event
+                    except GeneratorExit:  # the other processes of a job have to hear of it
+                        closed = True
+                        self.stop.set()
             if self.stop.is_set() and not self.complete:
                 self._snapshot()
         except OSError as error:

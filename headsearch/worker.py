@@ -12,6 +12,7 @@ import random
 import shutil
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -25,13 +26,17 @@ from optuna.trial import FixedTrial, TrialState
 from headsearch.errors import UserError
 from headsearch.escaping import for_file_name
 from headsearch.fleet import COHORT, SOLO, SharedStudy, under_first_weights
+from headsearch.following import follow
+from headsearch.ground import Ground
 from headsearch.head_choice import Head, head_on
 from headsearch.mirror import Mirror, sweep
+from headsearch.orders import Part, TakeCohort, TakeSolo, Wait
 from headsearch.preparation import Prepared
 from headsearch.pretraining import ALWAYS, Planned, Pretraining
 from headsearch.ranking import NO_HEAD
+from headsearch.ranks import hear, tell
 from headsearch.report.content import duration
-from headsearch.solo import SoloScored
+from headsearch.solo import SoloRun, SoloScored
 from headsearch.space import Candidate, Listing
 from headsearch.storage import STORAGE_ERRORS, patiently, reason_of
 from headsearch.study import Noted, Scored, Search
@@ -114,9 +119,35 @@ class Worker:
     def run(self) -> Generator[str, None, None]:
         """Works until nothing is left or it is told to stop; yields what happens, a line each.
 
+        Of a job's processes the first does, and the others take part (`follow`).
+
         Raises:
             UserError: a task cannot be done here, or the storage stays out of reach.
         """
+        try:
+            yield from self._until_nothing_is_left()
+        except GeneratorExit:
+            tell(Part())
+            raise
+        tell(Part())
+
+    def follow(self) -> None:
+        """Takes part in what the first process of the job does, to its end.
+
+        Raises:
+            UserError: another process has gone.
+        """
+        while True:
+            match hear():
+                case TakeCohort():
+                    follow(self.prepared)
+                case TakeSolo(payload):
+                    planned = self._alone(self.prepared.under(int(payload["seed"])), payload)
+                    deque(SoloRun(planned.ground, planned.candidate).run(), maxlen=0)
+                case Part():
+                    return
+
+    def _until_nothing_is_left(self) -> Generator[str, None, None]:
         pause = FIRST_PAUSE_S
         while not self.stop.is_set():
             news = self._ask(self._tasks.look)
@@ -130,6 +161,7 @@ class Worker:
                 continue
             if self._ask(self._tasks.unfinished) == 0:
                 return
+            tell(Wait())
             self.stop.wait(pause * random.uniform(0.5, 1.5))
             pause = min(GROWTH * pause, LONGEST_PAUSE_S, self._rules.grace / 4)
 
@@ -214,6 +246,7 @@ class Worker:
         self, search: Search, claim: Claim, mirror: Mirror, pulse: Pulse
     ) -> Iterator[str]:
         """Searches to the end, or to where the base is beyond help, which is a result too."""
+        tell(TakeCohort())
         try:
             with closing(search.run()) as events:
                 for event in events:
@@ -255,9 +288,9 @@ class Worker:
         ground = under_first_weights(
             self.study, self.prepared, seed, payload["first_weights"], cache
         )
-        own = {"rungs": 1, "lr": float(payload["lr"]), "out": folder, **ALWAYS}
-        ground = replace(ground, config=ground.config.model_copy(update=own))
-        pretraining = Pretraining(Planned(ground, self._head(payload["candidate"]), ()))
+        planned = self._alone(ground, payload, out=folder)
+        tell(TakeSolo(payload))
+        pretraining = Pretraining(planned)
         with closing(pretraining.run()) as events:
             for event in events:
                 self._check(pulse)
@@ -265,6 +298,14 @@ class Worker:
                     yield f"{claim.task.key} rung {event.rung}/1 | step {event.step}"
         about = {name: payload[name] for name in ("candidate", "family", "seed")}
         self._commit(claim, {"about": about, "row": pretraining.rows[-1]})
+
+    def _alone(
+        self, ground: Ground, payload: Mapping[str, Any], out: Path | None = None
+    ) -> Planned:
+        """The solo run of a task, on the ground of its seed."""
+        own = {"rungs": 1, "lr": float(payload["lr"]), "out": out, **ALWAYS}
+        ground = replace(ground, config=ground.config.model_copy(update=own))
+        return Planned(ground, self._head(payload["candidate"]), ())
 
     def _head(self, name: str) -> Head | None:
         if name == NO_HEAD:

@@ -175,6 +175,24 @@ def test_a_pretraining_by_two_processes_comes_to_that_of_one(tmp_path: Path) -> 
         pd.testing.assert_series_equal(tables[1][column], tables[2][column], rtol=0, atol=apart)
 
 
+def test_a_worker_of_two_processes_trains_cohorts_and_solo_runs(tmp_path: Path) -> None:
+    where = ("--storage", f"journal://{tmp_path / 'heads.log'}", "--study", "heads")
+    common = flags(tmp_path, cohort=3, epochs=6)
+    ended_well(headsearch(1, "submit", *where, "--shared", tmp_path / "first", *common))
+    out = ended_well(headsearch(2, "worker", *where, "--name", "both", "--out", tmp_path / "a"))
+    assert out.count("both | cohort 1 done") == out.count("both | cohort 2 done") == 1
+    run, alone = tmp_path / "run", tmp_path / "alone"
+    ended_well(headsearch(1, "collect", *where, "--out", run))
+    ended_well(headsearch(1, "run", *common, "--out", alone))
+    same_up_to_rounding(alone, run)
+    by_workers = ("verify", run, "--by-workers", *where, "--top", "1", "--seeds", "1")
+    ended_well(headsearch(1, *by_workers, "--no-controls"))
+    out = ended_well(headsearch(2, "worker", *where, "--name", "both", "--out", tmp_path / "b"))
+    assert "2 tasks done" in out
+    ended_well(headsearch(1, *by_workers, "--no-controls"))
+    assert len(pd.read_csv(run / "solo.csv")) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

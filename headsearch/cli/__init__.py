@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 
-OF_A_JOB = ("run", "resume", "pretrain")
+OF_A_JOB = ("run", "resume", "pretrain", "worker")
 """Commands that the processes of a job carry out together."""
 
 _UsageError: Any = typer.BadParameter.__mro__[1]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headsearch import job
 from headsearch.cli.flags import settings_as_flags
 from headsearch.cli.output import conclude, console_here
 from headsearch.config import resolve
@@ -132,7 +133,9 @@ taken over by others.
 
     Example: [bold]headsearch worker --storage URL --study NAME[/bold]
     """
+    import threading
     from contextlib import closing
+    from tempfile import TemporaryDirectory
 
     from headsearch.console import say, stops_heard
     from headsearch.fleet import prepare_as_submitted
@@ -142,17 +145,21 @@ taken over by others.
     own = name or f"{socket.gethostname()}-{os.getpid()}"
     console = console_here()
     found = open_shared(storage, study)
+    here = {"data": data, "eval_data": eval_data, "data_dir": data_dir}
+    given: dict[str, Any] = {key: value for key, value in here.items() if value is not None}
+    overrides = {**given, "device": device, "threads": threads}
+    if not job.first():
+        with TemporaryDirectory() as cache, stops_heard(threading.Event()):
+            prepared = prepare_as_submitted(found, overrides, Path(cache), space)
+            Worker(found, prepared, Path(cache), own).follow()
+        return
     folder = out or Path("results") / f"worker-{study}-{secrets.token_hex(4)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot write into it: {error.strerror}") from None
     lock = hold(folder)
-    here = {"data": data, "eval_data": eval_data, "data_dir": data_dir}
-    overrides = {key: value for key, value in here.items() if value is not None}
-    prepared = prepare_as_submitted(
-        found, {**overrides, "device": device, "threads": threads}, folder / WEIGHTS_FOLDER, space
-    )
+    prepared = prepare_as_submitted(found, overrides, folder / WEIGHTS_FOLDER, space)
     prepared.data.left_out.list_in(folder)
     working = Worker(found, prepared, folder, own)
     say(console, f"{own} | works at {study} in {folder}")
