@@ -15,7 +15,6 @@ import pytest
 import yaml
 from command_line import in_process
 from optuna.storages import InMemoryStorage
-from optuna.storages._grpc.server import make_server
 from tiny_fleet import (
     PATIENT,
     SAMPLED,
@@ -351,8 +350,10 @@ def test_a_space_with_code_in_it_is_not_executed_unless_the_worker_names_it(
     prepare_as_submitted(study, own, tmp_path / "cache", tmp_path / "space.yaml")
 
 
-def test_the_queue_works_through_optunas_proxy(tmp_path: Path) -> None:
+def test_queue_and_search_work_through_optunas_proxy(tmp_path: Path) -> None:
     pytest.importorskip("grpc")
+    from optuna.storages._grpc.server import make_server
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -371,6 +372,10 @@ def test_the_queue_works_through_optunas_proxy(tmp_path: Path) -> None:
         assert tasks.results() == {"a": {"of": "a"}}
         with pytest.raises(UserError, match="no study"):
             open_study(url, "another")
+        changes = {"cohort": 7, "rungs": 1, "epochs": 1}
+        submitted(tmp_path, url, name="whole", **changes)
+        list(new_worker(tmp_path, url, "far away", "whole").run())
+        same(collected(tmp_path, url, study="whole"), searched(tmp_path, **changes))
     finally:
         server.stop(None)
 
