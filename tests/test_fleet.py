@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 import yaml
 from command_line import in_process
-from optuna.storages import InMemoryStorage
+from optuna.exceptions import StorageInternalError
+from optuna.storages import InMemoryStorage, JournalStorage
 from tiny_fleet import (
     PATIENT,
     SAMPLED,
@@ -406,3 +407,26 @@ def test_a_hidden_password_comes_from_the_environment_or_is_left_to_the_database
     assert unmasked(hidden) == "postgresql://me@nowhere/x"
     monkeypatch.setenv(VARIABLE, "postgresql://me:s3cret@nowhere/x")
     assert unmasked(hidden) == "postgresql://me:s3cret@nowhere/x"
+
+
+def test_a_storage_that_fails_in_a_command_is_told_in_one_line(
+    one: tuple[Path, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise StorageInternalError("wrapped") from OSError("server closed the connection")
+
+    monkeypatch.setattr(JournalStorage, "get_all_trials", away)
+    where = ["--storage", one[1], "--study", "heads"]
+    run = str(one[0] / "collected")
+    for command in (["status", *where], ["collect", *where, "--out", run]):
+        error = refused(capsys, monkeypatch, *command)
+        assert "the storage is out of reach: server closed the connection" in error
+
+
+def test_a_search_of_one_process_keeps_its_study_in_a_journal_file_too(
+    tmp_path: Path, url: str
+) -> None:
+    changes = {"storage": url, "cohort": 7, "rungs": 1, "epochs": 1}
+    run = read_run(searched(tmp_path, **changes))
+    assert run.facts["status"] == "complete"
+    assert len(optuna.load_study(study_name=None, storage=open_storage(url)).trials) == 7
