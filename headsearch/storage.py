@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -68,6 +69,19 @@ def open_storage(url: str) -> BaseStorage:
         raise
     except Exception as error:  # each kind of storage has errors of its own
         raise UserError(f"--storage: cannot open it: {reason_of(error)}") from None
+
+
+@contextmanager
+def within_reach() -> Iterator[None]:
+    """In this block a storage that fails is told in a line.
+
+    Raises:
+        UserError: it did.
+    """
+    try:
+        yield
+    except STORAGE_ERRORS as error:
+        raise UserError(f"the storage is out of reach: {reason_of(error)}") from None
 
 
 def reason_of(error: Exception) -> str:

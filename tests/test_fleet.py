@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 import yaml
 from command_line import in_process
-from optuna.storages import InMemoryStorage
-from optuna.storages._grpc.server import make_server
+from optuna.exceptions import StorageInternalError
+from optuna.storages import InMemoryStorage, JournalStorage
 from tiny_fleet import (
     PATIENT,
     SAMPLED,
@@ -351,8 +351,10 @@ def test_a_space_with_code_in_it_is_not_executed_unless_the_worker_names_it(
     prepare_as_submitted(study, own, tmp_path / "cache", tmp_path / "space.yaml")
 
 
-def test_the_queue_works_through_optunas_proxy(tmp_path: Path) -> None:
+def test_queue_and_search_work_through_optunas_proxy(tmp_path: Path) -> None:
     pytest.importorskip("grpc")
+    from optuna.storages._grpc.server import make_server
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -371,6 +373,10 @@ def test_the_queue_works_through_optunas_proxy(tmp_path: Path) -> None:
         assert tasks.results() == {"a": {"of": "a"}}
         with pytest.raises(UserError, match="no study"):
             open_study(url, "another")
+        changes = {"cohort": 7, "rungs": 1, "epochs": 1}
+        submitted(tmp_path, url, name="whole", **changes)
+        list(new_worker(tmp_path, url, "far away", "whole").run())
+        same(collected(tmp_path, url, study="whole"), searched(tmp_path, **changes))
     finally:
         server.stop(None)
 
@@ -401,3 +407,26 @@ def test_a_hidden_password_comes_from_the_environment_or_is_left_to_the_database
     assert unmasked(hidden) == "postgresql://me@nowhere/x"
     monkeypatch.setenv(VARIABLE, "postgresql://me:s3cret@nowhere/x")
     assert unmasked(hidden) == "postgresql://me:s3cret@nowhere/x"
+
+
+def test_a_storage_that_fails_in_a_command_is_told_in_one_line(
+    one: tuple[Path, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise StorageInternalError("wrapped") from OSError("server closed the connection")
+
+    monkeypatch.setattr(JournalStorage, "get_all_trials", away)
+    where = ["--storage", one[1], "--study", "heads"]
+    run = str(one[0] / "collected")
+    for command in (["status", *where], ["collect", *where, "--out", run]):
+        error = refused(capsys, monkeypatch, *command)
+        assert "the storage is out of reach: server closed the connection" in error
+
+
+def test_a_search_of_one_process_keeps_its_study_in_a_journal_file_too(
+    tmp_path: Path, url: str
+) -> None:
+    changes = {"storage": url, "cohort": 7, "rungs": 1, "epochs": 1}
+    run = read_run(searched(tmp_path, **changes))
+    assert run.facts["status"] == "complete"
+    assert len(optuna.load_study(study_name=None, storage=open_storage(url)).trials) == 7

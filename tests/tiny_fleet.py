@@ -51,16 +51,18 @@ def settings(folder: Path, space: str = SPACE, **changes: Any) -> dict[str, Any]
     }  # fmt: skip
 
 
-def submitted(folder: Path, url: str, rules: Rules = PATIENT, **changes: Any) -> Prepared:
-    """Writes the study `heads`; what it was prepared from."""
+def submitted(
+    folder: Path, url: str, rules: Rules = PATIENT, name: str = "heads", **changes: Any
+) -> Prepared:
+    """Writes a study; what it was prepared from."""
     prepared = prepare(resolve(settings(folder, **changes)))
-    submit(prepared, "heads", url, str(folder / "shared"), rules)
+    submit(prepared, name, url, str(folder / "shared"), rules)
     return prepared
 
 
-def new_worker(folder: Path, url: str, name: str) -> Worker:
+def new_worker(folder: Path, url: str, name: str, of: str = "heads") -> Worker:
     out = folder / name
-    study = open_study(url, "heads")
+    study = open_study(url, of)
     own = {"device": "cpu", "threads": 1}
     return Worker(study, prepare_as_submitted(study, own, out / WEIGHTS_FOLDER), out, name)
 
@@ -79,8 +81,8 @@ def start_worker(folder: Path, url: str, name: str) -> ForkProcess:
     return process
 
 
-def collected(folder: Path, url: str, name: str = "collected") -> Path:
-    return collect(open_study(url, "heads"), folder / name)[0].path
+def collected(folder: Path, url: str, name: str = "collected", study: str = "heads") -> Path:
+    return collect(open_study(url, study), folder / name)[0].path
 
 
 def searched(folder: Path, **changes: Any) -> Path:
