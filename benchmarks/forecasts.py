@@ -3,7 +3,8 @@
     python benchmarks/forecasts.py --out results/speed/forecasts.csv [--threads 2]
 
 Each prediction and each search in a process of its own, one after the other. Time is that of the
-run from its first step on (`wall_s`), memory the most that the process held (Linux).
+run from its first step on (`wall_s`), memory the most that the process held (Linux). Writes rows as
+they come, and goes on with the rest where it was stopped.
 """
 
 from __future__ import annotations
@@ -61,8 +62,12 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    rows = []
+    known = pd.read_csv(arguments.out) if arguments.out.exists() else pd.DataFrame()
+    rows: list[dict[str, Any]] = known.to_dict("records")
+    done = {row["search"] for row in rows}
     for name in arguments.cases:
+        if name in done:
+            continue
         settings = {**CASES[name], "threads": arguments.threads}
         settings = {key: value for key, value in settings.items() if value is not None}
         found = []

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from headsearch.preparation import Prepared
-from headsearch.scores.rung import PROBE_IMAGES, Scores
+from headsearch.scores.features import PROBE_IMAGES
+from headsearch.scores.rung import Scores
 
 
 def first_facts(prepared: Prepared) -> dict[str, Any]:

@@ -15,9 +15,7 @@ from headsearch.pruning import kept
 from headsearch.shares import images_of_a_head
 from headsearch.space import Candidate
 from headsearch.step_meter import Size
-
-MEASURED_ALONE = 3
-"""How often a head's forward and backward is timed when it enters a search."""
+from headsearch.train import ALONE_S, ALONE_TIMES
 
 
 @dataclass(frozen=True)
@@ -193,8 +191,16 @@ def _seconds(
         step_s = costs.crops + costs.base + of_heads
         scoring_s = costs.score_base + live * costs.score_head
         found.append(config.seeds * (steps * step_s + scoring_s))
-    found[0] += MEASURED_ALONE * (of_controls + sum(each)) * prepared.batch / costs.images
+    found[0] += sum(
+        _timed_alone(head.seconds * prepared.batch / costs.images)
+        for head in (*cohort.controls, *cohort.contestants)
+    )
     return found
+
+
+def _timed_alone(seconds: float) -> float:
+    """What it takes to time a head of so many seconds a step when it enters a search."""
+    return min(ALONE_TIMES * seconds, max(ALONE_S, seconds))
 
 
 def _alone(prepared: Prepared, costs: Costs, head: HeadCost | None) -> float:

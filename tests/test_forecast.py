@@ -114,7 +114,7 @@ def test_of_a_sampled_space_the_first_cohort_is_known(tmp_path: Path) -> None:
 def test_the_time_is_the_sum_of_the_parts(tmp_path: Path) -> None:
     """Six steps, two toward each of three rungs; seven heads of 2 s, one of them a control."""
     found = foresee(tiny(tmp_path))
-    entering = 3 * 7 * 2  # each head is timed three times as it enters
+    entering = 7 * 2  # each head is timed as it enters, once where it takes long
     assert [rung.heads for rung in found.rungs] == [7, 7, 4, 3]
     assert [rung.seconds for rung in found.rungs] == [
         entering + (5 + 7),
@@ -125,6 +125,14 @@ def test_the_time_is_the_sum_of_the_parts(tmp_path: Path) -> None:
     assert found.seconds == found.least == found.most == sum(r.seconds for r in found.rungs)
     assert found.base_alone == 6 * 11 + 4 * 5
     assert found.one_by_one == 7 * (6 * 13 + 4 * 6)
+
+
+def test_heads_that_take_short_are_timed_more_than_once(tmp_path: Path) -> None:
+    brief = foresee(tiny(tmp_path), dict.fromkeys(("mixer-d1", "identity"), 0.01))
+    middling = foresee(tiny(tmp_path), dict.fromkeys(("mixer-d1", "identity"), 0.06))
+    heads = 5 * 2 + (5 + 7)
+    assert brief.rungs[0].seconds == pytest.approx(heads + 2 * 3 * 0.01)
+    assert middling.rungs[0].seconds == pytest.approx(heads + 2 * 0.1)
 
 
 def test_which_heads_stay_gives_the_range(tmp_path: Path) -> None:
@@ -139,7 +147,7 @@ def test_seeds_multiply_and_a_pruner_that_nobody_foresees_gives_a_range(tmp_path
     kept = foresee(tiny(tmp_path, pruner="none"))
     assert [rung.heads for rung in kept.rungs] == [7, 7, 7, 7]
     twice = foresee(tiny(tmp_path, pruner="none", seeds=2))
-    entering = 3 * 7 * 2
+    entering = 7 * 2
     assert twice.seconds - entering == 2 * (kept.seconds - entering)
     optunas = foresee(tiny(tmp_path, pruner="median"))
     assert not optunas.sure

@@ -26,6 +26,7 @@ from headsearch.scores import (
     map_features,
     prototype_kl,
 )
+from headsearch.scores.similarity import cka_of_subsets
 
 
 def gaussian(*shape: int, seed: int) -> Tensor:
@@ -183,6 +184,28 @@ def test_every_replicate_is_the_measure_on_the_images_left(measure: str) -> None
     assert got.value == pytest.approx(whole, abs=1e-9)
     assert got.low == pytest.approx(whole - half, abs=1e-9)
     assert got.high == pytest.approx(whole + half, abs=1e-9)
+
+
+def test_cka_of_many_subsets_at_once_is_that_of_each_alone() -> None:
+    base, head = related(60, 8, noise=0.7, seed=12)
+    k_NN, l_NN = gram(base), gram(head)
+    kept_SN = torch.rand(6, 60, generator=torch.Generator().manual_seed(0)) < 0.7
+    kept_SN[0] = True
+    got = cka_of_subsets(k_NN, l_NN, kept_SN)
+    for kept_N, found in zip(kept_SN, got, strict=True):
+        alone = debiased_linear_cka(base[kept_N], head[kept_N])
+        assert float(found) == pytest.approx(float(alone), abs=1e-12)
+    with pytest.raises(ValueError, match="at least 4 images, but got 3"):
+        cka_of_subsets(k_NN, l_NN, torch.arange(60).unsqueeze(0) < 3)
+
+
+@pytest.mark.parametrize("measure", DISCREPANCIES)
+def test_many_heads_beside_one_base_measure_as_each_alone(measure: str) -> None:
+    entry, base = DISCREPANCIES[measure], gram(gaussian(40, 12, seed=0))
+    beside = entry.beside(base)
+    for seed in (1, 2, 3):
+        head = gram(gaussian(40, 9, seed=seed))
+        assert float(beside(head)) == float(entry.function(base, head))
 
 
 def test_unknown_measure_names_the_nearest() -> None:

@@ -5,12 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from headsearch.config import resolve
+from headsearch.data.views import normalize
 from headsearch.ground import Ground, prepare_ground
 from headsearch.head_choice import head_on
-from headsearch.model import Network
-from headsearch.scores import rung
+from headsearch.model import Network, tokens_of
+from headsearch.scores import (
+    accuracy,
+    discrepancy,
+    effective_rank,
+    features,
+    linear_predict,
+    map_features,
+    rung,
+)
 from headsearch.solo import attach
 
 HEADS = ("mixer-d1", "poolformer-d1-p3", "identity", "attention-d1")
@@ -51,3 +61,52 @@ def test_a_base_without_heads_is_scored() -> None:
     found = ground.scores(network)
     assert found.heads == {}
     assert found.base == expected
+
+
+def test_each_head_passes_once_over_each_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    ground, network = grown()
+    monkeypatch.setattr(features, "PROBE_IMAGES", 20)  # of 32 queries, in batches of 16
+    passed = dict.fromkeys(HEADS, 0)
+
+    def count(name: str, images: int) -> None:
+        passed[name] += images
+
+    for name, head in network.heads.items():
+        head.head.register_forward_hook(
+            lambda module, inputs, output, name=name: count(name, len(output))
+        )
+    ground.scores(network)
+    images = len(ground.data.queries) + len(ground.data.bank or ())
+    assert passed == dict.fromkeys(HEADS, images)
+
+
+def test_a_rung_scores_what_each_measure_says_of_plain_features() -> None:
+    """Base and heads in one batch each, and every figure by the public functions."""
+    ground, network = grown()
+    data, found = ground.data, ground.scores(network)
+    assert data.bank is not None
+    assert data.bank.labels is not None
+    labels, count = data.queries.labels, len(data.queries)
+    pixels = torch.cat(
+        [images.batch(torch.arange(len(images))) for images in (data.queries, data.bank)]
+    )
+    with torch.no_grad():
+        base = network.base(normalize(pixels))
+        base_map = base.maps_BDHW[0]
+        of_base = map_features(tokens_of(base_map[:count]))
+        for name, head in network.heads.items():
+            tokens = head.tokens(base_map)
+            pooled = head.norm(tokens).mean(1)
+            scores = found.heads[name]
+            want = discrepancy(of_base, map_features(tokens[:count]))
+            assert scores.discrepancy is not None
+            assert scores.report is not None
+            assert scores.discrepancy.value == pytest.approx(want.value, abs=1e-5)
+            assert scores.discrepancy.low == pytest.approx(want.low, abs=1e-5)
+            assert scores.effective_rank == pytest.approx(effective_rank(pooled[:count]), rel=1e-4)
+            predicted = linear_predict(
+                pooled[count:], data.bank.labels, pooled[:count], len(data.bank.classes)
+            )
+            assert labels is not None
+            right = accuracy(predicted[data.report], labels[data.report])
+            assert scores.report.linear == pytest.approx(right, abs=0.05)

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from headsearch.errors import unknown
-from headsearch.scores.jackknife import Estimate, jackknife
+from headsearch.scores.jackknife import Estimate, jackknife, jackknife_at_once
 from headsearch.scores.similarity import (
     cka_of_grams,
+    cka_of_subsets,
     dominant_share,
     gram,
     knn_overlap_of_grams,
     map_features,
-    procrustes_cosine_of_grams,
+    procrustes_cosine_beside,
 )
 
 __all__ = [
@@ -39,12 +40,25 @@ class Discrepancy:
     Attributes:
         name: the name in `DISCREPANCIES`.
         help: one line for the user: its range, and what to beware of.
-        function: the measure, from the Grams (N, N; centred features, float64) of both sides.
+        beside: from the base's Gram to the measure of a head by its own (both N, N; of centred
+            features, float64); what only the base decides is computed once.
+        of_subsets: the same from both Grams and which images each of S subsets keeps, (S, N) bool,
+            for all subsets at once: (S,). None where that is no faster than one by one.
     """
 
     name: str
     help: str
-    function: Callable[[Tensor, Tensor], Tensor]
+    beside: Callable[[Tensor], Callable[[Tensor], Tensor]]
+    of_subsets: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+
+    def function(self, base_NN: Tensor, head_NN: Tensor) -> Tensor:
+        """The measure: a 0-dimensional tensor."""
+        return self.beside(base_NN)(head_NN)
+
+
+def _procrustes_beside(k_NN: Tensor) -> Callable[[Tensor], Tensor]:
+    cosine = procrustes_cosine_beside(k_NN)
+    return lambda l_NN: cosine(l_NN).clamp(max=1).arccos()  # above 1 by rounding only
 
 
 DISCREPANCIES: dict[str, Discrepancy] = {
@@ -53,19 +67,19 @@ DISCREPANCIES: dict[str, Discrepancy] = {
         Discrepancy(
             "cka",
             "1 − debiased linear CKA; 0 to about 1, independent features average 1",
-            lambda k_NN, l_NN: 1 - cka_of_grams(k_NN, l_NN),
+            lambda k_NN: lambda l_NN: 1 - cka_of_grams(k_NN, l_NN),
+            lambda k_NN, l_NN, kept_SN: 1 - cka_of_subsets(k_NN, l_NN, kept_SN),
         ),
         Discrepancy(
             "mutual_knn",
             "1 − overlap of the 10 nearest images; 0 to 1, looks at neighbourhoods alone",
-            lambda k_NN, l_NN: 1 - knn_overlap_of_grams(k_NN, l_NN),
+            lambda k_NN: lambda l_NN: 1 - knn_overlap_of_grams(k_NN, l_NN),
         ),
         Discrepancy(
             "procrustes",
             "angle in radians after the best rotation; 0 to π/2, too small where features "
             "outnumber images",
-            # above 1 by rounding only
-            lambda k_NN, l_NN: procrustes_cosine_of_grams(k_NN, l_NN).clamp(max=1).arccos(),
+            _procrustes_beside,
         ),
     )
 }
@@ -81,7 +95,14 @@ def discrepancy_of_grams(
         raise ValueError(
             f"Base and head need the same images, but got {len(base_NN)} and {len(head_NN)}."
         )
-    function = DISCREPANCIES[measure].function
+    function, of_subsets = DISCREPANCIES[measure].function, DISCREPANCIES[measure].of_subsets
+    if of_subsets is not None:
+
+        def at_once(kept_SN: Tensor) -> list[float]:
+            found: list[float] = of_subsets(base_NN, head_NN, kept_SN).tolist()
+            return found
+
+        return jackknife_at_once(at_once, len(base_NN), groups)
 
     def score(kept: Tensor | None) -> float:
         if kept is None:

@@ -7,7 +7,7 @@ back the bias that the debiased CKA removes. Leaving images out never does.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,19 +52,35 @@ def group_of_images(images: int, groups: int) -> Tensor:
 def jackknife(score: Callable[[Tensor | None], float], images: int, groups: int = 20) -> Estimate:
     """The score on all images with a 95 % interval, from `groups` recomputations.
 
-    The groups' sizes may differ by one image, so the variance is that of Busing, Meijer & van der
-    Leeden, *Delete-m jackknife for unequal m* (1999), eq. 5–6; with equal groups it is the usual
-    (g − 1)/g Σ(θ₍ⱼ₎ − θ̄)². The interval is symmetric, with Student's t of g − 1 degrees of freedom.
-
     Args:
         score: the score of the images at the given indices (int64, ascending), of all at None.
         images: how many images there are.
         groups: how many groups they are left out in; see `group_of_images`.
     """
+
+    def one_by_one(kept_SN: Tensor) -> list[float]:
+        return [score(None), *(score(kept_N.nonzero().flatten()) for kept_N in kept_SN[1:])]
+
+    return jackknife_at_once(one_by_one, images, groups)
+
+
+def jackknife_at_once(
+    scores: Callable[[Tensor], Sequence[float]], images: int, groups: int = 20
+) -> Estimate:
+    """`jackknife` of a score that is computed for all subsets of the images at once.
+
+    The groups' sizes may differ by one image, so the variance is that of Busing, Meijer & van der
+    Leeden, *Delete-m jackknife for unequal m* (1999), eq. 5–6; with equal groups it is the usual
+    (g − 1)/g Σ(θ₍ⱼ₎ − θ̄)². The interval is symmetric, with Student's t of g − 1 degrees of freedom.
+
+    Args:
+        scores: the score of each subset; from which images it keeps, (1 + groups, images) bool, the
+            first row all of them.
+    """
     group_N = group_of_images(images, groups)
-    value = score(None)
     sizes = torch.bincount(group_N, minlength=groups).tolist()
-    left_out = [score((group_N != j).nonzero().flatten()) for j in range(groups)]
+    left_out_GN = group_N != torch.arange(groups).unsqueeze(1)
+    value, *left_out = scores(torch.cat([torch.ones(1, images, dtype=torch.bool), left_out_GN]))
 
     centre = groups * value - sum(
         (1 - m / images) * theta for m, theta in zip(sizes, left_out, strict=True)

@@ -3,14 +3,15 @@
 Teacher network, no augmentation. Labels are split: what `choose` holds may decide, what `report`
 holds is only ever reported.
 
-Shapes: M queries, P probe images, B images of a batch, D width, N tokens.
+Shapes: M queries, P probe images, D width, H × W the grid of a map.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from statistics import fmean
 
 import torch
@@ -20,10 +21,10 @@ from torch import Tensor
 from headsearch.bases import BaseOutput
 from headsearch.data import Data
 from headsearch.data.views import normalize
-from headsearch.machine import mixed_precision
 from headsearch.model import AttachedHead, Network, tokens_of
 from headsearch.scores.collapse import effective_rank, prototype_entropies
 from headsearch.scores.discrepancy import DISCREPANCIES, discrepancy_of_grams
+from headsearch.scores.features import RungFeatures, batches
 from headsearch.scores.jackknife import Estimate, jackknife
 from headsearch.scores.proxy import accuracy, knn_predict, linear_predict
 from headsearch.scores.similarity import (
@@ -40,8 +41,6 @@ PROTOTYPE_KL = "prototype_kl"
 POOLED_NUMBERS = 2**26
 """Pooled features that are held together, at most: 256 MiB. More heads take turns, and the base
 passes over the images anew for each turn."""
-PROBE_IMAGES = 512
-"""Images that the discrepancy is measured on, at most: its cost grows with their square."""
 
 
 @dataclass(frozen=True)
@@ -183,8 +182,8 @@ def score_rung(
     """Scores the base and heads of a network, which is left in evaluation mode.
 
     The base passes over bank and queries once for as many heads as `POOLED_NUMBERS` lets be held
-    together, and token maps are kept only for the base on the probe images, from which each head's
-    are made in its turn: memory does not grow with the number of heads.
+    together. The probe images come first: token maps are kept of the base alone and only on these,
+    from which each head's are made in its turn: memory does not grow with the number of heads.
 
     Args:
         network: the teacher.
@@ -197,53 +196,43 @@ def score_rung(
         heads: which ones; by default all.
     """
     network.eval()
-    device, attached = next(network.parameters()).device, network.heads
-    scored = attached if heads is None else {name: attached[name] for name in heads}
-    base: _Features | None = None
+    scored = {name: network.heads[name] for name in (network.heads if heads is None else heads)}
+    base_pooled: Tensor | None = None
     scores: dict[str, Scores] = {}
     for names in _groups(scored, data):
-        found = _features(network, data, names, batch_size, summary, autocast=autocast)
-        if base is None:
-            pooled = found.pooled[BASE]
-            base = replace(found, pooled={BASE: pooled})
-            base_gram = gram(map_features(tokens_of(base.maps_PDHW[0].float())))
-            scores[BASE] = _with_prototypes(_scores(pooled, data), BASE, pooled, data, prototypes)
+        features = RungFeatures(network, data, names, batch_size, summary, autocast=autocast)
+        maps_PDHW = features.base_on_probe()
+        if base_pooled is None:
+            base_gram = gram(map_features(tokens_of(maps_PDHW[0].float())))
+            beside_base = {form: by.beside(base_gram) for form, by in DISCREPANCIES.items()}
+        forms: dict[str, dict[str, float]] = {}
+        differences: dict[str, Estimate] = {}
         for name in names:
-            with mixed_precision(device, autocast):
-                parts = base.maps_PDHW[attached[name].place].split(batch_size)
-                tokens = torch.cat([attached[name].tokens(part) for part in parts])
-            head_gram = gram(map_features(tokens.float()))
-            forms = {
-                form: float(by.function(base_gram, head_gram)) for form, by in DISCREPANCIES.items()
-            }
-            pooled = found.pooled[name]
+            head_gram = gram(map_features(features.head_on_probe(name, maps_PDHW)))
+            forms[name] = {form: float(of_head(head_gram)) for form, of_head in beside_base.items()}
             if measure != PROTOTYPE_KL:
-                difference = discrepancy_of_grams(base_gram, head_gram, measure)
-            else:
+                differences[name] = discrepancy_of_grams(base_gram, head_gram, measure)
+        del maps_PDHW
+        features.finish()
+        if base_pooled is None:
+            base_pooled = features.base()
+            scores[BASE] = _with_prototypes(
+                _scores(base_pooled, data), BASE, base_pooled, data, prototypes
+            )
+        for name in names:
+            pooled = features.head(name)
+            if measure == PROTOTYPE_KL:
                 assert prototypes is not None
                 queries = len(data.queries)
-                difference = _prototype_difference(
-                    prototypes, (BASE, base.pooled[BASE][:queries]), (name, pooled[:queries])
+                differences[name] = _prototype_difference(
+                    prototypes, (BASE, base_pooled[:queries]), (name, pooled[:queries])
                 )
             own = _with_prototypes(_scores(pooled, data), name, pooled, data, prototypes)
-            scores[name] = replace(own, discrepancy=difference, forms=forms)
-        del found  # before the next turn's
+            scores[name] = replace(own, discrepancy=differences[name], forms=forms[name])
+        del features  # before the next turn's
     return RungScores(
         base=scores.pop(BASE), heads=scores, dominant_share=dominant_share_of_gram(base_gram)
     )
-
-
-@dataclass(frozen=True)
-class _Features:
-    """What one pass over queries and bank leaves.
-
-    Attributes:
-        pooled: (N, D) of the base and of some heads, the queries' first.
-        maps_PDHW: the base's maps on the probe images, by place.
-    """
-
-    pooled: dict[str, Tensor]
-    maps_PDHW: dict[int, Tensor]
 
 
 def _groups(heads: Mapping[str, AttachedHead], data: Data) -> list[list[str]]:
@@ -252,36 +241,6 @@ def _groups(heads: Mapping[str, AttachedHead], data: Data) -> list[list[str]]:
     widest = max((head.norm.weight.numel() for head in heads.values()), default=1)
     names, at_once = list(heads), max(1, POOLED_NUMBERS // (images * widest))
     return [names[begin : begin + at_once] for begin in range(0, len(names), at_once)] or [[]]
-
-
-def _features(
-    network: Network,
-    data: Data,
-    names: Sequence[str],
-    batch_size: int,
-    summary: Callable[[BaseOutput], Tensor],
-    *,
-    autocast: bool,
-) -> _Features:
-    """One pass of the base and of these heads over queries and bank."""
-    device = next(network.parameters()).device
-    heads, probe = network.heads, min(PROBE_IMAGES, len(data.queries))
-    maps: dict[int, list[Tensor]] = {place: [] for place in network.places}
-    pooled: dict[str, list[Tensor]] = {owner: [] for owner in (BASE, *names)}
-    for images in _batches(data, batch_size):
-        with mixed_precision(device, autocast):
-            base: BaseOutput = network.base(normalize(images.to(device)), places=network.places)
-            tokens = {name: heads[name](base.maps_BDHW[heads[name].place]) for name in names}
-        pooled[BASE].append(summary(base).float())
-        for name, tokens_BND in tokens.items():
-            pooled[name].append(tokens_BND.mean(dim=1).float())
-        if sum(map(len, maps[0])) < probe:
-            for place, found in maps.items():
-                found.append(base.maps_BDHW[place])
-    return _Features(
-        {owner: torch.cat(found) for owner, found in pooled.items()},
-        {place: torch.cat(found)[:probe] for place, found in maps.items()},
-    )
 
 
 def _with_prototypes(
@@ -314,17 +273,9 @@ def raw_pixels(data: Data, side: int = 32) -> Scores:
     """The scores of the images' own pixels, shrunk to `side`: a baseline that learns nothing."""
     shrunk = [
         F.adaptive_avg_pool2d(normalize(images), min(side, data.queries.image_size)).flatten(1)
-        for images in _batches(data, 256)
+        for images in chain(batches(data.queries, 256), batches(data.bank, 256))
     ]
     return _scores(torch.cat(shrunk), data)
-
-
-def _batches(data: Data, batch_size: int) -> Iterator[Tensor]:
-    """Queries first, so that the probe images are the first of them; then the bank."""
-    for images in (data.queries, data.bank):
-        if images is not None:
-            for indices in torch.arange(len(images)).split(batch_size):
-                yield images.batch(indices)
 
 
 def _scores(pooled_ND: Tensor, data: Data) -> Scores:

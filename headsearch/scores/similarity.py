@@ -11,6 +11,7 @@ are then sub-matrices, and a jackknife over images costs little.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -46,21 +47,38 @@ def gram(x_NP: Tensor) -> Tensor:
     return gram_NN
 
 
-def _hsic1(k_NN: Tensor, l_NN: Tensor) -> Tensor:
-    """The unbiased HSIC of two Grams with zero diagonals (Song et al. 2012, eq. 5)."""
-    n = len(k_NN)
-    k_N, l_N = k_NN.sum(1), l_NN.sum(1)
-    total = (k_NN * l_NN).sum()
-    total = total + k_N.sum() * l_N.sum() / ((n - 1) * (n - 2)) - 2 * (k_N @ l_N) / (n - 2)
-    return total / (n * (n - 3))
+def _hsic1(k_NN: Tensor, l_NN: Tensor, kept_NS: Tensor) -> Tensor:
+    """The unbiased HSIC of two Grams with zero diagonals (Song et al. 2012, eq. 5): (S,).
+
+    That of the images that each of S subsets keeps (1, else 0). Sums over a subset are products
+    with its column, so that all of them together cost little more than one.
+    """
+    n_S = kept_NS.sum(0)
+    k_NS, l_NS = (kept_NS * (g_NN @ kept_NS) for g_NN in (k_NN, l_NN))
+    total_S = (kept_NS * ((k_NN * l_NN) @ kept_NS)).sum(0)
+    total_S = total_S + k_NS.sum(0) * l_NS.sum(0) / ((n_S - 1) * (n_S - 2))
+    total_S = total_S - 2 * (k_NS * l_NS).sum(0) / (n_S - 2)
+    return total_S / (n_S * (n_S - 3))
+
+
+def cka_of_subsets(k_NN: Tensor, l_NN: Tensor, kept_SN: Tensor) -> Tensor:
+    """`cka_of_grams` of each subset of the images, all at once: (S,).
+
+    Args:
+        kept_SN: which images each subset keeps, bool.
+    """
+    fewest = int(kept_SN.sum(1).min())
+    if fewest < 4:
+        raise ValueError(f"Debiased CKA needs at least 4 images, but got {fewest}.")
+    kept_NS = kept_SN.T.to(k_NN)
+    k_NN, l_NN = (g.clone().fill_diagonal_(0) for g in (k_NN, l_NN))
+    scale_S = (_hsic1(k_NN, k_NN, kept_NS) * _hsic1(l_NN, l_NN, kept_NS)).sqrt()
+    return _hsic1(k_NN, l_NN, kept_NS) / scale_S
 
 
 def cka_of_grams(k_NN: Tensor, l_NN: Tensor) -> Tensor:
     """Debiased linear CKA from two Grams; see `debiased_linear_cka`. A 0-dimensional tensor."""
-    if len(k_NN) < 4:
-        raise ValueError(f"Debiased CKA needs at least 4 images, but got {len(k_NN)}.")
-    k_NN, l_NN = (g.clone().fill_diagonal_(0) for g in (k_NN, l_NN))
-    return _hsic1(k_NN, l_NN) / (_hsic1(k_NN, k_NN) * _hsic1(l_NN, l_NN)).sqrt()
+    return cka_of_subsets(k_NN, l_NN, torch.ones(1, len(k_NN), dtype=torch.bool))[0]
 
 
 def debiased_linear_cka(x_NP: Tensor, y_NQ: Tensor) -> Tensor:
@@ -101,21 +119,38 @@ def _root_sum(eigenvalues: Tensor) -> Tensor:
     return eigenvalues[eigenvalues > noise].sqrt().sum()
 
 
-def procrustes_cosine_of_grams(k_NN: Tensor, l_NN: Tensor) -> Tensor:
+def procrustes_cosine_beside(k_NN: Tensor) -> Callable[[Tensor], Tensor]:
     """‖XᵀY‖₊ / (‖X‖·‖Y‖) of centred X and Y, ‖·‖₊ the nuclear norm: a 0-dimensional tensor.
 
     The cosine of Procrustes' angle between shapes (Williams et al. 2021, arXiv 2110.14739, eq. 5).
-    The nuclear norm needs no features: XᵀY has the singular values √eig(K½·L·K½).
+    The nuclear norm needs no features: XᵀY has the singular values √eig(K½·L·K½). The root, half of
+    the work, is taken once for all Y.
+
+    Args:
+        k_NN: X's Gram.
+
+    Returns:
+        The cosine by Y's Gram.
     """
-    if not (k_NN.isfinite().all() and l_NN.isfinite().all()):
-        return k_NN.new_tensor(math.nan)
-    # a subset of centred features is not centred
-    k_NN, l_NN = (g - g.mean(0) - g.mean(1, keepdim=True) + g.mean() for g in (k_NN, l_NN))
-    values_N, vectors_NN = torch.linalg.eigh(k_NN)
-    root_NN = values_N.clamp_min(0).sqrt() * vectors_NN
-    inner_NN = root_NN.T @ l_NN @ root_NN
-    nuclear = _root_sum(torch.linalg.eigvalsh(inner_NN))
-    return nuclear / (k_NN.trace() * l_NN.trace()).sqrt()
+    finite = bool(k_NN.isfinite().all())
+    k_NN = _centred(k_NN)
+    if finite:
+        values_N, vectors_NN = torch.linalg.eigh(k_NN)
+        root_NN = values_N.clamp_min(0).sqrt() * vectors_NN
+
+    def cosine(l_NN: Tensor) -> Tensor:
+        if not (finite and l_NN.isfinite().all()):
+            return k_NN.new_tensor(math.nan)
+        l_NN = _centred(l_NN)
+        nuclear = _root_sum(torch.linalg.eigvalsh(root_NN.T @ l_NN @ root_NN))
+        return nuclear / (k_NN.trace() * l_NN.trace()).sqrt()
+
+    return cosine
+
+
+def _centred(g_NN: Tensor) -> Tensor:
+    """The Gram of the same features centred: those of a subset of the images are not."""
+    return g_NN - g_NN.mean(0) - g_NN.mean(1, keepdim=True) + g_NN.mean()
 
 
 def dominant_share_of_gram(k_NN: Tensor) -> float:

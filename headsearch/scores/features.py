@@ -1,0 +1,110 @@
+"""The features that a rung is scored by: of base and heads, on the same held-out images.
+
+Shapes: P probe images, B images of a batch, N tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from headsearch.bases import BaseOutput
+from headsearch.data import Data, Images
+from headsearch.data.views import normalize
+from headsearch.machine import mixed_precision
+from headsearch.model import Network
+
+PROBE_IMAGES = 512
+"""Images that the discrepancy is measured on, at most, the first of the queries: its cost grows
+with their square."""
+
+
+class RungFeatures:
+    """Pooled features of the base and of some heads, on queries and bank in this order.
+
+    They are made in three turns: `base_on_probe`, `head_on_probe` for each head, `finish`. So each
+    head passes over each image once, though its tokens on the probe images are wanted as well.
+
+    Args:
+        network: in evaluation mode.
+        data: bank and queries are used.
+        names: the heads.
+        batch_size: images in a forward.
+        summary: the features (B, D) that stand for an image in the base's scores.
+        autocast: whether matrix products run in bfloat16.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        data: Data,
+        names: Sequence[str],
+        batch_size: int,
+        summary: Callable[[BaseOutput], Tensor],
+        *,
+        autocast: bool,
+    ) -> None:
+        self._network, self._data, self._batch_size = network, data, batch_size
+        self._summary, self._autocast = summary, autocast
+        self._device = next(network.parameters()).device
+        self._heads = {name: network.heads[name] for name in names}
+        self._of_base: list[Tensor] = []
+        self._of_heads: dict[str, list[Tensor]] = {name: [] for name in names}
+
+    def base_on_probe(self) -> dict[int, Tensor]:
+        """The base's maps (P, D, H, W) on the probe images, by place."""
+        maps: dict[int, list[Tensor]] = {place: [] for place in self._network.places}
+        for images in batches(self._data.queries, self._batch_size, last=PROBE_IMAGES):
+            for place, map_BDHW in self._maps(images).items():
+                maps[place].append(map_BDHW)
+        return {place: torch.cat(found) for place, found in maps.items()}
+
+    def head_on_probe(self, name: str, maps_PDHW: Mapping[int, Tensor]) -> Tensor:
+        """A head's tokens (P, N, D) on the probe images, before its norm."""
+        head, found = self._heads[name], []
+        for map_BDHW in maps_PDHW[head.place].split(self._batch_size):
+            with mixed_precision(self._device, self._autocast):
+                tokens_BND = head.tokens(map_BDHW)
+                normed_BND = head.norm(tokens_BND)
+            self._of_heads[name].append(normed_BND.mean(dim=1).float())
+            found.append(tokens_BND.float())
+        return torch.cat(found)
+
+    def finish(self) -> None:
+        """Base and heads on all other images."""
+        queries, bank, size = self._data.queries, self._data.bank, self._batch_size
+        for images in chain(batches(queries, size, first=PROBE_IMAGES), batches(bank, size)):
+            maps_BDHW = self._maps(images)
+            for name, head in self._heads.items():
+                with mixed_precision(self._device, self._autocast):
+                    tokens_BND = head(maps_BDHW[head.place])
+                self._of_heads[name].append(tokens_BND.mean(dim=1).float())
+
+    def base(self) -> Tensor:
+        """(N, D) of the base, the queries' first."""
+        return torch.cat(self._of_base)
+
+    def head(self, name: str) -> Tensor:
+        """(N, D) of a head, likewise."""
+        return torch.cat(self._of_heads[name])
+
+    def _maps(self, images: Tensor) -> dict[int, Tensor]:
+        """The base's maps of a batch; its summary is kept."""
+        images = normalize(images.to(self._device))
+        with mixed_precision(self._device, self._autocast):
+            base: BaseOutput = self._network.base(images, places=self._network.places)
+        self._of_base.append(self._summary(base).float())
+        return base.maps_BDHW
+
+
+def batches(
+    images: Images | None, batch_size: int, first: int = 0, last: int | None = None
+) -> Iterator[Tensor]:
+    """The images from `first` to before `last` in batches (B, 3, S, S) uint8; none of None."""
+    indices = torch.arange(len(images) if images is not None else 0)[first:last]
+    if images is not None and len(indices):
+        for of_batch in indices.split(batch_size):
+            yield images.batch(of_batch)
