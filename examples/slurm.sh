@@ -6,15 +6,17 @@
 #SBATCH --cpus-per-task=64
 #SBATCH --time=24:00:00
 #SBATCH --requeue
-#SBATCH --signal=TERM@120
+#SBATCH --signal=B:TERM@120
 #
 # One search over all GPUs of some machines:
 #
 #     sbatch examples/slurm.sh --base vit_b --space heads.yaml --data /data/imagenet/train
 #
-# Two minutes before its time is up, or when it is preempted, the search writes a snapshot; the job
-# that is queued again has the same number, finds the run directory and goes on from there. The run
-# directory and the data must be on a file system that all machines share.
+# Two minutes before its time is up, or when it is preempted, the search is told to stop: it writes a
+# snapshot, and the job is queued again, finds its run directory and goes on from there. torchrun
+# leaves its processes 30 seconds for that; where steps and snapshots take longer, the search goes
+# on from its latest snapshot (--snapshot-every). The run directory and the data must be on a file
+# system that all machines share.
 set -euo pipefail
 
 run="results/slurm-${SLURM_JOB_ID}"
@@ -24,10 +26,20 @@ else
     command=(run --out "$run" "$@")
 fi
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-exec srun torchrun \
+stopped=
+trap 'stopped=1; kill -TERM "$job"' TERM
+srun --cpus-per-task "${SLURM_CPUS_PER_TASK:-1}" torchrun \
     --nnodes "$SLURM_NNODES" \
     --nproc-per-node "${PROCESSES:-gpu}" \
     --rdzv-backend c10d \
     --rdzv-id "$SLURM_JOB_ID" \
     --rdzv-endpoint "$first:${PORT:-29500}" \
-    -m headsearch "${command[@]}"
+    -m headsearch "${command[@]}" &
+job=$!
+status=0
+wait "$job" || status=$?
+if [ -n "$stopped" ]; then
+    wait "$job" || status=$?
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"

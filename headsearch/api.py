@@ -412,6 +412,7 @@ def export(
     Raises:
         UserError: no such run, rank or head, or the files are there already.
     """
+    _by_one_process("export")
     result = _result(run)
     assert result is not None
     return export_from(
@@ -452,6 +453,7 @@ def verify(
     Raises:
         UserError: no such run, or one that cannot be verified.
     """
+    _by_one_process("verify")
     result = _result(run)
     assert result is not None
     found = Verification(
@@ -484,6 +486,12 @@ def calibrate(runs: Sequence[Result | str | Path], primary: str = "head_accuracy
     """
     found = [_result(run) for run in runs]
     return calibrate_runs([each.run for each in found if each is not None], primary).table()
+
+
+def _by_one_process(name: str) -> None:
+    """Raises UserError in a job of several, each of which would do all of it."""
+    if job.count() > 1:
+        raise UserError(f"headsearch.{name} works in one process, and this is one of a job's")
 
 
 def _result(run: Result | str | Path | None) -> Result | None:

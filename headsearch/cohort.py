@@ -64,6 +64,9 @@ class Cohort:
             self.replicas.append(Replica(under, trainer))
         for standing in standings:
             self.attach(standing)
+        if job.count() > 1 and job.first():
+            # A seed may come to other bits on another machine, and a module of one's own has none.
+            self.load_state(self.state())
 
     def attach(self, standing: Standing) -> None:
         """Attaches a head under every seed; the first time, a step of it on its own is timed."""

@@ -59,7 +59,7 @@ def collect(study: SharedStudy, out: Path) -> tuple[Run, list[str]]:
         raise UserError(f"{out}: cannot write: {error.strerror or error}") from None
     finally:
         lock.release()
-    return read_run(out), list(_left_out(stand))
+    return read_run(out), [*_left_out(stand), *solo_failures(tasks.results(SOLO))]
 
 
 def bring_solos(run: Run, results: Mapping[str, Any]) -> None:
@@ -68,8 +68,16 @@ def bring_solos(run: Run, results: Mapping[str, Any]) -> None:
     solos = [
         {**result["about"], **{name: result["row"][name] for name in scores}}
         for result in results.values()
+        if "row" in result
     ]
     keep_solo_rows(run, solos)
+
+
+def solo_failures(results: Mapping[str, Any]) -> Iterator[str]:
+    """The solo runs that came to nothing, a line each."""
+    for key, result in results.items():
+        if "failure" in result:
+            yield f"{key}: {result['failure']}"
 
 
 def _write(study: SharedStudy, results: Mapping[str, Any], out: Path, *, complete: bool) -> None:
@@ -147,7 +155,8 @@ def _left_out(standings: list[Standing]) -> Iterator[str]:
     for standing in standings:
         if standing.state == "lost":
             after = f"is lost after {standing.attempt} attempts"
-            yield f"{standing.task.key} {after}: {standing.reason}"
+            how = "headsearch worker --retry-lost tries it again"
+            yield f"{standing.task.key} {after} ({standing.reason}): {how}"
         elif standing.state != "done":
             by = f" at {standing.worker}" if standing.worker else ""
             yield f"{standing.task.key} is {standing.state}{by}: collect again once it is done"

@@ -42,9 +42,12 @@ def follow(prepared: Prepared) -> Path:
             case Steps(seed, window):
                 replica = cohort.under(seed)
                 ground = replica.ground
-                take_steps(replica.trainer, ground.data.train, ground.config, window)
-                replica.trainer.read()
+                images, trainer = ground.data.train, replica.trainer
+                if take_steps(trainer, images, ground.config, window) == window.stop:
+                    trainer.read()
             case Score(seed):
                 prepared.scores(cohort.under(seed).trainer.teacher.network)
             case End(run_directory):
                 return run_directory
+            case word:
+                raise AssertionError(f"no order of a search: {word}")

@@ -35,6 +35,7 @@ from headsearch.checkpoint import Run
 from headsearch.config import BUILT_IN_FULL, Coupling, RunConfig, resolve
 from headsearch.data import Data, Source, open_data
 from headsearch.errors import UserError, unknown
+from headsearch.fingerprint import difference, fingerprint
 from headsearch.machine import check_compiler, set_up
 from headsearch.model import Network
 from headsearch.objectives import Objective, make_objective, with_prototypes
@@ -191,6 +192,10 @@ def prepare_ground(
             f"({' or '.join(with_prototypes())}), but --objective is {config.objective}"
         )
     arguments, weights = _named_base(config) if given.base is None else ({}, None)
+    if config.download and job.count() > 1:
+        raise UserError(
+            "--download would fetch the data once a process: fetch them before, by one alone"
+        )
     if config.out is not None:
         new_run_directory(config.out, "")  # refused now rather than after decoding
     device, autocast = set_up(config)
@@ -239,21 +244,23 @@ MAY_DIFFER_OVER_RANKS = {"device", "threads", "out", "data_dir"}
 
 def _check_alike(ground: Ground) -> None:
     """Raises UserError where another process of the job has other settings or other data."""
-    settings = ground.config.model_dump(mode="json", exclude=MAY_DIFFER_OVER_RANKS)
-    labels = ground.data.train.labels
-    here = settings | {
+    if job.count() == 1:
+        return
+    weights = ground.plan.weights
+    here = ground.config.model_dump(mode="json", exclude=MAY_DIFFER_OVER_RANKS) | {
         "precision": "bf16" if ground.autocast else "float32",
-        "images": len(ground.data.train),
-        "labels of the images": labels.tolist() if labels is not None else None,
+        "kind of device": ground.device.type,
+        "first weights": weights.sha256 if weights is not None else None,
     }
-    for number, there in enumerate(ranks.each_of(here)):
+    images = fingerprint(ground.data)
+    for number, (there, images_there) in enumerate(ranks.each_of((here, images))):
+        pair = f"rank {job.rank()} and rank {number} of this job"
         for name, value in there.items():
             if value != here[name]:
-                shown = f": {value} beside {here[name]}" if len(f"{value}{here[name]}") < 80 else ""
-                raise UserError(
-                    f"the processes of this job differ in {name}, rank {number} from "
-                    f"{job.rank()}{shown}: give all the same settings and data"
-                )
+                raise UserError(f"{pair} differ in {name}: {here[name]} and {value}")
+        apart = difference(images, images_there)
+        if apart is not None:
+            raise UserError(f"{pair} have different data: {apart}")
 
 
 def _named_base(config: RunConfig) -> tuple[dict[str, Any], Weights | None]:

@@ -15,7 +15,6 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState, create_trial
 
-from headsearch.storage import STORAGE_ERRORS
 from headsearch.tasks import Claim
 
 TOKEN = "claim"
@@ -49,7 +48,7 @@ class Mirror:
                     "worker": claim.worker, "attempt": claim.attempt, TOKEN: claim.token,
                 },
             )  # fmt: skip
-            with suppress(*STORAGE_ERRORS, OSError):
+            with suppress(Exception):
                 self._trials[name] = storage.create_new_trial(study, trial)
 
     def report(self, scores: Mapping[str, float], rung: int) -> None:
@@ -71,19 +70,22 @@ class Mirror:
 
     def _say(self, name: str, call: Callable[..., object], *what: object) -> None:
         if name in self._trials:
-            with suppress(UpdateFinishedTrialError, *STORAGE_ERRORS, OSError):
+            with suppress(Exception):
                 call(self._trials[name], *what)
 
 
-def sweep(storage: BaseStorage, study: int, active: set[str]) -> None:
+def sweep(storage: BaseStorage, study: int, active: Callable[[], set[str]]) -> None:
     """Ends the trials of attempts that nobody works at any more.
 
     Args:
-        active: the tokens of the claims that are held.
+        active: the tokens of the claims that are held, as of later than the trials: those of a
+            claim come after it.
     """
-    with suppress(*STORAGE_ERRORS, OSError):
-        for trial in storage.get_all_trials(study, deepcopy=False, states=(TrialState.RUNNING,)):
-            if trial.user_attrs.get(TOKEN) in active:
+    with suppress(Exception):
+        running = storage.get_all_trials(study, deepcopy=False, states=(TrialState.RUNNING,))
+        held = active()
+        for trial in running:
+            if trial.user_attrs.get(TOKEN) in held:
                 continue
             with suppress(UpdateFinishedTrialError):
                 reason = f"{trial.user_attrs.get('worker', 'its worker')} gave it up"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from headsearch import ranks
 from headsearch.config import RunConfig
 from headsearch.entrants import cohort_sizes, planned
 from headsearch.errors import UserError
@@ -77,6 +78,8 @@ def prepare(
             f"--rank-by {config.rank_by} needs labels, and {config.eval_data or config.data} has "
             "none; use --rank-by discrepancy or labelled --eval-data"
         )
+    if len(set(ranks.each_of(space.hash))) > 1:
+        raise UserError(f"the processes of this job have different spaces: {config.space}")
     resolved = space.on(ground.plan)
     listing = resolved.enumerate(config.trials)
     if listing is None and config.trials <= len(resolved.controls):

@@ -284,8 +284,13 @@ def agreed(word: T) -> T:
 
 
 def any_of(flag: bool) -> bool:
-    """Whether a flag is set in any of the processes."""
-    return any(each_of(flag))
+    """Whether a flag is set in any of the processes. No device waits for it."""
+    if count() == 1:
+        return flag
+    flags = torch.tensor(int(flag))
+    with _together():
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return bool(flags)
 
 
 def each_of(word: T) -> list[T]:

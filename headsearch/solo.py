@@ -24,6 +24,10 @@ from headsearch.space import Candidate
 from headsearch.train import Health, Trainer, train
 
 
+class SoloDivergedError(UserError):
+    """Base or head diverged."""
+
+
 @dataclass(frozen=True)
 class SoloAdvanced:
     """Some steps were done, with this mean loss of the base."""
@@ -135,11 +139,14 @@ def attach(trainer: Trainer, ground: Ground, candidate: Candidate) -> None:
 
 
 def check_health(health: Health, lr: float) -> None:
-    """Raises UserError where a loss or gradient was not finite: no such step changes a weight."""
+    """Raises SoloDivergedError where a loss or gradient was not finite.
+
+    No such step changes a weight.
+    """
     diverged = [owner for owner, state in health.owners.items() if not state.finite]
     if diverged or not health.base_sound:
         heads = [owner for owner in diverged if owner != BASE]
         who = f"the head {heads[0]}" if heads and health.base_sound else "the base"
-        raise UserError(
+        raise SoloDivergedError(
             f"{who} diverged: its loss or gradient is not finite; try a lower --lr than {lr:g}"
         )

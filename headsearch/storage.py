@@ -14,7 +14,11 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 import optuna
-from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.exceptions import (
+    ExperimentalWarning,
+    StorageInternalError,
+    UpdateFinishedTrialError,
+)
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import URL, make_url
@@ -35,6 +39,8 @@ except ImportError:  # then no storage raises it
 
 STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError, RpcError)
 """What Optuna's storages raise when they cannot be read or written."""
+OUT_OF_REACH = (*STORAGE_ERRORS, OSError, RuntimeError)
+"""What their calls raise while they are away: a journal's lock has a plain RuntimeError."""
 DRIVERS = {
     # dialect: SQLAlchemy's own choice, the package of our extra, and what that extra is called
     "postgresql": ("psycopg2", "psycopg", "postgresql"),
@@ -177,7 +183,9 @@ def patiently(
     while True:
         try:
             return call()
-        except (*STORAGE_ERRORS, OSError):
+        except UpdateFinishedTrialError:  # an answer, though it is a RuntimeError
+            raise
+        except OUT_OF_REACH:
             left = end - clock()
             if left <= 0:
                 raise

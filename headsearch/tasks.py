@@ -372,15 +372,21 @@ class Tasks:
                 continue
             if self._lost(of_key):
                 continue
-            kept = ("key", "kind", SINCE, PAYLOAD)
-            self._queue(
-                {
-                    name: value
-                    for name, value in of_key[-1].user_attrs.items()
-                    if name in kept or name.startswith(f"{PAYLOAD}.")
-                }
-            )
+            self._queue(_asked(of_key[-1]))
             news.append(f"{key} waits for attempt {1 + self._failures(of_key)}")
+        return news
+
+    def retry_lost(self) -> list[str]:
+        """Queues the tasks that count as lost again, with all their attempts before them.
+
+        Returns:
+            What was done, a line each.
+        """
+        news = []
+        for key, of_key in self._by_key(self._read()).items():
+            if self._lost(of_key):
+                self._queue({**_asked(of_key[-1]), SINCE: of_key[-1].number + 1})
+                news.append(f"{key} was lost, and is tried again")
         return news
 
     def end(self, trial: int, reason: str, *, counts: bool) -> bool:
@@ -490,3 +496,12 @@ class Tasks:
 
     def _read(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
         return self.storage.get_all_trials(self._study, deepcopy=False, states=states)
+
+
+def _asked(trial: FrozenTrial) -> dict[str, Any]:
+    """What a trial says of its task, without what became of it."""
+    return {
+        name: value
+        for name, value in trial.user_attrs.items()
+        if name in ("key", "kind", SINCE, PAYLOAD) or name.startswith(f"{PAYLOAD}.")
+    }

@@ -360,7 +360,7 @@ def train(
 
     The caller detaches heads between two reports, at least those that a report blames: what was
     not taken because of them is taken again, without them. Once `stop` says so, the step that is
-    under way is the last; of several ranks, the last before the next report.
+    under way is the last.
 
     Args:
         begin: told which steps come next, before each report.
@@ -388,14 +388,11 @@ def take_steps(
     window: range,
     stop: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Takes these steps, or those up to where it is to stop; says which step is next.
-
-    Several ranks take all of them, whatever one of them is told.
-    """
+    """Takes these steps, or those up to where one of the ranks is to stop; says which is next."""
     steps = config.epochs * steps_per_epoch(images, config)
     for step, crops in zip(window, batches(images, config, window, trainer.device), strict=True):
         trainer.step(crops, Moment(step, steps))
-        if job.count() == 1 and stop():
+        if ranks.any_of(stop()):
             return step + 1
     return window.stop
 

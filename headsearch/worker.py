@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from optuna.distributions import distribution_to_json
 from optuna.trial import FixedTrial, TrialState
 
+from headsearch import job
 from headsearch.errors import UserError
 from headsearch.escaping import for_file_name
 from headsearch.fleet import COHORT, SOLO, SharedStudy, under_first_weights
@@ -30,15 +31,15 @@ from headsearch.following import follow
 from headsearch.ground import Ground
 from headsearch.head_choice import Head, head_on
 from headsearch.mirror import Mirror, sweep
-from headsearch.orders import Part, TakeCohort, TakeSolo, Wait
+from headsearch.orders import End, Part, TakeCohort, TakeSolo, Wait
 from headsearch.preparation import Prepared
 from headsearch.pretraining import ALWAYS, Planned, Pretraining
 from headsearch.ranking import NO_HEAD
 from headsearch.ranks import hear, tell
 from headsearch.report.content import duration
-from headsearch.solo import SoloRun, SoloScored
+from headsearch.solo import SoloDivergedError, SoloRun, SoloScored
 from headsearch.space import Candidate, Listing
-from headsearch.storage import STORAGE_ERRORS, patiently, reason_of
+from headsearch.storage import OUT_OF_REACH, patiently, reason_of
 from headsearch.study import Noted, Scored, Search
 from headsearch.tasks import Claim, TakenOverError, Tasks
 
@@ -48,6 +49,9 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S, GROWTH = 1.0, 30.0, 1.5
 """Between looks at a queue in which nothing waits; each is varied by half, so that workers that
 started together do not ask together."""
 WEIGHTS_FOLDER = "first-weights"
+FAILURES = 2
+"""Failures in a row after which a worker ends: one may be the task's fault, two are the
+machine's."""
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -87,7 +91,7 @@ class Pulse:
             except TakenOverError as error:
                 self.lost = str(error)
                 return
-            except (*STORAGE_ERRORS, OSError) as error:
+            except Exception as error:  # each kind of storage has errors of its own
                 if time.monotonic() - heard > self._grace:
                     self.lost = f"the storage was out of reach: {reason_of(error)}"
                     return
@@ -113,6 +117,7 @@ class Worker:
         self.study, self.prepared, self.out, self.name = study, prepared, out, name
         self.stop = threading.Event()
         self.done = 0
+        self._failed = 0
         self._tasks: Tasks = study.tasks()
         self._rules = self._tasks.rules
 
@@ -144,8 +149,12 @@ class Worker:
                 case TakeSolo(payload):
                     planned = self._alone(self.prepared.under(int(payload["seed"])), payload)
                     deque(SoloRun(planned.ground, planned.candidate).run(), maxlen=0)
+                case Wait():
+                    pass
                 case Part():
                     return
+                case word:
+                    raise AssertionError(f"no order of a worker: {word}")
 
     def _until_nothing_is_left(self) -> Generator[str, None, None]:
         pause = FIRST_PAUSE_S
@@ -153,7 +162,7 @@ class Worker:
             news = self._ask(self._tasks.look)
             if news:
                 yield from news
-                sweep(self.study.storage, self.study.id, self._tasks.tokens())
+                sweep(self.study.storage, self.study.id, self._tasks.tokens)
             claim = self._ask(lambda: self._tasks.claim(self.name))
             if claim is not None:
                 pause = FIRST_PAUSE_S
@@ -169,7 +178,7 @@ class Worker:
         """What the storage says, which may be gone for a while."""
         try:
             return patiently(call, self._rules.grace)
-        except (*STORAGE_ERRORS, OSError) as error:
+        except OUT_OF_REACH as error:
             raise UserError(f"the storage is out of reach: {reason_of(error)}") from None
 
     def _work_at(self, claim: Claim) -> Iterator[str]:
@@ -193,14 +202,18 @@ class Worker:
             raise
         except Exception as error:
             self._give(claim.fail, f"{self.name}: {reason_of(error)}")
-            raise
+            self._failed += 1
+            if self._failed == FAILURES or job.count() > 1:  # others are in the midst of it
+                raise
+            yield f"{key} failed, and is left to others: {reason_of(error)}"
         else:
-            self.done += 1
-            shutil.rmtree(folder, ignore_errors=True)
+            self.done, self._failed = self.done + 1, 0
             yield f"{key} done in {duration(time.monotonic() - began)}"
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # of no use to whoever has the task next
 
     def _give(self, back: Callable[[str], None], reason: str) -> None:
-        with suppress(TakenOverError, *STORAGE_ERRORS, OSError):
+        with suppress(TakenOverError, *OUT_OF_REACH):
             back(reason)
 
     def _commit(self, claim: Claim, result: Mapping[str, Any]) -> None:
@@ -218,18 +231,18 @@ class Worker:
     def _train_cohort(self, claim: Claim, folder: Path, pulse: Pulse) -> Iterator[str]:
         asked = [self._candidate(head) for head in claim.task.payload["candidates"]]
         candidates = tuple(candidate for candidate, _ in asked)
-        mirror = Mirror(
-            self.study.storage,
-            self.study.id,
-            claim,
-            [(c.name, t.params, t.distributions, c.control) for c, t in asked],
-        )
         search = Search(
             replace(
                 self.prepared,
                 config=self.prepared.config.model_copy(update={"out": folder}),
                 listing=Listing(candidates, (), ()),
             )
+        )
+        mirror = Mirror(
+            self.study.storage,
+            self.study.id,
+            claim,
+            [(c.name, t.params, t.distributions, c.control) for c, t in asked],
         )
         try:
             yield from self._searched(search, claim, mirror, pulse)
@@ -264,6 +277,7 @@ class Worker:
         except UserError as error:
             if not search.course.facts.get("diverged"):
                 raise
+            tell(End(search.run_directory))  # others wait for it, for this is a result too
             yield f"{claim.task.key}: {error}"
         else:
             if not search.complete:
@@ -291,13 +305,18 @@ class Worker:
         planned = self._alone(ground, payload, out=folder)
         tell(TakeSolo(payload))
         pretraining = Pretraining(planned)
-        with closing(pretraining.run()) as events:
-            for event in events:
-                self._check(pulse)
-                if isinstance(event, SoloScored):
-                    yield f"{claim.task.key} rung {event.rung}/1 | step {event.step}"
         about = {name: payload[name] for name in ("candidate", "family", "seed")}
-        self._commit(claim, {"about": about, "row": pretraining.rows[-1]})
+        try:
+            with closing(pretraining.run()) as events:
+                for event in events:
+                    self._check(pulse)
+                    if isinstance(event, SoloScored):
+                        yield f"{claim.task.key} rung {event.rung}/1 | step {event.step}"
+        except SoloDivergedError as error:  # it would anywhere, so this is a result too
+            self._commit(claim, {"about": about, "failure": str(error)})
+            yield f"{claim.task.key}: {error}"
+        else:
+            self._commit(claim, {"about": about, "row": pretraining.rows[-1]})
 
     def _alone(
         self, ground: Ground, payload: Mapping[str, Any], out: Path | None = None

@@ -175,6 +175,29 @@ def test_a_pretraining_by_two_processes_comes_to_that_of_one(tmp_path: Path) -> 
         pd.testing.assert_series_equal(tables[1][column], tables[2][column], rtol=0, atol=apart)
 
 
+def test_a_module_of_ones_own_starts_alike_in_all_processes(tmp_path: Path) -> None:
+    """Each process makes its own, with weights of its own; all train the first one's."""
+    job = torchrun(2, HERE / "own_modules.py", tmp_path)
+    ended_well(job)
+    first, second = (load_file(tmp_path / f"{number}.safetensors") for number in range(2))
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def test_a_base_that_diverges_in_a_workers_job_ends_its_cohort_alone(tmp_path: Path) -> None:
+    """The cohort's end is a result; the job goes on with the next."""
+    where = ("--storage", f"journal://{tmp_path / 'heads.log'}", "--study", "heads")
+    common = flags(tmp_path, cohort=3)
+    ended_well(headsearch(1, "submit", *where, "--shared", tmp_path / "first", *common))
+    job = torchrun(
+        2, HERE / "diverging.py", "worker", *where, "--name", "w", "--out", tmp_path / "w"
+    )
+    out = ended_well(job)
+    assert out.count("with the learning rate lowered 3 times already") == 2
+    assert "nothing is left: 2 tasks done here" in out
+
+
 def test_a_worker_of_two_processes_trains_cohorts_and_solo_runs(tmp_path: Path) -> None:
     where = ("--storage", f"journal://{tmp_path / 'heads.log'}", "--study", "heads")
     common = flags(tmp_path, cohort=3, epochs=6)
@@ -198,6 +221,8 @@ def test_a_worker_of_two_processes_trains_cohorts_and_solo_runs(tmp_path: Path) 
     [
         (["run", "--batch-size", "33"], "a --batch-size that 2 divides"),
         (["run", "--images-per-head", "16"], "--images-per-head 16 is for one process"),
+        (["run", "--dry-run"], "--dry-run measures one process"),
+        (["run", "--download"], "fetch them before, by one alone"),
         (["space", "heads.yaml"], "space works in one process"),
     ],
 )
@@ -218,7 +243,7 @@ def test_processes_with_other_data_are_refused(tmp_path: Path) -> None:
     job = torchrun(2, HERE / "other_data.py", "run", *flags(tmp_path), "--out", tmp_path / "run")
     _, err = job.communicate(timeout=300)
     assert job.returncode != 0
-    assert "the processes of this job differ in images" in err
+    assert "of this job differ in images: " in err
 
 
 def test_a_run_alone_knows_nothing_of_ranks(whole: Path) -> None:

@@ -47,7 +47,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         print("headsearch: interrupted", file=sys.stderr)
         code = 130
-    if "torch" in sys.modules:
+    if not code and "torch" in sys.modules:  # else others may be waiting for this one
         from headsearch import ranks
 
         ranks.leave()

@@ -126,6 +126,10 @@ def worker(
         Path | None,
         typer.Option(help="The search space, needed where it has families of your own."),
     ] = None,
+    retry_lost: Annotated[
+        bool,
+        typer.Option("--retry-lost", help="Try tasks again that failed too often, from now on."),
+    ] = False,
 ) -> None:
     """Take one cohort of a study after another, and train it, until none is left.
 
@@ -164,6 +168,8 @@ taken over by others.
     prepared.data.left_out.list_in(folder)
     working = Worker(found, prepared, folder, own)
     say(console, f"{own} | works at {study} in {folder}")
+    for line in found.tasks().retry_lost() if retry_lost else ():
+        say(console, f"{own} | {line}")
     with closing(working.run()) as events, stops_heard(working.stop) as heard:
         for line in events:
             say(console, f"{own} | {line}")

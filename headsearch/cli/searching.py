@@ -13,6 +13,7 @@ from headsearch.cli import solo
 from headsearch.cli.flags import settings_as_flags
 from headsearch.cli.output import conclude, console_here, until_stopped
 from headsearch.config import read_config_file, resolve
+from headsearch.errors import UserError
 from headsearch.run_directory import claimed
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def run(
     """
     given = {name: value for name, value in flags.items() if value is not None}
     settings = resolve(given, config)  # wrong values are told before anything heavy is loaded
+    if dry_run and job.count() > 1:
+        raise UserError("--dry-run measures one process: leave torchrun out")
     if dry_run:
         _foresee(given, config)
         return

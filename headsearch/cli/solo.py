@@ -165,7 +165,7 @@ seeds. Those that have ended are not repeated, so an interrupted command goes on
 def _spread(verification: Verification, storage: str | None, study: str | None) -> list[str]:
     """Queues solo runs for workers, and brings what they have done; what there is to say."""
     from headsearch.cli.fleet import open_shared
-    from headsearch.collecting import bring_solos, collected_from
+    from headsearch.collecting import bring_solos, collected_from, solo_failures
     from headsearch.fleet import SOLO
     from headsearch.spread_solos import queue_solos
 
@@ -175,7 +175,8 @@ def _spread(verification: Verification, storage: str | None, study: str | None) 
     if url is None or name is None:
         raise UserError(f"{run.path} was not collected from workers: --by-workers means nothing")
     shared = open_shared(url, name)
-    bring_solos(run, shared.tasks().results(SOLO))
+    results = shared.tasks().results(SOLO)
+    bring_solos(run, results)
     queued = queue_solos(shared, verification)
     names = {f"solo {solo} lr {solo.lr:g}" for solo in verification.solos}
     standings = [s for s in shared.tasks().standing() if s.task.key in names]
@@ -187,4 +188,4 @@ def _spread(verification: Verification, storage: str | None, study: str | None) 
             f"headsearch worker --storage {shared.url} --study {name} does them; then the same "
             "command brings what they found"
         )
-    return notes + lost
+    return [*notes, *lost, *solo_failures(results)]

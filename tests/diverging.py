@@ -1,0 +1,23 @@
+"""headsearch in a job whose base diverges after three steps, whatever the learning rate."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from headsearch import cli
+from headsearch.schedules import Moment
+from headsearch.train import Trainer
+
+before = Trainer.step
+
+
+def diverging(trainer: Trainer, crops: Tensor, moment: Moment) -> None:
+    if moment.step == 3:
+        next(trainer.student.base.parameters()).data.fill_(math.nan)
+    before(trainer, crops, moment)
+
+
+Trainer.step = diverging  # type: ignore[method-assign]
+cli.main()
