@@ -15,7 +15,8 @@ before = Trainer.step
 
 def diverging(trainer: Trainer, crops: Tensor, moment: Moment) -> None:
     if moment.step == 3:
-        next(trainer.student.base.parameters()).data.fill_(math.nan)
+        for parameter in trainer.student.base.parameters():
+            parameter.data.fill_(math.nan)
     before(trainer, crops, moment)
 
 
