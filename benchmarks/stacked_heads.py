@@ -2,12 +2,12 @@
 
     python benchmarks/stacked_heads.py --out results/speed/stacked_heads.csv
 
-Forward, backward and update of K heads of one shape on the same given features, in two ways: a loop
-over the heads, as a search takes them, and `torch.func.stack_module_state` with `vmap`, which makes
-one batched product of K linear layers. Both start from the same weights and come to the same losses,
-which is checked. The two take turns; the least of the repeats counts, in the process's own CPU time
-on one thread, which other work on the machine disturbs least. A ratio above 1 says that the stack is
-faster. bfloat16 is measured where the hardware multiplies it.
+Forward, backward and update of K heads of one shape on the same given features, in two ways: a
+loop over the heads, as a search takes them, and `torch.func.stack_module_state` with `vmap`, which
+makes one batched product of K linear layers. Both start from the same weights and come to the same
+losses, which is checked. The two take turns; the least of the repeats counts, in the process's own
+CPU time on one thread, which other work on the machine disturbs least. A ratio above 1 says that
+the stack is faster. bfloat16 is measured where the hardware multiplies it.
 """
 
 from __future__ import annotations
