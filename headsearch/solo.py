@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -25,10 +25,11 @@ from headsearch.train import Health, Trainer, train
 
 @dataclass(frozen=True)
 class SoloAdvanced:
-    """Some steps were done, with this mean loss of the base."""
+    """Some steps were done, with this mean loss of the base, and this one of the head, if any."""
 
     step: int
     loss: float
+    head_losses: Mapping[str, float]
     pace: Pace
 
 
@@ -74,6 +75,7 @@ class SoloRun:
         config = ground.config
         self._pace = Pace(config.batch_size, ground.steps, config.rungs, cohorts=1)
         self.rung, self.step, self.loss = 0, 0, math.nan
+        self._head_losses: dict[str, float] = {}
         self.stop = threading.Event()
 
     def run(self) -> Generator[SoloEvent, None, None]:
@@ -92,8 +94,9 @@ class SoloRun:
                 self.step = progress.step
                 if progress.health is not None:
                     check_health(progress.health, config.lr)
-                    self.loss = progress.health.owners[BASE].loss
-                yield SoloAdvanced(self.step, self.loss, pace)
+                    losses = {name: of.loss for name, of in progress.health.owners.items()}
+                    self.loss, self._head_losses = losses.pop(BASE), losses
+                yield SoloAdvanced(self.step, self.loss, self._head_losses, pace)
                 pace.start()
             if stop():
                 return

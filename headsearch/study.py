@@ -48,12 +48,14 @@ class Advanced:
 
     Attributes:
         step: steps of the cohort, under all seeds together.
+        base_loss: of late, the mean over seeds; NaN before there is one.
     """
 
     cohort: int
     step: int
     pace: Pace
     ledger: Ledger
+    base_loss: float
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,8 @@ class Search:
         """The news of some steps; whoever closes the search at them leaves a snapshot."""
         try:
             step = sum(cohort.steps.values())
-            yield Advanced(cohort.index, step, self.course.pace, self.course.ledger)
+            pace, ledger = self.course.pace, self.course.ledger
+            yield Advanced(cohort.index, step, pace, ledger, cohort.base_loss)
         except GeneratorExit:
             self.course.keep(cohort)
             raise
@@ -337,15 +340,19 @@ class Search:
         diverged = [name for name in live if name in health.blamed]
         if not health.base_sound or not (diverged or health.owners[BASE].finite):
             raise DivergedError(replica.seed, cohort.steps[replica.seed])
+        cohort.base_losses[replica.seed] = health.owners[BASE].loss
         for name in diverged:
             cohort.leave(name, "failed", "loss or gradient not finite")
 
 
-def resume_search(run: Run, given: Given = NOTHING_GIVEN) -> Search:
+def resume_search(
+    run: Run, given: Given = NOTHING_GIVEN, flags: Mapping[str, Any] | None = None
+) -> Search:
     """The search that goes on where an earlier process left this run.
 
     Args:
         given: what was given to it in Python.
+        flags: settings that it goes on with otherwise than it was begun.
 
     Raises:
         UserError: it lacks something that was given, or something has changed since it began.
@@ -353,5 +360,5 @@ def resume_search(run: Run, given: Given = NOTHING_GIVEN) -> Search:
     check_given(run.path, run.config, given, "resume")
     if run.facts.get("diverged"):
         raise UserError(f"{run.path}: its base diverged; search again with a lower --lr")
-    config = resolve_here({}, run.path / "config.yaml")
+    config = resolve_here(flags or {}, run.path / "config.yaml")
     return Search(prepare(config, given=given), run.path)

@@ -11,11 +11,14 @@ import typer
 from headsearch.cli import solo
 from headsearch.cli.flags import settings_as_flags
 from headsearch.cli.output import conclude, console_here, until_stopped
-from headsearch.config import read_config_file, resolve
+from headsearch.config import RunConfig, check_log, read_config_file, resolve
 from headsearch.run_directory import claimed
 
 if TYPE_CHECKING:
     from headsearch.study import Search
+
+
+LOG_HELP = RunConfig.model_fields["log"].description
 
 
 @settings_as_flags()
@@ -42,6 +45,7 @@ def run(
     if dry_run:
         _foresee(given, config)
         return
+    check_log(settings)
     # The directory too: whatever happens from here on, the run can be gone on with.
     in_file = read_config_file(config) if config is not None else {}
     asked = {**{name: entry.value for name, entry in in_file.items()}, **given}
@@ -78,6 +82,10 @@ def _foresee(given: Mapping[str, Any], config: Path | None) -> None:
 
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    log: Annotated[
+        str | None,
+        typer.Option(metavar="none|tensorboard", help=f"{LOG_HELP} \\[default: as it was begun]"),
+    ] = None,
 ) -> None:
     """Go on with a search or a pretraining that was interrupted, from its last snapshot.
 
@@ -94,12 +102,13 @@ what it would have come to without the interruption.
     from headsearch.study import resume_search
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    flags = {} if log is None else {"log": log}
     if is_pretraining(run):
         if has_ended(run):
             _say_that_it_ended(run)
             return
         with listed_where_too_many(run):
-            planned = prepare_again(run)
+            planned = prepare_again(run, flags=flags)
         solo.carry_out(Pretraining(planned, run))
         return
     found = read_run(run)
@@ -107,7 +116,7 @@ what it would have come to without the interruption.
         _say_that_it_ended(run)
         return
     with listed_where_too_many(run):
-        search = resume_search(found)
+        search = resume_search(found, flags=flags)
     _carry_out(search)
 
 
