@@ -11,6 +11,7 @@ import optuna
 import pandas as pd
 import yaml
 from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage
 from safetensors.torch import save
 from sqlalchemy.exc import SQLAlchemyError
 from torch import Tensor
@@ -19,6 +20,7 @@ from headsearch.config import RunConfig
 from headsearch.errors import UserError
 from headsearch.escaping import for_csv, printable
 from headsearch.run_directory import CONFIG, abandoned, read_config, write_atomically, write_config
+from headsearch.storage import open_storage
 
 RANKING_COLUMNS = (
     "rank",
@@ -159,22 +161,14 @@ def write_weights(path: Path, tensors: dict[str, Tensor]) -> None:
     write_atomically(path, save(tensors, metadata={"format": "pt"}))
 
 
-def storage_url(path: Path, config: Mapping[str, Any]) -> str:
-    """Where the run's Optuna study lives."""
-    return str(config.get("storage") or f"sqlite:///{(path / 'study.db').absolute()}")
-
-
-def check_storage(url: str) -> None:
-    """Opens an Optuna storage that the user named.
+def storage_of(path: Path, config: Mapping[str, Any]) -> str | BaseStorage:
+    """Where the run's Optuna study lives.
 
     Raises:
-        UserError: it cannot be opened.
+        UserError: the storage that it names cannot be opened.
     """
-    try:
-        optuna.get_all_study_names(url)
-    except Exception as error:  # each kind of storage has errors of its own
-        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise UserError(f"--storage: cannot open it: {first}") from None
+    named = config.get("storage")
+    return open_storage(str(named)) if named else f"sqlite:///{(path / 'study.db').absolute()}"
 
 
 def is_pretraining(path: Path) -> bool:
@@ -210,7 +204,7 @@ def _read_facts(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     try:
         study = optuna.load_study(
-            study_name=str(config.get("study_name")), storage=storage_url(path, config)
+            study_name=str(config.get("study_name")), storage=storage_of(path, config)
         )
         facts = dict(study.user_attrs.get("facts", {}))
     except UNREADABLE:

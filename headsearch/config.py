@@ -267,7 +267,7 @@ OF_A_STEP = (
 
 RECORDED = (
     formats.KEY, "study_name", "space_hash", "space_content", "base_arguments", "first_weights",
-    "git_commit", "versions", "given", "solo_head",
+    "git_commit", "versions", "given", "solo_head", "fleet",
 )  # fmt: skip
 """What a run's own config.yaml holds beside its settings; not read back as settings."""
 

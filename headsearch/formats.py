@@ -14,6 +14,8 @@ RUN = 1
 """Of a run directory: config.yaml, its tables, and what the study says of the run."""
 SPACE = 1
 """Of a search space."""
+FLEET = 1
+"""Of a study that many machines work at, and of its tasks and their results."""
 
 
 def check_format(found: object, known: int, where: str) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import headsearch
@@ -46,6 +47,8 @@ from headsearch.train import Trainer, steps_per_epoch
 
 CPU_IMAGE_SIZE, ACCELERATOR_IMAGE_SIZE = 64, 224
 """The largest image side in pixels that is chosen where `--image-size` is not given."""
+
+G = TypeVar("G", bound="Ground")
 
 BASE_SETTINGS = ("base", "base_args", "base_weights", "pretrained", "image_size", "patch_size")
 """The settings that say which base it is."""
@@ -104,6 +107,8 @@ class Ground:
     plan: BasePlan
     objective: Objective
     given: Given
+    first_weights: Mapping[int, Path] = field(default_factory=dict, kw_only=True)
+    """Of the student without heads, in a file a seed: where given, the seed does not decide them."""
 
     @property
     def steps(self) -> int:
@@ -117,12 +122,15 @@ class Ground:
         """The same images and labels under another seed: first weights, order and crops differ."""
         return replace(self, config=self.config.model_copy(update={"seed": seed}))
 
+    def starting_from(self: G, files: Mapping[int, Path]) -> G:
+        """The same, with first weights from these files, by seed."""
+        return replace(self, first_weights={**self.first_weights, **files})
+
     def new_trainer(self, coupling: Coupling) -> Trainer:
         """A base without heads, whose first weights depend on the seed alone."""
-        with seeded_weights(self.config.seed, "base"):
-            base = self.plan.build(find_recipe(self.config.recipe).drop_path)
-            projection = self.objective.base_projection(self.plan)
-        student = Network(base, projection, coupling)
+        student = first_student(self.config, self.plan, self.objective, coupling)
+        if self.config.seed in self.first_weights:
+            student.load_state_dict(load_file(self.first_weights[self.config.seed]))
         return Trainer(student, self.objective, self.config, self.device, autocast=self.autocast)
 
     def scores(self, network: Network) -> RungScores:
@@ -136,6 +144,16 @@ class Ground:
             summary=self.objective.summary_of_base,
             prototypes=self.objective.prototypes_of(network),
         )
+
+
+def first_student(
+    config: RunConfig, plan: BasePlan, objective: Objective, coupling: Coupling
+) -> Network:
+    """The network before its first step and without heads, as the seed decides it."""
+    with seeded_weights(config.seed, "base"):
+        base = plan.build(find_recipe(config.recipe).drop_path)
+        projection = objective.base_projection(plan)
+    return Network(base, projection, coupling)
 
 
 def prepare_ground(

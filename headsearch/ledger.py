@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -185,29 +185,49 @@ class Ledger:
             )
 
     def ranking(self) -> pd.DataFrame:
-        rows = [standing.row() for standing in self.standings.values()]
-        if not rows:
-            return pd.DataFrame(columns=list(RANKING_COLUMNS))
-        ordered: pd.DataFrame = rank(pd.DataFrame(rows))
-        return ordered
+        return ordered([standing.row() for standing in self.standings.values()])
 
     def base_beside_the_first(self) -> dict[str, float]:
-        """The base's accuracies at the last rung of the first-ranked head, in its own cohort.
-
-        In joint coupling each cohort has a base of its own. Empty before rung 1 and without labels.
-        """
-        ranking = self.ranking()
-        if ranking.empty or ranking.iloc[0]["rungs"] == 0:
-            return {}
-        first = ranking.iloc[0]["candidate"]
-        row = [row for row in self.rung_rows if row["candidate"] == first][-1]
-        accuracies = {key: row[key] for key in ("base_knn", "base_linear")}
-        return {key: value for key, value in accuracies.items() if value == value}
+        """As `base_beside_the_first` of this page."""
+        return base_beside_the_first(self.ranking(), self.rung_rows)
 
     def write(self, run_directory: Path) -> None:
         """Writes ranking.csv, rungs.csv and scores.csv."""
-        write_table(run_directory / "ranking.csv", self.ranking())
-        rungs = pd.DataFrame(self.rung_rows, columns=list(RUNG_COLUMNS))
-        write_table(run_directory / "rungs.csv", rungs)
-        scores = pd.DataFrame(self.score_rows, columns=list(SCORE_COLUMNS))
-        write_table(run_directory / "scores.csv", scores)
+        write_tables(run_directory, self.ranking(), self.rung_rows, self.score_rows)
+
+
+def ordered(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """ranking.csv, of a row a candidate."""
+    if not rows:
+        return pd.DataFrame(columns=list(RANKING_COLUMNS))
+    ranking: pd.DataFrame = rank(pd.DataFrame(list(rows)))
+    return ranking
+
+
+def base_beside_the_first(
+    ranking: pd.DataFrame, rung_rows: Sequence[Mapping[str, Any]]
+) -> dict[str, float]:
+    """The base's accuracies at the last rung of the first-ranked head, in its own cohort.
+
+    In joint coupling each cohort has a base of its own. Empty before rung 1 and without labels.
+    """
+    if ranking.empty or ranking.iloc[0]["rungs"] == 0:
+        return {}
+    first = ranking.iloc[0]["candidate"]
+    row = [row for row in rung_rows if row["candidate"] == first][-1]
+    accuracies = {key: row[key] for key in ("base_knn", "base_linear")}
+    return {key: value for key, value in accuracies.items() if value == value}
+
+
+def write_tables(
+    run_directory: Path,
+    ranking: pd.DataFrame,
+    rung_rows: Sequence[Mapping[str, Any]],
+    score_rows: Sequence[Mapping[str, Any]],
+) -> None:
+    """Writes ranking.csv, rungs.csv and scores.csv."""
+    write_table(run_directory / "ranking.csv", ranking)
+    rungs = pd.DataFrame(list(rung_rows), columns=list(RUNG_COLUMNS))
+    write_table(run_directory / "rungs.csv", rungs)
+    scores = pd.DataFrame(list(score_rows), columns=list(SCORE_COLUMNS))
+    write_table(run_directory / "scores.csv", scores)

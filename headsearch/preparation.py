@@ -24,6 +24,7 @@ from headsearch.pruning import make_pruner
 from headsearch.samplers import make_sampler
 from headsearch.shares import check_shares, images_of_a_head
 from headsearch.space import Listing, ResolvedSpace, find_space, load_space
+from headsearch.storage_url import masked
 
 
 @dataclass(frozen=True)
@@ -116,16 +117,16 @@ def settings_of(prepared: Prepared, run_directory: Path) -> dict[str, Any]:
     return {
         **ground_settings(prepared, run_directory),
         "rank_by": prepared.rank_by,
-        "storage": _absolute(prepared.config.storage),
+        "storage": _written(prepared.config.storage),
         "study_name": f"{run_directory.name}-{space.hash}-{secrets.token_hex(4)}",
         "space_hash": space.hash,
         "space_content": space.written(),
     }
 
 
-def _absolute(storage: str | None) -> str | None:
-    """A storage URL that means the same from every directory."""
-    relative = storage.removeprefix("sqlite:///") if storage is not None else None
-    if relative is None or relative == storage:
-        return storage
-    return f"sqlite:///{Path(relative).absolute()}"
+def _written(storage: str | None) -> str | None:
+    """A storage URL that means the same from every directory, without its password."""
+    if storage is None:
+        return None
+    relative = storage.removeprefix("sqlite:///")
+    return masked(storage) if relative == storage else f"sqlite:///{Path(relative).absolute()}"

@@ -24,6 +24,7 @@ import headsearch
 from headsearch import formats
 from headsearch.config import RunConfig
 from headsearch.errors import UserError
+from headsearch.storage_url import masked
 from headsearch.yaml_lines import read_yaml
 
 CONFIG = "config.yaml"
@@ -120,6 +121,8 @@ def claimed(config: RunConfig, given: Mapping[str, Any]) -> Iterator[Path]:
     path = new_run_directory(config.out, run_label(config))
     made = [parent for parent in path.absolute().parents if not parent.exists()]
     settings = {name: str(value) for name, value in given.items()} | {"out": str(path)}
+    if "storage" in settings:
+        settings["storage"] = masked(settings["storage"])
     create(path, {**settings, "versions": {"headsearch": headsearch.__version__}})
     lock = hold(path)
     try:

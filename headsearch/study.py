@@ -38,8 +38,9 @@ from headsearch.scores.rung import (
 )
 from headsearch.setbacks import DivergedError, setbacks
 from headsearch.snapshot import read_snapshot
+from headsearch.storage import STORAGE_ERRORS, check_storage
 from headsearch.train import Health, train
-from headsearch.trials import STORAGE_ERRORS, Trials
+from headsearch.trials import Trials
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Search:
         self.run_directory = directory or new_run_directory(config.out, run_label(config))
         settings = settings_of(prepared, self.run_directory)
         if config.storage is not None:
-            checkpoint.check_storage(config.storage)
+            check_storage(config.storage)
         if directory is None:
             create(self.run_directory, settings)
         self._lock = hold(self.run_directory)
@@ -358,6 +359,8 @@ def resume_search(
         UserError: it lacks something that was given, or something has changed since it began.
     """
     check_given(run.path, run.config, given, "resume")
+    if run.config.get("fleet"):
+        raise UserError(f"{run.path} was collected from workers: collect it again to go on with it")
     if run.facts.get("diverged"):
         raise UserError(f"{run.path}: its base diverged; search again with a lower --lr")
     config = resolve_here(flags or {}, run.path / "config.yaml")

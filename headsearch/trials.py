@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from headsearch import checkpoint
 from headsearch.config import RunConfig
@@ -21,9 +19,7 @@ from headsearch.errors import UserError
 from headsearch.ledger import Standing
 from headsearch.pruning import make_pruner
 from headsearch.space import Candidate, ResolvedSpace
-
-STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError)
-"""What Optuna's storages raise when they cannot be read or written."""
+from headsearch.storage import STORAGE_ERRORS
 
 STATES = {
     "complete": TrialState.COMPLETE,
@@ -53,7 +49,7 @@ class Trials:
     def __init__(
         self, run_directory: Path, config: RunConfig, settings: Mapping[str, Any], *, begun: bool
     ) -> None:
-        name, storage = settings["study_name"], checkpoint.storage_url(run_directory, settings)
+        name, storage = settings["study_name"], checkpoint.storage_of(run_directory, settings)
         pruner = make_pruner(
             config.pruner, eta=config.eta, min_keep=config.min_keep, rungs=config.rungs
         )

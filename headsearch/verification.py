@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -268,16 +268,20 @@ class Verification:
 
     def _write(self) -> None:
         """Writes solo.csv, and the gains into ranking.csv."""
-        rows = [row for solo in self.solos if (row := solo.scores()) is not None]
-        now = pd.DataFrame(rows, columns=list(SOLO_COLUMNS))
-        known = self.run.solo
-        key = ["candidate", "seed"]
-        table = pd.concat([known, now] if len(known) else [now]).drop_duplicates(key, keep="last")
-        table = table.sort_values(["seed", "candidate"], kind="stable")
-        if table.empty:
-            return
-        write_table(self.run.path / "solo.csv", table)
-        write_gains(replace(self.run, solo=table))
+        keep_solo_rows(self.run, [row for solo in self.solos if (row := solo.scores()) is not None])
+
+
+def keep_solo_rows(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Adds rows to solo.csv, in place of earlier ones of the same runs, and writes the gains."""
+    now = pd.DataFrame(list(rows), columns=list(SOLO_COLUMNS))
+    known = run.solo
+    key = ["candidate", "seed"]
+    table = pd.concat([known, now] if len(known) else [now]).drop_duplicates(key, keep="last")
+    table = table.sort_values(["seed", "candidate"], kind="stable")
+    if table.empty:
+        return
+    write_table(run.path / "solo.csv", table)
+    write_gains(replace(run, solo=table))
 
 
 def _heads(run: Run, top: int) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ import typer
 
 from headsearch import __version__
 from headsearch.cli.beforehand import bench, space
+from headsearch.cli.fleet import collect, status, submit, worker
 from headsearch.cli.results import calibrate, export, plot, report
 from headsearch.cli.searching import resume, run
 from headsearch.cli.solo import pretrain, verify
@@ -74,5 +75,8 @@ ranks the rest by discrepancy from the base and downstream accuracy.
         print(context.get_help())
 
 
-for command in (run, resume, pretrain, export, verify, calibrate, space, bench, report, plot):
+for command in (
+    run, resume, pretrain, export, verify, calibrate, space, bench, report, plot,
+    submit, worker, status, collect,
+):  # fmt: skip
     app.command()(command)

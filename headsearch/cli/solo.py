@@ -10,11 +10,14 @@ import typer
 from headsearch.cli.flags import RankOption, settings_as_flags
 from headsearch.cli.output import conclude, console_here, until_stopped
 from headsearch.config import OF_SEARCH_ALONE, resolve
+from headsearch.errors import UserError
+from headsearch.storage_url import VARIABLE
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from headsearch.pretraining import Pretraining
+    from headsearch.verification import Verification
 
 
 @settings_as_flags(without=OF_SEARCH_ALONE, show_defaults=False)
@@ -90,6 +93,26 @@ def verify(
         typer.Option(min=1, help="CPU threads of each. \\[default: the cores, shared out]"),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    by_workers: Annotated[
+        bool,
+        typer.Option(
+            "--by-workers",
+            help="Queue the solo runs for the workers of the study that RUN was collected from, "
+            "and bring what they have done.",
+        ),
+    ] = False,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            envvar=VARIABLE,
+            metavar="URL",
+            help="With --by-workers: the study's storage. \\[default: as RUN was collected]",
+        ),
+    ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Likewise: its name. \\[default: as RUN was collected]"),
+    ] = None,
 ) -> None:
     """Pretrain the base with the best heads, each alone, and say what each gains it.
 
@@ -108,6 +131,10 @@ seeds. Those that have ended are not repeated, so an interrupted command goes on
         read_run(run), top=top, seeds=seeds, controls=controls, jobs=jobs, threads=threads,
         device=device,
     )  # fmt: skip
+    if by_workers:
+        print_notes(console, _spread(verification, storage, study))
+        conclude(run, console)
+        return
     print_notes(console, verification.notes)
     try:
         show_verification(verification, console)
@@ -115,3 +142,31 @@ seeds. Those that have ended are not repeated, so an interrupted command goes on
         console.print("interrupted, with all that was done kept: the same command goes on")
         raise typer.Exit(128 + (stopped.args or (2,))[0]) from None
     conclude(run, console)
+
+
+def _spread(verification: Verification, storage: str | None, study: str | None) -> list[str]:
+    """Queues solo runs for workers, and brings what they have done; what there is to say."""
+    from headsearch.cli.fleet import open_shared
+    from headsearch.collecting import bring_solos, collected_from
+    from headsearch.fleet import SOLO
+    from headsearch.spread_solos import queue_solos
+
+    run = verification.run
+    known = collected_from(run.path) or {}
+    url, name = storage or known.get("storage"), study or known.get("study")
+    if url is None or name is None:
+        raise UserError(f"{run.path} was not collected from workers: --by-workers means nothing")
+    shared = open_shared(url, name)
+    bring_solos(run, shared.tasks().results(SOLO))
+    queued = queue_solos(shared, verification)
+    names = {f"solo {solo} lr {solo.lr:g}" for solo in verification.solos}
+    standings = [s for s in shared.tasks().standing() if s.task.key in names]
+    done = sum(standing.state == "done" for standing in standings)
+    lost = [f"{s.task.key} is lost: {s.reason}" for s in standings if s.state == "lost"]
+    notes = [f"{len(verification.solos)} solo runs: {queued} queued now, {done} done by workers"]
+    if done < len(standings):
+        notes.append(
+            f"headsearch worker --storage {shared.url} --study {name} does them; then the same "
+            "command brings what they found"
+        )
+    return notes + lost

@@ -1,0 +1,318 @@
+"""A worker: takes one task of a shared study after another, until nothing is left.
+
+A cohort is trained by an ordinary `Search` over its candidates alone, in a directory of the
+worker's own, so that a base that diverges, a cohort too large for memory or a head that collapses
+is dealt with as in any search. What it finds is committed as one result, and nothing of a worker
+that dies before counts.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from optuna.distributions import distribution_to_json
+from optuna.trial import FixedTrial, TrialState
+
+from headsearch.errors import UserError
+from headsearch.escaping import for_file_name
+from headsearch.fleet import COHORT, SOLO, SharedStudy, under_first_weights
+from headsearch.head_choice import Head, head_on
+from headsearch.mirror import Mirror, sweep
+from headsearch.preparation import Prepared
+from headsearch.pretraining import ALWAYS, Planned, Pretraining
+from headsearch.ranking import NO_HEAD
+from headsearch.report.content import duration
+from headsearch.solo import SoloScored
+from headsearch.space import Candidate, Listing
+from headsearch.storage import STORAGE_ERRORS, patiently, reason_of
+from headsearch.study import Noted, Scored, Search
+from headsearch.tasks import Claim, TakenOverError, Tasks
+
+T = TypeVar("T")
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S, GROWTH = 1.0, 30.0, 1.5
+"""Between looks at a queue in which nothing waits; each is varied by half, so that workers that
+started together do not ask together."""
+WEIGHTS_FOLDER = "first-weights"
+
+
+class Stopped(Exception):  # noqa: N818 - it is no error
+    """The worker was told to stop in the midst of a task."""
+
+
+class Pulse:
+    """Beats for a claim in a thread of its own, from the start of the block to its end.
+
+    Attributes:
+        lost: why the task is not the worker's any more; None while it is.
+    """
+
+    def __init__(self, claim: Claim, heartbeat: float, grace: float) -> None:
+        self.lost: str | None = None
+        self._claim, self._heartbeat, self._grace = claim, heartbeat, grace
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._go_on, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Pulse:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self._over.set()
+        self._thread.join(timeout=self._heartbeat)
+
+    def _go_on(self) -> None:
+        heard = time.monotonic()
+        while True:
+            try:
+                self._claim.beat()
+                heard = time.monotonic()
+            except TakenOverError as error:
+                self.lost = str(error)
+                return
+            except (*STORAGE_ERRORS, OSError) as error:
+                if time.monotonic() - heard > self._grace:
+                    self.lost = f"the storage was out of reach: {reason_of(error)}"
+                    return
+            if self._over.wait(self._heartbeat):
+                return
+
+
+class Worker:
+    """Works at a shared study. Making one claims nothing.
+
+    Args:
+        study: which.
+        prepared: what its cohorts need, as `fleet.prepare_as_submitted` made it ready.
+        out: a folder of its own.
+        name: what others see of it.
+
+    Attributes:
+        stop: once set, the task under way is given back, and no other is taken.
+        done: tasks whose results it has committed.
+    """
+
+    def __init__(self, study: SharedStudy, prepared: Prepared, out: Path, name: str) -> None:
+        self.study, self.prepared, self.out, self.name = study, prepared, out, name
+        self.stop = threading.Event()
+        self.done = 0
+        self._tasks: Tasks = study.tasks()
+        self._rules = self._tasks.rules
+
+    def run(self) -> Generator[str, None, None]:
+        """Works until nothing is left or it is told to stop; yields what happens, a line each.
+
+        Raises:
+            UserError: a task cannot be done here, or the storage stays out of reach.
+        """
+        pause = FIRST_PAUSE_S
+        while not self.stop.is_set():
+            news = self._ask(self._tasks.look)
+            if news:
+                yield from news
+                sweep(self.study.storage, self.study.id, self._tasks.tokens())
+            claim = self._ask(lambda: self._tasks.claim(self.name))
+            if claim is not None:
+                pause = FIRST_PAUSE_S
+                yield from self._work_at(claim)
+                continue
+            if self._ask(self._tasks.unfinished) == 0:
+                return
+            self.stop.wait(pause * random.uniform(0.5, 1.5))
+            pause = min(GROWTH * pause, LONGEST_PAUSE_S, self._rules.grace / 4)
+
+    def _ask(self, call: Callable[[], T]) -> T:
+        """What the storage says, which may be gone for a while."""
+        try:
+            return patiently(call, self._rules.grace, pause=self.stop.wait)
+        except (*STORAGE_ERRORS, OSError) as error:
+            raise UserError(f"the storage is out of reach: {reason_of(error)}") from None
+
+    def _work_at(self, claim: Claim) -> Iterator[str]:
+        key, attempt = claim.task.key, claim.attempt
+        yield f"{key} claimed" + (f", attempt {attempt}" if attempt > 1 else "")
+        began = time.monotonic()
+        folder = self.out / for_file_name(f"{key.replace(' ', '-')}-{claim.token[:8]}")
+        ways = {COHORT: self._train_cohort, SOLO: self._train_alone}
+        try:
+            with Pulse(claim, self._rules.heartbeat, self._rules.grace) as pulse:
+                if claim.task.kind not in ways:
+                    raise UserError(f"{key}: a later headsearch queued it: update headsearch")
+                yield from ways[claim.task.kind](claim, folder, pulse)
+        except TakenOverError as error:
+            yield f"{error}; what was done of it is thrown away"
+        except Stopped:
+            self._give(claim.release, "its worker was told to stop")
+            yield f"{key} is given back"
+        except (KeyboardInterrupt, GeneratorExit):
+            self._give(claim.release, "its worker was told to stop")
+            raise
+        except Exception as error:
+            self._give(claim.fail, f"{self.name}: {reason_of(error)}")
+            raise
+        else:
+            self.done += 1
+            shutil.rmtree(folder, ignore_errors=True)
+            yield f"{key} done in {duration(time.monotonic() - began)}"
+
+    def _give(self, back: Callable[[str], None], reason: str) -> None:
+        with suppress(TakenOverError, *STORAGE_ERRORS, OSError):
+            back(reason)
+
+    def _commit(self, claim: Claim, result: Mapping[str, Any]) -> None:
+        self._ask(lambda: claim.commit({**result, "worker": self.name}))
+
+    def _check(self, pulse: Pulse) -> None:
+        """Raises where a task is not to be gone on with."""
+        if pulse.lost is not None:
+            raise TakenOverError(pulse.lost)
+        if self.stop.is_set():
+            raise Stopped
+
+    # cohorts
+
+    def _train_cohort(self, claim: Claim, folder: Path, pulse: Pulse) -> Iterator[str]:
+        asked = [self._candidate(head) for head in claim.task.payload["candidates"]]
+        candidates = tuple(candidate for candidate, _ in asked)
+        mirror = Mirror(
+            self.study.storage,
+            self.study.id,
+            claim,
+            [(c.name, t.params, t.distributions, c.control) for c, t in asked],
+        )
+        search = Search(
+            replace(
+                self.prepared,
+                config=self.prepared.config.model_copy(update={"out": folder}),
+                listing=Listing(candidates, (), ()),
+            )
+        )
+        try:
+            yield from self._searched(search, claim, mirror, pulse)
+        except BaseException as error:
+            mirror.give_up(str(error) or "its worker was told to stop")
+            raise
+        result = found(search)
+        self._commit(claim, result)
+        for trial in result["trials"]:
+            name, reason = trial["attrs"]["candidate"], trial["attrs"].get("reason", "")
+            mirror.end(name, TrialState[trial["state"]], trial["value"], reason)
+
+    def _searched(
+        self, search: Search, claim: Claim, mirror: Mirror, pulse: Pulse
+    ) -> Iterator[str]:
+        """Searches to the end, or to where the base is beyond help, which is a result too."""
+        try:
+            with closing(search.run()) as events:
+                for event in events:
+                    self._check(pulse)
+                    if isinstance(event, Noted):
+                        yield f"{claim.task.key}: {event.text}"
+                    elif isinstance(event, Scored):
+                        yield f"{claim.task.key} {_rung_line(event, search.config.rungs)}"
+                        scored = [
+                            standing
+                            for standing in event.ledger.standings.values()
+                            if standing.rungs == event.rung and standing.score == standing.score
+                        ]
+                        mirror.report({s.candidate.name: s.score for s in scored}, event.rung)
+        except UserError as error:
+            if not search.course.facts.get("diverged"):
+                raise
+            yield f"{claim.task.key}: {error}"
+        else:
+            if not search.complete:
+                self._check(pulse)
+
+    def _candidate(self, head: Mapping[str, Any]) -> tuple[Candidate, FixedTrial]:
+        trial = FixedTrial(dict(head["params"]))
+        candidate = self.prepared.space.suggest(trial)
+        if candidate.name != head["name"]:
+            raise UserError(
+                f"--study {self.study.name}: {head['name']} is {candidate.name} here: use the same "
+                "version of headsearch"
+            )
+        return candidate, trial
+
+    # solo runs
+
+    def _train_alone(self, claim: Claim, folder: Path, pulse: Pulse) -> Iterator[str]:
+        payload = claim.task.payload
+        seed = int(payload["seed"])
+        cache = self.out / WEIGHTS_FOLDER
+        ground = under_first_weights(
+            self.study, self.prepared, seed, payload["first_weights"], cache
+        )
+        own = {"rungs": 1, "lr": float(payload["lr"]), "out": folder, **ALWAYS}
+        ground = replace(ground, config=ground.config.model_copy(update=own))
+        pretraining = Pretraining(Planned(ground, self._head(payload["candidate"]), ()))
+        with closing(pretraining.run()) as events:
+            for event in events:
+                self._check(pulse)
+                if isinstance(event, SoloScored):
+                    yield f"{claim.task.key} rung {event.rung}/1 | step {event.step}"
+        about = {name: payload[name] for name in ("candidate", "family", "seed")}
+        self._commit(claim, {"about": about, "row": pretraining.rows[-1]})
+
+    def _head(self, name: str) -> Head | None:
+        if name == NO_HEAD:
+            return None
+        for head in (head for cohort in self.study.cohorts for head in cohort):
+            if head["name"] == name:
+                return Head(self._candidate(head)[0], {}, [])
+        return head_on(self.prepared.plan, name)
+
+
+def found(search: Search) -> dict[str, Any]:
+    """What a search of one cohort came to, as JSON can hold it."""
+    course = search.course
+    return {
+        "rows": [standing.row() for standing in course.ledger.standings.values()],
+        "rung_rows": course.ledger.rung_rows,
+        "score_rows": course.ledger.score_rows,
+        "sizes": course.sizes,
+        "facts": course.facts,
+        "pace": course.pace.record_of(),
+        "trials": [
+            {
+                "state": trial.state.name,
+                "value": trial.value,
+                "params": trial.params,
+                "distributions": {
+                    name: distribution_to_json(of) for name, of in trial.distributions.items()
+                },
+                "intermediate": {str(at): v for at, v in trial.intermediate_values.items()},
+                "attrs": trial.user_attrs,
+            }
+            for trial in course.trials.study.get_trials(deepcopy=False)
+            if "cohort" in trial.user_attrs
+        ],
+    }
+
+
+def _rung_line(event: Scored, rungs: int) -> str:
+    standings = list(event.ledger.standings.values())
+    live = sum(standing.state == "running" for standing in standings)
+    best = max(
+        (s for s in standings if not s.candidate.control and s.score == s.score
+         and s.rungs == event.rung and s.state != "collapsed"),
+        key=lambda s: s.score,
+        default=None,
+    )  # fmt: skip
+    parts = [f"rung {event.rung}/{rungs}", f"step {event.step}"]
+    if best is not None:
+        parts.append(f"best {best.candidate.name} ({best.score:.3f})")
+    parts.append(f"{live} heads live" if live else "complete")
+    return " | ".join(parts)
