@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from headsearch.errors import UserError
 from headsearch.escaping import printable
@@ -25,9 +25,6 @@ from headsearch.study import Advanced, Event, Scored, Search
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-Values: TypeAlias = Mapping[str, float]
-"""A value a tag; NaN where there is none."""
 
 FOLDER = "tensorboard"
 BASE_TAG = "(base)"
@@ -74,7 +71,6 @@ class Board:
         self._folder = folder
         self._writer: SummaryWriter | None = None
         self._step = -1
-        self._losses: Values = {}
 
     def write(self, event: Advanced | Scored | SoloAdvanced | SoloScored, seeds: int) -> None:
         """Writes the points of an event, to the disk at once: a snapshot may follow.
@@ -82,21 +78,18 @@ class Board:
         Raises:
             UserError: they cannot be written.
         """
-        scored = isinstance(event, Scored | SoloScored)
+        if isinstance(event, Advanced | SoloAdvanced) and not event.read:
+            return
         # a rung's step is that of each seed
         step = event.step * seeds if isinstance(event, Scored) else event.step
-        values = values_of(event)
         try:
             if self._writer is None or step < self._step:
                 # A rung is scored at the step of the last losses before it, and these stand.
-                self._open(step + 1 if scored and step > 0 else step)
-            losses = {tag: value for tag, value in values.items() if tag.startswith("loss/")}
-            if not scored and _same(losses, self._losses):
-                return  # it was stopped before the next losses were read: no point of its own
-            self._losses = self._losses if scored else losses
+                after = isinstance(event, Scored | SoloScored) and step > 0
+                self._open(step + 1 if after else step)
             self._step = step
             assert self._writer is not None
-            for tag, value in values.items():
+            for tag, value in values_of(event).items():
                 if not math.isnan(value):
                     self._writer.add_scalar(tag, value, step)
             self._writer.flush()
@@ -123,7 +116,7 @@ class Board:
 
 
 def values_of(event: Advanced | Scored | SoloAdvanced | SoloScored) -> dict[str, float]:
-    """The points of an event, by their tags."""
+    """The points of an event, by their tags; NaN where there is none."""
     if isinstance(event, Scored):
         live = sum(
             s.cohort == event.cohort and not s.ended for s in event.ledger.standings.values()
@@ -162,8 +155,3 @@ def _of_one(own: Scores) -> dict[str, float]:
 
 def _tag(chart: str, name: str) -> str:
     return f"{chart}/{printable(name) if name != BASE else BASE_TAG}"
-
-
-def _same(first: Values, second: Values) -> bool:
-    """Whether all values are equal; NaN is equal to itself."""
-    return str(first) == str(second)

@@ -25,11 +25,18 @@ from headsearch.train import Health, Trainer, train
 
 @dataclass(frozen=True)
 class SoloAdvanced:
-    """Some steps were done, with this mean loss of the base, and this one of the head, if any."""
+    """Some steps were done.
+
+    Attributes:
+        loss: the base's mean loss of late; NaN before there is one.
+        head_losses: the head's, if there is a head, by its name.
+        read: whether this step brought new losses; not where training was told to stop at it.
+    """
 
     step: int
     loss: float
     head_losses: Mapping[str, float]
+    read: bool
     pace: Pace
 
 
@@ -96,7 +103,8 @@ class SoloRun:
                     check_health(progress.health, config.lr)
                     losses = {name: of.loss for name, of in progress.health.owners.items()}
                     self.loss, self._head_losses = losses.pop(BASE), losses
-                yield SoloAdvanced(self.step, self.loss, self._head_losses, pace)
+                read = progress.health is not None
+                yield SoloAdvanced(self.step, self.loss, self._head_losses, read, pace)
                 pace.start()
             if stop():
                 return

@@ -39,7 +39,7 @@ from headsearch.scores.rung import (
 from headsearch.setbacks import DivergedError, setbacks
 from headsearch.snapshot import read_snapshot
 from headsearch.storage import STORAGE_ERRORS, check_storage
-from headsearch.train import Health, train
+from headsearch.train import Health, Progress, train
 from headsearch.trials import Trials
 
 
@@ -50,6 +50,7 @@ class Advanced:
     Attributes:
         step: steps of the cohort, under all seeds together.
         base_loss: of late, the mean over seeds; NaN before there is one.
+        read: whether this step brought new losses; not where training was told to stop at it.
     """
 
     cohort: int
@@ -57,6 +58,7 @@ class Advanced:
     pace: Pace
     ledger: Ledger
     base_loss: float
+    read: bool
 
 
 @dataclass(frozen=True)
@@ -213,8 +215,8 @@ class Search:
         while cohort.rung <= self.config.rungs:
             rung = cohort.rung
             for replica in cohort.replicas:
-                for _ in self._advance(cohort, replica):
-                    yield from self._advanced(cohort)
+                for progress in self._advance(cohort, replica):
+                    yield from self._advanced(cohort, read=progress.health is not None)
                     if self.stop.is_set() or self._keep_is_due():
                         self.course.keep(cohort)
                     if self.stop.is_set():
@@ -230,17 +232,17 @@ class Search:
             if self.stop.is_set() or not live:
                 return
 
-    def _advanced(self, cohort: Cohort) -> Iterator[Event]:
+    def _advanced(self, cohort: Cohort, *, read: bool) -> Iterator[Event]:
         """The news of some steps; whoever closes the search at them leaves a snapshot."""
         try:
             step = sum(cohort.steps.values())
             pace, ledger = self.course.pace, self.course.ledger
-            yield Advanced(cohort.index, step, pace, ledger, cohort.base_loss)
+            yield Advanced(cohort.index, step, pace, ledger, cohort.base_loss, read)
         except GeneratorExit:
             self.course.keep(cohort)
             raise
 
-    def _advance(self, cohort: Cohort, replica: Replica) -> Iterator[None]:
+    def _advance(self, cohort: Cohort, replica: Replica) -> Iterator[Progress]:
         """Trains a cohort under one seed up to its rung, with a pause now and then."""
         ground, first = replica.ground, cohort.steps[replica.seed]
         last = ground.rung_step(cohort.rung)
@@ -253,7 +255,7 @@ class Search:
             self.course.note_cost(taken, cohort.live)
             if progress.health is not None:
                 self._note_health(progress.health, replica, cohort)
-            yield
+            yield progress
             self.course.pace.start()
 
     def _keep_is_due(self) -> bool:
