@@ -1,8 +1,9 @@
-"""What a search costs at the scale of ImageNet, on paper: tables and a plot for docs/scaling.md.
+"""What a search costs at the scale of ImageNet, on paper.
 
     python benchmarks/scaling_parts.py    # counts the parts on this machine
     python benchmarks/simulated_fleet.py  # simulates the queue
-    python benchmarks/scaling.py          # computes; writes results/scaling/ and docs/scaling.png
+    python benchmarks/scaling.py          # computes; writes tables into results/scaling/
+    python benchmarks/scaling_page.py     # brings them into docs/scaling.md, and draws
 
 Counted: numbers, FLOPs and kept bytes of base and heads, statements of the queue's calls. From data
 sheets: what accelerators and links do at best. Assumed, and named so: how much of that is reached.
@@ -12,19 +13,16 @@ No time of a GPU is measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 
 from headsearch.config import PRESETS
 from headsearch.pruning import kept
 
 OUT = Path(__file__).parents[1] / "results" / "scaling"
-DOCS = Path(__file__).parents[1] / "docs"
 
 IMAGES = 1_281_167
 """Of ImageNet-1K's training split (Russakovsky et al. 2015, arXiv 1409.0575, table 2)."""
@@ -87,7 +85,9 @@ class Load:
     flops: float
     """Of an image with its two crops: forward, backward and teacher."""
     kept: float
-    owners: float
+    """Bytes that its forward keeps for the backward."""
+    kept_whatever: float
+    """Bytes kept however many images there are: weights in bfloat16."""
 
     def __add__(self, other: Load) -> Load:
         return Load(*(getattr(self, f) + getattr(other, f) for f in self.__dataclass_fields__))
@@ -115,7 +115,7 @@ class Model:
     def _load(self, row: Any) -> Load:
         return Load(
             1e6 * row["params_m"], 1e9 * row["step_gflops_per_image"],
-            1e6 * row["kept_mb_per_image"], 1,
+            1e6 * row["kept_mb_per_image"], 1e6 * row["kept_mb_whatever_the_images"],
         )  # fmt: skip
 
     def with_heads(self, count: float) -> Load:
@@ -139,8 +139,13 @@ def step(
         "update_s": UPDATE_NUMBERS * FLOAT * load.numbers / gpu.memory_rate,
         "all_reduce_s": sent / (link * LINK_SHARE),
         "all_reduce_gb": sent / 1e9,
-        "memory_gb": (FLOAT * (HELD + PASSING) * load.numbers + images * load.kept) / 1e9,
+        "memory_gb": (state(load) + images * load.kept) / 1e9,
     }
+
+
+def state(load: Load) -> float:
+    """Bytes that training holds on every GPU, however few images it sees."""
+    return FLOAT * (HELD + PASSING) * load.numbers + load.kept_whatever
 
 
 def seconds(parts: dict[str, Any]) -> float:
@@ -234,12 +239,10 @@ def main() -> None:
     models = {base: Model(parts, base) for base in ("vit_s", "vit_b")}
     write("loads.csv", [of_model(model) for model in models.values()])
     write("steps.csv", steps(models))
-    found = pd.DataFrame(searches(models))
-    write("searches.csv", found)
+    write("searches.csv", searches(models))
     write("storage.csv", storage(models))
     write("queue.csv", queue())
     write("rerun.csv", reruns())
-    draw(found)
 
 
 def write(name: str, rows: Any) -> None:
@@ -260,11 +263,10 @@ def of_model(model: Model) -> dict[str, Any]:
         "cost_in_bases": whole.flops / model.base.flops,
         "alone_in_bases": 24 * (model.base + model.head).flops / model.base.flops,
         "base_kept_mb": model.base.kept / 1e6,
+        "all_kept_mb": whole.kept / 1e6,
         "head_kept_mb": model.head.kept / 1e6,
-        "state_gb": FLOAT * (HELD + PASSING) * whole.numbers / 1e9,
-        "most_images_on_80_gb": (
-            (0.9 * H100.memory - FLOAT * (HELD + PASSING) * whole.numbers) // whole.kept
-        ),
+        "state_gb": state(whole) / 1e9,
+        "most_images_on_80_gb": (0.9 * H100.memory - state(whole)) // whole.kept,
     }
 
 
@@ -366,32 +368,6 @@ def reruns() -> list[dict[str, Any]]:
         }
         for x in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
     ]
-
-
-def draw(found: pd.DataFrame) -> None:
-    fleet = pd.read_csv(OUT / "fleet.csv")
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    own = found[(found["base"] == "vit_b") & (found["batch"] == 1024)]
-    for colour, (way, rows) in zip(("C0", "C1", "C2"), own.groupby("way", sort=False), strict=True):
-        left.plot(rows["gpus"], rows["hours"] / 24, "o-", color=colour, label=way, ms=4)
-        left.fill_between(
-            rows["gpus"], rows["hours_least"] / 24, rows["hours_most"] / 24, color=colour, alpha=0.1
-        )
-    left.set(xscale="log", yscale="log", xlabel="H100s", ylabel="days",
-             title="ViT-B, 24 heads, 100 epochs, batch 1024")  # fmt: skip
-    left.set_xticks(GPUS, map(str, GPUS))
-    left.minorticks_off()
-    left.legend(frameon=False, fontsize=8)
-    for name, rows in fleet.groupby("faults", sort=False):
-        right.plot(rows["workers"], rows["makespan_over_ideal"], "o-", label=name, ms=4)
-    right.set(xscale="log", xlabel="workers (simulated)", ylabel="time over the ideal",
-              title="The queue, with faults")  # fmt: skip
-    sizes: Sequence[int] = sorted(set(fleet["workers"]))
-    right.set_xticks(sizes, map(str, sizes))
-    right.minorticks_off()
-    right.set_ylim(bottom=1)
-    right.legend(frameon=False, fontsize=8)
-    figure.savefig(DOCS / "scaling.png", dpi=110)
 
 
 if __name__ == "__main__":
