@@ -6,7 +6,7 @@ The queue is headsearch's own (`headsearch.tasks`, with `headsearch.storage.pati
 storage in memory. Simulated are time, the network, the training of a cohort (so many seconds), and
 the worker's loop and heartbeat, which follow `headsearch.worker` line by line but wait in simulated
 time. A cohort that is begun again begins from its first step. Asserts for every scenario that each
-cohort was committed exactly once, none lost and none counted twice. Where more than 100 workers
+cohort was committed exactly once, none lost and none counted twice. Where more than 64 workers
 have nothing to do, some of their polls are only counted. Writes results/scaling/fleet.csv
 and fleet_calls.csv. Takes some minutes on one core.
 """
@@ -38,7 +38,7 @@ OUT = Path(__file__).parents[1] / "results" / "scaling"
 TASK_S = 1800.0
 """Of training a cohort, on average. Real ones take longer: faults count by this."""
 LATENCY_S = 0.01
-POLLING = 100
+POLLING = 64
 """Workers with nothing to do whose polls are carried out; those of the others are only counted."""
 READS_OF_A_POLL = 3
 """Of all trials: to look, to claim, and to know whether all is done."""
