@@ -37,6 +37,8 @@ ETA, MIN_KEEP = 2.0, 3
 NODE = 8
 GPUS = (8, 16, 32, 64, 128, 256, 512)
 BATCHES = (256, 1024, 4096)
+ROOM = 0.9
+"""Assumed share of a GPU's memory that a step may take."""
 LEAST_IMAGES = 16
 """Assumed: images that a GPU needs at least, for its kernels to be busy."""
 LINK_SHARE = 0.7
@@ -193,12 +195,24 @@ def cohort(
     return {"training_s": training, "scoring_s": scored}
 
 
+FOUND = ("gpus_a_cohort", "gpus_busy", "rounds", "hours", "gpu_hours", "scoring_share")
 WAYS = {"one cohort of 24": 24, "4 cohorts of 6": 6, "each head alone": 1}
 
 
 def most_gpus(batch: int) -> int:
     """Of one cohort."""
     return batch // LEAST_IMAGES
+
+
+def batch_for(gpus: int) -> int:
+    """Images of a step: the published 256, or what keeps so many GPUs busy, up to 4,096."""
+    return min(max(BATCHES), max(min(BATCHES), LEAST_IMAGES * gpus))
+
+
+def least_gpus(load: Load, batch: int, gpu: Gpu) -> int:
+    """GPUs, a power of two, whose memory holds a step."""
+    room = ROOM * gpu.memory - state(load)
+    return 2 ** max(0, math.ceil(math.log2(batch * load.kept / room))) if room > 0 else 2**30
 
 
 def searched(
@@ -215,9 +229,11 @@ def searched(
     """A search of 24 heads in one of the ways."""
     heads = WAYS[way]
     cohorts = 24 // heads
-    # whole nodes to a cohort, as few cohorts at once as that leaves; a power of two of GPUs each
-    each = max(1, gpus // cohorts)
-    each = min(2 ** int(math.log2(each)), most_gpus(batch))
+    # As many GPUs a cohort as let all train at once, but as many as a step needs: a power of two.
+    each = min(2 ** int(math.log2(max(1, gpus // cohorts))), most_gpus(batch))
+    each = max(each, least_gpus(model.with_heads(heads), batch, gpu))
+    if each > gpus:
+        return dict.fromkeys(FOUND, math.nan)
     at_once = min(cohorts, gpus // each)
     rounds = math.ceil(cohorts / at_once)
     controls = math.ceil(model.controls / cohorts) if heads > 1 else 0
@@ -266,7 +282,7 @@ def of_model(model: Model) -> dict[str, Any]:
         "all_kept_mb": whole.kept / 1e6,
         "head_kept_mb": model.head.kept / 1e6,
         "state_gb": state(whole) / 1e9,
-        "most_images_on_80_gb": (0.9 * H100.memory - state(whole)) // whole.kept,
+        "most_images_on_80_gb": (ROOM * H100.memory - state(whole)) // whole.kept,
     }
 
 
@@ -286,7 +302,7 @@ def steps(models: dict[str, Model]) -> list[dict[str, Any]]:
                         "base": name, "gpu": gpu.name, "network": network, "batch": batch,
                         "gpus": gpus, **parts, "step_s": seconds(parts),
                         "all_reduce_share": parts["all_reduce_s"] / seconds(parts),
-                        "fits": parts["memory_gb"] < 0.9 * gpu.memory / 1e9,
+                        "fits": parts["memory_gb"] < ROOM * gpu.memory / 1e9,
                     })  # fmt: skip
     return rows
 
@@ -294,20 +310,20 @@ def steps(models: dict[str, Model]) -> list[dict[str, Any]]:
 def searches(models: dict[str, Model]) -> list[dict[str, Any]]:
     rows = []
     for name, model in models.items():
-        for batch in (1024, 4096):
-            for gpus in GPUS:
-                for way in WAYS:
-                    by = [searched(model, way, batch, gpus, H100, used, H100.nics)
-                          for used in UTILISATION]  # fmt: skip
-                    slow, usual, fast = by
-                    unpruned = searched(
-                        model, way, batch, gpus, H100, UTILISATION[1], H100.nics, pruned=False
-                    )
-                    rows.append({
-                        "base": name, "batch": batch, "gpus": gpus, "way": way, **usual,
-                        "hours_least": fast["hours"], "hours_most": slow["hours"],
-                        "hours_unpruned": unpruned["hours"],
-                    })  # fmt: skip
+        for gpus in GPUS:
+            batch = batch_for(gpus)
+            for way in WAYS:
+                by = [searched(model, way, batch, gpus, H100, used, H100.nics)
+                      for used in UTILISATION]  # fmt: skip
+                slow, usual, fast = by
+                unpruned = searched(
+                    model, way, batch, gpus, H100, UTILISATION[1], H100.nics, pruned=False
+                )
+                rows.append({
+                    "base": name, "batch": batch, "gpus": gpus, "way": way, **usual,
+                    "hours_least": fast["hours"], "hours_most": slow["hours"],
+                    "hours_unpruned": unpruned["hours"],
+                })  # fmt: skip
     return rows
 
 

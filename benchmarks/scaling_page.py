@@ -100,17 +100,20 @@ def searches(table: pd.DataFrame) -> str:
     rows = []
     for base, name in NAMES.items():
         for gpus in (8, 64, 512):
-            own = table[(table["base"] == base) & (table["gpus"] == gpus)]
-            cells = []
-            for way in WAYS:
-                r = own[(own["way"] == way) & (own["batch"] == 1024)].iloc[0]
-                cells.append(
-                    f"{short(r['hours'] / 24)} [{short(r['hours_least'] / 24)}–"
-                    f"{short(r['hours_most'] / 24)}], {short(r['gpu_hours'] / 24)} GPU-days"
-                )
-            wide = own[(own["way"] == next(iter(WAYS))) & (own["batch"] == 4096)].iloc[0]
-            rows.append([f"{name}, {gpus} GPUs", *cells, short(wide["hours"] / 24)])
-    return markdown(["days", *WAYS, "one cohort of 24, batch 4,096"], rows)
+            own = table[(table["base"] == base) & (table["gpus"] == gpus)].set_index("way")
+            cells = [
+                f"{short(r['hours'] / 24)} [{short(r['hours_least'] / 24)}–"
+                f"{short(r['hours_most'] / 24)}] on {r['gpus_busy']:.0f}"
+                if r["hours"] == r["hours"]
+                else "does not fit"
+                for r in (own.loc[way] for way in WAYS)
+            ]
+            spent = " : ".join(
+                short(own.loc[way, "gpu_hours"] / 24) if own.loc[way, "hours"] > 0 else "–"
+                for way in WAYS
+            )
+            rows.append([f"{name}, {gpus} GPUs", f"{own['batch'].iloc[0]:,}", *cells, spent])
+    return markdown(["days", "batch", *WAYS, "GPU-days"], rows)
 
 
 def storage(table: pd.DataFrame) -> str:
@@ -162,14 +165,14 @@ TABLES: dict[str, Callable[[Any], str]] = {
 
 def draw(found: pd.DataFrame, fleet: pd.DataFrame) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    own = found[(found["base"] == "vit_b") & (found["batch"] == 1024)]
+    own = found[found["base"] == "vit_b"]
     for colour, (way, rows) in zip(("C0", "C1", "C2"), own.groupby("way", sort=False), strict=True):
         left.plot(rows["gpus"], rows["hours"] / 24, "o-", color=colour, label=way, ms=4)
         left.fill_between(
             rows["gpus"], rows["hours_least"] / 24, rows["hours_most"] / 24, color=colour, alpha=0.1
         )
     left.set(xscale="log", yscale="log", xlabel="H100s", ylabel="days",
-             title="ViT-B, 24 heads, 100 epochs, batch 1024")  # fmt: skip
+             title="ViT-B, 24 heads, 100 epochs")  # fmt: skip
     left.set_xticks(GPUS, map(str, GPUS))
     left.minorticks_off()
     left.legend(frameon=False, fontsize=8)

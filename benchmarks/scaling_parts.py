@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from headsearch.bench_case import bench_settings, prepare_bench
 from headsearch.candidate import Candidate
-from headsearch.machine import resolve_here
+from headsearch.machine import mixed_precision, resolve_here
 from headsearch.preparation import Prepared, prepare
 from headsearch.space import find_space, load_space
 from headsearch.step_meter import StepMeter
 from headsearch.study import Search
 from headsearch.tasks import Task, Tasks
-from headsearch.train import Trainer
 from headsearch.worker import found
 
 OUT = Path(__file__).parents[1] / "results" / "scaling"
@@ -78,45 +78,108 @@ def parts(base: str) -> list[dict[str, Any]]:
         for head in load_space(find_space(space)).on(prepared.plan).enumerate(200).candidates
     }
     timm.layers.set_fused_attn(True)  # as on a GPU, where it keeps no map of attention
-    one, two = (counted(prepared, list(listed.values()), images) for images in (1, 2))
-    forward = {"": prepared.plan.gflops} | {name: head.gflops for name, head in listed.items()}
-    return [
+    of_base = _Line(*(counted(prepared, images) for images in (1, 2)))
+    rows = [
         {
             "base": base,
-            "part": name or "base",
-            "control": bool(name) and listed[name].control,
-            "params_m": one[name][0] / 1e6,
-            # Student and teacher pass forward; the backward is twice the student's forward.
-            "step_gflops_per_image": 2 * (two[name][1] - one[name][1]) / 1e9,
-            "kept_mb_per_image": (two[name][2] - one[name][2]) / 1e6,
-            "kept_mb_whatever_the_images": (2 * one[name][2] - two[name][2]) / 1e6,
-            "forward_gflops": forward[name],
+            "part": "base",
+            "control": False,
+            "params_m": of_base.params / 1e6,
+            "step_gflops_per_image": 2 * of_base.flops / 1e9,
+            "kept_mb_per_image": of_base.kept / 1e6,
+            "kept_mb_whatever_the_images": of_base.kept_whatever / 1e6,
+            "forward_gflops": prepared.plan.gflops,
         }
-        for name in one
     ]
+    for head in listed.values():
+        beside, prototypes = numbers_beside(prepared, head)
+        kept_one, kept_two = (kept_by(head, prepared, crops) for crops in (1, 2))
+        # Two crops; student and teacher pass forward, and the backward is two forwards. Beside its
+        # blocks, a head's pooled token passes through its projection and the shared prototypes.
+        forward = 1e9 * head.gflops + 2 * (beside + prototypes)
+        rows.append(
+            {
+                "base": base,
+                "part": head.name,
+                "control": head.control,
+                "params_m": head.params_m + beside / 1e6,
+                "step_gflops_per_image": 2 * 4 * forward / 1e9,
+                "kept_mb_per_image": 2 * (kept_two - kept_one) / 1e6,
+                "kept_mb_whatever_the_images": (2 * kept_one - kept_two + 2 * beside) / 1e6,
+                "forward_gflops": head.gflops,
+            }
+        )
+        print(base, head.name, file=sys.stderr, flush=True)
+    return rows
 
 
-def counted(
-    prepared: Prepared, heads: list[Candidate], images: int
-) -> dict[str, tuple[float, float, float]]:
-    """Numbers, FLOPs of the forwards and kept bytes: of the base, and of what each head adds."""
+@dataclass(frozen=True)
+class _Line:
+    """What was counted with one image and with two: so much an image, and so much in any case."""
+
+    one: tuple[float, float, float]
+    two: tuple[float, float, float]
+
+    @property
+    def params(self) -> float:
+        return self.one[0]
+
+    @property
+    def flops(self) -> float:
+        return self.two[1] - self.one[1]
+
+    @property
+    def kept(self) -> float:
+        return self.two[2] - self.one[2]
+
+    @property
+    def kept_whatever(self) -> float:
+        return 2 * self.one[2] - self.two[2]
+
+
+def counted(prepared: Prepared, images: int) -> tuple[float, float, float]:
+    """Numbers, FLOPs of student and teacher forward, and kept bytes, of a step without heads."""
     config = prepared.config.model_copy(update={"batch_size": images})
     meter = StepMeter(replace(prepared, config=config))
+    trainer = meter._with(meter._whole, [])
+    with FlopCounterMode(display=False) as counter:
+        kept = meter._kept(trainer)
+    numbers = sum(p.numel() for _, p in trainer.student.base_parameters())
+    return numbers, float(counter.get_total_flops()), kept
 
-    def of(trainer: Trainer) -> tuple[float, float]:
-        with FlopCounterMode(display=False) as counter:
-            kept = meter._kept(trainer)
-        return float(counter.get_total_flops()), kept
 
-    base = sum(p.numel() for _, p in meter._with(meter._whole, []).student.base_parameters())
-    found = {"": (base, *of(meter._whole))}
-    flops, kept = of(meter._with(meter._given, []))
-    for head in heads:
-        trainer = meter._with(meter._given, [head])
-        numbers = sum(p.numel() for p in trainer.student.heads[head.name].parameters())
-        with_head = of(trainer)
-        found[head.name] = (numbers, with_head[0] - flops, with_head[1] - kept)
-    return found
+def numbers_beside(prepared: Prepared, head: Candidate) -> tuple[float, float]:
+    """What a head trains beside its blocks (norm and projection), and the shared prototypes."""
+    with torch.device("meta"):
+        shared = prepared.objective.base_projection(prepared.plan)
+        projection = prepared.objective.head_projection(prepared.plan.dim, shared)
+    width = prepared.plan.dim
+    beside = 2 * width + sum(p.numel() for p in projection.parameters())
+    prototypes = sum(p.numel() for n, p in shared.named_parameters() if "prototypes" in n)
+    return beside, prototypes
+
+
+def kept_by(head: Candidate, prepared: Prepared, crops: int) -> int:
+    """Bytes that a head's blocks keep for the backward, in bfloat16 where a GPU would."""
+    dim, grid = prepared.plan.stages[head.place]
+    blocks = head.build(dim, grid)
+    features = torch.randn(crops, dim, *grid, requires_grad=True)
+    given = {t.untyped_storage().data_ptr() for t in (features, *blocks.state_dict().values())}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in given:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        mixed_precision(torch.device("cpu"), True),
+    ):
+        output = blocks(features)
+    del output  # alive until here, so that no storage came twice
+    return sum(kept.values())
 
 
 # the queue

@@ -6,7 +6,7 @@ The queue is headsearch's own (`headsearch.tasks`, with `headsearch.storage.pati
 storage in memory. Simulated are time, the network, the training of a cohort (so many seconds), and
 the worker's loop and heartbeat, which follow `headsearch.worker` line by line but wait in simulated
 time. A cohort that is begun again begins from its first step. Asserts for every scenario that each
-cohort was committed exactly once, none lost and none counted twice. Where more than 64 workers
+cohort was committed exactly once, none lost and none counted twice. Where many workers
 have nothing to do, some of their polls are only counted. Writes results/scaling/fleet.csv
 and fleet_calls.csv. Takes some minutes on one core.
 """
@@ -38,8 +38,9 @@ OUT = Path(__file__).parents[1] / "results" / "scaling"
 TASK_S = 1800.0
 """Of training a cohort, on average. Real ones take longer: faults count by this."""
 LATENCY_S = 0.01
-POLLING = 64
-"""Workers with nothing to do whose polls are carried out; those of the others are only counted."""
+CARRIED_OUT = 65_536
+"""Idle workers × cohorts whose polls are carried out, but 16 workers' at least; those of further
+idle workers are only counted, for each reads all cohorts."""
 READS_OF_A_POLL = 3
 """Of all trials: to look, to claim, and to know whether all is done."""
 
@@ -101,6 +102,7 @@ class Fleet:
         self.ended_at = 0.0
         self.speeds = [0.5 if self.dice.random() < faults.slow else 1.0 for _ in range(workers)]
         self.idle = 0
+        self.polling = max(16, CARRIED_OUT // cohorts)
         for index, speed in enumerate(self.speeds):
             self.world.later(
                 self.dice.uniform(0, 60), Machine(self, f"machine {index}", speed).boot
@@ -251,7 +253,7 @@ class SimulatedWorker(Process):
             while not done and not self._stop:
                 self._sleep(pause * self._dice.uniform(0.5, 1.5))
                 pause = min(GROWTH * pause, LONGEST_PAUSE_S, self._rules.grace / 4)
-                done = self._dice.random() < POLLING / fleet.idle
+                done = self._dice.random() < fleet.polling / fleet.idle
                 if not done:
                     fleet.database.count(READ_ALL, READS_OF_A_POLL)
         finally:
