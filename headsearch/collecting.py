@@ -64,10 +64,10 @@ def collect(study: SharedStudy, out: Path) -> tuple[Run, list[str]]:
 
 def bring_solos(run: Run, results: Mapping[str, Any]) -> None:
     """Keeps what solo runs of workers came to, as `verify` keeps those of its own."""
-    rows = [result for result in results.values() if result is not None]
+    scores = [name for name in SOLO_COLUMNS if name not in ("candidate", "family", "seed")]
     solos = [
-        {**result["about"], **{name: result["row"][name] for name in SOLO_COLUMNS[3:]}}
-        for result in rows
+        {**result["about"], **{name: result["row"][name] for name in scores}}
+        for result in results.values()
     ]
     keep_solo_rows(run, solos)
 
@@ -81,7 +81,7 @@ def _write(study: SharedStudy, results: Mapping[str, Any], out: Path, *, complet
     facts["lowered"], facts["splits"], facts["baselines"] = [], [], {}
     facts |= dict.fromkeys(SUMS, 0.0) | {"wall_s": 0.0, "score_s": 0.0}
     trained_s, steps, first, devices = 0.0, 0, 0, []
-    for index, planned in enumerate(study.cohorts):
+    for index in range(len(study.cohorts)):
         result = results.get(cohort_key(index))
         if result is None:
             first += 1
@@ -97,8 +97,6 @@ def _write(study: SharedStudy, results: Mapping[str, Any], out: Path, *, complet
         for name in (*SUMS, "wall_s", "score_s"):
             facts[name] += of_cohort[name]
         facts["dominant_share"] = of_cohort.get("dominant_share")
-        if of_cohort.get("diverged") and len(result["rows"]) == len(planned):
-            facts["diverged_cohorts"] = [*facts.get("diverged_cohorts", []), first]
         trained_s += result["pace"]["train_s"]
         steps += result["pace"]["steps_done"]
         devices.append(of_cohort["device"])
@@ -120,7 +118,7 @@ def _moved(rows: list[dict[str, Any]], by: int) -> list[dict[str, Any]]:
 def _write_study(
     out: Path, name: str, trials: list[dict[str, Any]], facts: Mapping[str, Any]
 ) -> None:
-    """Writes the run's own study with a trial a candidate; whoever reads sees the old or the new."""
+    """Writes the run's own study with a trial a candidate, whole or not at all."""
     aside = out / ".study.db.collecting"
     aside.unlink(missing_ok=True)
     storage = RDBStorage(f"sqlite:///{aside.absolute()}")
@@ -148,7 +146,8 @@ def _left_out(standings: list[Standing]) -> Iterator[str]:
     """What is not done, a line each."""
     for standing in standings:
         if standing.state == "lost":
-            yield f"{standing.task.key} is lost after {standing.attempt} attempts: {standing.reason}"
+            after = f"is lost after {standing.attempt} attempts"
+            yield f"{standing.task.key} {after}: {standing.reason}"
         elif standing.state != "done":
             by = f" at {standing.worker}" if standing.worker else ""
             yield f"{standing.task.key} is {standing.state}{by}: collect again once it is done"

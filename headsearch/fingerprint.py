@@ -1,4 +1,4 @@
-"""What a machine's images are like, in few figures: two machines with other images rank other heads.
+"""What a machine's images are like, in few figures: with other images, other heads come first.
 
 Labels and numbers must be the same; pixels may differ by what decoders and processors round
 differently, and no more.

@@ -108,7 +108,7 @@ class Ground:
     objective: Objective
     given: Given
     first_weights: Mapping[int, Path] = field(default_factory=dict, kw_only=True)
-    """Of the student without heads, in a file a seed: where given, the seed does not decide them."""
+    """Of the student without heads, by seed: files that stand in for what the seed decides."""
 
     @property
     def steps(self) -> int:

@@ -128,5 +128,7 @@ def _written(storage: str | None) -> str | None:
     """A storage URL that means the same from every directory, without its password."""
     if storage is None:
         return None
-    relative = storage.removeprefix("sqlite:///")
-    return masked(storage) if relative == storage else f"sqlite:///{Path(relative).absolute()}"
+    for files in ("sqlite:///", "journal://"):
+        if storage.startswith(files):
+            return f"{files}{Path(storage.removeprefix(files)).absolute()}"
+    return masked(storage)

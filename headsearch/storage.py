@@ -6,13 +6,15 @@ Whatever opens a study opens its storage here, so that a storage means the same 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 import optuna
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import URL, make_url
@@ -69,6 +71,19 @@ def open_storage(url: str) -> BaseStorage:
         raise UserError(f"--storage: cannot open it: {reason_of(error)}") from None
 
 
+@contextmanager
+def within_reach() -> Iterator[None]:
+    """In this block a storage that fails is told in a line.
+
+    Raises:
+        UserError: it did.
+    """
+    try:
+        yield
+    except STORAGE_ERRORS as error:
+        raise UserError(f"the storage is out of reach: {reason_of(error)}") from None
+
+
 def reason_of(error: Exception) -> str:
     """The first line of what a storage says: the cause, where Optuna only says that there is one.
 
@@ -115,8 +130,13 @@ def _proxy(url: str) -> BaseStorage:
         port = None
     if not where.hostname or port is None:
         raise UserError(f"--storage {masked(url)}: grpc://HOST:PORT is what such a URL is like")
-    proxy = optuna.storages.GrpcStorageProxy(host=where.hostname, port=port)
-    proxy.wait_server_ready(timeout=LONGEST_PAUSE_S)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        proxy = optuna.storages.GrpcStorageProxy(host=where.hostname, port=port)
+    try:
+        proxy.wait_server_ready(timeout=int(LONGEST_PAUSE_S))
+    except ConnectionError:
+        raise UserError(f"--storage {masked(url)}: nobody answers there") from None
     return proxy
 
 

@@ -136,7 +136,7 @@ class Worker:
     def _ask(self, call: Callable[[], T]) -> T:
         """What the storage says, which may be gone for a while."""
         try:
-            return patiently(call, self._rules.grace, pause=self.stop.wait)
+            return patiently(call, self._rules.grace)
         except (*STORAGE_ERRORS, OSError) as error:
             raise UserError(f"the storage is out of reach: {reason_of(error)}") from None
 

@@ -79,7 +79,7 @@ def submit(
     from headsearch.fleet import submit as write
     from headsearch.machine import resolve_here
     from headsearch.preparation import prepare
-    from headsearch.storage import check_shared
+    from headsearch.storage import check_shared, within_reach
     from headsearch.tasks import Rules
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -92,7 +92,8 @@ def submit(
     console = console_here()
     here = resolve_here(given, config).model_copy(update={"out": None, "storage": None})
     prepared = prepare(here)
-    _, notes = write(prepared, study, storage, shared, rules)
+    with within_reach():
+        _, notes = write(prepared, study, storage, shared, rules)
     print_notes(console, [*prepared.notes, *notes])
     console.print(f"headsearch worker --storage {masked(storage)} --study {study}", soft_wrap=True)
 
@@ -179,9 +180,11 @@ def collect(
     """
     from headsearch.collecting import collect as write
     from headsearch.console import print_notes
+    from headsearch.storage import within_reach
 
     console = console_here()
-    run, notes = write(open_shared(storage, study), out)
+    with within_reach():
+        run, notes = write(open_shared(storage, study), out)
     print_notes(console, notes)
     conclude(run.path, console)
 
@@ -198,5 +201,7 @@ def status(
     Example: [bold]headsearch status --storage URL --study NAME --watch 5[/bold]
     """
     from headsearch.console_fleet import StudyView, show_status
+    from headsearch.storage import within_reach
 
-    show_status(StudyView(open_shared(storage, study)), console_here(), watch)
+    with within_reach():
+        show_status(StudyView(open_shared(storage, study)), console_here(), watch)

@@ -124,6 +124,7 @@ seeds. Those that have ended are not repeated, so an interrupted command goes on
     from headsearch.checkpoint import read_run
     from headsearch.console import print_notes
     from headsearch.console_verify import show_verification
+    from headsearch.storage import within_reach
     from headsearch.verification import Verification
 
     console = console_here()
@@ -132,7 +133,9 @@ seeds. Those that have ended are not repeated, so an interrupted command goes on
         device=device,
     )  # fmt: skip
     if by_workers:
-        print_notes(console, _spread(verification, storage, study))
+        with within_reach():
+            notes = _spread(verification, storage, study)
+        print_notes(console, notes)
         conclude(run, console)
         return
     print_notes(console, verification.notes)
