@@ -52,6 +52,8 @@ UPDATE_NUMBERS = 12
 HELD, PASSING = 4, 1
 """Numbers held for each one trained where there is a teacher, and one that comes and goes
 (headsearch/cost.py)."""
+EMBEDDING = 256
+"""Numbers of an embedding that contrastive objectives compare: the published bottleneck's."""
 FLOAT = 4
 
 
@@ -282,6 +284,7 @@ def of_model(model: Model) -> dict[str, Any]:
         "all_kept_mb": whole.kept / 1e6,
         "head_kept_mb": model.head.kept / 1e6,
         "state_gb": state(whole) / 1e9,
+        "gathered_mb_batch_1024": 2 * 1024 * EMBEDDING * FLOAT * 25 / 1e6,
         "most_images_on_80_gb": (ROOM * H100.memory - state(whole)) // whole.kept,
     }
 

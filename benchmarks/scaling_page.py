@@ -56,6 +56,7 @@ def loads(table: pd.DataFrame) -> str:
         "kept for the backward, an image, base and 24 heads (MB)": "all_kept_mb",
         "weights, moments, teacher, gradients (GB)": "state_gb",
         "images that fit beside them into 80 GB": "most_images_on_80_gb",
+        "embeddings gathered, contrastive, batch 1,024 (MB)": "gathered_mb_batch_1024",
     }
     of = table.set_index("base")
     return markdown(
@@ -178,10 +179,10 @@ def draw(found: pd.DataFrame, fleet: pd.DataFrame) -> None:
     left.legend(frameon=False, fontsize=8)
     for name, rows in fleet.groupby("faults", sort=False):
         right.plot(rows["workers"], rows["makespan_over_ideal"], "o-", label=name, ms=4)
-    right.set(xscale="log", xlabel="workers (simulated)", ylabel="time over the ideal",
+    right.set(xscale="log", xlabel="workers (cohorts a worker)", ylabel="time over the ideal",
               title="The queue, with faults")  # fmt: skip
-    sizes: Sequence[int] = sorted(set(fleet["workers"]))
-    right.set_xticks(sizes, map(str, sizes))
+    cohorts = dict(zip(fleet["workers"], fleet["cohorts"] / fleet["workers"], strict=True))
+    right.set_xticks(list(cohorts), [f"{n:,}\n({each:g})" for n, each in cohorts.items()])
     right.minorticks_off()
     right.set_ylim(bottom=1)
     right.legend(frameon=False, fontsize=8)

@@ -137,12 +137,22 @@ class _Line:
         return 2 * self.one[2] - self.two[2]
 
 
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Of two products: queries by keys, and that by values; shapes (B, heads, N, D)."""
+    batch, heads, tokens, width = query
+    return 2 * batch * heads * tokens * key[2] * (width + value[3])
+
+
+FUSED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+"""What the counter does not know by itself on a CPU."""
+
+
 def counted(prepared: Prepared, images: int) -> tuple[float, float, float]:
     """Numbers, FLOPs of student and teacher forward, and kept bytes, of a step without heads."""
     config = prepared.config.model_copy(update={"batch_size": images})
     meter = StepMeter(replace(prepared, config=config))
     trainer = meter._with(meter._whole, [])
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=FUSED) as counter:
         kept = meter._kept(trainer)
     numbers = sum(p.numel() for _, p in trainer.student.base_parameters())
     return numbers, float(counter.get_total_flops()), kept
