@@ -291,6 +291,7 @@ def of_model(model: Model) -> dict[str, Any]:
 
 def steps(models: dict[str, Model]) -> list[dict[str, Any]]:
     """A step of one cohort of 24 at rung 1, before any has left."""
+    decode_s = pd.read_csv(OUT / "decode.csv")["cpu_ms"].iloc[0] / 1000
     rows = []
     for name, model in models.items():
         for gpu, between, network in (
@@ -305,6 +306,8 @@ def steps(models: dict[str, Model]) -> list[dict[str, Any]]:
                         "base": name, "gpu": gpu.name, "network": network, "batch": batch,
                         "gpus": gpus, **parts, "step_s": seconds(parts),
                         "all_reduce_share": parts["all_reduce_s"] / seconds(parts),
+                        "images_per_s_node": batch / seconds(parts) * min(1, NODE / gpus),
+                        "cores_node": batch / seconds(parts) * min(1, NODE / gpus) * decode_s,
                         "fits": parts["memory_gb"] < ROOM * gpu.memory / 1e9,
                     })  # fmt: skip
     return rows

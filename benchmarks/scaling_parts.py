@@ -1,19 +1,22 @@
-"""What benchmarks/scaling.py computes with: counted on this machine, and no time among it.
+"""What benchmarks/scaling.py computes with, counted on this machine.
 
     python benchmarks/scaling_parts.py
 
 Writes results/scaling/parts.csv (of the base and of 24 heads, with the published training at 224
 pixels: numbers trained, FLOPs of a step and bytes that its forward keeps, each for one image with
 its two crops), calls.csv (SQL statements and rows of one call of the queue, on SQLite) and
-results.csv (bytes that a cohort commits). Takes some minutes on one core.
+results.csv (bytes that a cohort commits) and decode.csv (CPU time of decoding an image, the only
+time here). Takes some minutes on one core.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,11 +28,13 @@ import pandas as pd
 import timm
 import torch
 from optuna.storages import RDBStorage, _CachedStorage
+from PIL import Image
 from sqlalchemy import event
 from torch.utils.flop_counter import FlopCounterMode
 
 from headsearch.bench_case import bench_settings, prepare_bench
 from headsearch.candidate import Candidate
+from headsearch.data.decode import decode
 from headsearch.machine import mixed_precision, resolve_here
 from headsearch.preparation import Prepared, prepare
 from headsearch.space import find_space, load_space
@@ -46,12 +51,13 @@ SPACES = ("heads.yaml", "published.yaml")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--only", nargs="+", default=["calls", "results", "parts"])
+    parser.add_argument("--only", nargs="+", default=["calls", "results", "decode", "parts"])
     asked = parser.parse_args()
     out = asked.out
     out.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    for name, rows in {"calls": calls, "results": committed, "parts": all_parts}.items():
+    made = {"calls": calls, "results": committed, "decode": decoding, "parts": all_parts}
+    for name, rows in made.items():
         if name in asked.only:
             write(out / f"{name}.csv", rows())
 
@@ -190,6 +196,26 @@ def kept_by(head: Candidate, prepared: Prepared, crops: int) -> int:
         output = blocks(features)
     del output  # alive until here, so that no storage came twice
     return sum(kept.values())
+
+
+# images
+
+
+def decoding(images: int = 200) -> list[dict[str, Any]]:
+    """CPU seconds that one JPEG takes, of ImageNet's usual size and about its usual bytes."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, 100, 133, generator=generator)
+    noise = 0.08 * torch.randn(1, 3, 375, 500, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, (375, 500), mode="bicubic")
+    pixels = (255 * (smooth + noise).clamp(0, 1))[0].byte().permute(1, 2, 0).numpy()
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=90)
+    data = file.getvalue()
+    decode(data, 224)
+    began = time.process_time()
+    for _ in range(images):
+        decode(data, 224)
+    return [{"bytes": len(data), "cpu_ms": 1000 * (time.process_time() - began) / images}]
 
 
 # the queue
