@@ -24,11 +24,19 @@ def test_whatever_goes_wrong_every_cohort_counts_once(seed: int) -> None:
     fleet = Fleet(12, 60, HARSH, rules=Rules(attempts=30), seed=seed)
     fleet.run()
     fleet.check()
+    assert len(fleet.committed) == 60
     assert fleet.news["deaths"] > 5
     assert fleet.news["preemptions"] > 5
     assert fleet.news["results thrown away"] > 0
     assert fleet.news["workers that gave up on the database"] > 0
     assert fleet.worked > sum(fleet.seconds.values())
+
+
+def test_a_cohort_that_fails_as_often_as_it_may_is_given_up_and_the_rest_goes_on() -> None:
+    fleet = Fleet(12, 60, HARSH, rules=Rules(attempts=1), seed=0)
+    fleet.run()
+    fleet.check()
+    assert 0 < len(fleet.committed) < 60
 
 
 def test_without_faults_nothing_is_done_twice() -> None:
