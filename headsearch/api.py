@@ -27,6 +27,7 @@ from torch import nn
 
 from headsearch import job, ranks
 from headsearch.bases import base_arguments, plan_base, plan_module
+from headsearch.boards import events_of
 from headsearch.calibration import calibrate_runs
 from headsearch.checkpoint import Run, read_run
 from headsearch.config import RunConfig
@@ -203,6 +204,7 @@ def resume(
     data: Any = None,
     eval_data: Any = None,
     space: Mapping[str, Any] | Space | None = None,
+    log: str | None = None,
     progress: bool | None = None,
 ) -> Result:
     """Goes on with a search that was interrupted, from its last snapshot: `headsearch resume`.
@@ -210,6 +212,7 @@ def resume(
     Args:
         run: the search.
         base, data, eval_data, space: what the search was given as objects, which no file holds.
+        log: none or tensorboard; by default as it was begun.
         progress: whether to show how it goes; by default in a terminal or notebook.
 
     Returns:
@@ -226,7 +229,7 @@ def resume(
     given = replace(_given(base, data, eval_data), space=found)
     with _quiet_optuna():
         with listed_where_too_many(result.run_directory):
-            prepared = prepared_again(result.run, given)
+            prepared = prepared_again(result.run, given, _log(log))
         return _searched(prepared, result.run_directory, progress, given)
 
 
@@ -355,6 +358,7 @@ def resume_pretraining(
     base: nn.Module | None = None,
     data: Any = None,
     eval_data: Any = None,
+    log: str | None = None,
     progress: bool | None = None,
 ) -> Pretrained:
     """Goes on with a pretraining that was interrupted: `headsearch resume`.
@@ -362,6 +366,7 @@ def resume_pretraining(
     Args:
         run_directory: of the pretraining.
         base, data, eval_data: what it was given as objects, which no file holds.
+        log: none or tensorboard; by default as it was begun.
         progress: whether to show how it goes; by default in a terminal or notebook.
 
     Raises:
@@ -372,7 +377,7 @@ def resume_pretraining(
     if has_ended(directory):
         raise UserError(f"{directory} has come to its end already: there is nothing to resume")
     with listed_where_too_many(directory):
-        planned = prepare_again(directory, _given(base, data, eval_data))
+        planned = prepare_again(directory, _given(base, data, eval_data), flags=_log(log))
     return _pretrained(planned, directory, progress)
 
 
@@ -528,6 +533,10 @@ def _flags(settings: Mapping[str, Any], **objects: Any) -> dict[str, Any]:
     return {**settings, **named}
 
 
+def _log(log: str | None) -> dict[str, str]:
+    return {} if log is None else {"log": log}
+
+
 def _to_the_end(
     running: _Running, shown_by: Callable[[_Running, Console], int], progress: bool | None
 ) -> None:
@@ -539,7 +548,7 @@ def _to_the_end(
     console = _console(progress)
     with stops_heard(running.stop) as heard:
         if console is None:
-            _exhaust(running.run())
+            _exhaust(events_of(running))
             signal = heard.number
         else:
             print_notes(console, running.notes)

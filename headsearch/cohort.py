@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,7 @@ class Cohort:
         steps: done under each seed.
         replicas: one a seed, once there is a base.
         live: its heads that still train, by name.
+        base_losses: the base's under each seed, of late.
     """
 
     index: int
@@ -49,6 +51,12 @@ class Cohort:
     steps: dict[int, int]
     replicas: list[Replica] = field(default_factory=list)
     live: dict[str, Standing] = field(default_factory=dict)
+    base_losses: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def base_loss(self) -> float:
+        """The mean over seeds; NaN before the first step."""
+        return fmean(self.base_losses.values()) if self.base_losses else math.nan
 
     def set_up(self, ground: Ground, standings: Iterable[Standing], lr: float) -> None:
         """Makes the networks before their first step: a base that the seed decides, and heads.

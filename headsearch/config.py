@@ -8,6 +8,7 @@ resolved in the order preset < recipe < config file < flag.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -23,6 +24,7 @@ Budget = Literal["auto", "quick", "standard", "full"]
 Coupling = Literal["joint", "observe"]
 RankBy = Literal["auto", "discrepancy", "accuracy", "balanced"]
 Precision = Literal["auto", "float32", "bf16"]
+Log = Literal["none", "tensorboard"]
 ImagesPerHead: TypeAlias = Literal["all", "share"] | int
 
 
@@ -234,6 +236,11 @@ class RunConfig(BaseModel):
     snapshot_every: float = setting(
         10.0, "Minutes between snapshots, beside those at rungs.", MACHINE, gt=0
     )
+    log: Log = setting(
+        "none",
+        "Curves for whoever watches: tensorboard writes them into the run directory.",
+        MACHINE,
+    )
     out: Path | None = setting(
         None, "The run directory. [default: a fresh one under results/]", MACHINE
     )
@@ -322,6 +329,17 @@ def resolve(
     if scaled_lr is None or "lr" in given:
         return config
     return config.model_copy(update={"lr": scaled_lr})
+
+
+def check_log(config: RunConfig) -> None:
+    """Raises UserError where curves are to be written and what writes them is not installed."""
+    if config.log == "tensorboard":
+        found = find_spec("tensorboard")
+        if found is None or found.origin is None:  # a mere folder of that name has no origin
+            raise UserError(
+                "--log tensorboard needs the package tensorboard: "
+                "pip install 'headsearch[tensorboard]'"
+            )
 
 
 def _explain(

@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from headsearch.boards import events_of
 from headsearch.ledger import Ledger, Standing
 from headsearch.pace import Pace
 from headsearch.report import Table
@@ -52,7 +53,7 @@ def show(search: Search, console: Console) -> int:
         KeyboardInterrupt: at the second Ctrl-C.
     """
     watcher = _InTerminal(console, search) if console.is_terminal else _InPipe(console, search)
-    with closing(search.run()) as events, stops_heard(search.stop) as heard:
+    with closing(events_of(search)) as events, stops_heard(search.stop) as heard:
         watcher.watch(events)
     return 0 if search.complete else heard.number
 

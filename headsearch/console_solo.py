@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from headsearch.boards import events_of
 from headsearch.console import progress_line, say, speed_words, stops_heard
 from headsearch.pretraining import Pretraining
 from headsearch.solo import SoloEvent, SoloScored
@@ -27,7 +28,7 @@ def show_pretraining(pretraining: Pretraining, console: Console) -> int:
         KeyboardInterrupt: at the second Ctrl-C.
     """
     rungs = pretraining.ground.config.rungs
-    with closing(pretraining.run()) as events, stops_heard(pretraining.stop) as heard:
+    with closing(events_of(pretraining)) as events, stops_heard(pretraining.stop) as heard:
         for event in _moving(events, pretraining, console) if console.is_terminal else events:
             if isinstance(event, SoloScored):
                 say(console, rung_line(event, rungs))

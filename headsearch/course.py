@@ -95,7 +95,8 @@ class Course:
             return self._before_its_first_step(index)
         record = self.left.record
         steps = {int(seed): done for seed, done in record["steps"].items()}
-        return Cohort(index, record["rung"], steps)
+        losses = {int(seed): loss for seed, loss in record.get("base_losses", {}).items()}
+        return Cohort(index, record["rung"], steps, base_losses=losses)
 
     def _before_its_first_step(self, index: int) -> Cohort:
         first = self.prepared.config.seed
@@ -129,6 +130,7 @@ class Course:
             "cohort": cohort.index,
             "rung": cohort.rung,
             "steps": cohort.steps,
+            "base_losses": cohort.base_losses,
             "at_rung": at_rung,
             "sizes": self.sizes,
             "ledger": self.ledger.record_of(),

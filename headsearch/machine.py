@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from headsearch import job, ranks
-from headsearch.config import RunConfig, resolve
+from headsearch.config import RunConfig, check_log, resolve
 from headsearch.errors import UserError
 
 
@@ -54,9 +54,10 @@ def resolve_here(flags: Mapping[str, Any], config_file: Path | None = None) -> R
     """The settings as `config.resolve` finds them, for the device that they mean.
 
     Raises:
-        UserError: as `resolve`, or no such device.
+        UserError: as `resolve`, no such device, or nothing here that could write its log.
     """
     settings = resolve(flags, config_file)
+    check_log(settings)
     if choose_device(settings.device).type == "cpu":
         return settings
     return resolve(flags, config_file, accelerator=True)

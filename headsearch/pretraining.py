@@ -137,8 +137,14 @@ def prepare_again(
     directory: Path,
     given: Given = NOTHING_GIVEN,
     progress: Callable[[int, int], None] | None = None,
+    flags: Mapping[str, Any] | None = None,
 ) -> Planned:
     """Opens and checks all that a pretraining needs to go on where an earlier process left it.
+
+    Args:
+        given: what was given to it in Python.
+        progress: told how the decoding of images goes.
+        flags: settings that it goes on with otherwise than it was begun.
 
     Raises:
         UserError: it is no pretraining's directory, lacks what was given to it, or its settings or
@@ -148,7 +154,7 @@ def prepare_again(
     if checkpoint.SOLO_HEAD not in written:
         raise UserError(f"{directory}: a search, not a pretraining with one head")
     check_given(directory, written, given, "resume_pretraining")
-    config = resolve_here({}, directory / CONFIG).model_copy(update=ALWAYS)
+    config = resolve_here(flags or {}, directory / CONFIG).model_copy(update=ALWAYS)
     if given.base is None and config.image_size is not None:
         recorded = written.get("base_arguments", {})
         given = replace(given, base=plan_as_recorded(config, recorded))
@@ -224,6 +230,7 @@ class Pretraining:
     def __init__(self, planned: Planned, directory: Path | None = None) -> None:
         self.planned = planned
         self.ground = ground = planned.ground
+        self.config = ground.config
         candidate = planned.candidate
         name = candidate.name if candidate else "no-head"
         self.run_directory = directory or new_run_directory(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -30,10 +30,18 @@ class SoloDivergedError(UserError):
 
 @dataclass(frozen=True)
 class SoloAdvanced:
-    """Some steps were done, with this mean loss of the base."""
+    """Some steps were done.
+
+    Attributes:
+        loss: the base's mean loss of late; NaN before there is one.
+        head_losses: the head's, if there is a head, by its name.
+        read: whether this step brought new losses; not where training was told to stop at it.
+    """
 
     step: int
     loss: float
+    head_losses: Mapping[str, float]
+    read: bool
     pace: Pace
 
 
@@ -79,6 +87,7 @@ class SoloRun:
         config = ground.config
         self._pace = Pace(config.batch_size, ground.steps, config.rungs, cohorts=1)
         self.rung, self.step, self.loss = 0, 0, math.nan
+        self._head_losses: dict[str, float] = {}
         self.stop = threading.Event()
 
     def run(self) -> Generator[SoloEvent, None, None]:
@@ -102,8 +111,10 @@ class SoloRun:
                 self.step = progress.step
                 if progress.health is not None:
                     check_health(progress.health, config.lr)
-                    self.loss = progress.health.owners[BASE].loss
-                yield SoloAdvanced(self.step, self.loss, pace)
+                    losses = {name: of.loss for name, of in progress.health.owners.items()}
+                    self.loss, self._head_losses = losses.pop(BASE), losses
+                read = progress.health is not None
+                yield SoloAdvanced(self.step, self.loss, self._head_losses, read, pace)
                 pace.start()
             if stop():
                 return

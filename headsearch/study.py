@@ -41,7 +41,7 @@ from headsearch.scores.rung import (
 from headsearch.setbacks import DivergedError, setbacks
 from headsearch.snapshot import read_snapshot
 from headsearch.storage import STORAGE_ERRORS, check_storage
-from headsearch.train import Health, train
+from headsearch.train import Health, Progress, train
 from headsearch.trials import Trials
 
 
@@ -51,12 +51,16 @@ class Advanced:
 
     Attributes:
         step: steps of the cohort, under all seeds together.
+        base_loss: of late, the mean over seeds; NaN before there is one.
+        read: whether this step brought new losses; not where training was told to stop at it.
     """
 
     cohort: int
     step: int
     pace: Pace
     ledger: Ledger
+    base_loss: float
+    read: bool
 
 
 @dataclass(frozen=True)
@@ -224,8 +228,8 @@ class Search:
         while cohort.rung <= self.config.rungs:
             rung = cohort.rung
             for replica in cohort.replicas:
-                for _ in self._advance(cohort, replica):
-                    yield from self._advanced(cohort)
+                for progress in self._advance(cohort, replica):
+                    yield from self._advanced(cohort, read=progress.health is not None)
                     if self.stop.is_set() or self._keep_is_due():
                         self.course.keep(cohort)
                     if self.stop.is_set():
@@ -241,16 +245,17 @@ class Search:
             if self.stop.is_set() or not live:
                 return
 
-    def _advanced(self, cohort: Cohort) -> Iterator[Event]:
+    def _advanced(self, cohort: Cohort, *, read: bool) -> Iterator[Event]:
         """The news of some steps; whoever closes the search at them leaves a snapshot."""
         try:
             step = sum(cohort.steps.values())
-            yield Advanced(cohort.index, step, self.course.pace, self.course.ledger)
+            pace, ledger = self.course.pace, self.course.ledger
+            yield Advanced(cohort.index, step, pace, ledger, cohort.base_loss, read)
         except GeneratorExit:
             self.course.keep(cohort)
             raise
 
-    def _advance(self, cohort: Cohort, replica: Replica) -> Iterator[None]:
+    def _advance(self, cohort: Cohort, replica: Replica) -> Iterator[Progress]:
         """Trains a cohort under one seed up to its rung, with a pause now and then."""
         ground, first = replica.ground, cohort.steps[replica.seed]
         last = ground.rung_step(cohort.rung)
@@ -267,7 +272,7 @@ class Search:
             self.course.note_cost(taken, cohort.live)
             if progress.health is not None:
                 self._note_health(progress.health, replica, cohort)
-            yield
+            yield progress
             self.course.pace.start()
 
     def _keep_is_due(self) -> bool:
@@ -355,28 +360,34 @@ class Search:
         diverged = [name for name in live if name in health.blamed]
         if not health.base_sound or not (diverged or health.owners[BASE].finite):
             raise DivergedError(replica.seed, cohort.steps[replica.seed])
+        cohort.base_losses[replica.seed] = health.owners[BASE].loss
         for name in diverged:
             cohort.leave(name, "failed", "loss or gradient not finite")
 
 
-def resume_search(run: Run, given: Given = NOTHING_GIVEN) -> Search:
+def resume_search(
+    run: Run, given: Given = NOTHING_GIVEN, flags: Mapping[str, Any] | None = None
+) -> Search:
     """The search that goes on where an earlier process left this run.
 
     Args:
         given: what was given to it in Python.
+        flags: settings that it goes on with otherwise than it was begun.
 
     Raises:
         UserError: it lacks something that was given, or something has changed since it began.
     """
-    return Search(prepared_again(run, given), run.path)
+    return Search(prepared_again(run, given, flags), run.path)
 
 
-def prepared_again(run: Run, given: Given = NOTHING_GIVEN) -> Prepared:
+def prepared_again(
+    run: Run, given: Given = NOTHING_GIVEN, flags: Mapping[str, Any] | None = None
+) -> Prepared:
     """All that this run needs to go on; raises as `resume_search`."""
     check_given(run.path, run.config, given, "resume")
     if run.config.get("fleet"):
         raise UserError(f"{run.path} was collected from workers: collect it again to go on with it")
     if run.facts.get("diverged"):
         raise UserError(f"{run.path}: its base diverged; search again with a lower --lr")
-    config = resolve_here({}, run.path / "config.yaml")
+    config = resolve_here(flags or {}, run.path / "config.yaml")
     return prepare(config, given=given)

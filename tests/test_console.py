@@ -23,7 +23,7 @@ class EndlessSearch:
         steps = 10
 
     class config:  # noqa: N801
-        rungs, seeds = 1, 1
+        rungs, seeds, log = 1, 1, "none"
 
     complete = False
 

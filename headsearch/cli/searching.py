@@ -12,13 +12,16 @@ from headsearch import job
 from headsearch.cli import solo
 from headsearch.cli.flags import settings_as_flags
 from headsearch.cli.output import conclude, console_here, until_stopped
-from headsearch.config import read_config_file, resolve
+from headsearch.config import RunConfig, check_log, read_config_file, resolve
 from headsearch.errors import UserError
 from headsearch.run_directory import claimed
 
 if TYPE_CHECKING:
     from headsearch.preparation import Prepared
     from headsearch.study import Search
+
+
+LOG_HELP = RunConfig.model_fields["log"].description
 
 
 @settings_as_flags()
@@ -47,6 +50,7 @@ def run(
     if dry_run:
         _foresee(given, config)
         return
+    check_log(settings)
     if not job.first():
         _follow(lambda: prepare_here(given, config))
         return
@@ -102,6 +106,10 @@ def _foresee(given: Mapping[str, Any], config: Path | None) -> None:
 
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    log: Annotated[
+        str | None,
+        typer.Option(metavar="none|tensorboard", help=f"{LOG_HELP} \\[default: as it was begun]"),
+    ] = None,
 ) -> None:
     """Go on with a search or a pretraining that was interrupted, from its last snapshot.
 
@@ -118,12 +126,13 @@ what it would have come to without the interruption.
     from headsearch.study import prepared_again, resume_search
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    flags = {} if log is None else {"log": log}
     if is_pretraining(run):
         if has_ended(run):
             _say_that_it_ended(run)
             return
         with listed_where_too_many(run):
-            planned = prepare_again(run)
+            planned = prepare_again(run, flags=flags)
         solo.carry_out(planned, run)
         return
     found = read_run(run)
@@ -131,10 +140,10 @@ what it would have come to without the interruption.
         _say_that_it_ended(run)
         return
     if not job.first():
-        _follow(lambda: prepared_again(found))
+        _follow(lambda: prepared_again(found, flags=flags))
         return
     with listed_where_too_many(run):
-        search = resume_search(found)
+        search = resume_search(found, flags=flags)
     _carry_out(search)
 
 

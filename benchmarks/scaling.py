@@ -1,0 +1,396 @@
+"""What a search costs at the scale of ImageNet, on paper.
+
+    python benchmarks/scaling_parts.py    # counts the parts on this machine
+    python benchmarks/simulated_fleet.py  # simulates the queue
+    python benchmarks/scaling.py          # computes; writes tables into results/scaling/
+    python benchmarks/scaling_page.py     # brings them into docs/scaling.md, and draws
+
+Counted: numbers, FLOPs and kept bytes of base and heads, statements of the queue's calls. From data
+sheets: what accelerators and links do at best. Assumed, and named so: how much of that is reached.
+No time of a GPU is measured.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from headsearch.config import PRESETS
+from headsearch.pruning import kept
+
+OUT = Path(__file__).parents[1] / "results" / "scaling"
+
+IMAGES = 1_281_167
+"""Of ImageNet-1K's training split (Russakovsky et al. 2015, arXiv 1409.0575, table 2)."""
+EPOCHS, RUNGS = PRESETS["full"]["epochs"], PRESETS["full"]["rungs"]
+SCORED = PRESETS["full"]["eval_images"] + PRESETS["full"]["bank_images"]
+BANK = PRESETS["full"]["bank_images"]
+CLASSES = 1000
+PROBE_PASSES = 250
+"""Assumed evaluations of the linear probe, which stops at 200 iterations at the latest."""
+ETA, MIN_KEEP = 2.0, 3
+
+NODE = 8
+GPUS = (8, 16, 32, 64, 128, 256, 512)
+BATCHES = (256, 1024, 4096)
+ROOM = 0.9
+"""Assumed share of a GPU's memory that a step may take."""
+LEAST_IMAGES = 16
+"""Assumed: images that a GPU needs at least, for its kernels to be busy."""
+LINK_SHARE = 0.7
+"""Assumed share of a link's peak that an all-reduce reaches."""
+UTILISATION = (0.07, 0.2, 0.35)
+"""Assumed share of peak FLOPs: least, usual, most. A ViT-S of 22M on an H100 was measured by others
+at 0.05 to 0.07 in eager PyTorch and 0.16 to 0.23 compiled
+(https://nvidia-bionemo.github.io/nvSubquadratic/benchmarks.html)."""
+UPDATE_NUMBERS = 12
+"""Numbers that clipping, AdamW and the teacher's move read or write for each that is trained."""
+HELD, PASSING = 4, 1
+"""Numbers held for each one trained where there is a teacher, and one that comes and goes
+(headsearch/cost.py)."""
+EMBEDDING = 256
+"""Numbers of an embedding that contrastive objectives compare: the published bottleneck's."""
+FLOAT = 4
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A data sheet's figures: FLOPs a second (dense), bytes, bytes a second (links one way)."""
+
+    name: str
+    bf16: float
+    float64: float
+    memory: float
+    memory_rate: float
+    nvlink: float
+    nics: float
+    """Of all network cards of a node of 8."""
+
+
+H100 = Gpu("H100 SXM", 989.4e12, 67e12, 80e9, 3.35e12, 450e9, 8 * 50e9)
+"""https://resources.nvidia.com/en-us-gpu-resources/h100-datasheet-24306 ; the node is a DGX H100
+(https://docs.nvidia.com/dgx/dgxh100-user-guide/): 8 cards of 400 Gb/s."""
+A100 = Gpu("A100 SXM 80 GB", 312e12, 19.5e12, 80e9, 2.039e12, 300e9, 8 * 25e9)
+"""https://www.nvidia.com/content/dam/en-zz/Solutions/Data-Center/a100/pdf/
+nvidia-a100-datasheet-us-nvidia-1758950-r4-web.pdf ; DGX A100: 8 cards of 200 Gb/s."""
+ETHERNET = 12.5e9
+"""One card of 100 Gb/s a node."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a base with some heads is to a step."""
+
+    numbers: float
+    flops: float
+    """Of an image with its two crops: forward, backward and teacher."""
+    kept: float
+    """Bytes that its forward keeps for the backward."""
+    kept_whatever: float
+    """Bytes kept however many images there are: weights in bfloat16."""
+
+    def __add__(self, other: Load) -> Load:
+        return Load(*(getattr(self, f) + getattr(other, f) for f in self.__dataclass_fields__))
+
+    def times(self, count: float) -> Load:
+        return Load(*(count * getattr(self, f) for f in self.__dataclass_fields__))
+
+
+class Model:
+    """A base and its 24 heads, of which a cohort of K is K average ones."""
+
+    def __init__(self, parts: pd.DataFrame, base: str) -> None:
+        own = parts[parts["base"] == base]
+        self.base_row = own[own["part"] == "base"].iloc[0]
+        self.heads = own[own["part"] != "base"]
+        self.base, self.name = self._load(self.base_row), base
+        loads = [self._load(row) for _, row in self.heads.iterrows()]
+        total = loads[0]
+        for load in loads[1:]:
+            total += load
+        self.head = total.times(1 / len(loads))
+        self.controls = int(self.heads["control"].sum())
+        self.head_forward = float(self.heads["forward_gflops"].mean()) * 1e9
+
+    def _load(self, row: Any) -> Load:
+        return Load(
+            1e6 * row["params_m"], 1e9 * row["step_gflops_per_image"],
+            1e6 * row["kept_mb_per_image"], 1e6 * row["kept_mb_whatever_the_images"],
+        )  # fmt: skip
+
+    def with_heads(self, count: float) -> Load:
+        return self.base + self.head.times(count)
+
+
+def step(
+    load: Load, batch: int, gpus: int, gpu: Gpu, used: float, between: float
+) -> dict[str, Any]:
+    """Seconds of a step's parts, one after the other as they are taken, and bytes on a GPU.
+
+    Args:
+        between: bytes a second, one way, of all network cards of a node.
+    """
+    images = batch / gpus
+    sent = 2 * (gpus - 1) / gpus * FLOAT * load.numbers
+    link = gpu.nvlink if gpus <= NODE else min(gpu.nvlink, between)
+    return {
+        "images_per_gpu": images,
+        "compute_s": images * load.flops / (gpu.bf16 * used),
+        "update_s": UPDATE_NUMBERS * FLOAT * load.numbers / gpu.memory_rate,
+        "all_reduce_s": sent / (link * LINK_SHARE),
+        "all_reduce_gb": sent / 1e9,
+        "memory_gb": (state(load) + images * load.kept) / 1e9,
+    }
+
+
+def state(load: Load) -> float:
+    """Bytes that training holds on every GPU, however few images it sees."""
+    return FLOAT * (HELD + PASSING) * load.numbers + load.kept_whatever
+
+
+def seconds(parts: dict[str, Any]) -> float:
+    return float(parts["compute_s"] + parts["update_s"] + parts["all_reduce_s"])
+
+
+def lives(heads: int, controls: int, pruned: bool) -> list[int]:
+    """Heads that train toward each rung 1 … R."""
+    contest, found = heads - controls, []
+    for _ in range(RUNGS):
+        found.append(contest + controls)
+        contest = min(contest, kept(contest, ETA, MIN_KEEP)) if pruned else contest
+    return found
+
+
+def scoring(model: Model, live: int, gpus: int, gpu: Gpu, used: float) -> float:
+    """Seconds of a rung: each rank scores its share of the heads, on features of the whole base."""
+    share = math.ceil(live / gpus)
+    forward = SCORED * (1e9 * model.base_row["forward_gflops"] + share * model.head_forward)
+    width = 384 if model.name == "vit_s" else 768
+    probe = PROBE_PASSES * 3 * 2 * BANK * width * CLASSES
+    return forward / (gpu.bf16 * used) + share * probe / (gpu.float64 * used)
+
+
+def cohort(
+    model: Model,
+    heads: int,
+    batch: int,
+    gpus: int,
+    gpu: Gpu,
+    used: float,
+    between: float,
+    *,
+    pruned: bool,
+    controls: int,
+) -> dict[str, float]:
+    """Seconds of one cohort, training and scoring."""
+    steps = EPOCHS * (IMAGES // batch)
+    counts = lives(heads, controls, pruned)
+    training = sum(
+        steps / RUNGS * seconds(step(model.with_heads(live), batch, gpus, gpu, used, between))
+        for live in counts
+    )
+    scored = sum(scoring(model, live, gpus, gpu, used) for live in [heads, *counts])
+    return {"training_s": training, "scoring_s": scored}
+
+
+FOUND = ("gpus_a_cohort", "gpus_busy", "rounds", "hours", "gpu_hours", "scoring_share")
+WAYS = {"one cohort of 24": 24, "4 cohorts of 6": 6, "each head alone": 1}
+
+
+def most_gpus(batch: int) -> int:
+    """Of one cohort."""
+    return batch // LEAST_IMAGES
+
+
+def batch_for(gpus: int) -> int:
+    """Images of a step: the published 256, or what keeps so many GPUs busy, up to 4,096."""
+    return min(max(BATCHES), max(min(BATCHES), LEAST_IMAGES * gpus))
+
+
+def least_gpus(load: Load, batch: int, gpu: Gpu) -> int:
+    """GPUs, a power of two, whose memory holds a step."""
+    room = ROOM * gpu.memory - state(load)
+    return 2 ** max(0, math.ceil(math.log2(batch * load.kept / room))) if room > 0 else 2**30
+
+
+def searched(
+    model: Model,
+    way: str,
+    batch: int,
+    gpus: int,
+    gpu: Gpu,
+    used: float,
+    between: float,
+    *,
+    pruned: bool = True,
+) -> dict[str, Any]:
+    """A search of 24 heads in one of the ways."""
+    heads = WAYS[way]
+    cohorts = 24 // heads
+    # As many GPUs a cohort as let all train at once, but as many as a step needs: a power of two.
+    each = min(2 ** int(math.log2(max(1, gpus // cohorts))), most_gpus(batch))
+    each = max(each, least_gpus(model.with_heads(heads), batch, gpu))
+    if each > gpus:
+        return dict.fromkeys(FOUND, math.nan)
+    at_once = min(cohorts, gpus // each)
+    rounds = math.ceil(cohorts / at_once)
+    controls = math.ceil(model.controls / cohorts) if heads > 1 else 0
+    took = cohort(model, heads, batch, each, gpu, used, between, pruned=pruned and heads > 1,
+                  controls=controls)  # fmt: skip
+    one = took["training_s"] + took["scoring_s"]
+    return {
+        "gpus_a_cohort": each,
+        "gpus_busy": each * at_once,
+        "rounds": rounds,
+        "hours": rounds * one / 3600,
+        "gpu_hours": cohorts * one * each / 3600,
+        "scoring_share": took["scoring_s"] / one,
+    }
+
+
+def main() -> None:
+    parts = pd.read_csv(OUT / "parts.csv")
+    models = {base: Model(parts, base) for base in ("vit_s", "vit_b")}
+    write("loads.csv", [of_model(model) for model in models.values()])
+    write("steps.csv", steps(models))
+    write("searches.csv", searches(models))
+    write("storage.csv", storage(models))
+    write("queue.csv", queue())
+    write("rerun.csv", reruns())
+
+
+def write(name: str, rows: Any) -> None:
+    pd.DataFrame(rows).to_csv(OUT / name, index=False, float_format="%.4g")
+    print(f"\n{name}\n{pd.DataFrame(rows).to_string(index=False)}")
+
+
+def of_model(model: Model) -> dict[str, Any]:
+    whole = model.with_heads(24)
+    return {
+        "base": model.name,
+        "base_params_m": model.base.numbers / 1e6,
+        "head_params_m": model.head.numbers / 1e6,
+        "all_params_m": whole.numbers / 1e6,
+        "base_step_gflops": model.base.flops / 1e9,
+        "head_step_gflops": model.head.flops / 1e9,
+        "all_step_gflops": whole.flops / 1e9,
+        "cost_in_bases": whole.flops / model.base.flops,
+        "alone_in_bases": 24 * (model.base + model.head).flops / model.base.flops,
+        "base_kept_mb": model.base.kept / 1e6,
+        "all_kept_mb": whole.kept / 1e6,
+        "head_kept_mb": model.head.kept / 1e6,
+        "state_gb": state(whole) / 1e9,
+        "gathered_mb_batch_1024": 2 * 1024 * EMBEDDING * FLOAT * 25 / 1e6,
+        "most_images_on_80_gb": (ROOM * H100.memory - state(whole)) // whole.kept,
+    }
+
+
+def steps(models: dict[str, Model]) -> list[dict[str, Any]]:
+    """A step of one cohort of 24 at rung 1, before any has left."""
+    decode_s = pd.read_csv(OUT / "decode.csv")["cpu_ms"].iloc[0] / 1000
+    rows = []
+    for name, model in models.items():
+        for gpu, between, network in (
+            (H100, H100.nics, "8 × 400 Gb/s"),
+            (H100, ETHERNET, "100 Gb/s"),
+            (A100, A100.nics, "8 × 200 Gb/s"),
+        ):
+            for batch in BATCHES:
+                for gpus in (count for count in GPUS if count <= most_gpus(batch)):
+                    parts = step(model.with_heads(24), batch, gpus, gpu, UTILISATION[1], between)
+                    rows.append({
+                        "base": name, "gpu": gpu.name, "network": network, "batch": batch,
+                        "gpus": gpus, **parts, "step_s": seconds(parts),
+                        "all_reduce_share": parts["all_reduce_s"] / seconds(parts),
+                        "images_per_s_node": batch / seconds(parts) * min(1, NODE / gpus),
+                        "cores_node": batch / seconds(parts) * min(1, NODE / gpus) * decode_s,
+                        "fits": parts["memory_gb"] < ROOM * gpu.memory / 1e9,
+                    })  # fmt: skip
+    return rows
+
+
+def searches(models: dict[str, Model]) -> list[dict[str, Any]]:
+    rows = []
+    for name, model in models.items():
+        for gpus in GPUS:
+            batch = batch_for(gpus)
+            for way in WAYS:
+                by = [searched(model, way, batch, gpus, H100, used, H100.nics)
+                      for used in UTILISATION]  # fmt: skip
+                slow, usual, fast = by
+                unpruned = searched(
+                    model, way, batch, gpus, H100, UTILISATION[1], H100.nics, pruned=False
+                )
+                rows.append({
+                    "base": name, "batch": batch, "gpus": gpus, "way": way, **usual,
+                    "hours_least": fast["hours"], "hours_most": slow["hours"],
+                    "hours_unpruned": unpruned["hours"],
+                })  # fmt: skip
+    return rows
+
+
+def storage(models: dict[str, Model]) -> list[dict[str, Any]]:
+    """Bytes of a snapshot, of which a cohort keeps three at most, and of what is committed."""
+    results = pd.read_csv(OUT / "results.csv")
+    per_row = (
+        results["bytes"].diff().iloc[-1] / (results["heads"] * results["rungs"]).diff().iloc[-1]
+    )
+    first = results.iloc[-1]
+    fixed = first["bytes"] - per_row * first["heads"] * first["rungs"]
+    return [
+        {
+            "base": name, "heads": heads,
+            "snapshot_gb": HELD * FLOAT * model.with_heads(heads).numbers / 1e9,
+            "cohort_on_disk_gb": 3 * HELD * FLOAT * model.with_heads(heads).numbers / 1e9,
+            "first_weights_gb": FLOAT * model.base.numbers / 1e9,
+            "committed_kb": (fixed + per_row * heads * RUNGS) / 1e3,
+        }
+        for name, model in models.items()
+        for heads in (24, 6, 1)
+    ]  # fmt: skip
+
+
+def queue() -> list[dict[str, Any]]:
+    """What the simulated fleets asked of their database, in SQL statements and rows."""
+    fleet, by_kind = pd.read_csv(OUT / "fleet.csv"), pd.read_csv(OUT / "fleet_calls.csv")
+    counted = pd.read_csv(OUT / "calls.csv")
+    biggest = counted[counted["unfinished"] == counted["unfinished"].max()].set_index("call")
+    statements = biggest["statements"].to_dict()
+    like = {"change of state": "attribute", "new trial": "attribute"}
+    rows = []
+    for _, row in fleet.iterrows():
+        own = by_kind[(by_kind["faults"] == row["faults"]) & (by_kind["workers"] == row["workers"])]
+        per_s = own.set_index("call")["per_s"]
+        asked = sum(
+            rate * statements[like.get(call, call)] for call, rate in per_s.items()
+        )  # fmt: skip
+        size = biggest["bytes_of_a_task"].iloc[0]
+        rows.append({
+            "faults": row["faults"], "workers": row["workers"],
+            "beats_per_s": per_s.get("beat", 0.0),
+            "reads_of_all_per_s": per_s.get("read of all trials", 0.0),
+            "statements_per_s": asked,
+            "mb_read_per_s": size * row["trials_read_per_s"] / 1e6,
+            "mb_read_per_s_busiest_minute": size * row["trials_read_per_s_busiest_minute"] / 1e6,
+        })  # fmt: skip
+    return rows
+
+
+def reruns() -> list[dict[str, Any]]:
+    """What beginning anew costs: (e^x − 1)/x for tasks of x mean times to a failure."""
+    return [
+        {
+            "task_over_mean_time_to_failure": x,
+            "work_over_ideal": math.expm1(x) / x,
+            "share_lost_after_5": (1 - math.exp(-x)) ** 5,
+        }
+        for x in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""Brings the tables of benchmarks/scaling.py into docs/scaling.md, and draws docs/scaling.png.
+
+    python benchmarks/scaling_page.py
+
+A table stands between `<!-- table NAME -->` and `<!-- end -->`; the words around it stay.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from scaling import GPUS, OUT, WAYS
+
+DOCS = Path(__file__).parents[1] / "docs"
+NAMES = {"vit_s": "ViT-S", "vit_b": "ViT-B"}
+
+
+def main() -> None:
+    page = DOCS / "scaling.md"
+    text = page.read_text(encoding="utf-8")
+    for name, made in TABLES.items():
+        block = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        assert block.search(text), name
+        table = made(pd.read_csv(OUT / f"{name.partition(' ')[0]}.csv"))
+        text = block.sub(lambda found, table=table: found[1] + table + found[2], text)
+    page.write_text(text, encoding="utf-8")
+    draw(pd.read_csv(OUT / "searches.csv"), pd.read_csv(OUT / "fleet.csv"))
+
+
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, [":---", *["---:"] * (len(headings) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def short(value: float) -> str:
+    """Two or three digits, as many as mean anything here."""
+    if value == 0 or value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
+
+
+def loads(table: pd.DataFrame) -> str:
+    rows = {
+        "parameters, base (M)": "base_params_m",
+        "parameters, a head with its projection, mean (M)": "head_params_m",
+        "parameters, base and 24 heads (M)": "all_params_m",
+        "step of one image, base (GFLOPs)": "base_step_gflops",
+        "step of one image, a head, mean (GFLOPs)": "head_step_gflops",
+        "step with 24 heads, in steps of the base": "cost_in_bases",
+        "24 steps with one head each, in steps of the base": "alone_in_bases",
+        "kept for the backward, an image, base and 24 heads (MB)": "all_kept_mb",
+        "weights, moments, teacher, gradients (GB)": "state_gb",
+        "images that fit beside them into 80 GB": "most_images_on_80_gb",
+        "embeddings gathered, contrastive, batch 1,024 (MB)": "gathered_mb_batch_1024",
+    }
+    of = table.set_index("base")
+    return markdown(
+        ["", *NAMES.values()],
+        [
+            [label, *(short(of.loc[base, column]) for base in NAMES)]
+            for label, column in rows.items()
+        ],
+    )
+
+
+def steps(table: pd.DataFrame) -> str:
+    own = table[table["gpu"].str.startswith("H100")]
+    fast, slow = (own[own["network"] == network] for network in ("8 × 400 Gb/s", "100 Gb/s"))
+    key = ["base", "batch", "gpus"]
+    both = fast.merge(slow[[*key, "all_reduce_s", "step_s"]], on=key, suffixes=("", "_slow"))
+    shown = [(1024, 8), (1024, 16), (1024, 64), (4096, 256)]
+    rows = []
+    for base, name in NAMES.items():
+        for batch, gpus in shown:
+            row = both[(both["base"] == base) & (both["batch"] == batch) & (both["gpus"] == gpus)]
+            r = row.iloc[0]
+            ms = [
+                1000 * r[c] for c in ("compute_s", "update_s", "all_reduce_s", "all_reduce_s_slow")
+            ]
+            alone = gpus <= 8
+            rows.append([
+                f"{name}, {batch:,} images", str(gpus), short(r["images_per_gpu"]),
+                *map(short, ms[:3]), "–" if alone else short(ms[3]),
+                f"{100 * r['all_reduce_share']:.0f}%",
+                "–" if alone else f"{100 * r['all_reduce_s_slow'] / r['step_s_slow']:.0f}%",
+                short(r["memory_gb"]) + ("" if r["fits"] else " (does not fit)"),
+                f"{r['images_per_s_node']:,.0f}", short(r["cores_node"]),
+            ])  # fmt: skip
+    return markdown(
+        ["", "GPUs", "images each", "compute (ms)", "update (ms)", "all-reduce (ms)",
+         "on 100 Gb/s", "its share", "on 100 Gb/s", "memory (GB)",
+         "images/s a node", "cores to decode them"],
+        rows,
+    )  # fmt: skip
+
+
+def searches(table: pd.DataFrame) -> str:
+    rows = []
+    for base, name in NAMES.items():
+        for gpus in (8, 64, 512):
+            own = table[(table["base"] == base) & (table["gpus"] == gpus)].set_index("way")
+            cells = [
+                f"{short(r['hours'])} [{short(r['hours_least'])}–"
+                f"{short(r['hours_most'])}] on {r['gpus_busy']:.0f}"
+                if r["hours"] == r["hours"]
+                else "does not fit"
+                for r in (own.loc[way] for way in WAYS)
+            ]
+            spent = " : ".join(
+                short(own.loc[way, "gpu_hours"]) if own.loc[way, "hours"] > 0 else "–"
+                for way in WAYS
+            )
+            rows.append([f"{name}, {gpus} GPUs", f"{own['batch'].iloc[0]:,}", *cells, spent])
+    return markdown(["hours", "batch", *WAYS, "GPU-hours"], rows)
+
+
+def storage(table: pd.DataFrame) -> str:
+    return markdown(
+        ["", "one snapshot (GB)", "a cohort's three (GB)", "first weights (GB)",
+         "result in the database (kB)"],
+        [
+            [f"{NAMES[row['base']]}, cohort of {row['heads']}", short(row["snapshot_gb"]),
+             short(row["cohort_on_disk_gb"]), short(row["first_weights_gb"]),
+             short(row["committed_kb"])]
+            for _, row in table.iterrows()
+        ],
+    )  # fmt: skip
+
+
+def queue(table: pd.DataFrame) -> str:
+    fleet = pd.read_csv(OUT / "fleet.csv")
+    both = table.merge(fleet, on=["faults", "workers"])
+    both = both[(both["workers"] >= 512) | (both["faults"] == "usual")]  # fleet.csv has all
+    return markdown(
+        ["faults, workers", "cohorts", "time over the ideal", "work done again", "deaths",
+         "given back", "thrown away", "beats/s", "statements/s", "in the busiest minute, read"],
+        [
+            [f"{r['faults']}, {r['workers']:,}", f"{r['cohorts']:,}",
+             f"{r['makespan_over_ideal']:.2f}", f"{100 * r['rerun_share']:.1f}%",
+             f"{r['deaths']:,}", f"{r['preemptions']:,}", f"{r['results_thrown_away']:,}",
+             short(r["beats_per_s"]), short(r["statements_per_s"]),
+             f"{short(r['mb_read_per_s_busiest_minute'])} MB/s"]
+            for _, r in both.iterrows()
+        ],
+    )  # fmt: skip
+
+
+def rerun(table: pd.DataFrame) -> str:
+    return markdown(
+        ["a cohort takes, in mean times to a failure",
+         *(f"{x:g}" for x in table["task_over_mean_time_to_failure"])],
+        [
+            ["work over the ideal", *(f"{x:.2f}" for x in table["work_over_ideal"])],
+            ["lost after 5 attempts", *(f"{100 * x:.2g}%" for x in table["share_lost_after_5"])],
+        ],
+    )  # fmt: skip
+
+
+TABLES: dict[str, Callable[[Any], str]] = {
+    "loads": loads, "steps": steps, "searches": searches, "storage": storage, "queue": queue,
+    "rerun": rerun,
+}  # fmt: skip
+
+
+def draw(found: pd.DataFrame, fleet: pd.DataFrame) -> None:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    own = found[found["base"] == "vit_b"]
+    for colour, (way, rows) in zip(("C0", "C1", "C2"), own.groupby("way", sort=False), strict=True):
+        left.plot(rows["gpus"], rows["hours"], "o-", color=colour, label=way, ms=4)
+        left.fill_between(
+            rows["gpus"], rows["hours_least"], rows["hours_most"], color=colour, alpha=0.1
+        )
+    left.set(xscale="log", yscale="log", xlabel="H100s", ylabel="hours",
+             title="ViT-B, 24 heads, 100 epochs")  # fmt: skip
+    left.set_xticks(GPUS, map(str, GPUS))
+    left.minorticks_off()
+    left.legend(frameon=False, fontsize=8)
+    for name, rows in fleet.groupby("faults", sort=False):
+        right.plot(rows["workers"], rows["makespan_over_ideal"], "o-", label=name, ms=4)
+    right.set(xscale="log", xlabel="workers (cohorts a worker)", ylabel="time over the ideal",
+              title="The queue, with faults")  # fmt: skip
+    cohorts = dict(zip(fleet["workers"], fleet["cohorts"] / fleet["workers"], strict=True))
+    right.set_xticks(list(cohorts), [f"{n:,}\n({each:g})" for n, each in cohorts.items()])
+    right.minorticks_off()
+    right.set_ylim(bottom=1)
+    right.legend(frameon=False, fontsize=8)
+    figure.savefig(DOCS / "scaling.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()
