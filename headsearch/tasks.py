@@ -192,7 +192,7 @@ class Claim:
     def _give_up(self, reason: str, *, counts: bool) -> None:
         if not self._tasks.end(self._trial, reason, counts=counts):
             raise self._taken_over(self._tasks.storage.get_trial(self._trial))
-        self._tasks.queue_again({self.task.key})
+        self._tasks.queue_again(self._tasks.trials_of({self.task.key}))
 
     def _set(self, name: str, value: Any) -> None:
         try:
@@ -236,6 +236,7 @@ class Tasks:
         self.rules = Rules(**storage.get_study_user_attrs(self._study)["rules"])
         self._clock, self._dice = clock, random.Random(seed)
         self._seen: dict[int, _Seen] = {}
+        self._settled: set[str] = set()  # keys of failed trials that have come to a result since
 
     @classmethod
     def create(
@@ -327,22 +328,17 @@ class Tasks:
         Returns:
             What was done, a line each.
         """
-        trials = self._read()
-        self._observe(trials)
+        running = self._read((TrialState.RUNNING,))
+        self._observe(running)
         news = []
-        for trial in trials:
+        for trial in running:
             seen = self._seen.get(trial._trial_id)
             if seen is None or seen.still < self.rules.grace:
                 continue
             key, worker = trial.user_attrs["key"], trial.user_attrs.get("worker", "its worker")
             if self.end(trial._trial_id, f"{worker} fell silent", counts=True):
                 news.append(f"{worker} fell silent for {seen.still:.0f} s: {key} is taken back")
-        failed = {t.user_attrs["key"] for t in trials if t.state == TrialState.FAIL}
-        if news or failed:
-            known = trials if not news else self._read()
-            failed = {t.user_attrs["key"] for t in known if t.state == TrialState.FAIL}
-            news += self.queue_again(failed, known)
-        return news
+        return news + self.queue_again(self._left_alone(self._active()))
 
     def _observe(self, trials: Iterable[FrozenTrial]) -> None:
         """Notes which beats have moved since the last look, and for how long others have not."""
@@ -358,16 +354,38 @@ class Tasks:
                 apart = min(now - before.at, self.rules.grace / 2)
                 self._seen[trial._trial_id] = _Seen(beat, now, before.still + apart)
 
-    def queue_again(
-        self, keys: Iterable[str], trials: Iterable[FrozenTrial] | None = None
-    ) -> list[str]:
-        """Queues the tasks of these keys again of which all trials have failed, unless lost.
+    def _active(self) -> set[str]:
+        """The keys that wait or are worked at."""
+        active = self._read((TrialState.WAITING, TrialState.RUNNING))
+        return {trial.user_attrs["key"] for trial in active}
+
+    def _left_alone(self, active: set[str]) -> dict[str, list[FrozenTrial]]:
+        """All trials of the tasks that have failed, are not active, and have come to no result.
+
+        An idle worker asks at every look, and there may be thousands of both: so only trials in a
+        few states are read, and what has come to a result is remembered.
+        """
+        failed = {trial.user_attrs["key"] for trial in self._read((TrialState.FAIL,))}
+        unknown = failed - active - self._settled
+        if not unknown:
+            return {}
+        found = self._by_key(self._read(), unknown)
+        done = {
+            key
+            for key, trials in found.items()
+            if any(trial.state == TrialState.COMPLETE for trial in trials)
+        }
+        self._settled |= done
+        return {key: trials for key, trials in found.items() if key not in done}
+
+    def queue_again(self, by_key: Mapping[str, Sequence[FrozenTrial]]) -> list[str]:
+        """Queues the tasks again of which all of these trials have failed, unless lost.
 
         Returns:
             What was done, a line each.
         """
-        wanted, news = set(keys), []
-        for key, of_key in self._by_key(self._read() if trials is None else trials, wanted).items():
+        news = []
+        for key, of_key in by_key.items():
             if any(trial.state != TrialState.FAIL for trial in of_key):
                 continue
             if self._lost(of_key):
@@ -388,6 +406,10 @@ class Tasks:
                 self._queue({**_asked(of_key[-1]), SINCE: of_key[-1].number + 1})
                 news.append(f"{key} was lost, and is tried again")
         return news
+
+    def trials_of(self, keys: set[str]) -> Mapping[str, list[FrozenTrial]]:
+        """All trials of these tasks, in their order."""
+        return self._by_key(self._read(), keys)
 
     def end(self, trial: int, reason: str, *, counts: bool) -> bool:
         """Ends a trial that came to nothing; whether it was this call that ended it."""
@@ -413,10 +435,9 @@ class Tasks:
 
     def unfinished(self) -> int:
         """How many tasks are neither done nor lost."""
-        return sum(
-            not any(t.state == TrialState.COMPLETE for t in trials) and not self._lost(trials)
-            for trials in self._by_key(self._read()).values()
-        )
+        active = self._active()
+        alone = self._left_alone(active)
+        return len(active) + sum(not self._lost(trials) for trials in alone.values())
 
     def results(self, kind: str | None = None) -> dict[str, Any]:
         """The results of the tasks that are done, by key, in the order in which they were queued.

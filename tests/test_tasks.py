@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +175,11 @@ def test_of_two_who_queue_a_task_again_one_is_enough(
     stale, true_read = place.observer()._read(), two._read
     assert len(one.look()) == 2
     ended = [t for t in one._read() if t.state == TrialState.FAIL]
-    monkeypatch.setattr(two, "_read", lambda states=None: stale)
+    monkeypatch.setattr(
+        two, "_read", lambda states=None: [t for t in stale if states is None or t.state in states]
+    )
     assert two.look() == []  # the trial was ended already
-    two.queue_again({"a"}, ended)
+    two.queue_again({"a": ended})
     monkeypatch.setattr(two, "_read", true_read)
     assert sum(t.state == TrialState.WAITING for t in two._read()) == 2
     first = claimed(one, "first")
@@ -195,6 +197,20 @@ def test_a_task_whose_taker_back_died_in_between_is_queued_by_another(place: Pla
     assert states(tasks) == {"a": "waiting", "b": "waiting"}
     assert place.observer().look() == ["a waits for attempt 2"]
     assert place.observer().look() == []
+
+
+def test_what_is_lost_is_tried_again_on_demand(place: Place) -> None:
+    tasks = place.queue("a", "b", rules=replace(RULES, attempts=1))
+    claimed(tasks, "one").fail("it burns")
+    assert states(tasks) == {"a": "lost", "b": "waiting"}
+    assert tasks.unfinished() == 1
+    assert place.observer().retry_lost() == ["a was lost, and is tried again"]
+    assert tasks.retry_lost() == []
+    assert tasks.unfinished() == 2
+    for _ in range(2):
+        claimed(tasks, "two").commit("done")
+    assert tasks.unfinished() == 0
+    assert tasks.results() == {"a": "done", "b": "done"}
 
 
 def test_a_task_that_fails_too_often_is_lost_with_its_reason_until_it_is_queued_anew(
