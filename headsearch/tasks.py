@@ -236,7 +236,10 @@ class Tasks:
         self.rules = Rules(**storage.get_study_user_attrs(self._study)["rules"])
         self._clock, self._dice = clock, random.Random(seed)
         self._seen: dict[int, _Seen] = {}
-        self._settled: set[str] = set()  # keys of failed trials that have come to a result since
+        # Trials that have ended: their numbers, keys with a result, failures of those without.
+        self._ended: set[int] = set()
+        self._done: set[str] = set()
+        self._failed: defaultdict[str, list[FrozenTrial]] = defaultdict(list)
 
     @classmethod
     def create(
@@ -328,7 +331,7 @@ class Tasks:
         Returns:
             What was done, a line each.
         """
-        running = self._read((TrialState.RUNNING,))
+        running, active = self._under_way()
         self._observe(running)
         news = []
         for trial in running:
@@ -338,7 +341,9 @@ class Tasks:
             key, worker = trial.user_attrs["key"], trial.user_attrs.get("worker", "its worker")
             if self.end(trial._trial_id, f"{worker} fell silent", counts=True):
                 news.append(f"{worker} fell silent for {seen.still:.0f} s: {key} is taken back")
-        return news + self.queue_again(self._left_alone(self._active()))
+        if news:
+            _, active = self._under_way()
+        return news + self.queue_again(self._left_alone(active))
 
     def _observe(self, trials: Iterable[FrozenTrial]) -> None:
         """Notes which beats have moved since the last look, and for how long others have not."""
@@ -354,29 +359,38 @@ class Tasks:
                 apart = min(now - before.at, self.rules.grace / 2)
                 self._seen[trial._trial_id] = _Seen(beat, now, before.still + apart)
 
-    def _active(self) -> set[str]:
-        """The keys that wait or are worked at."""
-        active = self._read((TrialState.WAITING, TrialState.RUNNING))
-        return {trial.user_attrs["key"] for trial in active}
+    def _under_way(self) -> tuple[list[FrozenTrial], set[str]]:
+        """The trials that run, and the keys that wait or are worked at.
+
+        An idle worker asks at every look, and there may be thousands of both: one read, and each
+        trial that has ended is looked at once, for it does not change any more.
+        """
+        running: list[FrozenTrial] = []
+        active: set[str] = set()
+        for trial in self._read():
+            if trial.number in self._ended:
+                continue
+            key = trial.user_attrs["key"]
+            if not trial.state.is_finished():
+                active.add(key)
+                if trial.state == TrialState.RUNNING:
+                    running.append(trial)
+                continue
+            self._ended.add(trial.number)
+            if trial.state == TrialState.COMPLETE:
+                self._done.add(key)
+                self._failed.pop(key, None)
+            elif key not in self._done:
+                self._failed[key].append(trial)
+        return running, active
 
     def _left_alone(self, active: set[str]) -> dict[str, list[FrozenTrial]]:
-        """All trials of the tasks that have failed, are not active, and have come to no result.
-
-        An idle worker asks at every look, and there may be thousands of both: so only trials in a
-        few states are read, and what has come to a result is remembered.
-        """
-        failed = {trial.user_attrs["key"] for trial in self._read((TrialState.FAIL,))}
-        unknown = failed - active - self._settled
-        if not unknown:
-            return {}
-        found = self._by_key(self._read(), unknown)
-        done = {
-            key
-            for key, trials in found.items()
-            if any(trial.state == TrialState.COMPLETE for trial in trials)
+        """The failed trials of tasks that are not active and have come to no result."""
+        return {
+            key: sorted(trials, key=lambda trial: trial.number)
+            for key, trials in self._failed.items()
+            if key not in active
         }
-        self._settled |= done
-        return {key: trials for key, trials in found.items() if key not in done}
 
     def queue_again(self, by_key: Mapping[str, Sequence[FrozenTrial]]) -> list[str]:
         """Queues the tasks again of which all of these trials have failed, unless lost.
@@ -435,9 +449,9 @@ class Tasks:
 
     def unfinished(self) -> int:
         """How many tasks are neither done nor lost."""
-        active = self._active()
-        alone = self._left_alone(active)
-        return len(active) + sum(not self._lost(trials) for trials in alone.values())
+        _, active = self._under_way()
+        alone = self._left_alone(active).values()
+        return len(active - self._done) + sum(not self._lost(trials) for trials in alone)
 
     def results(self, kind: str | None = None) -> dict[str, Any]:
         """The results of the tasks that are done, by key, in the order in which they were queued.
