@@ -59,6 +59,9 @@ def submit(
     grace: Annotated[
         float, typer.Option(help="Seconds without one after which its cohort is taken over.")
     ] = 120.0,
+    attempts: Annotated[
+        int, typer.Option(min=1, help="How often a cohort may fail until it counts as lost.")
+    ] = 5,
     config: Annotated[
         Path | None, typer.Option(help="Read settings from a YAML file; flags win over it.")
     ] = None,
@@ -85,7 +88,7 @@ def submit(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        rules = Rules(heartbeat=heartbeat, grace=grace)
+        rules = Rules(heartbeat=heartbeat, grace=grace, attempts=attempts)
     except ValueError:
         raise UserError(f"--grace {grace:g} must be three times --heartbeat or more") from None
     check_shared(storage)
