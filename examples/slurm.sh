@@ -25,7 +25,7 @@ if [ -e "$run/config.yaml" ]; then
 else
     command=(run --out "$run" "$@")
 fi
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 stopped=
 trap 'stopped=1; kill -TERM "$job"' TERM
 srun --cpus-per-task "${SLURM_CPUS_PER_TASK:-1}" torchrun \
@@ -33,7 +33,7 @@ srun --cpus-per-task "${SLURM_CPUS_PER_TASK:-1}" torchrun \
     --nproc-per-node "${PROCESSES:-gpu}" \
     --rdzv-backend c10d \
     --rdzv-id "$SLURM_JOB_ID" \
-    --rdzv-endpoint "$first:${PORT:-29500}" \
+    --rdzv-endpoint "${nodes%%$'\n'*}:${PORT:-29500}" \
     -m headsearch "${command[@]}" &
 job=$!
 status=0

@@ -403,8 +403,8 @@ def batches(
     """Two crops of each image, (2, B, C, S, S), a batch a step, on the training device.
 
     Order and augmentation of a step are fixed by the seed and the step's number alone, and each
-    rank has those of its own images. The images
-    of the next step are read, or decoded, while the device works on those of this one.
+    rank has those of its own images. The images of the next step are read, or decoded, while the
+    device works on those of this one.
     """
     per_epoch = steps_per_epoch(images, config)
     settings = ViewSettings(crop_scale=find_recipe(config.recipe).crop_scale)
