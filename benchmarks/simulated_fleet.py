@@ -9,7 +9,7 @@ time. A cohort that is begun again begins from its first step. Asserts for every
 cohort was committed exactly once, none lost and none counted twice, but for those that failed as
 often as the rules allow (`given_up`). Where many workers
 have nothing to do, some of their polls are only counted. Writes results/scaling/fleet.csv
-and fleet_calls.csv. Takes some minutes of one core, and with 4,096 workers longer.
+and fleet_calls.csv. Takes some minutes of one core, most of them with 2,048 workers.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ SCENARIOS = {
     "database away 90 s": Faults(away=((0.6 * TASK_S, 90.0), (1.2 * TASK_S, 90.0))),
     "database away 5 min": Faults(away=((0.6 * TASK_S, 300.0),)),
 }
-SIZES = {8: 256, 64: 512, 512: 1024, 4096: 6144}
+SIZES = {8: 256, 64: 512, 512: 1024, 2048: 3072}
 """Cohorts for so many workers."""
 OF_THE_LARGEST = ("usual", "database away 5 min")
 """Scenarios of the largest fleet, which take minutes each, if none are asked for."""
