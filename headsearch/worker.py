@@ -148,7 +148,8 @@ class Worker:
                     follow(self.prepared)
                 case TakeSolo(payload):
                     planned = self._alone(self.prepared.under(int(payload["seed"])), payload)
-                    deque(SoloRun(planned.ground, planned.candidate).run(), maxlen=0)
+                    with suppress(SoloDivergedError):  # the first process says so
+                        deque(SoloRun(planned.ground, planned.candidate).run(), maxlen=0)
                 case Wait():
                     pass
                 case Part():

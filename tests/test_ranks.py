@@ -214,6 +214,14 @@ def test_a_worker_of_two_processes_trains_cohorts_and_solo_runs(tmp_path: Path) 
     assert "2 tasks done" in out
     ended_well(headsearch(1, *by_workers, "--no-controls"))
     assert len(pd.read_csv(run / "solo.csv")) == 2
+    two_seeds = (*by_workers[:-1], "2", "--no-controls")
+    ended_well(headsearch(1, *two_seeds))
+    job = torchrun(
+        2, HERE / "diverging.py", "worker", *where, "--name", "w", "--out", tmp_path / "c"
+    )
+    out = ended_well(job)
+    assert out.count("diverged: its loss or gradient is not finite") == 2
+    assert "2 tasks done" in out
 
 
 @pytest.mark.parametrize(
