@@ -23,15 +23,18 @@ from torch import Tensor, nn
 
 from headsearch.config import resolve
 from headsearch.ground import Ground, prepare_ground
-from headsearch.machine import keep_freed_memory
+from headsearch.machine import keep_freed_memory, synchronize
 from headsearch.schedules import Moment
 from headsearch.train import batches
 
 BASES: dict[str, dict[str, Any]] = {
     "small": {**ground_truth.BASE, "image_size": 32, "batch_size": 128},
     "vit_s": {"base": "vit_s", "patch_size": 8, "image_size": 64, "batch_size": 16},
+    "vit_s at 224": {"base": "vit_s", "image_size": 224, "patch_size": 16, "batch_size": 128},
 }
 MOMENT = Moment(500, 1000)  # amid a run, where no schedule does anything of its own
+AT_LEAST_S = 0.2
+"""Steps on given crops that are shorter are timed several in a row: a GPU is not to run dry."""
 DATA_STEPS = 3
 """Steps of a turn in which data are made, after one that is not counted: workers start in it."""
 
@@ -70,12 +73,12 @@ class Task:
         return self.backbone(fused=self.fused_attention)
 
 
-def ground_of(base: str, objective: str, precision: str, threads: int) -> Ground:
+def ground_of(base: str, objective: str, precision: str, threads: int, device: str) -> Ground:
     """What headsearch itself stands on."""
     settings = BASES[base]
     return prepare_ground(
         resolve({
-            **settings, "objective": objective, "precision": precision, "device": "cpu",
+            **settings, "objective": objective, "precision": precision, "device": device,
             "threads": threads, "images": 4 * settings["batch_size"], "epochs": 1000,
             "eval_images": 32, "bank_images": 8,
         })
@@ -117,7 +120,8 @@ Clock = Callable[[], float]
 
 def _headsearch(task: Task, now: Clock) -> Turn:
     threads = torch.get_num_threads()
-    ground = ground_of(task.base, task.setting.objective, task.precision, threads)
+    setting = task.setting
+    ground = ground_of(task.base, setting.objective, task.precision, threads, setting.device)
     trainer = ground.new_trainer("joint")
 
     def step(crops: Tensor) -> None:
@@ -126,18 +130,20 @@ def _headsearch(task: Task, now: Clock) -> Turn:
     def data() -> Iterator[Tensor]:
         return batches(ground.data.train, ground.config, range(DATA_STEPS + 1), ground.device)
 
-    return _turn(step, task.crops, data, now)
+    return _turn(task, step, data, now)
 
 
 def _tuned(task: Task, now: Clock) -> Turn | None:
-    keep_freed_memory()
-    loop = TunedLoop(task.backbone(fused=False), task.setting)
-    return None if task.crops is None else _turn(loop.step, task.crops, None, now)
+    on_cpu = task.setting.device == "cpu"
+    if on_cpu:
+        keep_freed_memory()
+    loop = TunedLoop(task.backbone(fused=not on_cpu), task.setting)
+    return None if task.crops is None else _turn(task, loop.step, None, now)
 
 
 def _plain(task: Task, now: Clock) -> Turn | None:
     loop = PlainLoop(task.peer(), task.setting)
-    return None if task.crops is None else _turn(loop.step, task.crops, None, now)
+    return None if task.crops is None else _turn(task, loop.step, None, now)
 
 
 def _lightly(task: Task, now: Clock, workers: int = 0) -> Turn | None:
@@ -151,7 +157,7 @@ def _lightly(task: Task, now: Clock, workers: int = 0) -> Turn | None:
             pictures, task.setting.objective, task.batch_size, workers
         )
 
-    return _turn(loop.step, task.crops, data, now)
+    return _turn(task, loop.step, data, now)
 
 
 def _lightly_with_worker(task: Task, now: Clock) -> Turn | None:
@@ -161,9 +167,10 @@ def _lightly_with_worker(task: Task, now: Clock) -> Turn | None:
 def _stable_pretraining(task: Task, now: Clock) -> Turn | None:
     import stable_pretraining_loops as loops
 
-    if task.crops is None or task.setting.objective not in loops.OBJECTIVES:
+    setting = task.setting
+    if task.crops is None or setting.objective not in loops.OBJECTIVES or setting.device != "cpu":
         return None
-    loop, crops = loops.StablePretrainingLoop(task.peer(), task.setting), task.crops
+    loop, crops = loops.StablePretrainingLoop(task.peer(), setting), task.crops
     return lambda: (loop.seconds(crops, 1, now), 0.0)
 
 
@@ -178,17 +185,26 @@ CONTESTANTS: dict[str, Callable[[Task, Clock], Turn | None]] = {
 
 
 def _turn(
+    task: Task,
     step: Callable[[Any], Any],
-    crops: Tensor | None,
     data: Callable[[], Iterator[Any]] | None,
-    now: Clock,
+    clock: Clock,
 ) -> Turn:
-    """A turn of one step on these crops, or of some steps, each with data of its own."""
+    """A turn of steps on the task's crops, or of some steps, each with data of its own."""
+    device = torch.device(task.setting.device)
+    crops = None if task.crops is None else task.crops.to(device)
+
+    def now() -> float:
+        synchronize(device)
+        return clock()
 
     def alone() -> tuple[float, float]:
-        started = now()
-        step(crops)
-        return now() - started, 0.0
+        count, started = 0, now()
+        while (taken := now() - started) < AT_LEAST_S:
+            for _ in range(max(1, count)):
+                step(crops)
+            count += max(1, count)  # twice as many before the device is waited for again
+        return taken / count, 0.0
 
     def with_data() -> tuple[float, float]:
         assert data is not None

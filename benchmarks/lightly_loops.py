@@ -49,8 +49,12 @@ class LightlyLoop:
             self.loss = NTXentLoss(temperature=0.2)
             self.predictor = MoCoProjectionHead(width, hidden, width, batch_norm=True)
         self.student = nn.ModuleList([self.backbone, self.head, self.predictor])
+        self.student.to(setting.device)
+        self.loss.to(setting.device)
         if setting.has_teacher:
             self.teacher_backbone, self.teacher_head = copy.deepcopy(backbone), head()
+            self.teacher_backbone.to(setting.device)
+            self.teacher_head.to(setting.device)
             self.teacher_head.load_state_dict(self.head.state_dict())
             deactivate_requires_grad(self.teacher_backbone)
             deactivate_requires_grad(self.teacher_head)
@@ -72,7 +76,7 @@ class LightlyLoop:
         self.optimizer.zero_grad()
 
     def _loss(self, crops: Iterable[Tensor]) -> Tensor:
-        crops = list(crops)
+        crops = [crop.to(self.setting.device, non_blocking=True) for crop in crops]
         students = [self.predictor(self.head(self.backbone(crop))) for crop in crops]
         if not self.setting.has_teacher:
             return self.loss(*students)

@@ -14,7 +14,9 @@ turns, in changing order; medians are printed, in images (not crops) a second:
 Peers use timm's attention as it comes, PyTorch's fused one; headsearch and the tuned loop use plain
 products, which are faster on a CPU (`attention.py`), and memory that they freed. With `--attention
 plain` peers use plain products too. A second table is about the step with each one's own
-augmentation, in the last of the precisions. What is not installed is left out and named.
+augmentation, in the last of the precisions. What is not installed is left out and named. On a GPU
+(`--device cuda --bases "vit_s at 224" --precisions bf16 --no-data`) all have the fused attention,
+and stable-pretraining, whose trainer sees to the device itself, does not take part.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from headsearch.schedules import learning_rate, teacher_momentum
 from headsearch.train import batches
 
 OBJECTIVES = ("dino", "simclr", "mocov3")
-OBJECTIVES_OF = {"small": OBJECTIVES, "vit_s": ("simclr",)}
+OBJECTIVES_OF = {"small": OBJECTIVES, "vit_s": ("simclr",), "vit_s at 224": ("simclr", "dino")}
 """Where none are named: what makes the whole take about five minutes."""
 PRECISIONS = ("float32", "bf16")
 HEADSEARCH, TUNED = "headsearch", "tuned"
@@ -49,12 +51,14 @@ PACKAGES = {"lightly": "lightly", "stable-pretraining": "stable_pretraining"}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bases", nargs="+", default=list(BASES), choices=BASES)
+    parser.add_argument("--bases", nargs="+", default=["small", "vit_s"], choices=BASES)
     parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES,
                         help="default: all of the small base, simclr of ViT-S")  # fmt: skip
     parser.add_argument("--precisions", nargs="+", default=PRECISIONS, choices=PRECISIONS)
     parser.add_argument("--attention", choices=["fused", "plain"], default="fused",
                         help="of the peers' models")  # fmt: skip
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--no-data", action="store_true", help="without the second table")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall",
@@ -78,9 +82,10 @@ def main() -> None:
         print("\nimages a second, the step alone on the same crops")
         for case in cases:
             found["step"].append(compare(ends, case, arguments, with_data=False))
-        print("\nimages a second, the step with each one's own augmentation")
+        if not arguments.no_data:
+            print("\nimages a second, the step with each one's own augmentation")
         for case in cases:
-            if case[2] == arguments.precisions[-1]:
+            if case[2] == arguments.precisions[-1] and not arguments.no_data:
                 found["augmented"].append(compare(ends, case, arguments, with_data=True))
     finally:
         for end in ends.values():
@@ -132,7 +137,7 @@ def asked(name: str, end: Connection, what: Task | None) -> Any:
 def task_of(case: tuple[str, str, str], arguments: argparse.Namespace, *, with_data: bool) -> Task:
     """A case, and what others need in order to do what headsearch does at `MOMENT`."""
     base, objective, precision = case
-    ground = ground_of(base, objective, precision, arguments.threads)
+    ground = ground_of(base, objective, precision, arguments.threads, arguments.device)
     images, config = ground.data.train, ground.config
     setting = Setting(
         objective,
@@ -141,6 +146,7 @@ def task_of(case: tuple[str, str, str], arguments: argparse.Namespace, *, with_d
         momentum=teacher_momentum(MOMENT),
         temperature=teacher_temperature(MOMENT),
         autocast=ground.autocast,
+        device=str(ground.device),
     )
     return Task(
         base,
@@ -150,7 +156,7 @@ def task_of(case: tuple[str, str, str], arguments: argparse.Namespace, *, with_d
         dict(ground.plan.arguments),
         fused_attention=arguments.attention == "fused",
         batch_size=config.batch_size,
-        crops=None if with_data else next(batches(images, config, [0], ground.device)),
+        crops=None if with_data else next(batches(images, config, [0], ground.device)).cpu(),
         pixels=images.batch(torch.arange(len(images))).permute(0, 2, 3, 1).numpy(),
     )
 
@@ -199,12 +205,17 @@ def installed(contestant: str) -> bool:
     return package is None or importlib.util.find_spec(package) is not None
 
 
+def device_name(device: str) -> str:
+    return device if device == "cpu" else torch.cuda.get_device_name(device)
+
+
 def machine(arguments: argparse.Namespace) -> dict[str, Any]:
     """Where and how it is measured; the load tells whether anything else is running."""
     absent = sorted({package for name, package in PACKAGES.items() if not installed(name)})
     packages = sorted({"torch", "timm", *PACKAGES.values()} - set(absent))
     return {
         "cores": os.cpu_count(),
+        "device": device_name(arguments.device),
         "threads": arguments.threads,
         "load": round(os.getloadavg()[0], 1),
         "clock": arguments.clock,

@@ -36,6 +36,7 @@ class Setting:
         momentum: of the teacher.
         temperature: of DINO's teacher.
         autocast: whether matrix products run in bfloat16.
+        device: where.
     """
 
     objective: str
@@ -48,13 +49,16 @@ class Setting:
     temperature: float = 0.07
     clip_norm: float = 0.3
     autocast: bool = False
+    device: str = "cpu"
 
     @property
     def has_teacher(self) -> bool:
         return self.objective != "simclr"
 
     def precision(self) -> AbstractContextManager[object]:
-        return torch.autocast("cpu", torch.bfloat16) if self.autocast else nullcontext()
+        if not self.autocast:
+            return nullcontext()
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16)
 
 
 class Model(nn.Module):
@@ -141,12 +145,13 @@ def nt_xent(first_BP: Tensor, second_BP: Tensor, temperature: float = 0.1) -> Te
     logits = unit_P @ unit_P.T / temperature
     logits.fill_diagonal_(-torch.inf)
     batch = len(first_BP)
-    return F.cross_entropy(logits, torch.arange(2 * batch).roll(batch))
+    return F.cross_entropy(logits, torch.arange(2 * batch, device=logits.device).roll(batch))
 
 
 def info_nce(queries_BP: Tensor, keys_BP: Tensor, temperature: float = 0.2) -> Tensor:
     logits_BB = F.normalize(queries_BP) @ F.normalize(keys_BP).T / temperature
-    return F.cross_entropy(logits_BB, torch.arange(len(logits_BB))) * (2 * temperature)
+    own_B = torch.arange(len(logits_BB), device=logits_BB.device)
+    return F.cross_entropy(logits_BB, own_B) * (2 * temperature)
 
 
 class PlainLoop:
@@ -154,9 +159,9 @@ class PlainLoop:
 
     def __init__(self, backbone: nn.Module, setting: Setting) -> None:
         self.setting = setting
-        self.student = Model(backbone, setting)
+        self.student = Model(backbone, setting).to(setting.device)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
-        self.criterion = Criterion(setting)
+        self.criterion = Criterion(setting).to(setting.device)
         self.optimizer = torch.optim.AdamW(
             self.student.parameters(), lr=setting.lr, weight_decay=setting.weight_decay
         )
@@ -189,8 +194,8 @@ class TunedLoop:
 
     def __init__(self, backbone: nn.Module, setting: Setting) -> None:
         self.setting = setting
-        self.student = Model(backbone, setting)
-        self.criterion = Criterion(setting)
+        self.student = Model(backbone, setting).to(setting.device)
+        self.criterion = Criterion(setting).to(setting.device)
         self.start()
 
     def start(self) -> None:

@@ -7,6 +7,7 @@ what a step is. Each figure is the median of its repeats.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from headsearch.step_meter import Size, StepMeter
 HEADS = (1, 2, 4, 8, 16)
 """How many heads are trained together, one number after the other."""
 REPEATS = 5
+TERA = 1e12
 
 
 class Bench:
@@ -46,6 +48,8 @@ class Bench:
         seconds: of a step, a figure a repeat, by what it is: ("base",), ("joint", K), and of each
             different head ("solo", NAME) and ("own", NAME, n), where it sees n of its images.
         memory: of two steps with K heads, by K; of the base alone by 0.
+        flops: of a step with K heads, by K; of the base alone by 0.
+        product_rate: FLOPs a second of a matrix product alone.
         sizes: what the base and each different head hold, counted; the base's by "".
     """
 
@@ -58,6 +62,8 @@ class Bench:
         self.heads = bench_heads(prepared, self._counts[-1])
         self.seconds: dict[tuple[str | int, ...], list[float]] = defaultdict(list)
         self.memory: dict[int, Memory] = {}
+        self.flops: dict[int, float] = {}
+        self.product_rate = math.nan
         self.sizes: dict[str, Size] = {}
 
     def measure(self) -> Iterator[str]:
@@ -80,6 +86,8 @@ class Bench:
         }
         self.sizes = {BASE: meter.size_of_base()}
         self.sizes |= {head.name: meter.size_of(head) for head in different}
+        self.flops = {count: meter.flops(self.heads[:count]) for count in (0, *self._counts)}
+        self.product_rate = meter.product_rate()
         for repeat in range(self._repeats):
             yield f"times, repeat {repeat + 1} of {self._repeats}"
             self.seconds["crops",].append(meter.crops())
@@ -120,6 +128,8 @@ class Bench:
             "crops_ms": self._ms("crops"),
             "base_ms": base_ms,
             "base_images_per_second": 1000 * config.batch_size / base_ms,
+            "base_tflops_per_second": self._tflops_per_second(0, base_ms),
+            "product_tflops_per_second": self.product_rate / TERA,
             "base_peak_memory_mb": base_mb,
             "process_memory_mb": self.memory[0].before,
             "heads": [self._head(name) for name in dict.fromkeys(map(without_number, self.heads))],
@@ -167,6 +177,7 @@ class Bench:
             "saving_ratio": joint_ms / solo_ms,
             "saving_range": [float(savings.min()), float(savings.max())],
             "images_per_second": 1000 * prepared.config.batch_size / joint_ms,
+            "tflops_per_second": self._tflops_per_second(count, joint_ms),
             "ms_per_head": (joint_ms - base_ms) / count,
             "peak_memory_mb": mb,
             "predicted_memory_mb": self.memory[count].before + counted / MB,
@@ -177,6 +188,9 @@ class Bench:
         """How many images each of so many heads sees."""
         setting = self._prepared.config.images_per_head
         return images_of_a_head(setting, self._prepared.batch, heads)
+
+    def _tflops_per_second(self, heads: int, ms: float) -> float:
+        return self.flops[heads] / TERA / (ms / 1000)
 
     def _ms(self, *what: str | int) -> float:
         return 1000 * median(self.seconds[what])

@@ -51,6 +51,12 @@ def print_findings(console: Console, found: dict[str, Any]) -> None:
         f"{found['base_images_per_second']:.0f} images/s, {found['base_peak_memory_mb']:.0f} MB; "
         f"a step's crops take {found['crops_ms']:.1f} ms more, in none of these figures",
     )
+    reached, product = found["base_tflops_per_second"], found["product_tflops_per_second"]
+    say(
+        console,
+        f"that is {reached:.3g} TFLOP/s, {reached / product:.0%} of the {product:.3g} that one "
+        "matrix product reaches here",
+    )
     console.print()
     print_table(console, _heads(found))
     console.print()

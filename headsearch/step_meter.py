@@ -9,10 +9,12 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from headsearch.bases import Base, BaseOutput
 from headsearch.config import ImagesPerHead
@@ -27,6 +29,9 @@ from headsearch.train import Trainer, batches
 
 AT_LEAST_S = 0.2
 """Work shorter than this is timed as several in a row."""
+PRODUCT_SIDES, PRODUCT_S = (1024, 2048, 4096, 8192), 0.02
+"""Sides of square matrices in growing order, and the seconds of a product after which none larger
+is tried: it is at the device's rate."""
 MIDDLE = Moment(50, 100)
 """The moment that every step is timed at: nothing is frozen any more, nothing is over."""
 
@@ -107,6 +112,31 @@ class StepMeter:
         network = self._with(self._whole, heads).teacher.network
         ground = replace(self._ground, data=data)
         return _passed(lambda: ground.scores(network), 1, ground.device)
+
+    def flops(self, heads: Sequence[Candidate]) -> float:
+        """FLOPs (two a multiply-add) of a step with these heads: products and convolutions."""
+        trainer = self._with(self._whole, heads, self._ground.config.images_per_head)
+        with FlopCounterMode(display=False) as counter:
+            trainer.step(self._crops, MIDDLE)
+        return float(counter.get_total_flops())
+
+    def product_rate(self) -> float:
+        """FLOPs a second of a matrix product alone, in the precision of a step.
+
+        The most of several sizes: how much of it a step reaches says how well it uses the device.
+        """
+        device, rates = self._ground.device, []
+        for side in PRODUCT_SIDES:
+            left, right = torch.randn(2, side, side, device=device).unbind()
+            with mixed_precision(device, self._ground.autocast):
+                dtype = (left[:1] @ right).dtype
+            left, right = left.to(dtype), right.to(dtype)
+            product = partial(torch.matmul, left, right, out=torch.empty_like(left))
+            seconds = seconds_of(product, device)
+            rates.append(2 * side**3 / seconds)
+            if seconds > PRODUCT_S:
+                break
+        return max(rates)
 
     def size_of_base(self) -> Size:
         """What the base holds without heads."""

@@ -82,6 +82,30 @@ def test_what_a_head_adds_on_given_features_is_what_it_adds_to_a_step(
         assert meter.joint([first, second]) == parts
 
 
+def test_flops_are_those_of_the_products_of_a_step(space_file: str) -> None:
+    prepared = tiny(space_file, coupling="observe")
+    meter = StepMeter(prepared)
+    first, second = bench_heads(prepared, 2)
+    dim, hidden, width = 64, 512, 128
+    # Of each of 16 crops: forward, gradient toward the weights, gradient toward the input.
+    projector = 2 * 3 * 16 * (dim * hidden + hidden * hidden + hidden * width)
+    loss = 2 * 3 * 16 * 16 * width
+    in_blocks = 2 * 3 * 16 * prepared.plan.gflops * 1e9 / 2
+    no_gradient_to_images = 2 * 16 * 16 * (3 * 4 * 4 * dim)
+    expected = in_blocks + projector + loss - no_gradient_to_images
+    assert meter.flops([]) == pytest.approx(expected)
+    base, one, two = meter.flops([]), meter.flops([first]), meter.flops([second])
+    assert meter.flops([first, second]) == one + two - base
+
+
+def test_the_rate_of_a_product_is_its_flops_over_its_time(
+    space_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meter = StepMeter(tiny(space_file))
+    count_flops(monkeypatch)  # as if each took a second
+    assert meter.product_rate() == 1
+
+
 def test_heads_that_share_a_batch_cost_as_much_as_on_their_part_of_it(
     space_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,10 +144,14 @@ def test_the_ratios_come_from_the_medians_of_the_parts(space_file: str) -> None:
         "": Size(1e6, 3e6), "convnext-d1-k3": Size(2e6, 4e6), "mixer-d1": Size(1e6, 1e6),
         "poolformer-d1-p3": Size(1e6, 1e6),
     }  # fmt: skip
+    bench.flops, bench.product_rate = {0: 22e9, 1: 24.2e9, 4: 38e9}, 1e12
     found = bench.findings()
     one, four = found["cohorts"]
     assert found["base_ms"] == pytest.approx(110)
     assert found["base_images_per_second"] == pytest.approx(8 / 0.110)
+    assert found["base_tflops_per_second"] == pytest.approx(0.2)  # 22 GFLOPs in 110 ms
+    assert found["product_tflops_per_second"] == 1
+    assert four["tflops_per_second"] == pytest.approx(0.2)
     assert one["parts_ms"] == pytest.approx(110 + 10)
     assert one["overhead_ratio"] == pytest.approx(121 / 120)
     assert one["overhead_range"] == pytest.approx([121 / 150, 132 / 130])
