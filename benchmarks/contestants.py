@@ -22,10 +22,10 @@ from plain_loops import PlainLoop, Setting, TunedLoop
 from torch import Tensor, nn
 
 from headsearch.config import resolve
+from headsearch.feeding import batches
 from headsearch.ground import Ground, prepare_ground
 from headsearch.machine import keep_freed_memory, synchronize
 from headsearch.schedules import Moment
-from headsearch.train import batches
 
 BASES: dict[str, dict[str, Any]] = {
     "small": {**ground_truth.BASE, "image_size": 32, "batch_size": 128},

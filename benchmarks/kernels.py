@@ -20,11 +20,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from headsearch.bench_case import bench_heads, bench_settings, prepare_bench
 from headsearch.data.images import ImagesInMemory
+from headsearch.feeding import batches
 from headsearch.machine import resolve_here, synchronize
 from headsearch.preparation import Prepared
 from headsearch.solo import attach
 from headsearch.step_meter import MIDDLE, seconds_of
-from headsearch.train import batches
 
 PROFILED, WITH_DATA = 5, 20
 """Steps."""

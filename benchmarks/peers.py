@@ -36,9 +36,9 @@ import torch
 from contestants import BASES, CONTESTANTS, MOMENT, Task, ground_of, serve
 from plain_loops import Setting
 
+from headsearch.feeding import batches
 from headsearch.objectives.dino import teacher_temperature
 from headsearch.schedules import learning_rate, teacher_momentum
-from headsearch.train import batches
 
 OBJECTIVES = ("dino", "simclr", "mocov3")
 OBJECTIVES_OF = {"small": OBJECTIVES, "vit_s": ("simclr",), "vit_s at 224": ("simclr", "dino")}

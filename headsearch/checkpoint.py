@@ -115,8 +115,8 @@ UNREADABLE = (
 SOLO_HEAD = "solo_head"
 """What config.yaml of a pretraining calls its head; no search's has it."""
 MAY_DIFFER = (
-    "out", "device", "threads", "precision", "compile", "snapshot_every", "git_commit", "versions",
-    "study_name", "max_bad_images", "processes", "log",
+    "out", "device", "threads", "precision", "cuda_graphs", "compile", "snapshot_every",
+    "git_commit", "versions", "study_name", "max_bad_images", "processes", "log",
 )  # fmt: skip
 """What a run may be gone on with otherwise than it was begun; the same bits need them all alike."""
 _DEFAULTS = RunConfig().model_dump(mode="json")

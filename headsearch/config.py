@@ -221,6 +221,12 @@ class RunConfig(BaseModel):
     precision: Precision = setting(
         "auto", "auto, bf16 or float32; auto is bf16 where the hardware is fast at it.", MACHINE
     )
+    cuda_graphs: bool = setting(
+        True,
+        "On CUDA, record a step once and replay it, so that a small base and many heads are not "
+        "held up by Python.",
+        MACHINE,
+    )
     compile: bool = setting(
         False,
         "Compile the base's blocks (torch.compile): starts slower, then trains faster.",
@@ -261,8 +267,8 @@ OF_SEARCH_ALONE = (
 
 OF_A_STEP = (
     "base", "base_args", "space", "objective", "recipe", "budget", "batch_size", "image_size",
-    "patch_size", "coupling", "images_per_head", "device", "precision", "compile", "threads",
-    "seed",
+    "patch_size", "coupling", "images_per_head", "device", "precision", "cuda_graphs", "compile",
+    "threads", "seed",
 )  # fmt: skip
 """Settings that decide what one training step takes."""
 

@@ -35,6 +35,7 @@ from headsearch.checkpoint import Run
 from headsearch.config import BUILT_IN_FULL, Coupling, RunConfig, resolve
 from headsearch.data import Data, Source, open_data
 from headsearch.errors import UserError, unknown
+from headsearch.feeding import steps_per_epoch
 from headsearch.fingerprint import difference, fingerprint
 from headsearch.machine import check_compiler, set_up
 from headsearch.model import Network
@@ -45,7 +46,7 @@ from headsearch.scores.discrepancy import DISCREPANCIES
 from headsearch.scores.rung import PROTOTYPE_KL, RungScores, score_rung
 from headsearch.seeding import seeded_weights
 from headsearch.space import Space
-from headsearch.train import Trainer, steps_per_epoch
+from headsearch.train import Trainer
 
 CPU_IMAGE_SIZE, ACCELERATOR_IMAGE_SIZE = 64, 224
 """The largest image side in pixels that is chosen where `--image-size` is not given."""

@@ -17,11 +17,12 @@ from headsearch import job, ranks
 from headsearch.bases import Base
 from headsearch.errors import UserError
 from headsearch.ground import Ground
+from headsearch.health import Health
 from headsearch.pace import Pace
 from headsearch.scores.rung import BASE, RungScores
 from headsearch.snapshot import Snapshot
 from headsearch.space import Candidate
-from headsearch.train import Health, Trainer, train
+from headsearch.train import Trainer, train
 
 
 class SoloDivergedError(UserError):

@@ -19,13 +19,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from headsearch.bases import Base, BaseOutput
 from headsearch.config import ImagesPerHead
 from headsearch.data import Data
+from headsearch.feeding import batches
 from headsearch.ground import Ground
 from headsearch.machine import mixed_precision, synchronize
 from headsearch.model import Network
 from headsearch.schedules import Moment
 from headsearch.solo import attach
 from headsearch.space import Candidate
-from headsearch.train import Trainer, batches
+from headsearch.train import Trainer
 
 AT_LEAST_S = 0.2
 """Work shorter than this is timed as several in a row."""
@@ -117,7 +118,9 @@ class StepMeter:
         """FLOPs (two a multiply-add) of a step with these heads: products and convolutions."""
         trainer = self._with(self._whole, heads, self._ground.config.images_per_head)
         with FlopCounterMode(display=False) as counter:
-            trainer.step(self._crops, MIDDLE)
+            _, losses = trainer.losses(self._crops.flatten(0, 1), MIDDLE)
+            losses.total.backward()
+        trainer.optimizer.zero_grad(set_to_none=True)
         return float(counter.get_total_flops())
 
     def product_rate(self) -> float:
@@ -156,6 +159,8 @@ class StepMeter:
     ) -> float:
         """Seconds of a step with these heads attached and no others."""
         self._with(trainer, heads, images)
+        while not trainer.settled:
+            trainer.step(self._crops, MIDDLE)
         return seconds_of(lambda: trainer.step(self._crops, MIDDLE), self._ground.device)
 
     def _kept(self, trainer: Trainer) -> int:

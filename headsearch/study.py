@@ -24,6 +24,7 @@ from headsearch.errors import UserError
 from headsearch.facts import note_baseline
 from headsearch.gains import write_gains
 from headsearch.ground import NOTHING_GIVEN, Given, check_given
+from headsearch.health import Health
 from headsearch.ledger import Ledger, Standing
 from headsearch.machine import out_of_memory, release_memory, resolve_here
 from headsearch.orders import Score, Steps, leading
@@ -41,7 +42,7 @@ from headsearch.scores.rung import (
 from headsearch.setbacks import DivergedError, setbacks
 from headsearch.snapshot import read_snapshot
 from headsearch.storage import STORAGE_ERRORS, check_storage
-from headsearch.train import Health, Progress, train
+from headsearch.train import Progress, train
 from headsearch.trials import Trials
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from headsearch import job, ranks
 from headsearch.bases import compile_blocks
 from headsearch.config import RunConfig
-from headsearch.data import Images, ViewSettings, epoch_order, make_views
-from headsearch.machine import mixed_precision, staged, synchronize
+from headsearch.data import Images
+from headsearch.feeding import batches, steps_per_epoch
+from headsearch.health import Health, Meter
+from headsearch.machine import mixed_precision, synchronize
 from headsearch.model import (
     AttachedHead,
     Features,
@@ -31,10 +33,11 @@ from headsearch.model import (
 )
 from headsearch.objectives import Losses, Objective, Seen
 from headsearch.recipes import find_recipe
+from headsearch.recording import Recorder
 from headsearch.schedules import Moment, learning_rate, teacher_momentum, weight_decay
 from headsearch.scores.rung import BASE
 from headsearch.seeding import seeded_generator, seeded_layers, seeded_weights
-from headsearch.shares import share_out
+from headsearch.shares import Shares, share_out
 
 READ_EVERY = 10
 """Steps between two reads of losses and health from the device."""
@@ -42,11 +45,42 @@ ALONE_TIMES, ALONE_S = 3, 0.1
 """How often, and for how many seconds, a head's forward and backward is timed when it enters."""
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a step is computed from.
+
+    Attributes:
+        crops_BCSS: 2B of them.
+        temperature: of the objective's teacher, ().
+        mask_BHW: the patches that the student does not see, where the objective hides any.
+        shares: the crops that each head sees, where those are not all.
+    """
+
+    crops_BCSS: Tensor
+    temperature: Tensor
+    mask_BHW: Tensor | None
+    shares: Shares | None
+
+    def tensors(self) -> list[Tensor]:
+        mask = [] if self.mask_BHW is None else [self.mask_BHW]
+        rows = [] if self.shares is None else list(self.shares.rows.values())
+        return [self.crops_BCSS, self.temperature, *mask, *rows]
+
+    def of(self, tensors: Sequence[Tensor]) -> Given:
+        """The same of other tensors, in the order of `tensors`."""
+        crops_BCSS, temperature, *rest = tensors
+        mask_BHW = None if self.mask_BHW is None else rest.pop(0)
+        heads = () if self.shares is None else self.shares.rows
+        rows = dict(zip(heads, rest, strict=True))
+        return Given(crops_BCSS, temperature, mask_BHW, Shares(rows) if rows else None)
+
+
 class Trainer:
     """Student, teacher, objective and optimizer of one cohort, and the step that moves them.
 
-    The step reads nothing back from the device. Losses and a flag of each owner's health are kept
-    there until `read` asks for them. From a step in which any loss or gradient is not finite until
+    The step reads nothing back from the device, and on CUDA it is recorded and replayed but for the
+    update (`recording.py`). Losses and a flag of each owner's health are kept on the device until
+    `read` asks for them. From a step in which any loss or gradient is not finite until
     the next read, steps change nothing at all: `read` then says how many were taken before, and
     which heads are to blame, so that the rest can be taken again without them.
 
@@ -86,7 +120,7 @@ class Trainer:
             for network in {self.student, self.teacher.network}:
                 compile_blocks(network.base.trunk)
         self._parameters = {BASE: [p for _, p in self.student.base_parameters()]}
-        self._meters = {BASE: _Meter(device)}
+        self._meters = {BASE: Meter(device)}
         self._base_sound = torch.ones((), dtype=torch.bool, device=device)
         self._sound = torch.ones((), device=device)  # 0 from a step that is not finite to the read
         self.unread = 0
@@ -98,6 +132,10 @@ class Trainer:
             lr=config.lr,
             fused=self._fused,
         )
+
+        # Of several processes, reductions come between.
+        record = device.type == "cuda" and config.cuda_graphs and job.count() == 1
+        self._recorder = Recorder(self.student.parameters, possible=record)
 
     def attach(self, name: str, build: Callable[[], nn.Module], dim: int, place: int = 0) -> None:
         """Attaches a head, with its projection, its teacher copy and its optimizer state.
@@ -113,7 +151,8 @@ class Trainer:
         self._parameters[name] = list(attached.parameters())
         for group in _decay_groups(name, self._parameters[name], self.weight_decay):
             self.optimizer.add_param_group(group)
-        self._meters[name] = _Meter(self.device)
+        self._meters[name] = Meter(self.device)
+        self._recorder.forget()
 
     def detach(self, name: str) -> None:
         """Takes a head away with all that is its own; everything else stays bitwise as it was."""
@@ -125,6 +164,7 @@ class Trainer:
             group for group in self.optimizer.param_groups if group["owner"] != name
         ]
         del self._meters[name]
+        self._recorder.forget()
 
     def step(self, crops: Tensor, moment: Moment) -> None:
         """One update of base and heads from two crops of each image, (2, B, C, S, S).
@@ -132,13 +172,10 @@ class Trainer:
         Of several ranks each takes the crops of its own images, and all make the same update.
         """
         self.unread += 1
-        buffers = [buffer for _, buffer in moving_buffers(self.student)]
-        before = [buffer.clone() for buffer in buffers]
-        features, losses = self.losses(crops.flatten(0, 1), moment)
-        losses.total.backward()
+        given = self._given(crops.flatten(0, 1), moment)
+        with self._seeded_layers(moment):
+            self._recorder(given.tensors(), lambda tensors: self._gradients(given.of(tensors)))
         self.objective.adjust_gradients(self.student, moment)
-
-        self._clip(self._over_ranks(features, {BASE: losses.base, **losses.heads}))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(moment, self.peak_lr, self.recipe)
             if group["decays"]:
@@ -147,9 +184,22 @@ class Trainer:
             self.optimizer.found_inf = 1 - self._sound  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.teacher.follow(self.student, teacher_momentum(moment, self.recipe), self._sound)
+
+    @property
+    def settled(self) -> bool:
+        """Whether steps take as long from now on as they will take later."""
+        return self._recorder.settled
+
+    def _gradients(self, given: Given) -> None:
+        """The gradients of a step, clipped, and all else that it comes to but for the update."""
+        buffers = [buffer for _, buffer in moving_buffers(self.student)]
+        before = [buffer.clone() for buffer in buffers]
+        features, losses = self._losses(given)
+        losses.total.backward()
+        self._clip(self._over_ranks(features, {BASE: losses.base, **losses.heads}))
         for buffer, old in zip(buffers, before, strict=True):
             buffer.copy_(torch.where(self._sound.bool(), buffer, old))
-        self.teacher.follow(self.student, teacher_momentum(moment, self.recipe), self._sound)
 
     def _over_ranks(self, features: Features, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """The losses over the images of all ranks, whose gradients become the same in all."""
@@ -167,32 +217,50 @@ class Trainer:
         What the student does not see, patches and paths, is fixed by the seed and the step alone;
         which images a head sees, by its name or by how many heads there are too (`shares.py`).
         """
+        with self._seeded_layers(moment):
+            return self._losses(self._given(crops, moment))
+
+    def _losses(self, given: Given) -> tuple[Features, Losses]:
         objective, student = self.objective, self.student.train()
-        shares = share_out(
-            self.images_per_head,
-            len(crops) // 2,
-            list(student.heads),
-            seed=self.seed,
-            step=moment.step,
-            device=self.device,
-        )
+        crops, temperature, mask, shares = (
+            given.crops_BCSS, given.temperature, given.mask_BHW, given.shares
+        )  # fmt: skip
         with mixed_precision(self.device, self.autocast), ranks.statistics_over_all():
             if objective.has_teacher:
                 teacher = self.teacher.network.train()
                 with torch.no_grad():
                     of_teacher = teacher(crops, shares=shares)
-                    targets = objective.targets(teacher, student, of_teacher, crops, moment)
-            generator = self._generator("mask", moment)
-            mask = objective.mask(student, job.count() * len(crops), generator)
-            mask = ranks.own_crops(mask) if mask is not None else None
-            # Layers draw for the images that they see: those of other ranks must not get the same.
-            which = (job.rank(),) if job.rank() else ()
-            with seeded_layers(self.seed, "drop path", moment.step, *which, device=self.device):
-                features = student(crops, mask, shares)
+                    targets = objective.targets(teacher, student, of_teacher, crops, temperature)
+            features = student(crops, mask, shares)
             if not objective.has_teacher:
                 with torch.no_grad():
-                    targets = objective.targets(student, student, features, crops, moment)
+                    targets = objective.targets(student, student, features, crops, temperature)
             return features, objective.losses(Seen(student, features, targets, mask, shares))
+
+    def _given(self, crops: Tensor, moment: Moment) -> Given:
+        """What a step at this moment is computed from, with the crops of this rank."""
+        device, objective, student = self.device, self.objective, self.student
+        mask = objective.mask(
+            student, job.count() * len(crops), self._generator("mask", moment)
+        )  # fmt: skip
+        return Given(
+            crops,
+            torch.full((), objective.temperature(moment), dtype=torch.float64, device=device),
+            ranks.own_crops(mask) if mask is not None else None,
+            share_out(
+                self.images_per_head,
+                len(crops) // 2,
+                list(student.heads),
+                seed=self.seed,
+                step=moment.step,
+                device=device,
+            ),
+        )
+
+    def _seeded_layers(self, moment: Moment) -> AbstractContextManager[None]:
+        """Layers draw for the images that they see: those of other ranks must not get the same."""
+        which = (job.rank(),) if job.rank() else ()
+        return seeded_layers(self.seed, "drop path", moment.step, *which, device=self.device)
 
     def _generator(self, purpose: str, moment: Moment) -> torch.Generator | None:
         """A generator for one purpose in one step; torch has none for the meta device."""
@@ -211,8 +279,8 @@ class Trainer:
                 scales = (self.objective.clip_norm / (norms + 1e-6)).clamp(max=1)
                 torch._foreach_mul_(gradients, list(scales[:-1].unbind()))
             finite[owner] = (loss.isfinite() & norms.isfinite().all()).float()
-        before = self._sound
-        self._sound = before * torch.stack(list(finite.values())).amin()
+        before = self._sound.clone()
+        self._sound.mul_(torch.stack(list(finite.values())).amin())
         for owner, loss in losses.items():
             self._meters[owner].add(loss, finite[owner], before, self._sound)
 
@@ -264,50 +332,14 @@ class Trainer:
         flags = {name: flag.clone().to(self.device) for name, flag in parts["flag"].items()}
         self._base_sound, self._sound = flags["base"], flags["step"]
         self.unread = int(flags["unread"])
+        self._recorder.forget()
 
     def read(self) -> Health:
         """What happened since the last read, and a fresh start. The one host sync."""
         owners = {owner: meter.read() for owner, meter in self._meters.items()}
-        self._sound = torch.ones_like(self._sound)
+        self._sound.fill_(1)
         self.unread = 0
         return Health(owners, base_sound=bool(self._base_sound))
-
-
-@dataclass(frozen=True)
-class OwnerHealth:
-    """What the meter of one owner says.
-
-    Attributes:
-        loss: the mean over the steps that count.
-        steps: how many count: those before the first that was not finite.
-        finite: whether the owner was not to blame for that one.
-    """
-
-    loss: float
-    steps: int
-    finite: bool
-
-
-@dataclass(frozen=True)
-class Health:
-    """Each owner's loss and health, and whether the base's own features were finite.
-
-    In joint coupling a sick head makes the base's gradients sick as well; its features stay sound,
-    since such an update is never made.
-    """
-
-    owners: dict[str, OwnerHealth]
-    base_sound: bool
-
-    @property
-    def blamed(self) -> set[str]:
-        """Heads whose loss or gradient was not finite in the first step that does not count."""
-        return {owner for owner, health in self.owners.items() if owner and not health.finite}
-
-    @property
-    def steps(self) -> int:
-        """How many steps since the read before were taken; later ones changed nothing."""
-        return self.owners[BASE].steps
 
 
 @dataclass(frozen=True)
@@ -322,29 +354,6 @@ class Progress:
 
     step: int
     health: Health | None
-
-
-class _Meter:
-    """Sums of one owner's losses and its health, kept on the device."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(3, device=device)  # loss, steps that count, times to blame
-
-    def add(self, loss: Tensor, finite: Tensor, before: Tensor, sound: Tensor) -> None:
-        """Adds a step.
-
-        Args:
-            finite: 1 where loss and gradients of this owner are, else 0.
-            before: whether all was finite up to this step.
-            sound: whether it still is, and the step counts.
-        """
-        kept = torch.where(sound.bool(), loss, 0.0).float()
-        self.sums += torch.stack([kept, sound, before * (1 - finite)])
-
-    def read(self) -> OwnerHealth:
-        loss, steps, to_blame = self.sums.tolist()
-        self.sums.zero_()
-        return OwnerHealth(loss / steps if steps else math.nan, int(steps), to_blame == 0)
 
 
 def train(
@@ -395,49 +404,6 @@ def take_steps(
         if ranks.any_of(stop()):
             return step + 1
     return window.stop
-
-
-def batches(
-    images: Images, config: RunConfig, steps: Iterable[int], device: torch.device
-) -> Iterator[Tensor]:
-    """Two crops of each image, (2, B, C, S, S), a batch a step, on the training device.
-
-    Order and augmentation of a step are fixed by the seed and the step's number alone, and each
-    rank has those of its own images. The images of the next step are read, or decoded, while the
-    device works on those of this one.
-    """
-    per_epoch = steps_per_epoch(images, config)
-    settings = ViewSettings(crop_scale=find_recipe(config.recipe).crop_scale)
-
-    def read(step: int) -> Tensor:
-        epoch, place = divmod(step, per_epoch)
-        order = epoch_order(len(images), epoch, config.seed)
-        chosen = order[place * config.batch_size : (place + 1) * config.batch_size]
-        return staged(images.batch(ranks.own_images(chosen)), device)
-
-    for step, batch in read_ahead(read, steps):
-        generator = seeded_generator(config.seed, "views", step, device=device)
-        part = (job.rank(), job.count())
-        yield make_views(batch.to(device, non_blocking=True), generator, settings, part=part)
-
-
-def read_ahead(read: Callable[[int], Tensor], steps: Iterable[int]) -> Iterator[tuple[int, Tensor]]:
-    """Each step with what is read for it, the next one's in a thread meanwhile."""
-    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as ahead:
-        coming: deque[tuple[int, Future[Tensor]]] = deque()
-        for step in steps:
-            coming.append((step, ahead.submit(read, step)))
-            if len(coming) == 2:
-                before, found = coming.popleft()
-                yield before, found.result()
-        while coming:
-            step, found = coming.popleft()
-            yield step, found.result()
-
-
-def steps_per_epoch(images: Images, config: RunConfig) -> int:
-    """Whole batches in an epoch; a last partial one is left out."""
-    return max(1, len(images) // config.batch_size)
 
 
 def head_step_ms(build: Callable[[], nn.Module], features_BDHW: Tensor, *, autocast: bool) -> float:

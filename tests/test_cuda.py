@@ -14,9 +14,9 @@ from tiny_training import HEADS, crops, make_trainer
 
 from headsearch.config import resolve
 from headsearch.data.images import ImagesInMemory
+from headsearch.feeding import batches
 from headsearch.objectives import OBJECTIVES
 from headsearch.schedules import Moment
-from headsearch.train import batches
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 CUDA = torch.device("cuda", 0)

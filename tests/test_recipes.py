@@ -23,15 +23,16 @@ from tiny_training import (
 )
 from torch import Tensor, nn
 
-from headsearch import train
+from headsearch import feeding
 from headsearch.config import PRESETS, RunConfig, resolve
 from headsearch.data import ViewSettings
 from headsearch.errors import UserError
+from headsearch.feeding import batches
 from headsearch.objectives.ibot import Ibot
 from headsearch.preparation import Prepared, prepare
 from headsearch.recipes import RECIPES
 from headsearch.schedules import Moment
-from headsearch.train import Trainer, batches
+from headsearch.train import Trainer
 
 PUBLISHED = ["hssl-vit-s", "hssl-vit-b"]
 STEPS = 1000  # ten an epoch
@@ -267,6 +268,6 @@ def test_a_run_takes_sizes_drop_path_and_crops_from_its_recipe(
         drawn.append(settings)
         return images
 
-    monkeypatch.setattr(train, "make_views", watched)
+    monkeypatch.setattr(feeding, "make_views", watched)
     next(batches(small_run.data.train, small_run.config, range(1), torch.device("cpu")))
     assert drawn[0].crop_scale == (0.14, 1.0)

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from headsearch.config import Coupling, resolve
 from headsearch.data.images import ImagesInMemory
 from headsearch.errors import UserError
+from headsearch.feeding import batches, read_ahead
+from headsearch.recording import WARM_UP, Recorder
 from headsearch.schedules import Moment, learning_rate, teacher_momentum
-from headsearch.train import Trainer, batches, read_ahead, train
+from headsearch.train import Trainer, train
 
 
 def test_a_step_updates_as_plain_adamw_with_clipped_gradients_and_moves_the_teacher() -> None:
@@ -209,3 +211,21 @@ def test_who_stops_reads_no_more_than_one_ahead() -> None:
     next(steps)
     steps.close()
     assert asked == [0, 1]
+
+
+def test_steps_that_cannot_be_recorded_are_taken_as_they_are() -> None:
+    """Without a CUDA device recording fails, as it does with a head that waits for the device."""
+    if torch.cuda.is_available():
+        pytest.skip("here they can be recorded")
+    trainer, plain = (make_trainer(["mixer"], dtype=torch.float32) for _ in range(2))
+    trainer._recorder = Recorder(trainer.student.parameters, possible=True)
+    for step in range(WARM_UP):
+        assert not trainer.settled
+        trainer.step(crops(step, dtype=torch.float32), Moment(step, 9))
+    with pytest.warns(UserWarning, match="steps could not be recorded, and are slower for it"):
+        trainer.step(crops(WARM_UP, dtype=torch.float32), Moment(WARM_UP, 9))
+    assert trainer.settled
+    for step in range(WARM_UP + 1):
+        plain.step(crops(step, dtype=torch.float32), Moment(step, 9))
+    for name, expected in plain.state().items():
+        assert torch.equal(trainer.state()[name], expected), name

@@ -86,9 +86,8 @@ class Dino(AcrossViews):
         student: Network,
         features: Features,
         crops_BCSS: Tensor,
-        moment: Moment,
+        temperature: Tensor,
     ) -> Targets:
-        temperature = teacher_temperature(moment)
         prototypes_PZ = unit_prototypes(teacher)
         targets = {}
         for owner, pooled_BD in pooled_by_owner(teacher, features).items():
@@ -114,6 +113,9 @@ class Dino(AcrossViews):
 
     def compare(self, prediction_BP: Tensor, target_BP: Tensor) -> Tensor:
         return cross_entropy(prediction_BP, target_BP).mean()
+
+    def temperature(self, moment: Moment) -> float:
+        return teacher_temperature(moment)
 
     def adjust_gradients(self, student: Network, moment: Moment) -> None:
         if moment.progress < PROTOTYPES_FROZEN:

@@ -31,13 +31,11 @@ from headsearch.objectives.dino import (
     Dino,
     DinoBaseProjection,
     cross_entropy,
-    teacher_temperature,
     unit_prototypes,
 )
 from headsearch.objectives.layers import upcast
 from headsearch.objectives.masks import block_masks, masked_mean
 from headsearch.objectives.objective import Seen, Targets
-from headsearch.schedules import Moment
 
 MASKED_CROPS = 0.5
 """The share of crops that are masked at all."""
@@ -83,12 +81,12 @@ class Ibot(Dino):
         student: Network,
         features: Features,
         crops_BCSS: Tensor,
-        moment: Moment,
+        temperature: Tensor,
     ) -> Targets:
-        of_images = super().targets(teacher, student, features, crops_BCSS, moment).of
+        of_images = super().targets(teacher, student, features, crops_BCSS, temperature).of
         logits_BNP = upcast(_patch_logits(teacher, features))
         centre = _projection(student).patch_centre
-        patches_BNP = F.softmax((logits_BNP - centre) / teacher_temperature(moment), dim=-1)
+        patches_BNP = F.softmax((logits_BNP - centre) / temperature, dim=-1)
         centre.lerp_(ranks.mean(logits_BNP.mean(dim=(0, 1))), 1 - CENTRE_MOMENTUM)
         return Targets(of_images, patches_BNP)
 

@@ -31,7 +31,6 @@ from headsearch.model import AttachedHead, Features, Network, tokens_of
 from headsearch.objectives.layers import upcast
 from headsearch.objectives.masks import block_masks, masked_mean
 from headsearch.objectives.objective import Objective, Seen, Targets
-from headsearch.schedules import Moment
 
 MASK_RATIO = 0.6
 """SimMIM's default, and its best range is 0.4 to 0.8 for its large patches (table 1 there)."""
@@ -87,7 +86,7 @@ class Mae(Objective):
         student: Network,
         features: Features,
         crops_BCSS: Tensor,
-        moment: Moment,
+        temperature: Tensor,
     ) -> Targets:
         own = _of_base(student)
         targets: dict[str | None, Tensor] = {}

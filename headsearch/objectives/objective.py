@@ -120,9 +120,11 @@ class Objective(ABC):
         student: Network,
         features: Features,
         crops_BCSS: Tensor,
-        moment: Moment,
+        temperature: Tensor,
     ) -> Targets:
         """The targets, from the teacher's features of the whole crops. Runs without gradient.
+
+        `temperature` is that of this step, ().
 
         State that follows the teacher's outputs (a centre) is moved here, in the student's
         modules, after the targets were made with it as it was. Without a teacher, the student
@@ -152,8 +154,12 @@ class Objective(ABC):
         """m_base: the part of its own loss that the base keeps beside a head's target."""
         return None
 
+    def temperature(self, moment: Moment) -> float:
+        """The temperature of the teacher's softmax, for objectives that have one."""
+        return 1.0
+
     def adjust_gradients(self, student: Network, moment: Moment) -> None:  # noqa: B027
-        """Changes gradients between the backward and the update, where the objective does."""
+        """Changes clipped gradients before the update, where the objective does."""
 
     def summary_of_base(self, base: BaseOutput) -> Tensor:
         """The features (B, D) that stand for an image in the base's scores.

@@ -20,7 +20,6 @@ from headsearch.model import AttachedHead, Features, Network
 from headsearch.objectives.across_views import AcrossViews, pooled_by_owner
 from headsearch.objectives.layers import mlp
 from headsearch.objectives.objective import Targets
-from headsearch.schedules import Moment
 
 
 class PredictorProjection(nn.Module):
@@ -61,7 +60,7 @@ class Predicting(AcrossViews):
         student: Network,
         features: Features,
         crops_BCSS: Tensor,
-        moment: Moment,
+        temperature: Tensor,
     ) -> Targets:
         return Targets({
             owner: _of(teacher if owner is None else teacher.heads[owner]).projector(pooled_BD)

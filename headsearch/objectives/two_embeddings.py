@@ -23,7 +23,6 @@ from headsearch.model import AttachedHead, Features, Network
 from headsearch.objectives.across_views import AcrossViews
 from headsearch.objectives.layers import mlp, upcast
 from headsearch.objectives.objective import Seen, Targets
-from headsearch.schedules import Moment
 
 
 class EmbeddingProjection(nn.Module):
@@ -56,7 +55,7 @@ class TwoEmbeddings(AcrossViews):
         student: Network,
         features: Features,
         crops_BCSS: Tensor,
-        moment: Moment,
+        temperature: Tensor,
     ) -> Targets:
         return Targets({
             name: self.of_head(student, head, features.pooled_BD(name))

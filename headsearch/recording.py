@@ -1,0 +1,87 @@
+"""Work on the device that is the same again and again, recorded once and then replayed.
+
+A step of a small base with many heads is thousands of short kernels. A GPU is done with them sooner
+than Python has asked for them one by one. A recording (a CUDA graph) asks for all of them at once.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+WARM_UP = 2
+"""How often work is done as it is before it is recorded: libraries choose their kernels then."""
+
+
+class Recorder:
+    """Does the same work time after time, from a recording once there is one.
+
+    The work must read nothing back from the device, draw random numbers from torch's own generators
+    alone, and leave what it comes to in place, or as gradients of some parameters. Where it cannot
+    be recorded it is done as it is; a warning says so once.
+
+    Args:
+        parameters: those whose gradients it leaves; asked for whenever it is recorded.
+        possible: whether there is anything to record on.
+    """
+
+    def __init__(self, parameters: Callable[[], Iterable[nn.Parameter]], *, possible: bool) -> None:
+        self._parameters, self._possible = parameters, possible
+        self.forget()
+
+    def forget(self) -> None:
+        """Drops the recording: what the work consists of has changed."""
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: list[Tensor] = []
+        self._gradients: list[tuple[nn.Parameter, Tensor | None]] = []
+        self._shapes: list[torch.Size] = []
+        self._warm = 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether work takes as long from now on as it will take later."""
+        return not self._possible or self._graph is not None
+
+    def __call__(self, inputs: Sequence[Tensor], work: Callable[[Sequence[Tensor]], None]) -> None:
+        """Does work on these tensors, or, once it is recorded, on copies of them.
+
+        It is what it was in the call before, unless `forget` came between or shapes differ.
+        """
+        shapes = [tensor.shape for tensor in inputs]
+        if shapes != self._shapes:
+            self.forget()
+            self._shapes = shapes
+        if self._possible and self._graph is None and self._warm >= WARM_UP:
+            self._record(inputs, work)
+        if self._graph is None:
+            self._warm += 1
+            work(inputs)
+            return
+        for copy, tensor in zip(self._inputs, inputs, strict=True):
+            copy.copy_(tensor, non_blocking=True)
+        self._graph.replay()
+        for parameter, gradient in self._gradients:
+            parameter.grad = gradient
+
+    def _record(self, inputs: Sequence[Tensor], work: Callable[[Sequence[Tensor]], None]) -> None:
+        """Notes what the work asks of the device; nothing of it is done yet."""
+        copies = [tensor.clone() for tensor in inputs]
+        try:
+            graph = torch.cuda.CUDAGraph()
+            # The thread that reads images ahead may go on meanwhile.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                work(copies)
+        except RuntimeError as error:
+            self._possible = False
+            for parameter in self._parameters():
+                parameter.grad = None
+            why = str(error).strip().partition("\n")[0]
+            warnings.warn(
+                f"steps could not be recorded, and are slower for it: {why}", stacklevel=2
+            )
+            return
+        self._graph, self._inputs = graph, copies
+        self._gradients = [(parameter, parameter.grad) for parameter in self._parameters()]
