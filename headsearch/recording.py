@@ -21,7 +21,7 @@ class Recorder:
 
     The work must read nothing back from the device, draw random numbers from torch's own generators
     alone, and leave what it comes to in place, or as gradients of some parameters. Where it cannot
-    be recorded it is done as it is; a warning says so once.
+    be recorded it is done as it is; a first warning says so.
 
     Args:
         parameters: those whose gradients it leaves; asked for whenever it is recorded.
@@ -30,10 +30,12 @@ class Recorder:
 
     def __init__(self, parameters: Callable[[], Iterable[nn.Parameter]], *, possible: bool) -> None:
         self._parameters, self._possible = parameters, possible
+        self._warned = False
         self.forget()
 
     def forget(self) -> None:
         """Drops the recording: what the work consists of has changed."""
+        self._failed = False
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[Tensor] = []
         self._gradients: list[tuple[nn.Parameter, Tensor | None]] = []
@@ -43,7 +45,7 @@ class Recorder:
     @property
     def settled(self) -> bool:
         """Whether work takes as long from now on as it will take later."""
-        return not self._possible or self._graph is not None
+        return not self._possible or self._failed or self._graph is not None
 
     def __call__(self, inputs: Sequence[Tensor], work: Callable[[Sequence[Tensor]], None]) -> None:
         """Does work on these tensors, or, once it is recorded, on copies of them.
@@ -54,7 +56,7 @@ class Recorder:
         if shapes != self._shapes:
             self.forget()
             self._shapes = shapes
-        if self._possible and self._graph is None and self._warm >= WARM_UP:
+        if not self.settled and self._warm >= WARM_UP:
             self._record(inputs, work)
         if self._graph is None:
             self._warm += 1
@@ -75,13 +77,15 @@ class Recorder:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 work(copies)
         except RuntimeError as error:
-            self._possible = False
+            self._failed = True
             for parameter in self._parameters():
                 parameter.grad = None
-            why = str(error).strip().partition("\n")[0]
-            warnings.warn(
-                f"steps could not be recorded, and are slower for it: {why}", stacklevel=2
-            )
+            if not self._warned:
+                why = str(error).strip().partition("\n")[0]
+                warnings.warn(
+                    f"steps could not be recorded, and are slower for it: {why}", stacklevel=2
+                )
+            self._warned = True
             return
         self._graph, self._inputs = graph, copies
         self._gradients = [(parameter, parameter.grad) for parameter in self._parameters()]

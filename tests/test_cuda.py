@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 from command_line import in_process
-from tiny_training import HEADS, crops, make_trainer
+from tiny_training import DIM, HEADS, backward, crops, make_trainer
+from torch import Tensor, nn
 
 from headsearch.config import resolve
 from headsearch.data.images import ImagesInMemory
 from headsearch.feeding import batches
 from headsearch.objectives import OBJECTIVES
+from headsearch.recording import WARM_UP
 from headsearch.schedules import Moment
+from headsearch.train import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 CUDA = torch.device("cuda", 0)
@@ -29,46 +34,118 @@ def no_syncs() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("images_per_head", ["all", "share", "2"])
-@pytest.mark.parametrize("coupling", ["observe", "joint"])
+@pytest.mark.parametrize("cuda_graphs", [True, False])
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
 def test_steps_and_their_crops_wait_for_nothing(
-    objective: str, coupling: str, images_per_head: str, no_syncs: None
+    objective: str, cuda_graphs: bool, no_syncs: None
 ) -> None:
-    trainer = make_trainer(
-        list(HEADS)[:3], coupling, objective, dtype=torch.float32, device="cuda",
-        images_per_head=images_per_head,
-    )  # fmt: skip
-    trainer.autocast = True
+    coupling = "observe" if cuda_graphs else "joint"
+    trainer = small_trainer(objective, coupling=coupling, cuda_graphs=cuda_graphs,
+                            images_per_head="share")  # fmt: skip
     pixels = torch.randint(0, 256, (48, 3, 16, 16), dtype=torch.uint8)
     images = ImagesInMemory("noise", pixels, None, ())
     config = resolve({"batch_size": 6})
-    for step, views in enumerate(batches(images, config, range(6), CUDA)):
-        if step == 2:  # what is made once is made
+    for step, views in enumerate(batches(images, config, range(8), CUDA)):
+        if step == WARM_UP + 1:  # what is made once is made
             torch.cuda.set_sync_debug_mode("error")  # of every wait that torch knows of
-        trainer.step(views, Moment(step, 6))
+        trainer.step(views, Moment(step, 8))
     torch.cuda.set_sync_debug_mode("default")
+    assert trainer.settled
     health = trainer.read()
-    assert health.steps == 6
+    assert health.steps == 8
     assert not health.blamed
 
 
-@pytest.mark.parametrize("coupling", ["observe", "joint"])
+def small_trainer(objective: str, **settings: Any) -> Trainer:
+    """In float32 with products in bfloat16."""
+    trainer = make_trainer(
+        list(HEADS)[:3], objective=objective, dtype=torch.float32, device="cuda", **settings
+    )
+    trainer.autocast = True
+    return trainer
+
+
+def cuda_crops(seed: int) -> Tensor:
+    return crops(seed, dtype=torch.float32).to("cuda")
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"coupling": "observe", "images_per_head": "2"}, {"drop_path": 0.5},
+])  # fmt: skip
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
-def test_steps_are_those_of_a_cpu(objective: str, coupling: str) -> None:
+def test_recorded_steps_are_those_taken_one_by_one(
+    objective: str, settings: dict[str, Any]
+) -> None:
+    """Masks, paths, temperatures and rates move on; a head leaves; a step is not finite."""
+    plain, recorded = (
+        small_trainer(objective, cuda_graphs=graphs, **settings) for graphs in (False, True)
+    )
+    for step in range(16):
+        for trainer in (plain, recorded):
+            if step == 8:
+                assert trainer.settled
+                trainer.detach("attention")
+                assert trainer.settled == (trainer is plain)
+            views = cuda_crops(step)
+            trainer.step(views * math.inf if step == 14 else views, Moment(step, 20))
+            if step == 5:
+                assert trainer.read().steps == 6
+    expected, found = plain.state(), recorded.state()
+    assert expected.keys() == found.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5, msg=name)
+    for trainer in (plain, recorded):
+        health = trainer.read()
+        assert health.steps == 8  # 6 … 13
+        trainer.step(cuda_crops(16), Moment(14, 20))
+        assert trainer.read().steps == 1
+
+
+class Waits(nn.Module):
+    """A head that reads a number back from the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, map_BDHW: Tensor) -> Tensor:
+        return map_BDHW * self.weight * (1.0 + 0.0 * float(map_BDHW.detach().mean()))
+
+
+def test_a_head_that_waits_for_the_device_is_trained_all_the_same() -> None:
+    """Its steps cannot be recorded; other heads, later, can be again."""
+    plain, trainer = (small_trainer("simclr", cuda_graphs=graphs) for graphs in (False, True))
+    for each in (plain, trainer):
+        each.attach("waits", Waits, DIM)
+    for step in range(WARM_UP):
+        trainer.step(cuda_crops(step), Moment(step, 10))
+    with pytest.warns(UserWarning, match="steps could not be recorded, and are slower for it"):
+        trainer.step(cuda_crops(WARM_UP), Moment(WARM_UP, 10))
+    assert trainer.settled
+    for step in range(WARM_UP + 1):
+        plain.step(cuda_crops(step), Moment(step, 10))
+    for name, expected in plain.state().items():
+        torch.testing.assert_close(trainer.state()[name], expected, rtol=1e-4, atol=1e-5, msg=name)
+    trainer.detach("waits")
+    for step in range(3, 6):
+        assert not trainer.settled
+        trainer.step(cuda_crops(step), Moment(step, 10))
+    assert trainer.settled
+    assert trainer.read().steps == 6
+
+
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_losses_and_gradients_are_those_of_a_cpu(objective: str) -> None:
     """In float64, but for what is drawn on the device: masked patches."""
     if objective in ("ibot", "mae"):
         pytest.skip("masks are drawn on the device, from its own generator")
-    states = {}
-    for device in ("cpu", "cuda"):
-        trainer = make_trainer(list(HEADS), coupling, objective, device=device)
-        for step in range(3):
-            trainer.step(crops(step).to(device), Moment(step, 10))
-        states[device] = trainer.state()
-    for name, expected in states["cpu"].items():
-        found = states["cuda"][name].cpu()
-        if not name.startswith("optimizer.exp_avg_sq"):  # tiny: compared through the weights
-            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8, msg=name)
+    moment = Moment(3, 10)
+    on_cpu, on_cuda = (
+        make_trainer(list(HEADS), "joint", objective, device=device) for device in ("cpu", "cuda")
+    )
+    found = backward(on_cuda, crops().to("cuda"), moment)
+    for name, expected in backward(on_cpu, crops(), moment).items():
+        torch.testing.assert_close(found[name].cpu(), expected, rtol=1e-8, atol=1e-12, msg=name)
 
 
 def test_a_search_runs_on_it_and_untrained_scores_are_those_of_a_cpu(
