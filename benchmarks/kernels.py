@@ -3,8 +3,9 @@
     python benchmarks/kernels.py --base vit_s --image-size 224 --batch-size 256 --heads 0 8
 
 For each number of heads: the time of a step, the share of it in which the device computes
-(`torch.profiler`), launches a step, and the kernels that take most; then the same steps with their
-crops, made of images that lie in memory.
+(`torch.profiler`), what it reaches in TFLOP/s, beside one large matrix product in the same process,
+and the kernels that take most; and the same steps with their crops, made of images that lie in
+memory.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import optuna
+import pandas as pd
 import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
@@ -26,10 +30,12 @@ from headsearch.feeding import batches
 from headsearch.machine import resolve_here, synchronize
 from headsearch.preparation import Prepared
 from headsearch.solo import attach
-from headsearch.step_meter import MIDDLE, seconds_of
+from headsearch.step_meter import MIDDLE, flops_of, product_rate, seconds_of
+from headsearch.train import Trainer
 
 PROFILED, WITH_DATA = 5, 20
 """Steps."""
+TERA = 1e12
 
 
 def main() -> None:
@@ -43,26 +49,30 @@ def main() -> None:
     parser.add_argument("--top", type=int, default=12, help="kernels that are listed")
     parser.add_argument("--graphs", nargs="+", default=["yes"], choices=["yes", "no"],
                         help="whether steps are recorded and replayed")  # fmt: skip
-    parser.add_argument("--cudnn-benchmark", action="store_true")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--csv", type=Path, help="append what was measured to this file")
     given = vars(parser.parse_args())
-    heads, top, graphs = given.pop("heads"), given.pop("top"), given.pop("graphs")
-    torch.backends.cudnn.benchmark = given.pop("cudnn_benchmark")
+    heads, top, graphs, csv = (given.pop(name) for name in ("heads", "top", "graphs", "csv"))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     prepared = prepare_bench(bench_settings(resolve_here({**given, "device": "cuda"}), max(heads)))
+    rate = product_rate(prepared.device, autocast=prepared.autocast) / TERA
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {prepared.plan}")
+    print(f"one matrix product: {rate:.0f} TFLOP/s")
     for count, recorded in itertools.product(heads, graphs):
         config = prepared.config.model_copy(update={"cuda_graphs": recorded == "yes"})
-        report(replace(prepared, config=config), count, top)
+        found = given | report(replace(prepared, config=config), count, rate, top)
+        if csv is not None:
+            pd.DataFrame([found]).to_csv(csv, mode="a", header=not csv.exists(), index=False)
 
 
-def report(prepared: Prepared, count: int, top: int) -> None:
+def report(prepared: Prepared, count: int, rate: float, top: int) -> dict[str, Any]:
     torch.cuda.reset_peak_memory_stats()
     config, device, side = prepared.config, prepared.device, prepared.plan.image_size
     trainer = prepared.new_trainer(config.coupling)
     for head in bench_heads(prepared, count):
         attach(trainer, prepared, head)
     crops = torch.randn(2, config.batch_size, 3, side, side).to(device)
+    flops = flops_of(trainer, crops) / TERA
 
     def step() -> None:
         trainer.step(crops, MIDDLE)
@@ -72,33 +82,49 @@ def report(prepared: Prepared, count: int, top: int) -> None:
     while not trainer.settled:
         step()
     synchronize(device)
-    first = time.perf_counter() - started
+    first_s = time.perf_counter() - started
     seconds = seconds_of(step, device)
     kernels = profiled(step, device)
-    busy = sum(taken for taken, _ in kernels.values())
-    launches = sum(number for _, number in kernels.values())
-    print(
-        f"\n{count} heads, {'recorded' if config.cuda_graphs else 'one by one'}: "
-        f"{1000 * seconds:.1f} ms a step, {config.batch_size / seconds:.0f} images a second; "
-        f"kernels {1000 * busy:.1f} ms ({busy / seconds:.0%}), {launches:.0f} launches; "
-        f"the first steps took {first:.1f} s; "
-        f"{torch.cuda.max_memory_allocated() / 1e9:.2f} GB"
-    )
+    data_s = seconds_with_data(trainer, prepared)
+    found = {
+        "accelerator": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "coupling": config.coupling,
+        "recorded": config.cuda_graphs,
+        "heads": count,
+        "step_ms": 1000 * seconds,
+        "images_per_second": config.batch_size / seconds,
+        "with_crops_images_per_second": config.batch_size / data_s,
+        "tflops_per_second": flops / seconds,
+        "of_one_product": flops / seconds / rate,
+        "kernels_share": sum(taken for taken, _ in kernels.values()) / seconds,
+        "launches": sum(number for _, number in kernels.values()),
+        "first_steps_s": first_s,
+        "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9,
+    }
+    print()
+    for name, value in found.items():
+        print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}", end="; ")
+    print()
     for name, (taken, number) in sorted(kernels.items(), key=lambda item: -item[1][0])[:top]:
         print(f"    {1000 * taken:8.2f} ms {number:6.0f}  {name[:110]}")
+    return found
+
+
+def seconds_with_data(trainer: Trainer, prepared: Prepared) -> float:
+    """Seconds of a step with its crops, made of images that lie in memory."""
+    config, device, side = prepared.config, prepared.device, prepared.plan.image_size
     pixels = torch.randint(0, 256, (4 * config.batch_size, 3, side, side), dtype=torch.uint8)
     images = ImagesInMemory("noise", pixels, None, ())
     longer = config.model_copy(update={"epochs": WITH_DATA})
-    begun = 0.0
+    started = 0.0
     for number, views in enumerate(batches(images, longer, range(WITH_DATA), device)):
         if number == 2:
             synchronize(device)
-            begun = time.perf_counter()
+            started = time.perf_counter()
         trainer.step(views, MIDDLE)
     synchronize(device)
-    with_data = (time.perf_counter() - begun) / (WITH_DATA - 2)
-    rate = config.batch_size / with_data
-    print(f"    with crops made: {1000 * with_data:.1f} ms, {rate:.0f} images a second")
+    return (time.perf_counter() - started) / (WITH_DATA - 2)
 
 
 def profiled(step: Callable[[], None], device: torch.device) -> dict[str, tuple[float, float]]:

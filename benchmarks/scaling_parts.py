@@ -187,7 +187,7 @@ def kept_by(head: Candidate, prepared: Prepared, crops: int) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in given:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()
 
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),

@@ -115,31 +115,13 @@ class StepMeter:
         return _passed(lambda: ground.scores(network), 1, ground.device)
 
     def flops(self, heads: Sequence[Candidate]) -> float:
-        """FLOPs (two a multiply-add) of a step with these heads: products and convolutions."""
-        trainer = self._with(self._whole, heads, self._ground.config.images_per_head)
-        with FlopCounterMode(display=False) as counter:
-            _, losses = trainer.losses(self._crops.flatten(0, 1), MIDDLE)
-            losses.total.backward()
-        trainer.optimizer.zero_grad(set_to_none=True)
-        return float(counter.get_total_flops())
+        """FLOPs of a step with these heads."""
+        images = self._ground.config.images_per_head
+        return flops_of(self._with(self._whole, heads, images), self._crops)
 
     def product_rate(self) -> float:
-        """FLOPs a second of a matrix product alone, in the precision of a step.
-
-        The most of several sizes: how much of it a step reaches says how well it uses the device.
-        """
-        device, rates = self._ground.device, []
-        for side in PRODUCT_SIDES:
-            left, right = torch.randn(2, side, side, device=device).unbind()
-            with mixed_precision(device, self._ground.autocast):
-                dtype = (left[:1] @ right).dtype
-            left, right = left.to(dtype), right.to(dtype)
-            product = partial(torch.matmul, left, right, out=torch.empty_like(left))
-            seconds = seconds_of(product, device)
-            rates.append(2 * side**3 / seconds)
-            if seconds > PRODUCT_S:
-                break
-        return max(rates)
+        """FLOPs a second of a matrix product alone, in the precision of a step."""
+        return product_rate(self._ground.device, autocast=self._ground.autocast)
 
     def size_of_base(self) -> Size:
         """What the base holds without heads."""
@@ -174,7 +156,7 @@ class StepMeter:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in known:
                 kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
+            return tensor.detach()  # itself, where a node keeps its own output, would live forever
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             features, losses = trainer.losses(self._crops.flatten(0, 1), MIDDLE)
@@ -241,6 +223,34 @@ def _leaf(features: Tensor) -> Tensor:
 
 def _numbers(parameters: Iterable[nn.Parameter]) -> int:
     return sum(parameter.numel() for parameter in parameters)
+
+
+def flops_of(trainer: Trainer, crops: Tensor) -> float:
+    """FLOPs (two a multiply-add) of the products and convolutions of a step, which is not taken."""
+    with FlopCounterMode(display=False) as counter:
+        _, losses = trainer.losses(crops.flatten(0, 1), MIDDLE)
+        losses.total.backward()
+    trainer.optimizer.zero_grad(set_to_none=True)
+    return float(counter.get_total_flops())
+
+
+def product_rate(device: torch.device, *, autocast: bool) -> float:
+    """FLOPs a second of a matrix product alone, the most of several sizes.
+
+    How much of it a step reaches says how well it uses the device.
+    """
+    rates = []
+    for side in PRODUCT_SIDES:
+        left, right = torch.randn(2, side, side, device=device).unbind()
+        with mixed_precision(device, autocast):
+            dtype = (left[:1] @ right).dtype
+        left, right = left.to(dtype), right.to(dtype)
+        product = partial(torch.matmul, left, right, out=torch.empty_like(left))
+        seconds = seconds_of(product, device)
+        rates.append(2 * side**3 / seconds)
+        if seconds > PRODUCT_S:
+            break
+    return max(rates)
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:

@@ -16,10 +16,12 @@ from headsearch.bases import (
     plan_base,
     repeated_blocks,
 )
+from headsearch.bases.patches import PatchProduct
 from headsearch.errors import UserError
 from headsearch.heads import FAMILIES
 
 THIN = {"depth": 2, "embed_dim": 48, "num_heads": 3}
+THIN_SWIN = {"depths": (1, 1), "embed_dim": 24, "num_heads": (1, 2)}
 THIN_STAGES = {"depths": (1, 1, 2, 1), "embed_dim": 24}
 
 ARCHITECTURES: list[tuple[str, int, dict[str, Any]]] = [
@@ -263,3 +265,34 @@ def test_the_blocks_that_a_base_repeats_are_found(name: str, blocks: int) -> Non
     found = repeated_blocks(trunk)
     assert len(found) == blocks
     assert not any(inner in found for block in found for inner in block.children())
+
+
+@pytest.mark.parametrize(("name", "size", "arguments"), [
+    ("vit_t", 32, {"depth": 1}), ("vit_t", 36, {"depth": 1}), ("swin_t", 32, THIN_SWIN),
+])  # fmt: skip
+def test_patches_by_products_are_those_of_the_convolution(
+    name: str, size: int, arguments: dict[str, Any]
+) -> None:
+    """Forward and gradients; the names of the weights stay."""
+    plan = plan_base(name, size, patch_size=4, arguments=arguments)
+    base = plan.build().double()
+    product = base.trunk.patch_embed.proj
+    assert type(product) is PatchProduct
+    convolution = torch.nn.Conv2d(3, product.out_channels, 4, 4).double()
+    convolution.load_state_dict(product.state_dict())
+    images = torch.randn(3, 3, size + 3, size + 1, dtype=torch.float64)
+    found = {}
+    for module in (product, convolution):
+        leaf = images.clone().requires_grad_()
+        output = module(leaf)
+        output.pow(3).sum().backward()
+        found[module] = [output, leaf.grad, module.weight.grad, module.bias.grad]
+    for ours, expected in zip(found[product], found[convolution], strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+def test_only_patches_that_do_not_overlap_are_made_by_products() -> None:
+    """PVT's overlap, ConvNeXt's stem is no embedding of patches."""
+    for name in ("pvt_v2_b0", "convnext_t"):
+        base = Base(timm.create_model(ALIASES.get(name, name), num_classes=0))
+        assert not any(isinstance(module, PatchProduct) for module in base.modules())

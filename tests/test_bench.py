@@ -119,6 +119,26 @@ def test_heads_that_share_a_batch_cost_as_much_as_on_their_part_of_it(
     assert meter.solo(first) == meter.joint([first]) == meter.joint([]) + meter.own(first)
 
 
+def test_counting_what_is_kept_keeps_nothing(space_file: str) -> None:
+    """Nor a graph that nothing refers to any more, which would hold a step's activations."""
+    prepared = tiny(space_file)
+    meter = StepMeter(prepared)
+    (head,) = bench_heads(prepared, 1)
+    weights = list(meter._with(meter._whole, [head]).student.parameters())
+
+    def ends() -> list[Any]:
+        """Where gradients arrive: made with a graph, or the same again while one lives."""
+        return [weight.view_as(weight).grad_fn.next_functions[0][0] for weight in weights]
+
+    marked = ends()
+    for end in marked:
+        end.metadata["marked"] = True
+    assert meter._kept(meter._with(meter._whole, [head])) > 0
+    assert meter.flops([head]) > 0
+    del marked, end
+    assert not any("marked" in end.metadata for end in ends())
+
+
 def test_so_many_heads_that_none_could_share_are_refused(space_file: str) -> None:
     with pytest.raises(UserError, match="leaves 5 heads 1 of 8 images each"):
         Bench(tiny(space_file, 5, images_per_head="share"), [1, 5])

@@ -148,6 +148,14 @@ def test_losses_and_gradients_are_those_of_a_cpu(objective: str) -> None:
         torch.testing.assert_close(found[name].cpu(), expected, rtol=1e-8, atol=1e-12, msg=name)
 
 
+@pytest.fixture
+def all_recorded(recwarn: pytest.WarningsRecorder) -> Iterator[None]:
+    """Sees to it that no step had to be taken one by one."""
+    yield
+    assert not [each for each in recwarn if "could not be recorded" in str(each.message)]
+
+
+@pytest.mark.usefixtures("all_recorded")
 def test_a_search_runs_on_it_and_untrained_scores_are_those_of_a_cpu(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +180,7 @@ def test_a_search_runs_on_it_and_untrained_scores_are_those_of_a_cpu(
     assert (ranking["state"] == "complete").any()
 
 
+@pytest.mark.usefixtures("all_recorded")
 def test_memory_is_what_torch_allocated_on_the_device(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

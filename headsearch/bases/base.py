@@ -17,6 +17,7 @@ from timm.models.mlp_mixer import MlpMixer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from headsearch.bases.patches import make_patches_by_products
 from headsearch.bases.trunk import make_deterministic, maps_at, patch_embedding, tokens_like
 
 PLAIN_TRANSFORMERS = (VisionTransformer, Eva, Beit, MlpMixer)
@@ -76,6 +77,7 @@ class Base(nn.Module):
         width: Any = trunk.embed_dim if isinstance(trunk, PLAIN_TRANSFORMERS) else None
         self.mask_token = None if width is None else nn.Parameter(torch.zeros(width))
         make_deterministic(trunk, drop_path=drop_path)
+        make_patches_by_products(trunk)
 
     def forward(
         self,
