@@ -30,7 +30,7 @@ from headsearch.feeding import batches
 from headsearch.machine import resolve_here, synchronize
 from headsearch.preparation import Prepared
 from headsearch.solo import attach
-from headsearch.step_meter import MIDDLE, flops_of, product_rate, seconds_of
+from headsearch.step_meter import MIDDLE, product_rate, seconds_of, step_flops
 from headsearch.train import Trainer
 
 PROFILED, WITH_DATA = 5, 20
@@ -72,7 +72,7 @@ def report(prepared: Prepared, count: int, rate: float, top: int) -> dict[str, A
     for head in bench_heads(prepared, count):
         attach(trainer, prepared, head)
     crops = torch.randn(2, config.batch_size, 3, side, side).to(device)
-    flops = flops_of(trainer, crops) / TERA
+    flops = step_flops(prepared, bench_heads(prepared, count)) / TERA
 
     def step() -> None:
         trainer.step(crops, MIDDLE)

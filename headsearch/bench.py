@@ -24,7 +24,7 @@ from headsearch.peak_memory import MB, Memory, peak_memory
 from headsearch.preparation import Prepared
 from headsearch.scores.rung import BASE
 from headsearch.shares import check_shares, images_of_a_head
-from headsearch.step_meter import Size, StepMeter
+from headsearch.step_meter import Size, StepMeter, product_rate, step_flops
 
 HEADS = (1, 2, 4, 8, 16)
 """How many heads are trained together, one number after the other."""
@@ -86,8 +86,9 @@ class Bench:
         }
         self.sizes = {BASE: meter.size_of_base()}
         self.sizes |= {head.name: meter.size_of(head) for head in different}
-        self.flops = {count: meter.flops(self.heads[:count]) for count in (0, *self._counts)}
-        self.product_rate = meter.product_rate()
+        prepared = self._prepared
+        self.flops = {n: step_flops(prepared, self.heads[:n]) for n in (0, *self._counts)}
+        self.product_rate = product_rate(prepared.device, autocast=prepared.autocast)
         for repeat in range(self._repeats):
             yield f"times, repeat {repeat + 1} of {self._repeats}"
             self.seconds["crops",].append(meter.crops())

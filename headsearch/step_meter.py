@@ -114,15 +114,6 @@ class StepMeter:
         ground = replace(self._ground, data=data)
         return _passed(lambda: ground.scores(network), 1, ground.device)
 
-    def flops(self, heads: Sequence[Candidate]) -> float:
-        """FLOPs of a step with these heads."""
-        images = self._ground.config.images_per_head
-        return flops_of(self._with(self._whole, heads, images), self._crops)
-
-    def product_rate(self) -> float:
-        """FLOPs a second of a matrix product alone, in the precision of a step."""
-        return product_rate(self._ground.device, autocast=self._ground.autocast)
-
     def size_of_base(self) -> Size:
         """What the base holds without heads."""
         trainer = self._with(self._whole, [])
@@ -225,12 +216,21 @@ def _numbers(parameters: Iterable[nn.Parameter]) -> int:
     return sum(parameter.numel() for parameter in parameters)
 
 
-def flops_of(trainer: Trainer, crops: Tensor) -> float:
-    """FLOPs (two a multiply-add) of the products and convolutions of a step, which is not taken."""
+def step_flops(ground: Ground, heads: Sequence[Candidate]) -> float:
+    """FLOPs (two a multiply-add) of the products and convolutions of a step with these heads.
+
+    Counted on the meta device, as the step is without compiling.
+    """
+    meta, side = torch.device("meta"), ground.plan.image_size
+    config = ground.config.model_copy(update={"compile": False})
+    counted = replace(ground, config=config, device=meta, autocast=False)
+    trainer = counted.new_trainer(config.coupling)
+    for head in heads:
+        attach(trainer, counted, head)
+    crops = torch.empty(2 * config.batch_size, 3, side, side, device=meta)
     with FlopCounterMode(display=False) as counter:
-        _, losses = trainer.losses(crops.flatten(0, 1), MIDDLE)
+        _, losses = trainer.losses(crops, MIDDLE)
         losses.total.backward()
-    trainer.optimizer.zero_grad(set_to_none=True)
     return float(counter.get_total_flops())
 
 

@@ -18,9 +18,10 @@ from headsearch.bench import Bench
 from headsearch.bench_case import bench_heads, bench_settings, prepare_bench
 from headsearch.config import resolve
 from headsearch.errors import UserError
+from headsearch.objectives import OBJECTIVES
 from headsearch.peak_memory import Memory, peak_memory
 from headsearch.preparation import Prepared
-from headsearch.step_meter import Size, StepMeter
+from headsearch.step_meter import Size, StepMeter, step_flops
 
 TINY = {
     "base": "test_vit", "image_size": 16, "patch_size": 4, "batch_size": 8, "device": "cpu",
@@ -84,7 +85,6 @@ def test_what_a_head_adds_on_given_features_is_what_it_adds_to_a_step(
 
 def test_flops_are_those_of_the_products_of_a_step(space_file: str) -> None:
     prepared = tiny(space_file, coupling="observe")
-    meter = StepMeter(prepared)
     first, second = bench_heads(prepared, 2)
     dim, hidden, width = 64, 512, 128
     # Of each of 16 crops: forward, gradient toward the weights, gradient toward the input.
@@ -93,17 +93,24 @@ def test_flops_are_those_of_the_products_of_a_step(space_file: str) -> None:
     in_blocks = 2 * 3 * 16 * prepared.plan.gflops * 1e9 / 2
     no_gradient_to_images = 2 * 16 * 16 * (3 * 4 * 4 * dim)
     expected = in_blocks + projector + loss - no_gradient_to_images
-    assert meter.flops([]) == pytest.approx(expected)
-    base, one, two = meter.flops([]), meter.flops([first]), meter.flops([second])
-    assert meter.flops([first, second]) == one + two - base
+    base, one, two = (step_flops(prepared, heads) for heads in ([], [first], [second]))
+    assert base == pytest.approx(expected)
+    assert step_flops(prepared, [first, second]) == one + two - base > base
 
 
-def test_the_rate_of_a_product_is_its_flops_over_its_time(
-    space_file: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_flops_on_the_meta_device_are_those_of_a_step(
+    objective: str, space_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    meter = StepMeter(tiny(space_file))
+    count_flops(monkeypatch)
+    prepared = tiny(space_file, objective=objective, coupling="joint", images_per_head="share")
+    heads = bench_heads(prepared, 2)
+    assert step_flops(prepared, heads) == StepMeter(prepared).joint(heads)
+
+
+def test_the_rate_of_a_product_is_its_flops_over_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     count_flops(monkeypatch)  # as if each took a second
-    assert meter.product_rate() == 1
+    assert step_meter.product_rate(torch.device("cpu"), autocast=False) == 1
 
 
 def test_heads_that_share_a_batch_cost_as_much_as_on_their_part_of_it(
@@ -134,7 +141,6 @@ def test_counting_what_is_kept_keeps_nothing(space_file: str) -> None:
     for end in marked:
         end.metadata["marked"] = True
     assert meter._kept(meter._with(meter._whole, [head])) > 0
-    assert meter.flops([head]) > 0
     del marked, end
     assert not any("marked" in end.metadata for end in ends())
 
