@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import multiprocessing
 from pathlib import Path
 from statistics import median
 
@@ -38,7 +39,6 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     out = arguments.out
     out.parent.mkdir(parents=True, exist_ok=True)
     known = pd.read_csv(out) if out.exists() else pd.DataFrame(columns=["base", "tokens"])
@@ -48,7 +48,9 @@ def main() -> None:
             continue
         flags = {"base": base, "image_size": side, "patch_size": patch, "batch_size": batch}
         here = resolve_here({**flags, "device": arguments.device})
-        rows = _rows(here, arguments.repeats)
+        # A process keeps what it held at its peak, which the next base's would then lack.
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            rows = pool.apply(_rows, (here, arguments.repeats))
         about = {"base": base, "tokens": tokens, "batch_size": batch}
         known = pd.concat([known, pd.DataFrame([about | row for row in rows])])
         write_table(out, known)
@@ -56,6 +58,7 @@ def main() -> None:
 
 
 def _rows(here: RunConfig, repeats: int) -> list[dict[str, float]]:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings = bench_settings(here, max(HEADS))
     memory = {count: peak_memory(settings, count) for count in HEADS}
     prepared = prepare_bench(settings)

@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--objective", default="simclr")
     parser.add_argument("--heads", type=int, nargs="+", default=[0, 8])
     parser.add_argument("--top", type=int, default=12, help="kernels that are listed")
-    parser.add_argument("--graphs", nargs="+", default=["yes"], choices=["yes", "no"],
+    parser.add_argument("--graphs", nargs="+", default=["auto"], choices=["auto", "never"],
                         help="whether steps are recorded and replayed")  # fmt: skip
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--csv", type=Path, help="append what was measured to this file")
@@ -59,7 +59,7 @@ def main() -> None:
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {prepared.plan}")
     print(f"one matrix product: {rate:.0f} TFLOP/s")
     for count, recorded in itertools.product(heads, graphs):
-        config = prepared.config.model_copy(update={"cuda_graphs": recorded == "yes"})
+        config = prepared.config.model_copy(update={"cuda_graphs": recorded})
         found = given | report(replace(prepared, config=config), count, rate, top)
         if csv is not None:
             pd.DataFrame([found]).to_csv(csv, mode="a", header=not csv.exists(), index=False)
@@ -90,7 +90,7 @@ def report(prepared: Prepared, count: int, rate: float, top: int) -> dict[str, A
         "accelerator": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "coupling": config.coupling,
-        "recorded": config.cuda_graphs,
+        "recorded": config.cuda_graphs == "auto",
         "heads": count,
         "step_ms": 1000 * seconds,
         "images_per_second": config.batch_size / seconds,

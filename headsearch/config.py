@@ -25,6 +25,7 @@ Coupling = Literal["joint", "observe"]
 RankBy = Literal["auto", "discrepancy", "accuracy", "balanced"]
 Precision = Literal["auto", "float32", "bf16"]
 Log = Literal["none", "tensorboard"]
+CudaGraphs = Literal["auto", "never"]
 ImagesPerHead: TypeAlias = Literal["all", "share"] | int
 
 
@@ -221,10 +222,10 @@ class RunConfig(BaseModel):
     precision: Precision = setting(
         "auto", "auto, bf16 or float32; auto is bf16 where the hardware is fast at it.", MACHINE
     )
-    cuda_graphs: bool = setting(
-        True,
-        "On CUDA, record a step once and replay it, so that a small base and many heads are not "
-        "held up by Python.",
+    cuda_graphs: CudaGraphs = setting(
+        "auto",
+        "auto: on CUDA a step is recorded once and replayed, so that Python does not hold up small "
+        "bases and many heads; never: it is taken kernel by kernel.",
         MACHINE,
     )
     compile: bool = setting(

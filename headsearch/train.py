@@ -136,7 +136,7 @@ class Trainer:
         # Of several processes, reductions come between; of several seeds, whose steps take turns,
         # each recording would hold the memory of a step.
         alone = job.count() == 1 and config.seeds == 1
-        record = device.type == "cuda" and config.cuda_graphs and alone
+        record = device.type == "cuda" and config.cuda_graphs == "auto" and alone
         self._recorder = Recorder(self.student.parameters, possible=record)
 
     def attach(self, name: str, build: Callable[[], nn.Module], dim: int, place: int = 0) -> None:

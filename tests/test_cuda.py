@@ -34,12 +34,12 @@ def no_syncs() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("cuda_graphs", [True, False])
+@pytest.mark.parametrize("cuda_graphs", ["auto", "never"])
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
 def test_steps_and_their_crops_wait_for_nothing(
-    objective: str, cuda_graphs: bool, no_syncs: None
+    objective: str, cuda_graphs: str, no_syncs: None
 ) -> None:
-    coupling = "observe" if cuda_graphs else "joint"
+    coupling = "observe" if cuda_graphs == "auto" else "joint"
     trainer = small_trainer(objective, coupling=coupling, cuda_graphs=cuda_graphs,
                             images_per_head="share")  # fmt: skip
     pixels = torch.randint(0, 256, (48, 3, 16, 16), dtype=torch.uint8)
@@ -78,7 +78,7 @@ def test_recorded_steps_are_those_taken_one_by_one(
 ) -> None:
     """Masks, paths, temperatures and rates move on; a head leaves; a step is not finite."""
     plain, recorded = (
-        small_trainer(objective, cuda_graphs=graphs, **settings) for graphs in (False, True)
+        small_trainer(objective, cuda_graphs=graphs, **settings) for graphs in ("never", "auto")
     )
     for step in range(16):
         for trainer in (plain, recorded):
@@ -114,7 +114,7 @@ class Waits(nn.Module):
 
 def test_a_head_that_waits_for_the_device_is_trained_all_the_same() -> None:
     """Its steps cannot be recorded; other heads, later, can be again."""
-    plain, trainer = (small_trainer("simclr", cuda_graphs=graphs) for graphs in (False, True))
+    plain, trainer = (small_trainer("simclr", cuda_graphs=graphs) for graphs in ("never", "auto"))
     for each in (plain, trainer):
         each.attach("waits", Waits, DIM)
     for step in range(WARM_UP):

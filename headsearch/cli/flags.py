@@ -80,5 +80,5 @@ def _choices(annotation: Any) -> list[str]:
 
 
 def _kind(annotation: Any) -> str | None:
-    kinds = {int: "INTEGER", float: "NUMBER", Path: "PATH", str: "TEXT"}
+    kinds = {bool: "", int: "INTEGER", float: "NUMBER", Path: "PATH", str: "TEXT"}
     return next((kinds[k] for k in kinds if k in (annotation, *get_args(annotation))), None)
