@@ -28,10 +28,10 @@ HEADS_S = 8.0
 """Seconds after which no further head is measured."""
 SCORING_S = 8.0
 """Seconds that scoring may take for all images to be scored, and not a sample of them."""
-SCORED = 4
-"""Heads that are scored for that, at most: one alone hardly shows beside the base."""
-SAMPLE = 512
-"""Queries of a sample, and images of the bank."""
+SCORED = 16
+"""Heads that are scored for that, at most: a few hardly show beside the base."""
+SAMPLE, WARM_UP = 512, 64
+"""Queries of a sample, and images of the bank: what is timed, and what comes before."""
 NUMBER = 4
 """Bytes of a float32."""
 
@@ -89,12 +89,13 @@ def measure_costs(prepared: Prepared, heads: Sequence[Candidate]) -> Costs:
         if len(measured) > 1 and time.perf_counter() - started > HEADS_S:
             break
         measured[head.name] = HeadCost(meter.own(head, images), meter.size_of(head))
-    score_base, score_head = _scoring(meter, prepared.data, _of_all_families(heads)[:SCORED])
+    costs = _estimated(heads, measured) | measured
+    score_base, score_head = _scoring(meter, prepared.data, _spread(heads, costs))
     return Costs(
         crops=meter.crops(),
         base=meter.joint([]),
         base_size=meter.size_of_base(),
-        heads=_estimated(heads, measured) | measured,
+        heads=costs,
         images=images,
         measured=len(measured),
         score_base=score_base,
@@ -160,10 +161,17 @@ def _estimated(heads: Sequence[Candidate], measured: Mapping[str, HeadCost]) -> 
     }
 
 
+def _spread(heads: Sequence[Candidate], costs: Mapping[str, HeadCost]) -> list[Candidate]:
+    """`SCORED` heads from cheap to dear, whose mean is about that of all."""
+    ordered = sorted(heads, key=lambda head: costs[head.name].seconds)
+    count = min(SCORED, len(ordered))
+    return [ordered[(2 * place + 1) * len(ordered) // (2 * count)] for place in range(count)]
+
+
 def _scoring(meter: StepMeter, data: Data, heads: Sequence[Candidate]) -> tuple[float, float]:
     """Seconds of a rung for the base, and for each head beside it."""
-    sample = _sample(data)
-    meter.scoring(heads, sample)  # to warm up
+    sample = _sample(data, SAMPLE)
+    meter.scoring(heads, _sample(data, WARM_UP))
     base, both = meter.scoring([], sample), meter.scoring(heads, sample)
     times = _count(data) / _count(sample)
     if times > 1 and times * both < SCORING_S:
@@ -175,16 +183,16 @@ def _count(data: Data) -> int:
     return len(data.queries) + (len(data.bank) if data.bank is not None else 0)
 
 
-def _sample(data: Data) -> Data:
+def _sample(data: Data, count: int) -> Data:
     """The first images that a rung is scored on."""
 
     def first(images: Images) -> Images:
-        return ImageSubset(images, torch.arange(min(SAMPLE, len(images))))
+        return ImageSubset(images, torch.arange(min(count, len(images))))
 
     return replace(
         data,
         queries=first(data.queries),
         bank=first(data.bank) if data.bank is not None else None,
-        choose=data.choose[data.choose < SAMPLE],
-        report=data.report[data.report < SAMPLE],
+        choose=data.choose[data.choose < count],
+        report=data.report[data.report < count],
     )
