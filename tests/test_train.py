@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -229,3 +230,24 @@ def test_steps_that_cannot_be_recorded_are_taken_as_they_are() -> None:
         plain.step(crops(step, dtype=torch.float32), Moment(step, 9))
     for name, expected in plain.state().items():
         assert torch.equal(trainer.state()[name], expected), name
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux does")
+def test_reading_ahead_starts_no_threads_of_its_own() -> None:
+    """A second team of OpenMP threads would slow down every operation of a step."""
+    pixels = torch.zeros(512, 3, 64, 64, dtype=torch.uint8)
+    images = ImagesInMemory("zeros", pixels, None, ())
+
+    def threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    def read(step: int) -> torch.Tensor:
+        before = threads()
+        images.batch(torch.randperm(512))
+        return torch.tensor(threads() - before)
+
+    torch.set_num_threads(2)
+    try:
+        assert [more.item() for _, more in read_ahead(read, range(3))] == [0, 0, 0]
+    finally:
+        torch.set_num_threads(1)
