@@ -8,9 +8,11 @@ a forward keeps for the backward, the copy that a snapshot makes.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from headsearch.machine import free_memory, resident_memory
 from headsearch.objectives import Objective
 from headsearch.preparation import Prepared
 from headsearch.shares import images_of_a_head
+from headsearch.snapshot import Snapshot, write_snapshot
 from headsearch.space import Candidate
 from headsearch.step_meter import Size, StepMeter
 
@@ -34,6 +37,8 @@ SAMPLE, WARM_UP = 512, 64
 """Queries of a sample, and images of the bank: what is timed, and what comes before."""
 NUMBER = 4
 """Bytes of a float32."""
+WRITTEN = 2**26
+"""Bytes that are written to time it."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class Costs:
         measured: how many of these were measured, and not put on the line.
         score_base: of scoring the base at a rung.
         score_head: of scoring one head at a rung.
+        write_byte: of a byte of a snapshot, copied, written and flushed.
         process: bytes that the process holds before training.
         free: bytes that are free then, if the system tells.
     """
@@ -74,6 +80,7 @@ class Costs:
     measured: int
     score_base: float
     score_head: float
+    write_byte: float
     process: int
     free: int | None
 
@@ -100,6 +107,7 @@ def measure_costs(prepared: Prepared, heads: Sequence[Candidate]) -> Costs:
         measured=len(measured),
         score_base=score_base,
         score_head=score_head,
+        write_byte=_writing(),
         process=process,
         free=free,
     )
@@ -123,15 +131,24 @@ def training_bytes(
 def snapshot_bytes(
     objective: Objective, base: Size, heads: Iterable[Size], seeds: int = 1
 ) -> float:
-    """What is held while a snapshot is written: all that is trained, and a copy of it."""
+    """What a snapshot holds: all that is trained. Until it is written, so does memory once more."""
     params = sum(size.params for size in (base, *heads))
-    return 2 * NUMBER * _held(objective) * seeds * params
+    return NUMBER * _held(objective) * seeds * params
 
 
 def _held(objective: Objective) -> int:
     """Numbers that are held for each one trained: the weight, two of the optimizer's, and the
     teacher's where there is one."""
     return 4 if objective.has_teacher else 3
+
+
+def _writing() -> float:
+    """Seconds that a byte of a snapshot takes where temporary files go."""
+    numbers = torch.rand(WRITTEN // NUMBER)
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        write_snapshot(Path(folder), Snapshot({"numbers": numbers}, {}))
+        return (time.perf_counter() - started) / WRITTEN
 
 
 def _of_all_families(heads: Sequence[Candidate]) -> list[Candidate]:

@@ -182,6 +182,7 @@ def _seconds(
     config = prepared.config
     of_controls = sum(head.seconds for head in cohort.controls)
     each = [head.seconds for head in cohort.contestants]
+    usual = _mean(cohort.contestants or cohort.controls).size
     found = []
     for rung, count in enumerate(_contestants(len(each), config, fewest=fewest)):
         steps = prepared.rung_step(rung) - prepared.rung_step(rung - 1)
@@ -190,7 +191,10 @@ def _seconds(
         of_heads = (of_controls + total(each, count)) * images / costs.images
         step_s = costs.crops + costs.base + of_heads
         scoring_s = costs.score_base + live * costs.score_head
-        found.append(config.seeds * (steps * step_s + scoring_s))
+        sizes = [*(head.size for head in cohort.controls), *[usual] * count]
+        written = snapshot_bytes(prepared.objective, costs.base_size, sizes, config.seeds)
+        seconds = config.seeds * (steps * step_s + scoring_s)
+        found.append(seconds + written * costs.write_byte)
     found[0] += sum(
         _timed_alone(head.seconds * prepared.batch / costs.images)
         for head in (*cohort.controls, *cohort.contestants)
@@ -207,9 +211,11 @@ def _alone(prepared: Prepared, costs: Costs, head: HeadCost | None) -> float:
     """Seconds of pretraining the base with one head or with none, under all seeds."""
     config = prepared.config
     of_head, score_head = (head.seconds, costs.score_head) if head is not None else (0.0, 0.0)
+    sizes = [head.size] if head is not None else []
+    written = snapshot_bytes(prepared.objective, costs.base_size, sizes)
     step_s = costs.crops + costs.base + of_head * prepared.batch / costs.images
-    scoring_s = (config.rungs + 1) * (costs.score_base + score_head)
-    return config.seeds * (prepared.steps * step_s + scoring_s)
+    rung_s = costs.score_base + score_head + written * costs.write_byte
+    return config.seeds * (prepared.steps * step_s + (config.rungs + 1) * rung_s)
 
 
 def _memory(prepared: Prepared, costs: Costs, heads: Sequence[HeadCost]) -> float:
@@ -220,7 +226,7 @@ def _memory(prepared: Prepared, costs: Costs, heads: Sequence[HeadCost]) -> floa
     of = (prepared.objective, costs.base_size, sizes, seeds)
     training = training_bytes(*of)
     if prepared.device.type == "cpu":  # else snapshots are copied to where there is room
-        training = max(training, snapshot_bytes(*of))
+        training = max(training, 2 * snapshot_bytes(*of))
     return costs.process + training
 
 

@@ -65,6 +65,7 @@ def made_up(cohorts: list[list[Any]], seconds: dict[str, float], **changes: Any)
             measured=1,
             score_base=5.0,
             score_head=1.0,
+            write_byte=0.0,
             process=1000 * MB,
             free=None,
         ),
@@ -125,6 +126,15 @@ def test_the_time_is_the_sum_of_the_parts(tmp_path: Path) -> None:
     assert found.seconds == found.least == found.most == sum(r.seconds for r in found.rungs)
     assert found.base_alone == 6 * 11 + 4 * 5
     assert found.one_by_one == 7 * (6 * 13 + 4 * 6)
+
+
+def test_a_snapshot_is_written_at_each_rung(tmp_path: Path) -> None:
+    """A second for each million numbers that are trained: three of four bytes of each."""
+    plain, written = (foresee(tiny(tmp_path), write_byte=s) for s in (0.0, 1 / (12 * MB)))
+    more = [w.seconds - p.seconds for w, p in zip(written.rungs, plain.rungs, strict=True)]
+    assert more == pytest.approx([1 + 7, 1 + 7, 1 + 4, 1 + 3])
+    assert written.base_alone - plain.base_alone == pytest.approx(4)
+    assert written.one_by_one - plain.one_by_one == pytest.approx(7 * 4 * 2)
 
 
 def test_heads_that_take_short_are_timed_more_than_once(tmp_path: Path) -> None:
