@@ -71,8 +71,7 @@ def test_preset_loses_to_recipe_and_recipe_to_config_file_and_flag(tmp_path: Pat
 def test_the_learning_rate_follows_the_batch_size_unless_it_is_given(tmp_path: Path) -> None:
     assert resolve({"recipe": "hssl-vit-b", "batch_size": "64"}).lr == pytest.approx(0.00075 / 4)
     assert resolve({"recipe": "hssl-vit-b", "batch_size": 64, "lr": 0.01}).lr == 0.01
-    default = RunConfig.model_fields["lr"].default
-    assert resolve({"batch_size": 512}).lr == default
+    assert resolve({"batch_size": 512}).lr == PRESETS["quick"]["lr"]
 
 
 def test_a_recipe_that_is_not_known_is_told_and_each_is_named_in_the_help() -> None:

@@ -185,6 +185,9 @@ def test_settings_of_the_run_give_way_to_flags_and_a_budget_brings_its_own(run: 
     assert (config.epochs, config.lr, config.batch_size, config.seed) == (1, 0.001, 32, 0)
     standard = settings_like(run, {"budget": "standard", "rungs": "3"})
     assert (standard.images, standard.epochs, standard.rungs) == (20_000, 8, 3)
+    assert standard.lr == 5e-4
+    by_hand = replace(run, config={**run.config, "lr": 1e-3})  # not what its own budget says
+    assert settings_like(by_hand, {"budget": "standard"}).lr == run.config["lr"]
 
 
 def test_a_base_whose_learning_rate_was_lowered_is_pretrained_at_that(run: Run) -> None:
