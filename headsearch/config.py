@@ -230,7 +230,8 @@ class RunConfig(BaseModel):
     cuda_graphs: CudaGraphs = setting(
         "auto",
         "auto: on CUDA a step is recorded once and replayed, so that Python does not hold up small "
-        "bases and many heads; never: it is taken kernel by kernel.",
+        "bases and many heads; never: kernel by kernel, which modules need that draw or branch in "
+        "Python.",
         MACHINE,
     )
     compile: bool = setting(
@@ -331,10 +332,11 @@ def resolve(
     if not isinstance(budget, str) or budget not in PRESETS:
         raise unknown("budget", budget, [*PRESETS, "auto"])
     recipe = find_recipe(given.get("recipe", RunConfig.model_fields["recipe"].default))
+    preset = dict(PRESETS[budget])
+    if {"images", "epochs"} & given.keys():
+        del preset["lr"]  # which is for that many steps
     try:
-        config = RunConfig.model_validate(
-            {**PRESETS[budget], **recipe.settings, **given, "budget": budget}
-        )
+        config = RunConfig.model_validate({**preset, **recipe.settings, **given, "budget": budget})
     except ValidationError as error:
         raise UserError(_explain(error, flags, located)) from None
     scaled_lr = recipe.lr(config.batch_size)

@@ -68,7 +68,7 @@ class Forecast:
 
 
 def forecast(prepared: Prepared) -> Forecast:
-    """What a search is going to do. Trains some steps to measure them, and writes nothing."""
+    """What a search is going to do. Trains some steps to measure them; leaves nothing behind."""
     cohorts = foreseen_cohorts(prepared)
     costs = measure_costs(prepared, [head for cohort in cohorts for head in cohort])
     return forecast_with(prepared, cohorts, costs)
@@ -214,8 +214,9 @@ def _alone(prepared: Prepared, costs: Costs, head: HeadCost | None) -> float:
     sizes = [head.size] if head is not None else []
     written = snapshot_bytes(prepared.objective, costs.base_size, sizes)
     step_s = costs.crops + costs.base + of_head * prepared.batch / costs.images
-    rung_s = costs.score_base + score_head + written * costs.write_byte
-    return config.seeds * (prepared.steps * step_s + (config.rungs + 1) * rung_s)
+    scoring_s = (config.rungs + 1) * (costs.score_base + score_head)
+    written_s = config.rungs * written * costs.write_byte  # none after the last rung
+    return config.seeds * (prepared.steps * step_s + scoring_s + written_s)
 
 
 def _memory(prepared: Prepared, costs: Costs, heads: Sequence[HeadCost]) -> float:

@@ -87,6 +87,8 @@ def set_up(config: RunConfig) -> tuple[torch.device, bool]:
         keep_freed_memory()
     autocast = config.precision == "bf16" or (config.precision == "auto" and fast_at_bf16(device))
     if device.type == "cuda":
+        if device.index is not None:
+            torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
     return device, autocast
 

@@ -30,7 +30,7 @@ class Memory:
 
     Attributes:
         before: what the process had held at most before base and heads were made.
-        peak: what it had held at most when two steps were done.
+        peak: what it had held at most when two steps were done, or more until one is recorded.
     """
 
     before: float
@@ -67,8 +67,10 @@ def measured_here(prepared: Prepared, heads: int) -> Memory:
     for head in bench_heads(prepared, heads):
         attach(trainer, prepared, head)
     crops = torch.randn(2, config.batch_size, 3, side, side).to(device)
-    for _ in range(2):  # the first one makes the optimizer's state
+    steps = 0
+    while steps < 2 or not trainer.settled:  # the first one makes the optimizer's state
         trainer.step(crops, MIDDLE)
+        steps += 1
     return Memory(before, _highest(device))
 
 

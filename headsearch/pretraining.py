@@ -201,7 +201,8 @@ def settings_like(run: Run, flags: Mapping[str, Any], given: Given = NOTHING_GIV
                 f"again there, or name another with --{name.replace('_', '-')}"
             )
     asked: dict[str, Any] = dict(PRESETS.get(str(flags.get("budget")), {}))
-    if run.config.get("lr") != PRESETS.get(str(run.config.get("budget")), {}).get("lr"):
+    own_preset = PRESETS.get(str(run.config.get("budget")), {})
+    if run.config.get("lr") != own_preset.get("lr") and "recipe" not in flags:
         asked.pop("lr", None)  # chosen for this base, not by its budget
     if run.facts.get("lowered"):
         asked["lr"] = run.facts["lowered"][-1]["lr"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -25,16 +26,26 @@ class Recorder:
 
     Args:
         parameters: those whose gradients it leaves; asked for whenever it is recorded.
-        possible: whether there is anything to record on.
+        device: where it is done.
+        possible: whether it is to be recorded.
     """
 
-    def __init__(self, parameters: Callable[[], Iterable[nn.Parameter]], *, possible: bool) -> None:
-        self._parameters, self._possible = parameters, possible
+    def __init__(
+        self,
+        parameters: Callable[[], Iterable[nn.Parameter]],
+        device: torch.device,
+        *,
+        possible: bool,
+    ) -> None:
+        self._parameters, self._device, self._possible = parameters, device, possible
         self._warned = False
         self.forget()
 
     def forget(self) -> None:
-        """Drops the recording: what the work consists of has changed."""
+        """Drops the recording, and the memory of the work with it.
+
+        For where what the work consists of has changed, or something else wants the memory.
+        """
         self._failed = False
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[Tensor] = []
@@ -72,20 +83,32 @@ class Recorder:
         """Notes what the work asks of the device; nothing of it is done yet."""
         copies = [tensor.clone() for tensor in inputs]
         try:
-            graph = torch.cuda.CUDAGraph()
+            graph, stream = torch.cuda.CUDAGraph(), _stream(self._device)
+            # A recording that fails does not leave its stream by itself, hence the outer block.
             # The thread that reads images ahead may go on meanwhile.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with (
+                torch.cuda.stream(torch.cuda.current_stream(self._device)),
+                torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
+            ):
                 work(copies)
-        except RuntimeError as error:
-            self._failed = True
+        except BaseException as error:
             for parameter in self._parameters():
                 parameter.grad = None
+            if not isinstance(error, RuntimeError):
+                raise
+            self._failed = True
             if not self._warned:
-                why = str(error).strip().partition("\n")[0]
+                why = str(error.__context__ or error).strip().partition("\n")[0]
                 warnings.warn(
-                    f"steps could not be recorded, and are slower for it: {why}", stacklevel=2
+                    f"steps could not be recorded, and are slower for it: {why}", stacklevel=3
                 )
             self._warned = True
             return
         self._graph, self._inputs = graph, copies
         self._gradients = [(parameter, parameter.grad) for parameter in self._parameters()]
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream of a device that all recordings are made on."""
+    return torch.cuda.Stream(device)

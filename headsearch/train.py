@@ -137,7 +137,7 @@ class Trainer:
         # each recording would hold the memory of a step.
         alone = job.count() == 1 and config.seeds == 1
         record = device.type == "cuda" and config.cuda_graphs == "auto" and alone
-        self._recorder = Recorder(self.student.parameters, possible=record)
+        self._recorder = Recorder(self.student.parameters, device, possible=record)
 
     def attach(self, name: str, build: Callable[[], nn.Module], dim: int, place: int = 0) -> None:
         """Attaches a head, with its projection, its teacher copy and its optimizer state.
@@ -192,6 +192,10 @@ class Trainer:
     def settled(self) -> bool:
         """Whether steps take as long from now on as they will take later."""
         return self._recorder.settled
+
+    def rest(self) -> None:
+        """Gives back what a recorded step holds; the next steps are recorded anew."""
+        self._recorder.forget()
 
     def _gradients(self, given: Given) -> None:
         """The gradients of a step, clipped, and all else that it comes to but for the update."""
@@ -390,6 +394,7 @@ def train(
         assert not health.blamed & trainer.student.heads.keys(), "they would be to blame forever"
         if stop():
             return
+    trainer.rest()  # scoring comes, and heads may leave
 
 
 def take_steps(

@@ -122,6 +122,7 @@ def test_a_head_that_waits_for_the_device_is_trained_all_the_same() -> None:
     with pytest.warns(UserWarning, match="steps could not be recorded, and are slower for it"):
         trainer.step(cuda_crops(WARM_UP), Moment(WARM_UP, 10))
     assert trainer.settled
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
     for step in range(WARM_UP + 1):
         plain.step(cuda_crops(step), Moment(step, 10))
     for name, expected in plain.state().items():

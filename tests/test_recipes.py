@@ -72,6 +72,8 @@ def test_the_learning_rate_follows_the_batch_size_unless_it_is_given(tmp_path: P
     assert resolve({"recipe": "hssl-vit-b", "batch_size": "64"}).lr == pytest.approx(0.00075 / 4)
     assert resolve({"recipe": "hssl-vit-b", "batch_size": 64, "lr": 0.01}).lr == 0.01
     assert resolve({"batch_size": 512}).lr == PRESETS["quick"]["lr"]
+    longer = {"epochs": 50}  # for which the quick one is too low
+    assert resolve(longer).lr == RunConfig.model_fields["lr"].default
 
 
 def test_a_recipe_that_is_not_known_is_told_and_each_is_named_in_the_help() -> None:

@@ -219,7 +219,7 @@ def test_steps_that_cannot_be_recorded_are_taken_as_they_are() -> None:
     if torch.cuda.is_available():
         pytest.skip("here they can be recorded")
     trainer, plain = (make_trainer(["mixer"], dtype=torch.float32) for _ in range(2))
-    trainer._recorder = Recorder(trainer.student.parameters, possible=True)
+    trainer._recorder = Recorder(trainer.student.parameters, trainer.device, possible=True)
     for step in range(WARM_UP):
         assert not trainer.settled
         trainer.step(crops(step, dtype=torch.float32), Moment(step, 9))

@@ -71,7 +71,7 @@ class ImagesInMemory(Images):
         assert pixels.shape[2] == pixels.shape[3]
         assert labels is None or len(labels) == len(pixels)
         super().__init__(name, pixels.shape[-1], labels, classes)
-        self.pixels = pixels
+        self.pixels = pixels.contiguous()
 
     def __len__(self) -> int:
         return len(self.pixels)
