@@ -15,7 +15,7 @@ import yaml
 
 from headsearch import solo
 from headsearch.checkpoint import Run, read_run
-from headsearch.config import resolve
+from headsearch.config import PRESETS, resolve
 from headsearch.data import normalize
 from headsearch.errors import UserError
 from headsearch.head_choice import head_on, name_at, read_name
@@ -185,9 +185,17 @@ def test_settings_of_the_run_give_way_to_flags_and_a_budget_brings_its_own(run: 
     assert (config.epochs, config.lr, config.batch_size, config.seed) == (1, 0.001, 32, 0)
     standard = settings_like(run, {"budget": "standard", "rungs": "3"})
     assert (standard.images, standard.epochs, standard.rungs) == (20_000, 8, 3)
-    assert standard.lr == 5e-4
-    by_hand = replace(run, config={**run.config, "lr": 1e-3})  # not what its own budget says
-    assert settings_like(by_hand, {"budget": "standard"}).lr == run.config["lr"]
+
+
+@pytest.mark.parametrize(("own", "then"), [(PRESETS["quick"]["lr"], 5e-4), (1e-3, 1e-3)])
+def test_a_budget_brings_its_learning_rate_where_the_run_had_that_of_its_own(
+    own: float, then: float, run: Run, tmp_path: Path
+) -> None:
+    """Not where it was chosen for the base."""
+    config = {**run.config, "lr": own}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    other = replace(run, path=tmp_path, config=config)
+    assert settings_like(other, {"budget": "standard"}).lr == then
 
 
 def test_a_base_whose_learning_rate_was_lowered_is_pretrained_at_that(run: Run) -> None:
