@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from headsearch import job
 from headsearch.ground import Ground
+from headsearch.head_timing import head_step_ms
 from headsearch.ledger import Standing
 from headsearch.orders import Attach, Leave, Load, SetUp
 from headsearch.ranks import tell, tensors_of_first
-from headsearch.train import Trainer, head_step_ms
+from headsearch.train import Trainer
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ Shapes: B images, C = 3 channels, S image side; crops of a step stand as (2B, C,
 from __future__ import annotations
 
 import math
-import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -21,7 +20,7 @@ from headsearch.config import RunConfig
 from headsearch.data import Images
 from headsearch.feeding import batches, steps_per_epoch
 from headsearch.health import Health, Meter
-from headsearch.machine import mixed_precision, synchronize
+from headsearch.machine import mixed_precision
 from headsearch.model import (
     AttachedHead,
     Features,
@@ -41,8 +40,6 @@ from headsearch.shares import Shares, share_out
 
 READ_EVERY = 10
 """Steps between two reads of losses and health from the device."""
-ALONE_TIMES, ALONE_S = 3, 0.1
-"""How often, and for how many seconds, a head's forward and backward is timed when it enters."""
 
 
 @dataclass(frozen=True)
@@ -411,35 +408,6 @@ def take_steps(
         if ranks.any_of(stop()):
             return step + 1
     return window.stop
-
-
-def head_step_ms(build: Callable[[], nn.Module], features_BDHW: Tensor, *, autocast: bool) -> float:
-    """What one forward and backward of a head on given features takes, in milliseconds.
-
-    On a head of its own, warmed up on some of the images: a head in training is not touched. The
-    least of `ALONE_TIMES` passes, or of fewer once they have taken `ALONE_S` together: a long one
-    wants no repeat, and a search does this for every head before its first step.
-    """
-    device = features_BDHW.device
-    with torch.random.fork_rng(devices=[]):
-        head = build().to(device)
-    weights = list(head.parameters())
-
-    def seconds(inputs: Tensor) -> float:
-        inputs = inputs.detach().requires_grad_()
-        synchronize(device)
-        started = time.perf_counter()
-        with mixed_precision(device, autocast):
-            output = head(inputs)
-        torch.autograd.grad(output.float().mean(), [inputs, *weights], allow_unused=True)
-        synchronize(device)
-        return time.perf_counter() - started
-
-    seconds(features_BDHW[: max(1, len(features_BDHW) // 8)])
-    times: list[float] = []
-    while len(times) < ALONE_TIMES and sum(times) < ALONE_S:
-        times.append(seconds(features_BDHW))
-    return 1000 * min(times)
 
 
 def _decay_groups(
