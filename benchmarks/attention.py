@@ -16,7 +16,7 @@ import timm
 import torch
 
 from headsearch.config import resolve
-from headsearch.machine import mixed_precision, set_up
+from headsearch.device import mixed_precision, set_up
 
 REPEATS = 5
 BATCH = 64

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from headsearch.bench_case import bench_settings
+from headsearch.device import resolve_here, synchronize
 from headsearch.ground import prepare_ground
-from headsearch.machine import resolve_here, synchronize
 from headsearch.step_meter import MIDDLE
 
 SMALL = {"base": "vit_t", "base_args": "depth=6,embed_dim=96,num_heads=3", "patch_size": 8}

@@ -22,9 +22,9 @@ from plain_loops import PlainLoop, Setting, TunedLoop
 from torch import Tensor, nn
 
 from headsearch.config import resolve
+from headsearch.device import keep_freed_memory, synchronize
 from headsearch.feeding import batches
 from headsearch.ground import Ground, prepare_ground
-from headsearch.machine import keep_freed_memory, synchronize
 from headsearch.schedules import Moment
 
 BASES: dict[str, dict[str, Any]] = {

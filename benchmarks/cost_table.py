@@ -23,7 +23,7 @@ from headsearch.bench_case import bench_heads, bench_settings, prepare_bench, wi
 from headsearch.checkpoint import write_table
 from headsearch.config import RunConfig
 from headsearch.cost import measure_costs, training_bytes
-from headsearch.machine import resolve_here
+from headsearch.device import resolve_here
 from headsearch.peak_memory import peak_memory
 from headsearch.step_meter import StepMeter
 

@@ -19,8 +19,8 @@ import optuna
 import pandas as pd
 
 from headsearch.checkpoint import write_table
+from headsearch.device import resolve_here
 from headsearch.forecast import forecast
-from headsearch.machine import resolve_here
 from headsearch.preparation import prepare
 from headsearch.study import Search
 

@@ -26,8 +26,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from headsearch.bench_case import bench_heads, bench_settings, prepare_bench
 from headsearch.data.images import ImagesInMemory
+from headsearch.device import resolve_here, synchronize
 from headsearch.feeding import batches
-from headsearch.machine import resolve_here, synchronize
 from headsearch.preparation import Prepared
 from headsearch.solo import attach
 from headsearch.step_meter import MIDDLE, product_rate, seconds_of, step_flops

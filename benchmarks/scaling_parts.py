@@ -35,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from headsearch.bench_case import bench_settings, prepare_bench
 from headsearch.candidate import Candidate
 from headsearch.data.decode import decode
-from headsearch.machine import mixed_precision, resolve_here
+from headsearch.device import mixed_precision, resolve_here
 from headsearch.preparation import Prepared, prepare
 from headsearch.space import find_space, load_space
 from headsearch.step_meter import StepMeter

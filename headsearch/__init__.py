@@ -1,10 +1,10 @@
 """Search for the auxiliary head that helps a self-supervised vision model most."""
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from headsearch.errors import UserError
+from headsearch.version import VERSION
 
 if TYPE_CHECKING:
     from headsearch.api import (
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
         verify,
     )
 
-try:
-    __version__ = version("headsearch")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
+__version__ = VERSION
 
 __all__ = [
     "Pretrained",

@@ -25,7 +25,7 @@ import pandas as pd
 from rich.console import Console
 from torch import nn
 
-from headsearch import job, ranks
+from headsearch import ranks, torchrun
 from headsearch.bases import base_arguments, plan_base, plan_module
 from headsearch.boards import events_of
 from headsearch.calibration import calibrate_runs
@@ -36,12 +36,12 @@ from headsearch.console_solo import show_pretraining
 from headsearch.console_verify import show_verification
 from headsearch.data import DatasetSource, Source
 from headsearch.data.left_out import listed_where_too_many
+from headsearch.device import resolve_here
 from headsearch.errors import UserError, unknown
 from headsearch.exporting import Exported, export_from
 from headsearch.following import follow
 from headsearch.gains import verified
 from headsearch.ground import NOTHING_GIVEN, Given
-from headsearch.machine import resolve_here
 from headsearch.preparation import Prepared, prepare
 from headsearch.pretraining import (
     Planned,
@@ -244,7 +244,7 @@ def _searched(
 
     Of a job's processes the first searches, and the others take part.
     """
-    if not job.first():
+    if not torchrun.first():
         with stops_heard(threading.Event()):
             return Result(read_run(follow(prepared)), given)
     running = Search(prepared, directory)
@@ -386,7 +386,7 @@ def _pretrained(planned: Planned, directory: Path | None, progress: bool | None)
 
     Of a job's processes the first keeps what comes of it, and the others take part.
     """
-    if not job.first():
+    if not torchrun.first():
         solo = SoloRun(planned.ground, planned.candidate)
         with stops_heard(solo.stop):
             _exhaust(solo.run())
@@ -495,7 +495,7 @@ def calibrate(runs: Sequence[Result | str | Path], primary: str = "head_accuracy
 
 def _by_one_process(name: str) -> None:
     """Raises UserError in a job of several, each of which would do all of it."""
-    if job.count() > 1:
+    if torchrun.count() > 1:
         raise UserError(f"headsearch.{name} works in one process, and this is one of a job's")
 
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from headsearch.bench_case import bench_heads, without_number
 from headsearch.cost import training_bytes
+from headsearch.device import machine_facts
 from headsearch.ground import ground_settings
-from headsearch.machine import machine_facts
 from headsearch.peak_memory import MB, Memory, peak_memory
 from headsearch.preparation import Prepared
 from headsearch.scores.rung import BASE

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from headsearch.errors import UserError
-from headsearch.escaping import printable
 from headsearch.pretraining import Pretraining
 from headsearch.scores.rung import BASE, RungScores, Scores
 from headsearch.solo import SoloAdvanced, SoloEvent, SoloScored
 from headsearch.study import Advanced, Event, Scored, Search
+from headsearch.text import printable
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

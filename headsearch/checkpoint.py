@@ -18,9 +18,9 @@ from torch import Tensor
 
 from headsearch.config import RunConfig
 from headsearch.errors import UserError
-from headsearch.escaping import for_csv, printable
 from headsearch.run_directory import CONFIG, abandoned, read_config, write_atomically, write_config
 from headsearch.storage import open_storage
+from headsearch.text import for_csv, printable
 
 RANKING_COLUMNS = (
     "rank",

@@ -13,7 +13,7 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from headsearch import job
+from headsearch import torchrun
 from headsearch.ground import Ground
 from headsearch.head_timing import head_step_ms
 from headsearch.ledger import Standing
@@ -73,7 +73,7 @@ class Cohort:
             self.replicas.append(Replica(under, trainer))
         for standing in standings:
             self.attach(standing)
-        if job.count() > 1 and job.first():
+        if torchrun.count() > 1 and torchrun.first():
             # A seed may come to other bits on another machine, and a module of one's own has none.
             self.load_state(self.state())
 
@@ -88,7 +88,7 @@ class Cohort:
 
         for replica in self.replicas:
             replica.trainer.attach(candidate.name, build, dim, candidate.place)
-        if math.isnan(standing.step_ms) and job.first():
+        if math.isnan(standing.step_ms) and torchrun.first():
             features = torch.zeros(2 * ground.config.batch_size, dim, *grid, device=ground.device)
             standing.step_ms = head_step_ms(build, features, autocast=ground.autocast)
         self.live[candidate.name] = standing

@@ -21,9 +21,9 @@ from headsearch.boards import events_of
 from headsearch.ledger import Ledger, Standing
 from headsearch.pace import Pace
 from headsearch.report import Table
-from headsearch.report.content import duration
 from headsearch.space import ResolvedSpace
 from headsearch.study import Advanced, Event, Noted, Scored, Search
+from headsearch.text import duration
 
 E = TypeVar("E")
 

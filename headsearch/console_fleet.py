@@ -12,8 +12,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from headsearch.fleet import COHORT, SharedStudy
-from headsearch.report.content import duration
 from headsearch.tasks import Standing, Tasks
+from headsearch.text import duration
 
 STATE_STYLES = {"waiting": "dim", "running": "", "done": "green", "lost": "red"}
 BEST = 5

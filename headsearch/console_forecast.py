@@ -10,8 +10,8 @@ from headsearch.console import print_table, say
 from headsearch.forecast import Forecast, forecast
 from headsearch.preparation import Prepared
 from headsearch.report import Table
-from headsearch.report.content import duration
 from headsearch.terminal import HarmlessConsole
+from headsearch.text import duration
 
 GB = 1e9
 

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.text import Text
 
 from headsearch.console import interrupts_heard, say, until
-from headsearch.report.content import duration
+from headsearch.text import duration
 from headsearch.verification import Progress, Verification
 
 

@@ -19,7 +19,7 @@ import torch
 
 from headsearch.data import Data, Images
 from headsearch.data.images import ImageSubset
-from headsearch.machine import free_memory, resident_memory
+from headsearch.device import free_memory, resident_memory
 from headsearch.objectives import Objective
 from headsearch.preparation import Prepared
 from headsearch.shares import images_of_a_head

@@ -15,11 +15,11 @@ from itertools import accumulate
 from pathlib import Path
 
 from headsearch.cohort import Cohort
+from headsearch.device import out_of_memory
 from headsearch.entrants import ask_for_cohort, cohort_sizes, planned
 from headsearch.errors import UserError
 from headsearch.facts import first_facts
 from headsearch.ledger import Ledger, Standing
-from headsearch.machine import out_of_memory
 from headsearch.pace import Pace
 from headsearch.preparation import Prepared
 from headsearch.setbacks import (

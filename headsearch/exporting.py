@@ -10,12 +10,10 @@ from typing import NamedTuple
 import yaml
 from torch import nn
 
-import headsearch
 from headsearch import formats
 from headsearch.bases import BasePlan, plan_module
 from headsearch.checkpoint import Run
 from headsearch.errors import UserError
-from headsearch.escaping import for_file_name
 from headsearch.ground import NOTHING_GIVEN, Given, plan_of_run
 from headsearch.head_choice import Head, head_on, name_at, written_head
 from headsearch.heads import Family, Value
@@ -23,6 +21,8 @@ from headsearch.ranking import NO_HEAD
 from headsearch.run_directory import write_atomically
 from headsearch.snippet import Sources, call, literal
 from headsearch.space import Candidate
+from headsearch.text import for_file_name
+from headsearch.version import VERSION
 
 
 class Exported(NamedTuple):
@@ -154,7 +154,7 @@ def snippet_text(candidate: Candidate, plan: BasePlan) -> str:
     header = (
         f"The auxiliary head {candidate.name}.\n\n"
         f"For a base of width {dim} with a map of {rows}×{columns} tokens. Written by\n"
-        f"headsearch {headsearch.__version__} (Apache-2.0); needs torch and timm alone."
+        f"headsearch {VERSION} (Apache-2.0); needs torch and timm alone."
     )
     return f'"""{header}\n"""\n\n{sources.text(build_head)}'
 

@@ -12,10 +12,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from headsearch import job, ranks
+from headsearch import ranks, torchrun
 from headsearch.config import RunConfig
 from headsearch.data import Images, ViewSettings, epoch_order, make_views
-from headsearch.machine import staged
+from headsearch.device import staged
 from headsearch.recipes import find_recipe
 from headsearch.seeding import seeded_generator
 
@@ -40,7 +40,7 @@ def batches(
 
     for step, batch in read_ahead(read, steps):
         generator = seeded_generator(config.seed, "views", step, device=device)
-        part = (job.rank(), job.count())
+        part = (torchrun.rank(), torchrun.count())
         yield make_views(batch.to(device, non_blocking=True), generator, settings, part=part)
 
 

@@ -8,8 +8,8 @@ from optuna.trial import FixedTrial
 
 from headsearch import ranks
 from headsearch.cohort import Cohort
+from headsearch.device import release_memory
 from headsearch.ledger import Standing
-from headsearch.machine import release_memory
 from headsearch.orders import Attach, End, Leave, Load, Score, SetUp, Steps
 from headsearch.preparation import Prepared
 from headsearch.train import take_steps

@@ -6,8 +6,8 @@ Files of before there were formats name none, and are of the first.
 
 from __future__ import annotations
 
-import headsearch
 from headsearch.errors import UserError
+from headsearch.version import VERSION
 
 KEY = "format"
 RUN = 1
@@ -36,5 +36,5 @@ def check_format(found: object, known: int, where: str) -> None:
     if found > known:
         raise UserError(
             f"{where}: written by a later headsearch, in format {found}; this one "
-            f"({headsearch.__version__}) reads formats up to {known}: update headsearch"
+            f"({VERSION}) reads formats up to {known}: update headsearch"
         )

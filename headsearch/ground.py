@@ -18,8 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-import headsearch
-from headsearch import job, ranks
+from headsearch import ranks, torchrun
 from headsearch.bases import (
     BasePlan,
     Weights,
@@ -34,10 +33,10 @@ from headsearch.bases import (
 from headsearch.checkpoint import Run
 from headsearch.config import BUILT_IN_FULL, Coupling, RunConfig, resolve
 from headsearch.data import Data, Source, open_data
+from headsearch.device import check_compiler, set_up
 from headsearch.errors import UserError, unknown
 from headsearch.feeding import steps_per_epoch
 from headsearch.fingerprint import difference, fingerprint
-from headsearch.machine import check_compiler, set_up
 from headsearch.model import Network
 from headsearch.objectives import Objective, make_objective, with_prototypes
 from headsearch.recipes import find_recipe
@@ -47,6 +46,7 @@ from headsearch.scores.rung import PROTOTYPE_KL, RungScores, score_rung
 from headsearch.seeding import seeded_weights
 from headsearch.space import Space
 from headsearch.train import Trainer
+from headsearch.version import VERSION
 
 CPU_IMAGE_SIZE, ACCELERATOR_IMAGE_SIZE = 64, 224
 """The largest image side in pixels that is chosen where `--image-size` is not given."""
@@ -193,7 +193,7 @@ def prepare_ground(
             f"({' or '.join(with_prototypes())}), but --objective is {config.objective}"
         )
     arguments, weights = _named_base(config) if given.base is None else ({}, None)
-    if config.download and job.count() > 1:
+    if config.download and torchrun.count() > 1:
         raise UserError(
             "--download would fetch the data once a process: fetch them before, by one alone"
         )
@@ -226,10 +226,10 @@ def prepare_ground(
             if not repeated_blocks(plan.build().trunk):
                 raise UserError(f"--compile: {config.base} has no blocks that repeat")
     batch = min(config.batch_size, len(data.train))
-    if batch % job.count():
+    if batch % torchrun.count():
         raise UserError(
-            f"{batch} images of a step cannot be shared out evenly to {job.count()} processes: "
-            f"use a --batch-size that {job.count()} divides"
+            f"{batch} images of a step cannot be shared out evenly to {torchrun.count()} "
+            f"processes: use a --batch-size that {torchrun.count()} divides"
         )
     if ground.steps < config.rungs:
         raise UserError(
@@ -245,7 +245,7 @@ MAY_DIFFER_OVER_RANKS = {"device", "threads", "out", "data_dir"}
 
 def _check_alike(ground: Ground) -> None:
     """Raises UserError where another process of the job has other settings or other data."""
-    if job.count() == 1:
+    if torchrun.count() == 1:
         return
     weights = ground.plan.weights
     here = ground.config.model_dump(mode="json", exclude=MAY_DIFFER_OVER_RANKS) | {
@@ -255,7 +255,7 @@ def _check_alike(ground: Ground) -> None:
     }
     images = fingerprint(ground.data)
     for number, (there, images_there) in enumerate(ranks.each_of((here, images))):
-        pair = f"rank {job.rank()} and rank {number} of this job"
+        pair = f"rank {torchrun.rank()} and rank {number} of this job"
         for name, value in there.items():
             if value != here[name]:
                 raise UserError(f"{pair} differ in {name}: {here[name]} and {value}")
@@ -361,7 +361,9 @@ def ground_notes(ground: Ground) -> Iterator[str]:
 def machine_note(ground: Ground) -> str:
     """Where it computes, in a line."""
     threads = f" with {torch.get_num_threads()} threads" if ground.device.type == "cpu" else ""
-    others = f", {job.count()} processes with a share of each step" if job.count() > 1 else ""
+    others = (
+        f", {torchrun.count()} processes with a share of each step" if torchrun.count() > 1 else ""
+    )
     return f"{ground.device}{threads}, {'bf16' if ground.autocast else 'float32'}{others}"
 
 
@@ -375,7 +377,7 @@ def ground_settings(ground: Ground, run_directory: Path) -> dict[str, Any]:
         "device": str(ground.device),
         "precision": "bf16" if ground.autocast else "float32",
         "threads": torch.get_num_threads(),
-        "processes": job.count(),
+        "processes": torchrun.count(),
         "out": str(run_directory),
         **({"given": ground.given.names} if ground.given.names else {}),
         "base_weights": str(file.absolute()) if file is not None else None,
@@ -385,7 +387,7 @@ def ground_settings(ground: Ground, run_directory: Path) -> dict[str, Any]:
         "base_arguments": {"timm_name": ground.plan.timm_name, **ground.plan.arguments},
         "git_commit": _git_commit(),
         "versions": {
-            "headsearch": headsearch.__version__,
+            "headsearch": VERSION,
             "python": platform.python_version(),
             **{package: version(package) for package in packages},
         },

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from headsearch.machine import mixed_precision, synchronize
+from headsearch.device import mixed_precision, synchronize
 
 ALONE_TIMES, ALONE_S = 3, 0.1
 """How often, and for how many seconds, a head's forward and backward is timed when it enters."""

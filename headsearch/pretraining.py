@@ -24,6 +24,7 @@ from headsearch import checkpoint
 from headsearch.bases import Base, BasePlan
 from headsearch.checkpoint import Run
 from headsearch.config import OF_SEARCH_ALONE, PRESETS, RunConfig, resolve
+from headsearch.device import resolve_here
 from headsearch.errors import UserError
 from headsearch.ground import (
     NOTHING_GIVEN,
@@ -39,7 +40,6 @@ from headsearch.ground import (
     repeats_base,
 )
 from headsearch.head_choice import Head, check_head, head_on, name_at, read_head, written_head
-from headsearch.machine import resolve_here
 from headsearch.ranking import NO_HEAD
 from headsearch.recipes import find_recipe
 from headsearch.run_directory import CONFIG, create, hold, new_run_directory, read_config

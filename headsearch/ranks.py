@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from headsearch.errors import UserError
-from headsearch.job import count, first, rank
+from headsearch.torchrun import count, first, rank
 
 T = TypeVar("T")
 

@@ -20,11 +20,11 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-import headsearch
 from headsearch import formats
 from headsearch.config import RunConfig
 from headsearch.errors import UserError
 from headsearch.storage_url import masked
+from headsearch.version import VERSION
 from headsearch.yaml_lines import read_yaml
 
 CONFIG = "config.yaml"
@@ -123,7 +123,7 @@ def claimed(config: RunConfig, given: Mapping[str, Any]) -> Iterator[Path]:
     settings = {name: str(value) for name, value in given.items()} | {"out": str(path)}
     if "storage" in settings:
         settings["storage"] = masked(settings["storage"])
-    create(path, {**settings, "versions": {"headsearch": headsearch.__version__}})
+    create(path, {**settings, "versions": {"headsearch": VERSION}})
     lock = hold(path)
     try:
         yield path

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headsearch import job
+from headsearch import torchrun
 from headsearch.config import ImagesPerHead
 from headsearch.errors import UserError
 from headsearch.seeding import seed_for
@@ -44,7 +44,7 @@ def check_shares(setting: ImagesPerHead, batch: int, heads: int) -> None:
 
     Of several ranks none knows all images of a step, so that heads see all that theirs has.
     """
-    if setting != "all" and job.count() > 1:
+    if setting != "all" and torchrun.count() > 1:
         raise UserError(f"--images-per-head {setting} is for one process; leave it out of a job")
     if isinstance(setting, int) and setting > batch:
         raise UserError(f"--images-per-head {setting} is more than the {batch} images of a step")

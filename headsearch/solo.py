@@ -13,7 +13,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from headsearch import job, ranks
+from headsearch import ranks, torchrun
 from headsearch.bases import Base
 from headsearch.errors import UserError
 from headsearch.ground import Ground
@@ -101,7 +101,7 @@ class SoloRun:
         """
         ground, trainer, pace, config = self._ground, self._trainer, self._pace, self._ground.config
         images, stop = ground.data.train, self._to_stop
-        if job.count() > 1:
+        if torchrun.count() > 1:
             trainer.load_state(ranks.tensors_of_first(trainer.state(), ground.device))
             self.rung, self.step, self.loss = ranks.agreed((self.rung, self.step, self.loss))
         while self.rung <= config.rungs:

@@ -19,9 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from headsearch.bases import Base, BaseOutput
 from headsearch.config import ImagesPerHead
 from headsearch.data import Data
+from headsearch.device import mixed_precision, synchronize
 from headsearch.feeding import batches
 from headsearch.ground import Ground
-from headsearch.machine import mixed_precision, synchronize
 from headsearch.model import Network
 from headsearch.schedules import Moment
 from headsearch.solo import attach

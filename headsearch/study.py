@@ -15,10 +15,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeAlias
 
-from headsearch import checkpoint, job
+from headsearch import checkpoint, torchrun
 from headsearch.checkpoint import Run
 from headsearch.cohort import Cohort, Replica
 from headsearch.course import Course
+from headsearch.device import out_of_memory, release_memory, resolve_here
 from headsearch.entrants import enqueue
 from headsearch.errors import UserError
 from headsearch.facts import note_baseline
@@ -26,7 +27,6 @@ from headsearch.gains import write_gains
 from headsearch.ground import NOTHING_GIVEN, Given, check_given
 from headsearch.health import Health
 from headsearch.ledger import Ledger, Standing
-from headsearch.machine import out_of_memory, release_memory, resolve_here
 from headsearch.orders import Score, Steps, leading
 from headsearch.pace import Pace
 from headsearch.preparation import Prepared, prepare, settings_of
@@ -206,7 +206,7 @@ class Search:
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            if job.count() > 1:  # whether the others have it, too, cannot be waited for
+            if torchrun.count() > 1:  # whether the others have it, too, cannot be waited for
                 raise UserError(
                     f"memory does not suffice for a cohort of {len(cohort.live)} heads, and one "
                     "that several processes train is not split: search again with a lower --cohort"

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from headsearch.escaping import printable_lines
+from headsearch.text import printable_lines
 
 
 class HarmlessConsole(Console):

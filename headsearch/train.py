@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from headsearch import job, ranks
+from headsearch import ranks, torchrun
 from headsearch.bases import compile_blocks
 from headsearch.config import RunConfig
 from headsearch.data import Images
+from headsearch.device import mixed_precision
 from headsearch.feeding import batches, steps_per_epoch
 from headsearch.health import Health, Meter
-from headsearch.machine import mixed_precision
 from headsearch.model import (
     AttachedHead,
     Features,
@@ -132,7 +132,7 @@ class Trainer:
 
         # Of several processes, reductions come between; of several seeds, whose steps take turns,
         # each recording would hold the memory of a step.
-        alone = job.count() == 1 and config.seeds == 1
+        alone = torchrun.count() == 1 and config.seeds == 1
         record = device.type == "cuda" and config.cuda_graphs == "auto" and alone
         self._recorder = Recorder(self.student.parameters, device, possible=record)
 
@@ -244,7 +244,7 @@ class Trainer:
         """What a step at this moment is computed from, with the crops of this rank."""
         device, objective, student = self.device, self.objective, self.student
         mask = objective.mask(
-            student, job.count() * len(crops), self._generator("mask", moment)
+            student, torchrun.count() * len(crops), self._generator("mask", moment)
         )  # fmt: skip
         return Given(
             crops,
@@ -262,7 +262,7 @@ class Trainer:
 
     def _seeded_layers(self, moment: Moment) -> AbstractContextManager[None]:
         """Layers draw for the images that they see: those of other ranks must not get the same."""
-        which = (job.rank(),) if job.rank() else ()
+        which = (torchrun.rank(),) if torchrun.rank() else ()
         return seeded_layers(self.seed, "drop path", moment.step, *which, device=self.device)
 
     def _generator(self, purpose: str, moment: Moment) -> torch.Generator | None:

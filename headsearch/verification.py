@@ -24,17 +24,17 @@ import torch
 
 from headsearch.checkpoint import SOLO_COLUMNS, Run, write_table
 from headsearch.config import resolve
+from headsearch.device import choose_device
 from headsearch.errors import UserError
-from headsearch.escaping import for_file_name
 from headsearch.gains import write_gains
 from headsearch.ground import plan_of_run
 from headsearch.head_choice import default_name
-from headsearch.machine import choose_device
 from headsearch.pretraining import PRETRAIN_COLUMNS
 from headsearch.ranking import CONTROL_FAMILIES, NO_HEAD, ranked
 from headsearch.run_directory import CONFIG, hold, read_config
 from headsearch.setbacks import learning_rate_now
 from headsearch.snapshot import FOLDER
+from headsearch.text import for_file_name
 
 POLL_S = 0.2
 

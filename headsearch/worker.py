@@ -23,9 +23,8 @@ from typing import Any, TypeVar
 from optuna.distributions import distribution_to_json
 from optuna.trial import FixedTrial, TrialState
 
-from headsearch import job
+from headsearch import torchrun
 from headsearch.errors import UserError
-from headsearch.escaping import for_file_name
 from headsearch.fleet import COHORT, SOLO, SharedStudy, under_first_weights
 from headsearch.following import follow
 from headsearch.ground import Ground
@@ -36,12 +35,12 @@ from headsearch.preparation import Prepared
 from headsearch.pretraining import ALWAYS, Planned, Pretraining
 from headsearch.ranking import NO_HEAD
 from headsearch.ranks import hear, tell
-from headsearch.report.content import duration
 from headsearch.solo import SoloDivergedError, SoloRun, SoloScored
 from headsearch.space import Candidate, Listing
 from headsearch.storage import OUT_OF_REACH, patiently, reason_of
 from headsearch.study import Noted, Scored, Search
 from headsearch.tasks import Claim, TakenOverError, Tasks
+from headsearch.text import duration, for_file_name
 
 T = TypeVar("T")
 
@@ -204,7 +203,7 @@ class Worker:
         except Exception as error:
             self._give(claim.fail, f"{self.name}: {reason_of(error)}")
             self._failed += 1
-            if self._failed == FAILURES or job.count() > 1:  # others are in the midst of it
+            if self._failed == FAILURES or torchrun.count() > 1:  # others are in the midst of it
                 raise
             yield f"{key} failed, and is left to others: {reason_of(error)}"
         else:

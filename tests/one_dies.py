@@ -6,7 +6,7 @@ import os
 import signal
 from typing import Any
 
-from headsearch import cli, following, job
+from headsearch import cli, following, torchrun
 from headsearch.orders import Score
 
 
@@ -24,6 +24,6 @@ def until_rung_2(hear: Any) -> Any:
     return heard
 
 
-if job.rank() == job.count() - 1:
+if torchrun.rank() == torchrun.count() - 1:
     following.ranks.hear = until_rung_2(following.ranks.hear)
 cli.main()

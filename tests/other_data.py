@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from headsearch import cli, job
+from headsearch import cli, torchrun
 
-if job.rank() == 1:
+if torchrun.rank() == 1:
     sys.argv += ["--images", "64"]
 cli.main()

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import headsearch
-from headsearch import job
+from headsearch import torchrun
 from headsearch.train import Trainer
 
 trainers: list[Trainer] = []
@@ -37,7 +37,7 @@ class Own(nn.Module):
 
 
 Trainer.__init__ = noted  # type: ignore[method-assign]
-torch.manual_seed(job.rank())
+torch.manual_seed(torchrun.rank())
 headsearch.search(
     Own(), {"families": {"mixer": {"depth": 1}}, "controls": {"identity": None}},
     image_size=16, images=64, epochs=2, batch_size=32, rungs=2, eval_images=64, bank_images=64,
@@ -46,5 +46,5 @@ headsearch.search(
 base = trainers[-1].student.base.state_dict()
 save_file(
     {name: tensor.contiguous().clone() for name, tensor in base.items()},
-    Path(sys.argv[1]) / f"{job.rank()}.safetensors",
+    Path(sys.argv[1]) / f"{torchrun.rank()}.safetensors",
 )

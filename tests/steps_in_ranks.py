@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tiny_training import TINY_VIT, crops, make_trainer
 from torch import Tensor
 
-from headsearch import job, ranks
+from headsearch import ranks, torchrun
 from headsearch.bases import plan_base
 from headsearch.config import Coupling
 from headsearch.objectives import OBJECTIVES
@@ -55,7 +55,7 @@ def main() -> None:
         take_steps(objective, "joint", resnet=True, out=out)
     same = ranks.each_of({name: float(t.double().sum()) for name, t in out.items()})
     assert all(each == same[0] for each in same), "ranks have come apart"
-    if job.first():
+    if torchrun.first():
         save_file(out, Path(sys.argv[1]))
     ranks.leave()
 

@@ -21,12 +21,13 @@ from headsearch import ranking
 from headsearch.errors import UserError
 from headsearch.report import advice, plot_columns, ranking_table, write_report
 from headsearch.report.columns import COLUMNS
-from headsearch.report.content import content, duration
+from headsearch.report.content import content
 from headsearch.report.discrepancy_accuracy import discrepancy_accuracy
 from headsearch.report.labels import spread
 from headsearch.report.pruning_timeline import pruning_timeline
 from headsearch.report.scores_over_rungs import scores_over_rungs
 from headsearch.report.style import family_styles, plotting
+from headsearch.text import duration
 
 PLOTS = ("discrepancy_accuracy", "scores_over_rungs", "pruning_timeline")
 COLLAPSED = {"gmlp-d2": ("collapsed", 2, "effective rank 12 of 384")}

@@ -7,14 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from headsearch import __version__, job
+from headsearch import torchrun
 from headsearch.cli.beforehand import bench, space
 from headsearch.cli.fleet import collect, status, submit, worker
 from headsearch.cli.results import calibrate, export, plot, report
 from headsearch.cli.searching import resume, run
 from headsearch.cli.solo import pretrain, verify
 from headsearch.errors import UserError
-from headsearch.escaping import printable
+from headsearch.text import printable
+from headsearch.version import VERSION
 
 app = typer.Typer(
     name="headsearch",
@@ -55,14 +56,14 @@ def main() -> None:
 
 
 def _fail(message: str) -> int:
-    who = f"headsearch, rank {job.rank()}" if job.count() > 1 else "headsearch"
+    who = f"headsearch, rank {torchrun.rank()}" if torchrun.count() > 1 else "headsearch"
     print(f"{who}: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"headsearch {__version__}")
+        print(f"headsearch {VERSION}")
         raise typer.Exit
 
 
@@ -81,7 +82,7 @@ ranks the rest by discrepancy from the base and downstream accuracy.
     """
     if context.invoked_subcommand is None:
         print(context.get_help())
-    elif job.count() > 1 and context.invoked_subcommand not in OF_A_JOB:
+    elif torchrun.count() > 1 and context.invoked_subcommand not in OF_A_JOB:
         raise UserError(
             f"{context.invoked_subcommand} works in one process: torchrun is for "
             f"{', '.join(OF_A_JOB)}"

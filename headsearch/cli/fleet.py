@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headsearch import job
+from headsearch import torchrun
 from headsearch.cli.flags import settings_as_flags
 from headsearch.cli.output import conclude, console_here
 from headsearch.config import resolve
@@ -79,9 +79,9 @@ def submit(
     import optuna
 
     from headsearch.console import print_notes
+    from headsearch.device import resolve_here
     from headsearch.fleet import check_can_be_shared
     from headsearch.fleet import submit as write
-    from headsearch.machine import resolve_here
     from headsearch.preparation import prepare
     from headsearch.storage import check_shared, within_reach
     from headsearch.tasks import Rules
@@ -156,7 +156,7 @@ taken over by others.
     here = {"data": data, "eval_data": eval_data, "data_dir": data_dir}
     given: dict[str, Any] = {key: value for key, value in here.items() if value is not None}
     overrides = {**given, "device": device, "threads": threads}
-    if not job.first():
+    if not torchrun.first():
         with TemporaryDirectory() as cache, stops_heard(threading.Event()):
             prepared = prepare_as_submitted(found, overrides, Path(cache), space)
             Worker(found, prepared, Path(cache), own).follow()

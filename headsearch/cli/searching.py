@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headsearch import job
+from headsearch import torchrun
 from headsearch.cli import solo
 from headsearch.cli.flags import settings_as_flags
 from headsearch.cli.output import conclude, console_here, until_stopped
@@ -45,13 +45,13 @@ def run(
     """
     given = {name: value for name, value in flags.items() if value is not None}
     settings = resolve(given, config)  # wrong values are told before anything heavy is loaded
-    if dry_run and job.count() > 1:
+    if dry_run and torchrun.count() > 1:
         raise UserError("--dry-run measures one process: leave torchrun out")
     if dry_run:
         _foresee(given, config)
         return
     check_log(settings)
-    if not job.first():
+    if not torchrun.first():
         _follow(lambda: prepare_here(given, config))
         return
     # The directory too: whatever happens from here on, the run can be gone on with.
@@ -70,7 +70,7 @@ def prepare_here(given: Mapping[str, Any], config: Path | None) -> Prepared:
     """All that a search needs, in a directory that there is already."""
     import optuna
 
-    from headsearch.machine import resolve_here
+    from headsearch.device import resolve_here
     from headsearch.preparation import prepare
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -94,7 +94,7 @@ def _foresee(given: Mapping[str, Any], config: Path | None) -> None:
 
     from headsearch.console import print_notes
     from headsearch.console_forecast import show_forecast
-    from headsearch.machine import resolve_here
+    from headsearch.device import resolve_here
     from headsearch.preparation import prepare
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -139,7 +139,7 @@ what it would have come to without the interruption.
     if found.facts.get("status") == "complete":
         _say_that_it_ended(run)
         return
-    if not job.first():
+    if not torchrun.first():
         _follow(lambda: prepared_again(found, flags=flags))
         return
     with listed_where_too_many(run):
@@ -150,7 +150,7 @@ what it would have come to without the interruption.
 def _say_that_it_ended(run: Path) -> None:
     from headsearch.console import print_notes
 
-    if job.first():
+    if torchrun.first():
         print_notes(
             console_here(), [f"{run} has come to its end already: there is nothing to resume"]
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headsearch import job
+from headsearch import torchrun
 from headsearch.cli.flags import RankOption, settings_as_flags
 from headsearch.cli.output import conclude, console_here, until_stopped
 from headsearch.config import OF_SEARCH_ALONE, resolve
@@ -74,7 +74,7 @@ def carry_out(planned: Planned, directory: Path | None = None) -> None:
     from headsearch.pretraining import Pretraining
     from headsearch.solo import SoloRun
 
-    if not job.first():  # the first process keeps what comes of it
+    if not torchrun.first():  # the first process keeps what comes of it
         run = SoloRun(planned.ground, planned.candidate)
         with stops_heard(run.stop):
             deque(run.run(), maxlen=0)

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from headsearch.errors import UserError
-from headsearch.escaping import printable
+from headsearch.text import printable
 
 LISTED_IN = "left_out.txt"
 MOST_BAD = 0.05

@@ -15,7 +15,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from headsearch import ranks
-from headsearch.machine import full_precision
+from headsearch.device import full_precision
 from headsearch.model import AttachedHead, Features, Network
 from headsearch.objectives.layers import upcast
 from headsearch.objectives.objective import Objective, Seen

@@ -18,7 +18,7 @@ from typing import ClassVar, cast
 from torch import Tensor, nn
 
 from headsearch.bases import BasePlan
-from headsearch.machine import full_precision
+from headsearch.device import full_precision
 from headsearch.model import AttachedHead, Features, Network
 from headsearch.objectives.across_views import AcrossViews
 from headsearch.objectives.layers import mlp, upcast

@@ -10,7 +10,7 @@ from headsearch.gains import Gain, Verified, verified
 from headsearch.rank_noise import clearly_ahead
 from headsearch.ranking import Ranked
 from headsearch.report.columns import COLUMNS, percent, points
-from headsearch.report.words import listing
+from headsearch.text import listing
 
 NAMED = 3  # more names than this make no sentence
 

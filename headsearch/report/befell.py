@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from headsearch.checkpoint import Run
-from headsearch.report.words import listing
+from headsearch.text import listing
 
 
 def befell(run: Run) -> Iterator[str]:

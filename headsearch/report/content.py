@@ -13,7 +13,6 @@ from scipy import stats
 from headsearch import ranking
 from headsearch.checkpoint import Run
 from headsearch.config import PRESETS, RunConfig
-from headsearch.escaping import printable
 from headsearch.gains import Verified, verified
 from headsearch.rank_noise import clearly_ahead, rank_noise, seeds_of
 from headsearch.report.advice import advice, with_error
@@ -21,7 +20,7 @@ from headsearch.report.befell import befell
 from headsearch.report.columns import percent, signed
 from headsearch.report.tables import Table, baselines_table, ranking_table
 from headsearch.report.verified import VERIFIED_LEGEND, verdict, verified_table
-from headsearch.report.words import listing, ordinal
+from headsearch.text import duration, listing, ordinal, printable
 
 MEASURES = {
     "cka": "1 − debiased linear CKA (Song et al. 2012; Nguyen et al. 2021)",
@@ -309,14 +308,3 @@ def _setting(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_setting(item) for item in value)
     return "–" if value is None else str(value)
-
-
-def duration(seconds: float) -> str:
-    """312.4 → '5 min 12 s'."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"

@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 
 from headsearch.checkpoint import Run
 from headsearch.errors import UserError
-from headsearch.escaping import for_markdown, printable_lines
 from headsearch.report.column_plot import column_figure
 from headsearch.report.content import content
 from headsearch.report.discrepancy_accuracy import discrepancy_accuracy
 from headsearch.report.pruning_timeline import pruning_timeline
 from headsearch.report.scores_over_rungs import scores_over_rungs
 from headsearch.report.style import plotting, save
+from headsearch.text import for_markdown, printable_lines
 
 
 def _gain(run: Run) -> Figure | None:

@@ -9,7 +9,7 @@ from headsearch.gains import Gain, Verified, verified
 from headsearch.ranking import NO_HEAD
 from headsearch.report.columns import percent, points
 from headsearch.report.tables import Table
-from headsearch.report.words import listing
+from headsearch.text import listing
 
 VERIFIED_LEGEND = (
     "Each run pretrained the base with that head alone, as long as the search did. A gain is in "

@@ -14,7 +14,7 @@ from torch import Tensor
 from headsearch.bases import BaseOutput
 from headsearch.data import Data, Images
 from headsearch.data.views import normalize
-from headsearch.machine import mixed_precision
+from headsearch.device import mixed_precision
 from headsearch.model import Network
 
 PROBE_IMAGES = 512

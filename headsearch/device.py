@@ -17,7 +17,7 @@ import timm.layers
 import torch
 from torch import Tensor
 
-from headsearch import job, ranks
+from headsearch import ranks, torchrun
 from headsearch.config import RunConfig, check_log, resolve
 from headsearch.errors import UserError
 
@@ -41,8 +41,8 @@ def choose_device(name: str) -> torch.device:
     if device.type != "cuda":
         raise UserError(f"--device: headsearch runs on cpu and cuda, but got {name!r}")
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if job.count() > 1:  # each process of a job has its own, whatever the settings say
-        device = torch.device("cuda", job.local_rank())
+    if torchrun.count() > 1:  # each process of a job has its own, whatever the settings say
+        device = torch.device("cuda", torchrun.local_rank())
     if (device.index or 0) >= found:
         raise UserError(
             f"--device: {str(device)!r} is not there; this machine has {found} CUDA devices"

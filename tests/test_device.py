@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from headsearch.machine import keep_freed_memory, out_of_memory, release_memory
+from headsearch.device import keep_freed_memory, out_of_memory, release_memory
 
 PAGES = 2**12  # of 4 KiB
 

@@ -1,7 +1,7 @@
-"""Texts from elsewhere, made harmless where they are shown or stored: one function a medium.
+"""Wording: lists, ordinals, durations; and names from elsewhere, escaped for each medium.
 
-Names of heads, classes and files, and what somebody's code says when it fails, come from spaces,
-archives and run directories that others made.
+Names of heads, classes and files, and the messages of a user's code, come from spaces, archives and
+run directories that others made, so they are escaped wherever they are shown or stored.
 """
 
 from __future__ import annotations
@@ -53,3 +53,30 @@ def for_file_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+_-]*", name):
         raise UserError(f"{name!r} is no name of a head: no file is called like that")
     return name
+
+
+def duration(seconds: float) -> str:
+    """312.4 → '5 min 12 s'."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+ENDINGS = {1: "st", 2: "nd", 3: "rd"}
+
+
+def listing(names: list[str], *, final: bool = True) -> str:
+    """a; a and b; a, b and c. Without `final`, commas alone, for a list that goes on."""
+    if len(names) < 2 or not final:
+        return ", ".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def ordinal(number: int) -> str:
+    """1 → '1st', 2 → '2nd', 3 → '3rd', 11 → '11th'."""
+    last = 0 if number % 100 in (11, 12, 13) else number % 10
+    return f"{number}{ENDINGS.get(last, 'th')}"
