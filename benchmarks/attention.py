@@ -15,7 +15,7 @@ import time
 import timm
 import torch
 
-from headsearch.config import resolve
+from headsearch.config.settings import resolve
 from headsearch.device import mixed_precision, set_up
 
 REPEATS = 5

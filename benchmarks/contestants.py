@@ -21,7 +21,7 @@ from PIL import Image
 from plain_loops import PlainLoop, Setting, TunedLoop
 from torch import Tensor, nn
 
-from headsearch.config import resolve
+from headsearch.config.settings import resolve
 from headsearch.device import keep_freed_memory, synchronize
 from headsearch.feeding import batches
 from headsearch.ground import Ground, prepare_ground

@@ -16,7 +16,7 @@ import ground_truth
 import pandas as pd
 
 from headsearch.checkpoint import write_table
-from headsearch.config import resolve
+from headsearch.config.settings import resolve
 from headsearch.preparation import Prepared, prepare
 from headsearch.solo import attach, check_health
 from headsearch.space import Candidate

@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from headsearch.config import PRESETS
+from headsearch.config.settings import PRESETS
 from headsearch.pruning import kept
 
 OUT = Path(__file__).parents[1] / "results" / "scaling"

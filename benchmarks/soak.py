@@ -22,7 +22,7 @@ import optuna
 import pandas as pd
 
 from headsearch.checkpoint import write_table
-from headsearch.config import resolve
+from headsearch.config.settings import resolve
 from headsearch.preparation import prepare
 from headsearch.study import Scored, Search
 

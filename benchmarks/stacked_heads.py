@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from headsearch.checkpoint import write_table
-from headsearch.config import resolve
+from headsearch.config.settings import resolve
 from headsearch.device import fast_at_bf16, mixed_precision, set_up
 from headsearch.heads import build_head, fit_to_map
 

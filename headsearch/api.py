@@ -30,7 +30,8 @@ from headsearch.bases import base_arguments, plan_base, plan_module
 from headsearch.boards import events_of
 from headsearch.calibration import calibrate_runs
 from headsearch.checkpoint import Run, read_run
-from headsearch.config import RunConfig
+from headsearch.config.settings import RunConfig
+from headsearch.config.yaml_file import located
 from headsearch.console import print_notes, show, stops_heard
 from headsearch.console_solo import show_pretraining
 from headsearch.console_verify import show_verification
@@ -57,7 +58,6 @@ from headsearch.space import Space, find_space, load_space, read_space
 from headsearch.study import Search, prepared_again
 from headsearch.terminal import HarmlessConsole
 from headsearch.verification import Verification
-from headsearch.yaml_lines import located
 
 _Running = TypeVar("_Running", Search, Pretraining)
 

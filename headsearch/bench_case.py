@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from headsearch.config import OF_A_STEP, RunConfig
+from headsearch.config.settings import OF_A_STEP, RunConfig
 from headsearch.foreseen import foreseen_cohorts
 from headsearch.preparation import Prepared, prepare
 from headsearch.space import Candidate

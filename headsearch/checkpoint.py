@@ -16,7 +16,7 @@ from safetensors.torch import save
 from sqlalchemy.exc import SQLAlchemyError
 from torch import Tensor
 
-from headsearch.config import RunConfig
+from headsearch.config.settings import RunConfig
 from headsearch.errors import UserError
 from headsearch.run_directory import CONFIG, abandoned, read_config, write_atomically, write_config
 from headsearch.storage import open_storage

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from headsearch import ranks, torchrun
-from headsearch.config import RunConfig, check_log, resolve
+from headsearch.config.settings import RunConfig, check_log, resolve
 from headsearch.errors import UserError
 
 

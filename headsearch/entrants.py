@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import optuna
 from optuna.trial import TrialState
 
-from headsearch.config import RunConfig
+from headsearch.config.settings import RunConfig
 from headsearch.samplers import make_sampler
 from headsearch.space import Candidate, Listing, ResolvedSpace
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import yaml
 from torch import nn
 
-from headsearch import formats
 from headsearch.bases import BasePlan, plan_module
 from headsearch.checkpoint import Run
+from headsearch.config import formats
 from headsearch.errors import UserError
 from headsearch.ground import NOTHING_GIVEN, Given, plan_of_run
 from headsearch.head_choice import Head, head_on, name_at, written_head

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from headsearch import ranks, torchrun
-from headsearch.config import RunConfig
+from headsearch.config.recipes import find_recipe
+from headsearch.config.settings import RunConfig
 from headsearch.data import Images, ViewSettings, epoch_order, make_views
 from headsearch.device import staged
-from headsearch.recipes import find_recipe
 from headsearch.seeding import seeded_generator
 
 

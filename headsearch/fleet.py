@@ -18,9 +18,10 @@ from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
-from headsearch import formats
 from headsearch.bases import BasePlan
-from headsearch.config import RunConfig
+from headsearch.config import formats
+from headsearch.config.settings import RunConfig
+from headsearch.config.yaml_file import located
 from headsearch.entrants import ask_for_cohort, cohort_sizes, enqueue, planned
 from headsearch.errors import UserError
 from headsearch.facts import first_facts
@@ -34,7 +35,6 @@ from headsearch.space import Space, load_space, read_space
 from headsearch.storage import check_shared, open_storage
 from headsearch.storage_url import masked
 from headsearch.tasks import Rules, Task, Tasks
-from headsearch.yaml_lines import located
 
 CONTENT = "headsearch"
 """The attribute of the study that holds what submit wrote."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from headsearch.config import RunConfig
+from headsearch.config.settings import RunConfig
 from headsearch.cost import Costs, HeadCost, measure_costs, snapshot_bytes, training_bytes
 from headsearch.entrants import cohort_sizes, planned
 from headsearch.foreseen import foreseen_cohorts

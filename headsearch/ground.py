@@ -31,7 +31,8 @@ from headsearch.bases import (
     timm_name_of,
 )
 from headsearch.checkpoint import Run
-from headsearch.config import BUILT_IN_FULL, Coupling, RunConfig, resolve
+from headsearch.config.recipes import find_recipe
+from headsearch.config.settings import BUILT_IN_FULL, Coupling, RunConfig, resolve
 from headsearch.data import Data, Source, open_data
 from headsearch.device import check_compiler, set_up
 from headsearch.errors import UserError, unknown
@@ -39,7 +40,6 @@ from headsearch.feeding import steps_per_epoch
 from headsearch.fingerprint import difference, fingerprint
 from headsearch.model import Network
 from headsearch.objectives import Objective, make_objective, with_prototypes
-from headsearch.recipes import find_recipe
 from headsearch.run_directory import new_run_directory
 from headsearch.scores.discrepancy import DISCREPANCIES
 from headsearch.scores.rung import PROTOTYPE_KL, RungScores, score_rung

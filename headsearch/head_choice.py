@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from headsearch.checkpoint import Run
+from headsearch.config.yaml_file import located
 from headsearch.errors import UserError, unknown
 from headsearch.heads import FAMILIES, Parameter, Value
 from headsearch.ranking import NO_HEAD, ranked
@@ -21,7 +22,6 @@ from headsearch.space import (
     load_space,
     read_space,
 )
-from headsearch.yaml_lines import located
 
 KNOBS: Mapping[str, Mapping[str, Parameter]] = {
     **{name: knobs_of(family) for name, family in FAMILIES.items()},

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from headsearch.bases import Base, BaseOutput, drop_no_paths
-from headsearch.config import Coupling
+from headsearch.config.settings import Coupling
 from headsearch.shares import Shares
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from headsearch.bench_case import bench_heads, prepare_bench
-from headsearch.config import RunConfig
+from headsearch.config.settings import RunConfig
 from headsearch.errors import UserError
 from headsearch.preparation import Prepared
 from headsearch.solo import attach

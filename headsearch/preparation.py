@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headsearch import ranks
-from headsearch.config import RunConfig
+from headsearch.config.settings import RunConfig
 from headsearch.entrants import cohort_sizes, planned
 from headsearch.errors import UserError
 from headsearch.ground import (

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from headsearch import checkpoint
 from headsearch.bases import Base, BasePlan
 from headsearch.checkpoint import Run
-from headsearch.config import OF_SEARCH_ALONE, PRESETS, RunConfig, resolve
+from headsearch.config.recipes import find_recipe
+from headsearch.config.settings import OF_SEARCH_ALONE, PRESETS, RunConfig, resolve
 from headsearch.device import resolve_here
 from headsearch.errors import UserError
 from headsearch.ground import (
@@ -41,7 +42,6 @@ from headsearch.ground import (
 )
 from headsearch.head_choice import Head, check_head, head_on, name_at, read_head, written_head
 from headsearch.ranking import NO_HEAD
-from headsearch.recipes import find_recipe
 from headsearch.run_directory import CONFIG, create, hold, new_run_directory, read_config
 from headsearch.snapshot import FOLDER, Snapshot, read_snapshot, write_snapshot
 from headsearch.solo import SoloEvent, SoloRun, SoloScored

@@ -20,12 +20,12 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from headsearch import formats
-from headsearch.config import RunConfig
+from headsearch.config import formats
+from headsearch.config.settings import RunConfig
+from headsearch.config.yaml_file import read_yaml
 from headsearch.errors import UserError
 from headsearch.storage_url import masked
 from headsearch.version import VERSION
-from headsearch.yaml_lines import read_yaml
 
 CONFIG = "config.yaml"
 LOCK = ".lock"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from headsearch.recipes import SHORT, Recipe
+from headsearch.config.recipes import SHORT, Recipe
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from headsearch import torchrun
-from headsearch.config import ImagesPerHead
+from headsearch.config.settings import ImagesPerHead
 from headsearch.errors import UserError
 from headsearch.seeding import seed_for
 

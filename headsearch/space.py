@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from headsearch import formats
 from headsearch.candidate import BaseShape, Candidate, Listing
+from headsearch.config import formats
+from headsearch.config.yaml_file import Located, read_yaml
 from headsearch.errors import UserError, unknown
 from headsearch.heads import (
     DEPTH,
@@ -36,7 +37,6 @@ from headsearch.user_families import (
     read_user_families,
     without_origins,
 )
-from headsearch.yaml_lines import Located, read_yaml
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial

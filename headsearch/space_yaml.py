@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 
+from headsearch.config.yaml_file import Located
 from headsearch.errors import UserError, unknown
 from headsearch.heads import Parameter, Value
 from headsearch.knobs import Choices, Knob, Knobs, Range
-from headsearch.yaml_lines import Located
 
 MOST_CHOICES = 1000
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from headsearch.bases import Base, BaseOutput
-from headsearch.config import ImagesPerHead
+from headsearch.config.settings import ImagesPerHead
 from headsearch.data import Data
 from headsearch.device import mixed_precision, synchronize
 from headsearch.feeding import batches

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from headsearch import ranks, torchrun
 from headsearch.bases import compile_blocks
-from headsearch.config import RunConfig
+from headsearch.config.recipes import find_recipe
+from headsearch.config.settings import RunConfig
 from headsearch.data import Images
 from headsearch.device import mixed_precision
 from headsearch.feeding import batches, steps_per_epoch
@@ -31,7 +32,6 @@ from headsearch.model import (
     moving_buffers,
 )
 from headsearch.objectives import Losses, Objective, Seen
-from headsearch.recipes import find_recipe
 from headsearch.recording import Recorder
 from headsearch.schedules import Moment, learning_rate, teacher_momentum, weight_decay
 from headsearch.scores.rung import BASE

@@ -14,7 +14,7 @@ import optuna
 from optuna.trial import TrialState
 
 from headsearch import checkpoint
-from headsearch.config import RunConfig
+from headsearch.config.settings import RunConfig
 from headsearch.errors import UserError
 from headsearch.ledger import Standing
 from headsearch.pruning import make_pruner

@@ -23,6 +23,7 @@ from typing import Any
 
 from torch import nn
 
+from headsearch.config.yaml_file import Located
 from headsearch.errors import UserError, unknown
 from headsearch.heads import (
     Cost,
@@ -34,7 +35,6 @@ from headsearch.heads import (
     with_common_knobs,
 )
 from headsearch.space_yaml import listed
-from headsearch.yaml_lines import Located
 
 ENTRY_POINTS = "headsearch.families"
 """The group of entry points under which a package offers a `Family`, or a function that gives one,

@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 
 from headsearch.checkpoint import SOLO_COLUMNS, Run, write_table
-from headsearch.config import resolve
+from headsearch.config.settings import resolve
 from headsearch.device import choose_device
 from headsearch.errors import UserError
 from headsearch.gains import write_gains

@@ -10,7 +10,7 @@ import torch
 from tiny_training import DIM, GRID, IMAGES, different_teacher, make_trainer
 from torch import Tensor, nn
 
-from headsearch.config import Coupling
+from headsearch.config.settings import Coupling
 from headsearch.model import Network
 from headsearch.objectives import OBJECTIVES
 from headsearch.schedules import Moment

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from headsearch import ranks, torchrun
 from headsearch.bases import plan_base
-from headsearch.config import Coupling
+from headsearch.config.settings import Coupling
 from headsearch.objectives import OBJECTIVES
 from headsearch.schedules import Moment
 

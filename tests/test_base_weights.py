@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from headsearch.bases import plan_base, pretrained_weights, read_weights
-from headsearch.config import resolve
+from headsearch.config.settings import resolve
 from headsearch.errors import UserError
 from headsearch.preparation import prepare, settings_of
 

@@ -16,7 +16,7 @@ from headsearch import bench as bench_module
 from headsearch import step_meter
 from headsearch.bench import Bench
 from headsearch.bench_case import bench_heads, bench_settings, prepare_bench
-from headsearch.config import resolve
+from headsearch.config.settings import resolve
 from headsearch.errors import UserError
 from headsearch.objectives import OBJECTIVES
 from headsearch.peak_memory import Memory, peak_memory

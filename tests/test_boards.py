@@ -20,7 +20,7 @@ from test_resume import begun, settings
 
 from headsearch.boards import events_of
 from headsearch.checkpoint import read_run
-from headsearch.config import resolve
+from headsearch.config.settings import resolve
 from headsearch.errors import UserError
 from headsearch.pretraining import Pretraining, prepare_again, prepare_pretraining
 from headsearch.study import Advanced, Scored, Search, resume_search
@@ -215,7 +215,7 @@ def test_a_missing_package_is_told_in_one_line_before_anything_is_written(
     before = sorted(tmp_path.rglob("*"))
     looked_for = importlib.util.find_spec
     monkeypatch.setattr(
-        "headsearch.config.find_spec",
+        "headsearch.config.settings.find_spec",
         lambda name: None if name == "tensorboard" else looked_for(name),
     )
     arguments = {

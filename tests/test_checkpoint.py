@@ -14,7 +14,7 @@ from headsearch.checkpoint import (
     same_settings,
     write_table,
 )
-from headsearch.config import resolve
+from headsearch.config.settings import resolve
 from headsearch.errors import UserError
 from headsearch.run_directory import create, new_run_directory, write_atomically
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from command_line import in_process
 
-from headsearch.config import OF_SEARCH_ALONE, RunConfig
+from headsearch.config.settings import OF_SEARCH_ALONE, RunConfig
 
 HEADSEARCH = [sys.executable, "-c", "from headsearch.cli import main; main()"]
 SPACE = """families:

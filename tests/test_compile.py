@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_training import crops, make_trainer
 
-from headsearch.config import resolve
+from headsearch.config.settings import resolve
 from headsearch.errors import UserError
 from headsearch.ground import prepare_ground
 from headsearch.schedules import Moment

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from headsearch.config import PRESETS, RunConfig, panel_of, resolve
+from headsearch.config.settings import PRESETS, RunConfig, panel_of, resolve
 from headsearch.errors import UserError
 
 

@@ -16,7 +16,7 @@ import yaml
 from command_line import in_process
 
 from headsearch.checkpoint import read_run, same_settings
-from headsearch.config import resolve
+from headsearch.config.settings import resolve
 from headsearch.errors import UserError
 from headsearch.preparation import prepare
 from headsearch.report.style import RC

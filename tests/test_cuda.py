@@ -15,7 +15,7 @@ from command_line import in_process
 from tiny_training import DIM, HEADS, backward, crops, make_trainer
 from torch import Tensor, nn
 
-from headsearch.config import resolve
+from headsearch.config.settings import resolve
 from headsearch.data.images import ImagesInMemory
 from headsearch.feeding import batches
 from headsearch.objectives import OBJECTIVES

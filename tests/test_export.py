@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from headsearch.bases import BasePlan, plan_base
+from headsearch.config.yaml_file import located
 from headsearch.errors import UserError
 from headsearch.exporting import export_from, export_head, snippet_text
 from headsearch.head_choice import Head, head_on
 from headsearch.heads import FAMILIES, Parameter, Value
 from headsearch.snippet import Sources
 from headsearch.space import Candidate, knobs_of, read_space
-from headsearch.yaml_lines import located
 
 CONFIG = Path(__file__).parent.parent / "pyproject.toml"
 

@@ -28,7 +28,7 @@ from tiny_fleet import (
 )
 
 from headsearch.checkpoint import read_run
-from headsearch.config import resolve
+from headsearch.config.settings import resolve
 from headsearch.errors import UserError
 from headsearch.fleet import COHORT, open_study, prepare_as_submitted
 from headsearch.preparation import prepare, settings_of

@@ -13,7 +13,7 @@ from command_line import in_process
 
 from headsearch import cost, step_meter
 from headsearch.checkpoint import read_run
-from headsearch.config import resolve
+from headsearch.config.settings import resolve
 from headsearch.console_forecast import forecast_words
 from headsearch.cost import Costs, HeadCost, measure_costs
 from headsearch.forecast import Forecast, forecast_with

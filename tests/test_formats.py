@@ -10,8 +10,9 @@ import torch
 import yaml
 from command_line import in_process
 
-from headsearch import formats
 from headsearch.checkpoint import read_run
+from headsearch.config import formats
+from headsearch.config.yaml_file import located
 from headsearch.errors import UserError
 from headsearch.ground import plan_of_run
 from headsearch.head_choice import head_on, name_at
@@ -19,7 +20,6 @@ from headsearch.report.style import RC
 from headsearch.run_directory import CONFIG, create
 from headsearch.snapshot import Snapshot, read_snapshot, write_snapshot
 from headsearch.space import load_space, read_space, ready_spaces
-from headsearch.yaml_lines import located
 
 PUBLISHED = sorted((Path(__file__).parents[1] / "results" / "cifar10").glob("*/config.yaml"))
 

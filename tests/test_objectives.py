@@ -26,7 +26,7 @@ from tiny_training import (
 from torch import Tensor, nn
 
 from headsearch.bases import BasePlan, plan_base
-from headsearch.config import Coupling, RunConfig
+from headsearch.config.settings import Coupling, RunConfig
 from headsearch.errors import UserError
 from headsearch.model import Network
 from headsearch.objectives import OBJECTIVES, make_objective

@@ -24,13 +24,13 @@ from tiny_training import (
 from torch import Tensor, nn
 
 from headsearch import feeding
-from headsearch.config import PRESETS, RunConfig, resolve
+from headsearch.config.recipes import RECIPES
+from headsearch.config.settings import PRESETS, RunConfig, resolve
 from headsearch.data import ViewSettings
 from headsearch.errors import UserError
 from headsearch.feeding import batches
 from headsearch.objectives.ibot import Ibot
 from headsearch.preparation import Prepared, prepare
-from headsearch.recipes import RECIPES
 from headsearch.schedules import Moment
 from headsearch.train import Trainer
 

@@ -29,7 +29,8 @@ from optuna.trial import TrialState
 import headsearch
 from headsearch import course, entrants, snapshot
 from headsearch.checkpoint import SOLO_COLUMNS, read_run
-from headsearch.config import resolve
+from headsearch.config.settings import resolve
+from headsearch.config.yaml_file import located
 from headsearch.errors import UserError
 from headsearch.ground import Given
 from headsearch.preparation import Prepared, prepare
@@ -39,7 +40,6 @@ from headsearch.space import read_space
 from headsearch.study import Advanced, Noted, Scored, Search, resume_search
 from headsearch.train import Trainer
 from headsearch.trials import Trials
-from headsearch.yaml_lines import located
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

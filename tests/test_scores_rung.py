@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from headsearch.config import resolve
+from headsearch.config.settings import resolve
 from headsearch.data.views import normalize
 from headsearch.ground import Ground, prepare_ground
 from headsearch.head_choice import head_on

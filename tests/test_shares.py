@@ -13,7 +13,7 @@ from tiny_training import backward, crops, make_trainer, of_base, of_head
 from torch import Tensor, nn
 
 from headsearch.checkpoint import read_run
-from headsearch.config import Coupling, ImagesPerHead, resolve
+from headsearch.config.settings import Coupling, ImagesPerHead, resolve
 from headsearch.errors import UserError
 from headsearch.objectives import OBJECTIVES
 from headsearch.pretraining import prepare_pretraining

@@ -15,7 +15,7 @@ import yaml
 
 from headsearch import solo
 from headsearch.checkpoint import Run, read_run
-from headsearch.config import PRESETS, resolve
+from headsearch.config.settings import PRESETS, resolve
 from headsearch.data import normalize
 from headsearch.errors import UserError
 from headsearch.head_choice import head_on, name_at, read_name

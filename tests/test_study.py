@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 
 from headsearch import ground
 from headsearch.checkpoint import RANKING_COLUMNS, RUNG_COLUMNS, Run, read_run
-from headsearch.config import resolve
+from headsearch.config.settings import resolve
 from headsearch.course import Course
 from headsearch.data import Data
 from headsearch.entrants import cohort_sizes

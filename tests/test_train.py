@@ -12,7 +12,7 @@ import torch
 from tiny_training import backward, crops, make_trainer
 from torch import Tensor, nn
 
-from headsearch.config import Coupling, resolve
+from headsearch.config.settings import Coupling, resolve
 from headsearch.data.images import ImagesInMemory
 from headsearch.errors import UserError
 from headsearch.feeding import batches, read_ahead

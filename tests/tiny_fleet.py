@@ -14,7 +14,7 @@ import torch
 
 from headsearch.checkpoint import read_run
 from headsearch.collecting import collect
-from headsearch.config import resolve
+from headsearch.config.settings import resolve
 from headsearch.fleet import open_study, prepare_as_submitted, submit
 from headsearch.preparation import Prepared, prepare
 from headsearch.study import Search

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from headsearch.bases import BasePlan, Stage
-from headsearch.config import Coupling, resolve
+from headsearch.config.settings import Coupling, resolve
 from headsearch.heads import build_head
 from headsearch.model import Features, Network
 from headsearch.objectives import Losses, Objective, make_objective

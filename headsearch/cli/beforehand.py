@@ -10,7 +10,7 @@ import typer
 
 from headsearch.cli.flags import settings_as_flags
 from headsearch.cli.output import console_here
-from headsearch.config import OF_A_STEP, RunConfig
+from headsearch.config.settings import OF_A_STEP, RunConfig
 from headsearch.errors import UserError
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from headsearch.config import PRESETS, RunConfig, panel_of
+from headsearch.config.settings import PRESETS, RunConfig, panel_of
 
 RankOption = Annotated[
     int | None, typer.Option(min=1, help="A rank of RUN's ranking. \\[default: 1]")

@@ -13,7 +13,7 @@ import typer
 from headsearch import torchrun
 from headsearch.cli.flags import settings_as_flags
 from headsearch.cli.output import conclude, console_here
-from headsearch.config import resolve
+from headsearch.config.settings import resolve
 from headsearch.errors import UserError
 from headsearch.storage_url import VARIABLE, masked
 

@@ -12,7 +12,7 @@ from headsearch import torchrun
 from headsearch.cli import solo
 from headsearch.cli.flags import settings_as_flags
 from headsearch.cli.output import conclude, console_here, until_stopped
-from headsearch.config import RunConfig, check_log, read_config_file, resolve
+from headsearch.config.settings import RunConfig, check_log, read_config_file, resolve
 from headsearch.errors import UserError
 from headsearch.run_directory import claimed
 

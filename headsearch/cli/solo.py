@@ -11,7 +11,7 @@ import typer
 from headsearch import torchrun
 from headsearch.cli.flags import RankOption, settings_as_flags
 from headsearch.cli.output import conclude, console_here, until_stopped
-from headsearch.config import OF_SEARCH_ALONE, resolve
+from headsearch.config.settings import OF_SEARCH_ALONE, resolve
 from headsearch.errors import UserError
 from headsearch.storage_url import VARIABLE
 

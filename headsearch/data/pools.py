@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from headsearch.config import BUILT_IN_FULL
+from headsearch.config.settings import BUILT_IN_FULL
 from headsearch.data.decode import BadImage
 from headsearch.data.images import Images, ImagesInMemory, Progress, load
 from headsearch.data.left_out import LeftOut

@@ -12,7 +12,7 @@ from scipy import stats
 
 from headsearch import ranking
 from headsearch.checkpoint import Run
-from headsearch.config import PRESETS, RunConfig
+from headsearch.config.settings import PRESETS, RunConfig
 from headsearch.gains import Verified, verified
 from headsearch.rank_noise import clearly_ahead, rank_noise, seeds_of
 from headsearch.report.advice import advice, with_error

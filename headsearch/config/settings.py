@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-from headsearch import formats
+from headsearch.config import formats
+from headsearch.config.recipes import find_recipe
+from headsearch.config.yaml_file import Located, read_yaml
 from headsearch.errors import UserError, unknown
-from headsearch.recipes import find_recipe
-from headsearch.yaml_lines import Located, read_yaml
 
 Budget = Literal["auto", "quick", "standard", "full"]
 Coupling = Literal["joint", "observe"]

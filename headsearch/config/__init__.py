@@ -1,0 +1,1 @@
+"""Settings of a run, published training recipes, YAML files with line numbers, file formats."""
