@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 
 from headsearch.calibration import calibrate, scores_from
-from headsearch.checkpoint import write_table
+from headsearch.runs.tables import write_table
 
 DEFAULT = "observe"
 PRIMARY = "head_accuracy"

@@ -18,10 +18,10 @@ from typing import Any
 import optuna
 import pandas as pd
 
-from headsearch.checkpoint import write_table
 from headsearch.device import resolve_here
 from headsearch.forecast import forecast
 from headsearch.preparation import prepare
+from headsearch.runs.tables import write_table
 from headsearch.study import Search
 
 SMALL = {"base": "vit_t", "base_args": "depth=6,embed_dim=96,num_heads=3", "patch_size": 8}

@@ -15,9 +15,9 @@ from pathlib import Path
 import ground_truth
 import pandas as pd
 
-from headsearch.checkpoint import write_table
 from headsearch.config.settings import resolve
 from headsearch.preparation import Prepared, prepare
+from headsearch.runs.tables import write_table
 from headsearch.solo import attach, check_health
 from headsearch.space import Candidate
 from headsearch.train import Trainer, train

@@ -22,7 +22,7 @@ import pandas as pd
 from in_processes import in_processes
 
 import headsearch
-from headsearch.checkpoint import write_table
+from headsearch.runs.tables import write_table
 
 BASE = {
     "base": "vit_tiny_patch16_224",

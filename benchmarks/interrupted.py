@@ -26,8 +26,8 @@ from pathlib import Path
 import pandas as pd
 from soak import COHORTS, settings
 
-from headsearch.checkpoint import write_table
-from headsearch.snapshot import read_snapshot
+from headsearch.runs.snapshot import read_snapshot
+from headsearch.runs.tables import write_table
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 EXPECTED = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}

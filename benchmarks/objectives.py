@@ -17,8 +17,8 @@ from typing import Any
 import pandas as pd
 
 import headsearch
-from headsearch.checkpoint import write_table
 from headsearch.objectives import OBJECTIVES
+from headsearch.runs.tables import write_table
 
 BASE = {
     "base": "vit_tiny_patch16_224",

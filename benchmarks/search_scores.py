@@ -20,7 +20,7 @@ import pandas as pd
 from in_processes import in_processes
 
 import headsearch
-from headsearch.checkpoint import write_table
+from headsearch.runs.tables import write_table
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "joint": {"coupling": "joint"},

@@ -21,9 +21,9 @@ from typing import Any
 import optuna
 import pandas as pd
 
-from headsearch.checkpoint import write_table
 from headsearch.config.settings import resolve
 from headsearch.preparation import prepare
+from headsearch.runs.tables import write_table
 from headsearch.study import Scored, Search
 
 COHORTS, HEADS, RUNGS = 100, 6, 6

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from headsearch.checkpoint import write_table
 from headsearch.config.settings import resolve
 from headsearch.device import fast_at_bf16, mixed_precision, set_up
 from headsearch.heads import build_head, fit_to_map
+from headsearch.runs.tables import write_table
 
 HEADS: dict[str, dict[str, int]] = {"mixer": {}, "attention": {}, "convnext": {"kernel": 7}}
 COUNTS = (2, 4, 8)

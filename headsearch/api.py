@@ -29,10 +29,9 @@ from headsearch import ranks, torchrun
 from headsearch.bases import base_arguments, plan_base, plan_module
 from headsearch.boards import events_of
 from headsearch.calibration import calibrate_runs
-from headsearch.checkpoint import Run, read_run
 from headsearch.config.settings import RunConfig
 from headsearch.config.yaml_file import located
-from headsearch.console import print_notes, show, stops_heard
+from headsearch.console import print_notes, show
 from headsearch.console_solo import show_pretraining
 from headsearch.console_verify import show_verification
 from headsearch.data import DatasetSource, Source
@@ -51,8 +50,10 @@ from headsearch.pretraining import (
     prepare_again,
     prepare_pretraining,
 )
-from headsearch.ranking import ranked
 from headsearch.report import Table, advice, plot_columns, ranking_table, verdict, write_report
+from headsearch.runs.run import Run, read_run
+from headsearch.runs.signals import stops_heard
+from headsearch.runs.tables import ranked
 from headsearch.solo import SoloRun
 from headsearch.space import Space, find_space, load_space, read_space
 from headsearch.study import Search, prepared_again

@@ -20,9 +20,10 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from headsearch.checkpoint import Run
 from headsearch.errors import UserError, unknown
-from headsearch.ranking import CONTROL_FAMILIES, NO_HEAD, Interval
+from headsearch.ranking import Interval
+from headsearch.runs.run import Run
+from headsearch.runs.tables import CONTROL_FAMILIES, NO_HEAD
 
 Array: TypeAlias = npt.NDArray[np.float64]
 

@@ -16,12 +16,13 @@ from optuna.distributions import json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
-from headsearch.checkpoint import SOLO_COLUMNS, Run, read_run
 from headsearch.errors import UserError
 from headsearch.fleet import COHORT, SOLO, SharedStudy, cohort_key
 from headsearch.gains import write_gains
 from headsearch.ledger import base_beside_the_first, ordered, write_tables
-from headsearch.run_directory import CONFIG, create, hold, read_config
+from headsearch.runs.directory import CONFIG, create, hold, read_config
+from headsearch.runs.run import Run, read_run
+from headsearch.runs.tables import SOLO_COLUMNS
 from headsearch.tasks import Standing
 from headsearch.verification import keep_solo_rows
 

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from types import FrameType
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -19,13 +14,14 @@ from rich.text import Text
 
 from headsearch.boards import events_of
 from headsearch.ledger import Ledger, Standing
-from headsearch.pace import Pace
 from headsearch.report import Table
+from headsearch.runs.signals import (
+    stops_heard,
+)
+from headsearch.runs.throughput import Pace
 from headsearch.space import ResolvedSpace
 from headsearch.study import Advanced, Event, Noted, Scored, Search
 from headsearch.text import duration
-
-E = TypeVar("E")
 
 STATE_STYLES = {
     "running": "",
@@ -34,8 +30,6 @@ STATE_STYLES = {
     "collapsed": "yellow",
     "failed": "red",
 }
-STOPPING = (signal.SIGINT, signal.SIGTERM)
-"""Ctrl-C, and what a cluster sends before it takes the machine away."""
 LIVE_ROWS = 30
 """Heads that the live table shows at most; the ranking afterwards has them all."""
 
@@ -56,66 +50,6 @@ def show(search: Search, console: Console) -> int:
     with closing(events_of(search)) as events, stops_heard(search.stop) as heard:
         watcher.watch(events)
     return 0 if search.complete else heard.number
-
-
-@dataclass
-class Heard:
-    """The last signal that asked to stop; 0 for none."""
-
-    number: int = 0
-
-
-@contextmanager
-def stops_heard(stop: threading.Event) -> Iterator[Heard]:
-    """In this block Ctrl-C and SIGTERM set `stop`; a second Ctrl-C raises as ever."""
-    heard = Heard()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and heard.number == signal.SIGINT:
-            raise KeyboardInterrupt
-        heard.number = number
-        stop.set()
-
-    with _signals_to(on_signal):
-        yield heard
-
-
-@contextmanager
-def interrupts_heard() -> Iterator[Heard]:
-    """In this block Ctrl-C and SIGTERM raise KeyboardInterrupt, with the signal's number.
-
-    They are remembered too: Python drops what is raised where a destructor is running.
-    """
-    heard = Heard()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        heard.number = number
-        raise KeyboardInterrupt(number)
-
-    with _signals_to(on_signal):
-        yield heard
-
-
-def until(heard: Heard, events: Iterable[E]) -> Iterator[E]:
-    """The events, up to a signal that was heard and lost."""
-    for event in events:
-        yield event
-        if heard.number:
-            raise KeyboardInterrupt(heard.number)
-
-
-@contextmanager
-def _signals_to(on_signal: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """In this block a function hears Ctrl-C and SIGTERM; none does outside the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals go to the main thread alone
-        return
-    before: dict[int, Any] = {number: signal.signal(number, on_signal) for number in STOPPING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def say(console: Console, text: str) -> None:

@@ -10,8 +10,9 @@ from rich.live import Live
 from rich.text import Text
 
 from headsearch.boards import events_of
-from headsearch.console import progress_line, say, speed_words, stops_heard
+from headsearch.console import progress_line, say, speed_words
 from headsearch.pretraining import Pretraining
+from headsearch.runs.signals import stops_heard
 from headsearch.solo import SoloEvent, SoloScored
 
 

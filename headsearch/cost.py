@@ -22,8 +22,8 @@ from headsearch.data.images import ImageSubset
 from headsearch.device import free_memory, resident_memory
 from headsearch.objectives import Objective
 from headsearch.preparation import Prepared
+from headsearch.runs.snapshot import Snapshot, write_snapshot
 from headsearch.shares import images_of_a_head
-from headsearch.snapshot import Snapshot, write_snapshot
 from headsearch.space import Candidate
 from headsearch.step_meter import Size, StepMeter
 

@@ -20,9 +20,8 @@ from headsearch.entrants import ask_for_cohort, cohort_sizes, planned
 from headsearch.errors import UserError
 from headsearch.facts import first_facts
 from headsearch.ledger import Ledger, Standing
-from headsearch.pace import Pace
 from headsearch.preparation import Prepared
-from headsearch.setbacks import (
+from headsearch.runs.incidents import (
     LOWERED_TO,
     LOWERINGS,
     TOO_LARGE,
@@ -30,8 +29,9 @@ from headsearch.setbacks import (
     Split,
     learning_rate_now,
 )
+from headsearch.runs.snapshot import Snapshot, read_rung_snapshot, write_snapshot
+from headsearch.runs.throughput import Pace
 from headsearch.shares import images_of_a_head
-from headsearch.snapshot import Snapshot, read_rung_snapshot, write_snapshot
 from headsearch.trials import Trials
 
 

@@ -11,14 +11,14 @@ import yaml
 from torch import nn
 
 from headsearch.bases import BasePlan, plan_module
-from headsearch.checkpoint import Run
 from headsearch.config import formats
 from headsearch.errors import UserError
 from headsearch.ground import NOTHING_GIVEN, Given, plan_of_run
 from headsearch.head_choice import Head, head_on, name_at, written_head
 from headsearch.heads import Family, Value
-from headsearch.ranking import NO_HEAD
-from headsearch.run_directory import write_atomically
+from headsearch.runs.directory import write_atomically
+from headsearch.runs.run import Run
+from headsearch.runs.tables import NO_HEAD
 from headsearch.snippet import Sources, call, literal
 from headsearch.space import Candidate
 from headsearch.text import for_file_name

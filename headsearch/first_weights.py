@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import nn
 
 from headsearch.errors import UserError
-from headsearch.run_directory import write_atomically
+from headsearch.runs.directory import write_atomically
 
 SUFFIX = ".safetensors"
 

@@ -31,9 +31,9 @@ from headsearch.ground import Given, Ground, first_student, plan_as_recorded
 from headsearch.objectives import Objective
 from headsearch.pieces import pieces, whole
 from headsearch.preparation import Prepared, prepare, settings_of
+from headsearch.runs.storage import check_shared, open_storage
+from headsearch.runs.storage_url import masked
 from headsearch.space import Space, load_space, read_space
-from headsearch.storage import check_shared, open_storage
-from headsearch.storage_url import masked
 from headsearch.tasks import Rules, Task, Tasks
 
 CONTENT = "headsearch"

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from headsearch.checkpoint import RANKING_COLUMNS, Run, write_table
-from headsearch.ranking import CONTROL_FAMILIES, NO_HEAD
+from headsearch.runs.run import Run
+from headsearch.runs.tables import CONTROL_FAMILIES, NO_HEAD, RANKING_COLUMNS, write_table
 
 DRAWS = 200_000
 """Draws behind a critical value: it is exact to about 0.3 %, and the same every time."""

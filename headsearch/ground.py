@@ -30,7 +30,6 @@ from headsearch.bases import (
     repeated_blocks,
     timm_name_of,
 )
-from headsearch.checkpoint import Run
 from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import BUILT_IN_FULL, Coupling, RunConfig, resolve
 from headsearch.data import Data, Source, open_data
@@ -40,7 +39,8 @@ from headsearch.feeding import steps_per_epoch
 from headsearch.fingerprint import difference, fingerprint
 from headsearch.model import Network
 from headsearch.objectives import Objective, make_objective, with_prototypes
-from headsearch.run_directory import new_run_directory
+from headsearch.runs.directory import new_run_directory
+from headsearch.runs.run import Run
 from headsearch.scores.discrepancy import DISCREPANCIES
 from headsearch.scores.rung import PROTOTYPE_KL, RungScores, score_rung
 from headsearch.seeding import seeded_weights

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from headsearch.checkpoint import Run
 from headsearch.config.yaml_file import located
 from headsearch.errors import UserError, unknown
 from headsearch.heads import FAMILIES, Parameter, Value
-from headsearch.ranking import NO_HEAD, ranked
+from headsearch.runs.run import Run
+from headsearch.runs.tables import NO_HEAD, ranked
 from headsearch.space import (
     CONTROLS,
     ENUMERABLE,

@@ -12,8 +12,7 @@ from typing import Any
 import pandas as pd
 from pydantic import TypeAdapter
 
-from headsearch.checkpoint import RANKING_COLUMNS, RUNG_COLUMNS, SCORE_COLUMNS, write_table
-from headsearch.ranking import rank
+from headsearch.runs.tables import RANKING_COLUMNS, RUNG_COLUMNS, SCORE_COLUMNS, rank, write_table
 from headsearch.scores.rung import RungScores, Scores
 from headsearch.space import Candidate
 

@@ -22,10 +22,10 @@ from headsearch.ground import (
     prepare_ground,
 )
 from headsearch.pruning import make_pruner
+from headsearch.runs.storage_url import masked
 from headsearch.samplers import make_sampler
 from headsearch.shares import check_shares, images_of_a_head
 from headsearch.space import Listing, ResolvedSpace, find_space, load_space
-from headsearch.storage_url import masked
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from headsearch import checkpoint
 from headsearch.bases import Base, BasePlan
-from headsearch.checkpoint import Run
 from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import OF_SEARCH_ALONE, PRESETS, RunConfig, resolve
 from headsearch.device import resolve_here
@@ -41,9 +39,10 @@ from headsearch.ground import (
     repeats_base,
 )
 from headsearch.head_choice import Head, check_head, head_on, name_at, read_head, written_head
-from headsearch.ranking import NO_HEAD
-from headsearch.run_directory import CONFIG, create, hold, new_run_directory, read_config
-from headsearch.snapshot import FOLDER, Snapshot, read_snapshot, write_snapshot
+from headsearch.runs.directory import CONFIG, create, hold, new_run_directory, read_config
+from headsearch.runs.run import SOLO_HEAD, Run, same_settings
+from headsearch.runs.snapshot import FOLDER, Snapshot, read_snapshot, write_snapshot, write_weights
+from headsearch.runs.tables import NO_HEAD, write_table
 from headsearch.solo import SoloEvent, SoloRun, SoloScored
 from headsearch.space import Candidate
 
@@ -151,7 +150,7 @@ def prepare_again(
             data cannot be used any more.
     """
     written = read_config(directory)
-    if checkpoint.SOLO_HEAD not in written:
+    if SOLO_HEAD not in written:
         raise UserError(f"{directory}: a search, not a pretraining with one head")
     check_given(directory, written, given, "resume_pretraining")
     config = resolve_here(flags or {}, directory / CONFIG).model_copy(update=ALWAYS)
@@ -159,8 +158,8 @@ def prepare_again(
         recorded = written.get("base_arguments", {})
         given = replace(given, base=plan_as_recorded(config, recorded))
     ground = prepare_ground(config, given, progress)
-    head = written[checkpoint.SOLO_HEAD]
-    source = f"{directory / CONFIG}: {checkpoint.SOLO_HEAD}"
+    head = written[SOLO_HEAD]
+    source = f"{directory / CONFIG}: {SOLO_HEAD}"
     return _planned(ground, None if head == NO_HEAD else read_head(head, ground.plan, source), [])
 
 
@@ -244,7 +243,7 @@ class Pretraining:
         settings = self._settings()
         if directory is None:
             create(self.run_directory, settings)
-        checkpoint.same_settings(self.run_directory, settings)
+        same_settings(self.run_directory, settings)
         self._lock = hold(self.run_directory)
         try:
             self._left = read_snapshot(self.run_directory)
@@ -264,7 +263,7 @@ class Pretraining:
         written = written_head(head.candidate, head.origin) if head else NO_HEAD
         settings = ground_settings(self.ground, self.run_directory)
         ours = {name: value for name, value in settings.items() if name not in OF_SEARCH_ALONE}
-        return {**ours, checkpoint.SOLO_HEAD: written}
+        return {**ours, SOLO_HEAD: written}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -315,10 +314,10 @@ class Pretraining:
         """Writes what a rung leaves, the table last: by it others see that a run has ended."""
         self.rows.append(_row(event, self.ground, self.planned.candidate))
         if event.rung > 0:
-            checkpoint.write_weights(self.weights, base_weights(event.base))
+            write_weights(self.weights, base_weights(event.base))
         if not self.complete:
             self._snapshot()
-        checkpoint.write_table(self.run_directory / TABLE, self.scores)
+        write_table(self.run_directory / TABLE, self.scores)
         if self.complete:
             shutil.rmtree(self.run_directory / FOLDER, ignore_errors=True)
 

@@ -20,9 +20,10 @@ from string import ascii_lowercase
 import pandas as pd
 from scipy import stats
 
-from headsearch.checkpoint import Run
 from headsearch.gains import fit
-from headsearch.ranking import Ranked, contenders, distinct, ranked
+from headsearch.ranking import contenders, distinct
+from headsearch.runs.run import Run
+from headsearch.runs.tables import Ranked, ranked
 
 
 @dataclass(frozen=True)

@@ -7,114 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from scipy import stats
 
-from headsearch.checkpoint import RANKING_COLUMNS, Run
+from headsearch.runs.run import Run
+from headsearch.runs.tables import (
+    STATE_CLASS,
+    Ranked,
+    ranked,
+)
 
-STATE_CLASS = {"complete": 0, "running": 0, "pruned": 1, "collapsed": 2, "failed": 3}
-"""Where a state stands in the ranking: whatever its score, a collapsed head never wins."""
-
-UNHEALTHY = ("collapsed", "failed")
-CONTROL_FAMILIES = ("identity", "own")
-NO_HEAD = "none"
-"""The name that stands for no head at all."""
 Z_95 = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
 MIN_CORRELATED = 5  # Kendall's interval divides by n − 4
 PERMUTED = 64  # pairs; the work grows with their square
-
-
-def rank(rows: pd.DataFrame) -> pd.DataFrame:
-    """The candidates in their order, with `rank` from 1.
-
-    Order: state (complete and running, then pruned, collapsed, failed), rungs reached, score
-    (higher first, missing last), name. The order of `rows` does not matter.
-
-    Args:
-        rows: a row a candidate, with RANKING_COLUMNS less `rank`; further columns are kept.
-
-    Returns:
-        RANKING_COLUMNS in their order, then the further columns.
-    """
-    unknown_states = set(rows["state"]) - set(STATE_CLASS)
-    assert not unknown_states, f"no such state: {unknown_states}"
-    keys = rows.assign(
-        _class=[STATE_CLASS[state] for state in rows["state"]],
-        _score=pd.to_numeric(rows["score"]),
-    )
-    ordered = keys.sort_values(
-        ["_class", "rungs", "_score", "candidate"],
-        ascending=[True, False, False, True],
-        na_position="last",
-        kind="stable",
-    ).reset_index(drop=True)
-    ordered["rank"] = np.arange(1, len(ordered) + 1)
-    further = [name for name in rows.columns if name not in RANKING_COLUMNS]
-    return ordered.filter([*RANKING_COLUMNS, *further])
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """A row of ranking.csv. Figures that are missing are NaN, texts that are missing are empty."""
-
-    rank: int
-    candidate: str
-    family: str
-    state: str
-    rungs: int
-    score: float
-    discrepancy: float
-    discrepancy_low: float
-    discrepancy_high: float
-    head_knn: float
-    head_linear: float
-    effective_rank: float
-    params_m: float
-    gflops: float
-    step_ms: float
-    reason: str
-    gain: float = math.nan
-    gain_low: float = math.nan
-    gain_high: float = math.nan
-
-    @property
-    def healthy(self) -> bool:
-        return self.state not in UNHEALTHY
-
-    @property
-    def control(self) -> bool:
-        """Whether this is a yardstick (`identity`, the base's own block), not a discovery."""
-        return self.family in CONTROL_FAMILIES
-
-    @property
-    def accuracy(self) -> float:
-        """k-NN accuracy, or the linear probe's where that alone was measured."""
-        return self.head_linear if math.isnan(self.head_knn) else self.head_knn
-
-
-_KINDS = {field.name: str(field.type) for field in fields(Ranked)}
-
-
-def ranked(frame: pd.DataFrame) -> list[Ranked]:
-    """The rows of ranking.csv in the order of `rank`, typed."""
-    return [
-        Ranked(**{name: _typed(record.get(name), kind) for name, kind in _KINDS.items()})
-        for record in frame.sort_values("rank", kind="stable").to_dict("records")
-    ]
-
-
-def _typed(value: Any, kind: str) -> Any:
-    missing = value is None or value is pd.NA or value != value
-    if kind == "str":
-        return "" if missing else str(value)
-    if kind == "int":
-        return 0 if missing else int(value)
-    return math.nan if missing else float(value)
 
 
 class Interval(NamedTuple):

@@ -18,9 +18,9 @@ from headsearch.bases import Base
 from headsearch.errors import UserError
 from headsearch.ground import Ground
 from headsearch.health import Health
-from headsearch.pace import Pace
+from headsearch.runs.snapshot import Snapshot
+from headsearch.runs.throughput import Pace
 from headsearch.scores.rung import BASE, RungScores
-from headsearch.snapshot import Snapshot
 from headsearch.space import Candidate
 from headsearch.train import Trainer, train
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeAlias
 
-from headsearch import checkpoint, torchrun
-from headsearch.checkpoint import Run
+from headsearch import torchrun
 from headsearch.cohort import Cohort, Replica
 from headsearch.course import Course
 from headsearch.device import out_of_memory, release_memory, resolve_here
@@ -28,10 +27,14 @@ from headsearch.ground import NOTHING_GIVEN, Given, check_given
 from headsearch.health import Health
 from headsearch.ledger import Ledger, Standing
 from headsearch.orders import Score, Steps, leading
-from headsearch.pace import Pace
 from headsearch.preparation import Prepared, prepare, settings_of
 from headsearch.ranks import RankLostError, tell
-from headsearch.run_directory import create, hold, new_run_directory, run_label
+from headsearch.runs.directory import create, hold, new_run_directory, run_label
+from headsearch.runs.incidents import DivergedError, setbacks
+from headsearch.runs.run import Run, read_run, same_settings
+from headsearch.runs.snapshot import read_snapshot
+from headsearch.runs.storage import STORAGE_ERRORS, check_storage
+from headsearch.runs.throughput import Pace
 from headsearch.scores.collapse import collapse_reason
 from headsearch.scores.rung import (
     BASE,
@@ -39,9 +42,6 @@ from headsearch.scores.rung import (
     mean_over_seeds,
     raw_pixels,
 )
-from headsearch.setbacks import DivergedError, setbacks
-from headsearch.snapshot import read_snapshot
-from headsearch.storage import STORAGE_ERRORS, check_storage
 from headsearch.train import Progress, train
 from headsearch.trials import Trials
 
@@ -117,7 +117,7 @@ class Search:
             create(self.run_directory, settings)
         self._lock = hold(self.run_directory)
         try:
-            self._open(checkpoint.same_settings(self.run_directory, settings))
+            self._open(same_settings(self.run_directory, settings))
         except BaseException:
             self._lock.release()
             raise
@@ -183,7 +183,7 @@ class Search:
         finally:
             with suppress(UserError, *STORAGE_ERRORS):
                 self.course.save(status)
-                write_gains(checkpoint.read_run(self.run_directory))
+                write_gains(read_run(self.run_directory))
             self._lock.release()
 
     def _search_cohort(self, index: int) -> Generator[Event, None, int]:

@@ -13,13 +13,13 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from headsearch import checkpoint
 from headsearch.config.settings import RunConfig
 from headsearch.errors import UserError
 from headsearch.ledger import Standing
 from headsearch.pruning import make_pruner
+from headsearch.runs.run import storage_of
+from headsearch.runs.storage import STORAGE_ERRORS
 from headsearch.space import Candidate, ResolvedSpace
-from headsearch.storage import STORAGE_ERRORS
 
 STATES = {
     "complete": TrialState.COMPLETE,
@@ -49,7 +49,7 @@ class Trials:
     def __init__(
         self, run_directory: Path, config: RunConfig, settings: Mapping[str, Any], *, begun: bool
     ) -> None:
-        name, storage = settings["study_name"], checkpoint.storage_of(run_directory, settings)
+        name, storage = settings["study_name"], storage_of(run_directory, settings)
         pruner = make_pruner(
             config.pruner, eta=config.eta, min_keep=config.min_keep, rungs=config.rungs
         )

@@ -22,7 +22,6 @@ from typing import Any
 import pandas as pd
 import torch
 
-from headsearch.checkpoint import SOLO_COLUMNS, Run, write_table
 from headsearch.config.settings import resolve
 from headsearch.device import choose_device
 from headsearch.errors import UserError
@@ -30,10 +29,11 @@ from headsearch.gains import write_gains
 from headsearch.ground import plan_of_run
 from headsearch.head_choice import default_name
 from headsearch.pretraining import PRETRAIN_COLUMNS
-from headsearch.ranking import CONTROL_FAMILIES, NO_HEAD, ranked
-from headsearch.run_directory import CONFIG, hold, read_config
-from headsearch.setbacks import learning_rate_now
-from headsearch.snapshot import FOLDER
+from headsearch.runs.directory import CONFIG, hold, read_config
+from headsearch.runs.incidents import learning_rate_now
+from headsearch.runs.run import Run
+from headsearch.runs.snapshot import FOLDER
+from headsearch.runs.tables import CONTROL_FAMILIES, NO_HEAD, SOLO_COLUMNS, ranked, write_table
 from headsearch.text import for_file_name
 
 POLL_S = 0.2

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from headsearch.checkpoint import RANKING_COLUMNS, RUNG_COLUMNS, SCORE_COLUMNS, Run
-from headsearch.ranking import rank
+from headsearch.runs.run import Run
+from headsearch.runs.tables import RANKING_COLUMNS, RUNG_COLUMNS, SCORE_COLUMNS, rank
 
 HEADS = {
     # candidate: (family, discrepancy, k-NN accuracy) where it would end after all rungs

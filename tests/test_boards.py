@@ -19,10 +19,10 @@ from tensorboard.util import tensor_util
 from test_resume import begun, settings
 
 from headsearch.boards import events_of
-from headsearch.checkpoint import read_run
 from headsearch.config.settings import resolve
 from headsearch.errors import UserError
 from headsearch.pretraining import Pretraining, prepare_again, prepare_pretraining
+from headsearch.runs.run import read_run
 from headsearch.study import Advanced, Scored, Search, resume_search
 from headsearch.train import READ_EVERY, Trainer
 

@@ -13,9 +13,10 @@ import pytest
 from scipy import stats
 
 from headsearch.calibration import SCORES, calibrate, calibrate_runs, tau
-from headsearch.checkpoint import SOLO_COLUMNS, Run
 from headsearch.errors import UserError
 from headsearch.report.calibrated import calibration_table, calibration_words
+from headsearch.runs.run import Run
+from headsearch.runs.tables import SOLO_COLUMNS
 from tests import synthetic_runs
 
 

@@ -7,16 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from headsearch.checkpoint import (
-    RANKING_COLUMNS,
-    RUNG_COLUMNS,
-    read_run,
-    same_settings,
-    write_table,
-)
 from headsearch.config.settings import resolve
 from headsearch.errors import UserError
-from headsearch.run_directory import create, new_run_directory, write_atomically
+from headsearch.runs.directory import create, new_run_directory, write_atomically
+from headsearch.runs.run import read_run, same_settings
+from headsearch.runs.tables import RANKING_COLUMNS, RUNG_COLUMNS, write_table
 
 
 def test_a_fresh_directory_is_named_after_time_and_run_and_never_one_that_exists(

@@ -15,12 +15,12 @@ import pytest
 import yaml
 from command_line import in_process
 
-from headsearch.checkpoint import read_run, same_settings
 from headsearch.config.settings import resolve
 from headsearch.errors import UserError
 from headsearch.preparation import prepare
 from headsearch.report.style import RC
-from headsearch.run_directory import HOLDER, claimed, hold
+from headsearch.runs.directory import HOLDER, claimed, hold
+from headsearch.runs.run import read_run, same_settings
 from headsearch.study import Scored, Search, resume_search
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

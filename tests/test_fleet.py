@@ -27,14 +27,14 @@ from tiny_fleet import (
     submitted,
 )
 
-from headsearch.checkpoint import read_run
 from headsearch.config.settings import resolve
 from headsearch.errors import UserError
 from headsearch.fleet import COHORT, open_study, prepare_as_submitted
 from headsearch.preparation import prepare, settings_of
 from headsearch.pretraining import Pretraining, prepare_pretraining
-from headsearch.storage import open_storage
-from headsearch.storage_url import VARIABLE, masked, unmasked
+from headsearch.runs.run import read_run
+from headsearch.runs.storage import open_storage
+from headsearch.runs.storage_url import VARIABLE, masked, unmasked
 from headsearch.study import resume_search
 from headsearch.tasks import Rules, Task, Tasks
 from headsearch.worker import Worker

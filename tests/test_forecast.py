@@ -12,13 +12,13 @@ import pytest
 from command_line import in_process
 
 from headsearch import cost, step_meter
-from headsearch.checkpoint import read_run
 from headsearch.config.settings import resolve
 from headsearch.console_forecast import forecast_words
 from headsearch.cost import Costs, HeadCost, measure_costs
 from headsearch.forecast import Forecast, forecast_with
 from headsearch.foreseen import foreseen_cohorts
 from headsearch.preparation import Prepared, prepare
+from headsearch.runs.run import read_run
 from headsearch.step_meter import Size, StepMeter
 from headsearch.study import Search
 

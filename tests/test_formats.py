@@ -10,15 +10,15 @@ import torch
 import yaml
 from command_line import in_process
 
-from headsearch.checkpoint import read_run
 from headsearch.config import formats
 from headsearch.config.yaml_file import located
 from headsearch.errors import UserError
 from headsearch.ground import plan_of_run
 from headsearch.head_choice import head_on, name_at
 from headsearch.report.style import RC
-from headsearch.run_directory import CONFIG, create
-from headsearch.snapshot import Snapshot, read_snapshot, write_snapshot
+from headsearch.runs.directory import CONFIG, create
+from headsearch.runs.run import read_run
+from headsearch.runs.snapshot import Snapshot, read_snapshot, write_snapshot
 from headsearch.space import load_space, read_space, ready_spaces
 
 PUBLISHED = sorted((Path(__file__).parents[1] / "results" / "cifar10").glob("*/config.yaml"))
@@ -138,7 +138,7 @@ def test_the_format_is_no_part_of_what_a_space_holds(tmp_path: Path) -> None:
 
 
 def test_a_snapshot_of_another_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headsearch.snapshot.FORMAT", "2")
+    monkeypatch.setattr("headsearch.runs.snapshot.FORMAT", "2")
     write_snapshot(tmp_path, Snapshot({"x": torch.zeros(1)}, {}))
     monkeypatch.undo()
     with pytest.raises(UserError, match="a snapshot of format 2, and this headsearch reads form"):

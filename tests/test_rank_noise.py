@@ -13,7 +13,8 @@ import synthetic_runs
 from scipy import stats
 
 from headsearch.rank_noise import clearly_ahead, noise_of, rank_noise
-from headsearch.ranking import contenders, ranked
+from headsearch.ranking import contenders
+from headsearch.runs.tables import ranked
 
 
 def scores(means: list[float], seeds: int, noise: float, seed: int = 0) -> pd.DataFrame:

@@ -11,7 +11,6 @@ import pytest
 import synthetic_runs
 from scipy import stats
 
-from headsearch.checkpoint import RANKING_COLUMNS
 from headsearch.ranking import (
     Interval,
     accuracy_interval,
@@ -20,12 +19,11 @@ from headsearch.ranking import (
     correlation,
     distinct,
     last_rung,
-    rank,
     rank_by,
-    ranked,
     told_apart,
     trend,
 )
+from headsearch.runs.tables import RANKING_COLUMNS, rank, ranked
 
 
 def rows_of(*heads: tuple[str, str, int, float]) -> pd.DataFrame:

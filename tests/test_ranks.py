@@ -23,8 +23,8 @@ from in_ranks import torchrun
 from safetensors.torch import load_file
 
 from headsearch import ranks
-from headsearch.checkpoint import read_run
-from headsearch.snapshot import read_snapshot
+from headsearch.runs.run import read_run
+from headsearch.runs.snapshot import read_snapshot
 
 HERE = Path(__file__).parent
 SPACE = """

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from scipy import stats
 
-from headsearch import ranking
 from headsearch.errors import UserError
+from headsearch.ranking import Correlation, Interval, trend
 from headsearch.report import advice, plot_columns, ranking_table, write_report
 from headsearch.report.columns import COLUMNS
 from headsearch.report.content import content
@@ -442,12 +442,12 @@ def test_candidates_that_wait_for_rung_0_are_listed_without_figures(tmp_path: Pa
 def test_a_trend_is_claimed_where_interval_and_permutation_test_agree(
     p: float, low: float, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    figure = ranking.Interval(0.4, low, 0.7)
+    figure = Interval(0.4, low, 0.7)
     found = synthetic_runs.run(tmp_path)
-    real = ranking.trend(found, "discrepancy", "head_knn")
+    real = trend(found, "discrepancy", "head_knn")
     assert real is not None
-    made_up = real._replace(correlation=ranking.Correlation(12, figure, figure, p))
-    monkeypatch.setattr(ranking, "trend", lambda *_: made_up)
+    made_up = real._replace(correlation=Correlation(12, figure, figure, p))
+    monkeypatch.setattr("headsearch.report.content.trend", lambda *_: made_up)
     write_report(found)
     (line,) = [s for s in (found.path / "report.md").read_text().splitlines() if "Kendall" in s]
     assert verdict in line

@@ -27,15 +27,17 @@ from changed_trainers import (
 from optuna.trial import TrialState
 
 import headsearch
-from headsearch import course, entrants, snapshot
-from headsearch.checkpoint import SOLO_COLUMNS, read_run
+from headsearch import course, entrants
 from headsearch.config.settings import resolve
 from headsearch.config.yaml_file import located
 from headsearch.errors import UserError
 from headsearch.ground import Given
 from headsearch.preparation import Prepared, prepare
-from headsearch.run_directory import claimed
-from headsearch.snapshot import BEFORE, FOLDER, LATEST, Snapshot, read_snapshot, write_snapshot
+from headsearch.runs import snapshot
+from headsearch.runs.directory import claimed
+from headsearch.runs.run import read_run
+from headsearch.runs.snapshot import BEFORE, FOLDER, LATEST, Snapshot, read_snapshot, write_snapshot
+from headsearch.runs.tables import SOLO_COLUMNS
 from headsearch.space import read_space
 from headsearch.study import Advanced, Noted, Scored, Search, resume_search
 from headsearch.train import Trainer
@@ -417,7 +419,7 @@ def test_a_write_that_fails_leaves_the_snapshot_that_was(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("headsearch.snapshot.save_file", full)
+    monkeypatch.setattr("headsearch.runs.snapshot.save_file", full)
     with pytest.raises(OSError, match="No space"):
         write_snapshot(tmp_path, Snapshot({"x": torch.ones(4)}, {"number": 2}))
     found = read_snapshot(tmp_path)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import headsearch
-from headsearch import pretraining, snapshot
+from headsearch import pretraining
 from headsearch.bases import plan_base
 from headsearch.cli import main
 from headsearch.errors import UserError
@@ -28,7 +28,8 @@ from headsearch.pretraining import (
     prepare_again,
     prepare_pretraining,
 )
-from headsearch.snapshot import FOLDER
+from headsearch.runs import snapshot
+from headsearch.runs.snapshot import FOLDER
 
 TRAINING: dict[str, Any] = {
     "base": "test_vit", "image_size": 16, "patch_size": 4, "images": 96, "epochs": 5,

@@ -12,11 +12,11 @@ from test_forecast import foresee, tiny
 from tiny_training import backward, crops, make_trainer, of_base, of_head
 from torch import Tensor, nn
 
-from headsearch.checkpoint import read_run
 from headsearch.config.settings import Coupling, ImagesPerHead, resolve
 from headsearch.errors import UserError
 from headsearch.objectives import OBJECTIVES
 from headsearch.pretraining import prepare_pretraining
+from headsearch.runs.run import read_run
 from headsearch.schedules import Moment
 from headsearch.shares import images_of_a_head, share_out
 from headsearch.study import Search

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from in_ranks import free_port
 
-from headsearch.checkpoint import read_run
+from headsearch.runs.run import read_run
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "slurm.sh"
 STAND_INS = {

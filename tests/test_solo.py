@@ -14,13 +14,13 @@ import torch
 import yaml
 
 from headsearch import solo
-from headsearch.checkpoint import Run, read_run
 from headsearch.config.settings import PRESETS, resolve
 from headsearch.data import normalize
 from headsearch.errors import UserError
 from headsearch.head_choice import head_on, name_at, read_name
 from headsearch.preparation import prepare
 from headsearch.pretraining import Planned, Pretraining, prepare_pretraining, settings_like
+from headsearch.runs.run import Run, read_run
 from headsearch.solo import SoloRun, SoloScored
 from headsearch.study import Search
 

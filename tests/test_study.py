@@ -22,7 +22,6 @@ from changed_trainers import (
 from optuna.trial import TrialState
 
 from headsearch import ground
-from headsearch.checkpoint import RANKING_COLUMNS, RUNG_COLUMNS, Run, read_run
 from headsearch.config.settings import resolve
 from headsearch.course import Course
 from headsearch.data import Data
@@ -30,8 +29,10 @@ from headsearch.entrants import cohort_sizes
 from headsearch.errors import UserError
 from headsearch.preparation import prepare
 from headsearch.report.content import content
+from headsearch.runs.incidents import TOO_LARGE
+from headsearch.runs.run import Run, read_run
+from headsearch.runs.tables import RANKING_COLUMNS, RUNG_COLUMNS
 from headsearch.scores.rung import BASE
-from headsearch.setbacks import TOO_LARGE
 from headsearch.study import Advanced, Event, Noted, Scored, Search, resume_search
 from headsearch.train import Trainer
 

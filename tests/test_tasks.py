@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
 from headsearch.pieces import PIECE, pieces, whole
-from headsearch.storage import open_storage, patiently
+from headsearch.runs.storage import open_storage, patiently
 from headsearch.tasks import Claim, Rules, TakenOverError, Task, Tasks
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

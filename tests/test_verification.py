@@ -14,7 +14,6 @@ from scipy import stats
 from typer.testing import CliRunner
 
 import headsearch
-from headsearch.checkpoint import SOLO_COLUMNS, Run, read_run
 from headsearch.cli import app
 from headsearch.errors import UserError
 from headsearch.gains import verified
@@ -24,6 +23,8 @@ from headsearch.report.columns import signed
 from headsearch.report.content import content
 from headsearch.report.discrepancy_accuracy import discrepancy_accuracy
 from headsearch.report.style import plotting
+from headsearch.runs.run import Run, read_run
+from headsearch.runs.tables import SOLO_COLUMNS
 from headsearch.verification import Progress, Verification
 from tests import synthetic_runs
 

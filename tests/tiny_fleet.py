@@ -12,11 +12,11 @@ import optuna
 import pandas as pd
 import torch
 
-from headsearch.checkpoint import read_run
 from headsearch.collecting import collect
 from headsearch.config.settings import resolve
 from headsearch.fleet import open_study, prepare_as_submitted, submit
 from headsearch.preparation import Prepared, prepare
+from headsearch.runs.run import read_run
 from headsearch.study import Search
 from headsearch.tasks import Rules
 from headsearch.worker import WEIGHTS_FOLDER, Worker

@@ -15,7 +15,7 @@ from headsearch.cli.flags import settings_as_flags
 from headsearch.cli.output import conclude, console_here
 from headsearch.config.settings import resolve
 from headsearch.errors import UserError
-from headsearch.storage_url import VARIABLE, masked
+from headsearch.runs.storage_url import VARIABLE, masked
 
 if TYPE_CHECKING:
     from headsearch.fleet import SharedStudy
@@ -83,7 +83,7 @@ def submit(
     from headsearch.fleet import check_can_be_shared
     from headsearch.fleet import submit as write
     from headsearch.preparation import prepare
-    from headsearch.storage import check_shared, within_reach
+    from headsearch.runs.storage import check_shared, within_reach
     from headsearch.tasks import Rules
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -145,9 +145,10 @@ taken over by others.
     from contextlib import closing
     from tempfile import TemporaryDirectory
 
-    from headsearch.console import say, stops_heard
+    from headsearch.console import say
     from headsearch.fleet import prepare_as_submitted
-    from headsearch.run_directory import hold
+    from headsearch.runs.directory import hold
+    from headsearch.runs.signals import stops_heard
     from headsearch.worker import WEIGHTS_FOLDER, Worker
 
     own = name or f"{socket.gethostname()}-{os.getpid()}"
@@ -196,7 +197,7 @@ def collect(
     """
     from headsearch.collecting import collect as write
     from headsearch.console import print_notes
-    from headsearch.storage import within_reach
+    from headsearch.runs.storage import within_reach
 
     console = console_here()
     with within_reach():
@@ -217,7 +218,7 @@ def status(
     Example: [bold]headsearch status --storage URL --study NAME --watch 5[/bold]
     """
     from headsearch.console_fleet import StudyView, show_status
-    from headsearch.storage import within_reach
+    from headsearch.runs.storage import within_reach
 
     with within_reach():
         show_status(StudyView(open_shared(storage, study)), console_here(), watch)

@@ -55,10 +55,10 @@ def until_stopped(running: R, shown_by: Callable[[R, Console], int]) -> Iterator
 
 def conclude(run_directory: Path, console: Console) -> None:
     """The final table, the advice, and where the report lies."""
-    from headsearch.checkpoint import read_run
     from headsearch.console import print_table, say
     from headsearch.gains import verified
     from headsearch.report import advice, ranking_table, verdict, verified_table, write_report
+    from headsearch.runs.run import read_run
 
     found = read_run(run_directory)
     where = write_report(found)

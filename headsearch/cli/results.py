@@ -25,9 +25,9 @@ def export(
 
     Example: [bold]headsearch export results/RUN --rank 1[/bold]
     """
-    from headsearch.checkpoint import read_run
     from headsearch.console import print_notes
     from headsearch.exporting import export_from
+    from headsearch.runs.run import read_run
 
     console = console_here()
     done = export_from(read_run(run), rank=rank, head=head, out=out)
@@ -57,9 +57,10 @@ def calibrate(
     Example: [bold]headsearch calibrate results/RUN results/RUN-of-another-seed[/bold]
     """
     from headsearch.calibration import calibrate_runs
-    from headsearch.checkpoint import read_run, write_table
     from headsearch.console import print_table, say
     from headsearch.report.calibrated import calibration_table, calibration_words
+    from headsearch.runs.run import read_run
+    from headsearch.runs.tables import write_table
 
     found = calibrate_runs([read_run(run) for run in runs], primary)
     target = out if out is not None else runs[0] / "calibration.csv"
@@ -95,8 +96,8 @@ def plot(
 
     Example: [bold]headsearch plot results/RUN --x params_m --y head_knn --out cost.png[/bold]
     """
-    from headsearch.checkpoint import read_run
     from headsearch.report import plot_columns
+    from headsearch.runs.run import read_run
 
     found = read_run(run)
     target = out if out is not None else run / "plots" / f"{y}-over-{x}.png"

@@ -14,7 +14,7 @@ from headsearch.cli.flags import settings_as_flags
 from headsearch.cli.output import conclude, console_here, until_stopped
 from headsearch.config.settings import RunConfig, check_log, read_config_file, resolve
 from headsearch.errors import UserError
-from headsearch.run_directory import claimed
+from headsearch.runs.directory import claimed
 
 if TYPE_CHECKING:
     from headsearch.preparation import Prepared
@@ -81,8 +81,8 @@ def _follow(prepare: Callable[[], Prepared]) -> None:
     """Takes part in the search of the first process."""
     import threading
 
-    from headsearch.console import stops_heard
     from headsearch.following import follow
+    from headsearch.runs.signals import stops_heard
 
     with stops_heard(threading.Event()):  # the first process hears them too, and decides
         follow(prepare())
@@ -120,9 +120,9 @@ what it would have come to without the interruption.
     """
     import optuna
 
-    from headsearch.checkpoint import is_pretraining, read_run
     from headsearch.data.left_out import listed_where_too_many
     from headsearch.pretraining import has_ended, prepare_again
+    from headsearch.runs.run import is_pretraining, read_run
     from headsearch.study import prepared_again, resume_search
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -13,7 +13,7 @@ from headsearch.cli.flags import RankOption, settings_as_flags
 from headsearch.cli.output import conclude, console_here, until_stopped
 from headsearch.config.settings import OF_SEARCH_ALONE, resolve
 from headsearch.errors import UserError
-from headsearch.storage_url import VARIABLE
+from headsearch.runs.storage_url import VARIABLE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,8 +55,8 @@ weights kept are those that are scored: the EMA teacher's, where the objective h
     if run is None:
         resolve(given, config)  # wrong values are told before anything heavy is loaded
 
-    from headsearch.checkpoint import read_run
     from headsearch.pretraining import prepare_pretraining
+    from headsearch.runs.run import read_run
 
     found = read_run(run) if run is not None else None
     planned = prepare_pretraining(given, run=found, rank=rank, head=head, config_file=config)
@@ -69,9 +69,9 @@ def carry_out(planned: Planned, directory: Path | None = None) -> None:
     Args:
         directory: where an earlier process left it, to be gone on with.
     """
-    from headsearch.console import stops_heard
     from headsearch.console_solo import show_pretraining
     from headsearch.pretraining import Pretraining
+    from headsearch.runs.signals import stops_heard
     from headsearch.solo import SoloRun
 
     if not torchrun.first():  # the first process keeps what comes of it
@@ -136,10 +136,10 @@ seeds. Those that have ended are not repeated, so an interrupted command goes on
 
     Example: [bold]headsearch verify results/RUN --top 3 --seeds 3[/bold]
     """
-    from headsearch.checkpoint import read_run
     from headsearch.console import print_notes
     from headsearch.console_verify import show_verification
-    from headsearch.storage import within_reach
+    from headsearch.runs.run import read_run
+    from headsearch.runs.storage import within_reach
     from headsearch.verification import Verification
 
     console = console_here()

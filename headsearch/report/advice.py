@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 
-from headsearch import ranking
-from headsearch.checkpoint import Run
 from headsearch.gains import Gain, Verified, verified
 from headsearch.rank_noise import clearly_ahead
-from headsearch.ranking import Ranked
+from headsearch.ranking import (
+    accuracy_interval,
+    base_has_learnt,
+    contenders,
+    last_rung,
+    rank_by,
+    reporting_images,
+)
 from headsearch.report.columns import COLUMNS, percent, points
+from headsearch.runs.run import Run
+from headsearch.runs.tables import Ranked, ranked
 from headsearch.text import listing
 
 NAMED = 3  # more names than this make no sentence
@@ -24,13 +31,13 @@ def advice(run: Run) -> str:
     measured = verified(run)
     if measured is not None and measured.order:
         return _verified_advice(measured)
-    rows = ranking.ranked(run.ranking)
-    last = ranking.last_rung(run)
+    rows = ranked(run.ranking)
+    last = last_rung(run)
     if not rows and last is not None:
         return "No head can be recommended, because ranking.csv is lost."
     if last is None:
         return "No head can be recommended yet, because no rung has been scored."
-    peers = ranking.contenders(rows)
+    peers = contenders(rows)
     if not peers:
         reason = f" ({rows[0].reason})" if rows[0].reason else ""
         return f"No head is recommended, because {_all(len(rows))} collapsed or failed{reason}."
@@ -111,9 +118,9 @@ def _recommend(run: Run, peers: list[Ranked]) -> str:
         "discrepancy": "it differs most from the base",
         "accuracy": "its representation is the most accurate",
         "balanced": "it best balances difference from the base with accuracy",
-    }[ranking.rank_by(run)]
+    }[rank_by(run)]
     among = f"of the {len(peers)} heads that got as far " if len(peers) > 1 else ""
-    known = ranking.base_has_learnt(run)
+    known = base_has_learnt(run)
     learnt = known is True or run.facts.get("labelled") is False
     verdict = "take this head" if learnt else "a first guess at most"
     text = f"{best.candidate}: {verdict}, because {among}{why} ({evidence(best, run)})"
@@ -156,7 +163,7 @@ def evidence(row: Ranked, run: Run) -> str:
         parts.append(f"95% interval {low} to {high}")
     if math.isfinite(row.accuracy):
         probe = "linear probe" if math.isnan(row.head_knn) else "k-NN"
-        parts.append(f"{probe} {with_error(row.accuracy, ranking.reporting_images(run))}")
+        parts.append(f"{probe} {with_error(row.accuracy, reporting_images(run))}")
     return ", ".join(parts) or "not scored"
 
 
@@ -164,5 +171,5 @@ def with_error(accuracy: float, images: int | None) -> str:
     """'38.1 ± 1.9%', or '38.1%' where the number of images is unknown."""
     if images is None:
         return percent(accuracy)
-    _, low, high = ranking.accuracy_interval(accuracy, images)
+    _, low, high = accuracy_interval(accuracy, images)
     return f"{100 * accuracy:.1f} ± {50 * (high - low):.1f}%"

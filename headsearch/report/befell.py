@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from headsearch.checkpoint import Run
+from headsearch.runs.run import Run
 from headsearch.text import listing
 
 

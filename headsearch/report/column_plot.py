@@ -8,16 +8,16 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from headsearch import ranking
-from headsearch.checkpoint import Run
 from headsearch.errors import UserError, unknown
-from headsearch.ranking import Interval, Ranked
+from headsearch.ranking import Interval
 from headsearch.report import scatter
 from headsearch.report.axes import fit_x, make_room, one_axes, padded
 from headsearch.report.columns import COLUMNS, shown, shown_interval
 from headsearch.report.labels import Point
 from headsearch.report.legend import legend_handles
 from headsearch.report.style import check_suffix, family_styles, plotting, save
+from headsearch.runs.run import Run
+from headsearch.runs.tables import Ranked, ranked
 
 
 def plot_columns(run: Run, x: str, y: str, out: Path) -> Path:
@@ -45,7 +45,7 @@ def plot_columns(run: Run, x: str, y: str, out: Path) -> Path:
 
 def column_figure(run: Run, x: str, y: str) -> Figure | None:
     """Column `y` over column `x`; None where no head has both."""
-    rows = ranking.ranked(run.ranking)
+    rows = ranked(run.ranking)
     styles = family_styles(row.family for row in rows)
     per_head = x in run.ranking.columns and y in run.ranking.columns
     dots = []

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from headsearch import ranking
-from headsearch.checkpoint import Run
-from headsearch.ranking import Interval, Ranked
+from headsearch.ranking import Interval, accuracy_interval, reporting_images
+from headsearch.runs.run import Run
+from headsearch.runs.tables import Ranked
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,12 @@ def shown(row: Ranked, name: str) -> float:
 
 def shown_interval(run: Run, row: Ranked, name: str) -> Interval:
     """The same with its 95 % interval: its own, or an accuracy's binomial one, or none (NaN)."""
-    column, images = COLUMNS[name], ranking.reporting_images(run)
+    column, images = COLUMNS[name], reporting_images(run)
     value, low, high = shown(row, name), math.nan, math.nan
     if column.interval is not None:
         low, high = (shown(row, bound) for bound in column.interval)
     elif name in ("head_knn", "head_linear") and images is not None:
-        _, low, high = ranking.accuracy_interval(float(getattr(row, name)), images)
+        _, low, high = accuracy_interval(float(getattr(row, name)), images)
         low, high = low * column.scale, high * column.scale
     return Interval(value, low, high)
 

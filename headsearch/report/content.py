@@ -10,16 +10,24 @@ from typing import Any
 
 from scipy import stats
 
-from headsearch import ranking
-from headsearch.checkpoint import Run
 from headsearch.config.settings import PRESETS, RunConfig
 from headsearch.gains import Verified, verified
 from headsearch.rank_noise import clearly_ahead, rank_noise, seeds_of
+from headsearch.ranking import (
+    base_has_learnt,
+    contenders,
+    last_rung,
+    rank_by,
+    reporting_images,
+    trend,
+)
 from headsearch.report.advice import advice, with_error
 from headsearch.report.befell import befell
 from headsearch.report.columns import percent, signed
 from headsearch.report.tables import Table, baselines_table, ranking_table
 from headsearch.report.verified import VERIFIED_LEGEND, verdict, verified_table
+from headsearch.runs.run import Run
+from headsearch.runs.tables import Ranked, ranked
 from headsearch.text import duration, listing, ordinal, printable
 
 MEASURES = {
@@ -89,7 +97,7 @@ def _summary(run: Run) -> str:
         if config.get(key):
             parts.append(f"{key} {config[key]}")
     status = run.facts.get("status", "unknown")
-    last = ranking.last_rung(run)
+    last = last_rung(run)
     rungs = run.facts.get("rung_count") or config.get("rungs")
     reached = "no rung scored yet" if last is None else f"rung {last} of {rungs or '?'} scored"
     parts.append(f"run {status}, {reached}")
@@ -103,7 +111,7 @@ def _legend(run: Run) -> str:
         "discrepancy": "discrepancy from the base",
         "accuracy": "proxy accuracy",
         "balanced": "the geometric mean of discrepancy and proxy accuracy",
-    }[ranking.rank_by(run)]
+    }[rank_by(run)]
     reason = ", because there are no labels" if run.facts.get("labelled") is False else ""
     return (
         f"Ranked by {by}{reason}; heads that stayed longer come first, collapsed and failed ones "
@@ -142,19 +150,19 @@ def _costs(run: Run) -> Iterator[tuple[str, str]]:
 
 def _trust(run: Run) -> Iterator[str]:
     """What speaks against believing the ranking, the gravest first."""
-    rows = ranking.ranked(run.ranking)
+    rows = ranked(run.ranking)
     baselines = run.facts.get("baselines", {})
-    images = ranking.reporting_images(run)
+    images = reporting_images(run)
     status = run.facts.get("status")
     if status is None:
         yield "The study of this run could not be read: how it ended is unknown."
     elif status != "complete":
         yield f"The run is {status}: what follows is provisional."
     yield from befell(run)
-    if ranking.last_rung(run) is None:
+    if last_rung(run) is None:
         yield "No rung scored yet: there is nothing to rank."
         return
-    if ranking.base_has_learnt(run) is False:
+    if base_has_learnt(run) is False:
         yield (
             "The trained base is not above its untrained self beyond error: the training was too "
             "short for its heads to say much about a full one."
@@ -228,8 +236,8 @@ def _predictions(run: Run, found: Verified) -> Iterator[str]:
     yield f"{text}{agreement}."
 
 
-def _comparisons(run: Run, rows: list[ranking.Ranked]) -> Iterator[str]:
-    peers = ranking.contenders(rows)
+def _comparisons(run: Run, rows: list[Ranked]) -> Iterator[str]:
+    peers = contenders(rows)
     equal = [row.candidate for row in peers[1:] if not clearly_ahead(peers[0], row, run)]
     if equal:
         yield (
@@ -252,10 +260,10 @@ def _comparisons(run: Run, rows: list[ranking.Ranked]) -> Iterator[str]:
 
 def _trend(run: Run) -> Iterator[str]:
     y = "head_knn" if run.rungs["head_knn"].notna().any() else "head_linear"
-    trend = ranking.trend(run, "discrepancy", y)
-    if trend is None:
+    over_discrepancy = trend(run, "discrepancy", y)
+    if over_discrepancy is None:
         return
-    found = trend.correlation
+    found = over_discrepancy.correlation
     tau, rho = (
         f"{signed(value)} [{signed(low)}, {signed(high)}]"
         for value, low, high in (found.kendall, found.spearman)
@@ -264,9 +272,9 @@ def _trend(run: Run) -> Iterator[str]:
     shown = found.p < 0.05 and (found.kendall.low > 0 or found.kendall.high < 0)
     verdict = "the trend is unlikely to be chance" if shown else "no trend is shown"
     yield (
-        f"Accuracy over discrepancy at rung {trend.rung}, before pruning selects ({found.number} "
-        f"heads): Kendall's τ = {tau}, permutation p = {found.p:.2g}; Spearman's ρ = {rho}: "
-        f"{verdict}."
+        f"Accuracy over discrepancy at rung {over_discrepancy.rung}, before pruning selects "
+        f"({found.number} heads): Kendall's τ = {tau}, permutation p = {found.p:.2g}; "
+        f"Spearman's ρ = {rho}: {verdict}."
     )
 
 

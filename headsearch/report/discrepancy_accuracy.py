@@ -10,15 +10,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy import stats
 
-from headsearch import ranking
-from headsearch.checkpoint import Run
-from headsearch.ranking import Ranked, Trend
+from headsearch.ranking import Trend, trend
 from headsearch.report import scatter
 from headsearch.report.axes import EDGE, fit_x, make_room, one_axes, padded, reference_lines, say
 from headsearch.report.columns import COLUMNS, shown, shown_interval, signed
 from headsearch.report.labels import Point
 from headsearch.report.legend import legend_handles
 from headsearch.report.style import INK, SOFT, family_styles
+from headsearch.runs.run import Run
+from headsearch.runs.tables import Ranked, ranked
 
 X = "discrepancy"
 DOTTED = (0, (1, 1.5))
@@ -31,7 +31,7 @@ def discrepancy_accuracy(run: Run) -> Figure:
     accuracy on the reporting images, both 95 %. Without labels y is the effective rank, which
     has no curve.
     """
-    rows = ranking.ranked(run.ranking)
+    rows = ranked(run.ranking)
     y = accuracy_column(run)
     styles = family_styles(row.family for row in rows)
     dots = [
@@ -45,7 +45,7 @@ def discrepancy_accuracy(run: Run) -> Figure:
         for row in rows
         if math.isfinite(shown(row, X)) and math.isfinite(shown(row, y))
     ]
-    found = ranking.trend(run, X, y) if y in run.rungs.columns else None
+    found = trend(run, X, y) if y in run.rungs.columns else None
     references = _references(run, y)
 
     handles = legend_handles([dot.row for dot in dots], styles)

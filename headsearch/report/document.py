@@ -10,7 +10,6 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from headsearch.checkpoint import Run
 from headsearch.errors import UserError
 from headsearch.report.column_plot import column_figure
 from headsearch.report.content import content
@@ -18,6 +17,7 @@ from headsearch.report.discrepancy_accuracy import discrepancy_accuracy
 from headsearch.report.pruning_timeline import pruning_timeline
 from headsearch.report.scores_over_rungs import scores_over_rungs
 from headsearch.report.style import plotting, save
+from headsearch.runs.run import Run
 from headsearch.text import for_markdown, printable_lines
 
 

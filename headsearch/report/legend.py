@@ -8,9 +8,8 @@ from collections.abc import Iterable, Sequence
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from headsearch import ranking
-from headsearch.ranking import Ranked
 from headsearch.report.style import INK, FamilyStyle, marker_handle
+from headsearch.runs.tables import CONTROL_FAMILIES, Ranked
 
 COLUMNS_ABREAST = 3
 ROW = 0.135  # inches
@@ -23,9 +22,7 @@ def legend_handles(rows: Sequence[Ranked], styles: dict[str, FamilyStyle]) -> li
     for family, style in styles.items():
         if family in present:
             handle = marker_handle(style, "complete")
-            handle.set_label(
-                f"{family} (control)" if family in ranking.CONTROL_FAMILIES else family
-            )
+            handle.set_label(f"{family} (control)" if family in CONTROL_FAMILIES else family)
             handles.append(handle)
     return handles + state_handles(row.state for row in rows)
 

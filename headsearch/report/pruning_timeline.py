@@ -5,11 +5,11 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from headsearch import ranking
-from headsearch.checkpoint import Run
 from headsearch.report.axes import make_room, one_axes, say
 from headsearch.report.legend import state_handles
 from headsearch.report.style import draw_marker, family_styles
+from headsearch.runs.run import Run
+from headsearch.runs.tables import ranked
 
 ROW = 0.145  # inches a head
 SHOWN = 60  # heads, best first: more than a page's height says nothing more
@@ -17,7 +17,7 @@ SHOWN = 60  # heads, best first: more than a page's height says nothing more
 
 def pruning_timeline(run: Run) -> Figure:
     """A line a head in the order of the ranking, from the untrained network to its last rung."""
-    rows = ranking.ranked(run.ranking)
+    rows = ranked(run.ranking)
     shown = rows[:SHOWN]
     styles = family_styles(row.family for row in rows)
     reached = run.rungs.groupby("candidate")["rung"].max().to_dict()

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from headsearch import ranking
-from headsearch.ranking import Interval, Ranked
+from headsearch.ranking import Interval, contenders
 from headsearch.report.columns import points
 from headsearch.report.labels import Label, Point, place
 from headsearch.report.style import FamilyStyle, draw_marker
+from headsearch.runs.tables import Ranked
 
 NAMED = 5  # heads named in a plot; the report's table names all
 
@@ -71,7 +71,7 @@ def name_finalists(
 
     Heads that were verified are named too, with what they gain where `gains` says so.
     """
-    finalists = {row.candidate for row in ranking.contenders([dot.row for dot in dots])[:NAMED]}
+    finalists = {row.candidate for row in contenders([dot.row for dot in dots])[:NAMED]}
     finalists |= {dot.row.candidate for dot in dots if math.isfinite(dot.row.gain)}
     across = [[(x.low, y.value), (x.high, y.value)] for *_, x, y in dots if math.isfinite(x.low)]
     along = [[(x.value, y.low), (x.value, y.high)] for *_, x, y in dots if math.isfinite(y.low)]

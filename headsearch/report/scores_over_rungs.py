@@ -7,13 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from headsearch import ranking
-from headsearch.checkpoint import Run
-from headsearch.ranking import Ranked
 from headsearch.report.axes import make_room, padded, say
 from headsearch.report.columns import COLUMNS
 from headsearch.report.legend import draw_legend, legend_handles, legend_height
 from headsearch.report.style import INK, WIDTH, FamilyStyle, draw_marker, family_styles
+from headsearch.runs.run import Run
+from headsearch.runs.tables import Ranked, ranked
 
 # column, its column of the base, and a title that fits a low panel
 PANELS = (
@@ -31,7 +30,7 @@ def scores_over_rungs(run: Run) -> Figure:
 
     Panels whose column is empty (accuracies without labels) are left out.
     """
-    rows = ranking.ranked(run.ranking)
+    rows = ranked(run.ranking)
     styles = family_styles(row.family for row in rows)
     panels = [panel for panel in PANELS if run.rungs[panel[0]].notna().any()] or [PANELS[0]]
     with_base = [base for _, base, _ in panels if base and run.rungs[base].notna().any()]

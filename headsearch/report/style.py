@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from headsearch.errors import UserError
-from headsearch.ranking import CONTROL_FAMILIES
+from headsearch.runs.tables import CONTROL_FAMILIES
 
 WIDTH = 3.5  # inches: one column of a two-column page
 INK = "#1a1a1a"

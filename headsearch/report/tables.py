@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from headsearch import ranking
-from headsearch.checkpoint import Run
 from headsearch.rank_noise import RankNoise, rank_noise
-from headsearch.ranking import Ranked
+from headsearch.ranking import contenders, rank_by, reporting_images
 from headsearch.report.advice import with_error
 from headsearch.report.columns import COLUMNS
+from headsearch.runs.run import Run
+from headsearch.runs.tables import Ranked, ranked
 
 FIGURES = (
     "score",
@@ -42,13 +42,13 @@ def ranking_table(run: Run, *, compact: bool = False) -> Table:
         run: the run, finished or not.
         compact: only the columns that fit a terminal.
     """
-    rows = ranking.ranked(run.ranking)
+    rows = ranked(run.ranking)
     names = [
         name
         for name in (COMPACT_FIGURES if compact else FIGURES)
         if any(math.isfinite(_figure(row, name)) for row in rows)
         # Ranked by one figure, the score says nothing that the figure's column does not.
-        and (name != "score" or ranking.rank_by(run) == "balanced")
+        and (name != "score" or rank_by(run) == "balanced")
     ]
     intervals = not compact
     noise = rank_noise(run)
@@ -104,7 +104,7 @@ def _cell(row: Ranked, name: str, intervals: bool) -> str:
 def baselines_table(run: Run) -> Table | None:
     """What raw pixels, the untrained and the trained base, and the best head score, or None."""
     baselines = run.facts.get("baselines", {})
-    images = ranking.reporting_images(run)
+    images = reporting_images(run)
     probes = [
         probe
         for probe in ("knn", "linear")
@@ -122,7 +122,7 @@ def baselines_table(run: Run) -> Table | None:
             ("base", "Trained base"),
         )
     ]
-    best = ranking.contenders(ranking.ranked(run.ranking))
+    best = contenders(ranked(run.ranking))
     if best:
         title = f"First-ranked head ({best[0].candidate})"
         lines.append((title, [_figure(best[0], f"head_{probe}") for probe in probes]))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from headsearch.checkpoint import Run
 from headsearch.gains import Gain, Verified, verified
-from headsearch.ranking import NO_HEAD
 from headsearch.report.columns import percent, points
 from headsearch.report.tables import Table
+from headsearch.runs.run import Run
+from headsearch.runs.tables import NO_HEAD
 from headsearch.text import listing
 
 VERIFIED_LEGEND = (

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from headsearch.errors import UserError
+from headsearch.runs.directory import write_atomically
 
 FOLDER = "checkpoint"
 LATEST, BEFORE, ASIDE = "snapshot.safetensors", "snapshot-before.safetensors", "snapshot.writing"
@@ -133,3 +134,8 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def write_weights(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Writes contiguous tensors that share no memory as safetensors, whole or not at all."""
+    write_atomically(path, save(tensors, metadata={"format": "pt"}))

@@ -12,76 +12,19 @@ import pandas as pd
 import yaml
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
-from safetensors.torch import save
 from sqlalchemy.exc import SQLAlchemyError
-from torch import Tensor
 
 from headsearch.config.settings import RunConfig
 from headsearch.errors import UserError
-from headsearch.run_directory import CONFIG, abandoned, read_config, write_atomically, write_config
-from headsearch.storage import open_storage
-from headsearch.text import for_csv, printable
-
-RANKING_COLUMNS = (
-    "rank",
-    "candidate",
-    "family",
-    "cohort",
-    "state",
-    "rungs",
-    "score",
-    "discrepancy",
-    "discrepancy_low",
-    "discrepancy_high",
-    "head_knn",
-    "head_linear",
-    "effective_rank",
-    "params_m",
-    "gflops",
-    "step_ms",
-    "reason",
+from headsearch.runs.directory import CONFIG, abandoned, read_config, write_config
+from headsearch.runs.storage import open_storage
+from headsearch.runs.tables import (
+    RANKING_COLUMNS,
+    RUNG_COLUMNS,
+    SCORE_COLUMNS,
+    SOLO_COLUMNS,
+    read_table,
 )
-RUNG_COLUMNS = (
-    "candidate",
-    "cohort",
-    "rung",
-    "step",
-    "images",
-    "discrepancy",
-    "head_knn",
-    "head_linear",
-    "base_knn",
-    "base_linear",
-    "loss",
-)
-SCORE_COLUMNS = (
-    "candidate",
-    "seed",
-    "rung",
-    "step",
-    "score",
-    "discrepancy",
-    "cka",
-    "mutual_knn",
-    "procrustes",
-    "choose_knn",
-    "choose_linear",
-    "base_choose_knn",
-    "base_choose_linear",
-    "effective_rank",
-    "loss",
-)
-SOLO_COLUMNS = (
-    "candidate",
-    "family",
-    "seed",
-    "base_knn",
-    "base_linear",
-    "choose_knn",
-    "choose_linear",
-)
-STATES = ("running", "complete", "pruned", "collapsed", "failed")
-_TEXT_COLUMNS = {"candidate", "family", "state", "reason"}
 
 
 @dataclass(frozen=True)
@@ -147,20 +90,6 @@ def same_settings(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**now, **begun}
 
 
-def write_table(path: Path, frame: pd.DataFrame) -> None:
-    """Writes a table as CSV, whole or not at all; no text in it is a formula."""
-    for name in frame.columns:
-        if not pd.api.types.is_numeric_dtype(frame[name]):
-            cells = (for_csv(cell) if isinstance(cell, str) else cell for cell in frame[name])
-            frame = frame.assign(**{name: list(cells)})
-    write_atomically(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-
-
-def write_weights(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Writes contiguous tensors that share no memory as safetensors, whole or not at all."""
-    write_atomically(path, save(tensors, metadata={"format": "pt"}))
-
-
 def storage_of(path: Path, config: Mapping[str, Any]) -> str | BaseStorage:
     """Where the run's Optuna study lives.
 
@@ -191,10 +120,10 @@ def read_run(path: Path) -> Run:
         path=path,
         config=config,
         facts=_read_facts(path, config),
-        ranking=_read_table(path / "ranking.csv", RANKING_COLUMNS),
-        rungs=_read_table(path / "rungs.csv", RUNG_COLUMNS),
-        scores=_read_table(path / "scores.csv", SCORE_COLUMNS),
-        solo=_read_table(path / "solo.csv", SOLO_COLUMNS),
+        ranking=read_table(path / "ranking.csv", RANKING_COLUMNS),
+        rungs=read_table(path / "rungs.csv", RUNG_COLUMNS),
+        scores=read_table(path / "scores.csv", SCORE_COLUMNS),
+        solo=read_table(path / "solo.csv", SOLO_COLUMNS),
     )
 
 
@@ -212,28 +141,3 @@ def _read_facts(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     if facts.get("status") == "running" and abandoned(path):
         facts["status"] = "interrupted"  # by what left it no time to say so
     return facts
-
-
-def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    if not path.is_file():
-        return pd.DataFrame(columns=list(columns))
-    try:
-        frame: pd.DataFrame = pd.read_csv(
-            path, dtype=dict.fromkeys(_TEXT_COLUMNS, str), keep_default_na=True, na_filter=True
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a table of a run: {str(error).splitlines()[0]}") from None
-    if frame.empty:
-        frame = frame.astype({name: float for name in columns if name in frame.columns})
-    missing = [column for column in columns if column not in frame.columns]
-    if missing:
-        raise UserError(f"{path}: not a table of a run: it has no column {missing[0]!r}")
-    for column in columns:
-        if column not in _TEXT_COLUMNS and not pd.api.types.is_numeric_dtype(frame[column]):
-            raise UserError(f"{path}: column {column!r} holds something other than numbers")
-    for column in _TEXT_COLUMNS & set(columns):  # others wrote it, and plots and tables show it
-        frame[column] = frame[column].map(printable, na_action="ignore")
-    if "state" in columns and not set(frame["state"]) <= set(STATES):
-        strange = sorted(set(map(str, frame["state"])) - set(STATES))
-        raise UserError(f"{path}: no such state of a candidate: {strange[0]!r}")
-    return frame

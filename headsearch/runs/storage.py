@@ -25,7 +25,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from headsearch.errors import UserError
-from headsearch.storage_url import masked, unmasked
+from headsearch.runs.storage_url import masked, unmasked
 
 T = TypeVar("T")
 

@@ -24,7 +24,7 @@ from headsearch.config import formats
 from headsearch.config.settings import RunConfig
 from headsearch.config.yaml_file import read_yaml
 from headsearch.errors import UserError
-from headsearch.storage_url import masked
+from headsearch.runs.storage_url import masked
 from headsearch.version import VERSION
 
 CONFIG = "config.yaml"

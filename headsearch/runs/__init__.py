@@ -1,0 +1,1 @@
+"""Run directories: what a run writes, how it is read back, snapshots, Optuna storages."""

@@ -1,0 +1,77 @@
+"""Ctrl-C and SIGTERM: the first asks a run to stop after its step, a second Ctrl-C interrupts."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, TypeVar
+
+E = TypeVar("E")
+
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C, and what a cluster sends before it takes the machine away."""
+
+
+@dataclass
+class Heard:
+    """The last signal that asked to stop; 0 for none."""
+
+    number: int = 0
+
+
+@contextmanager
+def stops_heard(stop: threading.Event) -> Iterator[Heard]:
+    """In this block Ctrl-C and SIGTERM set `stop`; a second Ctrl-C raises as ever."""
+    heard = Heard()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and heard.number == signal.SIGINT:
+            raise KeyboardInterrupt
+        heard.number = number
+        stop.set()
+
+    with _signals_to(on_signal):
+        yield heard
+
+
+@contextmanager
+def interrupts_heard() -> Iterator[Heard]:
+    """In this block Ctrl-C and SIGTERM raise KeyboardInterrupt, with the signal's number.
+
+    They are remembered too: Python drops what is raised where a destructor is running.
+    """
+    heard = Heard()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        heard.number = number
+        raise KeyboardInterrupt(number)
+
+    with _signals_to(on_signal):
+        yield heard
+
+
+def until(heard: Heard, events: Iterable[E]) -> Iterator[E]:
+    """The events, up to a signal that was heard and lost."""
+    for event in events:
+        yield event
+        if heard.number:
+            raise KeyboardInterrupt(heard.number)
+
+
+@contextmanager
+def _signals_to(on_signal: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """In this block a function hears Ctrl-C and SIGTERM; none does outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals go to the main thread alone
+        return
+    before: dict[int, Any] = {number: signal.signal(number, on_signal) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
