@@ -16,7 +16,7 @@ import time
 import torch
 from torch import Tensor, nn
 
-from headsearch.heads.small_map import DepthwiseOnSmallMap, _places
+from headsearch.models.heads.small_map import DepthwiseOnSmallMap, _places
 
 REPEATS = 15
 

@@ -16,10 +16,10 @@ import ground_truth
 import pandas as pd
 
 from headsearch.config.settings import resolve
+from headsearch.models.space import Candidate
 from headsearch.preparation import Prepared, prepare
 from headsearch.runs.tables import write_table
 from headsearch.solo import attach, check_health
-from headsearch.space import Candidate
 from headsearch.train import Trainer, train
 
 

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headsearch.model import Network
+from headsearch.models.network import Network
 
 
 @dataclass(frozen=True)

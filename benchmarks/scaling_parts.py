@@ -33,11 +33,10 @@ from sqlalchemy import event
 from torch.utils.flop_counter import FlopCounterMode
 
 from headsearch.bench_case import bench_settings, prepare_bench
-from headsearch.candidate import Candidate
 from headsearch.data.decode import decode
 from headsearch.device import mixed_precision, resolve_here
+from headsearch.models.space import Candidate, find_space, load_space
 from headsearch.preparation import Prepared, prepare
-from headsearch.space import find_space, load_space
 from headsearch.step_meter import StepMeter
 from headsearch.study import Search
 from headsearch.tasks import Task, Tasks

@@ -5,11 +5,12 @@
 The queue is headsearch's own (`headsearch.tasks`, with `headsearch.runs.storage.patiently`), on
 Optuna's storage in memory. Simulated are time, the network, the training of a cohort (so many
 seconds), and the worker's loop and heartbeat, which follow `headsearch.worker` line by line but
-wait in simulated time. A cohort that is begun again begins from its first step. Asserts for every scenario that each
-cohort was committed exactly once, none lost and none counted twice, but for those that failed as
-often as the rules allow (`given_up`). Where many workers
-have nothing to do, some of their polls are only counted. Writes results/scaling/fleet.csv
-and fleet_calls.csv. Takes some minutes of one core, most of them with 2,048 workers.
+wait in simulated time. A cohort that is begun again begins from its first
+step. Asserts for every scenario that each cohort was committed exactly once, none lost and none
+counted twice, but for those that failed as often as the rules allow (`given_up`). Where many
+workers have nothing to do, some of their polls are only counted. Writes
+results/scaling/fleet.csv and fleet_calls.csv. Takes some
+minutes of one core, most of them with 2,048 workers.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from headsearch.config.settings import resolve
 from headsearch.device import fast_at_bf16, mixed_precision, set_up
-from headsearch.heads import build_head, fit_to_map
+from headsearch.models.heads import build_head, fit_to_map
 from headsearch.runs.tables import write_table
 
 HEADS: dict[str, dict[str, int]] = {"mixer": {}, "attention": {}, "convnext": {"kernel": 7}}

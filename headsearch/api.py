@@ -26,7 +26,6 @@ from rich.console import Console
 from torch import nn
 
 from headsearch import ranks, torchrun
-from headsearch.bases import base_arguments, plan_base, plan_module
 from headsearch.boards import events_of
 from headsearch.calibration import calibrate_runs
 from headsearch.config.settings import RunConfig
@@ -42,6 +41,8 @@ from headsearch.exporting import Exported, export_from
 from headsearch.following import follow
 from headsearch.gains import verified
 from headsearch.ground import NOTHING_GIVEN, Given
+from headsearch.models.bases import base_arguments, plan_base, plan_module
+from headsearch.models.space import Space, find_space, load_space, read_space
 from headsearch.preparation import Prepared, prepare
 from headsearch.pretraining import (
     Planned,
@@ -55,7 +56,6 @@ from headsearch.runs.run import Run, read_run
 from headsearch.runs.signals import stops_heard
 from headsearch.runs.tables import ranked
 from headsearch.solo import SoloRun
-from headsearch.space import Space, find_space, load_space, read_space
 from headsearch.study import Search, prepared_again
 from headsearch.terminal import HarmlessConsole
 from headsearch.verification import Verification

@@ -7,8 +7,8 @@ from typing import Any
 
 from headsearch.config.settings import OF_A_STEP, RunConfig
 from headsearch.foreseen import foreseen_cohorts
+from headsearch.models.space import Candidate
 from headsearch.preparation import Prepared, prepare
-from headsearch.space import Candidate
 
 ROOM_FOR_CONTROLS = 8
 """Controls come first among a search's candidates, and are not measured."""

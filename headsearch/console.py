@@ -14,12 +14,12 @@ from rich.text import Text
 
 from headsearch.boards import events_of
 from headsearch.ledger import Ledger, Standing
+from headsearch.models.space import ResolvedSpace
 from headsearch.report import Table
 from headsearch.runs.signals import (
     stops_heard,
 )
 from headsearch.runs.throughput import Pace
-from headsearch.space import ResolvedSpace
 from headsearch.study import Advanced, Event, Noted, Scored, Search
 from headsearch.text import duration
 

@@ -20,11 +20,11 @@ import torch
 from headsearch.data import Data, Images
 from headsearch.data.images import ImageSubset
 from headsearch.device import free_memory, resident_memory
+from headsearch.models.head_batches import images_of_a_head
+from headsearch.models.space import Candidate
 from headsearch.objectives import Objective
 from headsearch.preparation import Prepared
 from headsearch.runs.snapshot import Snapshot, write_snapshot
-from headsearch.shares import images_of_a_head
-from headsearch.space import Candidate
 from headsearch.step_meter import Size, StepMeter
 
 HEADS_S = 8.0

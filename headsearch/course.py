@@ -20,6 +20,7 @@ from headsearch.entrants import ask_for_cohort, cohort_sizes, planned
 from headsearch.errors import UserError
 from headsearch.facts import first_facts
 from headsearch.ledger import Ledger, Standing
+from headsearch.models.head_batches import images_of_a_head
 from headsearch.preparation import Prepared
 from headsearch.runs.incidents import (
     LOWERED_TO,
@@ -31,7 +32,6 @@ from headsearch.runs.incidents import (
 )
 from headsearch.runs.snapshot import Snapshot, read_rung_snapshot, write_snapshot
 from headsearch.runs.throughput import Pace
-from headsearch.shares import images_of_a_head
 from headsearch.trials import Trials
 
 

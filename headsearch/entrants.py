@@ -13,8 +13,8 @@ import optuna
 from optuna.trial import TrialState
 
 from headsearch.config.settings import RunConfig
+from headsearch.models.space import Candidate, Listing, ResolvedSpace
 from headsearch.samplers import make_sampler
-from headsearch.space import Candidate, Listing, ResolvedSpace
 
 TRIES = 30
 """How often in a row a sampler may propose what is known or excluded: first the run's own, then

@@ -10,17 +10,17 @@ from typing import NamedTuple
 import yaml
 from torch import nn
 
-from headsearch.bases import BasePlan, plan_module
 from headsearch.config import formats
 from headsearch.errors import UserError
 from headsearch.ground import NOTHING_GIVEN, Given, plan_of_run
 from headsearch.head_choice import Head, head_on, name_at, written_head
-from headsearch.heads import Family, Value
+from headsearch.models.bases import BasePlan, plan_module
+from headsearch.models.heads import Family, Value
+from headsearch.models.heads.standalone import Sources, call, literal
+from headsearch.models.space import Candidate
 from headsearch.runs.directory import write_atomically
 from headsearch.runs.run import Run
 from headsearch.runs.tables import NO_HEAD
-from headsearch.snippet import Sources, call, literal
-from headsearch.space import Candidate
 from headsearch.text import for_file_name
 from headsearch.version import VERSION
 

@@ -18,7 +18,6 @@ from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
-from headsearch.bases import BasePlan
 from headsearch.config import formats
 from headsearch.config.settings import RunConfig
 from headsearch.config.yaml_file import located
@@ -28,12 +27,13 @@ from headsearch.facts import first_facts
 from headsearch.fingerprint import difference, fingerprint
 from headsearch.first_weights import absolute, fetch, share
 from headsearch.ground import Given, Ground, first_student, plan_as_recorded
+from headsearch.models.bases import BasePlan
+from headsearch.models.space import Space, load_space, read_space
 from headsearch.objectives import Objective
 from headsearch.pieces import pieces, whole
 from headsearch.preparation import Prepared, prepare, settings_of
 from headsearch.runs.storage import check_shared, open_storage
 from headsearch.runs.storage_url import masked
-from headsearch.space import Space, load_space, read_space
 from headsearch.tasks import Rules, Task, Tasks
 
 CONTENT = "headsearch"

@@ -11,10 +11,10 @@ from headsearch.cost import Costs, HeadCost, measure_costs, snapshot_bytes, trai
 from headsearch.entrants import cohort_sizes, planned
 from headsearch.foreseen import foreseen_cohorts
 from headsearch.head_timing import ALONE_S, ALONE_TIMES
+from headsearch.models.head_batches import images_of_a_head
+from headsearch.models.space import Candidate
 from headsearch.preparation import Prepared
 from headsearch.pruning import kept
-from headsearch.shares import images_of_a_head
-from headsearch.space import Candidate
 from headsearch.step_meter import Size
 
 

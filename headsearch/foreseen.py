@@ -5,8 +5,8 @@ from __future__ import annotations
 import optuna
 
 from headsearch.entrants import ask_for_cohort, cohort_sizes, enqueue, planned
+from headsearch.models.space import Candidate
 from headsearch.preparation import Prepared
-from headsearch.space import Candidate
 
 
 def foreseen_cohorts(prepared: Prepared) -> list[list[Candidate]]:

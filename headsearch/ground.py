@@ -19,7 +19,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from headsearch import ranks, torchrun
-from headsearch.bases import (
+from headsearch.config.recipes import find_recipe
+from headsearch.config.settings import BUILT_IN_FULL, Coupling, RunConfig, resolve
+from headsearch.data import Data, Source, open_data
+from headsearch.device import check_compiler, set_up
+from headsearch.errors import UserError, unknown
+from headsearch.feeding import steps_per_epoch
+from headsearch.fingerprint import difference, fingerprint
+from headsearch.models.bases import (
     BasePlan,
     Weights,
     base_arguments,
@@ -30,21 +37,14 @@ from headsearch.bases import (
     repeated_blocks,
     timm_name_of,
 )
-from headsearch.config.recipes import find_recipe
-from headsearch.config.settings import BUILT_IN_FULL, Coupling, RunConfig, resolve
-from headsearch.data import Data, Source, open_data
-from headsearch.device import check_compiler, set_up
-from headsearch.errors import UserError, unknown
-from headsearch.feeding import steps_per_epoch
-from headsearch.fingerprint import difference, fingerprint
-from headsearch.model import Network
+from headsearch.models.network import Network
+from headsearch.models.space import Space
 from headsearch.objectives import Objective, make_objective, with_prototypes
 from headsearch.runs.directory import new_run_directory
 from headsearch.runs.run import Run
 from headsearch.scores.discrepancy import DISCREPANCIES
 from headsearch.scores.rung import PROTOTYPE_KL, RungScores, score_rung
 from headsearch.seeding import seeded_weights
-from headsearch.space import Space
 from headsearch.train import Trainer
 from headsearch.version import VERSION
 

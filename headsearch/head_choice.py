@@ -9,24 +9,19 @@ from typing import Any, NamedTuple
 
 from headsearch.config.yaml_file import located
 from headsearch.errors import UserError, unknown
-from headsearch.heads import FAMILIES, Parameter, Value
-from headsearch.runs.run import Run
-from headsearch.runs.tables import NO_HEAD, ranked
-from headsearch.space import (
+from headsearch.models.heads import Parameter, Value
+from headsearch.models.space import (
     CONTROLS,
     ENUMERABLE,
+    KNOBS,
     BaseShape,
     Candidate,
     Space,
-    knobs_of,
     load_space,
     read_space,
 )
-
-KNOBS: Mapping[str, Mapping[str, Parameter]] = {
-    **{name: knobs_of(family) for name, family in FAMILIES.items()},
-    **CONTROLS,
-}
+from headsearch.runs.run import Run
+from headsearch.runs.tables import NO_HEAD, ranked
 
 
 def name_at(run: Run, rank: int) -> tuple[str, str | None]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headsearch.scores.rung import BASE
+from headsearch.models.network import BASE
 
 
 @dataclass(frozen=True)

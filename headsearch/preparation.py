@@ -21,11 +21,11 @@ from headsearch.ground import (
     machine_note,
     prepare_ground,
 )
+from headsearch.models.head_batches import check_shares, images_of_a_head
+from headsearch.models.space import Listing, ResolvedSpace, find_space, load_space
 from headsearch.pruning import make_pruner
 from headsearch.runs.storage_url import masked
 from headsearch.samplers import make_sampler
-from headsearch.shares import check_shares, images_of_a_head
-from headsearch.space import Listing, ResolvedSpace, find_space, load_space
 
 
 @dataclass(frozen=True)

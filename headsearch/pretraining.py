@@ -20,7 +20,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from headsearch.bases import Base, BasePlan
 from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import OF_SEARCH_ALONE, PRESETS, RunConfig, resolve
 from headsearch.device import resolve_here
@@ -39,12 +38,13 @@ from headsearch.ground import (
     repeats_base,
 )
 from headsearch.head_choice import Head, check_head, head_on, name_at, read_head, written_head
+from headsearch.models.bases import Base, BasePlan
+from headsearch.models.space import Candidate
 from headsearch.runs.directory import CONFIG, create, hold, new_run_directory, read_config
 from headsearch.runs.run import SOLO_HEAD, Run, same_settings
 from headsearch.runs.snapshot import FOLDER, Snapshot, read_snapshot, write_snapshot, write_weights
 from headsearch.runs.tables import NO_HEAD, write_table
 from headsearch.solo import SoloEvent, SoloRun, SoloScored
-from headsearch.space import Candidate
 
 # Of the base on the reporting labels, and on those that may choose between heads; then the head's.
 PRETRAIN_COLUMNS = (

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from headsearch import ranks, torchrun
-from headsearch.bases import Base
 from headsearch.errors import UserError
 from headsearch.ground import Ground
 from headsearch.health import Health
+from headsearch.models.bases import Base
+from headsearch.models.network import BASE
+from headsearch.models.space import Candidate
 from headsearch.runs.snapshot import Snapshot
 from headsearch.runs.throughput import Pace
-from headsearch.scores.rung import BASE, RungScores
-from headsearch.space import Candidate
+from headsearch.scores.rung import RungScores
 from headsearch.train import Trainer, train
 
 

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from headsearch.bases import Base, BaseOutput
 from headsearch.config.settings import ImagesPerHead
 from headsearch.data import Data
 from headsearch.device import mixed_precision, synchronize
 from headsearch.feeding import batches
 from headsearch.ground import Ground
-from headsearch.model import Network
+from headsearch.models.bases import Base, BaseOutput
+from headsearch.models.network import Network
+from headsearch.models.space import Candidate
 from headsearch.schedules import Moment
 from headsearch.solo import attach
-from headsearch.space import Candidate
 from headsearch.train import Trainer
 
 AT_LEAST_S = 0.2

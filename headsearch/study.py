@@ -26,6 +26,7 @@ from headsearch.gains import write_gains
 from headsearch.ground import NOTHING_GIVEN, Given, check_given
 from headsearch.health import Health
 from headsearch.ledger import Ledger, Standing
+from headsearch.models.network import BASE
 from headsearch.orders import Score, Steps, leading
 from headsearch.preparation import Prepared, prepare, settings_of
 from headsearch.ranks import RankLostError, tell
@@ -36,12 +37,7 @@ from headsearch.runs.snapshot import read_snapshot
 from headsearch.runs.storage import STORAGE_ERRORS, check_storage
 from headsearch.runs.throughput import Pace
 from headsearch.scores.collapse import collapse_reason
-from headsearch.scores.rung import (
-    BASE,
-    RungScores,
-    mean_over_seeds,
-    raw_pixels,
-)
+from headsearch.scores.rung import RungScores, mean_over_seeds, raw_pixels
 from headsearch.train import Progress, train
 from headsearch.trials import Trials
 

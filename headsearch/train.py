@@ -15,14 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from headsearch import ranks, torchrun
-from headsearch.bases import compile_blocks
 from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import RunConfig
 from headsearch.data import Images
 from headsearch.device import mixed_precision
 from headsearch.feeding import batches, steps_per_epoch
 from headsearch.health import Health, Meter
-from headsearch.model import (
+from headsearch.models.bases import compile_blocks
+from headsearch.models.head_batches import Shares, share_out
+from headsearch.models.network import (
+    BASE,
     AttachedHead,
     Features,
     Network,
@@ -34,9 +36,7 @@ from headsearch.model import (
 from headsearch.objectives import Losses, Objective, Seen
 from headsearch.recording import Recorder
 from headsearch.schedules import Moment, learning_rate, teacher_momentum, weight_decay
-from headsearch.scores.rung import BASE
 from headsearch.seeding import seeded_generator, seeded_layers, seeded_weights
-from headsearch.shares import Shares, share_out
 
 READ_EVERY = 10
 """Steps between two reads of losses and health from the device."""

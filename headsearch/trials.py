@@ -16,10 +16,10 @@ from optuna.trial import TrialState
 from headsearch.config.settings import RunConfig
 from headsearch.errors import UserError
 from headsearch.ledger import Standing
+from headsearch.models.space import Candidate, ResolvedSpace
 from headsearch.pruning import make_pruner
 from headsearch.runs.run import storage_of
 from headsearch.runs.storage import STORAGE_ERRORS
-from headsearch.space import Candidate, ResolvedSpace
 
 STATES = {
     "complete": TrialState.COMPLETE,

@@ -11,7 +11,7 @@ from tiny_training import DIM, GRID, IMAGES, different_teacher, make_trainer
 from torch import Tensor, nn
 
 from headsearch.config.settings import Coupling
-from headsearch.model import Network
+from headsearch.models.network import Network
 from headsearch.objectives import OBJECTIVES
 from headsearch.schedules import Moment
 from headsearch.seeding import seeded_generator

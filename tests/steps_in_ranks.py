@@ -17,8 +17,8 @@ from tiny_training import TINY_VIT, crops, make_trainer
 from torch import Tensor
 
 from headsearch import ranks, torchrun
-from headsearch.bases import plan_base
 from headsearch.config.settings import Coupling
+from headsearch.models.bases import plan_base
 from headsearch.objectives import OBJECTIVES
 from headsearch.schedules import Moment
 

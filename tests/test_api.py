@@ -21,10 +21,10 @@ from torch.utils.data import Dataset, Subset
 
 import headsearch
 from headsearch import api
-from headsearch.bases import plan_base
 from headsearch.data import DatasetSource, open_data
 from headsearch.errors import UserError
-from headsearch.space import find_space, load_space, ready_spaces
+from headsearch.models.bases import plan_base
+from headsearch.models.space import find_space, load_space, ready_spaces
 
 ROOT = Path(__file__).parent.parent
 SPACE: dict[str, Any] = {

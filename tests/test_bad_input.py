@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from headsearch.errors import UserError
-from headsearch.space import load_space
+from headsearch.models.space import load_space
 
 TINY = [
     "--base", "test_vit", "--image-size", "16", "--patch-size", "4", "--images", "96",

@@ -15,9 +15,9 @@ import timm
 import torch
 import yaml
 
-from headsearch.bases import plan_base, pretrained_weights, read_weights
 from headsearch.config.settings import resolve
 from headsearch.errors import UserError
+from headsearch.models.bases import plan_base, pretrained_weights, read_weights
 from headsearch.preparation import prepare, settings_of
 
 SIZE = 32

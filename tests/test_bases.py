@@ -8,7 +8,8 @@ import pytest
 import timm
 import torch
 
-from headsearch.bases import (
+from headsearch.errors import UserError
+from headsearch.models.bases import (
     ALIASES,
     OWN_FAMILY,
     Base,
@@ -16,9 +17,8 @@ from headsearch.bases import (
     plan_base,
     repeated_blocks,
 )
-from headsearch.bases.patches import PatchProduct
-from headsearch.errors import UserError
-from headsearch.heads import FAMILIES
+from headsearch.models.bases.patches import PatchProduct
+from headsearch.models.heads import FAMILIES
 
 THIN = {"depth": 2, "embed_dim": 48, "num_heads": 3}
 THIN_SWIN = {"depths": (1, 1), "embed_dim": 24, "num_heads": (1, 2)}

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from headsearch.bases import BasePlan, plan_base
 from headsearch.config.yaml_file import located
 from headsearch.errors import UserError
 from headsearch.exporting import export_from, export_head, snippet_text
 from headsearch.head_choice import Head, head_on
-from headsearch.heads import FAMILIES, Parameter, Value
-from headsearch.snippet import Sources
-from headsearch.space import Candidate, knobs_of, read_space
+from headsearch.models.bases import BasePlan, plan_base
+from headsearch.models.heads import FAMILIES, Parameter, Value
+from headsearch.models.heads.standalone import Sources
+from headsearch.models.space import Candidate, knobs_of, read_space
 
 CONFIG = Path(__file__).parent.parent / "pyproject.toml"
 
@@ -152,7 +152,7 @@ def test_a_control_is_exported_as_what_it_is_on_the_base(plan: BasePlan) -> None
 
 def test_names_that_two_modules_share_are_kept_apart() -> None:
     """Each family's module has a LAYER_NORM of its own; one file holds both."""
-    from headsearch.heads import attention, mlp
+    from headsearch.models.heads import attention, mlp
 
     sources = Sources()
     sources.add(attention.build_attention)

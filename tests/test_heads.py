@@ -12,14 +12,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from headsearch.errors import UserError
-from headsearch.heads import FAMILIES, build_head, head_cost
-from headsearch.heads.attention import LAYER_NORM, LinearAttention, attention_heads
-from headsearch.heads.frequency import GlobalFilter
-from headsearch.heads.large_kernel import LargeKernelAttention
-from headsearch.heads.layout import ChannelsLastBlocks, TokenBlocks
-from headsearch.heads.norm import renormalised
-from headsearch.heads.shortcuts import NoShortcut
-from headsearch.heads.width import AtWidth, inner_width
+from headsearch.models.heads import FAMILIES, build_head, head_cost
+from headsearch.models.heads.attention import LAYER_NORM, LinearAttention, attention_heads
+from headsearch.models.heads.frequency import GlobalFilter
+from headsearch.models.heads.large_kernel import LargeKernelAttention
+from headsearch.models.heads.layout import ChannelsLastBlocks, TokenBlocks
+from headsearch.models.heads.norm import renormalised
+from headsearch.models.heads.shortcuts import NoShortcut
+from headsearch.models.heads.width import AtWidth, inner_width
 
 DIM = 48
 GRIDS = [(4, 4), (5, 7), (8, 8)]

@@ -25,14 +25,13 @@ from tiny_training import (
 )
 from torch import Tensor, nn
 
-from headsearch.bases import BasePlan, plan_base
 from headsearch.config.settings import Coupling, RunConfig
 from headsearch.errors import UserError
-from headsearch.model import Network
+from headsearch.models.bases import BasePlan, plan_base
+from headsearch.models.network import BASE, Network
 from headsearch.objectives import OBJECTIVES, make_objective
 from headsearch.objectives.masks import block_masks, masked_mean
 from headsearch.schedules import Moment
-from headsearch.scores.rung import BASE
 from headsearch.train import Trainer
 
 MOMENT = Moment(3, 11)

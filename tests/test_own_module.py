@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from headsearch.bases import plan_module
 from headsearch.errors import UserError
+from headsearch.models.bases import plan_module
 
 SIZE, DIM = 32, 24
 

@@ -17,10 +17,10 @@ from torch import nn
 
 import headsearch
 from headsearch import pretraining
-from headsearch.bases import plan_base
 from headsearch.cli import main
 from headsearch.errors import UserError
 from headsearch.ground import Given
+from headsearch.models.bases import plan_base
 from headsearch.pretraining import (
     Planned,
     Pretraining,

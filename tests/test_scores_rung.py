@@ -11,7 +11,7 @@ from headsearch.config.settings import resolve
 from headsearch.data.views import normalize
 from headsearch.ground import Ground, prepare_ground
 from headsearch.head_choice import head_on
-from headsearch.model import Network, tokens_of
+from headsearch.models.network import Network, tokens_of
 from headsearch.scores import (
     accuracy,
     discrepancy,

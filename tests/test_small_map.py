@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from headsearch.heads import FAMILIES, build_head, fit_to_map
-from headsearch.heads.small_map import DepthwiseOnSmallMap
+from headsearch.models.heads import FAMILIES, build_head, fit_to_map
+from headsearch.models.heads.small_map import DepthwiseOnSmallMap
 
 DIM = 8
 

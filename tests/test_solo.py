@@ -240,8 +240,8 @@ def test_a_name_says_its_parameters(name: str, family: str, parameters: dict[str
 
 
 def test_every_candidate_of_a_space_is_found_by_its_name() -> None:
-    from headsearch.bases import plan_base
-    from headsearch.space import find_space, load_space
+    from headsearch.models.bases import plan_base
+    from headsearch.models.space import find_space, load_space
 
     plan = plan_base("test_vit", 32, patch_size=4)
     listing = load_space(find_space("heads.yaml")).on(plan).enumerate(500)
@@ -263,7 +263,7 @@ def test_every_candidate_of_a_space_is_found_by_its_name() -> None:
     ],
 )
 def test_an_unknown_head_is_told_in_one_line(spec: str, words: str, run: Run) -> None:
-    from headsearch.bases import plan_base
+    from headsearch.models.bases import plan_base
 
     with pytest.raises(UserError, match=re.escape(words)) as error:
         head_on(plan_base("test_vit", 16, patch_size=4), spec)
@@ -271,7 +271,7 @@ def test_an_unknown_head_is_told_in_one_line(spec: str, words: str, run: Run) ->
 
 
 def test_a_head_that_does_not_fit_the_base_is_told() -> None:
-    from headsearch.bases import plan_base
+    from headsearch.models.bases import plan_base
 
     plan = plan_base("regnetx_002", 64)
     assert plan.own_family is None
@@ -280,7 +280,7 @@ def test_a_head_that_does_not_fit_the_base_is_told() -> None:
 
 
 def test_a_place_that_the_base_has_not_is_told() -> None:
-    from headsearch.bases import plan_base
+    from headsearch.models.bases import plan_base
 
     plan = plan_base("test_vit", 16, patch_size=4)
     with pytest.raises(UserError, match="can be attached to at 0 to"):

@@ -11,9 +11,9 @@ import yaml
 from optuna.trial import FixedTrial
 
 from headsearch.errors import UserError
-from headsearch.heads import FAMILIES
-from headsearch.knobs import all_points
-from headsearch.space import Space, find_space, load_space, ready_spaces
+from headsearch.models.heads import FAMILIES
+from headsearch.models.space import Space, find_space, load_space, ready_spaces
+from headsearch.models.space.distributions import all_points
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

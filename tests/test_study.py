@@ -27,12 +27,12 @@ from headsearch.course import Course
 from headsearch.data import Data
 from headsearch.entrants import cohort_sizes
 from headsearch.errors import UserError
+from headsearch.models.network import BASE
 from headsearch.preparation import prepare
 from headsearch.report.content import content
 from headsearch.runs.incidents import TOO_LARGE
 from headsearch.runs.run import Run, read_run
 from headsearch.runs.tables import RANKING_COLUMNS, RUNG_COLUMNS
-from headsearch.scores.rung import BASE
 from headsearch.study import Advanced, Event, Noted, Scored, Search, resume_search
 from headsearch.train import Trainer
 

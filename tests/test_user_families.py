@@ -10,8 +10,8 @@ import yaml
 from torch import nn
 
 from headsearch.errors import UserError
-from headsearch.heads import FAMILIES, Family, Parameter
-from headsearch.space import load_space
+from headsearch.models.heads import FAMILIES, Family, Parameter
+from headsearch.models.space import load_space
 
 MINE = '''
 import torch

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headsearch.bases import BasePlan, Stage
 from headsearch.config.settings import Coupling, resolve
-from headsearch.heads import build_head
-from headsearch.model import Features, Network
+from headsearch.models.bases import BasePlan, Stage
+from headsearch.models.heads import build_head
+from headsearch.models.network import Features, Network
 from headsearch.objectives import Losses, Objective, make_objective
 from headsearch.schedules import Moment
 from headsearch.seeding import seeded_weights

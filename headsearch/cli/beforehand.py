@@ -28,9 +28,9 @@ def space(
 
     Example: [bold]headsearch space heads.yaml --base vit_s[/bold]
     """
-    from headsearch.bases import base_arguments, plan_base
     from headsearch.console import print_space
-    from headsearch.space import find_space, load_space
+    from headsearch.models.bases import base_arguments, plan_base
+    from headsearch.models.space import find_space, load_space
 
     loaded = load_space(find_space(file))
     arguments = base_arguments(base, base_args)

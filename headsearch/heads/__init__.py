@@ -1,20 +1,4 @@
-"""Families of heads, built from timm's blocks, and what a head of each costs."""
+"""The old import path of `headsearch.models.heads`, kept for families of users' own."""
 
-from headsearch.heads.cost import Cost, head_cost
-from headsearch.heads.family import DEPTH, Family, Grid, Parameter, Value
-from headsearch.heads.registry import FAMILIES, build_head, with_common_knobs
-from headsearch.heads.small_map import fit_to_map
-
-__all__ = [
-    "DEPTH",
-    "FAMILIES",
-    "Cost",
-    "Family",
-    "Grid",
-    "Parameter",
-    "Value",
-    "build_head",
-    "fit_to_map",
-    "head_cost",
-    "with_common_knobs",
-]
+from headsearch.models.heads import *  # noqa: F403
+from headsearch.models.heads import __all__ as __all__

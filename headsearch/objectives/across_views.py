@@ -16,7 +16,7 @@ from torch import Tensor
 
 from headsearch import ranks
 from headsearch.device import full_precision
-from headsearch.model import AttachedHead, Features, Network
+from headsearch.models.network import AttachedHead, Features, Network
 from headsearch.objectives.layers import upcast
 from headsearch.objectives.objective import Objective, Seen
 

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headsearch import ranks
-from headsearch.bases import BasePlan
-from headsearch.model import Features, Network
+from headsearch.models.bases import BasePlan
+from headsearch.models.network import Features, Network
 from headsearch.objectives.dino import (
     CENTRE_MOMENTUM,
     Dino,

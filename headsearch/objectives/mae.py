@@ -26,8 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headsearch.bases import BaseOutput, BasePlan
-from headsearch.model import AttachedHead, Features, Network, tokens_of
+from headsearch.models.bases import BaseOutput, BasePlan
+from headsearch.models.network import AttachedHead, Features, Network, tokens_of
 from headsearch.objectives.layers import upcast
 from headsearch.objectives.masks import block_masks, masked_mean
 from headsearch.objectives.objective import Objective, Seen, Targets

@@ -15,8 +15,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from headsearch.bases import BasePlan
-from headsearch.model import AttachedHead, Features, Network
+from headsearch.models.bases import BasePlan
+from headsearch.models.network import AttachedHead, Features, Network
 from headsearch.objectives.across_views import AcrossViews, pooled_by_owner
 from headsearch.objectives.layers import mlp
 from headsearch.objectives.objective import Targets

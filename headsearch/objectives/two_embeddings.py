@@ -17,9 +17,9 @@ from typing import ClassVar, cast
 
 from torch import Tensor, nn
 
-from headsearch.bases import BasePlan
 from headsearch.device import full_precision
-from headsearch.model import AttachedHead, Features, Network
+from headsearch.models.bases import BasePlan
+from headsearch.models.network import AttachedHead, Features, Network
 from headsearch.objectives.across_views import AcrossViews
 from headsearch.objectives.layers import mlp, upcast
 from headsearch.objectives.objective import Seen, Targets

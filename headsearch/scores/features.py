@@ -11,11 +11,11 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from headsearch.bases import BaseOutput
 from headsearch.data import Data, Images
 from headsearch.data.views import normalize
 from headsearch.device import mixed_precision
-from headsearch.model import Network
+from headsearch.models.bases import BaseOutput
+from headsearch.models.network import Network
 
 PROBE_IMAGES = 512
 """Images that the discrepancy is measured on, at most, the first of the queries: its cost grows

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headsearch.bases import BaseOutput
 from headsearch.data import Data
 from headsearch.data.views import normalize
-from headsearch.model import AttachedHead, Network, tokens_of
+from headsearch.models.bases import BaseOutput
+from headsearch.models.network import BASE, AttachedHead, Network, tokens_of
 from headsearch.scores.collapse import effective_rank, prototype_entropies
 from headsearch.scores.discrepancy import DISCREPANCIES, discrepancy_of_grams
 from headsearch.scores.features import RungFeatures, batches
@@ -34,8 +34,6 @@ from headsearch.scores.similarity import (
     prototype_kl,
 )
 
-BASE = ""
-"""The base's own name among the owners of features; candidates have others."""
 PROTOTYPE_KL = "prototype_kl"
 """The measure that only objectives with prototypes offer, beside those of `DISCREPANCIES`."""
 POOLED_NUMBERS = 2**26

@@ -1,0 +1,29 @@
+"""Bases: any timm model, or a module of one's own, behind one interface."""
+
+from headsearch.models.bases.arguments import base_arguments
+from headsearch.models.bases.base import Base, BaseOutput
+from headsearch.models.bases.names import ALIASES, OWN_FAMILY, timm_name_of
+from headsearch.models.bases.own_module import plan_module
+from headsearch.models.bases.plan import BasePlan, plan_base
+from headsearch.models.bases.shapes import Stage
+from headsearch.models.bases.trunk import compile_blocks, drop_no_paths, repeated_blocks
+from headsearch.models.bases.weights import Weights, pretrained_weights, read_weights
+
+__all__ = [
+    "ALIASES",
+    "OWN_FAMILY",
+    "Base",
+    "BaseOutput",
+    "BasePlan",
+    "Stage",
+    "Weights",
+    "base_arguments",
+    "compile_blocks",
+    "drop_no_paths",
+    "plan_base",
+    "plan_module",
+    "pretrained_weights",
+    "read_weights",
+    "repeated_blocks",
+    "timm_name_of",
+]

@@ -1,0 +1,20 @@
+"""Families of heads, built from timm's blocks, and what a head of each costs."""
+
+from headsearch.models.heads.cost import Cost, head_cost
+from headsearch.models.heads.family import DEPTH, Family, Grid, Parameter, Value
+from headsearch.models.heads.registry import FAMILIES, build_head, with_common_knobs
+from headsearch.models.heads.small_map import fit_to_map
+
+__all__ = [
+    "DEPTH",
+    "FAMILIES",
+    "Cost",
+    "Family",
+    "Grid",
+    "Parameter",
+    "Value",
+    "build_head",
+    "fit_to_map",
+    "head_cost",
+    "with_common_knobs",
+]

@@ -1,0 +1,199 @@
+"""Heads that attend: over the map (ViT), within windows (Swin), by sums (linear), over channels.
+
+Shape suffixes: B batch, N tokens, D width, H rows, W columns; A attention heads, E width of one.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch.nn.functional as F
+from timm.layers import LayerNorm2d
+from timm.models.swin_transformer import SwinTransformerBlock
+from timm.models.vision_transformer import Block
+from timm.models.xcit import XCABlock
+from torch import Tensor, nn
+
+from headsearch.models.heads.family import DEPTH, MLP_RATIO, Family, Grid, Parameter
+from headsearch.models.heads.init import truncated_normal
+from headsearch.models.heads.layout import ChannelsLastBlocks, TokenBlocks
+from headsearch.models.heads.shortcuts import SHORTCUTS, WithoutShortcut, opened
+
+LAYER_NORM = partial(nn.LayerNorm, eps=1e-6)
+
+
+def attention_heads(dim: int, width: int) -> int:
+    """How many attention heads: each as wide as divides `dim`, and at most `width`."""
+    return dim // max(w for w in range(1, min(width, dim) + 1) if dim % w == 0)
+
+
+def _vit_blocks(dim: int, depth: int, mlp_ratio: float) -> list[nn.Module]:
+    return [
+        Block(
+            dim,
+            num_heads=attention_heads(dim, 64),
+            mlp_ratio=mlp_ratio,
+            qkv_bias=True,
+            norm_layer=LAYER_NORM,
+        )
+        for _ in range(depth)
+    ]
+
+
+def build_attention(
+    dim: int, grid: Grid, *, depth: int, mlp_ratio: float, **shortcuts: bool
+) -> nn.Module:
+    """ViT blocks (Dosovitskiy et al. 2021), heads of width 64 where that divides `dim`."""
+    blocks = opened(
+        _vit_blocks(dim, depth, mlp_ratio), partial(WithoutShortcut, mixing="attn"), **shortcuts
+    )
+    return truncated_normal(TokenBlocks(blocks))
+
+
+def build_swin(
+    dim: int, grid: Grid, *, depth: int, window: int, mlp_ratio: float, **shortcuts: bool
+) -> nn.Module:
+    """Swin blocks (Liu et al. 2021): attention within windows, every other block's are shifted.
+
+    Heads are 32 wide where that divides `dim`. Along a side that the window covers whole there is
+    nothing to shift. A side that windows do not divide is padded at its end, as in the paper.
+    """
+    blocks = [
+        SwinTransformerBlock(
+            dim,
+            grid,
+            num_heads=attention_heads(dim, 32),
+            window_size=window,
+            shift_size=window // 2 if index % 2 else 0,
+            mlp_ratio=mlp_ratio,
+            norm_layer=LAYER_NORM,
+        )
+        for index in range(depth)
+    ]
+    # timm's `_attn` is the whole of shift, windows, attention and back.
+    blocks = opened(blocks, partial(WithoutShortcut, mixing="_attn"), **shortcuts)
+    return truncated_normal(ChannelsLastBlocks(blocks))
+
+
+class LinearAttention(nn.Module):
+    """Attention by a product of features in place of a softmax (Katharopoulos et al. 2020).
+
+    A token's weights are φ(q)·φ(k) over their sum, φ(x) = elu(x) + 1, so that what all tokens hold
+    is summed once: its cost grows with N, not N².
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, tokens_BND: Tensor, **no_masks: object) -> Tensor:
+        qkv = self.qkv(tokens_BND).unflatten(-1, (3, self.heads, -1))
+        q_BANE, k_BANE, v_BANE = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        q_BANE, k_BANE = F.elu(q_BANE) + 1, F.elu(k_BANE) + 1
+        held_BAEE = k_BANE.transpose(2, 3) @ v_BANE
+        sums_BAE1 = k_BANE.sum(2).unsqueeze(-1)
+        values_BANE = (q_BANE @ held_BAEE) / (q_BANE @ sums_BAE1)
+        mixed_BND: Tensor = self.proj(values_BANE.transpose(1, 2).flatten(2))
+        return mixed_BND
+
+
+def build_linear_attention(
+    dim: int, grid: Grid, *, depth: int, mlp_ratio: float, **shortcuts: bool
+) -> nn.Module:
+    """ViT blocks whose attention is linear in the number of tokens."""
+    blocks: list[Any] = _vit_blocks(dim, depth, mlp_ratio)
+    for block in blocks:
+        block.attn = LinearAttention(dim, attention_heads(dim, 64))
+    blocks = opened(blocks, partial(WithoutShortcut, mixing="attn"), **shortcuts)
+    return truncated_normal(TokenBlocks(blocks))
+
+
+class _XcitBlock(nn.Module):
+    """timm's XCiT block on a grid known when it is built, with or without its first shortcut."""
+
+    def __init__(self, block: nn.Module, grid: Grid) -> None:
+        super().__init__()
+        self.block: Any = block
+        self.grid = grid
+        self.shortcut = True
+
+    def forward(self, tokens_BND: Tensor) -> Tensor:
+        block = self.block
+        mixed_BND: Tensor = block.gamma1 * block.attn(block.norm1(tokens_BND))
+        if self.shortcut:
+            mixed_BND = tokens_BND + mixed_BND
+        local_BND = block.local_mp(block.norm3(mixed_BND), *self.grid)
+        mixed_BND = mixed_BND + block.gamma3 * local_BND
+        channels_BND: Tensor = block.gamma2 * block.mlp(block.norm2(mixed_BND))
+        return mixed_BND + channels_BND
+
+
+def _without_xcit_shortcut(block: _XcitBlock) -> nn.Module:
+    block.shortcut = False
+    return block
+
+
+def build_xcit(
+    dim: int, grid: Grid, *, depth: int, mlp_ratio: float, **shortcuts: bool
+) -> nn.Module:
+    """XCiT blocks (El-Nouby et al. 2021): channels attend to channels, neighbours meet in a 3×3.
+
+    The local part has a layer norm in place of its batch norm, so that an image's output depends on
+    no other image; the layer scale, which timm's block cannot be without, begins at 1.
+    """
+    blocks = []
+    for _ in range(depth):
+        block = XCABlock(
+            dim,
+            num_heads=attention_heads(dim, 64),
+            mlp_ratio=mlp_ratio,
+            qkv_bias=True,
+            norm_layer=LAYER_NORM,
+            eta=1.0,
+        )
+        block.local_mp.bn = LayerNorm2d(dim)
+        blocks.append(_XcitBlock(block, grid))
+    return truncated_normal(TokenBlocks(opened(blocks, _without_xcit_shortcut, **shortcuts)))
+
+
+ATTENTION = Family(
+    "attention",
+    "every token attends to every token",
+    build_attention,
+    {"depth": DEPTH, "mlp_ratio": MLP_RATIO, **SHORTCUTS},
+)
+SWIN = Family(
+    "swin",
+    "attention within shifted windows",
+    build_swin,
+    {
+        "depth": DEPTH,
+        "window": Parameter(
+            "int",
+            4,
+            "side of the attention window, in tokens",
+            "w{}",
+            always=True,
+            low=2,
+            high=64,
+            largest_useful=max,
+        ),
+        "mlp_ratio": MLP_RATIO,
+        **SHORTCUTS,
+    },
+)
+LINEAR_ATTENTION = Family(
+    "linearattention",
+    "attention through one sum over all tokens",
+    build_linear_attention,
+    {"depth": DEPTH, "mlp_ratio": MLP_RATIO, **SHORTCUTS},
+)
+XCIT = Family(
+    "xcit",
+    "every channel attends to every channel",
+    build_xcit,
+    {"depth": DEPTH, "mlp_ratio": MLP_RATIO, **SHORTCUTS},
+)

@@ -1,0 +1,52 @@
+"""Heads that mix tokens by frequency: a learned filter as large as the map.
+
+Shape suffixes: B batch, D width, H rows, W columns, V = W // 2 + 1 frequencies along a row.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+
+from headsearch.models.heads.family import DEPTH, Family, Grid
+from headsearch.models.heads.init import truncated_normal
+from headsearch.models.heads.metaformer import metaformer
+from headsearch.models.heads.shortcuts import SHORTCUTS
+
+
+class GlobalFilter(nn.Module):
+    """A circular convolution with a kernel of the map's size, a channel at a time (GFNet).
+
+    Its weights are those of the frequencies, complex numbers as pairs, and begin as published:
+    normal, deviation 0.02.
+    """
+
+    def __init__(self, dim: int, grid: Grid, **_: Any) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(0.02 * torch.randn(dim, grid[0], grid[1] // 2 + 1, 2))
+
+    def forward(self, map_BDHW: Tensor) -> Tensor:
+        # There is no transform in half precision for most sizes.
+        full_BDHW = map_BDHW if map_BDHW.dtype == torch.float64 else map_BDHW.float()
+        waves_BDHV = torch.fft.rfft2(full_BDHW, norm="ortho") * torch.view_as_complex(self.weight)
+        mixed_BDHW: Tensor = torch.fft.irfft2(waves_BDHV, s=map_BDHW.shape[-2:], norm="ortho")
+        return mixed_BDHW
+
+
+def build_gfnet(dim: int, grid: Grid, *, depth: int, **shortcuts: bool) -> nn.Module:
+    """GFNet's global filters (Rao et al. 2021) for token mixing, each with a shortcut around it."""
+    mixer = partial(GlobalFilter, grid=grid)
+    return truncated_normal(metaformer(dim, depth, mixer, LayerNorm2d, **shortcuts))
+
+
+GFNET = Family(
+    "gfnet",
+    "a learned filter of the map's frequencies",
+    build_gfnet,
+    {"depth": DEPTH, **SHORTCUTS},
+    multiplies=True,
+)

@@ -1,0 +1,185 @@
+"""Heads that look far by convolution, each in its own cheap way.
+
+Wide kernels (ConvMixer), bands (InceptionNeXt), contexts in contexts (FocalNet), a large kernel
+taken apart (VAN).
+
+Shape suffixes: B batch, D width, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch.nn.functional as F
+from timm.layers import LayerNorm2d
+from timm.models.convmixer import Residual
+from timm.models.focalnet import FocalNetBlock
+from timm.models.inception_next import InceptionDWConv2d, MetaNeXtBlock
+from torch import Tensor, nn
+
+from headsearch.models.heads.family import (
+    DEPTH,
+    KERNEL,
+    MLP_RATIO,
+    Family,
+    Grid,
+    Parameter,
+    with_default,
+)
+from headsearch.models.heads.init import normal_fan_in, normal_fan_out, truncated_normal
+from headsearch.models.heads.metaformer import metaformer
+from headsearch.models.heads.shortcuts import SHORTCUTS, WithoutShortcut, opened
+
+VAN_DILATION = 3
+"""VAN's 21×21 kernel is a 5×5 and a 7×7 whose taps are this far apart."""
+
+
+def build_convmixer(
+    dim: int, grid: Grid, *, depth: int, kernel: int, **shortcuts: bool
+) -> nn.Module:
+    """ConvMixer blocks (Trockman & Kolter 2022): depth-wise and point-wise convolution in turn.
+
+    Norms come after the activation, as published, but over the channels of a token rather than over
+    the batch (`norm: batch` for the latter). Weights begin as PyTorch's do, as in timm.
+    """
+
+    def convolution(side: int, groups: int) -> list[nn.Module]:
+        weights = nn.Conv2d(dim, dim, side, padding=side // 2, groups=groups)
+        return [weights, nn.GELU(), LayerNorm2d(dim)]
+
+    blocks = [
+        nn.Sequential(Residual(nn.Sequential(*convolution(kernel, dim))), *convolution(1, 1))
+        for _ in range(depth)
+    ]
+    return nn.Sequential(*opened(blocks, _without_residual, **shortcuts))
+
+
+def _without_residual(block: Any) -> nn.Module:
+    return nn.Sequential(block[0].fn, *block[1:])
+
+
+def build_inceptionnext(
+    dim: int, grid: Grid, *, depth: int, kernel: int, mlp_ratio: float, **shortcuts: bool
+) -> nn.Module:
+    """InceptionNeXt blocks (Yu et al. 2024) without layer scale, with layer norm for batch norm.
+
+    An eighth of the channels passes a 3×3 kernel, an eighth a row of `kernel` tokens, an eighth a
+    column; the rest is not mixed.
+    """
+    blocks = [
+        MetaNeXtBlock(
+            dim,
+            token_mixer=partial(InceptionDWConv2d, band_kernel_size=kernel),
+            norm_layer=LayerNorm2d,
+            mlp_ratio=mlp_ratio,
+            ls_init_value=0,
+        )
+        for _ in range(depth)
+    ]
+
+    def without(block: Any) -> nn.Module:
+        return nn.Sequential(block.token_mixer, block.norm, block.mlp)
+
+    return truncated_normal(nn.Sequential(*opened(blocks, without, **shortcuts)))
+
+
+def build_focalnet(
+    dim: int,
+    grid: Grid,
+    *,
+    depth: int,
+    kernel: int,
+    levels: int,
+    mlp_ratio: float,
+    **shortcuts: bool,
+) -> nn.Module:
+    """FocalNet blocks (Yang et al. 2022) without layer scale: a token is modulated by its contexts.
+
+    The first context is `kernel` tokens wide, each next one two more around the last, and the mean
+    of the map comes on top. Weights begin by their fan-in: with timm's deviation of 0.02, what
+    contexts and gates make of each other is next to nothing where no shortcut helps (1e-17 measured
+    after three blocks of width 64).
+    """
+    blocks = [
+        FocalNetBlock(
+            dim,
+            mlp_ratio=mlp_ratio,
+            focal_level=levels,
+            focal_window=kernel,
+            layerscale_value=None,
+        )
+        for _ in range(depth)
+    ]
+    blocks = opened(blocks, partial(WithoutShortcut, mixing="modulation"), **shortcuts)
+    return normal_fan_in(nn.Sequential(*blocks))
+
+
+class LargeKernelAttention(nn.Module):
+    """A token times what a large kernel, taken apart, sees around it (Guo et al. 2023, eq. 3–4)."""
+
+    def __init__(self, dim: int, kernel: int, **_: Any) -> None:
+        super().__init__()
+        padding = VAN_DILATION * (kernel // 2)
+        self.into = nn.Conv2d(dim, dim, 1)
+        self.near = nn.Conv2d(dim, dim, 5, padding=2, groups=dim)
+        self.far = nn.Conv2d(dim, dim, kernel, padding=padding, dilation=VAN_DILATION, groups=dim)
+        self.mix = nn.Conv2d(dim, dim, 1)
+        self.back = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, map_BDHW: Tensor) -> Tensor:
+        map_BDHW = F.gelu(self.into(map_BDHW))
+        output_BDHW: Tensor = self.back(map_BDHW * self.mix(self.far(self.near(map_BDHW))))
+        return output_BDHW
+
+
+def build_van(dim: int, grid: Grid, *, depth: int, kernel: int, **shortcuts: bool) -> nn.Module:
+    """Blocks of the Visual Attention Network (Guo et al. 2023), layer norm for batch norm.
+
+    The MLP has no depth-wise convolution and the attention no shortcut of its own, so that the
+    large kernel is all that mixes tokens.
+    """
+    mixer = partial(LargeKernelAttention, kernel=kernel)
+    return normal_fan_out(metaformer(dim, depth, mixer, LayerNorm2d, **shortcuts))
+
+
+CONVMIXER = Family(
+    "convmixer",
+    "wide depth-wise kernels, no MLP",
+    build_convmixer,
+    {"depth": DEPTH, "kernel": with_default(KERNEL, 9), **SHORTCUTS},
+)
+INCEPTIONNEXT = Family(
+    "inceptionnext",
+    "a square, a row and a column, some channels each",
+    build_inceptionnext,
+    {"depth": DEPTH, "kernel": with_default(KERNEL, 11), "mlp_ratio": MLP_RATIO, **SHORTCUTS},
+)
+FOCALNET = Family(
+    "focalnet",
+    "contexts of growing width that gate a token",
+    build_focalnet,
+    {
+        "depth": DEPTH,
+        "kernel": with_default(KERNEL, 3),
+        "levels": Parameter("int", 2, "how many contexts", "l{}", low=1, high=4),
+        "mlp_ratio": MLP_RATIO,
+        **SHORTCUTS,
+    },
+    multiplies=True,
+)
+VAN = Family(
+    "van",
+    "a large kernel, taken apart, that gates a token",
+    build_van,
+    {
+        "depth": DEPTH,
+        # Of the spread-out kernel, which reaches three times as far as its side says.
+        "kernel": replace(
+            KERNEL, largest_useful=lambda grid: 2 * ((max(grid) - 1) // VAN_DILATION) + 1
+        ),
+        **SHORTCUTS,
+    },
+    multiplies=True,
+)

@@ -1,0 +1,128 @@
+"""Heads that mix tokens by learned weights, one a pair of places: Mixer, ResMLP, gMLP.
+
+Shape suffixes: B batch, N tokens, D width.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from timm.models.mlp_mixer import MixerBlock, ResBlock, SpatialGatingBlock
+from torch import Tensor, nn
+
+from headsearch.models.heads.family import DEPTH, MLP_RATIO, Family, Grid, Parameter
+from headsearch.models.heads.init import xavier_uniform
+from headsearch.models.heads.layout import TokenBlocks
+from headsearch.models.heads.shortcuts import SHORTCUTS, opened
+
+LAYER_NORM = partial(nn.LayerNorm, eps=1e-6)
+
+
+class _MixerWithoutShortcut(nn.Module):
+    """A Mixer block whose token MLP replaces its input; see `shortcuts.py`."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block: Any = block
+
+    def forward(self, tokens_BND: Tensor) -> Tensor:
+        block = self.block
+        mixed_BDN: Tensor = block.mlp_tokens(block.norm1(tokens_BND).transpose(1, 2))
+        mixed_BND = mixed_BDN.transpose(1, 2)
+        channels_BND: Tensor = block.mlp_channels(block.norm2(mixed_BND))
+        return mixed_BND + channels_BND
+
+
+class _ResMlpWithoutShortcut(nn.Module):
+    """A ResMLP block whose token layer replaces its input; see `shortcuts.py`."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block: Any = block
+
+    def forward(self, tokens_BND: Tensor) -> Tensor:
+        block = self.block
+        mixed_BDN: Tensor = block.linear_tokens(block.norm1(tokens_BND).transpose(1, 2))
+        mixed_BND: Tensor = block.ls1 * mixed_BDN.transpose(1, 2)
+        channels_BND: Tensor = block.ls2 * block.mlp_channels(block.norm2(mixed_BND))
+        return mixed_BND + channels_BND
+
+
+def build_mixer(
+    dim: int,
+    grid: Grid,
+    *,
+    depth: int,
+    mlp_ratio: float,
+    token_ratio: float,
+    **shortcuts: bool,
+) -> nn.Module:
+    """MLP-Mixer blocks (Tolstikhin et al. 2021): an MLP over places, then one over channels."""
+    blocks = [
+        MixerBlock(dim, grid[0] * grid[1], mlp_ratio=(token_ratio, mlp_ratio)) for _ in range(depth)
+    ]
+    return xavier_uniform(TokenBlocks(opened(blocks, _MixerWithoutShortcut, **shortcuts)))
+
+
+def build_resmlp(
+    dim: int, grid: Grid, *, depth: int, mlp_ratio: float, **shortcuts: bool
+) -> nn.Module:
+    """ResMLP blocks (Touvron et al. 2021): one linear layer over places, affine maps for norms.
+
+    Their layer scale cannot be left out of timm's block; it begins at 1 rather than 1e-4, where a
+    shallow head would stay the identity through a short run.
+    """
+    blocks = [
+        ResBlock(dim, grid[0] * grid[1], mlp_ratio=mlp_ratio, init_values=1.0) for _ in range(depth)
+    ]
+    return xavier_uniform(TokenBlocks(opened(blocks, _ResMlpWithoutShortcut, **shortcuts)))
+
+
+def build_gmlp(
+    dim: int, grid: Grid, *, depth: int, mlp_ratio: float, **shortcuts: bool
+) -> nn.Module:
+    """gMLP blocks (Liu et al. 2021): half of the channels, mixed over places, gate the other half.
+
+    The gate begins at 1 with next to no mixing, as published.
+    """
+    # timm takes int(dim * ratio) channels and halves them: an even count, safe from rounding down.
+    channels = 2 * round(dim * mlp_ratio / 2)
+    blocks = [
+        SpatialGatingBlock(
+            dim, grid[0] * grid[1], mlp_ratio=(channels + 0.5) / dim, norm_layer=LAYER_NORM
+        )
+        for _ in range(depth)
+    ]
+    blocks = opened(
+        blocks, lambda block: nn.Sequential(block.norm, block.mlp_channels), **shortcuts
+    )
+    return xavier_uniform(TokenBlocks(blocks))
+
+
+MIXER = Family(
+    "mixer",
+    "an MLP over places, one a map size",
+    build_mixer,
+    {
+        "depth": DEPTH,
+        "mlp_ratio": MLP_RATIO,
+        "token_ratio": Parameter(
+            "float", 0.5, "hidden width of the token MLP over the width", "t{}", low=0.0625, high=4
+        ),
+        **SHORTCUTS,
+    },
+)
+RESMLP = Family(
+    "resmlp",
+    "a linear map over places, no norm",
+    build_resmlp,
+    {"depth": DEPTH, "mlp_ratio": MLP_RATIO, **SHORTCUTS},
+    norm="",
+)
+GMLP = Family(
+    "gmlp",
+    "a linear map over places that gates",
+    build_gmlp,
+    {"depth": DEPTH, "mlp_ratio": MLP_RATIO, **SHORTCUTS},
+)

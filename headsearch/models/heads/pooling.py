@@ -1,0 +1,48 @@
+"""Heads that mix tokens without a weight: averages over a neighbourhood."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from timm.models.metaformer import GroupNorm1NoBias, Pooling
+from torch import nn
+
+from headsearch.models.heads.family import DEPTH, Family, Grid, Parameter
+from headsearch.models.heads.init import truncated_normal
+from headsearch.models.heads.metaformer import metaformer
+from headsearch.models.heads.shortcuts import SHORTCUTS
+
+
+def build_poolformer(
+    dim: int, grid: Grid, *, depth: int, pool: int, **shortcuts: bool
+) -> nn.Module:
+    """PoolFormer blocks (Yu et al. 2022): the mean over pool × pool tokens less the token itself.
+
+    Without the first shortcut what is left of it is that difference, a high-pass filter. The norms
+    have no bias: the difference cancels the first's, and the MLP's own bias covers the second's.
+    """
+    mixer = partial(Pooling, pool_size=pool)
+    return truncated_normal(metaformer(dim, depth, mixer, GroupNorm1NoBias, **shortcuts))
+
+
+POOLFORMER = Family(
+    "poolformer",
+    "averages of neighbours, no weights in mixing",
+    build_poolformer,
+    {
+        "depth": DEPTH,
+        "pool": Parameter(
+            "int",
+            3,
+            "side of the pooled neighbourhood, in tokens",
+            "p{}",
+            always=True,
+            low=3,
+            high=31,
+            odd=True,
+            largest_useful=lambda grid: 2 * max(grid) - 1,
+        ),
+        **SHORTCUTS,
+    },
+    norm="group",
+)

@@ -1,0 +1,304 @@
+"""Families that are not headsearch's own: a class in a user's file, or an entry point of a package.
+
+Reading one EXECUTES it. That happens for families that the space names, and for no others: reading
+somebody else's space is as good as running their code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import math
+import re
+import sys
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from importlib.abc import SourceLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from headsearch.config.yaml_file import Located
+from headsearch.errors import UserError, unknown
+from headsearch.models.heads import (
+    Cost,
+    Family,
+    Grid,
+    Parameter,
+    Value,
+    head_cost,
+    with_common_knobs,
+)
+from headsearch.models.space.reader import listed
+
+ENTRY_POINTS = "headsearch.families"
+"""The group of entry points under which a package offers a `Family`, or a function that gives one,
+by the family's name."""
+ORIGIN_KEYS = ("module", "sha256", "package")
+"""What an entry of a space says of where its family is from; `sha256` and `package` are written by
+headsearch and checked when the space is read again."""
+LARGEST_NUMBER = 1e9
+"""A bound for knobs whose own bounds nobody has said."""
+
+
+@dataclass(frozen=True)
+class UserFamily:
+    """A family from elsewhere.
+
+    Attributes:
+        family: with the knobs that every family has.
+        origin: what the space records of it, by keys of `ORIGIN_KEYS`.
+        where: the file and line that name it.
+    """
+
+    family: Family
+    origin: Mapping[str, str]
+    where: str
+
+    def cost(self, dim: int, grid: Grid, parameters: Mapping[str, Value]) -> tuple[Cost, str]:
+        """What a head costs, and why it cannot be built: a line, empty where it can."""
+        try:
+            return head_cost(self.family, dim, grid, parameters), ""
+        except UserError as error:
+            return Cost(math.nan, math.nan), str(error)
+        except Exception as error:  # whatever a user's own code raises is theirs to hear of
+            at = f"on a {grid[0]}×{grid[1]} map of width {dim}"
+            return Cost(math.nan, math.nan), f"{self.family.name} {at}: {_told(error)}"
+
+
+def read_user_families(
+    node: Located | None, folder: Path, taken: Collection[str]
+) -> dict[str, UserFamily]:
+    """The families of a space's `families` that are from elsewhere, by name.
+
+    Args:
+        node: the families as the space holds them.
+        folder: the folder of the space's file, which paths in it start from.
+        taken: names that are headsearch's own.
+
+    Raises:
+        UserError: with the line, where one cannot be found, does not load or has no use as a head.
+    """
+    found: dict[str, UserFamily] = {}
+    for name, where, value in listed(node):
+        entries = value.value if isinstance(value.value, dict) else {}
+        try:
+            if "module" in entries:
+                _check_name(name, taken)
+                found[name] = _from_module(name, where, entries, folder)
+            elif name not in taken and name in packaged_families():
+                found[name] = _from_package(name, where)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+        if name in found:
+            _check_unchanged(name, entries, found[name].origin)
+    return found
+
+
+def without_origins(node: Located | None, names: Collection[str]) -> Located | None:
+    """A space's `families`, in which the entries of these names hold knobs alone."""
+    if node is None or not names:
+        return node
+    if isinstance(node.value, list):
+        items = [without_origins(item, names) or item for item in node.value]
+        return replace(node, value=items)
+    if isinstance(node.value, dict):
+        return replace(
+            node,
+            value={
+                name: _knobs_alone(value) if name in names else value
+                for name, value in node.value.items()
+            },
+        )
+    return node
+
+
+def _knobs_alone(entry: Located) -> Located:
+    if not isinstance(entry.value, dict):
+        return entry
+    knobs = {name: value for name, value in entry.value.items() if name not in ORIGIN_KEYS}
+    return replace(entry, value=knobs)
+
+
+def packaged_families() -> dict[str, importlib.metadata.EntryPoint]:
+    """The families that installed packages offer, none of them loaded."""
+    return {entry.name: entry for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+
+
+def _check_name(name: str, taken: Collection[str]) -> None:
+    if name in taken:
+        raise UserError(f"{name!r} is headsearch's own; give your family another name")
+    if not re.fullmatch("[a-z0-9]+", name):
+        raise UserError(f"a family's name has lower-case letters and digits, but is {name!r}")
+
+
+def _check_unchanged(name: str, entries: Mapping[str, Located], origin: Mapping[str, str]) -> None:
+    for key in ("sha256", "package"):
+        if key in entries and entries[key].value != origin.get(key):
+            raise entries[key].error(
+                f"{name} is no longer the one that this was written of: {key} is "
+                f"{origin.get(key)}; leave the line out to take it as it is now"
+            )
+
+
+def _from_module(name: str, where: str, entries: Mapping[str, Located], folder: Path) -> UserFamily:
+    spec = entries["module"].value
+    target, _, attribute = spec.rpartition(":") if isinstance(spec, str) else ("", "", "")
+    if not target or not attribute:
+        shown = entries["module"].shown()
+        raise UserError(f"module must be FILE.py:NAME or package.module:NAME, but is {shown}")
+    module, digest = _loaded(target, folder)
+    made = getattr(module, attribute, None)
+    if made is None:
+        names = [known for known in vars(module) if not known.startswith("_")]
+        raise unknown(f"name in {target}", attribute, names)
+    if not callable(made):
+        raise UserError(f"{attribute} in {target} is no class or function")
+    family = _family(name, str(spec), made, entries)
+    return UserFamily(with_common_knobs(family), {"module": str(spec), "sha256": digest}, where)
+
+
+class _SourceOf(SourceLoader):
+    """Loads the very bytes that were hashed, and leaves no compiled copy behind."""
+
+    def __init__(self, path: Path, data: bytes) -> None:
+        self.path = path
+        self.data = data
+
+    def get_filename(self, fullname: str) -> str:
+        return str(self.path)
+
+    def get_data(self, path: str | bytes) -> bytes:
+        return self.data
+
+
+def _loaded(target: str, folder: Path) -> tuple[ModuleType, str]:
+    """The module, executed, and the SHA-256 of its file."""
+    if not target.endswith(".py"):
+        try:
+            module = importlib.import_module(target)
+        except Exception as error:  # whatever a user's own code raises is theirs to hear of
+            raise UserError(f"{target} cannot be imported: {_told(error)}") from error
+        file = getattr(module, "__file__", None)
+        return module, hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()
+    path = folder / target
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    digest = hashlib.sha256(data).hexdigest()
+    name = f"headsearch_user_family_{digest[:16]}"
+    spec = importlib.util.spec_from_loader(name, _SourceOf(path, data))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses and pickles look for it
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a user's own code raises is theirs to hear of
+        del sys.modules[name]
+        raise UserError(f"{path} cannot be executed: {_told(error)}") from error
+    return module, digest
+
+
+def _from_package(name: str, where: str) -> UserFamily:
+    entry = packaged_families()[name]
+    distribution = f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else ""
+    try:
+        family = entry.load()
+        if not isinstance(family, Family):
+            family = family()
+    except Exception as error:  # whatever a package's own code raises is theirs to hear of
+        raise UserError(f"{name} of {distribution} cannot be loaded: {_told(error)}") from error
+    if not isinstance(family, Family) or family.name != name or family.control:
+        raise UserError(f"{name} of {distribution} gives no Family of that name, but {family!r}")
+    return UserFamily(with_common_knobs(family), {"package": distribution}, where)
+
+
+def _family(
+    name: str, spec: str, made: Callable[..., Any], entries: Mapping[str, Located]
+) -> Family:
+    """The family of a class or function `made(dim, [grid,] **knobs)`."""
+    try:
+        signature = inspect.signature(made)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{spec} does not say what parameters it takes") from error
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    first, *others = signature.parameters.values() or (None,)
+    if first is None or first.kind not in positional:
+        raise UserError(f"{spec} must take the width of the map as its first parameter")
+    takes_grid = any(other.name == "grid" for other in others)
+    knobs: dict[str, Parameter] = {}
+    for other in others:
+        if other.name == "grid" or other.kind in (other.VAR_POSITIONAL, other.VAR_KEYWORD):
+            continue
+        if other.default is other.empty:
+            raise UserError(f"{spec}: its parameter {other.name} needs a default")
+        knob = _knob(other, entries.get(other.name))
+        if knob is not None:
+            knobs[other.name] = knob
+
+    def build(dim: int, grid: Grid, **parameters: Value) -> nn.Module:
+        chosen = {n: value for n, value in parameters.items() if value != knobs[n].default}
+        if takes_grid:
+            chosen["grid"] = grid  # type: ignore[assignment]
+        head = made(dim, **chosen)
+        if not isinstance(head, nn.Module):
+            raise UserError(f"{spec} gives no torch module, but {type(head).__name__}")
+        return head
+
+    return Family(name, f"yours: {spec}", build, knobs, norm="", blocks=None)
+
+
+def _knob(parameter: inspect.Parameter, listing: Located | None) -> Parameter | None:
+    """The knob that a parameter of a signature is; None where its default is of no such kind."""
+    name, default = parameter.name, parameter.default
+    if name in (*ORIGIN_KEYS, "width", "attach_at"):
+        raise UserError(f"its parameter {name} has the name of a knob that every family has")
+    shown = re.sub("[^a-z0-9]", "", name.lower())
+    text = f"{name} of yours"
+    if isinstance(default, bool):
+        return Parameter("bool", default, text, f"no{shown}" if default else shown)
+    if isinstance(default, str):
+        choices = sorted({default, *_texts(listing)})
+        for choice in choices:
+            if choice != default and not re.fullmatch("[a-z0-9.]+", choice):
+                raise UserError(
+                    f"{name}: a choice stands in candidates' names and has lower-case letters, "
+                    f"digits and dots, but is {choice!r}"
+                )
+        return Parameter("choice", default, text, f"{shown}-{{}}", choices=tuple(choices))
+    if not isinstance(default, int | float):
+        return None
+    whole = isinstance(default, int) and parameter.annotation not in (float, "float")
+    return Parameter(
+        "int" if whole else "float",
+        default if whole else float(f"{default:.4g}"),
+        text,
+        f"{shown}{{}}",
+        low=-LARGEST_NUMBER,
+        high=LARGEST_NUMBER,
+    )
+
+
+def _texts(node: Located | None) -> list[str]:
+    """All texts that a knob's entry names as values."""
+    if node is None:
+        return []
+    if isinstance(node.value, dict):
+        parts = [node.value[key] for key in ("choices", "otherwise") if key in node.value]
+        return [text for part in parts for text in _texts(part)]
+    if isinstance(node.value, list):
+        return [text for item in node.value for text in _texts(item)]
+    return [node.value] if isinstance(node.value, str) else []
+
+
+def _told(error: Exception) -> str:
+    """An exception in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
