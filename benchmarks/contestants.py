@@ -22,8 +22,8 @@ from plain_loops import PlainLoop, Setting, TunedLoop
 from torch import Tensor, nn
 
 from headsearch.config.settings import resolve
+from headsearch.data.loader import batches
 from headsearch.device import keep_freed_memory, synchronize
-from headsearch.feeding import batches
 from headsearch.ground import Ground, prepare_ground
 from headsearch.schedules import Moment
 

@@ -25,9 +25,9 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from headsearch.bench_case import bench_heads, bench_settings, prepare_bench
-from headsearch.data.images import ImagesInMemory
+from headsearch.data.image.store import ImagesInMemory
+from headsearch.data.loader import batches
 from headsearch.device import resolve_here, synchronize
-from headsearch.feeding import batches
 from headsearch.preparation import Prepared
 from headsearch.solo import attach
 from headsearch.step_meter import MIDDLE, product_rate, seconds_of, step_flops

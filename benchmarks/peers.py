@@ -36,7 +36,7 @@ import torch
 from contestants import BASES, CONTESTANTS, MOMENT, Task, ground_of, serve
 from plain_loops import Setting
 
-from headsearch.feeding import batches
+from headsearch.data.loader import batches
 from headsearch.objectives.dino import teacher_temperature
 from headsearch.schedules import learning_rate, teacher_momentum
 

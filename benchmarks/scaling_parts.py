@@ -33,7 +33,7 @@ from sqlalchemy import event
 from torch.utils.flop_counter import FlopCounterMode
 
 from headsearch.bench_case import bench_settings, prepare_bench
-from headsearch.data.decode import decode
+from headsearch.data.image.decode import decode
 from headsearch.device import mixed_precision, resolve_here
 from headsearch.models.space import Candidate, find_space, load_space
 from headsearch.preparation import Prepared, prepare

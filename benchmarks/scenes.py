@@ -15,8 +15,8 @@ import timm
 import torch
 from torch import Tensor
 
-from headsearch.data.scenes import CLASSES, generate_scenes
-from headsearch.data.views import normalize
+from headsearch.data.image.synthetic.scenes import CLASSES, generate_scenes
+from headsearch.data.image.views import normalize
 from headsearch.scores.proxy import accuracy, knn_predict
 
 MODELS = ("vit_tiny_patch16_224", "vit_small_patch16_224")

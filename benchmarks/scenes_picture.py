@@ -18,7 +18,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from headsearch.data.scenes import CLASSES, Scenes, generate_scenes
+from headsearch.data.image.synthetic.scenes import CLASSES, Scenes, generate_scenes
 
 SAMPLES, SIZE = 7, 72  # a class; pixels
 GAP = 3  # pixels between samples

@@ -34,7 +34,7 @@ from headsearch.console import print_notes, show
 from headsearch.console_solo import show_pretraining
 from headsearch.console_verify import show_verification
 from headsearch.data import DatasetSource, Source
-from headsearch.data.left_out import listed_where_too_many
+from headsearch.data.image.skipped import listed_where_too_many
 from headsearch.device import resolve_here
 from headsearch.errors import UserError, unknown
 from headsearch.exporting import Exported, export_from

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from headsearch.data import Data, Images
-from headsearch.data.images import ImageSubset
+from headsearch.data.image.store import ImageSubset
 from headsearch.device import free_memory, resident_memory
 from headsearch.models.head_batches import images_of_a_head
 from headsearch.models.space import Candidate

@@ -21,10 +21,10 @@ from optuna.study import StudyDirection
 from headsearch.config import formats
 from headsearch.config.settings import RunConfig
 from headsearch.config.yaml_file import located
+from headsearch.data.fingerprint import difference, fingerprint
 from headsearch.entrants import ask_for_cohort, cohort_sizes, enqueue, planned
 from headsearch.errors import UserError
 from headsearch.facts import first_facts
-from headsearch.fingerprint import difference, fingerprint
 from headsearch.first_weights import absolute, fetch, share
 from headsearch.ground import Given, Ground, first_student, plan_as_recorded
 from headsearch.models.bases import BasePlan

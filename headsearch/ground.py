@@ -20,12 +20,13 @@ from torch import nn
 
 from headsearch import ranks, torchrun
 from headsearch.config.recipes import find_recipe
-from headsearch.config.settings import BUILT_IN_FULL, Coupling, RunConfig, resolve
+from headsearch.config.settings import Coupling, RunConfig, resolve
 from headsearch.data import Data, Source, open_data
+from headsearch.data.factory import BUILT_IN_FULL
+from headsearch.data.fingerprint import difference, fingerprint
+from headsearch.data.loader import steps_per_epoch
 from headsearch.device import check_compiler, set_up
 from headsearch.errors import UserError, unknown
-from headsearch.feeding import steps_per_epoch
-from headsearch.fingerprint import difference, fingerprint
 from headsearch.models.bases import (
     BasePlan,
     Weights,

@@ -18,8 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from headsearch.config.settings import ImagesPerHead
 from headsearch.data import Data
+from headsearch.data.loader import batches
 from headsearch.device import mixed_precision, synchronize
-from headsearch.feeding import batches
 from headsearch.ground import Ground
 from headsearch.models.bases import Base, BaseOutput
 from headsearch.models.network import Network

@@ -18,8 +18,8 @@ from headsearch import ranks, torchrun
 from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import RunConfig
 from headsearch.data import Images
+from headsearch.data.loader import batches, steps_per_epoch
 from headsearch.device import mixed_precision
-from headsearch.feeding import batches, steps_per_epoch
 from headsearch.health import Health, Meter
 from headsearch.models.bases import compile_blocks
 from headsearch.models.head_batches import Shares, share_out

@@ -16,8 +16,8 @@ from tiny_training import DIM, HEADS, backward, crops, make_trainer
 from torch import Tensor, nn
 
 from headsearch.config.settings import resolve
-from headsearch.data.images import ImagesInMemory
-from headsearch.feeding import batches
+from headsearch.data.image.store import ImagesInMemory
+from headsearch.data.loader import batches
 from headsearch.objectives import OBJECTIVES
 from headsearch.recording import WARM_UP
 from headsearch.schedules import Moment

@@ -17,12 +17,12 @@ from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
 from headsearch.data import Images, epoch_order
-from headsearch.data.dataset import follow_size, halves, held_out
-from headsearch.data.decode import BadImage, decode, open_image
-from headsearch.data.images import ImagesOnDemand, load
+from headsearch.data.image.decode import BadImage, decode, open_image
+from headsearch.data.image.readers import class_folders, open_path
+from headsearch.data.image.store import ImagesOnDemand, load
+from headsearch.data.image.synthetic.scenes import generate_scenes
 from headsearch.data.order import balanced_order
-from headsearch.data.scenes import generate_scenes
-from headsearch.data.sources import class_folders, open_path
+from headsearch.data.splits import follow_size, halves, held_out
 from headsearch.errors import UserError
 from headsearch.seeding import seeded_generator
 

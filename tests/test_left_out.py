@@ -14,9 +14,9 @@ import torch
 from image_files import SIZE, class_files, encoded, numbers, open_small, png, tar, write
 from PIL import EpsImagePlugin, Image, PngImagePlugin
 
-from headsearch.data.images import ImagesOnDemand, load
-from headsearch.data.left_out import LISTED_IN, LeftOut, TooManyBadError
-from headsearch.data.sources import open_path
+from headsearch.data.image.readers import open_path
+from headsearch.data.image.skipped import LISTED_IN, LeftOut, TooManyBadError
+from headsearch.data.image.store import ImagesOnDemand, load
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 COLOUR = Image.fromarray(NOISE)

@@ -26,7 +26,7 @@ from rich.text import Text
 
 import headsearch
 from headsearch.console import print_notes, print_table, say
-from headsearch.data.left_out import LISTED_IN
+from headsearch.data.image.skipped import LISTED_IN
 from headsearch.errors import UserError
 from headsearch.report import Table, write_report
 from headsearch.runs.directory import create, new_run_directory

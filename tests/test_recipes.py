@@ -23,12 +23,11 @@ from tiny_training import (
 )
 from torch import Tensor, nn
 
-from headsearch import feeding
 from headsearch.config.recipes import RECIPES
 from headsearch.config.settings import PRESETS, RunConfig, resolve
-from headsearch.data import ViewSettings
+from headsearch.data import ViewSettings, loader
+from headsearch.data.loader import batches
 from headsearch.errors import UserError
-from headsearch.feeding import batches
 from headsearch.objectives.ibot import Ibot
 from headsearch.preparation import Prepared, prepare
 from headsearch.schedules import Moment
@@ -269,6 +268,6 @@ def test_a_run_takes_sizes_drop_path_and_crops_from_its_recipe(
         drawn.append(settings)
         return images
 
-    monkeypatch.setattr(feeding, "make_views", watched)
+    monkeypatch.setattr(loader, "make_views", watched)
     next(batches(small_run.data.train, small_run.config, range(1), torch.device("cpu")))
     assert drawn[0].crop_scale == (0.14, 1.0)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from headsearch.data.dice import Dice, mix
-from headsearch.data.scenes import CLASSES, Scenes, generate_scenes
-from headsearch.data.things import PATTERNS, edge, rosette, rounded_box
+from headsearch.data.image.synthetic.counter_rng import Dice, mix
+from headsearch.data.image.synthetic.scenes import CLASSES, Scenes, generate_scenes
+from headsearch.data.image.synthetic.shapes import PATTERNS, edge, rosette, rounded_box
 from headsearch.errors import UserError
 from headsearch.scores.proxy import accuracy, knn_predict
 

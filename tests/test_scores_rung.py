@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from headsearch.config.settings import resolve
-from headsearch.data.views import normalize
+from headsearch.data.image.views import normalize
 from headsearch.ground import Ground, prepare_ground
 from headsearch.head_choice import head_on
 from headsearch.models.network import Network, tokens_of

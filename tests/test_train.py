@@ -13,9 +13,9 @@ from tiny_training import backward, crops, make_trainer
 from torch import Tensor, nn
 
 from headsearch.config.settings import Coupling, resolve
-from headsearch.data.images import ImagesInMemory
+from headsearch.data.image.store import ImagesInMemory
+from headsearch.data.loader import batches, read_ahead
 from headsearch.errors import UserError
-from headsearch.feeding import batches, read_ahead
 from headsearch.recording import WARM_UP, Recorder
 from headsearch.schedules import Moment, learning_rate, teacher_momentum
 from headsearch.train import Trainer, train

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 from torchvision.transforms.v2 import functional as tv
 
-from headsearch.data.views import (
+from headsearch.data.image.views import (
     MEAN,
     STD,
     ViewSettings,

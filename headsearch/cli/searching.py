@@ -58,7 +58,7 @@ def run(
     in_file = read_config_file(config) if config is not None else {}
     asked = {**{name: entry.value for name, entry in in_file.items()}, **given}
     with claimed(settings, asked) as directory:
-        from headsearch.data.left_out import listed_where_too_many
+        from headsearch.data.image.skipped import listed_where_too_many
         from headsearch.study import Search
 
         with listed_where_too_many(directory):
@@ -120,7 +120,7 @@ what it would have come to without the interruption.
     """
     import optuna
 
-    from headsearch.data.left_out import listed_where_too_many
+    from headsearch.data.image.skipped import listed_where_too_many
     from headsearch.pretraining import has_ended, prepare_again
     from headsearch.runs.run import is_pretraining, read_run
     from headsearch.study import prepared_again, resume_search

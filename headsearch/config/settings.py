@@ -84,8 +84,6 @@ PRESETS: dict[str, dict[str, float]] = {
 }
 """What a budget decides; every figure has a flag of its own that wins over it."""
 
-BUILT_IN_FULL = 50_000
-"""Images that `--images 0` (all) means for the built-in dataset, which has no end."""
 
 WHAT = "What to search"
 TRAIN = "Training"

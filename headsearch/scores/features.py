@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from headsearch.data import Data, Images
-from headsearch.data.views import normalize
+from headsearch.data.image.views import normalize
 from headsearch.device import mixed_precision
 from headsearch.models.bases import BaseOutput
 from headsearch.models.network import Network

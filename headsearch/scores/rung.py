@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headsearch.data import Data
-from headsearch.data.views import normalize
+from headsearch.data.image.views import normalize
 from headsearch.models.bases import BaseOutput
 from headsearch.models.network import BASE, AttachedHead, Network, tokens_of
 from headsearch.scores.collapse import effective_rank, prototype_entropies

@@ -97,7 +97,7 @@ def ready_spaces() -> dict[str, Path]:
     if spec is not None and spec.submodule_search_locations is not None:
         folders = [Path(folder) for folder in spec.submodule_search_locations]
     else:  # a source checkout, where the folder lies beside the package
-        folders = [Path(__file__).parent.parent / "search_spaces"]
+        folders = [Path(__file__).parents[3] / "search_spaces"]
     return {path.name: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
 
 

@@ -10,19 +10,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from headsearch.config.settings import BUILT_IN_FULL
-from headsearch.data.decode import BadImage
-from headsearch.data.images import Images, ImagesInMemory, Progress, load
-from headsearch.data.left_out import LeftOut
+from headsearch.data.image.decode import BadImage
+from headsearch.data.image.readers import Source, open_path
+from headsearch.data.image.skipped import LeftOut
+from headsearch.data.image.store import Images, ImagesInMemory, Progress, load
+from headsearch.data.image.synthetic.scenes import CLASSES, generate_scenes
+from headsearch.data.image.timm_readers import PACKAGES, looks_like_prefix, open_timm, parse
 from headsearch.data.order import balanced_order
-from headsearch.data.scenes import CLASSES, generate_scenes
-from headsearch.data.sources import Source, open_path
-from headsearch.data.timm_sources import PACKAGES, looks_like_prefix, open_timm, parse
 from headsearch.errors import UserError
 from headsearch.seeding import seeded_generator
 
 BUILT_IN = "scenes"
 """The built-in dataset's name; `./scenes` is a folder."""
+BUILT_IN_FULL = 50_000
+"""Images that `--images 0` (all) means for the built-in dataset, which has no end."""
 
 Role = Literal["train", "eval"]
 

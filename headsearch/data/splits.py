@@ -10,12 +10,12 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from headsearch.data.images import MEMORY_LIMIT, Images, ImageSubset, Progress
-from headsearch.data.left_out import LISTED_IN, MOST_BAD, LeftOut, named
+from headsearch.data.factory import BUILT_IN, Opener, Pool
+from headsearch.data.image.readers import EVAL_FOLDERS, TRAIN_FOLDERS, Source, split_folder
+from headsearch.data.image.skipped import LISTED_IN, MOST_BAD, LeftOut, named
+from headsearch.data.image.store import MEMORY_LIMIT, Images, ImageSubset, Progress
+from headsearch.data.image.timm_readers import PACKAGES
 from headsearch.data.order import balanced_order
-from headsearch.data.pools import BUILT_IN, Opener, Pool
-from headsearch.data.sources import EVAL_FOLDERS, TRAIN_FOLDERS, Source, split_folder
-from headsearch.data.timm_sources import PACKAGES
 from headsearch.errors import UserError
 from headsearch.seeding import seeded_generator
 

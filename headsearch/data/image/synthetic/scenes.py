@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headsearch.data.dice import Dice
-from headsearch.data.things import PATTERNS, edge, rosette, rounded_box
+from headsearch.data.image.synthetic.counter_rng import Dice
+from headsearch.data.image.synthetic.shapes import PATTERNS, edge, rosette, rounded_box
 from headsearch.errors import UserError
 
 CLASSES: tuple[str, ...] = tuple(PATTERNS)

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Subset
 
-from headsearch.data.decode import BROKEN, BadImage, to_array
-from headsearch.data.sources import Source
+from headsearch.data.image.decode import BROKEN, BadImage, to_array
+from headsearch.data.image.readers import Source
 from headsearch.errors import UserError
 
 WANTED = "a PIL image, a uint8 tensor (3, H, W) or a float tensor (3, H, W) in [0, 1]"

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from headsearch import ranks, torchrun
+from headsearch import torchrun
 from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import RunConfig
 from headsearch.data import Images, ViewSettings, epoch_order, make_views
@@ -36,7 +36,8 @@ def batches(
         epoch, place = divmod(step, per_epoch)
         order = epoch_order(len(images), epoch, config.seed)
         chosen = order[place * config.batch_size : (place + 1) * config.batch_size]
-        return staged(images.batch(ranks.own_images(chosen)), device)
+        own = chosen.chunk(torchrun.count())[torchrun.rank()]
+        return staged(images.batch(own), device)
 
     for step, batch in read_ahead(read, steps):
         generator = seeded_generator(config.seed, "views", step, device=device)

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from headsearch.data.decode import BadImage
-from headsearch.data.left_out import LeftOut
-from headsearch.data.sources import Source
+from headsearch.data.image.decode import BadImage
+from headsearch.data.image.readers import Source
+from headsearch.data.image.skipped import LeftOut
 from headsearch.errors import UserError
 
 Progress = Callable[[int, int], None]

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from headsearch.data import Data
-from headsearch.data.images import Images
+from headsearch.data.image.store import Images
 
 LOOKED_AT = 8
 """Images of each set, spread over it."""

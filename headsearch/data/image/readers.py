@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headsearch.data.decode import BadImage, decode, open_image
+from headsearch.data.image.decode import BadImage, decode, open_image
 from headsearch.errors import UserError
 
 SUFFIXES = (

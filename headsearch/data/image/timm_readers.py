@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from headsearch.data.decode import BROKEN, BadImage, decode, open_image, square, to_array
-from headsearch.data.sources import Source, nearest
+from headsearch.data.image.decode import BROKEN, BadImage, decode, open_image, square, to_array
+from headsearch.data.image.readers import Source, nearest
 from headsearch.errors import UserError, unknown
 
 PACKAGES = {

@@ -1,0 +1,1 @@
+"""Image data: readers, decoding, the image store, augmented views."""
