@@ -17,7 +17,7 @@ from torch import Tensor
 
 from headsearch.data.image.synthetic.scenes import CLASSES, generate_scenes
 from headsearch.data.image.views import normalize
-from headsearch.scores.proxy import accuracy, knn_predict
+from headsearch.evaluation.proxies.knn import accuracy, knn_predict
 
 MODELS = ("vit_tiny_patch16_224", "vit_small_patch16_224")
 

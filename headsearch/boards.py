@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from headsearch.errors import UserError
+from headsearch.evaluation.scores import RungScores, Scores
 from headsearch.models.network import BASE
 from headsearch.pretraining import Pretraining
-from headsearch.scores.rung import RungScores, Scores
 from headsearch.solo import SoloAdvanced, SoloEvent, SoloScored
 from headsearch.study import Advanced, Event, Scored, Search
 from headsearch.text import printable

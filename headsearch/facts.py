@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from headsearch.evaluation.features import PROBE_IMAGES
+from headsearch.evaluation.scores import Scores
 from headsearch.preparation import Prepared
-from headsearch.scores.features import PROBE_IMAGES
-from headsearch.scores.rung import Scores
 
 
 def first_facts(prepared: Prepared) -> dict[str, Any]:

@@ -27,6 +27,9 @@ from headsearch.data.fingerprint import difference, fingerprint
 from headsearch.data.loader import steps_per_epoch
 from headsearch.device import check_compiler, set_up
 from headsearch.errors import UserError, unknown
+from headsearch.evaluation.discrepancy import DISCREPANCIES
+from headsearch.evaluation.rung import score_rung
+from headsearch.evaluation.scores import PROTOTYPE_KL, RungScores
 from headsearch.models.bases import (
     BasePlan,
     Weights,
@@ -43,8 +46,6 @@ from headsearch.models.space import Space
 from headsearch.objectives import Objective, make_objective, with_prototypes
 from headsearch.runs.directory import new_run_directory
 from headsearch.runs.run import Run
-from headsearch.scores.discrepancy import DISCREPANCIES
-from headsearch.scores.rung import PROTOTYPE_KL, RungScores, score_rung
 from headsearch.seeding import seeded_weights
 from headsearch.train import Trainer
 from headsearch.version import VERSION

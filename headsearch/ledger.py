@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 from pydantic import TypeAdapter
 
+from headsearch.evaluation.scores import RungScores, Scores
 from headsearch.models.space import Candidate
 from headsearch.runs.tables import RANKING_COLUMNS, RUNG_COLUMNS, SCORE_COLUMNS, rank, write_table
-from headsearch.scores.rung import RungScores, Scores
 
 
 @dataclass

@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from headsearch import ranks, torchrun
 from headsearch.errors import UserError
+from headsearch.evaluation.scores import RungScores
 from headsearch.ground import Ground
 from headsearch.health import Health
 from headsearch.models.bases import Base
@@ -22,7 +23,6 @@ from headsearch.models.network import BASE
 from headsearch.models.space import Candidate
 from headsearch.runs.snapshot import Snapshot
 from headsearch.runs.throughput import Pace
-from headsearch.scores.rung import RungScores
 from headsearch.train import Trainer, train
 
 

@@ -21,6 +21,9 @@ from headsearch.course import Course
 from headsearch.device import out_of_memory, release_memory, resolve_here
 from headsearch.entrants import enqueue
 from headsearch.errors import UserError
+from headsearch.evaluation.collapse import collapse_reason
+from headsearch.evaluation.rung import raw_pixels
+from headsearch.evaluation.scores import RungScores, mean_over_seeds
 from headsearch.facts import note_baseline
 from headsearch.gains import write_gains
 from headsearch.ground import NOTHING_GIVEN, Given, check_given
@@ -36,8 +39,6 @@ from headsearch.runs.run import Run, read_run, same_settings
 from headsearch.runs.snapshot import read_snapshot
 from headsearch.runs.storage import STORAGE_ERRORS, check_storage
 from headsearch.runs.throughput import Pace
-from headsearch.scores.collapse import collapse_reason
-from headsearch.scores.rung import RungScores, mean_over_seeds, raw_pixels
 from headsearch.train import Progress, train
 from headsearch.trials import Trials
 

@@ -13,7 +13,7 @@ from headsearch.data.image.synthetic.counter_rng import Dice, mix
 from headsearch.data.image.synthetic.scenes import CLASSES, Scenes, generate_scenes
 from headsearch.data.image.synthetic.shapes import PATTERNS, edge, rosette, rounded_box
 from headsearch.errors import UserError
-from headsearch.scores.proxy import accuracy, knn_predict
+from headsearch.evaluation.proxies.knn import accuracy, knn_predict
 
 CLASS_COUNT = 10
 

@@ -10,7 +10,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from headsearch.scores import collapse_reason, effective_rank, prototype_entropies
+from headsearch.evaluation import collapse_reason, effective_rank, prototype_entropies
 
 
 def gaussian(*shape: int, seed: int) -> Tensor:

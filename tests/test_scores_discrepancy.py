@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from headsearch.errors import UserError
-from headsearch.scores import (
+from headsearch.evaluation import (
     DISCREPANCIES,
     debiased_linear_cka,
     discrepancy,
@@ -26,7 +26,7 @@ from headsearch.scores import (
     map_features,
     prototype_kl,
 )
-from headsearch.scores.similarity import cka_of_subsets
+from headsearch.evaluation.similarity import cka_of_subsets
 
 
 def gaussian(*shape: int, seed: int) -> Tensor:

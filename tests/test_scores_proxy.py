@@ -11,8 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from headsearch.scores import accuracy, knn_predict, linear_predict
-from headsearch.scores import proxy as proxy_module
+from headsearch.evaluation import accuracy, knn_predict, linear_predict
+from headsearch.evaluation.proxies import linear as proxy_module
 
 CLASSES = 5
 

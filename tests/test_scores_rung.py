@@ -9,10 +9,7 @@ import torch
 
 from headsearch.config.settings import resolve
 from headsearch.data.image.views import normalize
-from headsearch.ground import Ground, prepare_ground
-from headsearch.head_choice import head_on
-from headsearch.models.network import Network, tokens_of
-from headsearch.scores import (
+from headsearch.evaluation import (
     accuracy,
     discrepancy,
     effective_rank,
@@ -21,6 +18,9 @@ from headsearch.scores import (
     map_features,
     rung,
 )
+from headsearch.ground import Ground, prepare_ground
+from headsearch.head_choice import head_on
+from headsearch.models.network import Network, tokens_of
 from headsearch.solo import attach
 
 HEADS = ("mixer-d1", "poolformer-d1-p3", "identity", "attention-d1")

@@ -23,13 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headsearch import ranks
+from headsearch.evaluation.scores import Prototypes
 from headsearch.models.bases import BasePlan
 from headsearch.models.network import BASE, AttachedHead, Features, Network
 from headsearch.objectives.across_views import AcrossViews, pooled_by_owner
 from headsearch.objectives.layers import mlp, upcast
 from headsearch.objectives.objective import Targets
 from headsearch.schedules import Moment, warm_up
-from headsearch.scores.rung import Prototypes
 
 STUDENT_TEMPERATURE = 0.1
 TEACHER_TEMPERATURES = (0.04, 0.07)

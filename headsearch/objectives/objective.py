@@ -26,11 +26,11 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from headsearch.evaluation.scores import Prototypes
 from headsearch.models.bases import BaseOutput, BasePlan
 from headsearch.models.head_batches import Shares
 from headsearch.models.network import Features, Network
 from headsearch.schedules import Moment
-from headsearch.scores.rung import Prototypes
 
 
 class Targets(NamedTuple):

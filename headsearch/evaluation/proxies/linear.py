@@ -9,43 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 1024
-"""Queries that are compared with the bank at a time: bounds the memory to CHUNK·N."""
-
-
-def knn_predict(
-    bank_ND: Tensor,
-    bank_labels_N: Tensor,
-    queries_MD: Tensor,
-    classes: int,
-    k: int = 20,
-    temperature: float = 0.07,
-) -> Tensor:
-    """The classes that a weighted k-NN gives the queries: (M,) int64.
-
-    The k most similar images of the bank (cosine; all of a bank smaller than k) vote with weight
-    exp(similarity / temperature): Wu et al. 2018, arXiv 1805.01978, section 3.4. Of classes with
-    equal votes the first wins.
-
-    Args:
-        bank_ND, queries_MD: features, not normalised.
-        bank_labels_N: int64, 0 to classes − 1.
-    """
-    if k < 1:
-        raise ValueError(f"Neighbours must be at least 1, but got {k=}.")
-    if not temperature > 0:
-        raise ValueError(f"Temperature must be above 0, but got {temperature=}.")
-    bank_ND = F.normalize(bank_ND.float(), dim=1)
-    k = min(k, len(bank_ND))
-    predictions = []
-    for queries in torch.split(queries_MD, CHUNK):
-        similarity_MN = F.normalize(queries.float(), dim=1) @ bank_ND.T
-        similarity_MK, nearest_MK = similarity_MN.topk(k, dim=1)
-        votes_MC = similarity_MN.new_zeros(len(queries), classes)
-        votes_MC.scatter_add_(1, bank_labels_N[nearest_MK], (similarity_MK / temperature).exp())
-        predictions.append(votes_MC.argmax(1))
-    return torch.cat(predictions)
-
 
 def linear_predict(
     bank_ND: Tensor,
@@ -130,8 +93,3 @@ def _principal_axes(x_ND: Tensor) -> tuple[Tensor, Tensor]:
     kept = values > values[-1] * 1e-12
     values, vectors = values[kept], vectors[:, kept]
     return values, vectors if width <= count else x_ND.T @ vectors / (count * values).sqrt()
-
-
-def accuracy(predictions_M: Tensor, labels_M: Tensor) -> float:
-    """The share of predictions that are right, 0 to 1; NaN of none."""
-    return float((predictions_M == labels_M).double().mean())

@@ -1,15 +1,16 @@
 """What a representation is worth: discrepancy, proxy accuracy, collapse."""
 
-from headsearch.scores.collapse import collapse_reason, effective_rank, prototype_entropies
-from headsearch.scores.discrepancy import (
+from headsearch.evaluation.collapse import collapse_reason, effective_rank, prototype_entropies
+from headsearch.evaluation.discrepancy import (
     DISCREPANCIES,
     Discrepancy,
     discrepancy,
     discrepancy_of_grams,
 )
-from headsearch.scores.jackknife import Estimate, group_of_images, jackknife
-from headsearch.scores.proxy import accuracy, knn_predict, linear_predict
-from headsearch.scores.similarity import (
+from headsearch.evaluation.jackknife import Estimate, group_of_images, jackknife
+from headsearch.evaluation.proxies.knn import accuracy, knn_predict
+from headsearch.evaluation.proxies.linear import linear_predict
+from headsearch.evaluation.similarity import (
     debiased_linear_cka,
     dominant_share,
     dominant_share_of_gram,

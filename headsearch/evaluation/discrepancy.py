@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from headsearch.errors import unknown
-from headsearch.scores.jackknife import Estimate, jackknife, jackknife_at_once
-from headsearch.scores.similarity import (
+from headsearch.evaluation.jackknife import Estimate, jackknife, jackknife_at_once
+from headsearch.evaluation.similarity import (
     cka_of_grams,
     cka_of_subsets,
     dominant_share,

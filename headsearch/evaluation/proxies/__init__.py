@@ -1,0 +1,1 @@
+"""Proxy accuracy: cheap classifiers fitted on frozen features."""
