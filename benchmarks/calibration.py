@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from headsearch.calibration import calibrate, scores_from
+from headsearch.report.statistics.calibration import calibrate
+from headsearch.report.statistics.score_columns import scores_from
 from headsearch.runs.tables import write_table
 
 DEFAULT = "observe"

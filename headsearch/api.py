@@ -27,10 +27,9 @@ from torch import nn
 
 from headsearch import ranks, torchrun
 from headsearch.boards import events_of
-from headsearch.calibration import calibrate_runs
 from headsearch.config.settings import RunConfig
 from headsearch.config.yaml_file import located
-from headsearch.console import print_notes, show
+from headsearch.console import show
 from headsearch.console_solo import show_pretraining
 from headsearch.console_verify import show_verification
 from headsearch.data import DatasetSource, Source
@@ -39,7 +38,6 @@ from headsearch.device import resolve_here
 from headsearch.errors import UserError, unknown
 from headsearch.exporting import Exported, export_from
 from headsearch.following import follow
-from headsearch.gains import verified
 from headsearch.ground import NOTHING_GIVEN, Given
 from headsearch.models.bases import base_arguments, plan_base, plan_module
 from headsearch.models.space import Space, find_space, load_space, read_space
@@ -52,12 +50,14 @@ from headsearch.pretraining import (
     prepare_pretraining,
 )
 from headsearch.report import Table, advice, plot_columns, ranking_table, verdict, write_report
+from headsearch.report.console import HarmlessConsole, print_notes
+from headsearch.report.statistics.calibration import calibrate_runs
+from headsearch.report.statistics.gains import verified
 from headsearch.runs.run import Run, read_run
 from headsearch.runs.signals import stops_heard
 from headsearch.runs.tables import ranked
 from headsearch.solo import SoloRun
 from headsearch.study import Search, prepared_again
-from headsearch.terminal import HarmlessConsole
 from headsearch.verification import Verification
 
 _Running = TypeVar("_Running", Search, Pretraining)

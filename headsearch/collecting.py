@@ -18,8 +18,8 @@ from optuna.trial import TrialState, create_trial
 
 from headsearch.errors import UserError
 from headsearch.fleet import COHORT, SOLO, SharedStudy, cohort_key
-from headsearch.gains import write_gains
 from headsearch.ledger import base_beside_the_first, ordered, write_tables
+from headsearch.report.statistics.gains import write_gains
 from headsearch.runs.directory import CONFIG, create, hold, read_config
 from headsearch.runs.run import Run, read_run
 from headsearch.runs.tables import SOLO_COLUMNS

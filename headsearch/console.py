@@ -8,7 +8,6 @@ from contextlib import closing
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -16,12 +15,11 @@ from headsearch.boards import events_of
 from headsearch.ledger import Ledger, Standing
 from headsearch.models.space import ResolvedSpace
 from headsearch.report import Table
+from headsearch.report.console import print_notes, print_table, progress_line, say, speed_words
 from headsearch.runs.signals import (
     stops_heard,
 )
-from headsearch.runs.throughput import Pace
 from headsearch.study import Advanced, Event, Noted, Scored, Search
-from headsearch.text import duration
 
 STATE_STYLES = {
     "running": "",
@@ -50,27 +48,6 @@ def show(search: Search, console: Console) -> int:
     with closing(events_of(search)) as events, stops_heard(search.stop) as heard:
         watcher.watch(events)
     return 0 if search.complete else heard.number
-
-
-def say(console: Console, text: str) -> None:
-    """A line: wrapped at words in a terminal, whole in a pipe."""
-    console.print(Text(text), soft_wrap=not console.is_terminal)
-
-
-def print_notes(console: Console, notes: Iterable[str]) -> None:
-    """What was decided before a run starts, a line each."""
-    for note in notes:
-        say(console, f"· {note}")
-
-
-def print_table(console: Console, table: Table) -> None:
-    """One of the report's tables."""
-    drawn = RichTable(box=None, pad_edge=False, header_style="bold")
-    for heading, numeric in zip(table.headings, table.numeric, strict=True):
-        drawn.add_column(heading, justify="right" if numeric else "left", no_wrap=True)
-    for row in table.rows:
-        drawn.add_row(*(Text(cell) for cell in row))
-    console.print(drawn)
 
 
 def print_space(console: Console, space: ResolvedSpace, limit: int) -> None:
@@ -195,31 +172,6 @@ class _InTerminal:
             f"rung {rung}/{self._rungs}",
         ]
         return progress_line(words, event.step, self._steps, event.pace)
-
-
-def progress_line(words: list[str], step: int, steps: int, pace: Pace) -> RenderableType:
-    """A bar, these words, and how fast it goes."""
-    line = RichTable.grid(padding=(0, 1))
-    left = pace.seconds_left
-    words = [
-        *words,
-        f"step {step}/{steps}",
-        f"{pace.images_per_second:.0f} images/s",
-        f"{duration(left)} left" if left is not None else "",
-    ]
-    bar = ProgressBar(total=steps, completed=step, width=20)
-    line.add_row(bar, Text(" · ".join(filter(None, words))))
-    return line
-
-
-def speed_words(pace: Pace, *, last: bool) -> list[str]:
-    """How fast it goes, for a line in a pipe: images a second, and the time left if any is."""
-    words = []
-    if pace.images_per_second:
-        words.append(f"{pace.images_per_second:.0f} images/s")
-    if not last and pace.seconds_left is not None:
-        words.append(f"about {duration(pace.seconds_left)} left")
-    return words
 
 
 def _in_order(ledger: Ledger, cohort: int) -> list[Standing]:

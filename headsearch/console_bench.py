@@ -7,9 +7,8 @@ from typing import Any
 from rich.console import Console
 
 from headsearch.bench import Bench
-from headsearch.console import print_table, say
 from headsearch.report import Table
-from headsearch.terminal import HarmlessConsole
+from headsearch.report.console import HarmlessConsole, print_table, say
 
 LEGEND = (
     "A step is forward, backward, clipping, update and the teacher's move, on crops that lie "

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-from headsearch.console import print_table, say
 from headsearch.forecast import Forecast, forecast
 from headsearch.preparation import Prepared
 from headsearch.report import Table
-from headsearch.terminal import HarmlessConsole
+from headsearch.report.console import HarmlessConsole, print_table, say
 from headsearch.text import duration
 
 GB = 1e9

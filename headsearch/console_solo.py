@@ -10,8 +10,8 @@ from rich.live import Live
 from rich.text import Text
 
 from headsearch.boards import events_of
-from headsearch.console import progress_line, say, speed_words
 from headsearch.pretraining import Pretraining
+from headsearch.report.console import progress_line, say, speed_words
 from headsearch.runs.signals import stops_heard
 from headsearch.solo import SoloEvent, SoloScored
 

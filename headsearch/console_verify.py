@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from headsearch.console import say
+from headsearch.report.console import say
 from headsearch.runs.signals import interrupts_heard, until
 from headsearch.text import duration
 from headsearch.verification import Progress, Verification

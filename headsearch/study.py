@@ -25,7 +25,6 @@ from headsearch.evaluation.collapse import collapse_reason
 from headsearch.evaluation.rung import raw_pixels
 from headsearch.evaluation.scores import RungScores, mean_over_seeds
 from headsearch.facts import note_baseline
-from headsearch.gains import write_gains
 from headsearch.ground import NOTHING_GIVEN, Given, check_given
 from headsearch.health import Health
 from headsearch.ledger import Ledger, Standing
@@ -33,6 +32,7 @@ from headsearch.models.network import BASE
 from headsearch.orders import Score, Steps, leading
 from headsearch.preparation import Prepared, prepare, settings_of
 from headsearch.ranks import RankLostError, tell
+from headsearch.report.statistics.gains import write_gains
 from headsearch.runs.directory import create, hold, new_run_directory, run_label
 from headsearch.runs.incidents import DivergedError, setbacks
 from headsearch.runs.run import Run, read_run, same_settings

@@ -25,10 +25,10 @@ import torch
 from headsearch.config.settings import resolve
 from headsearch.device import choose_device
 from headsearch.errors import UserError
-from headsearch.gains import write_gains
 from headsearch.ground import plan_of_run
 from headsearch.head_choice import default_name
 from headsearch.pretraining import PRETRAIN_COLUMNS
+from headsearch.report.statistics.gains import write_gains
 from headsearch.runs.directory import CONFIG, hold, read_config
 from headsearch.runs.incidents import learning_rate_now
 from headsearch.runs.run import Run

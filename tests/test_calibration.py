@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from headsearch.calibration import SCORES, calibrate, calibrate_runs, tau
 from headsearch.errors import UserError
-from headsearch.report.calibrated import calibration_table, calibration_words
+from headsearch.report.calibration import calibration_table, calibration_words
+from headsearch.report.statistics.calibration import calibrate, calibrate_runs, tau
+from headsearch.report.statistics.score_columns import SCORES
 from headsearch.runs.run import Run
 from headsearch.runs.tables import SOLO_COLUMNS
 from tests import synthetic_runs

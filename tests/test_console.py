@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from headsearch.console import print_table, show
+from headsearch.console import show
 from headsearch.report import Table
+from headsearch.report.console import print_table
 from headsearch.study import Noted
 
 

@@ -16,7 +16,7 @@ from headsearch.errors import UserError
 from headsearch.ground import plan_of_run
 from headsearch.head_choice import head_on, name_at
 from headsearch.models.space import load_space, read_space, ready_spaces
-from headsearch.report.style import RC
+from headsearch.report.plots.style import RC
 from headsearch.runs.directory import CONFIG, create
 from headsearch.runs.run import read_run
 from headsearch.runs.snapshot import Snapshot, read_snapshot, write_snapshot

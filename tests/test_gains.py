@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from headsearch.gains import fit, gains, largest_of_t
+from headsearch.report.statistics.gains import fit, gains, largest_of_t
 
 
 def runs(heads: int, seeds: int, *, effect: float = 0.0, seed: int = 0) -> pd.DataFrame:

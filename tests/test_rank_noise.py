@@ -12,8 +12,8 @@ import pytest
 import synthetic_runs
 from scipy import stats
 
-from headsearch.rank_noise import clearly_ahead, noise_of, rank_noise
-from headsearch.ranking import contenders
+from headsearch.report.statistics.ranking import contenders
+from headsearch.report.statistics.seed_noise import clearly_ahead, noise_of, rank_noise
 from headsearch.runs.tables import ranked
 
 

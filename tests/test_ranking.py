@@ -11,17 +11,14 @@ import pytest
 import synthetic_runs
 from scipy import stats
 
-from headsearch.ranking import (
-    Interval,
-    accuracy_interval,
+from headsearch.report.statistics.intervals import Interval, accuracy_interval, told_apart
+from headsearch.report.statistics.rank_correlation import correlation, trend
+from headsearch.report.statistics.ranking import (
     base_has_learnt,
     contenders,
-    correlation,
     distinct,
     last_rung,
     rank_by,
-    told_apart,
-    trend,
 )
 from headsearch.runs.tables import RANKING_COLUMNS, rank, ranked
 
@@ -129,7 +126,7 @@ def test_beyond_many_pairs_the_normal_p_takes_over_where_both_agree(monkeypatch)
         y = strength * x + rng.normal(size=65)
         normal = correlation(x, y).p
         with monkeypatch.context() as patched:
-            patched.setattr("headsearch.ranking.PERMUTED", 65)
+            patched.setattr("headsearch.report.statistics.rank_correlation.PERMUTED", 65)
             permuted = correlation(x, y).p
         assert normal != permuted
         assert normal == pytest.approx(permuted, abs=0.02)

@@ -18,15 +18,16 @@ from matplotlib.text import Text
 from scipy import stats
 
 from headsearch.errors import UserError
-from headsearch.ranking import Correlation, Interval, trend
 from headsearch.report import advice, plot_columns, ranking_table, write_report
 from headsearch.report.columns import COLUMNS
 from headsearch.report.content import content
-from headsearch.report.discrepancy_accuracy import discrepancy_accuracy
-from headsearch.report.labels import spread
-from headsearch.report.pruning_timeline import pruning_timeline
-from headsearch.report.scores_over_rungs import scores_over_rungs
-from headsearch.report.style import family_styles, plotting
+from headsearch.report.plots.discrepancy_accuracy import discrepancy_accuracy
+from headsearch.report.plots.labels import spread
+from headsearch.report.plots.pruning_timeline import pruning_timeline
+from headsearch.report.plots.scores_over_rungs import scores_over_rungs
+from headsearch.report.plots.style import family_styles, plotting
+from headsearch.report.statistics.intervals import Interval
+from headsearch.report.statistics.rank_correlation import Correlation, trend
 from headsearch.text import duration
 
 PLOTS = ("discrepancy_accuracy", "scores_over_rungs", "pruning_timeline")

@@ -16,13 +16,13 @@ from typer.testing import CliRunner
 import headsearch
 from headsearch.cli import app
 from headsearch.errors import UserError
-from headsearch.gains import verified
 from headsearch.pretraining import Pretraining, prepare_pretraining
 from headsearch.report import advice, verdict, verified_table, write_report
 from headsearch.report.columns import signed
 from headsearch.report.content import content
-from headsearch.report.discrepancy_accuracy import discrepancy_accuracy
-from headsearch.report.style import plotting
+from headsearch.report.plots.discrepancy_accuracy import discrepancy_accuracy
+from headsearch.report.plots.style import plotting
+from headsearch.report.statistics.gains import verified
 from headsearch.runs.run import Run, read_run
 from headsearch.runs.tables import SOLO_COLUMNS
 from headsearch.verification import Progress, Verification

@@ -78,11 +78,11 @@ def submit(
 
     import optuna
 
-    from headsearch.console import print_notes
     from headsearch.device import resolve_here
     from headsearch.fleet import check_can_be_shared
     from headsearch.fleet import submit as write
     from headsearch.preparation import prepare
+    from headsearch.report.console import print_notes
     from headsearch.runs.storage import check_shared, within_reach
     from headsearch.tasks import Rules
 
@@ -145,8 +145,8 @@ taken over by others.
     from contextlib import closing
     from tempfile import TemporaryDirectory
 
-    from headsearch.console import say
     from headsearch.fleet import prepare_as_submitted
+    from headsearch.report.console import say
     from headsearch.runs.directory import hold
     from headsearch.runs.signals import stops_heard
     from headsearch.worker import WEIGHTS_FOLDER, Worker
@@ -196,7 +196,7 @@ def collect(
     Example: [bold]headsearch collect --storage URL --study NAME --out results/RUN[/bold]
     """
     from headsearch.collecting import collect as write
-    from headsearch.console import print_notes
+    from headsearch.report.console import print_notes
     from headsearch.runs.storage import within_reach
 
     console = console_here()

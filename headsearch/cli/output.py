@@ -24,7 +24,7 @@ PIPE_WIDTH = 240
 
 def console_here() -> Console:
     """The console that commands print to."""
-    from headsearch.terminal import HarmlessConsole
+    from headsearch.report.console import HarmlessConsole
 
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     return HarmlessConsole(highlight=False, markup=False, width=width)
@@ -36,7 +36,7 @@ def until_stopped(running: R, shown_by: Callable[[R, Console], int]) -> Iterator
 
     The block says what it came to; how a stopped one goes on is said after that.
     """
-    from headsearch.console import print_notes, say
+    from headsearch.report.console import print_notes, say
 
     console = console_here()
     print_notes(console, running.notes)
@@ -55,9 +55,9 @@ def until_stopped(running: R, shown_by: Callable[[R, Console], int]) -> Iterator
 
 def conclude(run_directory: Path, console: Console) -> None:
     """The final table, the advice, and where the report lies."""
-    from headsearch.console import print_table, say
-    from headsearch.gains import verified
     from headsearch.report import advice, ranking_table, verdict, verified_table, write_report
+    from headsearch.report.console import print_table, say
+    from headsearch.report.statistics.gains import verified
     from headsearch.runs.run import read_run
 
     found = read_run(run_directory)

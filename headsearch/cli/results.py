@@ -25,8 +25,8 @@ def export(
 
     Example: [bold]headsearch export results/RUN --rank 1[/bold]
     """
-    from headsearch.console import print_notes
     from headsearch.exporting import export_from
+    from headsearch.report.console import print_notes
     from headsearch.runs.run import read_run
 
     console = console_here()
@@ -56,9 +56,9 @@ def calibrate(
 
     Example: [bold]headsearch calibrate results/RUN results/RUN-of-another-seed[/bold]
     """
-    from headsearch.calibration import calibrate_runs
-    from headsearch.console import print_table, say
-    from headsearch.report.calibrated import calibration_table, calibration_words
+    from headsearch.report.calibration import calibration_table, calibration_words
+    from headsearch.report.console import print_table, say
+    from headsearch.report.statistics.calibration import calibrate_runs
     from headsearch.runs.run import read_run
     from headsearch.runs.tables import write_table
 

@@ -92,10 +92,10 @@ def _foresee(given: Mapping[str, Any], config: Path | None) -> None:
     """Says what a search would do."""
     import optuna
 
-    from headsearch.console import print_notes
     from headsearch.console_forecast import show_forecast
     from headsearch.device import resolve_here
     from headsearch.preparation import prepare
+    from headsearch.report.console import print_notes
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     console = console_here()
@@ -148,7 +148,7 @@ what it would have come to without the interruption.
 
 
 def _say_that_it_ended(run: Path) -> None:
-    from headsearch.console import print_notes
+    from headsearch.report.console import print_notes
 
     if torchrun.first():
         print_notes(

@@ -136,8 +136,8 @@ seeds. Those that have ended are not repeated, so an interrupted command goes on
 
     Example: [bold]headsearch verify results/RUN --top 3 --seeds 3[/bold]
     """
-    from headsearch.console import print_notes
     from headsearch.console_verify import show_verification
+    from headsearch.report.console import print_notes
     from headsearch.runs.run import read_run
     from headsearch.runs.storage import within_reach
     from headsearch.verification import Verification

@@ -1,10 +1,10 @@
 """What a run tells its user: the advice, the tables, the report and the plots."""
 
 from headsearch.report.advice import advice
-from headsearch.report.column_plot import plot_columns
 from headsearch.report.document import write_report
+from headsearch.report.plots.column_plot import plot_columns
 from headsearch.report.tables import Table, ranking_table
-from headsearch.report.verified import verdict, verified_table
+from headsearch.report.verification import verdict, verified_table
 
 __all__ = [
     "Table",

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 
-from headsearch.gains import Gain, Verified, verified
-from headsearch.rank_noise import clearly_ahead
-from headsearch.ranking import (
-    accuracy_interval,
+from headsearch.report.columns import COLUMNS, percent, points
+from headsearch.report.statistics.gains import Gain, Verified, verified
+from headsearch.report.statistics.intervals import accuracy_interval
+from headsearch.report.statistics.ranking import (
     base_has_learnt,
     contenders,
     last_rung,
     rank_by,
     reporting_images,
 )
-from headsearch.report.columns import COLUMNS, percent, points
+from headsearch.report.statistics.seed_noise import clearly_ahead
 from headsearch.runs.run import Run
 from headsearch.runs.tables import Ranked, ranked
 from headsearch.text import listing

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from headsearch.ranking import Interval, accuracy_interval, reporting_images
+from headsearch.report.statistics.intervals import Interval, accuracy_interval
+from headsearch.report.statistics.ranking import reporting_images
 from headsearch.runs.run import Run
 from headsearch.runs.tables import Ranked
 

@@ -11,21 +11,21 @@ from typing import Any
 from scipy import stats
 
 from headsearch.config.settings import PRESETS, RunConfig
-from headsearch.gains import Verified, verified
-from headsearch.rank_noise import clearly_ahead, rank_noise, seeds_of
-from headsearch.ranking import (
+from headsearch.report.advice import advice, with_error
+from headsearch.report.columns import percent, signed
+from headsearch.report.incidents import befell
+from headsearch.report.statistics.gains import Verified, verified
+from headsearch.report.statistics.rank_correlation import trend
+from headsearch.report.statistics.ranking import (
     base_has_learnt,
     contenders,
     last_rung,
     rank_by,
     reporting_images,
-    trend,
 )
-from headsearch.report.advice import advice, with_error
-from headsearch.report.befell import befell
-from headsearch.report.columns import percent, signed
+from headsearch.report.statistics.seed_noise import clearly_ahead, rank_noise, seeds_of
 from headsearch.report.tables import Table, baselines_table, ranking_table
-from headsearch.report.verified import VERIFIED_LEGEND, verdict, verified_table
+from headsearch.report.verification import VERIFIED_LEGEND, verdict, verified_table
 from headsearch.runs.run import Run
 from headsearch.runs.tables import Ranked, ranked
 from headsearch.text import duration, listing, ordinal, printable

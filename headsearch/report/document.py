@@ -11,12 +11,12 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from headsearch.errors import UserError
-from headsearch.report.column_plot import column_figure
 from headsearch.report.content import content
-from headsearch.report.discrepancy_accuracy import discrepancy_accuracy
-from headsearch.report.pruning_timeline import pruning_timeline
-from headsearch.report.scores_over_rungs import scores_over_rungs
-from headsearch.report.style import plotting, save
+from headsearch.report.plots.column_plot import column_figure
+from headsearch.report.plots.discrepancy_accuracy import discrepancy_accuracy
+from headsearch.report.plots.pruning_timeline import pruning_timeline
+from headsearch.report.plots.scores_over_rungs import scores_over_rungs
+from headsearch.report.plots.style import plotting, save
 from headsearch.runs.run import Run
 from headsearch.text import for_markdown, printable_lines
 

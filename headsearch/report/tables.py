@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from headsearch.rank_noise import RankNoise, rank_noise
-from headsearch.ranking import contenders, rank_by, reporting_images
 from headsearch.report.advice import with_error
 from headsearch.report.columns import COLUMNS
+from headsearch.report.statistics.ranking import contenders, rank_by, reporting_images
+from headsearch.report.statistics.seed_noise import RankNoise, rank_noise
 from headsearch.runs.run import Run
 from headsearch.runs.tables import Ranked, ranked
 

@@ -10,13 +10,21 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy import stats
 
-from headsearch.ranking import Trend, trend
-from headsearch.report import scatter
-from headsearch.report.axes import EDGE, fit_x, make_room, one_axes, padded, reference_lines, say
 from headsearch.report.columns import COLUMNS, shown, shown_interval, signed
-from headsearch.report.labels import Point
-from headsearch.report.legend import legend_handles
-from headsearch.report.style import INK, SOFT, family_styles
+from headsearch.report.plots import scatter
+from headsearch.report.plots.axes import (
+    EDGE,
+    fit_x,
+    make_room,
+    one_axes,
+    padded,
+    reference_lines,
+    say,
+)
+from headsearch.report.plots.labels import Point
+from headsearch.report.plots.legend import legend_handles
+from headsearch.report.plots.style import INK, SOFT, family_styles
+from headsearch.report.statistics.rank_correlation import Trend, trend
 from headsearch.runs.run import Run
 from headsearch.runs.tables import Ranked, ranked
 

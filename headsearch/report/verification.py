@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from headsearch.gains import Gain, Verified, verified
 from headsearch.report.columns import percent, points
+from headsearch.report.statistics.gains import Gain, Verified, verified
 from headsearch.report.tables import Table
 from headsearch.runs.run import Run
 from headsearch.runs.tables import NO_HEAD

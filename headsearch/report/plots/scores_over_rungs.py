@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from headsearch.report.axes import make_room, padded, say
 from headsearch.report.columns import COLUMNS
-from headsearch.report.legend import draw_legend, legend_handles, legend_height
-from headsearch.report.style import INK, WIDTH, FamilyStyle, draw_marker, family_styles
+from headsearch.report.plots.axes import make_room, padded, say
+from headsearch.report.plots.legend import draw_legend, legend_handles, legend_height
+from headsearch.report.plots.style import INK, WIDTH, FamilyStyle, draw_marker, family_styles
 from headsearch.runs.run import Run
 from headsearch.runs.tables import Ranked, ranked
 

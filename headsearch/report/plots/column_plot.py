@@ -9,13 +9,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from headsearch.errors import UserError, unknown
-from headsearch.ranking import Interval
-from headsearch.report import scatter
-from headsearch.report.axes import fit_x, make_room, one_axes, padded
 from headsearch.report.columns import COLUMNS, shown, shown_interval
-from headsearch.report.labels import Point
-from headsearch.report.legend import legend_handles
-from headsearch.report.style import check_suffix, family_styles, plotting, save
+from headsearch.report.plots import scatter
+from headsearch.report.plots.axes import fit_x, make_room, one_axes, padded
+from headsearch.report.plots.labels import Point
+from headsearch.report.plots.legend import legend_handles
+from headsearch.report.plots.style import check_suffix, family_styles, plotting, save
+from headsearch.report.statistics.intervals import Interval
 from headsearch.runs.run import Run
 from headsearch.runs.tables import Ranked, ranked
 

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from headsearch.ranking import Interval, contenders
 from headsearch.report.columns import points
-from headsearch.report.labels import Label, Point, place
-from headsearch.report.style import FamilyStyle, draw_marker
+from headsearch.report.plots.labels import Label, Point, place
+from headsearch.report.plots.style import FamilyStyle, draw_marker
+from headsearch.report.statistics.intervals import Interval
+from headsearch.report.statistics.ranking import contenders
 from headsearch.runs.tables import Ranked
 
 NAMED = 5  # heads named in a plot; the report's table names all

@@ -5,9 +5,9 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from headsearch.report.axes import make_room, one_axes, say
-from headsearch.report.legend import state_handles
-from headsearch.report.style import draw_marker, family_styles
+from headsearch.report.plots.axes import make_room, one_axes, say
+from headsearch.report.plots.legend import state_handles
+from headsearch.report.plots.style import draw_marker, family_styles
 from headsearch.runs.run import Run
 from headsearch.runs.tables import ranked
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from headsearch.report.style import INK, FamilyStyle, marker_handle
+from headsearch.report.plots.style import INK, FamilyStyle, marker_handle
 from headsearch.runs.tables import CONTROL_FAMILIES, Ranked
 
 COLUMNS_ABREAST = 3

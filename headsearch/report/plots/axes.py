@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from headsearch.report.labels import renderer_of, spread
-from headsearch.report.legend import draw_legend, legend_height
-from headsearch.report.style import FAINT, SOFT, WIDTH
+from headsearch.report.plots.labels import renderer_of, spread
+from headsearch.report.plots.legend import draw_legend, legend_height
+from headsearch.report.plots.style import FAINT, SOFT, WIDTH
 
 DECADE = 10.0
 MARGIN = 0.05  # of the axis, free on either side

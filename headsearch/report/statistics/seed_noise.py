@@ -20,8 +20,8 @@ from string import ascii_lowercase
 import pandas as pd
 from scipy import stats
 
-from headsearch.gains import fit
-from headsearch.ranking import contenders, distinct
+from headsearch.report.statistics.gains import fit
+from headsearch.report.statistics.ranking import contenders, distinct
 from headsearch.runs.run import Run
 from headsearch.runs.tables import Ranked, ranked
 

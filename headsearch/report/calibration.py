@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from headsearch.calibration import Agreement, Calibration
-from headsearch.ranking import Interval
 from headsearch.report.columns import percent, signed
+from headsearch.report.statistics.calibration import Agreement, Calibration
+from headsearch.report.statistics.intervals import Interval
 from headsearch.report.tables import Table
 
 

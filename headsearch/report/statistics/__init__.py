@@ -1,0 +1,1 @@
+"""Order of candidates, intervals, rank correlation, gains, calibration."""
