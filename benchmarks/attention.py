@@ -16,7 +16,8 @@ import timm
 import torch
 
 from headsearch.config.settings import resolve
-from headsearch.device import mixed_precision, set_up
+from headsearch.device import mixed_precision
+from headsearch.training.environment import set_up
 
 REPEATS = 5
 BATCH = 64

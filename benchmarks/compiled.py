@@ -16,9 +16,10 @@ from typing import Any
 import torch
 
 from headsearch.bench_case import bench_settings
-from headsearch.device import resolve_here, synchronize
-from headsearch.ground import prepare_ground
+from headsearch.device import synchronize
 from headsearch.step_meter import MIDDLE
+from headsearch.training.environment import resolve_here
+from headsearch.training.setup import prepare_ground
 
 SMALL = {"base": "vit_t", "base_args": "depth=6,embed_dim=96,num_heads=3", "patch_size": 8}
 CASES: dict[str, dict[str, Any]] = {

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from headsearch.config.settings import resolve
 from headsearch.data.loader import batches
-from headsearch.device import keep_freed_memory, synchronize
-from headsearch.ground import Ground, prepare_ground
-from headsearch.schedules import Moment
+from headsearch.device import synchronize
+from headsearch.training.environment import keep_freed_memory
+from headsearch.training.schedules import Moment
+from headsearch.training.setup import Ground, prepare_ground
 
 BASES: dict[str, dict[str, Any]] = {
     "small": {**ground_truth.BASE, "image_size": 32, "batch_size": 128},

@@ -22,10 +22,10 @@ import pandas as pd
 from headsearch.bench_case import bench_heads, bench_settings, prepare_bench, without_number
 from headsearch.config.settings import RunConfig
 from headsearch.cost import measure_costs, training_bytes
-from headsearch.device import resolve_here
 from headsearch.peak_memory import peak_memory
 from headsearch.runs.tables import write_table
 from headsearch.step_meter import StepMeter
+from headsearch.training.environment import resolve_here
 
 BASES = ("vit_t", "vit_s", "vit_b")
 IMAGES = {16: (32, 8, 32), 64: (64, 8, 16), 196: (224, 16, 8)}

@@ -19,8 +19,10 @@ from headsearch.config.settings import resolve
 from headsearch.models.space import Candidate
 from headsearch.preparation import Prepared, prepare
 from headsearch.runs.tables import write_table
-from headsearch.solo import attach, check_health
-from headsearch.train import Trainer, train
+from headsearch.solo import check_health
+from headsearch.training.loop import train
+from headsearch.training.setup import attach
+from headsearch.training.trainer import Trainer
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from rich.console import Console
 from headsearch.bench import HEADS, REPEATS, Bench
 from headsearch.bench_case import bench_settings, prepare_bench
 from headsearch.console_bench import print_findings, watch
-from headsearch.device import resolve_here
+from headsearch.training.environment import resolve_here
 
 CASE = {"base": "vit_s", "space": "heads.yaml", "image_size": 32, "batch_size": 64}
 

@@ -27,11 +27,12 @@ from torch.profiler import ProfilerActivity, profile
 from headsearch.bench_case import bench_heads, bench_settings, prepare_bench
 from headsearch.data.image.store import ImagesInMemory
 from headsearch.data.loader import batches
-from headsearch.device import resolve_here, synchronize
+from headsearch.device import synchronize
 from headsearch.preparation import Prepared
-from headsearch.solo import attach
 from headsearch.step_meter import MIDDLE, product_rate, seconds_of, step_flops
-from headsearch.train import Trainer
+from headsearch.training.environment import resolve_here
+from headsearch.training.setup import attach
+from headsearch.training.trainer import Trainer
 
 PROFILED, WITH_DATA = 5, 20
 """Steps."""

@@ -17,8 +17,8 @@ from typing import Any
 import pandas as pd
 
 import headsearch
-from headsearch.objectives import OBJECTIVES
 from headsearch.runs.tables import write_table
+from headsearch.training.objectives import OBJECTIVES
 
 BASE = {
     "base": "vit_tiny_patch16_224",

@@ -37,8 +37,8 @@ from contestants import BASES, CONTESTANTS, MOMENT, Task, ground_of, serve
 from plain_loops import Setting
 
 from headsearch.data.loader import batches
-from headsearch.objectives.dino import teacher_temperature
-from headsearch.schedules import learning_rate, teacher_momentum
+from headsearch.training.objectives.dino import teacher_temperature
+from headsearch.training.schedules import learning_rate, teacher_momentum
 
 OBJECTIVES = ("dino", "simclr", "mocov3")
 OBJECTIVES_OF = {"small": OBJECTIVES, "vit_s": ("simclr",), "vit_s at 224": ("simclr", "dino")}

@@ -34,12 +34,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from headsearch.bench_case import bench_settings, prepare_bench
 from headsearch.data.image.decode import decode
-from headsearch.device import mixed_precision, resolve_here
+from headsearch.device import mixed_precision
 from headsearch.models.space import Candidate, find_space, load_space
 from headsearch.preparation import Prepared, prepare
 from headsearch.step_meter import StepMeter
 from headsearch.study import Search
 from headsearch.tasks import Task, Tasks
+from headsearch.training.environment import resolve_here
 from headsearch.worker import found
 
 OUT = Path(__file__).parents[1] / "results" / "scaling"

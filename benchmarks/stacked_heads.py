@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from headsearch.config.settings import resolve
-from headsearch.device import fast_at_bf16, mixed_precision, set_up
+from headsearch.device import fast_at_bf16, mixed_precision
 from headsearch.models.heads import build_head, fit_to_map
 from headsearch.runs.tables import write_table
+from headsearch.training.environment import set_up
 
 HEADS: dict[str, dict[str, int]] = {"mixer": {}, "attention": {}, "convnext": {"kernel": 7}}
 COUNTS = (2, 4, 8)

@@ -25,7 +25,7 @@ import pandas as pd
 from rich.console import Console
 from torch import nn
 
-from headsearch import ranks, torchrun
+from headsearch import torchrun
 from headsearch.boards import events_of
 from headsearch.config.settings import RunConfig
 from headsearch.config.yaml_file import located
@@ -34,11 +34,9 @@ from headsearch.console_solo import show_pretraining
 from headsearch.console_verify import show_verification
 from headsearch.data import DatasetSource, Source
 from headsearch.data.image.skipped import listed_where_too_many
-from headsearch.device import resolve_here
 from headsearch.errors import UserError, unknown
 from headsearch.exporting import Exported, export_from
 from headsearch.following import follow
-from headsearch.ground import NOTHING_GIVEN, Given
 from headsearch.models.bases import base_arguments, plan_base, plan_module
 from headsearch.models.space import Space, find_space, load_space, read_space
 from headsearch.preparation import Prepared, prepare
@@ -58,6 +56,9 @@ from headsearch.runs.signals import stops_heard
 from headsearch.runs.tables import ranked
 from headsearch.solo import SoloRun
 from headsearch.study import Search, prepared_again
+from headsearch.training import distributed
+from headsearch.training.environment import resolve_here
+from headsearch.training.inputs import NOTHING_GIVEN, Given
 from headsearch.verification import Verification
 
 _Running = TypeVar("_Running", Search, Pretraining)
@@ -391,12 +392,12 @@ def _pretrained(planned: Planned, directory: Path | None, progress: bool | None)
         solo = SoloRun(planned.ground, planned.candidate)
         with stops_heard(solo.stop):
             _exhaust(solo.run())
-        kept: Pretrained = ranks.hear()
+        kept: Pretrained = distributed.hear()
         return kept
     running = Pretraining(planned, directory)
     _to_the_end(running, show_pretraining, progress)
     found = Pretrained(running.run_directory, running.weights, running.scores, running.loading)
-    ranks.tell(found)
+    distributed.tell(found)
     return found
 
 

@@ -19,12 +19,12 @@ import numpy as np
 from headsearch.bench_case import bench_heads, without_number
 from headsearch.cost import training_bytes
 from headsearch.device import machine_facts
-from headsearch.ground import ground_settings
 from headsearch.models.head_batches import check_shares, images_of_a_head
 from headsearch.models.network import BASE
 from headsearch.peak_memory import MB, Memory, peak_memory
 from headsearch.preparation import Prepared
 from headsearch.step_meter import Size, StepMeter, product_rate, step_flops
+from headsearch.training.provenance import ground_settings
 
 HEADS = (1, 2, 4, 8, 16)
 """How many heads are trained together, one number after the other."""

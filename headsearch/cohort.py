@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from headsearch import torchrun
-from headsearch.ground import Ground
-from headsearch.head_timing import head_step_ms
 from headsearch.ledger import Standing
 from headsearch.orders import Attach, Leave, Load, SetUp
-from headsearch.ranks import tell, tensors_of_first
-from headsearch.train import Trainer
+from headsearch.training.distributed import tell, tensors_of_first
+from headsearch.training.head_timing import head_step_ms
+from headsearch.training.setup import Ground
+from headsearch.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ from headsearch.data.image.store import ImageSubset
 from headsearch.device import free_memory, resident_memory
 from headsearch.models.head_batches import images_of_a_head
 from headsearch.models.space import Candidate
-from headsearch.objectives import Objective
 from headsearch.preparation import Prepared
 from headsearch.runs.snapshot import Snapshot, write_snapshot
 from headsearch.step_meter import Size, StepMeter
+from headsearch.training.objectives import Objective
 
 HEADS_S = 8.0
 """Seconds after which no further head is measured."""

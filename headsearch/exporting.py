@@ -12,7 +12,6 @@ from torch import nn
 
 from headsearch.config import formats
 from headsearch.errors import UserError
-from headsearch.ground import NOTHING_GIVEN, Given, plan_of_run
 from headsearch.head_choice import Head, head_on, name_at, written_head
 from headsearch.models.bases import BasePlan, plan_module
 from headsearch.models.heads import Family, Value
@@ -22,6 +21,8 @@ from headsearch.runs.directory import write_atomically
 from headsearch.runs.run import Run
 from headsearch.runs.tables import NO_HEAD
 from headsearch.text import for_file_name
+from headsearch.training.base_plan import plan_of_run
+from headsearch.training.inputs import NOTHING_GIVEN, Given
 from headsearch.version import VERSION
 
 

@@ -26,15 +26,17 @@ from headsearch.entrants import ask_for_cohort, cohort_sizes, enqueue, planned
 from headsearch.errors import UserError
 from headsearch.facts import first_facts
 from headsearch.first_weights import absolute, fetch, share
-from headsearch.ground import Given, Ground, first_student, plan_as_recorded
 from headsearch.models.bases import BasePlan
 from headsearch.models.space import Space, load_space, read_space
-from headsearch.objectives import Objective
 from headsearch.pieces import pieces, whole
 from headsearch.preparation import Prepared, prepare, settings_of
 from headsearch.runs.storage import check_shared, open_storage
 from headsearch.runs.storage_url import masked
 from headsearch.tasks import Rules, Task, Tasks
+from headsearch.training.base_plan import plan_as_recorded
+from headsearch.training.inputs import Given
+from headsearch.training.objectives import Objective
+from headsearch.training.setup import Ground, first_student
 
 CONTENT = "headsearch"
 """The attribute of the study that holds what submit wrote."""

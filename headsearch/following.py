@@ -6,13 +6,13 @@ from pathlib import Path
 
 from optuna.trial import FixedTrial
 
-from headsearch import ranks
 from headsearch.cohort import Cohort
 from headsearch.device import release_memory
 from headsearch.ledger import Standing
 from headsearch.orders import Attach, End, Leave, Load, Score, SetUp, Steps
 from headsearch.preparation import Prepared
-from headsearch.train import take_steps
+from headsearch.training import distributed
+from headsearch.training.loop import take_steps
 
 
 def follow(prepared: Prepared) -> Path:
@@ -26,7 +26,7 @@ def follow(prepared: Prepared) -> Path:
     """
     cohort = Cohort(0, 0, {})
     while True:
-        match ranks.hear():
+        match distributed.hear():
             case SetUp(seeds, lr):
                 cohort.replicas.clear()
                 release_memory(prepared.device)

@@ -10,12 +10,12 @@ from headsearch.config.settings import RunConfig
 from headsearch.cost import Costs, HeadCost, measure_costs, snapshot_bytes, training_bytes
 from headsearch.entrants import cohort_sizes, planned
 from headsearch.foreseen import foreseen_cohorts
-from headsearch.head_timing import ALONE_S, ALONE_TIMES
 from headsearch.models.head_batches import images_of_a_head
 from headsearch.models.space import Candidate
 from headsearch.preparation import Prepared
 from headsearch.pruning import kept
 from headsearch.step_meter import Size
+from headsearch.training.head_timing import ALONE_S, ALONE_TIMES
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headsearch.ranks import tell
+from headsearch.training.distributed import tell
 
 
 @dataclass(frozen=True)

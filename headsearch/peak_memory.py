@@ -18,8 +18,8 @@ from headsearch.bench_case import bench_heads, prepare_bench
 from headsearch.config.settings import RunConfig
 from headsearch.errors import UserError
 from headsearch.preparation import Prepared
-from headsearch.solo import attach
 from headsearch.step_meter import MIDDLE
+from headsearch.training.setup import attach
 
 MB = 1e6
 

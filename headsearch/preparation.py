@@ -8,24 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from headsearch import ranks
 from headsearch.config.settings import RunConfig
 from headsearch.entrants import cohort_sizes, planned
 from headsearch.errors import UserError
-from headsearch.ground import (
-    NOTHING_GIVEN,
-    Given,
-    Ground,
-    ground_notes,
-    ground_settings,
-    machine_note,
-    prepare_ground,
-)
 from headsearch.models.head_batches import check_shares, images_of_a_head
 from headsearch.models.space import Listing, ResolvedSpace, find_space, load_space
 from headsearch.pruning import make_pruner
 from headsearch.runs.storage_url import masked
 from headsearch.samplers import make_sampler
+from headsearch.training import distributed
+from headsearch.training.inputs import NOTHING_GIVEN, Given
+from headsearch.training.provenance import ground_notes, ground_settings, machine_note
+from headsearch.training.setup import Ground, prepare_ground
 
 
 @dataclass(frozen=True)
@@ -78,7 +72,7 @@ def prepare(
             f"--rank-by {config.rank_by} needs labels, and {config.eval_data or config.data} has "
             "none; use --rank-by discrepancy or labelled --eval-data"
         )
-    if len(set(ranks.each_of(space.hash))) > 1:
+    if len(set(distributed.each_of(space.hash))) > 1:
         raise UserError(f"the processes of this job have different spaces: {config.space}")
     resolved = space.on(ground.plan)
     listing = resolved.enumerate(config.trials)

@@ -22,21 +22,7 @@ from torch import Tensor, nn
 
 from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import OF_SEARCH_ALONE, PRESETS, RunConfig, resolve
-from headsearch.device import resolve_here
 from headsearch.errors import UserError
-from headsearch.ground import (
-    NOTHING_GIVEN,
-    Given,
-    Ground,
-    check_given,
-    ground_notes,
-    ground_settings,
-    machine_note,
-    plan_as_recorded,
-    plan_of_run,
-    prepare_ground,
-    repeats_base,
-)
 from headsearch.head_choice import Head, check_head, head_on, name_at, read_head, written_head
 from headsearch.models.bases import Base, BasePlan
 from headsearch.models.space import Candidate
@@ -45,6 +31,11 @@ from headsearch.runs.run import SOLO_HEAD, Run, same_settings
 from headsearch.runs.snapshot import FOLDER, Snapshot, read_snapshot, write_snapshot, write_weights
 from headsearch.runs.tables import NO_HEAD, write_table
 from headsearch.solo import SoloEvent, SoloRun, SoloScored
+from headsearch.training.base_plan import plan_as_recorded, plan_of_run, repeats_base
+from headsearch.training.environment import resolve_here
+from headsearch.training.inputs import NOTHING_GIVEN, Given, check_given
+from headsearch.training.provenance import ground_notes, ground_settings, machine_note
+from headsearch.training.setup import Ground, prepare_ground
 
 # Of the base on the reporting labels, and on those that may choose between heads; then the head's.
 PRETRAIN_COLUMNS = (

@@ -13,17 +13,18 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from headsearch import ranks, torchrun
+from headsearch import torchrun
 from headsearch.errors import UserError
 from headsearch.evaluation.scores import RungScores
-from headsearch.ground import Ground
-from headsearch.health import Health
 from headsearch.models.bases import Base
 from headsearch.models.network import BASE
 from headsearch.models.space import Candidate
 from headsearch.runs.snapshot import Snapshot
 from headsearch.runs.throughput import Pace
-from headsearch.train import Trainer, train
+from headsearch.training import distributed
+from headsearch.training.loop import train
+from headsearch.training.meters import Health
+from headsearch.training.setup import Ground, attach
 
 
 class SoloDivergedError(UserError):
@@ -103,8 +104,8 @@ class SoloRun:
         ground, trainer, pace, config = self._ground, self._trainer, self._pace, self._ground.config
         images, stop = ground.data.train, self._to_stop
         if torchrun.count() > 1:
-            trainer.load_state(ranks.tensors_of_first(trainer.state(), ground.device))
-            self.rung, self.step, self.loss = ranks.agreed((self.rung, self.step, self.loss))
+            trainer.load_state(distributed.tensors_of_first(trainer.state(), ground.device))
+            self.rung, self.step, self.loss = distributed.agreed((self.rung, self.step, self.loss))
         while self.rung <= config.rungs:
             last = ground.rung_step(self.rung)
             pace.start()
@@ -128,7 +129,7 @@ class SoloRun:
 
     def _to_stop(self) -> bool:
         """Whether it is to stop, here or in any other process of the job."""
-        if ranks.any_of(self.stop.is_set()):
+        if distributed.any_of(self.stop.is_set()):
             self.stop.set()
         return self.stop.is_set()
 
@@ -143,12 +144,6 @@ class SoloRun:
         self._pace.restore(left.record["pace"])
         self.rung, self.step = left.record["rung"], left.record["step"]
         self.loss = left.record["loss"]
-
-
-def attach(trainer: Trainer, ground: Ground, candidate: Candidate) -> None:
-    """Attaches a candidate's head, with the first weights that it has in any cohort."""
-    dim, grid = ground.plan.stages[candidate.place]
-    trainer.attach(candidate.name, lambda: candidate.build(dim, grid), dim, place=candidate.place)
 
 
 def check_health(health: Health, lr: float) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import resolve
 from headsearch.fleet import SOLO, SharedStudy, share_first_weights
-from headsearch.ground import plan_of_run
-from headsearch.objectives import make_objective
 from headsearch.tasks import Task
+from headsearch.training.base_plan import plan_of_run
+from headsearch.training.objectives import make_objective
 from headsearch.verification import Verification
 
 

@@ -20,13 +20,12 @@ from headsearch.config.settings import ImagesPerHead
 from headsearch.data import Data
 from headsearch.data.loader import batches
 from headsearch.device import mixed_precision, synchronize
-from headsearch.ground import Ground
 from headsearch.models.bases import Base, BaseOutput
 from headsearch.models.network import Network
 from headsearch.models.space import Candidate
-from headsearch.schedules import Moment
-from headsearch.solo import attach
-from headsearch.train import Trainer
+from headsearch.training.schedules import Moment
+from headsearch.training.setup import Ground, attach
+from headsearch.training.trainer import Trainer
 
 AT_LEAST_S = 0.2
 """Work shorter than this is timed as several in a row."""

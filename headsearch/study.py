@@ -18,20 +18,17 @@ from typing import Any, TypeAlias
 from headsearch import torchrun
 from headsearch.cohort import Cohort, Replica
 from headsearch.course import Course
-from headsearch.device import out_of_memory, release_memory, resolve_here
+from headsearch.device import out_of_memory, release_memory
 from headsearch.entrants import enqueue
 from headsearch.errors import UserError
 from headsearch.evaluation.collapse import collapse_reason
 from headsearch.evaluation.rung import raw_pixels
 from headsearch.evaluation.scores import RungScores, mean_over_seeds
 from headsearch.facts import note_baseline
-from headsearch.ground import NOTHING_GIVEN, Given, check_given
-from headsearch.health import Health
 from headsearch.ledger import Ledger, Standing
 from headsearch.models.network import BASE
 from headsearch.orders import Score, Steps, leading
 from headsearch.preparation import Prepared, prepare, settings_of
-from headsearch.ranks import RankLostError, tell
 from headsearch.report.statistics.gains import write_gains
 from headsearch.runs.directory import create, hold, new_run_directory, run_label
 from headsearch.runs.incidents import DivergedError, setbacks
@@ -39,7 +36,11 @@ from headsearch.runs.run import Run, read_run, same_settings
 from headsearch.runs.snapshot import read_snapshot
 from headsearch.runs.storage import STORAGE_ERRORS, check_storage
 from headsearch.runs.throughput import Pace
-from headsearch.train import Progress, train
+from headsearch.training.distributed import RankLostError, tell
+from headsearch.training.environment import resolve_here
+from headsearch.training.inputs import NOTHING_GIVEN, Given, check_given
+from headsearch.training.loop import Progress, train
+from headsearch.training.meters import Health
 from headsearch.trials import Trials
 
 

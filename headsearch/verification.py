@@ -25,7 +25,6 @@ import torch
 from headsearch.config.settings import resolve
 from headsearch.device import choose_device
 from headsearch.errors import UserError
-from headsearch.ground import plan_of_run
 from headsearch.head_choice import default_name
 from headsearch.pretraining import PRETRAIN_COLUMNS
 from headsearch.report.statistics.gains import write_gains
@@ -35,6 +34,7 @@ from headsearch.runs.run import Run
 from headsearch.runs.snapshot import FOLDER
 from headsearch.runs.tables import CONTROL_FAMILIES, NO_HEAD, SOLO_COLUMNS, ranked, write_table
 from headsearch.text import for_file_name
+from headsearch.training.base_plan import plan_of_run
 
 POLL_S = 0.2
 

@@ -27,20 +27,20 @@ from headsearch import torchrun
 from headsearch.errors import UserError
 from headsearch.fleet import COHORT, SOLO, SharedStudy, under_first_weights
 from headsearch.following import follow
-from headsearch.ground import Ground
 from headsearch.head_choice import Head, head_on
 from headsearch.mirror import Mirror, sweep
 from headsearch.models.space import Candidate, Listing
 from headsearch.orders import End, Part, TakeCohort, TakeSolo, Wait
 from headsearch.preparation import Prepared
 from headsearch.pretraining import ALWAYS, Planned, Pretraining
-from headsearch.ranks import hear, tell
 from headsearch.runs.storage import OUT_OF_REACH, patiently, reason_of
 from headsearch.runs.tables import NO_HEAD
 from headsearch.solo import SoloDivergedError, SoloRun, SoloScored
 from headsearch.study import Noted, Scored, Search
 from headsearch.tasks import Claim, TakenOverError, Tasks
 from headsearch.text import duration, for_file_name
+from headsearch.training.distributed import hear, tell
+from headsearch.training.setup import Ground
 
 T = TypeVar("T")
 

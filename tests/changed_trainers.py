@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from headsearch.ground import Ground
-from headsearch.train import Trainer
+from headsearch.training.setup import Ground
+from headsearch.training.trainer import Trainer
 
 
 def on_new_trainers(patch: pytest.MonkeyPatch, change: Callable[[Trainer, int], None]) -> None:

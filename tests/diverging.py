@@ -7,8 +7,8 @@ import math
 from torch import Tensor
 
 from headsearch import cli
-from headsearch.schedules import Moment
-from headsearch.train import Trainer
+from headsearch.training.schedules import Moment
+from headsearch.training.trainer import Trainer
 
 before = Trainer.step
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from headsearch.config.settings import Coupling
 from headsearch.models.network import Network
-from headsearch.objectives import OBJECTIVES
-from headsearch.schedules import Moment
 from headsearch.seeding import seeded_generator
-from headsearch.train import Trainer
+from headsearch.training.objectives import OBJECTIVES
+from headsearch.training.schedules import Moment
+from headsearch.training.trainer import Trainer
 
 CROPS = 2 * IMAGES
 

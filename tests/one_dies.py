@@ -25,5 +25,5 @@ def until_rung_2(hear: Any) -> Any:
 
 
 if torchrun.rank() == torchrun.count() - 1:
-    following.ranks.hear = until_rung_2(following.ranks.hear)
+    following.distributed.hear = until_rung_2(following.distributed.hear)
 cli.main()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import headsearch
 from headsearch import torchrun
-from headsearch.train import Trainer
+from headsearch.training.trainer import Trainer
 
 trainers: list[Trainer] = []
 before = Trainer.__init__

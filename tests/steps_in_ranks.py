@@ -16,11 +16,12 @@ from safetensors.torch import save_file
 from tiny_training import TINY_VIT, crops, make_trainer
 from torch import Tensor
 
-from headsearch import ranks, torchrun
+from headsearch import torchrun
 from headsearch.config.settings import Coupling
 from headsearch.models.bases import plan_base
-from headsearch.objectives import OBJECTIVES
-from headsearch.schedules import Moment
+from headsearch.training import distributed
+from headsearch.training.objectives import OBJECTIVES
+from headsearch.training.schedules import Moment
 
 STEPS, IMAGES = 3, 8
 RESNET = plan_base("test_resnet", 32)
@@ -35,7 +36,7 @@ def take_steps(objective: str, coupling: Coupling, *, resnet: bool, out: dict[st
     for step in range(STEPS):
         moment = Moment(step, 2 * STEPS)
         own = crops(step, images=IMAGES, side=plan.image_size)
-        trainer.step(torch.stack([ranks.own_images(each) for each in own]), moment)
+        trainer.step(torch.stack([distributed.own_images(each) for each in own]), moment)
         for owner, health in trainer.read().owners.items():
             out[f"{name}/loss of {owner or 'base'}/{step}"] = torch.tensor(health.loss)
     for key, tensor in trainer.state().items():
@@ -46,18 +47,18 @@ def take_steps(objective: str, coupling: Coupling, *, resnet: bool, out: dict[st
 
 def main() -> None:
     torch.set_num_threads(1)
-    ranks.join(torch.device("cpu"))
+    distributed.join(torch.device("cpu"))
     out: dict[str, Tensor] = {}
     for objective in OBJECTIVES:
         take_steps(objective, "joint", resnet=False, out=out)
     take_steps("simclr", "observe", resnet=False, out=out)
     for objective in ("dino", "simclr"):
         take_steps(objective, "joint", resnet=True, out=out)
-    same = ranks.each_of({name: float(t.double().sum()) for name, t in out.items()})
+    same = distributed.each_of({name: float(t.double().sum()) for name, t in out.items()})
     assert all(each == same[0] for each in same), "ranks have come apart"
     if torchrun.first():
         save_file(out, Path(sys.argv[1]))
-    ranks.leave()
+    distributed.leave()
 
 
 if __name__ == "__main__":

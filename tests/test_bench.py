@@ -18,10 +18,10 @@ from headsearch.bench import Bench
 from headsearch.bench_case import bench_heads, bench_settings, prepare_bench
 from headsearch.config.settings import resolve
 from headsearch.errors import UserError
-from headsearch.objectives import OBJECTIVES
 from headsearch.peak_memory import Memory, peak_memory
 from headsearch.preparation import Prepared
 from headsearch.step_meter import Size, StepMeter, step_flops
+from headsearch.training.objectives import OBJECTIVES
 
 TINY = {
     "base": "test_vit", "image_size": 16, "patch_size": 4, "batch_size": 8, "device": "cpu",

@@ -24,7 +24,8 @@ from headsearch.errors import UserError
 from headsearch.pretraining import Pretraining, prepare_again, prepare_pretraining
 from headsearch.runs.run import read_run
 from headsearch.study import Advanced, Scored, Search, resume_search
-from headsearch.train import READ_EVERY, Trainer
+from headsearch.training.loop import READ_EVERY
+from headsearch.training.trainer import Trainer
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

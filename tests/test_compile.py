@@ -12,9 +12,9 @@ from tiny_training import crops, make_trainer
 
 from headsearch.config.settings import resolve
 from headsearch.errors import UserError
-from headsearch.ground import prepare_ground
-from headsearch.schedules import Moment
-from headsearch.train import Trainer
+from headsearch.training.schedules import Moment
+from headsearch.training.setup import prepare_ground
+from headsearch.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
 STEPS = 4

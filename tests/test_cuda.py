@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from headsearch.config.settings import resolve
 from headsearch.data.image.store import ImagesInMemory
 from headsearch.data.loader import batches
-from headsearch.objectives import OBJECTIVES
-from headsearch.recording import WARM_UP
-from headsearch.schedules import Moment
-from headsearch.train import Trainer
+from headsearch.training.cuda_graphs import WARM_UP
+from headsearch.training.objectives import OBJECTIVES
+from headsearch.training.schedules import Moment
+from headsearch.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 CUDA = torch.device("cuda", 0)

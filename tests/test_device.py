@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from headsearch.device import keep_freed_memory, out_of_memory, release_memory
+from headsearch.device import out_of_memory, release_memory
+from headsearch.training.environment import keep_freed_memory
 
 PAGES = 2**12  # of 4 KiB
 

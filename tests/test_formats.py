@@ -13,13 +13,13 @@ from command_line import in_process
 from headsearch.config import formats
 from headsearch.config.yaml_file import located
 from headsearch.errors import UserError
-from headsearch.ground import plan_of_run
 from headsearch.head_choice import head_on, name_at
 from headsearch.models.space import load_space, read_space, ready_spaces
 from headsearch.report.plots.style import RC
 from headsearch.runs.directory import CONFIG, create
 from headsearch.runs.run import read_run
 from headsearch.runs.snapshot import Snapshot, read_snapshot, write_snapshot
+from headsearch.training.base_plan import plan_of_run
 
 PUBLISHED = sorted((Path(__file__).parents[1] / "results" / "cifar10").glob("*/config.yaml"))
 

@@ -29,10 +29,10 @@ from headsearch.config.settings import Coupling, RunConfig
 from headsearch.errors import UserError
 from headsearch.models.bases import BasePlan, plan_base
 from headsearch.models.network import BASE, Network
-from headsearch.objectives import OBJECTIVES, make_objective
-from headsearch.objectives.masks import block_masks, masked_mean
-from headsearch.schedules import Moment
-from headsearch.train import Trainer
+from headsearch.training.objectives import OBJECTIVES, make_objective
+from headsearch.training.objectives.masks import block_masks, masked_mean
+from headsearch.training.schedules import Moment
+from headsearch.training.trainer import Trainer
 
 MOMENT = Moment(3, 11)
 
@@ -274,7 +274,7 @@ def test_a_collapse_is_not_the_lowest_loss_or_the_objectives_page_says_so(object
     )  # fmt: skip
     lower = bool(collapsed <= lowest + 1e-9)
     assert lower == (objective in COLLAPSES_LOWEST)
-    module = importlib.import_module(f"headsearch.objectives.{objective}")
+    module = importlib.import_module(f"headsearch.training.objectives.{objective}")
     assert ("collapse" in str(module.__doc__)) == lower
 
 
@@ -454,7 +454,7 @@ def test_ibots_losses_are_those_of_lightly() -> None:
     theirs = losses.IBOTPatchLoss(48, 0.04, 0.1)(
         teacher[mask.flatten(1)], student[mask.flatten(1)], mask
     )
-    from headsearch.objectives.dino import cross_entropy as ours
+    from headsearch.training.objectives.dino import cross_entropy as ours
 
     target = F.softmax(teacher / 0.04, dim=-1)
     assert masked_mean(ours(student, target), mask).item() == pytest.approx(theirs.item(), rel=1e-5)

@@ -12,8 +12,8 @@ import timm
 import torch
 from tiny_training import TINY_VIT, crops, different_teacher, make_trainer
 
-from headsearch.objectives.dino import teacher_temperature
-from headsearch.schedules import Moment, learning_rate, teacher_momentum
+from headsearch.training.objectives.dino import teacher_temperature
+from headsearch.training.schedules import Moment, learning_rate, teacher_momentum
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from plain_loops import PlainLoop, Setting, TunedLoop

@@ -22,9 +22,9 @@ import yaml
 from in_ranks import torchrun
 from safetensors.torch import load_file
 
-from headsearch import ranks
 from headsearch.runs.run import read_run
 from headsearch.runs.snapshot import read_snapshot
+from headsearch.training.sync_batchnorm import BatchNormOverRanks, statistics_over_all
 
 HERE = Path(__file__).parent
 SPACE = """
@@ -267,7 +267,7 @@ def test_batch_norm_over_ranks_is_batch_norm_where_there_is_one() -> None:
     for over_ranks in (False, True):
         weight, bias, inputs = (t.clone().requires_grad_() for t in (*given, x))
         running = [torch.zeros(3).double(), torch.ones(3).double()]
-        with ranks.BatchNormOverRanks() if over_ranks else ranks.statistics_over_all():
+        with BatchNormOverRanks() if over_ranks else statistics_over_all():
             out = F.batch_norm(inputs, *running, weight, bias, training=True, momentum=0.3)
             kept = F.batch_norm(inputs, *running, weight, bias, training=False)
         gradients = torch.autograd.grad(out.square().sum(), [inputs, weight, bias])

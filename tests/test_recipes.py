@@ -28,10 +28,10 @@ from headsearch.config.settings import PRESETS, RunConfig, resolve
 from headsearch.data import ViewSettings, loader
 from headsearch.data.loader import batches
 from headsearch.errors import UserError
-from headsearch.objectives.ibot import Ibot
 from headsearch.preparation import Prepared, prepare
-from headsearch.schedules import Moment
-from headsearch.train import Trainer
+from headsearch.training.objectives.ibot import Ibot
+from headsearch.training.schedules import Moment
+from headsearch.training.trainer import Trainer
 
 PUBLISHED = ["hssl-vit-s", "hssl-vit-b"]
 STEPS = 1000  # ten an epoch

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from headsearch import recording
-from headsearch.recording import WARM_UP, Recorder
+from headsearch.training import cuda_graphs
+from headsearch.training.cuda_graphs import WARM_UP, Recorder
 
 
 class Bench:
@@ -48,7 +48,7 @@ class Bench:
         monkeypatch.setattr(torch.cuda, "graph", Recording)
         monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
-        monkeypatch.setattr(recording, "_stream", lambda device: None)
+        monkeypatch.setattr(cuda_graphs, "_stream", lambda device: None)
 
     def work(self, inputs: Sequence[Tensor]) -> None:
         more = 2 * inputs[0]

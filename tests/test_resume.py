@@ -31,7 +31,6 @@ from headsearch import course, entrants
 from headsearch.config.settings import resolve
 from headsearch.config.yaml_file import located
 from headsearch.errors import UserError
-from headsearch.ground import Given
 from headsearch.models.space import read_space
 from headsearch.preparation import Prepared, prepare
 from headsearch.runs import snapshot
@@ -40,7 +39,8 @@ from headsearch.runs.run import read_run
 from headsearch.runs.snapshot import BEFORE, FOLDER, LATEST, Snapshot, read_snapshot, write_snapshot
 from headsearch.runs.tables import SOLO_COLUMNS
 from headsearch.study import Advanced, Noted, Scored, Search, resume_search
-from headsearch.train import Trainer
+from headsearch.training.inputs import Given
+from headsearch.training.trainer import Trainer
 from headsearch.trials import Trials
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

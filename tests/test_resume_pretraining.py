@@ -19,7 +19,6 @@ import headsearch
 from headsearch import pretraining
 from headsearch.cli import main
 from headsearch.errors import UserError
-from headsearch.ground import Given
 from headsearch.models.bases import plan_base
 from headsearch.pretraining import (
     Planned,
@@ -30,6 +29,7 @@ from headsearch.pretraining import (
 )
 from headsearch.runs import snapshot
 from headsearch.runs.snapshot import FOLDER
+from headsearch.training.inputs import Given
 
 TRAINING: dict[str, Any] = {
     "base": "test_vit", "image_size": 16, "patch_size": 4, "images": 96, "epochs": 5,
@@ -106,7 +106,7 @@ def test_a_snapshot_by_the_clock_holds_what_was_not_read_yet(
         (copy / "config.yaml").write_bytes((directory / "config.yaml").read_bytes())
         return copy
 
-    monkeypatch.setattr("headsearch.train.READ_EVERY", 2)
+    monkeypatch.setattr("headsearch.training.loop.READ_EVERY", 2)
     with monkeypatch.context() as patched:
         patched.setattr(pretraining, "write_snapshot", one)
         finish(Pretraining(planned(tmp_path / "p", head, snapshot_every=1e-9)))

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from headsearch.schedules import Moment, cosine, learning_rate, teacher_momentum, warm_up
+from headsearch.training.schedules import Moment, cosine, learning_rate, teacher_momentum, warm_up
 
 
 @pytest.mark.parametrize("steps", [20, 100, 1000, 100_000])

@@ -12,7 +12,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from headsearch.evaluation import accuracy, knn_predict, linear_predict
-from headsearch.evaluation.proxies import linear as proxy_module
+from headsearch.evaluation.proxies import knn
 
 CLASSES = 5
 
@@ -57,7 +57,7 @@ def test_knn_in_chunks_predicts_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
     bank, labels = blobs(50, 8, seed=4)
     queries, _ = blobs(33, 8, seed=5)
     whole = knn_predict(bank, labels, queries, CLASSES)
-    monkeypatch.setattr(proxy_module, "CHUNK", 7)
+    monkeypatch.setattr(knn, "CHUNK", 7)
     assert torch.equal(knn_predict(bank, labels, queries, CLASSES), whole)
 
 

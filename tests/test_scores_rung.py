@@ -18,10 +18,9 @@ from headsearch.evaluation import (
     map_features,
     rung,
 )
-from headsearch.ground import Ground, prepare_ground
 from headsearch.head_choice import head_on
 from headsearch.models.network import Network, tokens_of
-from headsearch.solo import attach
+from headsearch.training.setup import Ground, attach, prepare_ground
 
 HEADS = ("mixer-d1", "poolformer-d1-p3", "identity", "attention-d1")
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from headsearch.config.settings import Coupling, ImagesPerHead, resolve
 from headsearch.errors import UserError
 from headsearch.models.head_batches import images_of_a_head, share_out
-from headsearch.objectives import OBJECTIVES
 from headsearch.pretraining import prepare_pretraining
 from headsearch.runs.run import read_run
-from headsearch.schedules import Moment
 from headsearch.study import Search
-from headsearch.train import Trainer
+from headsearch.training.objectives import OBJECTIVES
+from headsearch.training.schedules import Moment
+from headsearch.training.trainer import Trainer
 
 HEADS = ["attention", "mixer", "poolformer"]
 IMAGES = 8

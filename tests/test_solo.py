@@ -319,7 +319,7 @@ def test_what_diverges_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_head_of_an_earlier_map_is_attached_there() -> None:
     from headsearch.pretraining import prepare_pretraining
-    from headsearch.solo import attach
+    from headsearch.training.setup import attach
 
     flags = {"base": "test_convnext", "images": 64, "epochs": 1, "batch_size": 32, "rungs": 1,
              "image_size": 64, "eval_images": 64, "bank_images": 64, "device": "cpu"}  # fmt: skip

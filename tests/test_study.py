@@ -21,7 +21,6 @@ from changed_trainers import (
 )
 from optuna.trial import TrialState
 
-from headsearch import ground
 from headsearch.config.settings import resolve
 from headsearch.course import Course
 from headsearch.data import Data
@@ -34,7 +33,8 @@ from headsearch.runs.incidents import TOO_LARGE
 from headsearch.runs.run import Run, read_run
 from headsearch.runs.tables import RANKING_COLUMNS, RUNG_COLUMNS
 from headsearch.study import Advanced, Event, Noted, Scored, Search, resume_search
-from headsearch.train import Trainer
+from headsearch.training import setup
+from headsearch.training.trainer import Trainer
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -258,7 +258,7 @@ def test_stopping_early_keeps_what_was_scored(space_file: Path, tmp_path: Path) 
 def test_the_labels_of_the_reporting_split_change_no_ranking(
     finished: Run, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = ground.open_data
+    opened = setup.open_data
 
     def with_shuffled_report_labels(*args: Any, **settings: Any) -> Data:
         data = opened(*args, **settings)
@@ -266,7 +266,7 @@ def test_the_labels_of_the_reporting_split_change_no_ranking(
         data.queries.labels[data.report] = data.queries.labels[data.report].flip(0)
         return data
 
-    monkeypatch.setattr(ground, "open_data", with_shuffled_report_labels)
+    monkeypatch.setattr(setup, "open_data", with_shuffled_report_labels)
     found = run(tiny(space_file, tmp_path / "run"))
     columns = ["rank", "candidate", "state", "score"]
     pd.testing.assert_frame_equal(finished.ranking[columns], found.ranking[columns])
@@ -479,14 +479,14 @@ def attaches_three(trainer: Trainer, seed: int) -> None:
 
 
 def scores_three(patch: pytest.MonkeyPatch) -> None:
-    scores = ground.Ground.scores
+    scores = setup.Ground.scores
 
-    def one(self: ground.Ground, network: Any) -> Any:
+    def one(self: setup.Ground, network: Any) -> Any:
         if len(network.heads) > 3:
             raise MemoryError("Unable to allocate 3.2 GiB for an array")
         return scores(self, network)
 
-    patch.setattr(ground.Ground, "scores", one)
+    patch.setattr(setup.Ground, "scores", one)
 
 
 @pytest.mark.parametrize("where", ["step", "attach", "scoring"])

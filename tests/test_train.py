@@ -16,9 +16,10 @@ from headsearch.config.settings import Coupling, resolve
 from headsearch.data.image.store import ImagesInMemory
 from headsearch.data.loader import batches, read_ahead
 from headsearch.errors import UserError
-from headsearch.recording import WARM_UP, Recorder
-from headsearch.schedules import Moment, learning_rate, teacher_momentum
-from headsearch.train import Trainer, train
+from headsearch.training.cuda_graphs import WARM_UP, Recorder
+from headsearch.training.loop import train
+from headsearch.training.schedules import Moment, learning_rate, teacher_momentum
+from headsearch.training.trainer import Trainer
 
 
 def test_a_step_updates_as_plain_adamw_with_clipped_gradients_and_moves_the_teacher() -> None:

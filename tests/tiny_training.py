@@ -11,10 +11,10 @@ from headsearch.config.settings import Coupling, resolve
 from headsearch.models.bases import BasePlan, Stage
 from headsearch.models.heads import build_head
 from headsearch.models.network import Features, Network
-from headsearch.objectives import Losses, Objective, make_objective
-from headsearch.schedules import Moment
 from headsearch.seeding import seeded_weights
-from headsearch.train import Trainer
+from headsearch.training.objectives import Losses, Objective, make_objective
+from headsearch.training.schedules import Moment
+from headsearch.training.trainer import Trainer
 
 DIM, GRID, IMAGES = 32, (4, 4), 6
 TINY_VIT = BasePlan(

@@ -49,9 +49,9 @@ def main() -> None:
         print("headsearch: interrupted", file=sys.stderr)
         code = 130
     if not code and "torch" in sys.modules:  # else others may be waiting for this one
-        from headsearch import ranks
+        from headsearch.training import distributed
 
-        ranks.leave()
+        distributed.leave()
     sys.exit(code)
 
 

@@ -68,7 +68,7 @@ steps, and steps with one head each. Made-up images are all it needs; nothing is
     from headsearch.bench import Bench
     from headsearch.bench_case import bench_settings, prepare_bench
     from headsearch.console_bench import print_findings, watch
-    from headsearch.device import resolve_here
+    from headsearch.training.environment import resolve_here
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     found = Bench(

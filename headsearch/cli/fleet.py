@@ -78,13 +78,13 @@ def submit(
 
     import optuna
 
-    from headsearch.device import resolve_here
     from headsearch.fleet import check_can_be_shared
     from headsearch.fleet import submit as write
     from headsearch.preparation import prepare
     from headsearch.report.console import print_notes
     from headsearch.runs.storage import check_shared, within_reach
     from headsearch.tasks import Rules
+    from headsearch.training.environment import resolve_here
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

@@ -70,8 +70,8 @@ def prepare_here(given: Mapping[str, Any], config: Path | None) -> Prepared:
     """All that a search needs, in a directory that there is already."""
     import optuna
 
-    from headsearch.device import resolve_here
     from headsearch.preparation import prepare
+    from headsearch.training.environment import resolve_here
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return prepare(resolve_here(given, config).model_copy(update={"out": None}))
@@ -93,9 +93,9 @@ def _foresee(given: Mapping[str, Any], config: Path | None) -> None:
     import optuna
 
     from headsearch.console_forecast import show_forecast
-    from headsearch.device import resolve_here
     from headsearch.preparation import prepare
     from headsearch.report.console import print_notes
+    from headsearch.training.environment import resolve_here
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     console = console_here()

@@ -24,7 +24,7 @@ from headsearch.errors import UserError, unknown
 from headsearch.report.statistics.intervals import Interval
 from headsearch.report.statistics.score_columns import (
     SCORES,
-    _of_search,
+    of_search,
 )
 from headsearch.runs.run import Run
 from headsearch.runs.tables import CONTROL_FAMILIES, NO_HEAD
@@ -191,7 +191,7 @@ def calibrate_runs(runs: Sequence[Run], primary: str) -> Calibration:
     solo = solo[~solo["family"].isin([NO_HEAD, *CONTROL_FAMILIES])]
     solo = solo.assign(accuracy=solo[["base_knn", "base_linear"]].mean(axis=1))
     last, earlier = (
-        pd.concat([_of_search(run, index, back) for index, run in enumerate(runs)])
+        pd.concat([of_search(run, index, back) for index, run in enumerate(runs)])
         for back in (0, 1)
     )
     if primary not in SCORES:

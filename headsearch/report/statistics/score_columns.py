@@ -11,7 +11,7 @@ from headsearch.errors import UserError
 from headsearch.runs.run import Run
 
 
-def _of_search(run: Run, index: int, back: int) -> pd.DataFrame:
+def of_search(run: Run, index: int, back: int) -> pd.DataFrame:
     """The scores of a search; every seed of every search counts as one of its own."""
     found = search_scores(run, back)
     return found.assign(seed=[f"{index}-{seed}" for seed in found["seed"]])

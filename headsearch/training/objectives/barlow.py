@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headsearch.objectives.two_embeddings import TwoEmbeddings
+from headsearch.training.objectives.two_embeddings import TwoEmbeddings
 
 REDUNDANCY_WEIGHT = 5e-3
 EPSILON = 1e-5

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headsearch.objectives.predicting import Predicting
+from headsearch.training.objectives.predicting import Predicting
 
 TEMPERATURE = 0.2
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headsearch.objectives.two_embeddings import TwoEmbeddings
+from headsearch.training.objectives.two_embeddings import TwoEmbeddings
 
 INVARIANCE, VARIANCE, COVARIANCE = 25.0, 25.0, 1.0
 EPSILON = 1e-4

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 
 from headsearch.models.bases import BaseOutput, BasePlan
 from headsearch.models.network import AttachedHead, Features, Network, tokens_of
-from headsearch.objectives.layers import upcast
-from headsearch.objectives.masks import block_masks, masked_mean
-from headsearch.objectives.objective import Objective, Seen, Targets
+from headsearch.training.objectives.layers import upcast
+from headsearch.training.objectives.masks import block_masks, masked_mean
+from headsearch.training.objectives.objective import Objective, Seen, Targets
 
 MASK_RATIO = 0.6
 """SimMIM's default, and its best range is 0.4 to 0.8 for its large patches (table 1 there)."""

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headsearch.objectives.two_embeddings import TwoEmbeddings
+from headsearch.training.objectives.two_embeddings import TwoEmbeddings
 
 TEMPERATURE = 0.1
 """What suits long runs best in the paper (figure 9); its small-data runs use 0.5."""

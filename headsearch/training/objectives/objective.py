@@ -30,7 +30,7 @@ from headsearch.evaluation.scores import Prototypes
 from headsearch.models.bases import BaseOutput, BasePlan
 from headsearch.models.head_batches import Shares
 from headsearch.models.network import Features, Network
-from headsearch.schedules import Moment
+from headsearch.training.schedules import Moment
 
 
 class Targets(NamedTuple):

@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from headsearch import ranks, torchrun
+from headsearch import torchrun
 from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import RunConfig
-from headsearch.data import Images
-from headsearch.data.loader import batches, steps_per_epoch
 from headsearch.device import mixed_precision
-from headsearch.health import Health, Meter
 from headsearch.models.bases import compile_blocks
 from headsearch.models.head_batches import Shares, share_out
 from headsearch.models.network import (
@@ -33,13 +30,13 @@ from headsearch.models.network import (
     head_of,
     moving_buffers,
 )
-from headsearch.objectives import Losses, Objective, Seen
-from headsearch.recording import Recorder
-from headsearch.schedules import Moment, learning_rate, teacher_momentum, weight_decay
 from headsearch.seeding import seeded_generator, seeded_layers, seeded_weights
-
-READ_EVERY = 10
-"""Steps between two reads of losses and health from the device."""
+from headsearch.training import distributed
+from headsearch.training.cuda_graphs import Recorder
+from headsearch.training.meters import Health, Meter
+from headsearch.training.objectives import Losses, Objective, Seen
+from headsearch.training.schedules import Moment, learning_rate, teacher_momentum, weight_decay
+from headsearch.training.sync_batchnorm import statistics_over_all
 
 
 @dataclass(frozen=True)
@@ -210,7 +207,7 @@ class Trainer:
         values = torch.stack([loss.detach() for loss in losses.values()])
         told = torch.cat([values, torch.where(sound, 0.0, math.nan).to(values).unsqueeze(0)])
         gradients = (p.grad for owned in self._parameters.values() for p in owned)
-        ranks.average([told, *(gradient for gradient in gradients if gradient is not None)])
+        distributed.average([told, *(gradient for gradient in gradients if gradient is not None)])
         self._base_sound &= told[-1].isfinite()
         return dict(zip(losses, told.unbind(), strict=False))
 
@@ -228,7 +225,7 @@ class Trainer:
         crops, temperature, mask, shares = (
             given.crops_BCSS, given.temperature, given.mask_BHW, given.shares
         )  # fmt: skip
-        with mixed_precision(self.device, self.autocast), ranks.statistics_over_all():
+        with mixed_precision(self.device, self.autocast), statistics_over_all():
             if objective.has_teacher:
                 teacher = self.teacher.network.train()
                 with torch.no_grad():
@@ -249,7 +246,7 @@ class Trainer:
         return Given(
             crops,
             torch.full((), objective.temperature(moment), dtype=torch.float64, device=device),
-            ranks.own_crops(mask) if mask is not None else None,
+            distributed.own_crops(mask) if mask is not None else None,
             share_out(
                 self.images_per_head,
                 len(crops) // 2,
@@ -343,71 +340,6 @@ class Trainer:
         self._sound.fill_(1)
         self.unread = 0
         return Health(owners, base_sound=bool(self._base_sound))
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a cohort is: steps done, and how base and heads fared since the last report.
-
-
-    Attributes:
-        step: steps done; fewer than before where some did not count.
-        health: None where training stopped between two reads, as it was asked to.
-    """
-
-    step: int
-    health: Health | None
-
-
-def train(
-    trainer: Trainer,
-    images: Images,
-    config: RunConfig,
-    first: int,
-    last: int,
-    stop: Callable[[], bool] = lambda: False,
-    begin: Callable[[range], None] = lambda window: None,
-) -> Iterator[Progress]:
-    """Runs the steps `first` … `last` − 1, reading losses and health now and then.
-
-    The caller detaches heads between two reports, at least those that a report blames: what was
-    not taken because of them is taken again, without them. Once `stop` says so, the step that is
-    under way is the last.
-
-    Args:
-        begin: told which steps come next, before each report.
-    """
-    step, counted = first, first - trainer.unread
-    while step < last:
-        window = range(step, min(last, (step // READ_EVERY + 1) * READ_EVERY))
-        begin(window)
-        step = take_steps(trainer, images, config, window, stop)
-        if step < window.stop:
-            yield Progress(step, None)
-            return
-        health = trainer.read()
-        step = counted = counted + health.steps
-        yield Progress(step, health)
-        assert not health.blamed & trainer.student.heads.keys(), "they would be to blame forever"
-        if stop():
-            return
-    trainer.rest()  # scoring comes, and heads may leave
-
-
-def take_steps(
-    trainer: Trainer,
-    images: Images,
-    config: RunConfig,
-    window: range,
-    stop: Callable[[], bool] = lambda: False,
-) -> int:
-    """Takes these steps, or those up to where one of the ranks is to stop; says which is next."""
-    steps = config.epochs * steps_per_epoch(images, config)
-    for step, crops in zip(window, batches(images, config, window, trainer.device), strict=True):
-        trainer.step(crops, Moment(step, steps))
-        if ranks.any_of(stop()):
-            return step + 1
-    return window.stop
 
 
 def _decay_groups(

@@ -14,11 +14,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from headsearch import ranks
 from headsearch.device import full_precision
 from headsearch.models.network import AttachedHead, Features, Network
-from headsearch.objectives.layers import upcast
-from headsearch.objectives.objective import Objective, Seen
+from headsearch.training import distributed
+from headsearch.training.objectives.layers import upcast
+from headsearch.training.objectives.objective import Objective, Seen
 
 
 class AcrossViews(Objective):
@@ -72,7 +72,7 @@ class AcrossViews(Objective):
 
     def of_all(self, embeddings_BP: Tensor) -> Tensor:
         """What is to be compared: embeddings of the crops of all ranks, or this one's will do."""
-        return ranks.crops_of_all(embeddings_BP) if self.compares_images else embeddings_BP
+        return distributed.crops_of_all(embeddings_BP) if self.compares_images else embeddings_BP
 
 
 def pooled_by_owner(network: Network, features: Features) -> dict[str | None, Tensor]:

@@ -23,19 +23,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headsearch import ranks
 from headsearch.models.bases import BasePlan
 from headsearch.models.network import Features, Network
-from headsearch.objectives.dino import (
+from headsearch.training import distributed
+from headsearch.training.objectives.dino import (
     CENTRE_MOMENTUM,
     Dino,
     DinoBaseProjection,
     cross_entropy,
     unit_prototypes,
 )
-from headsearch.objectives.layers import upcast
-from headsearch.objectives.masks import block_masks, masked_mean
-from headsearch.objectives.objective import Seen, Targets
+from headsearch.training.objectives.layers import upcast
+from headsearch.training.objectives.masks import block_masks, masked_mean
+from headsearch.training.objectives.objective import Seen, Targets
 
 MASKED_CROPS = 0.5
 """The share of crops that are masked at all."""
@@ -87,7 +87,7 @@ class Ibot(Dino):
         logits_BNP = upcast(_patch_logits(teacher, features))
         centre = _projection(student).patch_centre
         patches_BNP = F.softmax((logits_BNP - centre) / temperature, dim=-1)
-        centre.lerp_(ranks.mean(logits_BNP.mean(dim=(0, 1))), 1 - CENTRE_MOMENTUM)
+        centre.lerp_(distributed.mean(logits_BNP.mean(dim=(0, 1))), 1 - CENTRE_MOMENTUM)
         return Targets(of_images, patches_BNP)
 
     def own_of_base(self, seen: Seen, embedding: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from headsearch.objectives.predicting import Predicting
+from headsearch.training.objectives.predicting import Predicting
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from headsearch.objectives.byol import Byol
+from headsearch.training.objectives.byol import Byol
 
 
 @dataclass(frozen=True)

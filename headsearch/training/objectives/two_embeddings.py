@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from headsearch.device import full_precision
 from headsearch.models.bases import BasePlan
 from headsearch.models.network import AttachedHead, Features, Network
-from headsearch.objectives.across_views import AcrossViews
-from headsearch.objectives.layers import mlp, upcast
-from headsearch.objectives.objective import Seen, Targets
+from headsearch.training.objectives.across_views import AcrossViews
+from headsearch.training.objectives.layers import mlp, upcast
+from headsearch.training.objectives.objective import Seen, Targets
 
 
 class EmbeddingProjection(nn.Module):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from headsearch.errors import unknown
-from headsearch.objectives.barlow import Barlow
-from headsearch.objectives.byol import Byol
-from headsearch.objectives.dino import Dino
-from headsearch.objectives.ibot import Ibot
-from headsearch.objectives.mae import Mae
-from headsearch.objectives.mocov3 import MocoV3
-from headsearch.objectives.objective import Losses, Objective, Seen, Targets
-from headsearch.objectives.simclr import SimClr
-from headsearch.objectives.simsiam import SimSiam
-from headsearch.objectives.vicreg import VicReg
+from headsearch.training.objectives.barlow import Barlow
+from headsearch.training.objectives.byol import Byol
+from headsearch.training.objectives.dino import Dino
+from headsearch.training.objectives.ibot import Ibot
+from headsearch.training.objectives.mae import Mae
+from headsearch.training.objectives.mocov3 import MocoV3
+from headsearch.training.objectives.objective import Losses, Objective, Seen, Targets
+from headsearch.training.objectives.simclr import SimClr
+from headsearch.training.objectives.simsiam import SimSiam
+from headsearch.training.objectives.vicreg import VicReg
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "dino": Dino,

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from headsearch.models.bases import BasePlan
 from headsearch.models.network import AttachedHead, Features, Network
-from headsearch.objectives.across_views import AcrossViews, pooled_by_owner
-from headsearch.objectives.layers import mlp
-from headsearch.objectives.objective import Targets
+from headsearch.training.objectives.across_views import AcrossViews, pooled_by_owner
+from headsearch.training.objectives.layers import mlp
+from headsearch.training.objectives.objective import Targets
 
 
 class PredictorProjection(nn.Module):

@@ -22,14 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headsearch import ranks
 from headsearch.evaluation.scores import Prototypes
 from headsearch.models.bases import BasePlan
 from headsearch.models.network import BASE, AttachedHead, Features, Network
-from headsearch.objectives.across_views import AcrossViews, pooled_by_owner
-from headsearch.objectives.layers import mlp, upcast
-from headsearch.objectives.objective import Targets
-from headsearch.schedules import Moment, warm_up
+from headsearch.training import distributed
+from headsearch.training.objectives.across_views import AcrossViews, pooled_by_owner
+from headsearch.training.objectives.layers import mlp, upcast
+from headsearch.training.objectives.objective import Targets
+from headsearch.training.schedules import Moment, warm_up
 
 STUDENT_TEMPERATURE = 0.1
 TEACHER_TEMPERATURES = (0.04, 0.07)
@@ -98,7 +98,7 @@ class Dino(AcrossViews):
             logits_BP = upcast(projection_of_teacher(pooled_BD) @ prototypes_PZ.T)
             centre = cast(DinoProjection, projection_of_student).centre
             targets[owner] = F.softmax((logits_BP - centre) / temperature, dim=-1)
-            centre.lerp_(ranks.mean(logits_BP.mean(dim=0)), 1 - CENTRE_MOMENTUM)
+            centre.lerp_(distributed.mean(logits_BP.mean(dim=0)), 1 - CENTRE_MOMENTUM)
         return Targets(targets)
 
     def of_head(self, network: Network, head: AttachedHead, pooled_BD: Tensor) -> Tensor:

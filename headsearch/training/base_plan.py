@@ -1,0 +1,105 @@
+"""Which base a run trains: from its settings, or rebuilt from what an earlier run recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from headsearch.config.settings import RunConfig, resolve
+from headsearch.errors import UserError
+from headsearch.models.bases import (
+    BasePlan,
+    Weights,
+    base_arguments,
+    plan_base,
+    plan_module,
+    pretrained_weights,
+    read_weights,
+    timm_name_of,
+)
+from headsearch.runs.run import Run
+from headsearch.training.inputs import NOTHING_GIVEN, Given
+
+BASE_SETTINGS = ("base", "base_args", "base_weights", "pretrained", "image_size", "patch_size")
+"""The settings that say which base it is."""
+
+
+def named_base(config: RunConfig) -> tuple[dict[str, Any], Weights | None]:
+    """The arguments and the first weights of the base that the settings name.
+
+    Read before anything slow.
+    """
+    timm_name_of(config.base)
+    arguments = base_arguments(config.base, config.base_args)
+    if config.pretrained and config.base_weights is not None:
+        raise UserError("--pretrained and --base-weights exclude each other; give one of them")
+    if config.base_weights is not None:
+        return arguments, read_weights(config.base_weights)
+    return arguments, pretrained_weights(config.base) if config.pretrained else None
+
+
+def plan_for(
+    config: RunConfig,
+    given: Given,
+    image_size: int,
+    arguments: dict[str, Any],
+    weights: Weights | None,
+    *,
+    accelerator: bool,
+) -> BasePlan:
+    if isinstance(given.base, BasePlan):
+        return given.base
+    if given.base is not None:
+        return plan_module(given.base, image_size)
+    return plan_base(
+        config.base,
+        image_size,
+        patch_size=config.patch_size,
+        accelerator=accelerator,
+        arguments=arguments,
+        weights=weights,
+    )
+
+
+def plan_of_run(run: Run) -> BasePlan:
+    """The base that a search trained, fitted as it was there, on whatever device that was.
+
+    Raises:
+        UserError: it was given in Python, or its settings no longer name a base.
+    """
+    config = resolve({}, run.path / "config.yaml")
+    if "base" in run.config.get("given", []):
+        raise UserError(
+            f"{run.path}: its base was given in Python ({config.base}); give it again there"
+        )
+    if config.image_size is None:
+        raise UserError(f"{run.path / 'config.yaml'}: no image_size: not the config of a run")
+    accelerator = not config.device.startswith("cpu")
+    arguments, weights = named_base(config)
+    return plan_for(
+        config, NOTHING_GIVEN, config.image_size, arguments, weights, accelerator=accelerator
+    )
+
+
+def plan_as_recorded(config: RunConfig, recorded: Mapping[str, Any]) -> BasePlan | None:
+    """The base of these settings, fitted as a config.yaml records it (`base_arguments`).
+
+    A base that was fitted for an accelerator may go on on a CPU, and the other way round. None
+    where neither of the two is what was recorded.
+    """
+    assert config.image_size is not None
+    arguments, weights = named_base(config)
+    for accelerator in (False, True):
+        plan = plan_for(
+            config, NOTHING_GIVEN, config.image_size, arguments, weights, accelerator=accelerator
+        )
+        if {"timm_name": plan.timm_name, **plan.arguments} == recorded:
+            return plan
+    return None
+
+
+def repeats_base(run: Run, config: RunConfig) -> bool:
+    """Whether these settings ask for the base that the search trained."""
+    before = resolve({}, run.path / "config.yaml")
+    same = (getattr(config, name) == getattr(before, name) for name in BASE_SETTINGS)
+    return "base" not in run.config.get("given", []) and all(same)

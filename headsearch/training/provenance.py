@@ -1,0 +1,86 @@
+"""What config.yaml records beside the settings: versions, git commit, base; and the first notes."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headsearch import torchrun
+from headsearch.config.recipes import find_recipe
+from headsearch.training.setup import (
+    Ground,
+)
+from headsearch.version import VERSION
+
+
+def ground_notes(ground: Ground) -> Iterator[str]:
+    """What was found, a line each."""
+    data = ground.data
+    yield str(ground.plan)
+    if ground.config.recipe != "short":
+        yield f"recipe {ground.config.recipe}: {find_recipe(ground.config.recipe).help}"
+    if ground.plan.weights is not None:
+        yield str(ground.plan.weights)
+    labels = f", {len(data.bank.classes)} classes" if data.bank is not None else ", no labels"
+    yield f"{len(data.train)} training images from {ground.config.data}{labels}"
+    yield from data.notes
+
+
+def machine_note(ground: Ground) -> str:
+    """Where it computes, in a line."""
+    threads = f" with {torch.get_num_threads()} threads" if ground.device.type == "cpu" else ""
+    others = (
+        f", {torchrun.count()} processes with a share of each step" if torchrun.count() > 1 else ""
+    )
+    return f"{ground.device}{threads}, {'bf16' if ground.autocast else 'float32'}{others}"
+
+
+def ground_settings(ground: Ground, run_directory: Path) -> dict[str, Any]:
+    """The settings as resolved, and all else that decides what pretraining comes to."""
+    weights, file = ground.plan.weights, ground.config.base_weights
+    packages = ("torch", "torchvision", "timm", "optuna", "numpy")
+    return {
+        **ground.config.model_dump(mode="json"),
+        "image_size": ground.data.train.image_size,
+        "device": str(ground.device),
+        "precision": "bf16" if ground.autocast else "float32",
+        "threads": torch.get_num_threads(),
+        "processes": torchrun.count(),
+        "out": str(run_directory),
+        **({"given": ground.given.names} if ground.given.names else {}),
+        "base_weights": str(file.absolute()) if file is not None else None,
+        "first_weights": (
+            {"origin": weights.origin, "sha256": weights.sha256} if weights is not None else None
+        ),
+        "base_arguments": {"timm_name": ground.plan.timm_name, **ground.plan.arguments},
+        "git_commit": _git_commit(),
+        "versions": {
+            "headsearch": VERSION,
+            "python": platform.python_version(),
+            **{package: version(package) for package in packages},
+        },
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of headsearch's own source tree, where it runs from one."""
+    here = Path(__file__).parent
+    try:
+        tracked = subprocess.run(
+            ["git", "ls-files", "--error-unmatch", Path(__file__).name], cwd=here,
+            capture_output=True, check=False,
+        )  # fmt: skip
+        if tracked.returncode != 0:
+            return None
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return head.stdout.strip() or None
