@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from headsearch.bench_case import bench_settings
 from headsearch.device import synchronize
-from headsearch.step_meter import MIDDLE
+from headsearch.study.profiling.benchmark_setup import bench_settings
+from headsearch.study.profiling.step_profiler import MIDDLE
 from headsearch.training.environment import resolve_here
 from headsearch.training.setup import prepare_ground
 

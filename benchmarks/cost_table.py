@@ -19,12 +19,17 @@ from statistics import median
 import optuna
 import pandas as pd
 
-from headsearch.bench_case import bench_heads, bench_settings, prepare_bench, without_number
 from headsearch.config.settings import RunConfig
-from headsearch.cost import measure_costs, training_bytes
-from headsearch.peak_memory import peak_memory
 from headsearch.runs.tables import write_table
-from headsearch.step_meter import StepMeter
+from headsearch.study.profiling.benchmark_setup import (
+    bench_heads,
+    bench_settings,
+    prepare_bench,
+    without_number,
+)
+from headsearch.study.profiling.costs import measure_costs, training_bytes
+from headsearch.study.profiling.peak_memory import peak_memory
+from headsearch.study.profiling.step_profiler import StepMeter
 from headsearch.training.environment import resolve_here
 
 BASES = ("vit_t", "vit_s", "vit_b")

@@ -18,10 +18,10 @@ from typing import Any
 import optuna
 import pandas as pd
 
-from headsearch.forecast import forecast
-from headsearch.preparation import prepare
 from headsearch.runs.tables import write_table
-from headsearch.study import Search
+from headsearch.study.profiling.forecast import forecast
+from headsearch.study.search import Search
+from headsearch.study.setup import prepare
 from headsearch.training.environment import resolve_here
 
 SMALL = {"base": "vit_t", "base_args": "depth=6,embed_dim=96,num_heads=3", "patch_size": 8}

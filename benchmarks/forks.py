@@ -17,9 +17,9 @@ import pandas as pd
 
 from headsearch.config.settings import resolve
 from headsearch.models.space import Candidate
-from headsearch.preparation import Prepared, prepare
+from headsearch.pretraining.solo import check_health
 from headsearch.runs.tables import write_table
-from headsearch.solo import check_health
+from headsearch.study.setup import Prepared, prepare
 from headsearch.training.loop import train
 from headsearch.training.setup import attach
 from headsearch.training.trainer import Trainer

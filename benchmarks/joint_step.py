@@ -16,9 +16,9 @@ from pathlib import Path
 import optuna
 from rich.console import Console
 
-from headsearch.bench import HEADS, REPEATS, Bench
-from headsearch.bench_case import bench_settings, prepare_bench
-from headsearch.console_bench import print_findings, watch
+from headsearch.cli.benchmark_view import print_findings, watch
+from headsearch.study.profiling.benchmark import HEADS, REPEATS, Bench
+from headsearch.study.profiling.benchmark_setup import bench_settings, prepare_bench
 from headsearch.training.environment import resolve_here
 
 CASE = {"base": "vit_s", "space": "heads.yaml", "image_size": 32, "batch_size": 64}

@@ -24,12 +24,12 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from headsearch.bench_case import bench_heads, bench_settings, prepare_bench
 from headsearch.data.image.store import ImagesInMemory
 from headsearch.data.loader import batches
 from headsearch.device import synchronize
-from headsearch.preparation import Prepared
-from headsearch.step_meter import MIDDLE, product_rate, seconds_of, step_flops
+from headsearch.study.profiling.benchmark_setup import bench_heads, bench_settings, prepare_bench
+from headsearch.study.profiling.step_profiler import MIDDLE, product_rate, seconds_of, step_flops
+from headsearch.study.setup import Prepared
 from headsearch.training.environment import resolve_here
 from headsearch.training.setup import attach
 from headsearch.training.trainer import Trainer

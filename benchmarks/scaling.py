@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from headsearch.config.settings import PRESETS
-from headsearch.pruning import kept
+from headsearch.study.pruners import kept
 
 OUT = Path(__file__).parents[1] / "results" / "scaling"
 

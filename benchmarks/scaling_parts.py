@@ -32,16 +32,16 @@ from PIL import Image
 from sqlalchemy import event
 from torch.utils.flop_counter import FlopCounterMode
 
-from headsearch.bench_case import bench_settings, prepare_bench
+from headsearch.cluster.engine.queue import Task, Tasks
+from headsearch.cluster.worker import found
 from headsearch.data.image.decode import decode
 from headsearch.device import mixed_precision
 from headsearch.models.space import Candidate, find_space, load_space
-from headsearch.preparation import Prepared, prepare
-from headsearch.step_meter import StepMeter
-from headsearch.study import Search
-from headsearch.tasks import Task, Tasks
+from headsearch.study.profiling.benchmark_setup import bench_settings, prepare_bench
+from headsearch.study.profiling.step_profiler import StepMeter
+from headsearch.study.search import Search
+from headsearch.study.setup import Prepared, prepare
 from headsearch.training.environment import resolve_here
-from headsearch.worker import found
 
 OUT = Path(__file__).parents[1] / "results" / "scaling"
 RECIPES = {"vit_s": "hssl-vit-s", "vit_b": "hssl-vit-b"}

@@ -2,15 +2,15 @@
 
     python benchmarks/simulated_fleet.py
 
-The queue is headsearch's own (`headsearch.tasks`, with `headsearch.runs.storage.patiently`), on
-Optuna's storage in memory. Simulated are time, the network, the training of a cohort (so many
-seconds), and the worker's loop and heartbeat, which follow `headsearch.worker` line by line but
-wait in simulated time. A cohort that is begun again begins from its first
-step. Asserts for every scenario that each cohort was committed exactly once, none lost and none
-counted twice, but for those that failed as often as the rules allow (`given_up`). Where many
-workers have nothing to do, some of their polls are only counted. Writes
-results/scaling/fleet.csv and fleet_calls.csv. Takes some
-minutes of one core, most of them with 2,048 workers.
+The queue is headsearch's own (`headsearch.cluster.engine.queue`, with
+`headsearch.runs.storage.patiently`), on Optuna's storage in memory. Simulated are time, the
+network, the training of a cohort (so many seconds), and the worker's loop and heartbeat, which
+follow `headsearch.cluster.worker` line by line but wait in simulated time. A cohort that is begun
+again begins from its first step. Asserts for every scenario that each cohort was committed exactly
+once, none lost and none counted twice, but for those that failed as often as the rules allow
+(`given_up`). Where many workers have nothing to do, some of their polls are only counted. Writes
+results/scaling/fleet.csv and fleet_calls.csv. Takes some minutes of one core, most of them with
+2,048 workers.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ import pandas as pd
 from optuna.trial import TrialState
 from simulated_world import READ_ALL, Database, Process, World, exponential
 
+from headsearch.cluster.engine.queue import Claim, Rules, TakenOverError, Task, Tasks
+from headsearch.cluster.worker import FIRST_PAUSE_S, GROWTH, LONGEST_PAUSE_S
 from headsearch.runs.storage import STORAGE_ERRORS, patiently, reason_of
-from headsearch.tasks import Claim, Rules, TakenOverError, Task, Tasks
-from headsearch.worker import FIRST_PAUSE_S, GROWTH, LONGEST_PAUSE_S
 
 T = TypeVar("T")
 OUT = Path(__file__).parents[1] / "results" / "scaling"
@@ -205,7 +205,7 @@ class Machine:
 
 
 class SimulatedWorker(Process):
-    """`headsearch.worker.Worker` and its `Pulse`, in simulated time."""
+    """`headsearch.cluster.worker.Worker` and its `Pulse`, in simulated time."""
 
     def __init__(self, machine: Machine) -> None:
         super().__init__(machine.fleet.world)

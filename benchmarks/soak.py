@@ -22,9 +22,10 @@ import optuna
 import pandas as pd
 
 from headsearch.config.settings import resolve
-from headsearch.preparation import prepare
 from headsearch.runs.tables import write_table
-from headsearch.study import Scored, Search
+from headsearch.study.events import Scored
+from headsearch.study.search import Search
+from headsearch.study.setup import prepare
 
 COHORTS, HEADS, RUNGS = 100, 6, 6
 SPACE = """

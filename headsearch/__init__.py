@@ -8,7 +8,6 @@ from headsearch.version import VERSION
 
 if TYPE_CHECKING:
     from headsearch.api import (
-        Pretrained,
         Result,
         calibrate,
         candidates,
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
         search,
         verify,
     )
+    from headsearch.pretraining.run import Pretrained
 
 __version__ = VERSION
 

@@ -29,24 +29,17 @@ from headsearch import torchrun
 from headsearch.boards import events_of
 from headsearch.config.settings import RunConfig
 from headsearch.config.yaml_file import located
-from headsearch.console import show
-from headsearch.console_solo import show_pretraining
-from headsearch.console_verify import show_verification
 from headsearch.data import DatasetSource, Source
 from headsearch.data.image.skipped import listed_where_too_many
 from headsearch.errors import UserError, unknown
-from headsearch.exporting import Exported, export_from
-from headsearch.following import follow
 from headsearch.models.bases import base_arguments, plan_base, plan_module
 from headsearch.models.space import Space, find_space, load_space, read_space
-from headsearch.preparation import Prepared, prepare
-from headsearch.pretraining import (
-    Planned,
-    Pretraining,
-    has_ended,
-    prepare_again,
-    prepare_pretraining,
-)
+from headsearch.pretraining.display import show_pretraining, show_verification
+from headsearch.pretraining.export import Exported, export_from
+from headsearch.pretraining.run import Pretrained, Pretraining, has_ended
+from headsearch.pretraining.setup import Planned, prepare_again, prepare_pretraining
+from headsearch.pretraining.solo import SoloRun
+from headsearch.pretraining.verification import Verification
 from headsearch.report import Table, advice, plot_columns, ranking_table, verdict, write_report
 from headsearch.report.console import HarmlessConsole, print_notes
 from headsearch.report.statistics.calibration import calibrate_runs
@@ -54,32 +47,15 @@ from headsearch.report.statistics.gains import verified
 from headsearch.runs.run import Run, read_run
 from headsearch.runs.signals import stops_heard
 from headsearch.runs.tables import ranked
-from headsearch.solo import SoloRun
-from headsearch.study import Search, prepared_again
+from headsearch.study.display import show
+from headsearch.study.followers import follow
+from headsearch.study.search import Search, prepared_again
+from headsearch.study.setup import Prepared, prepare
 from headsearch.training import distributed
 from headsearch.training.environment import resolve_here
 from headsearch.training.inputs import NOTHING_GIVEN, Given
-from headsearch.verification import Verification
 
 _Running = TypeVar("_Running", Search, Pretraining)
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """What a pretraining leaves.
-
-    Attributes:
-        run_directory: its directory.
-        weights: the base alone, as safetensors under timm's own parameter names. They are those
-            of the teacher, the moving average of the student, which is what was scored.
-        scores: pretrain.csv, a row a rung.
-        loading: the line of Python that builds the base with these weights.
-    """
-
-    run_directory: Path
-    weights: Path
-    scores: pd.DataFrame
-    loading: str
 
 
 @dataclass(frozen=True, repr=False)

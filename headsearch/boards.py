@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, overload
 from headsearch.errors import UserError
 from headsearch.evaluation.scores import RungScores, Scores
 from headsearch.models.network import BASE
-from headsearch.pretraining import Pretraining
-from headsearch.solo import SoloAdvanced, SoloEvent, SoloScored
-from headsearch.study import Advanced, Event, Scored, Search
+from headsearch.pretraining.run import Pretraining
+from headsearch.pretraining.solo import SoloAdvanced, SoloEvent, SoloScored
+from headsearch.study.events import Advanced, Event, Scored
+from headsearch.study.search import Search
 from headsearch.text import printable
 
 if TYPE_CHECKING:

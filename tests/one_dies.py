@@ -6,8 +6,9 @@ import os
 import signal
 from typing import Any
 
-from headsearch import cli, following, torchrun
-from headsearch.orders import Score
+from headsearch import cli, torchrun
+from headsearch.study import followers
+from headsearch.study.commands import Score
 
 
 def until_rung_2(hear: Any) -> Any:
@@ -25,5 +26,5 @@ def until_rung_2(hear: Any) -> Any:
 
 
 if torchrun.rank() == torchrun.count() - 1:
-    following.distributed.hear = until_rung_2(following.distributed.hear)
+    followers.distributed.hear = until_rung_2(followers.distributed.hear)
 cli.main()

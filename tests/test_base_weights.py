@@ -18,7 +18,7 @@ import yaml
 from headsearch.config.settings import resolve
 from headsearch.errors import UserError
 from headsearch.models.bases import plan_base, pretrained_weights, read_weights
-from headsearch.preparation import prepare, settings_of
+from headsearch.study.setup import prepare, settings_of
 
 SIZE = 32
 

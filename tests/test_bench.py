@@ -12,15 +12,15 @@ import torch
 from command_line import in_process
 from torch.utils.flop_counter import FlopCounterMode
 
-from headsearch import bench as bench_module
-from headsearch import step_meter
-from headsearch.bench import Bench
-from headsearch.bench_case import bench_heads, bench_settings, prepare_bench
 from headsearch.config.settings import resolve
 from headsearch.errors import UserError
-from headsearch.peak_memory import Memory, peak_memory
-from headsearch.preparation import Prepared
-from headsearch.step_meter import Size, StepMeter, step_flops
+from headsearch.study.profiling import benchmark as bench_module
+from headsearch.study.profiling import step_profiler
+from headsearch.study.profiling.benchmark import Bench
+from headsearch.study.profiling.benchmark_setup import bench_heads, bench_settings, prepare_bench
+from headsearch.study.profiling.peak_memory import Memory, peak_memory
+from headsearch.study.profiling.step_profiler import Size, StepMeter, step_flops
+from headsearch.study.setup import Prepared
 from headsearch.training.objectives import OBJECTIVES
 
 TINY = {
@@ -62,7 +62,7 @@ def count_flops(monkeypatch: pytest.MonkeyPatch) -> None:
             step()
         return float(counter.get_total_flops())
 
-    monkeypatch.setattr(step_meter, "seconds_of", flops)
+    monkeypatch.setattr(step_profiler, "seconds_of", flops)
 
 
 @pytest.mark.parametrize("objective", ["simclr", "ibot", "mae"])
@@ -110,7 +110,7 @@ def test_flops_on_the_meta_device_are_those_of_a_step(
 
 def test_the_rate_of_a_product_is_its_flops_over_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     count_flops(monkeypatch)  # as if each took a second
-    assert step_meter.product_rate(torch.device("cpu"), autocast=False) == 1
+    assert step_profiler.product_rate(torch.device("cpu"), autocast=False) == 1
 
 
 def test_heads_that_share_a_batch_cost_as_much_as_on_their_part_of_it(
@@ -199,7 +199,7 @@ def test_the_ratios_come_from_the_medians_of_the_parts(space_file: str) -> None:
 
 def make_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spares repeated steps, and the processes that measure memory; one test has one."""
-    monkeypatch.setattr(step_meter, "AT_LEAST_S", 1e-9)
+    monkeypatch.setattr(step_profiler, "AT_LEAST_S", 1e-9)
     monkeypatch.setattr(
         bench_module, "peak_memory", lambda config, heads: Memory(100.0, 150.0 + heads)
     )

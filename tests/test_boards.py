@@ -21,9 +21,11 @@ from test_resume import begun, settings
 from headsearch.boards import events_of
 from headsearch.config.settings import resolve
 from headsearch.errors import UserError
-from headsearch.pretraining import Pretraining, prepare_again, prepare_pretraining
+from headsearch.pretraining.run import Pretraining
+from headsearch.pretraining.setup import prepare_again, prepare_pretraining
 from headsearch.runs.run import read_run
-from headsearch.study import Advanced, Scored, Search, resume_search
+from headsearch.study.events import Advanced, Scored
+from headsearch.study.search import Search, resume_search
 from headsearch.training.loop import READ_EVERY
 from headsearch.training.trainer import Trainer
 
@@ -216,7 +218,7 @@ def test_a_missing_package_is_told_in_one_line_before_anything_is_written(
     before = sorted(tmp_path.rglob("*"))
     looked_for = importlib.util.find_spec
     monkeypatch.setattr(
-        "headsearch.config.settings.find_spec",
+        "headsearch.config.settings.settings.find_spec",
         lambda name: None if name == "tensorboard" else looked_for(name),
     )
     arguments = {

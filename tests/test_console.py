@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from headsearch.console import show
 from headsearch.report import Table
 from headsearch.report.console import print_table
-from headsearch.study import Noted
+from headsearch.study.display import show
+from headsearch.study.events import Noted
 
 
 class EndlessSearch:

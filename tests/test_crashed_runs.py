@@ -17,11 +17,12 @@ from command_line import in_process
 
 from headsearch.config.settings import resolve
 from headsearch.errors import UserError
-from headsearch.preparation import prepare
 from headsearch.report.plots.style import RC
 from headsearch.runs.directory import HOLDER, claimed, hold
 from headsearch.runs.run import read_run, same_settings
-from headsearch.study import Scored, Search, resume_search
+from headsearch.study.events import Scored
+from headsearch.study.search import Search, resume_search
+from headsearch.study.setup import prepare
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -14,12 +14,12 @@ import torch
 
 from headsearch.config.yaml_file import located
 from headsearch.errors import UserError
-from headsearch.exporting import export_from, export_head, snippet_text
-from headsearch.head_choice import Head, head_on
 from headsearch.models.bases import BasePlan, plan_base
 from headsearch.models.heads import FAMILIES, Parameter, Value
 from headsearch.models.heads.standalone import Sources
 from headsearch.models.space import Candidate, knobs_of, read_space
+from headsearch.pretraining.export import export_from, export_head, snippet_text
+from headsearch.pretraining.head_selection import Head, head_on
 
 CONFIG = Path(__file__).parent.parent / "pyproject.toml"
 

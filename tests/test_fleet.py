@@ -27,17 +27,18 @@ from tiny_fleet import (
     submitted,
 )
 
+from headsearch.cluster.engine.queue import Rules, Task, Tasks
+from headsearch.cluster.shared_study import COHORT, open_study, prepare_as_submitted
+from headsearch.cluster.worker import Worker
 from headsearch.config.settings import resolve
 from headsearch.errors import UserError
-from headsearch.fleet import COHORT, open_study, prepare_as_submitted
-from headsearch.preparation import prepare, settings_of
-from headsearch.pretraining import Pretraining, prepare_pretraining
+from headsearch.pretraining.run import Pretraining
+from headsearch.pretraining.setup import prepare_pretraining
 from headsearch.runs.run import read_run
 from headsearch.runs.storage import open_storage
 from headsearch.runs.storage_url import VARIABLE, masked, unmasked
-from headsearch.study import resume_search
-from headsearch.tasks import Rules, Task, Tasks
-from headsearch.worker import Worker
+from headsearch.study.search import resume_search
+from headsearch.study.setup import prepare, settings_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

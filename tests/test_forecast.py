@@ -11,16 +11,15 @@ import optuna
 import pytest
 from command_line import in_process
 
-from headsearch import cost, step_meter
+from headsearch.cli.forecast_view import forecast_words
 from headsearch.config.settings import resolve
-from headsearch.console_forecast import forecast_words
-from headsearch.cost import Costs, HeadCost, measure_costs
-from headsearch.forecast import Forecast, forecast_with
-from headsearch.foreseen import foreseen_cohorts
-from headsearch.preparation import Prepared, prepare
 from headsearch.runs.run import read_run
-from headsearch.step_meter import Size, StepMeter
-from headsearch.study import Search
+from headsearch.study.profiling import costs, step_profiler
+from headsearch.study.profiling.costs import Costs, HeadCost, measure_costs
+from headsearch.study.profiling.forecast import Forecast, forecast_with
+from headsearch.study.profiling.step_profiler import Size, StepMeter
+from headsearch.study.search import Search
+from headsearch.study.setup import Prepared, prepare
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -76,7 +75,7 @@ def made_up(cohorts: list[list[Any]], seconds: dict[str, float], **changes: Any)
 def foresee(
     prepared: Prepared, seconds: dict[str, float] | None = None, **changes: Any
 ) -> Forecast:
-    cohorts = foreseen_cohorts(prepared)
+    cohorts = prepared.known_cohorts()
     return forecast_with(prepared, cohorts, made_up(cohorts, seconds or {}, **changes))
 
 
@@ -177,7 +176,7 @@ def test_the_memory_is_that_of_training_or_of_a_snapshot(tmp_path: Path) -> None
     with_teacher = tiny(tmp_path, objective="byol")
     assert foresee(with_teacher).memory == 1000 * MB + 4 * 5 * params + kept
     # and what is held twice while a snapshot is written
-    cohorts = foreseen_cohorts(prepared)
+    cohorts = prepared.known_cohorts()
     frugal = made_up(cohorts, {}, base_size=Size(MB, 0))
     frugal = replace(frugal, heads={name: HeadCost(2.0, Size(MB, 0)) for name in frugal.heads})
     assert forecast_with(prepared, cohorts, frugal).memory == 1000 * MB + 4 * 6 * params
@@ -196,10 +195,10 @@ def test_a_cohort_that_may_not_fit_is_told_with_one_that_would(tmp_path: Path) -
 def test_heads_that_are_not_measured_lie_on_the_line_of_those_that_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step_meter, "AT_LEAST_S", 1e-9)
-    monkeypatch.setattr(cost, "HEADS_S", 0.0)
+    monkeypatch.setattr(step_profiler, "AT_LEAST_S", 1e-9)
+    monkeypatch.setattr(costs, "HEADS_S", 0.0)
     prepared = tiny(tmp_path)
-    (heads,) = foreseen_cohorts(prepared)
+    (heads,) = prepared.known_cohorts()
     found = measure_costs(prepared, heads)
     assert found.measured == 2
     assert found.heads.keys() == {head.name for head in heads}
@@ -219,7 +218,7 @@ def test_what_a_forward_keeps_grows_with_the_batch(tmp_path: Path) -> None:
 def test_a_dry_run_says_it_all_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step_meter, "AT_LEAST_S", 1e-9)
+    monkeypatch.setattr(step_profiler, "AT_LEAST_S", 1e-9)
     (tmp_path / "space.yaml").write_text(SPACE)
     monkeypatch.chdir(tmp_path)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]

@@ -13,8 +13,8 @@ from command_line import in_process
 from headsearch.config import formats
 from headsearch.config.yaml_file import located
 from headsearch.errors import UserError
-from headsearch.head_choice import head_on, name_at
 from headsearch.models.space import load_space, read_space, ready_spaces
+from headsearch.pretraining.head_selection import head_on, name_at
 from headsearch.report.plots.style import RC
 from headsearch.runs.directory import CONFIG, create
 from headsearch.runs.run import read_run

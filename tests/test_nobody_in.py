@@ -27,13 +27,13 @@ from rich.text import Text
 import headsearch
 from headsearch.data.image.skipped import LISTED_IN
 from headsearch.errors import UserError
+from headsearch.pretraining.verification import Verification
 from headsearch.report import Table, write_report
 from headsearch.report.console import HarmlessConsole, print_notes, print_table, say
 from headsearch.runs.directory import create, new_run_directory
 from headsearch.runs.run import read_run
 from headsearch.runs.snapshot import BEFORE, FOLDER, LATEST, read_snapshot
 from headsearch.runs.tables import write_table
-from headsearch.verification import Verification
 
 NAMES = {
     "HTML": "<script>alert(1)</script><img src=x onerror=alert(1)>",

@@ -16,8 +16,8 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from headsearch.errors import UserError
-from headsearch.pruning import PRUNERS, GuardedPruner, RungPruner, make_pruner
-from headsearch.samplers import SAMPLERS, make_sampler
+from headsearch.study.pruners import PRUNERS, GuardedPruner, RungPruner, make_pruner
+from headsearch.study.samplers import SAMPLERS, make_sampler
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

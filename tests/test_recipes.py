@@ -28,7 +28,7 @@ from headsearch.config.settings import PRESETS, RunConfig, resolve
 from headsearch.data import ViewSettings, loader
 from headsearch.data.loader import batches
 from headsearch.errors import UserError
-from headsearch.preparation import Prepared, prepare
+from headsearch.study.setup import Prepared, prepare
 from headsearch.training.objectives.ibot import Ibot
 from headsearch.training.schedules import Moment
 from headsearch.training.trainer import Trainer

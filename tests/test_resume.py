@@ -27,21 +27,22 @@ from changed_trainers import (
 from optuna.trial import TrialState
 
 import headsearch
-from headsearch import course, entrants
 from headsearch.config.settings import resolve
 from headsearch.config.yaml_file import located
 from headsearch.errors import UserError
 from headsearch.models.space import read_space
-from headsearch.preparation import Prepared, prepare
 from headsearch.runs import snapshot
 from headsearch.runs.directory import claimed
 from headsearch.runs.run import read_run
 from headsearch.runs.snapshot import BEFORE, FOLDER, LATEST, Snapshot, read_snapshot, write_snapshot
 from headsearch.runs.tables import SOLO_COLUMNS
-from headsearch.study import Advanced, Noted, Scored, Search, resume_search
+from headsearch.study import proposals, state
+from headsearch.study.events import Advanced, Noted, Scored
+from headsearch.study.search import Search, resume_search
+from headsearch.study.setup import Prepared, prepare
+from headsearch.study.trials import Trials
 from headsearch.training.inputs import Given
 from headsearch.training.trainer import Trainer
-from headsearch.trials import Trials
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -238,7 +239,9 @@ def test_what_a_pruner_that_remembers_has_said_still_holds(tmp_path: Path) -> No
     ranking = read_run(whole).ranking
     assert ((ranking["state"] == "pruned") & (ranking["rungs"] == 1)).any()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("headsearch.course.write_snapshot", power_cut_at(2, write_snapshot))
+        patched.setattr(
+            "headsearch.study.search.state.write_snapshot", power_cut_at(2, write_snapshot)
+        )
         with pytest.raises(PowerCut):
             finish(Search(begun(tmp_path, "cut", **changes)))
     same(whole, finish(resume_search(read_run(tmp_path / "cut"))))
@@ -315,20 +318,20 @@ def test_a_study_that_is_gone_is_told_in_a_line(tmp_path: Path, content: bytes |
 def test_a_cohort_that_came_up_short_takes_in_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, found = entrants._ask, 0
+    real, found = proposals._ask, 0
 
     def three(*arguments: Any) -> Any:
         nonlocal found
         found += 1
         return real(*arguments) if found <= 3 else None
 
-    monkeypatch.setattr(entrants, "_ask", three)
+    monkeypatch.setattr(proposals, "_ask", three)
     changes = {**CASES["sampled"], "cohort": 6}
     search = Search(begun(tmp_path, "run", **changes))
     events = search.run()
     next(events)
     events.close()
-    monkeypatch.setattr(entrants, "_ask", real)
+    monkeypatch.setattr(proposals, "_ask", real)
     done = finish(resume_search(read_run(search.run_directory)))
     assert len(read_run(done).ranking) == 3
 
@@ -355,8 +358,8 @@ class PowerCut(BaseException):
 
 
 WRITES = {
-    "before the snapshot is written": ("headsearch.course.write_snapshot", False),
-    "right after it": ("headsearch.course.write_snapshot", True),
+    "before the snapshot is written": ("headsearch.study.search.state.write_snapshot", False),
+    "right after it": ("headsearch.study.search.state.write_snapshot", True),
     "before Optuna is told": ("optuna.Study.tell", False),
     "in the midst of telling": ("optuna.Study.tell", True),
     "before a report": ("optuna.Trial.report", False),
@@ -364,7 +367,7 @@ WRITES = {
     "before a trial is asked for": ("optuna.Study.ask", False),
     "in the midst of asking": ("optuna.Study.ask", True),
     "while a trial is described": ("optuna.Trial.set_user_attr", True),
-    "before the tables are written": ("headsearch.ledger.Ledger.write", False),
+    "before the tables are written": ("headsearch.study.search.leaderboard.Ledger.write", False),
 }
 
 
@@ -379,7 +382,7 @@ def test_study_and_snapshot_agree_wherever_the_power_goes(
 ) -> None:
     target, after = WRITES[where]
     module, _, name = target.rpartition(".")
-    owner = pytest.importorskip(module) if module == "headsearch.course" else None
+    owner = pytest.importorskip(module) if module == "headsearch.study.search.state" else None
     if owner is None:
         package, _, holder = module.rpartition(".")
         owner = getattr(pytest.importorskip(package), holder)
@@ -522,8 +525,8 @@ def test_a_search_in_trouble_that_is_stopped_again_and_again_ends_as_if_it_never
 
 
 CUTS: dict[str, tuple[Any, str, bool]] = {
-    "before a snapshot": (course, "write_snapshot", False),
-    "after it": (course, "write_snapshot", True),
+    "before a snapshot": (state, "write_snapshot", False),
+    "after it": (state, "write_snapshot", True),
     "in its midst": (snapshot, "_link", True),
     "before Optuna is told": (Trials, "tell", False),
     "before it is told of cohorts": (Trials, "group", False),

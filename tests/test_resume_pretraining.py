@@ -16,17 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import headsearch
-from headsearch import pretraining
 from headsearch.cli import main
 from headsearch.errors import UserError
 from headsearch.models.bases import plan_base
-from headsearch.pretraining import (
-    Planned,
-    Pretraining,
-    has_ended,
-    prepare_again,
-    prepare_pretraining,
-)
+from headsearch.pretraining import run
+from headsearch.pretraining.run import Pretraining, has_ended
+from headsearch.pretraining.setup import Planned, prepare_again, prepare_pretraining
 from headsearch.runs import snapshot
 from headsearch.runs.snapshot import FOLDER
 from headsearch.training.inputs import Given
@@ -108,7 +103,7 @@ def test_a_snapshot_by_the_clock_holds_what_was_not_read_yet(
 
     monkeypatch.setattr("headsearch.training.loop.READ_EVERY", 2)
     with monkeypatch.context() as patched:
-        patched.setattr(pretraining, "write_snapshot", one)
+        patched.setattr(run, "write_snapshot", one)
         finish(Pretraining(planned(tmp_path / "p", head, snapshot_every=1e-9)))
     assert len(kept) > 2 * TRAINING["rungs"]
     expected = left(tmp_path / "p")

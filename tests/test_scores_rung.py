@@ -18,8 +18,8 @@ from headsearch.evaluation import (
     map_features,
     rung,
 )
-from headsearch.head_choice import head_on
 from headsearch.models.network import Network, tokens_of
+from headsearch.pretraining.head_selection import head_on
 from headsearch.training.setup import Ground, attach, prepare_ground
 
 HEADS = ("mixer-d1", "poolformer-d1-p3", "identity", "attention-d1")

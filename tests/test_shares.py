@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from headsearch.config.settings import Coupling, ImagesPerHead, resolve
 from headsearch.errors import UserError
 from headsearch.models.head_batches import images_of_a_head, share_out
-from headsearch.pretraining import prepare_pretraining
+from headsearch.pretraining.setup import prepare_pretraining
 from headsearch.runs.run import read_run
-from headsearch.study import Search
+from headsearch.study.search import Search
 from headsearch.training.objectives import OBJECTIVES
 from headsearch.training.schedules import Moment
 from headsearch.training.trainer import Trainer

@@ -13,16 +13,17 @@ import timm
 import torch
 import yaml
 
-from headsearch import solo
 from headsearch.config.settings import PRESETS, resolve
 from headsearch.data import normalize
 from headsearch.errors import UserError
-from headsearch.head_choice import head_on, name_at, read_name
-from headsearch.preparation import prepare
-from headsearch.pretraining import Planned, Pretraining, prepare_pretraining, settings_like
+from headsearch.pretraining import solo
+from headsearch.pretraining.head_selection import head_on, name_at, read_name
+from headsearch.pretraining.run import Pretraining
+from headsearch.pretraining.setup import Planned, prepare_pretraining, settings_like
+from headsearch.pretraining.solo import SoloRun, SoloScored
 from headsearch.runs.run import Run, read_run
-from headsearch.solo import SoloRun, SoloScored
-from headsearch.study import Search
+from headsearch.study.search import Search
+from headsearch.study.setup import prepare
 
 HEAD = "convnext-d1-k3-noshortcut"
 SPACE = """
@@ -318,7 +319,7 @@ def test_what_diverges_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_head_of_an_earlier_map_is_attached_there() -> None:
-    from headsearch.pretraining import prepare_pretraining
+    from headsearch.pretraining.setup import prepare_pretraining
     from headsearch.training.setup import attach
 
     flags = {"base": "test_convnext", "images": 64, "epochs": 1, "batch_size": 32, "rungs": 1,

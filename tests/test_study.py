@@ -22,17 +22,18 @@ from changed_trainers import (
 from optuna.trial import TrialState
 
 from headsearch.config.settings import resolve
-from headsearch.course import Course
 from headsearch.data import Data
-from headsearch.entrants import cohort_sizes
 from headsearch.errors import UserError
 from headsearch.models.network import BASE
-from headsearch.preparation import prepare
 from headsearch.report.content import content
 from headsearch.runs.incidents import TOO_LARGE
 from headsearch.runs.run import Run, read_run
 from headsearch.runs.tables import RANKING_COLUMNS, RUNG_COLUMNS
-from headsearch.study import Advanced, Event, Noted, Scored, Search, resume_search
+from headsearch.study.events import Advanced, Event, Noted, Scored
+from headsearch.study.proposals import cohort_sizes
+from headsearch.study.search import Search, resume_search
+from headsearch.study.setup import prepare
+from headsearch.study.state import Course
 from headsearch.training import setup
 from headsearch.training.trainer import Trainer
 

@@ -16,9 +16,9 @@ from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
-from headsearch.pieces import PIECE, pieces, whole
+from headsearch.cluster.engine.chunked_attributes import PIECE, pieces, whole
+from headsearch.cluster.engine.queue import Claim, Rules, TakenOverError, Task, Tasks
 from headsearch.runs.storage import open_storage, patiently
-from headsearch.tasks import Claim, Rules, TakenOverError, Task, Tasks
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

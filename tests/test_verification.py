@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 import headsearch
 from headsearch.cli import app
 from headsearch.errors import UserError
-from headsearch.pretraining import Pretraining, prepare_pretraining
+from headsearch.pretraining.run import Pretraining
+from headsearch.pretraining.setup import prepare_pretraining
+from headsearch.pretraining.verification import Progress, Verification
 from headsearch.report import advice, verdict, verified_table, write_report
 from headsearch.report.columns import signed
 from headsearch.report.content import content
@@ -25,7 +27,6 @@ from headsearch.report.plots.style import plotting
 from headsearch.report.statistics.gains import verified
 from headsearch.runs.run import Run, read_run
 from headsearch.runs.tables import SOLO_COLUMNS
-from headsearch.verification import Progress, Verification
 from tests import synthetic_runs
 
 SPACE = {

@@ -12,14 +12,14 @@ import optuna
 import pandas as pd
 import torch
 
-from headsearch.collecting import collect
+from headsearch.cluster.collect import collect
+from headsearch.cluster.engine.queue import Rules
+from headsearch.cluster.shared_study import open_study, prepare_as_submitted, submit
+from headsearch.cluster.worker import WEIGHTS_FOLDER, Worker
 from headsearch.config.settings import resolve
-from headsearch.fleet import open_study, prepare_as_submitted, submit
-from headsearch.preparation import Prepared, prepare
 from headsearch.runs.run import read_run
-from headsearch.study import Search
-from headsearch.tasks import Rules
-from headsearch.worker import WEIGHTS_FOLDER, Worker
+from headsearch.study.search import Search
+from headsearch.study.setup import Prepared, prepare
 
 SPACE = """
 families:

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from headsearch import torchrun
-from headsearch.cli.beforehand import bench, space
-from headsearch.cli.fleet import collect, status, submit, worker
+from headsearch.cli.cluster import collect, status, submit, worker
+from headsearch.cli.inspect import bench, space
+from headsearch.cli.pretraining import pretrain, verify
 from headsearch.cli.results import calibrate, export, plot, report
-from headsearch.cli.searching import resume, run
-from headsearch.cli.solo import pretrain, verify
+from headsearch.cli.search import resume, run
 from headsearch.errors import UserError
 from headsearch.text import printable
 from headsearch.version import VERSION

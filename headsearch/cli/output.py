@@ -13,8 +13,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from headsearch.pretraining import Pretraining
-    from headsearch.study import Search
+    from headsearch.pretraining.run import Pretraining
+    from headsearch.study.search import Search
 
 R = TypeVar("R", "Search", "Pretraining")
 

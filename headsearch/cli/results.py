@@ -25,7 +25,7 @@ def export(
 
     Example: [bold]headsearch export results/RUN --rank 1[/bold]
     """
-    from headsearch.exporting import export_from
+    from headsearch.pretraining.export import export_from
     from headsearch.report.console import print_notes
     from headsearch.runs.run import read_run
 

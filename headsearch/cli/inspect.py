@@ -1,0 +1,92 @@
+"""Commands to know before a search what it will meet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headsearch.cli.flags import settings_as_flags
+from headsearch.cli.output import console_here
+from headsearch.config.settings import OF_A_STEP, RunConfig
+from headsearch.errors import UserError
+
+
+def space(
+    file: Annotated[str, typer.Argument(help="A YAML file, or the name of a space that ships.")],
+    base: Annotated[str, typer.Option(help="The base that heads are resolved on.")] = "vit_s",
+    base_args: Annotated[
+        str | None, typer.Option(help="Arguments of timm's model: depth=6,embed_dim=192.")
+    ] = None,
+    image_size: Annotated[int, typer.Option(min=16, help="Side of the images in pixels.")] = 32,
+    patch_size: Annotated[int | None, typer.Option(min=1, help="Patch side in pixels.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Candidates to list at most.")] = 200,
+) -> None:
+    """Check a search space and list its candidates with parameters and GFLOPs.
+
+    Example: [bold]headsearch space heads.yaml --base vit_s[/bold]
+    """
+    from headsearch.cli.space_view import print_space
+    from headsearch.models.bases import base_arguments, plan_base
+    from headsearch.models.space import find_space, load_space
+
+    loaded = load_space(find_space(file))
+    arguments = base_arguments(base, base_args)
+    plan = plan_base(base, image_size, patch_size=patch_size, arguments=arguments)
+    print_space(console_here(), loaded.on(plan), limit)
+
+
+@settings_as_flags(without=[name for name in RunConfig.model_fields if name not in OF_A_STEP])
+def bench(
+    heads: Annotated[
+        str, typer.Option(help="How many heads are trained together, as numbers with commas.")
+    ] = "1,2,4,8,16",
+    repeats: Annotated[int, typer.Option(min=1, help="How often each time is taken.")] = 5,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of tables.")
+    ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Read settings from a YAML file, a run's config.yaml say; flags win."),
+    ] = None,
+    **flags: Any,
+) -> None:
+    """Measure here what heads cost together, in parts, and one at a time.
+
+    In one run and in turn: the base's step without heads, what each head adds by itself, joint \
+steps, and steps with one head each. Made-up images are all it needs; nothing is written.
+
+    Example: [bold]headsearch bench --base vit_s --space heads.yaml[/bold]
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    counts = _counts(heads)
+
+    import optuna
+
+    from headsearch.cli.benchmark_view import print_findings, watch
+    from headsearch.study.profiling.benchmark import Bench
+    from headsearch.study.profiling.benchmark_setup import bench_settings, prepare_bench
+    from headsearch.training.environment import resolve_here
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    found = Bench(
+        prepare_bench(bench_settings(resolve_here(given, config), max(counts))), counts, repeats
+    )
+    watch(found)
+    if as_json:
+        print(json.dumps(found.findings(), indent=2))
+    else:
+        print_findings(console_here(), found.findings())
+
+
+def _counts(heads: str) -> list[int]:
+    """The numbers of heads that `--heads` lists."""
+    try:
+        counts = [int(part) for part in heads.split(",")]
+    except ValueError:
+        counts = [0]
+    if min(counts) < 1:
+        raise UserError(f"--heads: numbers from 1 on with commas between, but got {heads!r}")
+    return counts

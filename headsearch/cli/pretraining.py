@@ -1,0 +1,192 @@
+"""Commands that train the base with one head at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headsearch import torchrun
+from headsearch.cli.flags import RankOption, settings_as_flags
+from headsearch.cli.output import conclude, console_here, until_stopped
+from headsearch.config.settings import OF_SEARCH_ALONE, resolve
+from headsearch.errors import UserError
+from headsearch.runs.storage_url import VARIABLE
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from headsearch.pretraining.run import Pretraining
+    from headsearch.pretraining.setup import Planned
+    from headsearch.pretraining.verification import Verification
+
+
+@settings_as_flags(without=OF_SEARCH_ALONE, show_defaults=False)
+def pretrain(
+    run: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUN]", show_default=False, help="A search to take the head of."),
+    ] = None,
+    rank: RankOption = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead: a candidate's name (convnext-d3-k7-noshortcut), a YAML file of one "
+            "head, or none for the base alone."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Without a RUN: read settings from a YAML file; flags win over it."),
+    ] = None,
+    **flags: Any,
+) -> None:
+    """Pretrain the base with one head, as the search did, and keep the base.
+
+    Every setting is that of RUN where no flag says otherwise; without a RUN, that of `run`. The \
+weights kept are those that are scored: the EMA teacher's, where the objective has one.
+
+    Example: [bold]headsearch pretrain results/RUN --rank 1[/bold]
+
+    Example: [bold]headsearch pretrain --base vit_s --head convnext-d3-k7-noshortcut[/bold]
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    if run is None:
+        resolve(given, config)  # wrong values are told before anything heavy is loaded
+
+    from headsearch.pretraining.setup import prepare_pretraining
+    from headsearch.runs.run import read_run
+
+    found = read_run(run) if run is not None else None
+    planned = prepare_pretraining(given, run=found, rank=rank, head=head, config_file=config)
+    carry_out(planned)
+
+
+def carry_out(planned: Planned, directory: Path | None = None) -> None:
+    """Runs a pretraining to its end, or to where it is told to stop.
+
+    Args:
+        directory: where an earlier process left it, to be gone on with.
+    """
+    from headsearch.pretraining.display import show_pretraining
+    from headsearch.pretraining.run import Pretraining
+    from headsearch.pretraining.solo import SoloRun
+    from headsearch.runs.signals import stops_heard
+
+    if not torchrun.first():  # the first process keeps what comes of it
+        run = SoloRun(planned.ground, planned.candidate)
+        with stops_heard(run.stop):
+            deque(run.run(), maxlen=0)
+        return
+    pretraining = Pretraining(planned, directory)
+    with until_stopped(pretraining, show_pretraining) as console:
+        if pretraining.weights.exists():
+            _say_how_to_load(pretraining, console)
+
+
+def _say_how_to_load(pretraining: Pretraining, console: Console) -> None:
+    teacher = ", the EMA teacher's" if pretraining.ground.objective.has_teacher else ""
+    console.print(f"the base alone, with the weights that were scored{teacher}:")
+    console.print(f"  {pretraining.loading}", soft_wrap=True)
+
+
+def verify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    top: Annotated[int, typer.Option(min=1, help="Heads of the ranking, from the first.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Solo runs of each head.")] = 3,
+    controls: Annotated[
+        bool,
+        typer.Option(help="Also run identity and the base's own kind of block; no head always is."),
+    ] = True,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Solo runs at once. \\[default: one a core, or one a GPU]"),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads of each. \\[default: the cores, shared out]"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    by_workers: Annotated[
+        bool,
+        typer.Option(
+            "--by-workers",
+            help="Queue the solo runs for the workers of the study that RUN was collected from, "
+            "and bring what they have done.",
+        ),
+    ] = False,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            envvar=VARIABLE,
+            metavar="URL",
+            help="With --by-workers: the study's storage. \\[default: as RUN was collected]",
+        ),
+    ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Likewise: its name. \\[default: as RUN was collected]"),
+    ] = None,
+) -> None:
+    """Pretrain the base with the best heads, each alone, and say what each gains it.
+
+    A search predicts; solo runs measure, with the same base, data and length, under several \
+seeds. Those that have ended are not repeated, so an interrupted command goes on where it was.
+
+    Example: [bold]headsearch verify results/RUN --top 3 --seeds 3[/bold]
+    """
+    from headsearch.pretraining.display import show_verification
+    from headsearch.pretraining.verification import Verification
+    from headsearch.report.console import print_notes
+    from headsearch.runs.run import read_run
+    from headsearch.runs.storage import within_reach
+
+    console = console_here()
+    verification = Verification(
+        read_run(run), top=top, seeds=seeds, controls=controls, jobs=jobs, threads=threads,
+        device=device,
+    )  # fmt: skip
+    if by_workers:
+        with within_reach():
+            notes = _spread(verification, storage, study)
+        print_notes(console, notes)
+        conclude(run, console)
+        return
+    print_notes(console, verification.notes)
+    try:
+        show_verification(verification, console)
+    except KeyboardInterrupt as stopped:
+        console.print("interrupted, with all that was done kept: the same command goes on")
+        raise typer.Exit(128 + (stopped.args or (2,))[0]) from None
+    conclude(run, console)
+
+
+def _spread(verification: Verification, storage: str | None, study: str | None) -> list[str]:
+    """Queues solo runs for workers, and brings what they have done; what there is to say."""
+    from headsearch.cli.cluster import open_shared
+    from headsearch.cluster.collect import bring_solos, collected_from, solo_failures
+    from headsearch.cluster.shared_study import SOLO
+    from headsearch.cluster.solo_tasks import queue_solos
+
+    run = verification.run
+    known = collected_from(run.path) or {}
+    url, name = storage or known.get("storage"), study or known.get("study")
+    if url is None or name is None:
+        raise UserError(f"{run.path} was not collected from workers: --by-workers means nothing")
+    shared = open_shared(url, name)
+    results = shared.tasks().results(SOLO)
+    bring_solos(run, results)
+    queued = queue_solos(shared, verification)
+    names = {f"solo {solo} lr {solo.lr:g}" for solo in verification.solos}
+    standings = [s for s in shared.tasks().standing() if s.task.key in names]
+    done = sum(standing.state == "done" for standing in standings)
+    lost = [f"{s.task.key} is lost: {s.reason}" for s in standings if s.state == "lost"]
+    notes = [f"{len(verification.solos)} solo runs: {queued} queued now, {done} done by workers"]
+    if done < len(standings):
+        notes.append(
+            f"headsearch worker --storage {shared.url} --study {name} does them; then the same "
+            "command brings what they found"
+        )
+    return [*notes, *lost, *solo_failures(results)]

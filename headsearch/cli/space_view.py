@@ -1,0 +1,48 @@
+"""What `headsearch space` prints: the candidates of a space on a base, with their cost."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from headsearch.models.space import ResolvedSpace
+from headsearch.report import Table
+from headsearch.report.console import print_table, say
+
+
+def print_space(console: Console, space: ResolvedSpace, limit: int) -> None:
+    """A space on a base: its candidates and their cost, or what there is to say of a large one."""
+    say(console, str(space.base))
+    for note in space.notes:
+        say(console, f"· {note}")
+    listing = space.enumerate(limit)
+    if listing is None:
+        size = f"{space.size:,}" if space.size is not None else "infinitely many"
+        say(console, f"{space.space.source}: {size} points, more than {limit}: a run samples them.")
+    candidates = listing.candidates if listing is not None else space.controls
+    print_table(
+        console,
+        Table(
+            ["Candidate", "Family", "Params (M)", "of base", "GFLOPs", "of base", ""],
+            [False, False, True, True, True, True, False],
+            [
+                [
+                    candidate.name,
+                    candidate.family,
+                    f"{candidate.params_m:.2f}",
+                    f"{100 * candidate.params_m / space.base.params_m:.0f} %",
+                    f"{candidate.gflops:.3f}",
+                    f"{100 * candidate.gflops / space.base.gflops:.0f} %",
+                    "control" if candidate.control else "",
+                ]
+                for candidate in candidates
+            ],
+        ),
+    )
+    if listing is None:
+        return
+    total = sum(candidate.gflops for candidate in listing.candidates) / space.base.gflops
+    say(console, f"{len(listing.candidates)} candidates; together they cost {total:.1f} × the base")
+    for written, name in listing.merged:
+        say(console, f"· {written} is the same head as {name} on this base")
+    for candidate, reason in listing.excluded:
+        say(console, f"· {candidate.name} is left out: {reason}")

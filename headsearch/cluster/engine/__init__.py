@@ -1,0 +1,1 @@
+"""The task queue of a shared study: claims, heartbeats, dashboard."""

@@ -1,0 +1,283 @@
+"""A search that many machines work at: a study in a storage that all of them reach.
+
+`submit` writes it: the settings, the hashes of all that decides what is found, and a task a cohort.
+Workers, `collect` and `status` read it back. All candidates are drawn before any has trained, and a
+cohort begins with the same first weights wherever it trains, so that nothing hangs on how many
+workers there are or which of them takes what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.exceptions import DuplicatedStudyError
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+
+from headsearch.cluster.engine.chunked_attributes import pieces, whole
+from headsearch.cluster.engine.queue import Rules, Task, Tasks
+from headsearch.cluster.initial_weights import absolute, fetch, share
+from headsearch.config import formats
+from headsearch.config.settings import RunConfig
+from headsearch.config.yaml_file import located
+from headsearch.data.fingerprint import difference, fingerprint
+from headsearch.errors import UserError
+from headsearch.models.bases import BasePlan
+from headsearch.models.space import Space, load_space, read_space
+from headsearch.runs.storage import check_shared, open_storage
+from headsearch.runs.storage_url import masked
+from headsearch.study.proposals import draw_cohorts
+from headsearch.study.run_facts import first_facts
+from headsearch.study.setup import Prepared, prepare, settings_of
+from headsearch.training.base_plan import plan_as_recorded
+from headsearch.training.inputs import Given
+from headsearch.training.objectives import Objective
+from headsearch.training.setup import Ground, first_student
+
+CONTENT = "headsearch"
+"""The attribute of the study that holds what submit wrote."""
+COHORT, SOLO = "cohort", "solo"
+"""The kinds of tasks."""
+INDEPENDENT = ("rung", "none")
+"""Pruners that judge a cohort by nothing but itself."""
+LEARNING = ("tpe", "nsgaii")
+"""Samplers that learn from candidates that have ended."""
+
+
+@dataclass(frozen=True)
+class SharedStudy:
+    """What submit wrote.
+
+    Attributes:
+        storage: where it is.
+        url: of the storage, without its password.
+        name: of the study.
+        settings: what config.yaml of a search holds.
+        facts: what is known before the first step.
+        cohorts: the candidates of each, with what an Optuna trial holds for them.
+        shared: where the first weights lie.
+        first_weights: their hashes, by seed.
+        images: the fingerprint of the images.
+    """
+
+    storage: BaseStorage
+    url: str
+    name: str
+    settings: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    cohorts: tuple[tuple[Mapping[str, Any], ...], ...]
+    shared: str
+    first_weights: Mapping[int, str]
+    images: Mapping[str, Any]
+
+    def tasks(self) -> Tasks:
+        """Its tasks.
+
+        Raises:
+            UserError: it has none.
+        """
+        try:
+            return Tasks(self.storage, self.name)
+        except KeyError:
+            raise UserError(
+                f"--study {self.name} has no tasks: its submit was interrupted; submit it anew "
+                "under another name"
+            ) from None
+
+    @property
+    def id(self) -> int:
+        """The storage's own name of the study."""
+        return self.storage.get_study_id_from_name(self.name)
+
+
+def check_can_be_shared(config: RunConfig) -> None:
+    """Raises UserError where cohorts would depend on which of them ended before."""
+    if config.pruner not in INDEPENDENT:
+        raise UserError(
+            f"--pruner {config.pruner} judges by what has ended before, and many machines end in "
+            f"no fixed order; use {' or '.join(INDEPENDENT)}"
+        )
+
+
+def submit(
+    prepared: Prepared, name: str, url: str, shared: str, rules: Rules
+) -> tuple[SharedStudy, list[str]]:
+    """Writes a study for workers to take cohorts of.
+
+    Args:
+        prepared: what is searched.
+        name: of the study.
+        url: of the storage.
+        shared: where all machines find the first weights: a path or any URL that fsspec knows.
+        rules: how patient its queue is.
+
+    Returns:
+        It, and what there is to say, a line each.
+
+    Raises:
+        UserError: there is a study of this name, or it cannot be written.
+    """
+    config, notes = prepared.config, []
+    check_shared(url)
+    check_can_be_shared(config)
+    storage = open_storage(url)
+    if name in {study.study_name for study in storage.get_all_studies()}:
+        raise _exists(name, url)
+    cohorts = _drawn(prepared)
+    if prepared.listing is None and config.sampler in LEARNING:
+        notes.append(
+            f"all candidates are drawn before any has trained, so {config.sampler} has nothing to "
+            "learn from"
+        )
+    location = absolute(shared)
+    seeds = range(config.seed, config.seed + config.seeds)
+    hashes = share_first_weights(config, prepared.plan, prepared.objective, seeds, location)
+    content = {
+        "settings": {**settings_of(prepared, Path(name)), "storage": None},
+        "facts": first_facts(prepared),
+        "cohorts": cohorts,
+        "shared": location,
+        "first_weights": hashes,
+        "images": fingerprint(prepared.data),
+    }
+    try:
+        study = storage.create_new_study([StudyDirection.MAXIMIZE], name)
+    except DuplicatedStudyError:
+        raise _exists(name, url) from None
+    storage.set_study_user_attr(study, formats.KEY, formats.FLEET)
+    for key, piece in pieces(CONTENT, content):
+        storage.set_study_user_attr(study, key, piece)
+    tasks = [
+        Task(cohort_key(index), COHORT, {"cohort": index, "candidates": cohort})
+        for index, cohort in enumerate(cohorts)
+    ]
+    try:
+        Tasks.create(storage, name, tasks, rules)
+    except DuplicatedStudyError:
+        raise _exists(f"{name}.tasks", url) from None
+    count = sum(map(len, cohorts))
+    notes.append(f"study {name}: {count} candidates in {len(cohorts)} cohorts")
+    return open_study(url, name, storage), notes
+
+
+def cohort_key(index: int) -> str:
+    """The key of a cohort's task; cohorts count from 0 here, and from 1 in it."""
+    return f"cohort {index + 1}"
+
+
+def open_study(url: str, name: str, storage: BaseStorage | None = None) -> SharedStudy:
+    """Reads a study back.
+
+    Args:
+        storage: that of the URL, where it is open already.
+
+    Raises:
+        UserError: there is none of this name, or submit did not write it.
+    """
+    check_shared(url)
+    opened = open_storage(url) if storage is None else storage
+    try:
+        attributes = opened.get_study_user_attrs(opened.get_study_id_from_name(name))
+        formats.check_format(attributes.get(formats.KEY), formats.FLEET, f"--study {name}")
+        content = whole(CONTENT, attributes)
+    except UserError:
+        raise
+    except (KeyError, ValueError):
+        raise UserError(
+            f"--study {name}: no study that `headsearch submit` wrote to {masked(url)}"
+        ) from None
+    return SharedStudy(
+        storage=opened,
+        url=masked(url),
+        name=name,
+        settings=content["settings"],
+        facts=content["facts"],
+        cohorts=tuple(map(tuple, content["cohorts"])),
+        shared=content["shared"],
+        first_weights={int(seed): name for seed, name in content["first_weights"].items()},
+        images=content["images"],
+    )
+
+
+def prepare_as_submitted(
+    study: SharedStudy, overrides: Mapping[str, Any], cache: Path, space_file: Path | None = None
+) -> Prepared:
+    """Opens and checks on this machine all that the study's cohorts need. Writes to the cache only.
+
+    Args:
+        overrides: settings that are this machine's own: device, threads, where the data lie.
+        cache: a folder for the first weights.
+        space_file: the search space, where it has families of the user's own.
+
+    Raises:
+        UserError: something cannot be opened here, or is not what the study was made with.
+    """
+    # The first weights are fetched as they are: what they were read from need not be here.
+    own = {"base_weights": None, "pretrained": False, "out": None, "storage": None, **overrides}
+    known = {name: study.settings[name] for name in RunConfig.model_fields} | own
+    config = RunConfig.model_validate(known)
+    base = plan_as_recorded(config, study.settings["base_arguments"])
+    if base is None:
+        raise UserError(
+            f"--study {study.name}: {config.base} is built otherwise here than where it was "
+            "submitted: use the same versions of headsearch and timm"
+        )
+    space = _space_of(study, space_file)
+    if space.hash != study.settings["space_hash"]:
+        raise UserError(f"--study {study.name}: the space is another than the one submitted")
+    prepared = prepare(config, given=Given(base=base, space=space))
+    other = difference(fingerprint(prepared.data), dict(study.images))
+    if other is not None:
+        raise UserError(f"--study {study.name} was submitted with other data: {other}")
+    files = {seed: fetch(study.shared, sha, cache) for seed, sha in study.first_weights.items()}
+    return prepared.starting_from(files)
+
+
+def share_first_weights(
+    config: RunConfig, plan: BasePlan, objective: Objective, seeds: Iterable[int], location: str
+) -> dict[int, str]:
+    """Writes the first weights under each seed to the shared location; their hashes."""
+    return {
+        seed: share(
+            location,
+            first_student(
+                config.model_copy(update={"seed": seed}), plan, objective, config.coupling
+            ),
+        )
+        for seed in seeds
+    }
+
+
+def under_first_weights(
+    study: SharedStudy, ground: Ground, seed: int, sha: str, cache: Path
+) -> Ground:
+    """The ground under a seed, with the first weights of this hash."""
+    return ground.under(seed).starting_from({seed: fetch(study.shared, sha, cache)})
+
+
+def _drawn(prepared: Prepared) -> list[list[dict[str, Any]]]:
+    """The candidates of all cohorts, in the order in which a run would ask for them."""
+    return [
+        [{"name": each.candidate.name, "params": each.trial.params} for each in cohort]
+        for cohort in draw_cohorts(prepared.space, prepared.listing, prepared.config)
+    ]
+
+
+def _space_of(study: SharedStudy, file: Path | None) -> Space:
+    """The study's space: from the study itself, but for code, which no storage may bring."""
+    if file is not None:
+        return load_space(file)
+    content = study.settings["space_content"]
+    if any("module" in (knobs or {}) for knobs in content["families"].values()):
+        raise UserError(
+            f"--study {study.name}: its space {study.settings['space']} has families of the "
+            "user's own, which are code: give the file here with --space"
+        )
+    return read_space(located(content, "the study's space"), str(study.settings["space"]))
+
+
+def _exists(name: str, url: str) -> UserError:
+    return UserError(f"--study {name} exists already in {masked(url)}: choose another name")

@@ -1,0 +1,126 @@
+"""What a person sees of a study that many machines work at."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from headsearch.cluster.engine.queue import Standing, Tasks
+from headsearch.cluster.shared_study import COHORT, SharedStudy
+from headsearch.text import duration
+
+STATE_STYLES = {"waiting": "dim", "running": "", "done": "green", "lost": "red"}
+BEST = 5
+"""Heads that are shown at most."""
+
+
+class StudyView:
+    """A study as this observer sees it, more of it the longer it looks."""
+
+    def __init__(self, study: SharedStudy) -> None:
+        self._study, self._tasks = study, study.tasks()
+
+    def now(self) -> tuple[RenderableType, bool]:
+        """How it stands, and whether all has ended."""
+        standings = self._tasks.standing()
+        parts: list[RenderableType] = [Text(self._headline(standings)), _table(standings)]
+        best = _best(self._study, self._tasks)
+        if best:
+            parts.append(Text("best so far: " + ", ".join(best)))
+        return Group(*parts), all(s.state in ("done", "lost") for s in standings)
+
+    def _headline(self, standings: Sequence[Standing]) -> str:
+        counts = {state: sum(s.state == state for s in standings) for state in STATE_STYLES}
+        workers = {s.worker for s in standings if s.state == "running"}
+        parts = [f"study {self._study.name}", f"{counts['done']} of {len(standings)} tasks done"]
+        parts += [f"{counts[state]} {state}" for state in ("running", "waiting", "lost")
+                  if counts[state]]  # fmt: skip
+        parts.append(f"{len(workers)} worker{'s' * (len(workers) != 1)} at work")
+        left = seconds_left(standings)
+        if left is not None:
+            parts.append(f"about {duration(left)} left")
+        return " · ".join(parts)
+
+
+def seconds_left(standings: Sequence[Standing]) -> float | None:
+    """An estimate from the tasks that are done, by kind: those under way are half done.
+
+    None where nothing is left, nobody works, or none of a kind is done yet.
+    """
+    workers = sum(s.state == "running" for s in standings)
+    seconds = 0.0
+    for kind in {s.task.kind for s in standings if s.state in ("running", "waiting")}:
+        of_kind = [s for s in standings if s.task.kind == kind]
+        took = [s.seconds for s in of_kind if s.state == "done" and s.seconds is not None]
+        if not took:
+            return None
+        weight = {"running": 0.5, "waiting": 1.0}
+        seconds += fmean(took) * sum(weight.get(s.state, 0.0) for s in of_kind)
+    return seconds / workers if workers and seconds else None
+
+
+def show_status(view: StudyView, console: Console, watch: float | None) -> None:
+    """Prints how a study stands, once, or again and again until all has ended."""
+    while True:
+        shown, ended = view.now()
+        if watch is not None and console.is_terminal:
+            console.clear()
+        console.print(shown)
+        if watch is None or ended:
+            return
+        time.sleep(watch)
+
+
+def _table(standings: Sequence[Standing]) -> RichTable:
+    table = RichTable(box=None, pad_edge=False, header_style="bold")
+    for heading in ("Task", "State", "Worker"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("Attempt", "Last beat"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("Last failure")
+    for s in standings:
+        cells = (s.task.key, s.state, s.worker, str(s.attempt), _last_beat(s), s.reason)
+        table.add_row(*map(Text, cells), style=STATE_STYLES[s.state])
+    return table
+
+
+def _last_beat(standing: Standing) -> str:
+    """When a worker beat last: as seen from here, else as it says itself."""
+    if standing.state == "done":
+        return f"took {duration(standing.seconds)}" if standing.seconds is not None else ""
+    if standing.state != "running":
+        return ""
+    if standing.silent:
+        return f"{standing.silent:.0f} s ago"
+    if standing.beat_at is None:
+        return "none yet"
+    return f"{max(0.0, time.time() - standing.beat_at):.0f} s ago by its clock"
+
+
+def _best(study: SharedStudy, tasks: Tasks) -> list[str]:
+    """The best heads of the cohorts that are done, and those under way at their last rung."""
+    scores: dict[str, tuple[float, str]] = {}
+    for name, score in _under_way(study):
+        scores[name] = (score, f"{name} {score:.3f} (under way)")
+    for result in tasks.results(COHORT).values():
+        for row in result["rows"]:
+            if row["state"] in ("complete", "pruned") and row["score"] == row["score"]:
+                note = "" if row["state"] == "complete" else f" ({row['state']})"
+                name = row["candidate"]
+                scores[name] = (row["score"], f"{name} {row['score']:.3f}{note}")
+    ordered = sorted(scores.values(), key=lambda entry: (-entry[0], entry[1]))
+    return [words for _, words in ordered[:BEST]]
+
+
+def _under_way(study: SharedStudy) -> Iterator[tuple[str, float]]:
+    trials: list[Any] = study.storage.get_all_trials(study.id, deepcopy=False)
+    for trial in trials:
+        values = trial.intermediate_values
+        if not trial.state.is_finished() and values:
+            yield str(trial.user_attrs.get("candidate")), values[max(values)]

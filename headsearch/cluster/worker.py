@@ -1,0 +1,361 @@
+"""A worker: takes one task of a shared study after another, until nothing is left.
+
+A cohort is trained by an ordinary `Search` over its candidates alone, in a directory of the
+worker's own, so that a base that diverges, a cohort too large for memory or a head that collapses
+is dealt with as in any search. What it finds is committed as one result, and nothing of a worker
+that dies before counts.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from optuna.distributions import distribution_to_json
+from optuna.trial import FixedTrial, TrialState
+
+from headsearch import torchrun
+from headsearch.cluster.engine.dashboard import Mirror, sweep
+from headsearch.cluster.engine.heartbeat import Pulse
+from headsearch.cluster.engine.queue import Claim, TakenOverError, Tasks
+from headsearch.cluster.shared_study import COHORT, SOLO, SharedStudy, under_first_weights
+from headsearch.errors import UserError
+from headsearch.models.space import Candidate, Listing
+from headsearch.pretraining.head_selection import Head, head_on
+from headsearch.pretraining.run import Pretraining
+from headsearch.pretraining.setup import ALWAYS, Planned
+from headsearch.pretraining.solo import SoloDivergedError, SoloRun, SoloScored
+from headsearch.runs.storage import OUT_OF_REACH, patiently, reason_of
+from headsearch.runs.tables import NO_HEAD
+from headsearch.study.commands import End
+from headsearch.study.events import Noted, Scored
+from headsearch.study.followers import follow
+from headsearch.study.search import Search
+from headsearch.study.setup import Prepared
+from headsearch.text import duration, for_file_name
+from headsearch.training.distributed import hear, tell
+from headsearch.training.setup import Ground
+
+T = TypeVar("T")
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S, GROWTH = 1.0, 30.0, 1.5
+"""Between looks at a queue in which nothing waits; each is varied by half, so that workers that
+started together do not ask together."""
+WEIGHTS_FOLDER = "first-weights"
+FAILURES = 2
+"""Failures in a row after which a worker ends: one may be the task's fault, two are the
+machine's."""
+
+
+class Stopped(Exception):  # noqa: N818 - it is no error
+    """The worker was told to stop in the midst of a task."""
+
+
+@dataclass(frozen=True)
+class TakeCohort:
+    """A worker's job: the search of a cohort begins, which has orders of its own."""
+
+
+@dataclass(frozen=True)
+class TakeSolo:
+    """A worker's job: a solo run begins, that of this task."""
+
+    payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A worker's job: nothing is to be done for now. Who hears nothing for long gives up."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A worker's job is over."""
+
+
+class Worker:
+    """Works at a shared study. Making one claims nothing.
+
+    Args:
+        study: which.
+        prepared: what its cohorts need, as `fleet.prepare_as_submitted` made it ready.
+        out: a folder of its own.
+        name: what others see of it.
+
+    Attributes:
+        stop: once set, the task under way is given back, and no other is taken.
+        done: tasks whose results it has committed.
+    """
+
+    def __init__(self, study: SharedStudy, prepared: Prepared, out: Path, name: str) -> None:
+        self.study, self.prepared, self.out, self.name = study, prepared, out, name
+        self.stop = threading.Event()
+        self.done = 0
+        self._failed = 0
+        self._tasks: Tasks = study.tasks()
+        self._rules = self._tasks.rules
+
+    def run(self) -> Generator[str, None, None]:
+        """Works until nothing is left or it is told to stop; yields what happens, a line each.
+
+        Of a job's processes the first does, and the others take part (`follow`).
+
+        Raises:
+            UserError: a task cannot be done here, or the storage stays out of reach.
+        """
+        try:
+            yield from self._until_nothing_is_left()
+        except GeneratorExit:
+            tell(Part())
+            raise
+        tell(Part())
+
+    def follow(self) -> None:
+        """Takes part in what the first process of the job does, to its end.
+
+        Raises:
+            UserError: another process has gone.
+        """
+        while True:
+            match hear():
+                case TakeCohort():
+                    follow(self.prepared)
+                case TakeSolo(payload):
+                    planned = self._alone(self.prepared.under(int(payload["seed"])), payload)
+                    with suppress(SoloDivergedError):  # the first process says so
+                        deque(SoloRun(planned.ground, planned.candidate).run(), maxlen=0)
+                case Wait():
+                    pass
+                case Part():
+                    return
+                case word:
+                    raise AssertionError(f"no order of a worker: {word}")
+
+    def _until_nothing_is_left(self) -> Generator[str, None, None]:
+        pause = FIRST_PAUSE_S
+        while not self.stop.is_set():
+            news = self._ask(self._tasks.look)
+            if news:
+                yield from news
+                sweep(self.study.storage, self.study.id, self._tasks.tokens)
+            claim = self._ask(lambda: self._tasks.claim(self.name))
+            if claim is not None:
+                pause = FIRST_PAUSE_S
+                yield from self._work_at(claim)
+                continue
+            if self._ask(self._tasks.unfinished) == 0:
+                return
+            tell(Wait())
+            self.stop.wait(pause * random.uniform(0.5, 1.5))
+            pause = min(GROWTH * pause, LONGEST_PAUSE_S, self._rules.grace / 4)
+
+    def _ask(self, call: Callable[[], T]) -> T:
+        """What the storage says, which may be gone for a while."""
+        try:
+            return patiently(call, self._rules.grace)
+        except OUT_OF_REACH as error:
+            raise UserError(f"the storage is out of reach: {reason_of(error)}") from None
+
+    def _work_at(self, claim: Claim) -> Iterator[str]:
+        key, attempt = claim.task.key, claim.attempt
+        yield f"{key} claimed" + (f", attempt {attempt}" if attempt > 1 else "")
+        began = time.monotonic()
+        folder = self.out / for_file_name(f"{key.replace(' ', '-')}-{claim.token[:8]}")
+        ways = {COHORT: self._train_cohort, SOLO: self._train_alone}
+        try:
+            with Pulse(claim, self._rules.heartbeat, self._rules.grace) as pulse:
+                if claim.task.kind not in ways:
+                    raise UserError(f"{key}: a later headsearch queued it: update headsearch")
+                yield from ways[claim.task.kind](claim, folder, pulse)
+        except TakenOverError as error:
+            yield f"{error}; what was done of it is thrown away"
+        except Stopped:
+            self._give(claim.release, "its worker was told to stop")
+            yield f"{key} is given back"
+        except (KeyboardInterrupt, GeneratorExit):
+            self._give(claim.release, "its worker was told to stop")
+            raise
+        except Exception as error:
+            self._give(claim.fail, f"{self.name}: {reason_of(error)}")
+            self._failed += 1
+            if self._failed == FAILURES or torchrun.count() > 1:  # others are in the midst of it
+                raise
+            yield f"{key} failed, and is left to others: {reason_of(error)}"
+        else:
+            self.done, self._failed = self.done + 1, 0
+            yield f"{key} done in {duration(time.monotonic() - began)}"
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # of no use to whoever has the task next
+
+    def _give(self, back: Callable[[str], None], reason: str) -> None:
+        with suppress(TakenOverError, *OUT_OF_REACH):
+            back(reason)
+
+    def _commit(self, claim: Claim, result: Mapping[str, Any]) -> None:
+        self._ask(lambda: claim.commit({**result, "worker": self.name}))
+
+    def _check(self, pulse: Pulse) -> None:
+        """Raises where a task is not to be gone on with."""
+        if pulse.lost is not None:
+            raise TakenOverError(pulse.lost)
+        if self.stop.is_set():
+            raise Stopped
+
+    # cohorts
+
+    def _train_cohort(self, claim: Claim, folder: Path, pulse: Pulse) -> Iterator[str]:
+        asked = [self._candidate(head) for head in claim.task.payload["candidates"]]
+        candidates = tuple(candidate for candidate, _ in asked)
+        search = Search(
+            replace(
+                self.prepared,
+                config=self.prepared.config.model_copy(update={"out": folder}),
+                listing=Listing(candidates, (), ()),
+            )
+        )
+        mirror = Mirror(
+            self.study.storage,
+            self.study.id,
+            claim,
+            [(c.name, t.params, t.distributions, c.control) for c, t in asked],
+        )
+        try:
+            yield from self._searched(search, claim, mirror, pulse)
+        except BaseException as error:
+            mirror.give_up(str(error) or "its worker was told to stop")
+            raise
+        result = found(search)
+        self._commit(claim, result)
+        for trial in result["trials"]:
+            name, reason = trial["attrs"]["candidate"], trial["attrs"].get("reason", "")
+            mirror.end(name, TrialState[trial["state"]], trial["value"], reason)
+
+    def _searched(
+        self, search: Search, claim: Claim, mirror: Mirror, pulse: Pulse
+    ) -> Iterator[str]:
+        """Searches to the end, or to where the base is beyond help, which is a result too."""
+        tell(TakeCohort())
+        try:
+            with closing(search.run()) as events:
+                for event in events:
+                    self._check(pulse)
+                    if isinstance(event, Noted):
+                        yield f"{claim.task.key}: {event.text}"
+                    elif isinstance(event, Scored):
+                        yield f"{claim.task.key} {_rung_line(event, search.config.rungs)}"
+                        scored = [
+                            standing
+                            for standing in event.ledger.standings.values()
+                            if standing.rungs == event.rung and standing.score == standing.score
+                        ]
+                        mirror.report({s.candidate.name: s.score for s in scored}, event.rung)
+        except UserError as error:
+            if not search.course.facts.get("diverged"):
+                raise
+            tell(End(search.run_directory))  # others wait for it, for this is a result too
+            yield f"{claim.task.key}: {error}"
+        else:
+            if not search.complete:
+                self._check(pulse)
+
+    def _candidate(self, head: Mapping[str, Any]) -> tuple[Candidate, FixedTrial]:
+        trial = FixedTrial(dict(head["params"]))
+        candidate = self.prepared.space.suggest(trial)
+        if candidate.name != head["name"]:
+            raise UserError(
+                f"--study {self.study.name}: {head['name']} is {candidate.name} here: use the same "
+                "version of headsearch"
+            )
+        return candidate, trial
+
+    # solo runs
+
+    def _train_alone(self, claim: Claim, folder: Path, pulse: Pulse) -> Iterator[str]:
+        payload = claim.task.payload
+        seed = int(payload["seed"])
+        cache = self.out / WEIGHTS_FOLDER
+        ground = under_first_weights(
+            self.study, self.prepared, seed, payload["first_weights"], cache
+        )
+        planned = self._alone(ground, payload, out=folder)
+        tell(TakeSolo(payload))
+        pretraining = Pretraining(planned)
+        about = {name: payload[name] for name in ("candidate", "family", "seed")}
+        try:
+            with closing(pretraining.run()) as events:
+                for event in events:
+                    self._check(pulse)
+                    if isinstance(event, SoloScored):
+                        yield f"{claim.task.key} rung {event.rung}/1 | step {event.step}"
+        except SoloDivergedError as error:  # it would anywhere, so this is a result too
+            self._commit(claim, {"about": about, "failure": str(error)})
+            yield f"{claim.task.key}: {error}"
+        else:
+            self._commit(claim, {"about": about, "row": pretraining.rows[-1]})
+
+    def _alone(
+        self, ground: Ground, payload: Mapping[str, Any], out: Path | None = None
+    ) -> Planned:
+        """The solo run of a task, on the ground of its seed."""
+        own = {"rungs": 1, "lr": float(payload["lr"]), "out": out, **ALWAYS}
+        ground = replace(ground, config=ground.config.model_copy(update=own))
+        return Planned(ground, self._head(payload["candidate"]), ())
+
+    def _head(self, name: str) -> Head | None:
+        if name == NO_HEAD:
+            return None
+        for head in (head for cohort in self.study.cohorts for head in cohort):
+            if head["name"] == name:
+                return Head(self._candidate(head)[0], {}, [])
+        return head_on(self.prepared.plan, name)
+
+
+def found(search: Search) -> dict[str, Any]:
+    """What a search of one cohort came to, as JSON can hold it."""
+    course = search.course
+    return {
+        "rows": [standing.row() for standing in course.ledger.standings.values()],
+        "rung_rows": course.ledger.rung_rows,
+        "score_rows": course.ledger.score_rows,
+        "sizes": course.sizes,
+        "facts": course.facts,
+        "pace": course.pace.record_of(),
+        "trials": [
+            {
+                "state": trial.state.name,
+                "value": trial.value,
+                "params": trial.params,
+                "distributions": {
+                    name: distribution_to_json(of) for name, of in trial.distributions.items()
+                },
+                "intermediate": {str(at): v for at, v in trial.intermediate_values.items()},
+                "attrs": trial.user_attrs,
+            }
+            for trial in course.trials.study.get_trials(deepcopy=False)
+            if "cohort" in trial.user_attrs
+        ],
+    }
+
+
+def _rung_line(event: Scored, rungs: int) -> str:
+    standings = list(event.ledger.standings.values())
+    live = sum(standing.state == "running" for standing in standings)
+    best = max(
+        (s for s in standings if not s.candidate.control and s.score == s.score
+         and s.rungs == event.rung and s.state != "collapsed"),
+        key=lambda s: s.score,
+        default=None,
+    )  # fmt: skip
+    parts = [f"rung {event.rung}/{rungs}", f"step {event.step}"]
+    if best is not None:
+        parts.append(f"best {best.candidate.name} ({best.score:.3f})")
+    parts.append(f"{live} heads live" if live else "complete")
+    return " | ".join(parts)

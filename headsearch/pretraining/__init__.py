@@ -1,0 +1,1 @@
+"""Pretraining a base with one head, and the solo runs that verify a search."""

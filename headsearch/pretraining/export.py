@@ -1,0 +1,185 @@
+"""`export`: a head for other hands, as a search space of its own and as a PyTorch snippet."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+from torch import nn
+
+from headsearch.config import formats
+from headsearch.errors import UserError
+from headsearch.models.bases import BasePlan, plan_module
+from headsearch.models.heads import Family, Value
+from headsearch.models.heads.standalone import Sources, call, literal
+from headsearch.models.space import Candidate
+from headsearch.pretraining.head_selection import Head, head_on, name_at, written_head
+from headsearch.runs.directory import write_atomically
+from headsearch.runs.run import Run
+from headsearch.runs.tables import NO_HEAD
+from headsearch.text import for_file_name
+from headsearch.training.base_plan import plan_of_run
+from headsearch.training.inputs import NOTHING_GIVEN, Given
+from headsearch.version import VERSION
+
+
+class Exported(NamedTuple):
+    """Where the files of a head lie; of one of the user's own family there is no PyTorch."""
+
+    yaml: Path
+    python: Path | None
+
+
+class ExportedHead(NamedTuple):
+    """A head, its files, and what was decided, a line each."""
+
+    candidate: Candidate
+    files: Exported
+    notes: list[str]
+
+
+def export_from(
+    run: Run,
+    *,
+    rank: int | None = None,
+    head: str | None = None,
+    out: Path | None = None,
+    given: Given = NOTHING_GIVEN,
+) -> ExportedHead:
+    """Exports a head of a search, fitted to its base.
+
+    Args:
+        run: the search.
+        rank: a rank of its ranking; the first if neither this nor `head` is given.
+        head: a candidate's name, or a YAML file of one head.
+        out: the directory to write into; by default `heads/` in the run's.
+        given: the base, where the search was given a module.
+
+    Raises:
+        UserError: no such rank or head, or what `export_head` raises.
+    """
+    if rank is not None and head is not None:
+        raise UserError("--rank and --head both choose a head: give one of them")
+    if head == NO_HEAD:
+        raise UserError(f"--head {NO_HEAD}: there is nothing to export")
+    notes = []
+    if head is None:
+        head, note = name_at(run, 1 if rank is None else rank)
+        notes += [note] if note else []
+    if isinstance(given.base, nn.Module):
+        plan = plan_module(given.base, int(run.config["image_size"]))
+    else:
+        plan = plan_of_run(run)
+    chosen = head_on(plan, head, run)
+    notes += chosen.notes
+    if chosen.origin:
+        notes.append(f"{chosen.candidate.family} is a family of your own: no PyTorch is written")
+    files = export_head(chosen, plan, run.path / "heads" if out is None else out)
+    return ExportedHead(chosen.candidate, files, notes)
+
+
+def export_head(head: Head, plan: BasePlan, out: Path) -> Exported:
+    """Writes `<candidate>.yaml` and `<candidate>.py` into a directory, which is made if need be.
+
+    A family from elsewhere is code of the user's already, and gets the YAML alone.
+
+    Raises:
+        UserError: one of them is there already, or cannot be written.
+    """
+    name = for_file_name(head.candidate.name)
+    files = Exported(out / f"{name}.yaml", None if head.origin else out / f"{name}.py")
+    texts = {files.yaml: space_text(head, plan)}
+    if files.python is not None:
+        texts[files.python] = snippet_text(head.candidate, plan)
+    for path in texts:
+        if path.exists():
+            raise UserError(f"{path} exists already; choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for path, text in texts.items():
+            write_atomically(path, text)
+    except OSError as error:
+        raise UserError(f"{out}: cannot write there: {error.strerror}") from None
+    return files
+
+
+HOW_TO_ATTACH = '''
+    """The head, with fresh weights: maps (B, dim, rows, columns) to the same shape.
+
+    How it was attached (heterogeneous self-supervised learning, arXiv 2310.05108):
+
+    - It takes the base's patch tokens as a map, NOT detached, as they are
+      THE_MAP:
+      `base_map = tokens.transpose(1, 2).reshape(-1, dim, *grid)`, without class tokens.
+    - Its output has a norm of its own: `nn.LayerNorm(dim)` on
+      `build_head()(base_map).flatten(2).transpose(1, 2)`. The mean over these tokens is the
+      head's summary of an image; it goes through a projector of its own.
+    - The teacher, a moving average of the student, has the head too. The base learns to match
+      the teacher head's output for the other crop, and so does the head.
+    - After pretraining it is thrown away.
+    """'''
+"""What a training code of one's own has to do with the head: the docstring of its function."""
+
+
+def space_text(head: Head, plan: BasePlan) -> str:
+    """The head as YAML: a search space that holds it alone."""
+    candidate = head.candidate
+    written = {formats.KEY: formats.SPACE, **written_head(candidate, head.origin)}
+    return (
+        f"# The head {candidate.name} as a search space of its own, from headsearch export:\n"
+        f"# {candidate.params_m:.2f} M parameters, {candidate.gflops:.3f} GFLOPs an image. On\n"
+        f"# {plan}.\n" + yaml.safe_dump(written, sort_keys=False)
+    )
+
+
+def snippet_text(candidate: Candidate, plan: BasePlan) -> str:
+    """The head as a Python file that needs torch and timm alone; see `snippet`."""
+    dim, grid = plan.stages[candidate.place]
+    family = candidate.made_by
+    function, values = _bare(family, family.settled(dim, grid, candidate.parameters))
+    sources = Sources(
+        lambda part: part.settled(dim, grid, {}),
+        [value for value in values.values() if isinstance(value, str)],
+    )
+    build = sources.add(function)
+    arguments = [f"{name}={literal(value)}" for name, value in values.items()]
+    made = call(build, ["dim", "grid", *arguments], 4) if values else f"{build}(dim, grid)"
+    build_head = (
+        f"def build_head(dim: int = {dim}, grid: tuple[int, int] = {grid}) -> nn.Module:"
+        f"{HOW_TO_ATTACH.replace('THE_MAP', _map_words(candidate.place))}\n    return {made}"
+    )
+    rows, columns = grid
+    header = (
+        f"The auxiliary head {candidate.name}.\n\n"
+        f"For a base of width {dim} with a map of {rows}×{columns} tokens. Written by\n"
+        f"headsearch {VERSION} (Apache-2.0); needs torch and timm alone."
+    )
+    return f'"""{header}\n"""\n\n{sources.text(build_head)}'
+
+
+def _map_words(place: int) -> str:
+    """Which of the base's maps a head takes."""
+    if place == 0:
+        return "before the base's final norm"
+    last = "block" if place == 1 else f"{place} blocks"
+    return f"before the base's last {last} (stages, in a base of stages)"
+
+
+def _bare(
+    family: Family, values: Mapping[str, Value]
+) -> tuple[Callable[..., nn.Module], Mapping[str, Value]]:
+    """A family's function, and what it is called with.
+
+    A family may lend further knobs to another that it closes over. Where those are at their
+    defaults they change nothing, and the other's own function is what a reader wants to see.
+    """
+    lent_to = inspect.getclosurevars(family.build).nonlocals.get("family")
+    if isinstance(lent_to, Family):
+        further = values.keys() - lent_to.parameters.keys()
+        if all(values[name] == family.parameters[name].default for name in further):
+            own = {name: values[name] for name in values if name not in further}
+            return _bare(lent_to, own)
+    return family.build, values

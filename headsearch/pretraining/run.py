@@ -1,0 +1,251 @@
+"""`pretrain`: a solo run in a directory of its own, which ends with the weights of the base.
+
+The directory holds `config.yaml`, written before training; `pretrain.csv`, a row a rung;
+`base.safetensors`, the base alone under timm's own parameter names; and, until the run has ended,
+the snapshot that `resume` goes on from. The weights are the teacher's, the moving average of the
+student's, for it is the teacher that is scored.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from headsearch.config.settings import OF_SEARCH_ALONE, resolve
+from headsearch.errors import UserError
+from headsearch.models.bases import Base, BasePlan
+from headsearch.models.space import Candidate
+from headsearch.pretraining.head_selection import (
+    written_head,
+)
+from headsearch.pretraining.setup import (
+    Planned,
+)
+from headsearch.pretraining.solo import SoloEvent, SoloRun, SoloScored
+from headsearch.runs.directory import CONFIG, create, hold, new_run_directory
+from headsearch.runs.run import SOLO_HEAD, same_settings
+from headsearch.runs.snapshot import FOLDER, Snapshot, read_snapshot, write_snapshot, write_weights
+from headsearch.runs.tables import NO_HEAD, write_table
+from headsearch.training.provenance import ground_settings
+from headsearch.training.setup import Ground
+
+# Of the base on the reporting labels, and on those that may choose between heads; then the head's.
+PRETRAIN_COLUMNS = (
+    "rung",
+    "step",
+    "images",
+    "base_knn",
+    "base_linear",
+    "choose_knn",
+    "choose_linear",
+    "effective_rank",
+    "loss",
+    "head_knn",
+    "head_linear",
+    "discrepancy",
+)
+WEIGHTS, TABLE = "base.safetensors", "pretrain.csv"
+
+
+def has_ended(directory: Path) -> bool:
+    """Whether the pretraining in this directory has come to its end."""
+    table = directory / TABLE
+    if not table.is_file():
+        return False
+    try:
+        rungs = list(pd.read_csv(table)["rung"])
+    except (ValueError, KeyError):  # empty, or another table: the snapshot has the rows
+        return False
+    return bool(rungs) and rungs[-1] == resolve({}, directory / CONFIG).rungs
+
+
+class Pretraining:
+    """A solo run in its directory. Making one writes the directory with its config.yaml.
+
+    Args:
+        planned: what is trained.
+        directory: one that an earlier process left with these settings, to be gone on with.
+
+    Attributes:
+        run_directory: where it writes.
+        weights: the file of the base's weights, there from rung 1 on.
+        stop: once set, the step under way is the last, and a snapshot is written.
+
+    Raises:
+        UserError: the directory exists, cannot be made, or cannot be gone on with.
+    """
+
+    def __init__(self, planned: Planned, directory: Path | None = None) -> None:
+        self.planned = planned
+        self.ground = ground = planned.ground
+        self.config = ground.config
+        candidate = planned.candidate
+        name = candidate.name if candidate else "no-head"
+        self.run_directory = directory or new_run_directory(
+            ground.config.out, f"{ground.config.base}-{name}"
+        )
+        self.weights = self.run_directory / WEIGHTS
+        self.rows: list[dict[str, Any]] = []
+        settings = self._settings()
+        if directory is None:
+            create(self.run_directory, settings)
+        same_settings(self.run_directory, settings)
+        self._lock = hold(self.run_directory)
+        try:
+            self._left = read_snapshot(self.run_directory)
+            self._solo = SoloRun(ground, candidate)
+            if self._left is not None:
+                self._solo.restore(self._left)
+                self.rows = list(self._left.record["rows"])
+            ground.data.left_out.list_in(self.run_directory)
+        except BaseException:
+            self._lock.release()
+            raise
+        self.stop = self._solo.stop
+        self._kept_at = time.monotonic()
+
+    def _settings(self) -> dict[str, Any]:
+        head = self.planned.head
+        written = written_head(head.candidate, head.origin) if head else NO_HEAD
+        settings = ground_settings(self.ground, self.run_directory)
+        ours = {name: value for name, value in settings.items() if name not in OF_SEARCH_ALONE}
+        return {**ours, SOLO_HEAD: written}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided, and where it goes on, a line each."""
+        if self._left is None:
+            return self.planned.notes
+        where = f"step {self._left.record['step']}, before rung {self._left.record['rung']}"
+        return (*self.planned.notes, f"going on from the last snapshot: {where}")
+
+    @property
+    def complete(self) -> bool:
+        """Whether it has come to its end."""
+        return self._solo.rung > self.ground.config.rungs
+
+    def run(self) -> Generator[SoloEvent, None, None]:
+        """Trains, and yields what happens; every rung leaves its scores and the base's weights.
+
+        Closing the generator, or setting `stop`, ends it early with a snapshot, from which another
+        goes on; so does Ctrl-C, from the last snapshot that was written.
+
+        Raises:
+            UserError: base or head diverged, or the directory cannot be written any more.
+        """
+        closed = False
+        try:
+            for event in self._solo.run():
+                if isinstance(event, SoloScored):
+                    self._keep(event)
+                elif time.monotonic() - self._kept_at > 60 * self.ground.config.snapshot_every:
+                    self._snapshot()
+                if not closed:
+                    try:
+                        yield event
+                    except GeneratorExit:  # the other processes of a job have to hear of it
+                        closed = True
+                        self.stop.set()
+            if self.stop.is_set() and not self.complete:
+                self._snapshot()
+        except OSError as error:
+            raise UserError(
+                f"{self.run_directory}: cannot write: {error.strerror or error}; what was written "
+                f"before stands: mend that, then headsearch resume {self.run_directory}"
+            ) from error
+        finally:
+            self._lock.release()
+
+    def _keep(self, event: SoloScored) -> None:
+        """Writes what a rung leaves, the table last: by it others see that a run has ended."""
+        self.rows.append(_row(event, self.ground, self.planned.candidate))
+        if event.rung > 0:
+            write_weights(self.weights, base_weights(event.base))
+        if not self.complete:
+            self._snapshot()
+        write_table(self.run_directory / TABLE, self.scores)
+        if self.complete:
+            shutil.rmtree(self.run_directory / FOLDER, ignore_errors=True)
+
+    def _snapshot(self) -> None:
+        now = self._solo.snapshot()
+        record = {**now.record, "rows": self.rows}
+        write_snapshot(self.run_directory, Snapshot(now.tensors, record))
+        self._kept_at = time.monotonic()
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """pretrain.csv: a row a rung."""
+        return pd.DataFrame(self.rows, columns=list(PRETRAIN_COLUMNS))
+
+    @property
+    def loading(self) -> str:
+        """The line of Python that builds the base with its weights."""
+        if isinstance(self.ground.given.base, nn.Module):
+            return f"module.load_state_dict(safetensors.torch.load_file({str(self.weights)!r}))"
+        return loading_line(self.ground.plan, self.weights)
+
+
+def base_weights(base: Base) -> dict[str, Tensor]:
+    """A base's parameters and buffers, under timm's own names or its module's, on the CPU."""
+    trunk: nn.Module = base.trunk
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in trunk.state_dict().items()
+    }
+
+
+def loading_line(plan: BasePlan, weights: Path) -> str:
+    """The line of Python that builds a base with the weights of this file."""
+    arguments = "".join(f", {name}={value!r}" for name, value in plan.arguments.items())
+    return (
+        f"timm.create_model({plan.timm_name!r}, num_classes=0{arguments}, "
+        f"checkpoint_path={str(weights)!r})"
+    )
+
+
+def _row(event: SoloScored, ground: Ground, candidate: Candidate | None) -> dict[str, Any]:
+    base = event.scores.base
+    head = event.scores.heads[candidate.name] if candidate else None
+    reported = head.report if head else None
+    return {
+        "rung": event.rung,
+        "step": event.step,
+        "images": event.step * ground.config.batch_size,
+        "base_knn": base.report.knn if base.report else math.nan,
+        "base_linear": base.report.linear if base.report else math.nan,
+        "choose_knn": base.choose.knn if base.choose else math.nan,
+        "choose_linear": base.choose.linear if base.choose else math.nan,
+        "effective_rank": base.effective_rank,
+        "loss": event.loss,
+        "head_knn": reported.knn if reported else math.nan,
+        "head_linear": reported.linear if reported else math.nan,
+        "discrepancy": head.discrepancy.value if head and head.discrepancy else math.nan,
+    }
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What a pretraining leaves.
+
+    Attributes:
+        run_directory: its directory.
+        weights: the base alone, as safetensors under timm's own parameter names. They are those
+            of the teacher, the moving average of the student, which is what was scored.
+        scores: pretrain.csv, a row a rung.
+        loading: the line of Python that builds the base with these weights.
+    """
+
+    run_directory: Path
+    weights: Path
+    scores: pd.DataFrame
+    loading: str

@@ -1,0 +1,166 @@
+"""All that a pretraining with one head needs, opened and checked before its first step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from headsearch.config.recipes import find_recipe
+from headsearch.config.settings import OF_SEARCH_ALONE, PRESETS, RunConfig
+from headsearch.errors import UserError
+from headsearch.models.space import Candidate
+from headsearch.pretraining.head_selection import (
+    Head,
+    check_head,
+    head_on,
+    name_at,
+    read_head,
+)
+from headsearch.runs.directory import CONFIG, read_config
+from headsearch.runs.run import SOLO_HEAD, Run
+from headsearch.runs.tables import NO_HEAD
+from headsearch.training.base_plan import plan_as_recorded, plan_of_run, repeats_base
+from headsearch.training.environment import resolve_here
+from headsearch.training.inputs import NOTHING_GIVEN, Given, check_given
+from headsearch.training.provenance import ground_notes, machine_note
+from headsearch.training.setup import Ground, prepare_ground
+
+ALWAYS = {"coupling": "joint", "images_per_head": "all"}
+"""A head that only watches would leave the base as it is without one."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A solo run, ready to start."""
+
+    ground: Ground
+    head: Head | None
+    notes: tuple[str, ...]
+    """What was decided, a line each."""
+
+    @property
+    def candidate(self) -> Candidate | None:
+        return self.head.candidate if self.head else None
+
+
+def prepare_pretraining(
+    flags: Mapping[str, Any],
+    *,
+    run: Run | None = None,
+    rank: int | None = None,
+    head: str | None = None,
+    given: Given = NOTHING_GIVEN,
+    config_file: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Planned:
+    """Opens and checks all that a solo run needs. Writes nothing.
+
+    Args:
+        flags: settings by name. They win over the run's own, or over `config_file`.
+        run: a search, whose base, data, objective, seed and training are repeated.
+        rank: a rank of its ranking; the first if neither this nor `head` is given.
+        head: a candidate's name, a YAML file of one head, or "none" for the base alone.
+        given: what a Python caller hands over in place of what a setting names.
+        config_file: settings, where there is no run.
+        progress: told how the decoding of images goes.
+
+    Raises:
+        UserError: no such run, rank or head, or settings or data that cannot be used.
+    """
+    for name in OF_SEARCH_ALONE:
+        if name in flags:
+            raise UserError(
+                f"--{name.replace('_', '-')} means nothing to pretraining with one head"
+            )
+    if rank is not None and head is not None:
+        raise UserError("--rank and --head both choose a head: give one of them")
+    if run is None and head is None:
+        what = "--rank needs a RUN; name a head" if rank is not None else "no head is named: choose"
+        raise UserError(f"{what} with --head, or --head {NO_HEAD} for the base alone")
+    if run is not None and config_file is not None:
+        raise UserError("a RUN brings its own settings: leave out --config")
+    notes = []
+    if run is not None and head is None:
+        head, note = name_at(run, 1 if rank is None else rank)
+        notes += [note] if note else []
+    assert head is not None
+    config = settings_like(run, flags, given) if run else resolve_here(flags, config_file)
+    config = config.model_copy(update=ALWAYS)
+    check_head(head, run)  # told before images are decoded
+    if run is not None and given.base is None and repeats_base(run, config):
+        given = replace(given, base=plan_of_run(run))
+    ground = prepare_ground(config, given, progress)
+    chosen = head_on(ground.plan, head, run) if head != NO_HEAD else None
+    notes += chosen.notes if chosen else []
+    return _planned(ground, chosen, notes)
+
+
+def prepare_again(
+    directory: Path,
+    given: Given = NOTHING_GIVEN,
+    progress: Callable[[int, int], None] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Planned:
+    """Opens and checks all that a pretraining needs to go on where an earlier process left it.
+
+    Args:
+        given: what was given to it in Python.
+        progress: told how the decoding of images goes.
+        flags: settings that it goes on with otherwise than it was begun.
+
+    Raises:
+        UserError: it is no pretraining's directory, lacks what was given to it, or its settings or
+            data cannot be used any more.
+    """
+    written = read_config(directory)
+    if SOLO_HEAD not in written:
+        raise UserError(f"{directory}: a search, not a pretraining with one head")
+    check_given(directory, written, given, "resume_pretraining")
+    config = resolve_here(flags or {}, directory / CONFIG).model_copy(update=ALWAYS)
+    if given.base is None and config.image_size is not None:
+        recorded = written.get("base_arguments", {})
+        given = replace(given, base=plan_as_recorded(config, recorded))
+    ground = prepare_ground(config, given, progress)
+    head = written[SOLO_HEAD]
+    source = f"{directory / CONFIG}: {SOLO_HEAD}"
+    return _planned(ground, None if head == NO_HEAD else read_head(head, ground.plan, source), [])
+
+
+def _planned(ground: Ground, head: Head | None, notes: list[str]) -> Planned:
+    config = ground.config
+    with_head = f"with the head {head.candidate.name}" if head else "without a head"
+    steps = (
+        f"{ground.steps} steps of {config.batch_size} images ({config.epochs} epochs) {with_head}, "
+        f"scored at {config.rungs} rungs"
+    )
+    return Planned(ground, head, (*ground_notes(ground), *notes, steps, machine_note(ground)))
+
+
+def settings_like(run: Run, flags: Mapping[str, Any], given: Given = NOTHING_GIVEN) -> RunConfig:
+    """The settings of a search, and these over them; a `budget` brings its own figures.
+
+    Where its base diverged, the learning rate is the one that it was lowered to.
+
+    Raises:
+        UserError: a setting is out of bounds, or stands for something that was given in Python.
+    """
+    for name in run.config.get("given", []):
+        if name != "space" and name not in flags and getattr(given, name) is None:
+            raise UserError(
+                f"{run.path}: its {name} was given in Python ({run.config.get(name)}); give it "
+                f"again there, or name another with --{name.replace('_', '-')}"
+            )
+    asked: dict[str, Any] = dict(PRESETS.get(str(flags.get("budget")), {}))
+    own_preset = PRESETS.get(str(run.config.get("budget")), {})
+    if run.config.get("lr") != own_preset.get("lr") and "recipe" not in flags:
+        asked.pop("lr", None)  # chosen for this base, not by its budget
+    if run.facts.get("lowered"):
+        asked["lr"] = run.facts["lowered"][-1]["lr"]
+    if "recipe" in flags:
+        recipe = find_recipe(flags["recipe"])
+        asked |= {name: value for name, value in recipe.settings.items() if name != "base"}
+    config = resolve_here({**asked, **flags}, run.path / "config.yaml")
+    lr = find_recipe(config.recipe).lr(config.batch_size) if "recipe" in flags else None
+    return config if lr is None or "lr" in flags else config.model_copy(update={"lr": lr})

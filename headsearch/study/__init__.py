@@ -1,0 +1,1 @@
+"""The search: an Optuna study whose candidates train together in cohorts."""

@@ -1,0 +1,173 @@
+"""What a person sees while a search runs: a live table in a terminal, a line a rung in a pipe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from headsearch.boards import events_of
+from headsearch.report.console import print_notes, progress_line, say, speed_words
+from headsearch.runs.signals import (
+    stops_heard,
+)
+from headsearch.study.events import Advanced, Event, Noted, Scored
+from headsearch.study.leaderboard import Ledger, Standing
+from headsearch.study.search import Search
+
+STATE_STYLES = {
+    "running": "",
+    "complete": "green",
+    "pruned": "dim",
+    "collapsed": "yellow",
+    "failed": "red",
+}
+LIVE_ROWS = 30
+"""Heads that the live table shows at most; the ranking afterwards has them all."""
+
+
+def show(search: Search, console: Console) -> int:
+    """Runs a search and shows it as it goes, until it ends.
+
+    Ctrl-C and SIGTERM end it early, after the step under way, with a snapshot. A second Ctrl-C does
+    not wait for it.
+
+    Returns:
+        The number of the signal that ended it; 0 where it came to its end.
+
+    Raises:
+        KeyboardInterrupt: at the second Ctrl-C.
+    """
+    watcher = _InTerminal(console, search) if console.is_terminal else _InPipe(console, search)
+    with closing(events_of(search)) as events, stops_heard(search.stop) as heard:
+        watcher.watch(events)
+    return 0 if search.complete else heard.number
+
+
+class _InPipe:
+    """One plain line a rung."""
+
+    def __init__(self, console: Console, search: Search) -> None:
+        self._console = console
+        self._rungs = search.config.rungs
+        self._gone: set[str] = set()
+
+    def watch(self, events: Iterable[Event]) -> None:
+        for event in events:
+            if isinstance(event, Scored):
+                say(self._console, self._line(event))
+            elif isinstance(event, Noted):
+                print_notes(self._console, [event.text])
+
+    def _line(self, event: Scored) -> str:
+        standings = list(event.ledger.standings.values())
+        cohort = [s for s in standings if s.cohort == event.cohort]
+        live = sum(s.state == "running" for s in cohort)
+        left = [s for s in cohort if _left_early(s) and s.candidate.name not in self._gone]
+        self._gone.update(s.candidate.name for s in left)
+        best = max(
+            (s for s in cohort if s.scores and s.rungs == event.rung and s.state != "collapsed"),
+            key=lambda s: (not s.candidate.control, s.score if s.score == s.score else -math.inf),
+            default=None,
+        )
+        parts = [f"cohort {event.cohort + 1} rung {event.rung}/{self._rungs}", f"step {event.step}"]
+        if event.scores.base.report is not None:
+            parts.append(f"base k-NN {100 * event.scores.base.report.knn:.1f}%")
+        if best is not None:
+            parts.append(f"best {best.candidate.name} ({_figures(best)})")
+        parts.append(f"{live} heads live" if event.rung < self._rungs else "complete")
+        if left:
+            names = (
+                s.candidate.name + ("" if s.state == "pruned" else f" ({s.reason})") for s in left
+            )
+            parts.append(f"left: {', '.join(names)}")
+        parts += speed_words(event.pace, last=event.rung == self._rungs)
+        return " | ".join(parts)
+
+
+class _InTerminal:
+    """A live table, a row a head."""
+
+    def __init__(self, console: Console, search: Search) -> None:
+        self._console = console
+        self._steps = search.prepared.steps * search.config.seeds
+        self._rungs = search.config.rungs
+        self._stop = search.stop
+
+    def watch(self, events: Iterable[Event]) -> None:
+        first = Text("attaching the heads and scoring the untrained network …")
+        with Live(first, console=self._console, refresh_per_second=4, transient=True) as live:
+            for event in events:
+                if isinstance(event, Noted):
+                    print_notes(self._console, [event.text])  # it stays, above the table
+                else:
+                    live.update(self._draw(event))
+
+    def _draw(self, event: Advanced | Scored) -> RenderableType:
+        rows = RichTable(box=None, pad_edge=False, header_style="bold")
+        rows.add_column("Head", no_wrap=True)
+        rows.add_column("Family", no_wrap=True)
+        for heading in ("Loss", "Discrepancy", "k-NN %", "Linear %"):
+            rows.add_column(heading, justify="right", no_wrap=True)
+        rows.add_column("State", no_wrap=True)
+        shown = _in_order(event.ledger, event.cohort)
+        room = max(5, min(LIVE_ROWS, self._console.size.height - 6))
+        for standing in shown[:room]:
+            rows.add_row(*_cells(standing), style=STATE_STYLES[standing.state])
+        rung = max(standing.rungs for standing in shown)
+        parts: list[RenderableType] = [self._headline(event, rung), rows]
+        if len(shown) > room:
+            parts.append(Text(f"… and {len(shown) - room} more", style="dim"))
+        return Group(*parts)
+
+    def _headline(self, event: Advanced | Scored, rung: int) -> RenderableType:
+        words = ["stopping after this step"] if self._stop.is_set() else []
+        words += [
+            f"cohort {event.cohort + 1}/{event.pace.cohorts}",
+            f"rung {rung}/{self._rungs}",
+        ]
+        return progress_line(words, event.step, self._steps, event.pace)
+
+
+def _in_order(ledger: Ledger, cohort: int) -> list[Standing]:
+    """A cohort's heads: those that train first, the best on top."""
+
+    def place(standing: Standing) -> tuple[bool, int, float]:
+        score = standing.score if standing.score == standing.score else -math.inf
+        return _left_early(standing), -standing.rungs, -score
+
+    return sorted((s for s in ledger.standings.values() if s.cohort == cohort), key=place)
+
+
+def _left_early(standing: Standing) -> bool:
+    return standing.state in ("pruned", "collapsed", "failed")
+
+
+def _cells(standing: Standing) -> Iterator[Text]:
+    scores = standing.scores
+    difference = scores.discrepancy if scores else None
+    reported = scores.report if scores else None
+    yield Text(standing.candidate.name)
+    yield Text(standing.candidate.family)
+    yield Text(f"{standing.loss:.3f}" if standing.loss == standing.loss else "")
+    yield Text(f"{difference.value:.3f}" if difference else "")
+    yield Text(f"{100 * reported.knn:.1f}" if reported else "")
+    yield Text(f"{100 * reported.linear:.1f}" if reported else "")
+    rung = f" at rung {standing.rungs}" if _left_early(standing) else ""
+    yield Text(f"{standing.state}{rung}")
+
+
+def _figures(standing: Standing) -> str:
+    scores = standing.scores
+    assert scores is not None
+    words = []
+    if scores.discrepancy is not None:
+        words.append(f"discrepancy {scores.discrepancy.value:.3f}")
+    if scores.report is not None:
+        words.append(f"k-NN {100 * scores.report.knn:.1f}%")
+    return ", ".join(words)

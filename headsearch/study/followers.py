@@ -1,0 +1,53 @@
+"""What every process of a job but the first does: its part of the training, as it is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from optuna.trial import FixedTrial
+
+from headsearch.device import release_memory
+from headsearch.study.cohort import Cohort
+from headsearch.study.commands import Attach, End, Leave, Load, Score, SetUp, Steps
+from headsearch.study.leaderboard import Standing
+from headsearch.study.setup import Prepared
+from headsearch.training import distributed
+from headsearch.training.loop import take_steps
+
+
+def follow(prepared: Prepared) -> Path:
+    """Takes part in a search to its end.
+
+    Returns:
+        The run directory, which the first process has written.
+
+    Raises:
+        UserError: another process has gone.
+    """
+    cohort = Cohort(0, 0, {})
+    while True:
+        match distributed.hear():
+            case SetUp(seeds, lr):
+                cohort.replicas.clear()
+                release_memory(prepared.device)
+                cohort = Cohort(0, 0, dict.fromkeys(seeds, 0))
+                cohort.set_up(prepared, [], lr)
+            case Attach(parameters):
+                candidate = prepared.space.suggest(FixedTrial(dict(parameters)))
+                cohort.attach(Standing(candidate, trial=0, cohort=0))
+            case Leave(name):
+                cohort.leave(name, "", "")
+            case Load():
+                cohort.load_state({})
+            case Steps(seed, window):
+                replica = cohort.under(seed)
+                ground = replica.ground
+                images, trainer = ground.data.train, replica.trainer
+                if take_steps(trainer, images, ground.config, window) == window.stop:
+                    trainer.read()
+            case Score(seed):
+                prepared.scores(cohort.under(seed).trainer.teacher.network)
+            case End(run_directory):
+                return run_directory
+            case word:
+                raise AssertionError(f"no order of a search: {word}")

@@ -1,0 +1,1 @@
+"""What steps, heads and searches cost: measured costs, forecasts, benchmarks."""

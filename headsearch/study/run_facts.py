@@ -1,0 +1,58 @@
+"""What a run says about itself: read back as `checkpoint.Run.facts`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import torch
+
+from headsearch.evaluation.features import PROBE_IMAGES
+from headsearch.evaluation.scores import Scores
+from headsearch.study.setup import Prepared
+
+
+def first_facts(prepared: Prepared) -> dict[str, Any]:
+    """What is known before the first step."""
+    data, plan = prepared.data, prepared.plan
+    return {
+        "started": datetime.now().isoformat(timespec="seconds"),
+        "base": {
+            "name": plan.name,
+            "timm_name": plan.timm_name,
+            "dim": plan.dim,
+            "grid": list(plan.grid),
+            "params_m": plan.params_m,
+            "gflops": plan.gflops,
+        },
+        "device": str(prepared.device),
+        "precision": "bf16" if prepared.autocast else "float32",
+        "threads": torch.get_num_threads(),
+        "images": len(data.train),
+        "eval": {
+            "bank": len(data.bank) if data.bank is not None else 0,
+            "choose": len(data.choose),
+            "report": len(data.report),
+            "probe": min(PROBE_IMAGES, len(data.queries)),
+            "classes": len(data.bank.classes) if data.bank is not None else 0,
+        },
+        "labelled": data.bank is not None,
+        "baselines": {},
+        "rung_count": prepared.config.rungs,
+        "seeds": prepared.config.seeds,
+        "steps": prepared.steps,
+        "space_size": prepared.space.size,
+        "excluded": len(prepared.listing.excluded) if prepared.listing is not None else None,
+        "cost_base_equivalents": 0.0,
+        "solo_equivalents": 0.0,
+        "lowered": [],  # see `setbacks`
+        "splits": [],
+        "went_back": None,  # to which cohort and toward which rung, the last time
+    }
+
+
+def note_baseline(facts: dict[str, Any], name: str, scores: Scores) -> None:
+    """Adds accuracies to compare a run's with, on the reporting labels."""
+    if scores.report is not None:
+        facts["baselines"][f"{name}_knn"] = scores.report.knn
+        facts["baselines"][f"{name}_linear"] = scores.report.linear

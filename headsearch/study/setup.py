@@ -1,0 +1,146 @@
+"""Before a search: everything opened, fitted and checked, and nothing written."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from headsearch.config.settings import RunConfig
+from headsearch.errors import UserError
+from headsearch.models.head_batches import check_shares, images_of_a_head
+from headsearch.models.space import Candidate, Listing, ResolvedSpace, find_space, load_space
+from headsearch.runs.storage_url import masked
+from headsearch.study.proposals import candidate_count, cohort_sizes, draw_cohorts
+from headsearch.study.pruners import make_pruner
+from headsearch.study.samplers import make_sampler
+from headsearch.training import distributed
+from headsearch.training.inputs import NOTHING_GIVEN, Given
+from headsearch.training.provenance import ground_notes, ground_settings, machine_note
+from headsearch.training.setup import Ground, prepare_ground
+
+
+@dataclass(frozen=True)
+class Prepared(Ground):
+    """All that a run needs, opened and checked."""
+
+    space: ResolvedSpace
+    listing: Listing | None
+    notes: tuple[str, ...]
+    """What was decided, a line each, for the run to say before it starts."""
+
+    @property
+    def batch(self) -> int:
+        """Images of a step."""
+        return min(self.config.batch_size, len(self.data.train))
+
+    @property
+    def most_heads(self) -> int:
+        """How many heads the largest cohort has."""
+        return max(self.cohort_sizes)
+
+    @property
+    def cohort_sizes(self) -> list[int]:
+        """How many candidates each cohort is planned to have."""
+        return cohort_sizes(candidate_count(self.listing, self.config), self.config.cohort)
+
+    def known_cohorts(self) -> list[list[Candidate]]:
+        """The cohorts that are known before the search: all of a listed space, else the first.
+
+        What a sampler proposes after the first depends on the scores.
+        """
+        drawn = draw_cohorts(self.space, self.listing, self.config)
+        known = drawn if self.listing is not None else islice(drawn, 1)
+        return [[proposal.candidate for proposal in cohort] for cohort in known]
+
+    @property
+    def rank_by(self) -> str:
+        if self.config.rank_by != "auto":
+            return self.config.rank_by
+        return "accuracy" if self.data.bank is not None else "discrepancy"
+
+
+def prepare(
+    config: RunConfig,
+    progress: Callable[[int, int], None] | None = None,
+    given: Given = NOTHING_GIVEN,
+) -> Prepared:
+    """Opens the data, fits the base, resolves the space and checks every name. Writes nothing.
+
+    Args:
+        config: the resolved settings.
+        progress: told how the decoding of images goes.
+        given: what a Python caller hands over in place of what a setting names.
+
+    Raises:
+        UserError: something in the settings, the space or the data cannot be used.
+    """
+    make_pruner(config.pruner, eta=config.eta, min_keep=config.min_keep, rungs=config.rungs)
+    make_sampler(config.sampler, config.seed)
+    space = load_space(find_space(config.space)) if given.space is None else given.space
+    ground = prepare_ground(config, given, progress)
+    if ground.data.bank is None and config.rank_by in ("accuracy", "balanced"):
+        raise UserError(
+            f"--rank-by {config.rank_by} needs labels, and {config.eval_data or config.data} has "
+            "none; use --rank-by discrepancy or labelled --eval-data"
+        )
+    if len(set(distributed.each_of(space.hash))) > 1:
+        raise UserError(f"the processes of this job have different spaces: {config.space}")
+    resolved = space.on(ground.plan)
+    listing = resolved.enumerate(config.trials)
+    if listing is None and config.trials <= len(resolved.controls):
+        raise UserError(
+            f"--trials {config.trials} leaves no room beside the {len(resolved.controls)} controls "
+            "of the space; use more"
+        )
+    prepared = Prepared(**vars(ground), space=resolved, listing=listing, notes=())
+    check_shares(config.images_per_head, prepared.batch, prepared.most_heads)
+    return replace(prepared, notes=tuple(_notes(prepared)))
+
+
+def _notes(prepared: Prepared) -> Iterator[str]:
+    config, listing = prepared.config, prepared.listing
+    yield from ground_notes(prepared)
+    count = candidate_count(listing, config)
+    if listing is None:
+        yield f"{count} candidates, sampled by {config.sampler} from {config.space}"
+    else:
+        left_out = f"; {len(listing.excluded)} left out by constraints" if listing.excluded else ""
+        yield f"{count} candidates: all of {config.space}{left_out}"
+    yield from prepared.space.notes
+    seeds = f" under each of {config.seeds} seeds" if config.seeds > 1 else ""
+    yield (
+        f"{prepared.steps} steps of {config.batch_size} images ({config.epochs} epochs){seeds}, "
+        f"scored at {config.rungs} rungs, ranked by {prepared.rank_by}, heads {config.coupling}"
+    )
+    if config.images_per_head != "all":
+        seen = images_of_a_head(config.images_per_head, prepared.batch, prepared.most_heads)
+        more = ", and more once heads have left" if config.images_per_head == "share" else ""
+        yield f"each head sees {seen} of the {prepared.batch} images of a step{more}"
+    yield machine_note(prepared)
+
+
+def settings_of(prepared: Prepared, run_directory: Path) -> dict[str, Any]:
+    """What config.yaml holds: the settings, and all else that decides what the run finds."""
+    space = prepared.space.space
+    return {
+        **ground_settings(prepared, run_directory),
+        "rank_by": prepared.rank_by,
+        "storage": _written(prepared.config.storage),
+        "study_name": f"{run_directory.name}-{space.hash}-{secrets.token_hex(4)}",
+        "space_hash": space.hash,
+        "space_content": space.written(),
+    }
+
+
+def _written(storage: str | None) -> str | None:
+    """A storage URL that means the same from every directory, without its password."""
+    if storage is None:
+        return None
+    for files in ("sqlite:///", "journal://"):
+        if storage.startswith(files):
+            return f"{files}{Path(storage.removeprefix(files)).absolute()}"
+    return masked(storage)
