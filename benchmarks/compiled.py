@@ -19,7 +19,7 @@ from headsearch.device import synchronize
 from headsearch.study.profiling.benchmark_setup import bench_settings
 from headsearch.study.profiling.step_profiler import MIDDLE
 from headsearch.training.environment import resolve_here
-from headsearch.training.setup import prepare_ground
+from headsearch.training.setup import prepare_training
 
 SMALL = {"base": "vit_t", "base_args": "depth=6,embed_dim=96,num_heads=3", "patch_size": 8}
 CASES: dict[str, dict[str, Any]] = {
@@ -38,20 +38,20 @@ def main() -> None:
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
     for name, case in CASES.items():
         settings = bench_settings(resolve_here({"image_size": 32, **case, **given}), 1)
-        ground = prepare_ground(settings)
+        setup = prepare_training(settings)
         trainers = {}
         for compiled in (False, True):
-            config = ground.config.model_copy(update={"compile": compiled})
-            trainers[compiled] = replace(ground, config=config).new_trainer("observe")
-        side, batch = ground.plan.image_size, ground.config.batch_size
-        crops = torch.randn(2, batch, 3, side, side).to(ground.device)
+            config = setup.config.model_copy(update={"compile": compiled})
+            trainers[compiled] = replace(setup, config=config).new_trainer("observe")
+        side, batch = setup.plan.image_size, setup.config.batch_size
+        crops = torch.randn(2, batch, 3, side, side).to(setup.device)
         seconds: dict[bool, list[float]] = {False: [], True: []}
         first = {}
         for repeat in range(REPEATS + 1):
             for compiled, trainer in trainers.items():
                 started = time.perf_counter()
                 trainer.step(crops, MIDDLE)
-                synchronize(ground.device)
+                synchronize(setup.device)
                 passed = time.perf_counter() - started
                 if repeat:
                     seconds[compiled].append(passed)

@@ -25,15 +25,15 @@ from headsearch.config.settings import resolve
 from headsearch.data.loader import batches
 from headsearch.device import synchronize
 from headsearch.training.environment import keep_freed_memory
-from headsearch.training.schedules import Moment
-from headsearch.training.setup import Ground, prepare_ground
+from headsearch.training.schedules import StepPosition
+from headsearch.training.setup import TrainingSetup, prepare_training
 
 BASES: dict[str, dict[str, Any]] = {
     "small": {**ground_truth.BASE, "image_size": 32, "batch_size": 128},
     "vit_s": {"base": "vit_s", "patch_size": 8, "image_size": 64, "batch_size": 16},
     "vit_s at 224": {"base": "vit_s", "image_size": 224, "patch_size": 16, "batch_size": 128},
 }
-MOMENT = Moment(500, 1000)  # amid a run, where no schedule does anything of its own
+MOMENT = StepPosition(500, 1000)  # amid a run, where no schedule does anything of its own
 AT_LEAST_S = 0.2
 """Steps on given crops that are shorter are timed several in a row: a GPU is not to run dry."""
 DATA_STEPS = 3
@@ -74,10 +74,12 @@ class Task:
         return self.backbone(fused=self.fused_attention)
 
 
-def ground_of(base: str, objective: str, precision: str, threads: int, device: str) -> Ground:
+def ground_of(
+    base: str, objective: str, precision: str, threads: int, device: str
+) -> TrainingSetup:
     """What headsearch itself stands on."""
     settings = BASES[base]
-    return prepare_ground(
+    return prepare_training(
         resolve({
             **settings, "objective": objective, "precision": precision, "device": device,
             "threads": threads, "images": 4 * settings["batch_size"], "epochs": 1000,
@@ -122,14 +124,14 @@ Clock = Callable[[], float]
 def _headsearch(task: Task, now: Clock) -> Turn:
     threads = torch.get_num_threads()
     setting = task.setting
-    ground = ground_of(task.base, setting.objective, task.precision, threads, setting.device)
-    trainer = ground.new_trainer("joint")
+    setup = ground_of(task.base, setting.objective, task.precision, threads, setting.device)
+    trainer = setup.new_trainer("joint")
 
     def step(crops: Tensor) -> None:
         trainer.step(crops, MOMENT)
 
     def data() -> Iterator[Tensor]:
-        return batches(ground.data.train, ground.config, range(DATA_STEPS + 1), ground.device)
+        return batches(setup.data.train, setup.config, range(DATA_STEPS + 1), setup.device)
 
     return _turn(task, step, data, now)
 

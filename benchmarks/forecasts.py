@@ -49,7 +49,7 @@ def measured(settings: dict[str, Any]) -> dict[str, float]:
         search = Search(prepare(resolve_here({**settings, "out": Path(folder) / "run"})))
         for _ in search.run():
             pass
-        seconds = search.course.facts["wall_s"]
+        seconds = search.state.facts["wall_s"]
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {"seconds": seconds, "mb": int(status["VmHWM"].split()[0]) * 1024 / 1e6}
 

@@ -17,9 +17,9 @@ import pandas as pd
 
 from headsearch.config.settings import resolve
 from headsearch.models.space import Candidate
-from headsearch.pretraining.solo import check_health
+from headsearch.pretraining.solo import check_stats
 from headsearch.runs.tables import write_table
-from headsearch.study.setup import Prepared, prepare
+from headsearch.study.setup import SearchSetup, prepare
 from headsearch.training.loop import train
 from headsearch.training.setup import attach
 from headsearch.training.trainer import Trainer
@@ -65,14 +65,16 @@ def main() -> None:
         print(rows[-1], flush=True)
 
 
-def cost_of(prepared: Prepared, share: float) -> float:
+def cost_of(prepared: SearchSetup, share: float) -> float:
     """In units of the base's own training: all together up to a share, then each alone."""
     assert prepared.listing is not None
     heads = [head.gflops / prepared.plan.gflops for head in prepared.listing.candidates]
     return share * (1 + sum(heads)) + (1 - share) * sum(1 + head for head in heads)
 
 
-def finish(together: Trainer, prepared: Prepared, head: Candidate, first: int) -> dict[str, float]:
+def finish(
+    together: Trainer, prepared: SearchSetup, head: Candidate, first: int
+) -> dict[str, float]:
     """The base's accuracies after going on with one head alone, on the labels that may choose."""
     alone = prepared.new_trainer("joint")
     attach(alone, prepared, head)
@@ -90,10 +92,10 @@ def finish(together: Trainer, prepared: Prepared, head: Candidate, first: int) -
     }
 
 
-def run_through(trainer: Trainer, prepared: Prepared, first: int, last: int) -> None:
+def run_through(trainer: Trainer, prepared: SearchSetup, first: int, last: int) -> None:
     for progress in train(trainer, prepared.data.train, prepared.config, first, last):
-        assert progress.health is not None
-        check_health(progress.health, prepared.config.lr)
+        assert progress.stats is not None
+        check_stats(progress.stats, prepared.config.lr)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from headsearch.data.loader import batches
 from headsearch.device import synchronize
 from headsearch.study.profiling.benchmark_setup import bench_heads, bench_settings, prepare_bench
 from headsearch.study.profiling.step_profiler import MIDDLE, product_rate, seconds_of, step_flops
-from headsearch.study.setup import Prepared
+from headsearch.study.setup import SearchSetup
 from headsearch.training.environment import resolve_here
 from headsearch.training.setup import attach
 from headsearch.training.trainer import Trainer
@@ -66,7 +66,7 @@ def main() -> None:
             pd.DataFrame([found]).to_csv(csv, mode="a", header=not csv.exists(), index=False)
 
 
-def report(prepared: Prepared, count: int, rate: float, top: int) -> dict[str, Any]:
+def report(prepared: SearchSetup, count: int, rate: float, top: int) -> dict[str, Any]:
     torch.cuda.reset_peak_memory_stats()
     config, device, side = prepared.config, prepared.device, prepared.plan.image_size
     trainer = prepared.new_trainer(config.coupling)
@@ -112,7 +112,7 @@ def report(prepared: Prepared, count: int, rate: float, top: int) -> dict[str, A
     return found
 
 
-def seconds_with_data(trainer: Trainer, prepared: Prepared) -> float:
+def seconds_with_data(trainer: Trainer, prepared: SearchSetup) -> float:
     """Seconds of a step with its crops, made of images that lie in memory."""
     config, device, side = prepared.config, prepared.device, prepared.plan.image_size
     pixels = torch.randint(0, 256, (4 * config.batch_size, 3, side, side), dtype=torch.uint8)

@@ -137,26 +137,26 @@ def asked(name: str, end: Connection, what: Task | None) -> Any:
 def task_of(case: tuple[str, str, str], arguments: argparse.Namespace, *, with_data: bool) -> Task:
     """A case, and what others need in order to do what headsearch does at `MOMENT`."""
     base, objective, precision = case
-    ground = ground_of(base, objective, precision, arguments.threads, arguments.device)
-    images, config = ground.data.train, ground.config
+    setup = ground_of(base, objective, precision, arguments.threads, arguments.device)
+    images, config = setup.data.train, setup.config
     setting = Setting(
         objective,
         lr=learning_rate(MOMENT, config.lr),
         weight_decay=config.weight_decay,
         momentum=teacher_momentum(MOMENT),
         temperature=teacher_temperature(MOMENT),
-        autocast=ground.autocast,
-        device=str(ground.device),
+        autocast=setup.autocast,
+        device=str(setup.device),
     )
     return Task(
         base,
         precision,
         setting,
-        ground.plan.timm_name,
-        dict(ground.plan.arguments),
+        setup.plan.timm_name,
+        dict(setup.plan.arguments),
         fused_attention=arguments.attention == "fused",
         batch_size=config.batch_size,
-        crops=None if with_data else next(batches(images, config, [0], ground.device)).cpu(),
+        crops=None if with_data else next(batches(images, config, [0], setup.device)).cpu(),
         pixels=images.batch(torch.arange(len(images))).permute(0, 2, 3, 1).numpy(),
     )
 

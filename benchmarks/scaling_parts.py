@@ -40,7 +40,7 @@ from headsearch.models.space import Candidate, find_space, load_space
 from headsearch.study.profiling.benchmark_setup import bench_settings, prepare_bench
 from headsearch.study.profiling.step_profiler import StepMeter
 from headsearch.study.search import Search
-from headsearch.study.setup import Prepared, prepare
+from headsearch.study.setup import SearchSetup, prepare
 from headsearch.training.environment import resolve_here
 
 OUT = Path(__file__).parents[1] / "results" / "scaling"
@@ -153,7 +153,7 @@ FUSED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_
 """What the counter does not know by itself on a CPU."""
 
 
-def counted(prepared: Prepared, images: int) -> tuple[float, float, float]:
+def counted(prepared: SearchSetup, images: int) -> tuple[float, float, float]:
     """Numbers, FLOPs of student and teacher forward, and kept bytes, of a step without heads."""
     config = prepared.config.model_copy(update={"batch_size": images})
     meter = StepMeter(replace(prepared, config=config))
@@ -164,7 +164,7 @@ def counted(prepared: Prepared, images: int) -> tuple[float, float, float]:
     return numbers, float(counter.get_total_flops()), kept
 
 
-def numbers_beside(prepared: Prepared, head: Candidate) -> tuple[float, float]:
+def numbers_beside(prepared: SearchSetup, head: Candidate) -> tuple[float, float]:
     """What a head trains beside its blocks (norm and projection), and the shared prototypes."""
     with torch.device("meta"):
         shared = prepared.objective.base_projection(prepared.plan)
@@ -175,9 +175,9 @@ def numbers_beside(prepared: Prepared, head: Candidate) -> tuple[float, float]:
     return beside, prototypes
 
 
-def kept_by(head: Candidate, prepared: Prepared, crops: int) -> int:
+def kept_by(head: Candidate, prepared: SearchSetup, crops: int) -> int:
     """Bytes that a head's blocks keep for the backward, in bfloat16 where a GPU would."""
-    dim, grid = prepared.plan.stages[head.place]
+    dim, grid = prepared.plan.stages[head.feature_index]
     blocks = head.build(dim, grid)
     features = torch.randn(crops, dim, *grid, requires_grad=True)
     given = {t.untyped_storage().data_ptr() for t in (features, *blocks.state_dict().values())}

@@ -37,7 +37,7 @@ from headsearch.models.space import Space, find_space, load_space, read_space
 from headsearch.pretraining.display import show_pretraining, show_verification
 from headsearch.pretraining.export import Exported, export_from
 from headsearch.pretraining.run import Pretrained, Pretraining, has_ended
-from headsearch.pretraining.setup import Planned, prepare_again, prepare_pretraining
+from headsearch.pretraining.setup import PretrainingSetup, prepare_again, prepare_pretraining
 from headsearch.pretraining.solo import SoloRun
 from headsearch.pretraining.verification import Verification
 from headsearch.report import Table, advice, plot_columns, ranking_table, verdict, write_report
@@ -50,10 +50,10 @@ from headsearch.runs.tables import ranked
 from headsearch.study.display import show
 from headsearch.study.followers import follow
 from headsearch.study.search import Search, prepared_again
-from headsearch.study.setup import Prepared, prepare
+from headsearch.study.setup import SearchSetup, prepare
 from headsearch.training import distributed
 from headsearch.training.environment import resolve_here
-from headsearch.training.inputs import NOTHING_GIVEN, Given
+from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 
 _Running = TypeVar("_Running", Search, Pretraining)
 
@@ -63,7 +63,7 @@ class Result:
     """A search, finished or not, read from its run directory."""
 
     run: Run
-    given: Given = field(default=NOTHING_GIVEN)
+    inputs: InMemoryInputs = field(default=NO_INPUTS)
     """What the search was given as objects, which no file holds."""
 
     @property
@@ -163,16 +163,16 @@ def search(
     Raises:
         UserError: a setting, the space or the data cannot be used, or the base diverged.
     """
-    given = _given(base, data, eval_data)
+    inputs = _inputs(base, data, eval_data)
     flags = _flags(settings, base=base, data=data, eval_data=eval_data)
     if isinstance(space, str | Path):
         flags["space"] = str(space)
     else:
         found = space if isinstance(space, Space) else _read_space(space)
-        given, flags["space"] = replace(given, space=found), found.source
+        inputs, flags["space"] = replace(inputs, space=found), found.source
     config = resolve_here(flags)
     with _quiet_optuna():
-        return _searched(prepare(config, given=given), None, progress, given)
+        return _searched(prepare(config, inputs=inputs), None, progress, inputs)
 
 
 def resume(
@@ -204,11 +204,11 @@ def resume(
     if result.run.facts.get("status") == "complete":
         return result
     found = None if space is None else space if isinstance(space, Space) else _read_space(space)
-    given = replace(_given(base, data, eval_data), space=found)
+    inputs = replace(_inputs(base, data, eval_data), space=found)
     with _quiet_optuna():
         with listed_where_too_many(result.run_directory):
-            prepared = prepared_again(result.run, given, _log(log))
-        return _searched(prepared, result.run_directory, progress, given)
+            prepared = prepared_again(result.run, inputs, _log(log))
+        return _searched(prepared, result.run_directory, progress, inputs)
 
 
 def _read_space(space: Mapping[str, Any]) -> Space:
@@ -216,7 +216,7 @@ def _read_space(space: Mapping[str, Any]) -> Space:
 
 
 def _searched(
-    prepared: Prepared, directory: Path | None, progress: bool | None, given: Given
+    prepared: SearchSetup, directory: Path | None, progress: bool | None, inputs: InMemoryInputs
 ) -> Result:
     """Runs a search to its end; Ctrl-C and SIGTERM leave a snapshot, shown or in silence.
 
@@ -224,13 +224,13 @@ def _searched(
     """
     if not torchrun.first():
         with stops_heard(threading.Event()):
-            return Result(read_run(follow(prepared)), given)
+            return Result(read_run(follow(prepared)), inputs)
     running = Search(prepared, directory)
     running.prepared.data.left_out.list_in(running.run_directory)
     _to_the_end(running, show, progress)
     found = read_run(running.run_directory)
     write_report(found)
-    return Result(found, given)
+    return Result(found, inputs)
 
 
 def load(run_directory: str | Path) -> Result:
@@ -312,20 +312,20 @@ def pretrain(
         UserError: no such run, rank or head, settings that cannot be used, or it diverged.
     """
     result = _result(run)
-    given = _given(base, data, eval_data)
+    inputs = _inputs(base, data, eval_data)
     flags = _flags(settings, base=base, data=data, eval_data=eval_data)
     if result is not None:
-        given = Given(
-            base=given.base if base is not None else result.given.base,
-            data=given.data if data is not None else result.given.data,
-            eval_data=given.eval_data if eval_data is not None else result.given.eval_data,
+        inputs = InMemoryInputs(
+            base=inputs.base if base is not None else result.inputs.base,
+            data=inputs.data if data is not None else result.inputs.data,
+            eval_data=inputs.eval_data if eval_data is not None else result.inputs.eval_data,
         )
     planned = prepare_pretraining(
         flags,
         run=result.run if result is not None else None,
         rank=rank,
         head=None if head is None else str(head),
-        given=given,
+        inputs=inputs,
     )
     return _pretrained(planned, None, progress)
 
@@ -355,25 +355,27 @@ def resume_pretraining(
     if has_ended(directory):
         raise UserError(f"{directory} has come to its end already: there is nothing to resume")
     with listed_where_too_many(directory):
-        planned = prepare_again(directory, _given(base, data, eval_data), flags=_log(log))
+        planned = prepare_again(directory, _inputs(base, data, eval_data), flags=_log(log))
     return _pretrained(planned, directory, progress)
 
 
-def _pretrained(planned: Planned, directory: Path | None, progress: bool | None) -> Pretrained:
+def _pretrained(
+    planned: PretrainingSetup, directory: Path | None, progress: bool | None
+) -> Pretrained:
     """Runs a pretraining to its end; Ctrl-C and SIGTERM leave a snapshot, shown or in silence.
 
     Of a job's processes the first keeps what comes of it, and the others take part.
     """
     if not torchrun.first():
-        solo = SoloRun(planned.ground, planned.candidate)
+        solo = SoloRun(planned.setup, planned.candidate)
         with stops_heard(solo.stop):
             _exhaust(solo.run())
-        kept: Pretrained = distributed.hear()
+        kept: Pretrained = distributed.receive_object()
         return kept
     running = Pretraining(planned, directory)
     _to_the_end(running, show_pretraining, progress)
     found = Pretrained(running.run_directory, running.weights, running.scores, running.loading)
-    distributed.tell(found)
+    distributed.broadcast_object(found)
     return found
 
 
@@ -403,7 +405,7 @@ def export(
         rank=rank,
         head=None if head is None else str(head),
         out=None if out is None else Path(out),
-        given=result.given,
+        inputs=result.inputs,
     ).files
 
 
@@ -451,7 +453,7 @@ def verify(
         show_verification(found, console)
     again = read_run(result.run_directory)
     write_report(again)
-    return Result(again, result.given)
+    return Result(again, result.inputs)
 
 
 def calibrate(runs: Sequence[Result | str | Path], primary: str = "head_accuracy") -> pd.DataFrame:
@@ -481,11 +483,11 @@ def _result(run: Result | str | Path | None) -> Result | None:
     return run if run is None or isinstance(run, Result) else load(run)
 
 
-def _given(base: Any, data: Any, eval_data: Any) -> Given:
+def _inputs(base: Any, data: Any, eval_data: Any) -> InMemoryInputs:
     """The objects among these, where a name is not one."""
     if base is not None and not isinstance(base, str | nn.Module):
         raise UserError(f"base must be a name or a torch.nn.Module, but is a {type(base).__name__}")
-    return Given(
+    return InMemoryInputs(
         base=base if isinstance(base, nn.Module) else None,
         data=_source(data),
         eval_data=_source(eval_data),

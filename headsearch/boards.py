@@ -121,7 +121,7 @@ def values_of(event: Advanced | Scored | SoloAdvanced | SoloScored) -> dict[str,
     """The points of an event, by their tags; NaN where there is none."""
     if isinstance(event, Scored):
         live = sum(
-            s.cohort == event.cohort and not s.ended for s in event.ledger.standings.values()
+            s.cohort == event.cohort and not s.ended for s in event.leaderboard.entries.values()
         )
         return {**_scores(event.scores), "search/live heads": live}
     if isinstance(event, SoloScored):
@@ -129,11 +129,11 @@ def values_of(event: Advanced | Scored | SoloAdvanced | SoloScored) -> dict[str,
     if isinstance(event, SoloAdvanced):
         losses = {BASE: event.loss, **event.head_losses}
     else:
-        live_now = event.ledger.live(event.cohort)
+        live_now = event.leaderboard.live(event.cohort)
         losses = {BASE: event.base_loss, **{s.candidate.name: s.loss for s in live_now}}
     return {
         **{_tag("loss", name): loss for name, loss in losses.items()},
-        "speed/images per second": event.pace.images_per_second,
+        "speed/images per second": event.throughput.images_per_second,
     }
 
 

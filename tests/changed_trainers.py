@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 import torch
 
-from headsearch.training.setup import Ground
+from headsearch.training.setup import TrainingSetup
 from headsearch.training.trainer import Trainer
 
 
 def on_new_trainers(patch: pytest.MonkeyPatch, change: Callable[[Trainer, int], None]) -> None:
     """Lets `change` have each trainer that is made from here on, and its seed."""
-    made = Ground.new_trainer
+    made = TrainingSetup.new_trainer
 
-    def changed(ground: Ground, *arguments: Any) -> Trainer:
-        trainer = made(ground, *arguments)
-        change(trainer, ground.config.seed)
+    def changed(setup: TrainingSetup, *arguments: Any) -> Trainer:
+        trainer = made(setup, *arguments)
+        change(trainer, setup.config.seed)
         return trainer
 
-    patch.setattr(Ground, "new_trainer", changed)
+    patch.setattr(TrainingSetup, "new_trainer", changed)
 
 
 def with_a_broken_head(name: str, under: int | None = None) -> Callable[[Trainer, int], None]:
@@ -59,13 +59,13 @@ def with_a_base_that_diverges(
     def change(trainer: Trainer, seed: int) -> None:
         step = trainer.step
 
-        def one(crops: Any, moment: Any) -> None:
+        def one(crops: Any, position: Any) -> None:
             if trainer.peak_lr > above and under in (None, seed):
-                if moment.step >= at - 1 and after in trainer.student.heads:
+                if position.step >= at - 1 and after in trainer.student.heads:
                     next(trainer.student.heads[after].parameters()).data.fill_(float("nan"))
-                if moment.step >= at:
+                if position.step >= at:
                     with_an_infinite_base(trainer, seed)
-            step(crops, moment)
+            step(crops, position)
 
         trainer.step = one  # type: ignore[method-assign]
 
@@ -94,10 +94,10 @@ def with_memory_for(heads: int, *, begin: int = 0) -> Callable[[Trainer, int], N
     def change(trainer: Trainer, seed: int) -> None:
         step = trainer.step
 
-        def one(crops: Any, moment: Any) -> None:
-            if moment.step >= begin and len(trainer.student.heads) > heads:
+        def one(crops: Any, position: Any) -> None:
+            if position.step >= begin and len(trainer.student.heads) > heads:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-            step(crops, moment)
+            step(crops, position)
 
         trainer.step = one  # type: ignore[method-assign]
 

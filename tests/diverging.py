@@ -7,17 +7,17 @@ import math
 from torch import Tensor
 
 from headsearch import cli
-from headsearch.training.schedules import Moment
+from headsearch.training.schedules import StepPosition
 from headsearch.training.trainer import Trainer
 
 before = Trainer.step
 
 
-def diverging(trainer: Trainer, crops: Tensor, moment: Moment) -> None:
-    if moment.step == 3:
+def diverging(trainer: Trainer, crops: Tensor, position: StepPosition) -> None:
+    if position.step == 3:
         for parameter in trainer.student.base.parameters():
             parameter.data.fill_(math.nan)
-    before(trainer, crops, moment)
+    before(trainer, crops, position)
 
 
 Trainer.step = diverging  # type: ignore[method-assign]

@@ -14,7 +14,7 @@ from headsearch.config.settings import Coupling
 from headsearch.models.network import Network
 from headsearch.seeding import seeded_generator
 from headsearch.training.objectives import OBJECTIVES
-from headsearch.training.schedules import Moment
+from headsearch.training.schedules import StepPosition
 from headsearch.training.trainer import Trainer
 
 CROPS = 2 * IMAGES
@@ -264,18 +264,18 @@ def prepared(
     return trainer
 
 
-def mask_of(trainer: Trainer, moment: Moment) -> Tensor | None:
-    generator = seeded_generator(trainer.seed, "mask", moment.step)
+def mask_of(trainer: Trainer, position: StepPosition) -> Tensor | None:
+    generator = seeded_generator(trainer.seed, "mask", position.step)
     return trainer.objective.mask(trainer.student, CROPS, generator)
 
 
-def by_hand(trainer: Trainer, views: Tensor, moment: Moment) -> ByHand:
+def by_hand(trainer: Trainer, views: Tensor, position: StepPosition) -> ByHand:
     """The terms of a step's loss, from the trainer's weights and centres as they are."""
-    images, mask = views.flatten(0, 1), mask_of(trainer, moment)
+    images, mask = views.flatten(0, 1), mask_of(trainer, position)
     student = made(trainer.student, images, mask)
     teacher = made(trainer.teacher.network, images, None)
     name = next(n for n, kind in OBJECTIVES.items() if type(trainer.objective) is kind)
-    return BY_HAND[name](trainer, student, teacher, images, mask, moment.progress)
+    return BY_HAND[name](trainer, student, teacher, images, mask, position.progress)
 
 
 def assert_close(ours: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -26,5 +26,5 @@ def until_rung_2(hear: Any) -> Any:
 
 
 if torchrun.rank() == torchrun.count() - 1:
-    followers.distributed.hear = until_rung_2(followers.distributed.hear)
+    followers.distributed.receive_object = until_rung_2(followers.distributed.receive_object)
 cli.main()

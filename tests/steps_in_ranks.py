@@ -21,7 +21,7 @@ from headsearch.config.settings import Coupling
 from headsearch.models.bases import plan_base
 from headsearch.training import distributed
 from headsearch.training.objectives import OBJECTIVES
-from headsearch.training.schedules import Moment
+from headsearch.training.schedules import StepPosition
 
 STEPS, IMAGES = 3, 8
 RESNET = plan_base("test_resnet", 32)
@@ -34,11 +34,11 @@ def take_steps(objective: str, coupling: Coupling, *, resnet: bool, out: dict[st
     trainer = make_trainer(HEADS, coupling, objective, plan=plan)
     name = f"{objective} {coupling} {'resnet' if resnet else 'vit'}"
     for step in range(STEPS):
-        moment = Moment(step, 2 * STEPS)
+        position = StepPosition(step, 2 * STEPS)
         own = crops(step, images=IMAGES, side=plan.image_size)
-        trainer.step(torch.stack([distributed.own_images(each) for each in own]), moment)
-        for owner, health in trainer.read().owners.items():
-            out[f"{name}/loss of {owner or 'base'}/{step}"] = torch.tensor(health.loss)
+        trainer.step(torch.stack([distributed.local_images(each) for each in own]), position)
+        for owner, stats in trainer.read().owners.items():
+            out[f"{name}/loss of {owner or 'base'}/{step}"] = torch.tensor(stats.loss)
     for key, tensor in trainer.state().items():
         if key.partition(".")[0] in ("student", "teacher", "optimizer"):
             # a copy, for some share memory
@@ -47,18 +47,18 @@ def take_steps(objective: str, coupling: Coupling, *, resnet: bool, out: dict[st
 
 def main() -> None:
     torch.set_num_threads(1)
-    distributed.join(torch.device("cpu"))
+    distributed.join_processes(torch.device("cpu"))
     out: dict[str, Tensor] = {}
     for objective in OBJECTIVES:
         take_steps(objective, "joint", resnet=False, out=out)
     take_steps("simclr", "observe", resnet=False, out=out)
     for objective in ("dino", "simclr"):
         take_steps(objective, "joint", resnet=True, out=out)
-    same = distributed.each_of({name: float(t.double().sum()) for name, t in out.items()})
+    same = distributed.gather_objects({name: float(t.double().sum()) for name, t in out.items()})
     assert all(each == same[0] for each in same), "ranks have come apart"
     if torchrun.first():
         save_file(out, Path(sys.argv[1]))
-    distributed.leave()
+    distributed.leave_processes()
 
 
 if __name__ == "__main__":

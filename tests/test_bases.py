@@ -83,10 +83,10 @@ def test_a_base_keeps_what_its_plan_says(name: str, size: int, arguments: dict[s
     base = plan.build().train()
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     drawn = torch.get_rng_state()
-    output = base(images, places=range(len(plan.stages)))
+    output = base(images, feature_indices=range(len(plan.stages)))
 
-    for place, stage in enumerate(plan.stages):
-        assert output.maps_BDHW[place].shape == (2, stage.dim, *stage.grid)
+    for feature_index, stage in enumerate(plan.stages):
+        assert output.maps_BDHW[feature_index].shape == (2, stage.dim, *stage.grid)
     assert output.tokens_BND.shape == (2, plan.grid[0] * plan.grid[1], plan.dim)
     assert output.pooled_BD.shape == (2, plan.dim)
     assert all(t.isfinite().all() for t in (*output.maps_BDHW.values(), *output[1:]))

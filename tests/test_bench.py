@@ -20,7 +20,7 @@ from headsearch.study.profiling.benchmark import Bench
 from headsearch.study.profiling.benchmark_setup import bench_heads, bench_settings, prepare_bench
 from headsearch.study.profiling.peak_memory import Memory, peak_memory
 from headsearch.study.profiling.step_profiler import Size, StepMeter, step_flops
-from headsearch.study.setup import Prepared
+from headsearch.study.setup import SearchSetup
 from headsearch.training.objectives import OBJECTIVES
 
 TINY = {
@@ -42,7 +42,7 @@ def space_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(file)
 
 
-def tiny(space_file: str, heads: int = 4, **changes: Any) -> Prepared:
+def tiny(space_file: str, heads: int = 4, **changes: Any) -> SearchSetup:
     settings = resolve({**TINY, "space": space_file, **changes})
     return prepare_bench(bench_settings(settings, heads))
 

@@ -128,8 +128,8 @@ def test_a_search_that_goes_on_leaves_the_same_points_once(
     def stop_now_and_then(trainer: Trainer, seed: int) -> None:
         step = trainer.step
 
-        def one(crops: Any, moment: Any) -> None:
-            step(crops, moment)
+        def one(crops: Any, position: Any) -> None:
+            step(crops, position)
             if next(steps_taken) % 5 == 3:
                 lives[-1].stop.set()
 
@@ -143,7 +143,7 @@ def test_a_search_that_goes_on_leaves_the_same_points_once(
         with closing(events_of(lives[-1])) as events:
             for number, event in enumerate(events, 1):
                 if torn and number >= 2 + len(lives) and isinstance(event, Advanced):
-                    monkeypatch.setattr(lives[-1].course, "keep", lambda *_, **__: None)
+                    monkeypatch.setattr(lives[-1].state, "keep", lambda *_, **__: None)
                     break
         if not lives[-1].complete:
             lives.append(resume_search(read_run(run)))

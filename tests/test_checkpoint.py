@@ -10,7 +10,7 @@ import pytest
 from headsearch.config.settings import resolve
 from headsearch.errors import UserError
 from headsearch.runs.directory import create, new_run_directory, write_atomically
-from headsearch.runs.run import read_run, same_settings
+from headsearch.runs.run import check_same_settings, read_run
 from headsearch.runs.tables import RANKING_COLUMNS, RUNG_COLUMNS, write_table
 
 
@@ -98,6 +98,6 @@ def test_a_setting_that_a_run_is_older_than_was_at_its_default(tmp_path: Path) -
     settings = resolve({}).model_dump(mode="json") | {"study_name": "old"}
     begun = {name: value for name, value in settings.items() if name != "images_per_head"}
     create(tmp_path / "run", begun)
-    assert same_settings(tmp_path / "run", settings)["images_per_head"] == "all"
+    assert check_same_settings(tmp_path / "run", settings)["images_per_head"] == "all"
     with pytest.raises(UserError, match=r"images_per_head has changed .* from all to share"):
-        same_settings(tmp_path / "run", settings | {"images_per_head": "share"})
+        check_same_settings(tmp_path / "run", settings | {"images_per_head": "share"})

@@ -12,8 +12,8 @@ from tiny_training import crops, make_trainer
 
 from headsearch.config.settings import resolve
 from headsearch.errors import UserError
-from headsearch.training.schedules import Moment
-from headsearch.training.setup import prepare_ground
+from headsearch.training.schedules import StepPosition
+from headsearch.training.setup import prepare_training
 from headsearch.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
@@ -24,7 +24,7 @@ def trained(*, compiled: bool, **settings: Any) -> Trainer:
     """A head leaves and another comes on the way."""
     trainer = make_trainer(["convnext", "mixer"], compile=compiled, **settings)
     for step in range(STEPS):
-        trainer.step(crops(step), Moment(step, 2 * STEPS))
+        trainer.step(crops(step), StepPosition(step, 2 * STEPS))
         if step == 1:
             trainer.detach("convnext")
     return trainer
@@ -57,4 +57,4 @@ def test_without_a_compiler_that_is_told(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv("CXX", str(tmp_path / "no-such-compiler"))
     settings = {"base": "test_vit", "images": 64, "compile": True, "device": "cpu"}
     with pytest.raises(UserError, match="--compile needs a C"):
-        prepare_ground(resolve(settings))
+        prepare_training(resolve(settings))

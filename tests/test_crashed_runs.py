@@ -19,7 +19,7 @@ from headsearch.config.settings import resolve
 from headsearch.errors import UserError
 from headsearch.report.plots.style import RC
 from headsearch.runs.directory import HOLDER, claimed, hold
-from headsearch.runs.run import read_run, same_settings
+from headsearch.runs.run import check_same_settings, read_run
 from headsearch.study.events import Scored
 from headsearch.study.search import Search, resume_search
 from headsearch.study.setup import prepare
@@ -187,4 +187,4 @@ def test_a_run_that_was_begun_before_some_settings_and_formats_goes_on(
     whole = stages["complete"]
     assert (run / "rungs.csv").read_bytes() == (whole / "rungs.csv").read_bytes()
     with pytest.raises(UserError, match=r"seeds has changed since the run began, from 1 to 2"):
-        same_settings(run, {**begun, "seeds": 2})
+        check_same_settings(run, {**begun, "seeds": 2})

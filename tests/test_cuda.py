@@ -20,7 +20,7 @@ from headsearch.data.image.store import ImagesInMemory
 from headsearch.data.loader import batches
 from headsearch.training.cuda_graphs import WARM_UP
 from headsearch.training.objectives import OBJECTIVES
-from headsearch.training.schedules import Moment
+from headsearch.training.schedules import StepPosition
 from headsearch.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -48,12 +48,12 @@ def test_steps_and_their_crops_wait_for_nothing(
     for step, views in enumerate(batches(images, config, range(8), CUDA)):
         if step == WARM_UP + 1:  # what is made once is made
             torch.cuda.set_sync_debug_mode("error")  # of every wait that torch knows of
-        trainer.step(views, Moment(step, 8))
+        trainer.step(views, StepPosition(step, 8))
     torch.cuda.set_sync_debug_mode("default")
     assert trainer.settled
-    health = trainer.read()
-    assert health.steps == 8
-    assert not health.blamed
+    stats = trainer.read()
+    assert stats.steps == 8
+    assert not stats.blamed
 
 
 def small_trainer(objective: str, **settings: Any) -> Trainer:
@@ -87,7 +87,7 @@ def test_recorded_steps_are_those_taken_one_by_one(
                 trainer.detach("attention")
                 assert trainer.settled == (trainer is plain)
             views = cuda_crops(step)
-            trainer.step(views * math.inf if step == 14 else views, Moment(step, 20))
+            trainer.step(views * math.inf if step == 14 else views, StepPosition(step, 20))
             if step == 5:
                 assert trainer.read().steps == 6
     expected, found = plain.state(), recorded.state()
@@ -95,9 +95,9 @@ def test_recorded_steps_are_those_taken_one_by_one(
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5, msg=name)
     for trainer in (plain, recorded):
-        health = trainer.read()
-        assert health.steps == 8  # 6 … 13
-        trainer.step(cuda_crops(16), Moment(14, 20))
+        stats = trainer.read()
+        assert stats.steps == 8  # 6 … 13
+        trainer.step(cuda_crops(16), StepPosition(14, 20))
         assert trainer.read().steps == 1
 
 
@@ -118,19 +118,19 @@ def test_a_head_that_waits_for_the_device_is_trained_all_the_same() -> None:
     for each in (plain, trainer):
         each.attach("waits", Waits, DIM)
     for step in range(WARM_UP):
-        trainer.step(cuda_crops(step), Moment(step, 10))
+        trainer.step(cuda_crops(step), StepPosition(step, 10))
     with pytest.warns(UserWarning, match="steps could not be recorded, and are slower for it"):
-        trainer.step(cuda_crops(WARM_UP), Moment(WARM_UP, 10))
+        trainer.step(cuda_crops(WARM_UP), StepPosition(WARM_UP, 10))
     assert trainer.settled
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
     for step in range(WARM_UP + 1):
-        plain.step(cuda_crops(step), Moment(step, 10))
+        plain.step(cuda_crops(step), StepPosition(step, 10))
     for name, expected in plain.state().items():
         torch.testing.assert_close(trainer.state()[name], expected, rtol=1e-4, atol=1e-5, msg=name)
     trainer.detach("waits")
     for step in range(3, 6):
         assert not trainer.settled
-        trainer.step(cuda_crops(step), Moment(step, 10))
+        trainer.step(cuda_crops(step), StepPosition(step, 10))
     assert trainer.settled
     assert trainer.read().steps == 6
 
@@ -140,12 +140,12 @@ def test_losses_and_gradients_are_those_of_a_cpu(objective: str) -> None:
     """In float64, but for what is drawn on the device: masked patches."""
     if objective in ("ibot", "mae"):
         pytest.skip("masks are drawn on the device, from its own generator")
-    moment = Moment(3, 10)
+    position = StepPosition(3, 10)
     on_cpu, on_cuda = (
         make_trainer(list(HEADS), "joint", objective, device=device) for device in ("cpu", "cuda")
     )
-    found = backward(on_cuda, crops().to("cuda"), moment)
-    for name, expected in backward(on_cpu, crops(), moment).items():
+    found = backward(on_cuda, crops().to("cuda"), position)
+    for name, expected in backward(on_cpu, crops(), position).items():
         torch.testing.assert_close(found[name].cpu(), expected, rtol=1e-8, atol=1e-12, msg=name)
 
 

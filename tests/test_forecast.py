@@ -19,7 +19,7 @@ from headsearch.study.profiling.costs import Costs, HeadCost, measure_costs
 from headsearch.study.profiling.forecast import Forecast, forecast_with
 from headsearch.study.profiling.step_profiler import Size, StepMeter
 from headsearch.study.search import Search
-from headsearch.study.setup import Prepared, prepare
+from headsearch.study.setup import SearchSetup, prepare
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -42,7 +42,7 @@ TINY = {
 MB = 1_000_000
 
 
-def tiny(folder: Path, space: str = SPACE, **changes: Any) -> Prepared:
+def tiny(folder: Path, space: str = SPACE, **changes: Any) -> SearchSetup:
     file = folder / "space.yaml"
     file.write_text(space)
     return prepare(resolve({**TINY, "space": str(file), **changes}))
@@ -73,7 +73,7 @@ def made_up(cohorts: list[list[Any]], seconds: dict[str, float], **changes: Any)
 
 
 def foresee(
-    prepared: Prepared, seconds: dict[str, float] | None = None, **changes: Any
+    prepared: SearchSetup, seconds: dict[str, float] | None = None, **changes: Any
 ) -> Forecast:
     cohorts = prepared.known_cohorts()
     return forecast_with(prepared, cohorts, made_up(cohorts, seconds or {}, **changes))
@@ -105,7 +105,7 @@ def test_of_a_sampled_space_the_first_cohort_is_known(tmp_path: Path) -> None:
     assert len(found.cohorts) == 1
     assert found.sizes == [4, 4]
     with closing(Search(prepared).run()) as events:
-        asked = list(next(events).ledger.standings)
+        asked = list(next(events).leaderboard.entries)
     assert [head.name for head in found.cohorts[0]] == asked
     assert any("4 candidates in one more cohort, sampled by tpe" in line
                for line in forecast_words(found, prepared))  # fmt: skip

@@ -31,10 +31,10 @@ from headsearch.models.bases import BasePlan, plan_base
 from headsearch.models.network import BASE, Network
 from headsearch.training.objectives import OBJECTIVES, make_objective
 from headsearch.training.objectives.masks import block_masks, masked_mean
-from headsearch.training.schedules import Moment
+from headsearch.training.schedules import StepPosition
 from headsearch.training.trainer import Trainer
 
-MOMENT = Moment(3, 11)
+MOMENT = StepPosition(3, 11)
 
 
 @cache
@@ -153,7 +153,7 @@ def test_observing_heads_train_bitwise_alike_in_a_cohort_of_one_and_of_five(obje
     alone = make_trainer(["bottleneck"], "observe", objective, dtype=torch.float32)
     for step in range(4):
         for trainer in (together, alone):
-            trainer.step(crops(step, dtype=torch.float32), Moment(step, 4))
+            trainer.step(crops(step, dtype=torch.float32), StepPosition(step, 4))
     assert_bitwise(all_state(together, "bottleneck"), all_state(alone, "bottleneck"))
     assert_bitwise(all_state(together, BASE), all_state(alone, BASE))
 
@@ -162,7 +162,7 @@ def test_observing_heads_train_bitwise_alike_in_a_cohort_of_one_and_of_five(obje
 def test_detaching_removes_a_head_and_leaves_all_else_bitwise_as_it_was(objective: str) -> None:
     trainer = make_trainer(list(HEADS), "joint", objective, dtype=torch.float32)
     for step in range(2):
-        trainer.step(crops(step, dtype=torch.float32), Moment(step, 10))
+        trainer.step(crops(step, dtype=torch.float32), StepPosition(step, 10))
     stay = [BASE, *[name for name in HEADS if name != "mixer"]]
     before = {owner: all_state(trainer, owner) for owner in stay}
     parameters = sum(p.numel() for p in trainer.student.parameters())
@@ -178,7 +178,7 @@ def test_detaching_removes_a_head_and_leaves_all_else_bitwise_as_it_was(objectiv
     assert not of_mixer & {id(p) for p in trainer.optimizer.state}
     held = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     assert held == {id(p) for p in trainer.student.parameters()}
-    trainer.step(crops(4, dtype=torch.float32), Moment(4, 10))
+    trainer.step(crops(4, dtype=torch.float32), StepPosition(4, 10))
     assert trainer.read().owners.keys() == set(stay)
 
 
@@ -188,7 +188,7 @@ def test_a_step_after_the_last_head_left_trains_the_base_on_its_own(objective: s
     trainer.detach("mixer")
     bare = make_trainer([], "joint", objective)
     for one in (trainer, bare):
-        one.step(crops(), Moment(0, 10))
+        one.step(crops(), StepPosition(0, 10))
     assert_bitwise(all_state(trainer, BASE), all_state(bare, BASE))
 
 
@@ -199,7 +199,7 @@ def test_a_step_neither_syncs_with_the_host_nor_leaves_its_device(
 ) -> None:
     trainer = make_trainer(["attention", "mixer"], coupling, objective, dtype=torch.float32,
                            device="meta")  # fmt: skip
-    trainer.step(crops(dtype=torch.float32).to("meta"), Moment(0, 10))
+    trainer.step(crops(dtype=torch.float32).to("meta"), StepPosition(0, 10))
     assert all(p.is_meta for p in trainer.student.parameters())
 
 
@@ -220,7 +220,7 @@ def test_in_bfloat16_the_losses_are_float32_and_close(objective: str, coupling: 
 def test_the_teacher_is_the_student_where_the_objective_has_none(objective: str) -> None:
     trainer = make_trainer(["attention"], "joint", objective)
     for step in range(3):
-        trainer.step(crops(step), Moment(step, 40))
+        trainer.step(crops(step), StepPosition(step, 40))
     pairs = zip(trainer.student.parameters(), trainer.teacher.network.parameters(), strict=True)
     alike = all(torch.equal(student, teacher) for student, teacher in pairs)
     assert alike == (objective in ("simsiam", "simclr", "barlow", "vicreg"))
@@ -229,11 +229,11 @@ def test_the_teacher_is_the_student_where_the_objective_has_none(objective: str)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_head_takes_an_earlier_map_of_another_grid_and_width(objective: str) -> None:
     plan = of_stages()
-    place = len(plan.stages) - 1
-    assert plan.stages[place].grid != plan.grid
-    assert plan.stages[place].dim != plan.dim
+    feature_index = len(plan.stages) - 1
+    assert plan.stages[feature_index].grid != plan.grid
+    assert plan.stages[feature_index].dim != plan.dim
     trainer = make_trainer(["convnext", "mixer"], "joint", objective, dtype=torch.float32,
-                           plan=plan, place=place)  # fmt: skip
+                           plan=plan, feature_index=feature_index)  # fmt: skip
     gradients = backward(trainer, crops(dtype=torch.float32, side=32), MOMENT)
     for head in ("convnext", "mixer"):
         assert all(bool(g.isfinite().all()) for g in of_head(gradients, head).values())
@@ -244,13 +244,13 @@ def test_a_head_takes_an_earlier_map_of_another_grid_and_width(objective: str) -
 def test_training_lowers_every_loss(objective: str) -> None:
     trainer = make_trainer(["convnext", "attention"], "joint", objective, dtype=torch.float32,
                            lr=3e-3)  # fmt: skip
-    still = Moment(100, 1000)  # at one temperature, so that losses can be compared
+    still = StepPosition(100, 1000)  # at one temperature, so that losses can be compared
     for step in range(40):  # centres start at 0, where all images still look alike
         losses_of(trainer, crops(step % 2, dtype=torch.float32), still)
     losses = []
     for step in range(40):
         trainer.step(crops(step % 2, dtype=torch.float32), still)
-        losses.append({owner: health.loss for owner, health in trainer.read().owners.items()})
+        losses.append({owner: stats.loss for owner, stats in trainer.read().owners.items()})
     for owner in losses[0]:
         first = sum(step[owner] for step in losses[:5])
         last = sum(step[owner] for step in losses[-5:])
@@ -311,7 +311,7 @@ def test_centres_follow_the_teachers_mean_logits_each_its_own() -> None:
         )
         own = teacher.heads["convnext"].projection
         of_head = F.normalize(own.projector(whole.head_pooled)) @ prototypes
-    backward(trainer, crops(), Moment(0, 10))
+    backward(trainer, crops(), StepPosition(0, 10))
     student = trainer.student
     for centre, logits in (
         (student.projection.centre, of_base),
@@ -363,7 +363,7 @@ def test_the_masks_of_ibot_have_ratio_0_or_a_tenth_to_a_half() -> None:
 @pytest.mark.parametrize("objective", ["ibot", "mae"])
 def test_masks_depend_on_seed_and_step_alone(objective: str) -> None:
     def seen(trainer: Trainer, step: int) -> Tensor:
-        return features_of(trainer, crops(), Moment(step, 10)).base.tokens_BND
+        return features_of(trainer, crops(), StepPosition(step, 10)).base.tokens_BND
 
     one = seen(make_trainer(["mixer"], "joint", objective), 4)
     assert torch.equal(one, seen(make_trainer(["attention"], "observe", objective), 4))
@@ -384,14 +384,14 @@ def test_a_base_that_is_not_of_patches_learns_from_masks_too() -> None:
     plan = of_stages()
     for objective in ("ibot", "mae"):
         trainer = make_trainer(["mixer"], "joint", objective, dtype=torch.float32, plan=plan)
-        trainer.step(crops(dtype=torch.float32, side=32), Moment(0, 10))
+        trainer.step(crops(dtype=torch.float32, side=32), StepPosition(0, 10))
         assert all(owner.finite for owner in trainer.read().owners.values())
 
 
 def test_mae_averages_a_finer_heads_tokens_onto_the_last_grid() -> None:
     plan = of_stages()
-    place = len(plan.stages) - 1
-    trainer = make_trainer(["convnext"], "observe", "mae", plan=plan, place=place)
+    feature_index = len(plan.stages) - 1
+    trainer = make_trainer(["convnext"], "observe", "mae", plan=plan, feature_index=feature_index)
     images = crops(side=32)
     losses = losses_of(trainer, images, MOMENT)
     mask = mask_of(trainer, MOMENT)

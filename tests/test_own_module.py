@@ -66,7 +66,7 @@ def test_a_module_is_a_base_with_its_own_weights_and_is_left_alone(kind: type[Ma
     plan = plan_module(module, SIZE, name="mine")
     base = plan.build()
     images = torch.randn(2, 3, SIZE, SIZE)
-    output = base.train()(images, places=range(len(plan.stages)))
+    output = base.train()(images, feature_indices=range(len(plan.stages)))
 
     assert (plan.name, plan.dim, plan.grid) == ("mine", DIM, (4, 4))
     assert len(plan.stages) == (2 if kind is Intermediates else 1)

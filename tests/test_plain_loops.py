@@ -13,12 +13,12 @@ import torch
 from tiny_training import TINY_VIT, crops, different_teacher, make_trainer
 
 from headsearch.training.objectives.dino import teacher_temperature
-from headsearch.training.schedules import Moment, learning_rate, teacher_momentum
+from headsearch.training.schedules import StepPosition, learning_rate, teacher_momentum
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from plain_loops import PlainLoop, Setting, TunedLoop
 
-MOMENT = Moment(50, 100)
+MOMENT = StepPosition(50, 100)
 
 
 def small_setting(objective: str) -> Setting:

@@ -28,9 +28,9 @@ from headsearch.config.settings import PRESETS, RunConfig, resolve
 from headsearch.data import ViewSettings, loader
 from headsearch.data.loader import batches
 from headsearch.errors import UserError
-from headsearch.study.setup import Prepared, prepare
+from headsearch.study.setup import SearchSetup, prepare
 from headsearch.training.objectives.ibot import Ibot
-from headsearch.training.schedules import Moment
+from headsearch.training.schedules import StepPosition
 from headsearch.training.trainer import Trainer
 
 PUBLISHED = ["hssl-vit-s", "hssl-vit-b"]
@@ -107,19 +107,19 @@ def published_trainer(heads: list[str], recipe: str = "hssl-vit-b", **settings: 
 
 @pytest.mark.parametrize("step", [0, 29, 30, 99, 100, 500, 999])
 def test_a_step_of_the_published_recipe_is_that_of_the_formulas(step: int) -> None:
-    moment, expected = Moment(step, STEPS), published(step)
+    position, expected = StepPosition(step, STEPS), published(step)
     reference = published_trainer(["convnext"])
-    terms = by_hand(reference, crops(), moment)
+    terms = by_hand(reference, crops(), position)
     loss = 0.5 * (terms.toward + terms.own_head) + terms.kept
     gradients = gradients_of(reference, loss)
     with torch.no_grad():
         centres = centres_by_hand(reference)
 
     trainer = published_trainer(["convnext"])
-    trainer.step(crops(), moment)
+    trainer.step(crops(), position)
 
-    health = trainer.read().owners
-    assert sum(owner.loss for owner in health.values()) == pytest.approx(loss.item(), rel=1e-5)
+    stats = trainer.read().owners
+    assert sum(owner.loss for owner in stats.values()) == pytest.approx(loss.item(), rel=1e-5)
     old_teacher = dict(reference.teacher.network.named_parameters())
     new_teacher = dict(trainer.teacher.network.named_parameters())
     updated = dict(trainer.student.named_parameters())
@@ -163,20 +163,20 @@ def test_published_counts_of_epochs_are_shares_of_a_run_of_any_length() -> None:
     trainer = published_trainer(["attention"])
     for step, frozen in ((5, True), (6, False)):  # 3 % of 200 steps
         before = trainer.student.projection.prototypes_PZ.detach().clone()
-        trainer.step(crops(step), Moment(step, 200))
+        trainer.step(crops(step), StepPosition(step, 200))
         assert torch.equal(trainer.student.projection.prototypes_PZ.detach(), before) == frozen
 
 
 def test_weight_decay_moves_on_matrices_and_stays_off_biases_and_norms() -> None:
     trainer = published_trainer(["attention"])
-    trainer.step(crops(), Moment(400, STEPS))
+    trainer.step(crops(), StepPosition(400, STEPS))
     expected = published(400)["weight_decay"]
     for group in trainer.optimizer.param_groups:
         matrices = {parameter.ndim > 1 for parameter in group["params"]}
         assert len(matrices) == 1
         assert group["weight_decay"] == pytest.approx(expected if matrices == {True} else 0.0)
     short = make_trainer(["attention"])
-    short.step(crops(), Moment(400, STEPS))
+    short.step(crops(), StepPosition(400, STEPS))
     assert {group["weight_decay"] for group in short.optimizer.param_groups} == {0.0, 0.05}
 
 
@@ -203,7 +203,7 @@ def test_dropped_paths_depend_on_seed_and_step_alone() -> None:
         trainer = make_trainer(heads, "joint", "ibot", drop_path=0.5)
         trainer.seed = seed
         torch.rand(step)
-        return features_of(trainer, crops(), Moment(step, 10)).base.pooled_BD
+        return features_of(trainer, crops(), StepPosition(step, 10)).base.pooled_BD
 
     assert torch.equal(seen(["mixer"], 4), seen(list(HEADS), 4))
     assert not torch.equal(seen(["mixer"], 4), seen(["mixer"], 5))
@@ -215,9 +215,9 @@ def test_dropping_paths_leaves_the_teachers_targets_and_outer_randomness_alone()
     plain = make_trainer(["mixer"], "joint", "mocov3")
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    lost = losses_of(dropping, crops(), Moment(0, 10)).total
+    lost = losses_of(dropping, crops(), StepPosition(0, 10)).total
     assert torch.equal(before, torch.get_rng_state())
-    assert lost != losses_of(plain, crops(), Moment(0, 10)).total
+    assert lost != losses_of(plain, crops(), StepPosition(0, 10)).total
     for trainer in (dropping, plain):
         trainer.student.eval()
     assert torch.equal(
@@ -228,8 +228,8 @@ def test_dropping_paths_leaves_the_teachers_targets_and_outer_randomness_alone()
 def test_a_step_with_dropped_paths_runs_on_the_device_alone() -> None:
     trainer = make_trainer(["mixer"], "joint", "ibot", dtype=torch.float32, device="meta",
                            drop_path=0.1, recipe="hssl-vit-s")  # fmt: skip
-    trainer.step(crops(dtype=torch.float32).to("meta"), Moment(0, 10))
-    assert backward(trainer, crops(dtype=torch.float32).to("meta"), Moment(1, 10))
+    trainer.step(crops(dtype=torch.float32).to("meta"), StepPosition(0, 10))
+    assert backward(trainer, crops(dtype=torch.float32).to("meta"), StepPosition(1, 10))
 
 
 def test_a_base_without_paths_to_drop_is_refused() -> None:
@@ -242,7 +242,7 @@ def test_a_base_without_paths_to_drop_is_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def small_run(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> SearchSetup:
     out = tmp_path_factory.mktemp("runs") / "recipe"
     return prepare(
         resolve({
@@ -254,7 +254,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 
 def test_a_run_takes_sizes_drop_path_and_crops_from_its_recipe(
-    small_run: Prepared, monkeypatch: pytest.MonkeyPatch
+    small_run: SearchSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert small_run.objective == Ibot(hidden=2048, bottleneck=256, prototypes=8192)
     assert any("hssl-vit-s" in note for note in small_run.notes)

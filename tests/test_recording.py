@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from headsearch.training import cuda_graphs
-from headsearch.training.cuda_graphs import WARM_UP, Recorder
+from headsearch.training.cuda_graphs import WARM_UP, CudaGraphStep
 
 
 class Bench:
@@ -23,7 +23,7 @@ class Bench:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, failure: BaseException | None) -> None:
         self.parameter = nn.Parameter(torch.zeros(2))
-        self.recorder = Recorder(lambda: [self.parameter], torch.device("cuda"), possible=True)
+        self.recorder = CudaGraphStep(lambda: [self.parameter], torch.device("cuda"), possible=True)
         self.recorded: list[Sequence[Tensor]] = []
         self._recording = False
         bench = self

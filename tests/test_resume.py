@@ -39,9 +39,9 @@ from headsearch.runs.tables import SOLO_COLUMNS
 from headsearch.study import proposals, state
 from headsearch.study.events import Advanced, Noted, Scored
 from headsearch.study.search import Search, resume_search
-from headsearch.study.setup import Prepared, prepare
+from headsearch.study.setup import SearchSetup, prepare
 from headsearch.study.trials import Trials
-from headsearch.training.inputs import Given
+from headsearch.training.inputs import InMemoryInputs
 from headsearch.training.trainer import Trainer
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -76,7 +76,7 @@ def settings(tmp_path: Path, space: str = SPACE, **changes: Any) -> dict[str, An
     }  # fmt: skip
 
 
-def begun(tmp_path: Path, name: str, space: str = SPACE, **changes: Any) -> Prepared:
+def begun(tmp_path: Path, name: str, space: str = SPACE, **changes: Any) -> SearchSetup:
     return prepare(resolve(settings(tmp_path, space, out=tmp_path / name, **changes)))
 
 
@@ -187,7 +187,7 @@ def test_told_to_stop_it_stops_after_the_step_under_way(
     assert read_run(search.run_directory).facts["status"] == "interrupted"
 
 
-def killed_after(directory: Path, prepared: Prepared | None, seconds: float) -> bool:
+def killed_after(directory: Path, prepared: SearchSetup | None, seconds: float) -> bool:
     """Searches or goes on in a process of its own, SIGKILLed after a while; whether it was.
 
     It is forked, so that nothing is imported anew and the moments are those of the search.
@@ -341,7 +341,7 @@ def test_a_search_of_objects_goes_on_where_they_are_given_again(tmp_path: Path) 
     flags = {name: value for name, value in settings(tmp_path).items() if name != "space"}
     prepared = prepare(
         resolve({**flags, "out": tmp_path / "run"}),
-        given=Given(space=read_space(located(space, "space"), "space")),
+        inputs=InMemoryInputs(space=read_space(located(space, "space"), "space")),
     )
     events = Search(prepared).run()
     next(events)

@@ -21,10 +21,10 @@ from headsearch.errors import UserError
 from headsearch.models.bases import plan_base
 from headsearch.pretraining import run
 from headsearch.pretraining.run import Pretraining, has_ended
-from headsearch.pretraining.setup import Planned, prepare_again, prepare_pretraining
+from headsearch.pretraining.setup import PretrainingSetup, prepare_again, prepare_pretraining
 from headsearch.runs import snapshot
 from headsearch.runs.snapshot import FOLDER
-from headsearch.training.inputs import Given
+from headsearch.training.inputs import InMemoryInputs
 
 TRAINING: dict[str, Any] = {
     "base": "test_vit", "image_size": 16, "patch_size": 4, "images": 96, "epochs": 5,
@@ -34,7 +34,7 @@ TRAINING: dict[str, Any] = {
 HEADS = {"with a head": "convnext-d1-k3-noshortcut", "the base alone": "none"}
 
 
-def planned(out: Path, head: str = "none", **changes: Any) -> Planned:
+def planned(out: Path, head: str = "none", **changes: Any) -> PretrainingSetup:
     return prepare_pretraining({**TRAINING, "out": str(out), **changes}, head=head)
 
 
@@ -205,11 +205,11 @@ def test_what_was_given_in_python_is_given_again(tmp_path: Path) -> None:
     whole = headsearch.pretrain(
         head="none", base=seeded(), out=tmp_path / "whole", progress=False, **settings
     )
-    given = prepare_pretraining(
+    inputs = prepare_pretraining(
         {**settings, "out": str(tmp_path / "p"), "base": "Base"},
-        head="none", given=Given(base=seeded()),
+        head="none", inputs=InMemoryInputs(base=seeded()),
     )  # fmt: skip
-    running = Pretraining(given)
+    running = Pretraining(inputs)
     events = running.run()
     next(events)
     next(events)
@@ -249,13 +249,13 @@ def test_a_base_that_was_fitted_for_another_kind_of_device_goes_on(tmp_path: Pat
     settings = {**TRAINING, "base": "vit_t", "image_size": 64, "images": 32, "batch_size": 8,
                 "epochs": 1, "rungs": 1, "out": str(directory)}  # fmt: skip
     del settings["patch_size"]
-    here = prepare_pretraining(settings, head="none").ground.plan
+    here = prepare_pretraining(settings, head="none").setup.plan
     finer = plan_base("vit_t", 64, accelerator=True)
     assert here.arguments != finer.arguments
-    found = prepare_pretraining(settings, head="none", given=Given(base=finer))
+    found = prepare_pretraining(settings, head="none", inputs=InMemoryInputs(base=finer))
     events = Pretraining(found).run()
     next(events)
     events.close()
     again = prepare_again(directory)
-    assert again.ground.plan.arguments == finer.arguments
+    assert again.setup.plan.arguments == finer.arguments
     finish(Pretraining(again, directory))

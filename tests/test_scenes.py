@@ -102,9 +102,9 @@ def test_the_mask_is_where_the_thing_is() -> None:
     masks, images = scenes.masks[plain], scenes.images[plain].float()
     spread = []
     for mask, image in zip(masks, images, strict=True):
-        inside, ground = image[:, mask == 1], image[:, mask == 0]
-        if ground.shape[1] > 200:
-            gap = (inside.mean(1) - ground.mean(1)).norm()
+        inside, setup = image[:, mask == 1], image[:, mask == 0]
+        if setup.shape[1] > 200:
+            gap = (inside.mean(1) - setup.mean(1)).norm()
             spread.append((gap / inside.std(1).norm()).item())
     assert len(spread) > 10
     assert np.median(spread) > 2

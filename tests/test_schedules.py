@@ -6,25 +6,31 @@ import math
 
 import pytest
 
-from headsearch.training.schedules import Moment, cosine, learning_rate, teacher_momentum, warm_up
+from headsearch.training.schedules import (
+    StepPosition,
+    cosine,
+    learning_rate,
+    teacher_momentum,
+    warm_up,
+)
 
 
 @pytest.mark.parametrize("steps", [20, 100, 1000, 100_000])
 def test_the_teacher_is_renewed_at_least_ten_times_and_never_slower_than_published(
     steps: int,
 ) -> None:
-    start = teacher_momentum(Moment(0, steps))
+    start = teacher_momentum(StepPosition(0, steps))
     assert (1 - start) * steps >= 10 - 1e-9
     assert start <= 0.996
-    assert teacher_momentum(Moment(steps - 1, steps)) == 1.0
+    assert teacher_momentum(StepPosition(steps - 1, steps)) == 1.0
     # the cosine of arXiv 2104.14294, halfway
-    middle = teacher_momentum(Moment((steps - 1) // 2, steps))
+    middle = teacher_momentum(StepPosition((steps - 1) // 2, steps))
     assert middle == pytest.approx((1 + start) / 2, abs=1 / steps + 1e-3)
 
 
 @pytest.mark.parametrize("steps", [10, 97, 1000])
 def test_the_learning_rate_warms_up_over_a_tenth_then_follows_a_cosine_to_zero(steps: int) -> None:
-    rates = [learning_rate(Moment(step, steps), 0.5) for step in range(steps)]
+    rates = [learning_rate(StepPosition(step, steps), 0.5) for step in range(steps)]
     top = rates.index(max(rates))
     assert rates[0] > 0
     assert max(rates) == pytest.approx(0.5, rel=0.1)

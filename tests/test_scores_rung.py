@@ -20,50 +20,50 @@ from headsearch.evaluation import (
 )
 from headsearch.models.network import Network, tokens_of
 from headsearch.pretraining.head_selection import head_on
-from headsearch.training.setup import Ground, attach, prepare_ground
+from headsearch.training.setup import TrainingSetup, attach, prepare_training
 
 HEADS = ("mixer-d1", "poolformer-d1-p3", "identity", "attention-d1")
 
 
-def grown(**changes: Any) -> tuple[Ground, Network]:
+def grown(**changes: Any) -> tuple[TrainingSetup, Network]:
     settings: dict[str, Any] = {
         "base": "test_vit", "image_size": 16, "patch_size": 4, "images": 64, "batch_size": 16,
         "eval_images": 48, "bank_images": 48, "device": "cpu", "precision": "float32",
     }  # fmt: skip
-    ground = prepare_ground(resolve({**settings, **changes}))
-    trainer = ground.new_trainer("observe")
+    setup = prepare_training(resolve({**settings, **changes}))
+    trainer = setup.new_trainer("observe")
     for name in HEADS:
-        attach(trainer, ground, head_on(ground.plan, name).candidate)
-    return ground, trainer.teacher.network
+        attach(trainer, setup, head_on(setup.plan, name).candidate)
+    return setup, trainer.teacher.network
 
 
 @pytest.mark.parametrize("changes", [{}, {"objective": "dino", "discrepancy": "prototype_kl"}])
 def test_heads_that_take_turns_score_as_together(
     changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ground, network = grown(**changes)
-    together = ground.scores(network)
-    assert len(rung._groups(network.heads, ground.data)) == 1
-    monkeypatch.setattr(rung, "POOLED_NUMBERS", 2 * 96 * ground.plan.dim)
-    assert [len(names) for names in rung._groups(network.heads, ground.data)] == [2, 2]
-    assert ground.scores(network) == together
+    setup, network = grown(**changes)
+    together = setup.scores(network)
+    assert len(rung._groups(network.heads, setup.data)) == 1
+    monkeypatch.setattr(rung, "POOLED_NUMBERS", 2 * 96 * setup.plan.dim)
+    assert [len(names) for names in rung._groups(network.heads, setup.data)] == [2, 2]
+    assert setup.scores(network) == together
     monkeypatch.setattr(rung, "POOLED_NUMBERS", 1)
-    assert ground.scores(network) == together
+    assert setup.scores(network) == together
     assert list(together.heads) == list(HEADS)
 
 
 def test_a_base_without_heads_is_scored() -> None:
-    ground, network = grown()
-    expected = ground.scores(network).base
+    setup, network = grown()
+    expected = setup.scores(network).base
     for name in HEADS:
         network.detach(name)
-    found = ground.scores(network)
+    found = setup.scores(network)
     assert found.heads == {}
     assert found.base == expected
 
 
 def test_each_head_passes_once_over_each_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    ground, network = grown()
+    setup, network = grown()
     monkeypatch.setattr(features, "PROBE_IMAGES", 20)  # of 32 queries, in batches of 16
     passed = dict.fromkeys(HEADS, 0)
 
@@ -74,15 +74,15 @@ def test_each_head_passes_once_over_each_image(monkeypatch: pytest.MonkeyPatch) 
         head.head.register_forward_hook(
             lambda module, inputs, output, name=name: count(name, len(output))
         )
-    ground.scores(network)
-    images = len(ground.data.queries) + len(ground.data.bank or ())
+    setup.scores(network)
+    images = len(setup.data.queries) + len(setup.data.bank or ())
     assert passed == dict.fromkeys(HEADS, images)
 
 
 def test_a_rung_scores_what_each_measure_says_of_plain_features() -> None:
     """Base and heads in one batch each, and every figure by the public functions."""
-    ground, network = grown()
-    data, found = ground.data, ground.scores(network)
+    setup, network = grown()
+    data, found = setup.data, setup.scores(network)
     assert data.bank is not None
     assert data.bank.labels is not None
     labels, count = data.queries.labels, len(data.queries)

@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 from headsearch.config.settings import Coupling, ImagesPerHead, resolve
 from headsearch.errors import UserError
-from headsearch.models.head_batches import images_of_a_head, share_out
+from headsearch.models.head_batches import draw_head_batches, head_batch_size
 from headsearch.pretraining.setup import prepare_pretraining
 from headsearch.runs.run import read_run
 from headsearch.study.search import Search
 from headsearch.training.objectives import OBJECTIVES
-from headsearch.training.schedules import Moment
+from headsearch.training.schedules import StepPosition
 from headsearch.training.trainer import Trainer
 
 HEADS = ["attention", "mixer", "poolformer"]
 IMAGES = 8
-MOMENT = Moment(4, 40)
+MOMENT = StepPosition(4, 40)
 CPU = torch.device("cpu")
 
 
@@ -32,7 +32,7 @@ def rows(
     setting: ImagesPerHead, heads: list[str], *, batch: int = IMAGES, seed: int = 0, step: int = 4
 ) -> dict[str, list[int]]:
     """The images that each head sees."""
-    shares = share_out(setting, batch, heads, seed=seed, step=step, device=CPU)
+    shares = draw_head_batches(setting, batch, heads, seed=seed, step=step, device=CPU)
     assert shares is not None
     found = {}
     for head, crops_of_head in shares.rows.items():
@@ -79,7 +79,7 @@ def test_with_a_number_every_image_is_seen_as_often_by_each_head() -> None:
 def test_where_heads_see_all_there_is_nothing_to_share_out(
     setting: ImagesPerHead, heads: list[str]
 ) -> None:
-    assert share_out(setting, IMAGES, heads, seed=0, step=0, device=CPU) is None
+    assert draw_head_batches(setting, IMAGES, heads, seed=0, step=0, device=CPU) is None
 
 
 def test_the_share_grows_as_heads_leave() -> None:
@@ -156,13 +156,13 @@ def test_steps_with_the_fewest_images_stay_finite_and_do_not_sync(
     trainer = make_trainer(HEADS, "joint", objective, dtype=torch.float32,
                            images_per_head=setting)  # fmt: skip
     for step in range(3):
-        trainer.step(crops(step, dtype=torch.float32, images=6), Moment(step, 10))
-    health = trainer.read()
-    assert health.base_sound
-    assert all(owner.finite and math.isfinite(owner.loss) for owner in health.owners.values())
+        trainer.step(crops(step, dtype=torch.float32, images=6), StepPosition(step, 10))
+    stats = trainer.read()
+    assert stats.base_sound
+    assert all(owner.finite and math.isfinite(owner.loss) for owner in stats.owners.values())
     meta = make_trainer(HEADS, "joint", objective, dtype=torch.float32, device="meta",
                         images_per_head=setting)  # fmt: skip
-    meta.step(crops(dtype=torch.float32).to("meta"), Moment(0, 10))
+    meta.step(crops(dtype=torch.float32).to("meta"), StepPosition(0, 10))
 
 
 # in a run -----------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def test_a_search_with_shares_costs_less_and_a_pretraining_shows_its_head_all(
     live = [set(at["candidate"]) for _, at in run.rungs.groupby("rung")]
     gflops = run.ranking.set_index("candidate")["gflops"] / prepared.plan.gflops
     halves = [
-        1 + sum(gflops[name] for name in names) * images_of_a_head("share", 32, len(names)) / 32
+        1 + sum(gflops[name] for name in names) * head_batch_size("share", 32, len(names)) / 32
         for names in live[:2]
     ]
     cost = run.facts["cost_base_equivalents"]
@@ -209,7 +209,7 @@ def test_a_search_with_shares_costs_less_and_a_pretraining_shows_its_head_all(
         assert cost == pytest.approx(sum(halves) / 2)
     assert cost < 1 + gflops.sum() / 3
     planned = prepare_pretraining({"epochs": 1}, run=run, head="mixer-d1")
-    assert planned.ground.config.images_per_head == "all"
+    assert planned.setup.config.images_per_head == "all"
     with pytest.raises(UserError, match="--images-per-head means nothing"):
         prepare_pretraining({"images_per_head": "share"}, run=run)
 

@@ -19,7 +19,7 @@ from headsearch.errors import UserError
 from headsearch.pretraining import solo
 from headsearch.pretraining.head_selection import head_on, name_at, read_name
 from headsearch.pretraining.run import Pretraining
-from headsearch.pretraining.setup import Planned, prepare_pretraining, settings_like
+from headsearch.pretraining.setup import PretrainingSetup, prepare_pretraining, settings_like
 from headsearch.pretraining.solo import SoloRun, SoloScored
 from headsearch.runs.run import Run, read_run
 from headsearch.study.search import Search
@@ -74,8 +74,8 @@ def watched(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> R
     return searched(tiny, out, coupling="observe")
 
 
-def scored(planned: Planned) -> list[SoloScored]:
-    events = SoloRun(planned.ground, planned.candidate).run()
+def scored(planned: PretrainingSetup) -> list[SoloScored]:
+    events = SoloRun(planned.setup, planned.candidate).run()
     return [event for event in events if isinstance(event, SoloScored)]
 
 
@@ -127,14 +127,14 @@ def pretrained(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pret
 
 
 def images(pretraining: Pretraining) -> torch.Tensor:
-    return normalize(pretraining.ground.data.queries.batch(torch.arange(8)))
+    return normalize(pretraining.setup.data.queries.batch(torch.arange(8)))
 
 
 def test_timm_loads_the_weights_and_gives_the_features_of_the_trained_base(
     pretrained: tuple[Pretraining, Any],
 ) -> None:
     pretraining, features = pretrained
-    arguments = pretraining.ground.plan.arguments
+    arguments = pretraining.setup.plan.arguments
     assert pretraining.loading == (
         f"timm.create_model('test_vit', num_classes=0, img_size=16, patch_size=4, "
         f"checkpoint_path={str(pretraining.weights)!r})"
@@ -182,7 +182,7 @@ def test_stopping_early_keeps_the_weights_of_the_last_rung(run: Run, tmp_path: P
 
 def test_settings_of_the_run_give_way_to_flags_and_a_budget_brings_its_own(run: Run) -> None:
     flags = {"epochs": "1", "lr": "0.001"}
-    config = prepare_pretraining(flags, run=run).ground.config
+    config = prepare_pretraining(flags, run=run).setup.config
     assert (config.epochs, config.lr, config.batch_size, config.seed) == (1, 0.001, 32, 0)
     standard = settings_like(run, {"budget": "standard", "rungs": "3"})
     assert (standard.images, standard.epochs, standard.rungs) == (20_000, 8, 3)
@@ -309,8 +309,8 @@ def test_ranks_are_those_of_the_ranking(tmp_path: Path) -> None:
 def test_what_diverges_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     attach = solo.attach
 
-    def broken(trainer: Any, ground: Any, candidate: Any) -> None:
-        attach(trainer, ground, candidate)
+    def broken(trainer: Any, setup: Any, candidate: Any) -> None:
+        attach(trainer, setup, candidate)
         next(trainer.student.heads[candidate.name].parameters()).data.fill_(float("nan"))
 
     monkeypatch.setattr(solo, "attach", broken)
@@ -325,10 +325,10 @@ def test_a_head_of_an_earlier_map_is_attached_there() -> None:
     flags = {"base": "test_convnext", "images": 64, "epochs": 1, "batch_size": 32, "rungs": 1,
              "image_size": 64, "eval_images": 64, "bank_images": 64, "device": "cpu"}  # fmt: skip
     planned = prepare_pretraining(flags, head="convnext-d1-k3-before1")
-    trainer = planned.ground.new_trainer("joint")
+    trainer = planned.setup.new_trainer("joint")
     assert planned.candidate is not None
-    attach(trainer, planned.ground, planned.candidate)
+    attach(trainer, planned.setup, planned.candidate)
     (head,) = trainer.student.heads.values()
-    assert planned.ground.plan.stages[1].dim != planned.ground.plan.dim
+    assert planned.setup.plan.stages[1].dim != planned.setup.plan.dim
     assert head.place == 1
-    assert head.norm.normalized_shape == (planned.ground.plan.stages[1].dim,)
+    assert head.norm.normalized_shape == (planned.setup.plan.stages[1].dim,)

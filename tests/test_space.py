@@ -329,13 +329,13 @@ def test_a_head_is_built_and_paid_for_at_its_place(space):
     # On 4×4 a kernel of 9 is one of 7, on 8×8 it is not.
     assert listing.merged == (("convnext-d1-k9", "convnext-d1-k7"),)
     for candidate in listing.candidates:
-        dim, grid = STAGED.stages[candidate.place]
+        dim, grid = STAGED.stages[candidate.feature_index]
         head = candidate.build(dim, grid)
         assert head(torch.randn(1, dim, *grid)).shape == (1, dim, *grid)
         params = sum(weight.numel() for weight in head.parameters())
         assert candidate.params_m == pytest.approx(params / 1e6)
     early, late = (listing.candidates[i] for i in (3, 1))
-    assert (early.place, late.place) == (2, 0)
+    assert (early.feature_index, late.feature_index) == (2, 0)
     dims = 49 * 24 + 2 * 4 * 24**2  # depth-wise kernel, and two layers of the MLP
     assert early.gflops == pytest.approx(2 * dims * 16**2 / 1e9)
 
@@ -347,7 +347,7 @@ def test_a_place_that_a_base_lacks_is_left_out_and_said(space):
         "heads with attach_at 4 are left out: this base can be attached to at 0 to 2",
     )
     listing = resolved.enumerate(100)
-    assert [candidate.place for candidate in listing.candidates] == [0, 1, 2]
+    assert [candidate.feature_index for candidate in listing.candidates] == [0, 1, 2]
     assert [candidate.name for candidate, _ in listing.excluded] == [
         "resmlp-d1-before3",
         "resmlp-d1-before4",
@@ -419,7 +419,7 @@ def test_different_heads_never_share_a_name_and_merged_points_build_the_same_hea
 def _assert_same_head(family, values, candidate, base):
     """What a point says when built as it is written computes what its candidate does."""
     dim, grid = base.stages[values["attach_at"]]
-    assert candidate.place == values["attach_at"]
+    assert candidate.feature_index == values["attach_at"]
     asked = {name: value for name, value in values.items() if name != "attach_at"}
     heads = []
     for build in (

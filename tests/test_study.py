@@ -33,7 +33,7 @@ from headsearch.study.events import Advanced, Event, Noted, Scored
 from headsearch.study.proposals import cohort_sizes
 from headsearch.study.search import Search, resume_search
 from headsearch.study.setup import prepare
-from headsearch.study.state import Course
+from headsearch.study.state import SearchState
 from headsearch.training import setup
 from headsearch.training.trainer import Trainer
 
@@ -389,7 +389,7 @@ def test_after_a_rung_the_base_goes_back_to_that_rung_under_all_seeds(
         if isinstance(event, Scored) and event.rung == 2:
             events.close()
     with monkeypatch.context() as patched:
-        patched.setattr(Course, "lr", 5e-4)
+        patched.setattr(SearchState, "lr", 5e-4)
         for _ in resume_search(read_run(search.run_directory)).run():
             pass
     # a head that goes first takes part again
@@ -480,14 +480,14 @@ def attaches_three(trainer: Trainer, seed: int) -> None:
 
 
 def scores_three(patch: pytest.MonkeyPatch) -> None:
-    scores = setup.Ground.scores
+    scores = setup.TrainingSetup.scores
 
-    def one(self: setup.Ground, network: Any) -> Any:
+    def one(self: setup.TrainingSetup, network: Any) -> Any:
         if len(network.heads) > 3:
             raise MemoryError("Unable to allocate 3.2 GiB for an array")
         return scores(self, network)
 
-    patch.setattr(setup.Ground, "scores", one)
+    patch.setattr(setup.TrainingSetup, "scores", one)
 
 
 @pytest.mark.parametrize("where", ["step", "attach", "scoring"])
@@ -529,7 +529,7 @@ def test_a_cohort_that_does_not_fit_into_memory_trains_as_two_would(
     )
     assert whole == split
     last = next(event for event in reversed(events) if isinstance(event, Scored))
-    assert (last.pace.cohorts, last.pace.seconds_left) == (2, 0)
+    assert (last.throughput.cohorts, last.throughput.seconds_left) == (2, 0)
 
 
 def test_heads_that_had_been_pruned_stay_so_when_memory_runs_out_at_a_later_rung(

@@ -16,19 +16,19 @@ from headsearch.config.settings import Coupling, resolve
 from headsearch.data.image.store import ImagesInMemory
 from headsearch.data.loader import batches, read_ahead
 from headsearch.errors import UserError
-from headsearch.training.cuda_graphs import WARM_UP, Recorder
+from headsearch.training.cuda_graphs import WARM_UP, CudaGraphStep
 from headsearch.training.loop import train
-from headsearch.training.schedules import Moment, learning_rate, teacher_momentum
+from headsearch.training.schedules import StepPosition, learning_rate, teacher_momentum
 from headsearch.training.trainer import Trainer
 
 
 def test_a_step_updates_as_plain_adamw_with_clipped_gradients_and_moves_the_teacher() -> None:
-    trainer, moment = make_trainer(["attention"]), Moment(4, 40)
+    trainer, position = make_trainer(["attention"]), StepPosition(4, 40)
     expected = make_trainer(["attention"])
-    gradients = backward(expected, crops(), moment)
-    lr = learning_rate(moment, 1e-2)
-    trainer.step(crops(), moment)
-    momentum = teacher_momentum(moment)
+    gradients = backward(expected, crops(), position)
+    lr = learning_rate(position, 1e-2)
+    trainer.step(crops(), position)
+    momentum = teacher_momentum(position)
     before = dict(expected.student.named_parameters())
     for name, parameter in trainer.student.named_parameters():
         old = before[name].detach()
@@ -52,19 +52,19 @@ def test_a_head_that_is_not_finite_is_named_and_its_step_changes_no_weight(
     coupling: Coupling,
 ) -> None:
     trainer = make_trainer(["attention", "mixer"], coupling, dtype=torch.float32)
-    trainer.step(crops(dtype=torch.float32), Moment(0, 10))
+    trainer.step(crops(dtype=torch.float32), StepPosition(0, 10))
     trainer.read()
     next(trainer.student.heads["mixer"].head.parameters()).data.fill_(math.nan)
     before = [p.detach().clone() for p in trainer.student.parameters()]
-    trainer.step(crops(1, dtype=torch.float32), Moment(1, 10))
-    health = trainer.read()
-    assert not health.owners["mixer"].finite
-    assert health.owners["attention"].finite
-    assert health.base_sound
+    trainer.step(crops(1, dtype=torch.float32), StepPosition(1, 10))
+    stats = trainer.read()
+    assert not stats.owners["mixer"].finite
+    assert stats.owners["attention"].finite
+    assert stats.base_sound
     for old, new in zip(before, trainer.student.parameters(), strict=True):
         assert torch.equal(old, new) or bool(old.isnan().any())
     trainer.detach("mixer")
-    trainer.step(crops(2, dtype=torch.float32), Moment(2, 10))
+    trainer.step(crops(2, dtype=torch.float32), StepPosition(2, 10))
     assert all(owner.finite for owner in trainer.read().owners.values())
     assert all(bool(p.isfinite().all()) for p in trainer.student.parameters())
 
@@ -75,7 +75,7 @@ def test_a_trainer_goes_on_from_a_state_with_the_same_bits(objective: str) -> No
     heads = ["attention", "mixer", "poolformer"]
     first = make_trainer(heads, objective=objective, dtype=torch.float32)
     for step in range(3):
-        first.step(crops(step, dtype=torch.float32), Moment(step, 6))
+        first.step(crops(step, dtype=torch.float32), StepPosition(step, 6))
     first.detach("mixer")
     first.read()
     state = {name: tensor.clone() for name, tensor in first.state().items()}
@@ -83,7 +83,7 @@ def test_a_trainer_goes_on_from_a_state_with_the_same_bits(objective: str) -> No
     second.load_state(state)
     for step in range(3, 6):
         for trainer in (first, second):
-            trainer.step(crops(step, dtype=torch.float32), Moment(step, 6))
+            trainer.step(crops(step, dtype=torch.float32), StepPosition(step, 6))
     assert first.read() == second.read()
     expected, found = first.state(), second.state()
     assert expected.keys() == found.keys()
@@ -93,9 +93,9 @@ def test_a_trainer_goes_on_from_a_state_with_the_same_bits(objective: str) -> No
 
 def test_the_state_of_one_head_is_that_and_the_bases() -> None:
     trainer = make_trainer(["attention", "mixer"], dtype=torch.float32)
-    trainer.step(crops(dtype=torch.float32), Moment(0, 4))
+    trainer.step(crops(dtype=torch.float32), StepPosition(0, 4))
     alone = make_trainer(["mixer"], dtype=torch.float32)
-    alone.step(crops(dtype=torch.float32), Moment(0, 4))
+    alone.step(crops(dtype=torch.float32), StepPosition(0, 4))
     state = trainer.state(["mixer"])
     assert state.keys() == alone.state().keys()
     alone.load_state(state)
@@ -145,22 +145,22 @@ def leaves_before(objective: str, coupling: Coupling, bad: int, **settings: Any)
 
     found = trainer(bad)
     for progress in train(found, images, config, 0, 20):
-        assert progress.health is not None
-        assert progress.health.base_sound
-        if progress.health.blamed:
-            assert progress.health.blamed == {"poisoned"}
+        assert progress.stats is not None
+        assert progress.stats.base_sound
+        if progress.stats.blamed:
+            assert progress.stats.blamed == {"poisoned"}
             assert progress.step == bad
             found.detach("poisoned")
     assert "poisoned" not in found.student.heads
 
     expected = trainer(1000)
-    moments = [Moment(step, 20) for step in range(20)]
-    for moment, views in zip(
+    moments = [StepPosition(step, 20) for step in range(20)]
+    for position, views in zip(
         moments, batches(images, config, range(20), torch.device("cpu")), strict=True
     ):
-        if moment.step == bad:
+        if position.step == bad:
             expected.detach("poisoned")
-        expected.step(views, moment)
+        expected.step(views, position)
     expected.read()
     wanted, got = expected.state(), found.state()
     assert wanted.keys() == got.keys()
@@ -220,15 +220,15 @@ def test_steps_that_cannot_be_recorded_are_taken_as_they_are() -> None:
     if torch.cuda.is_available():
         pytest.skip("here they can be recorded")
     trainer, plain = (make_trainer(["mixer"], dtype=torch.float32) for _ in range(2))
-    trainer._recorder = Recorder(trainer.student.parameters, trainer.device, possible=True)
+    trainer._recorder = CudaGraphStep(trainer.student.parameters, trainer.device, possible=True)
     for step in range(WARM_UP):
         assert not trainer.settled
-        trainer.step(crops(step, dtype=torch.float32), Moment(step, 9))
+        trainer.step(crops(step, dtype=torch.float32), StepPosition(step, 9))
     with pytest.warns(UserWarning, match="steps could not be recorded, and are slower for it"):
-        trainer.step(crops(WARM_UP, dtype=torch.float32), Moment(WARM_UP, 9))
+        trainer.step(crops(WARM_UP, dtype=torch.float32), StepPosition(WARM_UP, 9))
     assert trainer.settled
     for step in range(WARM_UP + 1):
-        plain.step(crops(step, dtype=torch.float32), Moment(step, 9))
+        plain.step(crops(step, dtype=torch.float32), StepPosition(step, 9))
     for name, expected in plain.state().items():
         assert torch.equal(trainer.state()[name], expected), name
 

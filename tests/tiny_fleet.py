@@ -19,7 +19,7 @@ from headsearch.cluster.worker import WEIGHTS_FOLDER, Worker
 from headsearch.config.settings import resolve
 from headsearch.runs.run import read_run
 from headsearch.study.search import Search
-from headsearch.study.setup import Prepared, prepare
+from headsearch.study.setup import SearchSetup, prepare
 
 SPACE = """
 families:
@@ -53,7 +53,7 @@ def settings(folder: Path, space: str = SPACE, **changes: Any) -> dict[str, Any]
 
 def submitted(
     folder: Path, url: str, rules: Rules = PATIENT, name: str = "heads", **changes: Any
-) -> Prepared:
+) -> SearchSetup:
     """Writes a study; what it was prepared from."""
     prepared = prepare(resolve(settings(folder, **changes)))
     submit(prepared, name, url, str(folder / "shared"), rules)

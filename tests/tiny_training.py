@@ -13,7 +13,7 @@ from headsearch.models.heads import build_head
 from headsearch.models.network import Features, Network
 from headsearch.seeding import seeded_weights
 from headsearch.training.objectives import Losses, Objective, make_objective
-from headsearch.training.schedules import Moment
+from headsearch.training.schedules import StepPosition
 from headsearch.training.trainer import Trainer
 
 DIM, GRID, IMAGES = 32, (4, 4), 6
@@ -54,7 +54,7 @@ def make_trainer(
     device: str = "cpu",
     seed: int = 0,
     plan: BasePlan = TINY_VIT,
-    place: int = 0,
+    feature_index: int = 0,
     drop_path: float = 0.0,
     **settings: Any,
 ) -> Trainer:
@@ -64,9 +64,11 @@ def make_trainer(
     with seeded_weights(seed, "base"):
         student = Network(plan.build(drop_path), chosen.base_projection(plan), coupling)
     trainer = Trainer(student.to(dtype), chosen, config, torch.device(device), autocast=False)
-    dim, grid = plan.stages[place]
+    dim, grid = plan.stages[feature_index]
     for name in names:
-        trainer.attach(name, lambda name=name: build_head(name, dim, grid, HEADS[name]), dim, place)
+        trainer.attach(
+            name, lambda name=name: build_head(name, dim, grid, HEADS[name]), dim, feature_index
+        )
     trainer.student.to(dtype)
     trainer.teacher.network.to(dtype)
     return trainer
@@ -80,17 +82,17 @@ def crops(
     return torch.randn(2, images, 3, side, side, generator=generator).to(dtype)
 
 
-def losses_of(trainer: Trainer, views: Tensor, moment: Moment) -> Losses:
-    return trainer.losses(views.flatten(0, 1), moment)[1]
+def losses_of(trainer: Trainer, views: Tensor, position: StepPosition) -> Losses:
+    return trainer.losses(views.flatten(0, 1), position)[1]
 
 
-def features_of(trainer: Trainer, views: Tensor, moment: Moment) -> Features:
-    return trainer.losses(views.flatten(0, 1), moment)[0]
+def features_of(trainer: Trainer, views: Tensor, position: StepPosition) -> Features:
+    return trainer.losses(views.flatten(0, 1), position)[0]
 
 
-def backward(trainer: Trainer, views: Tensor, moment: Moment) -> dict[str, Tensor]:
+def backward(trainer: Trainer, views: Tensor, position: StepPosition) -> dict[str, Tensor]:
     """The gradients of one step, before clipping and update, by parameter name."""
-    return gradients_of(trainer, losses_of(trainer, views, moment).total)
+    return gradients_of(trainer, losses_of(trainer, views, position).total)
 
 
 def gradients_of(trainer: Trainer, loss: Tensor) -> dict[str, Tensor]:

@@ -51,7 +51,7 @@ def main() -> None:
     if not code and "torch" in sys.modules:  # else others may be waiting for this one
         from headsearch.training import distributed
 
-        distributed.leave()
+        distributed.leave_processes()
     sys.exit(code)
 
 

@@ -9,13 +9,13 @@ from rich.console import Console
 from headsearch.report import Table
 from headsearch.report.console import HarmlessConsole, print_table, say
 from headsearch.study.profiling.forecast import Forecast, forecast
-from headsearch.study.setup import Prepared
+from headsearch.study.setup import SearchSetup
 from headsearch.text import duration
 
 GB = 1e9
 
 
-def show_forecast(prepared: Prepared, console: Console) -> None:
+def show_forecast(prepared: SearchSetup, console: Console) -> None:
     """Prints what a search would do and what it would take."""
     measuring = HarmlessConsole(stderr=True, highlight=False, markup=False)
     with measuring.status("measuring a few steps …"):
@@ -61,7 +61,7 @@ def _rungs(found: Forecast) -> Table:
     )
 
 
-def forecast_words(found: Forecast, prepared: Prepared) -> Iterator[str]:
+def forecast_words(found: Forecast, prepared: SearchSetup) -> Iterator[str]:
     """The sums, and what they rest on, a line each."""
     costs, config = found.costs, prepared.config
     unknown = found.sizes[len(found.cohorts) :]
@@ -97,7 +97,7 @@ def _time(found: Forecast) -> str:
     return f"{bounds}, by which heads stay and how many"
 
 
-def _where(prepared: Prepared) -> str:
+def _where(prepared: SearchSetup) -> str:
     return " with the process" if prepared.device.type == "cpu" else f" on {prepared.device}"
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from headsearch.pretraining.run import Pretraining
-    from headsearch.pretraining.setup import Planned
+    from headsearch.pretraining.setup import PretrainingSetup
     from headsearch.pretraining.verification import Verification
 
 
@@ -64,7 +64,7 @@ weights kept are those that are scored: the EMA teacher's, where the objective h
     carry_out(planned)
 
 
-def carry_out(planned: Planned, directory: Path | None = None) -> None:
+def carry_out(planned: PretrainingSetup, directory: Path | None = None) -> None:
     """Runs a pretraining to its end, or to where it is told to stop.
 
     Args:
@@ -76,7 +76,7 @@ def carry_out(planned: Planned, directory: Path | None = None) -> None:
     from headsearch.runs.signals import stops_heard
 
     if not torchrun.first():  # the first process keeps what comes of it
-        run = SoloRun(planned.ground, planned.candidate)
+        run = SoloRun(planned.setup, planned.candidate)
         with stops_heard(run.stop):
             deque(run.run(), maxlen=0)
         return
@@ -87,7 +87,7 @@ def carry_out(planned: Planned, directory: Path | None = None) -> None:
 
 
 def _say_how_to_load(pretraining: Pretraining, console: Console) -> None:
-    teacher = ", the EMA teacher's" if pretraining.ground.objective.has_teacher else ""
+    teacher = ", the EMA teacher's" if pretraining.setup.objective.has_teacher else ""
     console.print(f"the base alone, with the weights that were scored{teacher}:")
     console.print(f"  {pretraining.loading}", soft_wrap=True)
 

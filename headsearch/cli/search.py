@@ -18,7 +18,7 @@ from headsearch.runs.directory import claimed
 
 if TYPE_CHECKING:
     from headsearch.study.search import Search
-    from headsearch.study.setup import Prepared
+    from headsearch.study.setup import SearchSetup
 
 
 LOG_HELP = RunConfig.model_fields["log"].description
@@ -66,7 +66,7 @@ def run(
     _carry_out(search)
 
 
-def prepare_here(given: Mapping[str, Any], config: Path | None) -> Prepared:
+def prepare_here(given: Mapping[str, Any], config: Path | None) -> SearchSetup:
     """All that a search needs, in a directory that there is already."""
     import optuna
 
@@ -77,7 +77,7 @@ def prepare_here(given: Mapping[str, Any], config: Path | None) -> Prepared:
     return prepare(resolve_here(given, config).model_copy(update={"out": None}))
 
 
-def _follow(prepare: Callable[[], Prepared]) -> None:
+def _follow(prepare: Callable[[], SearchSetup]) -> None:
     """Takes part in the search of the first process."""
     import threading
 

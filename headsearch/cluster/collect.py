@@ -24,7 +24,7 @@ from headsearch.report.statistics.gains import write_gains
 from headsearch.runs.directory import CONFIG, create, hold, read_config
 from headsearch.runs.run import Run, read_run
 from headsearch.runs.tables import SOLO_COLUMNS
-from headsearch.study.leaderboard import base_beside_the_first, ordered, write_tables
+from headsearch.study.leaderboard import base_of_the_first, ordered, write_tables
 
 FLEET = "fleet"
 """What config.yaml of a collected search calls where it was collected from."""
@@ -114,7 +114,7 @@ def _write(study: SharedStudy, results: Mapping[str, Any], out: Path, *, complet
     batch = int(study.settings["batch_size"])
     facts["images_per_second"] = steps * batch / trained_s if trained_s else None
     ranking = ordered(rows)
-    facts["baselines"].update(base_beside_the_first(ranking, rung_rows))
+    facts["baselines"].update(base_of_the_first(ranking, rung_rows))
     write_tables(out, ranking, rung_rows, score_rows)
     _write_study(out, str(study.settings["study_name"]), trials, facts)
 

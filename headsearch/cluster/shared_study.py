@@ -31,11 +31,11 @@ from headsearch.runs.storage import check_shared, open_storage
 from headsearch.runs.storage_url import masked
 from headsearch.study.proposals import draw_cohorts
 from headsearch.study.run_facts import first_facts
-from headsearch.study.setup import Prepared, prepare, settings_of
+from headsearch.study.setup import SearchSetup, prepare, settings_of
 from headsearch.training.base_plan import plan_as_recorded
-from headsearch.training.inputs import Given
+from headsearch.training.inputs import InMemoryInputs
 from headsearch.training.objectives import Objective
-from headsearch.training.setup import Ground, first_student
+from headsearch.training.setup import TrainingSetup, first_student
 
 CONTENT = "headsearch"
 """The attribute of the study that holds what submit wrote."""
@@ -103,7 +103,7 @@ def check_can_be_shared(config: RunConfig) -> None:
 
 
 def submit(
-    prepared: Prepared, name: str, url: str, shared: str, rules: Rules
+    prepared: SearchSetup, name: str, url: str, shared: str, rules: Rules
 ) -> tuple[SharedStudy, list[str]]:
     """Writes a study for workers to take cohorts of.
 
@@ -204,7 +204,7 @@ def open_study(url: str, name: str, storage: BaseStorage | None = None) -> Share
 
 def prepare_as_submitted(
     study: SharedStudy, overrides: Mapping[str, Any], cache: Path, space_file: Path | None = None
-) -> Prepared:
+) -> SearchSetup:
     """Opens and checks on this machine all that the study's cohorts need. Writes to the cache only.
 
     Args:
@@ -228,7 +228,7 @@ def prepare_as_submitted(
     space = _space_of(study, space_file)
     if space.hash != study.settings["space_hash"]:
         raise UserError(f"--study {study.name}: the space is another than the one submitted")
-    prepared = prepare(config, given=Given(base=base, space=space))
+    prepared = prepare(config, inputs=InMemoryInputs(base=base, space=space))
     other = difference(fingerprint(prepared.data), dict(study.images))
     if other is not None:
         raise UserError(f"--study {study.name} was submitted with other data: {other}")
@@ -252,13 +252,13 @@ def share_first_weights(
 
 
 def under_first_weights(
-    study: SharedStudy, ground: Ground, seed: int, sha: str, cache: Path
-) -> Ground:
+    study: SharedStudy, setup: TrainingSetup, seed: int, sha: str, cache: Path
+) -> TrainingSetup:
     """The ground under a seed, with the first weights of this hash."""
-    return ground.under(seed).starting_from({seed: fetch(study.shared, sha, cache)})
+    return setup.under(seed).starting_from({seed: fetch(study.shared, sha, cache)})
 
 
-def _drawn(prepared: Prepared) -> list[list[dict[str, Any]]]:
+def _drawn(prepared: SearchSetup) -> list[list[dict[str, Any]]]:
     """The candidates of all cohorts, in the order in which a run would ask for them."""
     return [
         [{"name": each.candidate.name, "params": each.trial.params} for each in cohort]

@@ -31,7 +31,7 @@ from headsearch.errors import UserError
 from headsearch.models.space import Candidate, Listing
 from headsearch.pretraining.head_selection import Head, head_on
 from headsearch.pretraining.run import Pretraining
-from headsearch.pretraining.setup import ALWAYS, Planned
+from headsearch.pretraining.setup import ALWAYS, PretrainingSetup
 from headsearch.pretraining.solo import SoloDivergedError, SoloRun, SoloScored
 from headsearch.runs.storage import OUT_OF_REACH, patiently, reason_of
 from headsearch.runs.tables import NO_HEAD
@@ -39,10 +39,10 @@ from headsearch.study.commands import End
 from headsearch.study.events import Noted, Scored
 from headsearch.study.followers import follow
 from headsearch.study.search import Search
-from headsearch.study.setup import Prepared
+from headsearch.study.setup import SearchSetup
 from headsearch.text import duration, for_file_name
-from headsearch.training.distributed import hear, tell
-from headsearch.training.setup import Ground
+from headsearch.training.distributed import broadcast_object, receive_object
+from headsearch.training.setup import TrainingSetup
 
 T = TypeVar("T")
 
@@ -95,7 +95,7 @@ class Worker:
         done: tasks whose results it has committed.
     """
 
-    def __init__(self, study: SharedStudy, prepared: Prepared, out: Path, name: str) -> None:
+    def __init__(self, study: SharedStudy, prepared: SearchSetup, out: Path, name: str) -> None:
         self.study, self.prepared, self.out, self.name = study, prepared, out, name
         self.stop = threading.Event()
         self.done = 0
@@ -114,9 +114,9 @@ class Worker:
         try:
             yield from self._until_nothing_is_left()
         except GeneratorExit:
-            tell(Part())
+            broadcast_object(Part())
             raise
-        tell(Part())
+        broadcast_object(Part())
 
     def follow(self) -> None:
         """Takes part in what the first process of the job does, to its end.
@@ -125,13 +125,13 @@ class Worker:
             UserError: another process has gone.
         """
         while True:
-            match hear():
+            match receive_object():
                 case TakeCohort():
                     follow(self.prepared)
                 case TakeSolo(payload):
                     planned = self._alone(self.prepared.under(int(payload["seed"])), payload)
                     with suppress(SoloDivergedError):  # the first process says so
-                        deque(SoloRun(planned.ground, planned.candidate).run(), maxlen=0)
+                        deque(SoloRun(planned.setup, planned.candidate).run(), maxlen=0)
                 case Wait():
                     pass
                 case Part():
@@ -153,7 +153,7 @@ class Worker:
                 continue
             if self._ask(self._tasks.unfinished) == 0:
                 return
-            tell(Wait())
+            broadcast_object(Wait())
             self.stop.wait(pause * random.uniform(0.5, 1.5))
             pause = min(GROWTH * pause, LONGEST_PAUSE_S, self._rules.grace / 4)
 
@@ -242,7 +242,7 @@ class Worker:
         self, search: Search, claim: Claim, mirror: Mirror, pulse: Pulse
     ) -> Iterator[str]:
         """Searches to the end, or to where the base is beyond help, which is a result too."""
-        tell(TakeCohort())
+        broadcast_object(TakeCohort())
         try:
             with closing(search.run()) as events:
                 for event in events:
@@ -252,15 +252,17 @@ class Worker:
                     elif isinstance(event, Scored):
                         yield f"{claim.task.key} {_rung_line(event, search.config.rungs)}"
                         scored = [
-                            standing
-                            for standing in event.ledger.standings.values()
-                            if standing.rungs == event.rung and standing.score == standing.score
+                            entry
+                            for entry in event.leaderboard.entries.values()
+                            if entry.rungs == event.rung and entry.score == entry.score
                         ]
                         mirror.report({s.candidate.name: s.score for s in scored}, event.rung)
         except UserError as error:
-            if not search.course.facts.get("diverged"):
+            if not search.state.facts.get("diverged"):
                 raise
-            tell(End(search.run_directory))  # others wait for it, for this is a result too
+            broadcast_object(
+                End(search.run_directory)
+            )  # others wait for it, for this is a result too
             yield f"{claim.task.key}: {error}"
         else:
             if not search.complete:
@@ -282,11 +284,11 @@ class Worker:
         payload = claim.task.payload
         seed = int(payload["seed"])
         cache = self.out / WEIGHTS_FOLDER
-        ground = under_first_weights(
+        setup = under_first_weights(
             self.study, self.prepared, seed, payload["first_weights"], cache
         )
-        planned = self._alone(ground, payload, out=folder)
-        tell(TakeSolo(payload))
+        planned = self._alone(setup, payload, out=folder)
+        broadcast_object(TakeSolo(payload))
         pretraining = Pretraining(planned)
         about = {name: payload[name] for name in ("candidate", "family", "seed")}
         try:
@@ -302,12 +304,12 @@ class Worker:
             self._commit(claim, {"about": about, "row": pretraining.rows[-1]})
 
     def _alone(
-        self, ground: Ground, payload: Mapping[str, Any], out: Path | None = None
-    ) -> Planned:
+        self, setup: TrainingSetup, payload: Mapping[str, Any], out: Path | None = None
+    ) -> PretrainingSetup:
         """The solo run of a task, on the ground of its seed."""
         own = {"rungs": 1, "lr": float(payload["lr"]), "out": out, **ALWAYS}
-        ground = replace(ground, config=ground.config.model_copy(update=own))
-        return Planned(ground, self._head(payload["candidate"]), ())
+        setup = replace(setup, config=setup.config.model_copy(update=own))
+        return PretrainingSetup(setup, self._head(payload["candidate"]), ())
 
     def _head(self, name: str) -> Head | None:
         if name == NO_HEAD:
@@ -320,14 +322,14 @@ class Worker:
 
 def found(search: Search) -> dict[str, Any]:
     """What a search of one cohort came to, as JSON can hold it."""
-    course = search.course
+    state = search.state
     return {
-        "rows": [standing.row() for standing in course.ledger.standings.values()],
-        "rung_rows": course.ledger.rung_rows,
-        "score_rows": course.ledger.score_rows,
-        "sizes": course.sizes,
-        "facts": course.facts,
-        "pace": course.pace.record_of(),
+        "rows": [entry.row() for entry in state.leaderboard.entries.values()],
+        "rung_rows": state.leaderboard.rung_rows,
+        "score_rows": state.leaderboard.score_rows,
+        "sizes": state.sizes,
+        "facts": state.facts,
+        "pace": state.throughput.record_of(),
         "trials": [
             {
                 "state": trial.state.name,
@@ -339,17 +341,17 @@ def found(search: Search) -> dict[str, Any]:
                 "intermediate": {str(at): v for at, v in trial.intermediate_values.items()},
                 "attrs": trial.user_attrs,
             }
-            for trial in course.trials.study.get_trials(deepcopy=False)
+            for trial in state.trials.study.get_trials(deepcopy=False)
             if "cohort" in trial.user_attrs
         ],
     }
 
 
 def _rung_line(event: Scored, rungs: int) -> str:
-    standings = list(event.ledger.standings.values())
-    live = sum(standing.state == "running" for standing in standings)
+    entries = list(event.leaderboard.entries.values())
+    live = sum(entry.state == "running" for entry in entries)
     best = max(
-        (s for s in standings if not s.candidate.control and s.score == s.score
+        (s for s in entries if not s.candidate.control and s.score == s.score
          and s.rungs == event.rung and s.state != "collapsed"),
         key=lambda s: s.score,
         default=None,

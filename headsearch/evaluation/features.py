@@ -56,16 +56,18 @@ class RungFeatures:
 
     def base_on_probe(self) -> dict[int, Tensor]:
         """The base's maps (P, D, H, W) on the probe images, by place."""
-        maps: dict[int, list[Tensor]] = {place: [] for place in self._network.places}
+        maps: dict[int, list[Tensor]] = {
+            feature_index: [] for feature_index in self._network.feature_indices
+        }
         for images in batches(self._data.queries, self._batch_size, last=PROBE_IMAGES):
-            for place, map_BDHW in self._maps(images).items():
-                maps[place].append(map_BDHW)
-        return {place: torch.cat(found) for place, found in maps.items()}
+            for feature_index, map_BDHW in self._maps(images).items():
+                maps[feature_index].append(map_BDHW)
+        return {feature_index: torch.cat(found) for feature_index, found in maps.items()}
 
     def head_on_probe(self, name: str, maps_PDHW: Mapping[int, Tensor]) -> Tensor:
         """A head's tokens (P, N, D) on the probe images, before its norm."""
         head, found = self._heads[name], []
-        for map_BDHW in maps_PDHW[head.place].split(self._batch_size):
+        for map_BDHW in maps_PDHW[head.feature_index].split(self._batch_size):
             with mixed_precision(self._device, self._autocast):
                 tokens_BND = head.tokens(map_BDHW)
                 normed_BND = head.norm(tokens_BND)
@@ -80,7 +82,7 @@ class RungFeatures:
             maps_BDHW = self._maps(images)
             for name, head in self._heads.items():
                 with mixed_precision(self._device, self._autocast):
-                    tokens_BND = head(maps_BDHW[head.place])
+                    tokens_BND = head(maps_BDHW[head.feature_index])
                 self._of_heads[name].append(tokens_BND.mean(dim=1).float())
 
     def base(self) -> Tensor:
@@ -95,7 +97,9 @@ class RungFeatures:
         """The base's maps of a batch; its summary is kept."""
         images = normalize(images.to(self._device))
         with mixed_precision(self._device, self._autocast):
-            base: BaseOutput = self._network.base(images, places=self._network.places)
+            base: BaseOutput = self._network.base(
+                images, feature_indices=self._network.feature_indices
+            )
         self._of_base.append(self._summary(base).float())
         return base.maps_BDHW
 

@@ -32,14 +32,14 @@ FEWEST = 2
 """Images of a head: objectives that compare the images of a batch have nothing to do with one."""
 
 
-def images_of_a_head(setting: ImagesPerHead, batch: int, heads: int) -> int:
+def head_batch_size(setting: ImagesPerHead, batch: int, heads: int) -> int:
     """How many of `batch` images each of so many heads sees."""
     if setting == "all" or not heads:
         return batch
     return batch // heads if setting == "share" else min(setting, batch)
 
 
-def check_shares(setting: ImagesPerHead, batch: int, heads: int) -> None:
+def check_images_per_head(setting: ImagesPerHead, batch: int, heads: int) -> None:
     """Raises UserError where heads would see too few images, or more than there are.
 
     Of several ranks none knows all images of a step, so that heads see all that theirs has.
@@ -48,7 +48,7 @@ def check_shares(setting: ImagesPerHead, batch: int, heads: int) -> None:
         raise UserError(f"--images-per-head {setting} is for one process; leave it out of a job")
     if isinstance(setting, int) and setting > batch:
         raise UserError(f"--images-per-head {setting} is more than the {batch} images of a step")
-    left = images_of_a_head(setting, batch, heads)
+    left = head_batch_size(setting, batch, heads)
     if left < FEWEST:
         raise UserError(
             f"--images-per-head {setting} leaves {heads} heads {left} of {batch} images each, and "
@@ -57,7 +57,7 @@ def check_shares(setting: ImagesPerHead, batch: int, heads: int) -> None:
 
 
 @dataclass(frozen=True)
-class Shares:
+class HeadBatches:
     """The crops that each head sees.
 
     Attributes:
@@ -73,7 +73,7 @@ class Shares:
         return dict(zip(heads, _selected(crops, rows).chunk(len(heads)), strict=True))
 
 
-def share_out(
+def draw_head_batches(
     setting: ImagesPerHead,
     batch: int,
     heads: Sequence[str],
@@ -81,9 +81,9 @@ def share_out(
     seed: int,
     step: int,
     device: torch.device,
-) -> Shares | None:
+) -> HeadBatches | None:
     """The crops that each head sees in a step; None where every head sees all."""
-    count = images_of_a_head(setting, batch, len(heads))
+    count = head_batch_size(setting, batch, len(heads))
     if count == batch:
         return None
     if setting == "share":
@@ -93,7 +93,7 @@ def share_out(
     starts_K1 = torch.tensor(starts).unsqueeze(1).to(device, non_blocking=True)
     images_Kn = (starts_K1 + torch.arange(count, device=device)) % batch
     rows_K2n = torch.cat([images_Kn, images_Kn + batch], dim=1)
-    return Shares(dict(zip(heads, rows_K2n.unbind(), strict=True)))
+    return HeadBatches(dict(zip(heads, rows_K2n.unbind(), strict=True)))
 
 
 def _selected(crops: Tensor, rows: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from headsearch.config.settings import Coupling
 from headsearch.models.bases import Base, BaseOutput, drop_no_paths
-from headsearch.models.head_batches import Shares
+from headsearch.models.head_batches import HeadBatches
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,14 @@ class AttachedHead(nn.Module):
         place: which of the base's maps it takes: 0 for the last, k for the one k before it.
     """
 
-    def __init__(self, head: nn.Module, dim: int, projection: nn.Module, place: int = 0) -> None:
+    def __init__(
+        self, head: nn.Module, dim: int, projection: nn.Module, feature_index: int = 0
+    ) -> None:
         super().__init__()
         self.head = head
         self.norm = nn.LayerNorm(dim)
         self.projection = projection
-        self.place = place
+        self.feature_index = feature_index
 
     def tokens(self, base_map_BDHW: Tensor) -> Tensor:
         """The head's output tokens (B, N, D), before its norm."""
@@ -104,7 +106,7 @@ class Network(nn.Module):
         self,
         images_BCSS: Tensor,
         mask_BHW: Tensor | None = None,
-        shares: Shares | None = None,
+        shares: HeadBatches | None = None,
     ) -> Features:
         """Features of normalised images, of which the base does not see the masked patches.
 
@@ -112,21 +114,26 @@ class Network(nn.Module):
             shares: the images that each head sees; by default all.
         """
         heads = self.heads
-        base: BaseOutput = self.base(images_BCSS, mask_BHW, places=self.places)
+        base: BaseOutput = self.base(images_BCSS, mask_BHW, feature_indices=self.feature_indices)
         seen = (
-            {place: self.coupled(base.maps_BDHW[place]) for place in self.places} if heads else {}
+            {
+                feature_index: self.coupled(base.maps_BDHW[feature_index])
+                for feature_index in self.feature_indices
+            }
+            if heads
+            else {}
         )
-        maps = {name: seen[head.place] for name, head in heads.items()}
+        maps = {name: seen[head.feature_index] for name, head in heads.items()}
         if shares is not None:
-            for place, map_BDHW in seen.items():
-                here = [name for name, head in heads.items() if head.place == place]
+            for feature_index, map_BDHW in seen.items():
+                here = [name for name, head in heads.items() if head.feature_index == feature_index]
                 maps |= shares.of(here, map_BDHW) if here else {}
         return Features(base, {name: head(maps[name]) for name, head in heads.items()})
 
     @property
-    def places(self) -> list[int]:
+    def feature_indices(self) -> list[int]:
         """The maps of the base that are in use: the last one, and those that heads take."""
-        return sorted({0, *(head.place for head in self.heads.values())})
+        return sorted({0, *(head.feature_index for head in self.heads.values())})
 
     def base_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Named parameters that belong to no head."""

@@ -30,7 +30,7 @@ def show_pretraining(pretraining: Pretraining, console: Console) -> int:
     Raises:
         KeyboardInterrupt: at the second Ctrl-C.
     """
-    rungs = pretraining.ground.config.rungs
+    rungs = pretraining.setup.config.rungs
     with closing(events_of(pretraining)) as events, stops_heard(pretraining.stop) as heard:
         for event in _moving(events, pretraining, console) if console.is_terminal else events:
             if isinstance(event, SoloScored):
@@ -42,11 +42,11 @@ def _moving(
     events: Iterator[SoloEvent], pretraining: Pretraining, console: Console
 ) -> Iterator[SoloEvent]:
     """The events, above a line that shows the latest."""
-    steps = pretraining.ground.steps
+    steps = pretraining.setup.steps
     with Live(Text("scoring the untrained base …"), console=console, transient=True) as live:
         for event in events:
             words = [f"loss {event.loss:.3f}"] if event.loss == event.loss else []
-            live.update(progress_line(words, event.step, steps, event.pace))
+            live.update(progress_line(words, event.step, steps, event.throughput))
             yield event
 
 
@@ -60,7 +60,7 @@ def rung_line(event: SoloScored, rungs: int) -> str:
     parts.append(f"effective rank {base.effective_rank:.1f}")
     if event.loss == event.loss:
         parts.append(f"loss {event.loss:.3f}")
-    return " | ".join([*parts, *speed_words(event.pace, last=event.rung == rungs)])
+    return " | ".join([*parts, *speed_words(event.throughput, last=event.rung == rungs)])
 
 
 def show_verification(verification: Verification, console: Console) -> None:

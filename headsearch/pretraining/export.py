@@ -22,7 +22,7 @@ from headsearch.runs.run import Run
 from headsearch.runs.tables import NO_HEAD
 from headsearch.text import for_file_name
 from headsearch.training.base_plan import plan_of_run
-from headsearch.training.inputs import NOTHING_GIVEN, Given
+from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 from headsearch.version import VERSION
 
 
@@ -47,7 +47,7 @@ def export_from(
     rank: int | None = None,
     head: str | None = None,
     out: Path | None = None,
-    given: Given = NOTHING_GIVEN,
+    inputs: InMemoryInputs = NO_INPUTS,
 ) -> ExportedHead:
     """Exports a head of a search, fitted to its base.
 
@@ -69,8 +69,8 @@ def export_from(
     if head is None:
         head, note = name_at(run, 1 if rank is None else rank)
         notes += [note] if note else []
-    if isinstance(given.base, nn.Module):
-        plan = plan_module(given.base, int(run.config["image_size"]))
+    if isinstance(inputs.base, nn.Module):
+        plan = plan_module(inputs.base, int(run.config["image_size"]))
     else:
         plan = plan_of_run(run)
     chosen = head_on(plan, head, run)
@@ -137,7 +137,7 @@ def space_text(head: Head, plan: BasePlan) -> str:
 
 def snippet_text(candidate: Candidate, plan: BasePlan) -> str:
     """The head as a Python file that needs torch and timm alone; see `snippet`."""
-    dim, grid = plan.stages[candidate.place]
+    dim, grid = plan.stages[candidate.feature_index]
     family = candidate.made_by
     function, values = _bare(family, family.settled(dim, grid, candidate.parameters))
     sources = Sources(
@@ -149,7 +149,8 @@ def snippet_text(candidate: Candidate, plan: BasePlan) -> str:
     made = call(build, ["dim", "grid", *arguments], 4) if values else f"{build}(dim, grid)"
     build_head = (
         f"def build_head(dim: int = {dim}, grid: tuple[int, int] = {grid}) -> nn.Module:"
-        f"{HOW_TO_ATTACH.replace('THE_MAP', _map_words(candidate.place))}\n    return {made}"
+        f"{HOW_TO_ATTACH.replace('THE_MAP', _map_words(candidate.feature_index))}\n"
+        f"    return {made}"
     )
     rows, columns = grid
     header = (
@@ -160,11 +161,11 @@ def snippet_text(candidate: Candidate, plan: BasePlan) -> str:
     return f'"""{header}\n"""\n\n{sources.text(build_head)}'
 
 
-def _map_words(place: int) -> str:
+def _map_words(feature_index: int) -> str:
     """Which of the base's maps a head takes."""
-    if place == 0:
+    if feature_index == 0:
         return "before the base's final norm"
-    last = "block" if place == 1 else f"{place} blocks"
+    last = "block" if feature_index == 1 else f"{feature_index} blocks"
     return f"before the base's last {last} (stages, in a base of stages)"
 
 

@@ -135,11 +135,11 @@ def space_of(family: str, parameters: Mapping[str, Value], source: str) -> Space
 
 def written_head(candidate: Candidate, origin: Mapping[str, str]) -> dict[str, Any]:
     """A head as YAML holds it: a space with this head and nothing else."""
-    place = {"attach_at": candidate.place} if candidate.place else {}
+    attached = {"attach_at": candidate.feature_index} if candidate.feature_index else {}
     part = "controls" if candidate.control else "families"
     return {
         "families": {}, "controls": {},
-        part: {candidate.family: {**origin, **candidate.parameters, **place}},
+        part: {candidate.family: {**origin, **candidate.parameters, **attached}},
     }  # fmt: skip
 
 

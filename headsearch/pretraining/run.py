@@ -28,15 +28,15 @@ from headsearch.pretraining.head_selection import (
     written_head,
 )
 from headsearch.pretraining.setup import (
-    Planned,
+    PretrainingSetup,
 )
 from headsearch.pretraining.solo import SoloEvent, SoloRun, SoloScored
 from headsearch.runs.directory import CONFIG, create, hold, new_run_directory
-from headsearch.runs.run import SOLO_HEAD, same_settings
+from headsearch.runs.run import SOLO_HEAD, check_same_settings
 from headsearch.runs.snapshot import FOLDER, Snapshot, read_snapshot, write_snapshot, write_weights
 from headsearch.runs.tables import NO_HEAD, write_table
-from headsearch.training.provenance import ground_settings
-from headsearch.training.setup import Ground
+from headsearch.training.provenance import recorded_settings
+from headsearch.training.setup import TrainingSetup
 
 # Of the base on the reporting labels, and on those that may choose between heads; then the head's.
 PRETRAIN_COLUMNS = (
@@ -84,29 +84,29 @@ class Pretraining:
         UserError: the directory exists, cannot be made, or cannot be gone on with.
     """
 
-    def __init__(self, planned: Planned, directory: Path | None = None) -> None:
+    def __init__(self, planned: PretrainingSetup, directory: Path | None = None) -> None:
         self.planned = planned
-        self.ground = ground = planned.ground
-        self.config = ground.config
+        self.setup = setup = planned.setup
+        self.config = setup.config
         candidate = planned.candidate
         name = candidate.name if candidate else "no-head"
         self.run_directory = directory or new_run_directory(
-            ground.config.out, f"{ground.config.base}-{name}"
+            setup.config.out, f"{setup.config.base}-{name}"
         )
         self.weights = self.run_directory / WEIGHTS
         self.rows: list[dict[str, Any]] = []
         settings = self._settings()
         if directory is None:
             create(self.run_directory, settings)
-        same_settings(self.run_directory, settings)
+        check_same_settings(self.run_directory, settings)
         self._lock = hold(self.run_directory)
         try:
             self._left = read_snapshot(self.run_directory)
-            self._solo = SoloRun(ground, candidate)
+            self._solo = SoloRun(setup, candidate)
             if self._left is not None:
                 self._solo.restore(self._left)
                 self.rows = list(self._left.record["rows"])
-            ground.data.left_out.list_in(self.run_directory)
+            setup.data.left_out.list_in(self.run_directory)
         except BaseException:
             self._lock.release()
             raise
@@ -116,7 +116,7 @@ class Pretraining:
     def _settings(self) -> dict[str, Any]:
         head = self.planned.head
         written = written_head(head.candidate, head.origin) if head else NO_HEAD
-        settings = ground_settings(self.ground, self.run_directory)
+        settings = recorded_settings(self.setup, self.run_directory)
         ours = {name: value for name, value in settings.items() if name not in OF_SEARCH_ALONE}
         return {**ours, SOLO_HEAD: written}
 
@@ -131,7 +131,7 @@ class Pretraining:
     @property
     def complete(self) -> bool:
         """Whether it has come to its end."""
-        return self._solo.rung > self.ground.config.rungs
+        return self._solo.rung > self.setup.config.rungs
 
     def run(self) -> Generator[SoloEvent, None, None]:
         """Trains, and yields what happens; every rung leaves its scores and the base's weights.
@@ -147,7 +147,7 @@ class Pretraining:
             for event in self._solo.run():
                 if isinstance(event, SoloScored):
                     self._keep(event)
-                elif time.monotonic() - self._kept_at > 60 * self.ground.config.snapshot_every:
+                elif time.monotonic() - self._kept_at > 60 * self.setup.config.snapshot_every:
                     self._snapshot()
                 if not closed:
                     try:
@@ -167,7 +167,7 @@ class Pretraining:
 
     def _keep(self, event: SoloScored) -> None:
         """Writes what a rung leaves, the table last: by it others see that a run has ended."""
-        self.rows.append(_row(event, self.ground, self.planned.candidate))
+        self.rows.append(_row(event, self.setup, self.planned.candidate))
         if event.rung > 0:
             write_weights(self.weights, base_weights(event.base))
         if not self.complete:
@@ -190,9 +190,9 @@ class Pretraining:
     @property
     def loading(self) -> str:
         """The line of Python that builds the base with its weights."""
-        if isinstance(self.ground.given.base, nn.Module):
+        if isinstance(self.setup.inputs.base, nn.Module):
             return f"module.load_state_dict(safetensors.torch.load_file({str(self.weights)!r}))"
-        return loading_line(self.ground.plan, self.weights)
+        return loading_line(self.setup.plan, self.weights)
 
 
 def base_weights(base: Base) -> dict[str, Tensor]:
@@ -213,14 +213,14 @@ def loading_line(plan: BasePlan, weights: Path) -> str:
     )
 
 
-def _row(event: SoloScored, ground: Ground, candidate: Candidate | None) -> dict[str, Any]:
+def _row(event: SoloScored, setup: TrainingSetup, candidate: Candidate | None) -> dict[str, Any]:
     base = event.scores.base
     head = event.scores.heads[candidate.name] if candidate else None
     reported = head.report if head else None
     return {
         "rung": event.rung,
         "step": event.step,
-        "images": event.step * ground.config.batch_size,
+        "images": event.step * setup.config.batch_size,
         "base_knn": base.report.knn if base.report else math.nan,
         "base_linear": base.report.linear if base.report else math.nan,
         "choose_knn": base.choose.knn if base.choose else math.nan,

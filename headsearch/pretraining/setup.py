@@ -23,19 +23,19 @@ from headsearch.runs.run import SOLO_HEAD, Run
 from headsearch.runs.tables import NO_HEAD
 from headsearch.training.base_plan import plan_as_recorded, plan_of_run, repeats_base
 from headsearch.training.environment import resolve_here
-from headsearch.training.inputs import NOTHING_GIVEN, Given, check_given
-from headsearch.training.provenance import ground_notes, machine_note
-from headsearch.training.setup import Ground, prepare_ground
+from headsearch.training.inputs import NO_INPUTS, InMemoryInputs, check_inputs
+from headsearch.training.provenance import machine_note, setup_notes
+from headsearch.training.setup import TrainingSetup, prepare_training
 
 ALWAYS = {"coupling": "joint", "images_per_head": "all"}
 """A head that only watches would leave the base as it is without one."""
 
 
 @dataclass(frozen=True)
-class Planned:
+class PretrainingSetup:
     """A solo run, ready to start."""
 
-    ground: Ground
+    setup: TrainingSetup
     head: Head | None
     notes: tuple[str, ...]
     """What was decided, a line each."""
@@ -51,10 +51,10 @@ def prepare_pretraining(
     run: Run | None = None,
     rank: int | None = None,
     head: str | None = None,
-    given: Given = NOTHING_GIVEN,
+    inputs: InMemoryInputs = NO_INPUTS,
     config_file: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Planned:
+) -> PretrainingSetup:
     """Opens and checks all that a solo run needs. Writes nothing.
 
     Args:
@@ -86,23 +86,23 @@ def prepare_pretraining(
         head, note = name_at(run, 1 if rank is None else rank)
         notes += [note] if note else []
     assert head is not None
-    config = settings_like(run, flags, given) if run else resolve_here(flags, config_file)
+    config = settings_like(run, flags, inputs) if run else resolve_here(flags, config_file)
     config = config.model_copy(update=ALWAYS)
     check_head(head, run)  # told before images are decoded
-    if run is not None and given.base is None and repeats_base(run, config):
-        given = replace(given, base=plan_of_run(run))
-    ground = prepare_ground(config, given, progress)
-    chosen = head_on(ground.plan, head, run) if head != NO_HEAD else None
+    if run is not None and inputs.base is None and repeats_base(run, config):
+        inputs = replace(inputs, base=plan_of_run(run))
+    setup = prepare_training(config, inputs, progress)
+    chosen = head_on(setup.plan, head, run) if head != NO_HEAD else None
     notes += chosen.notes if chosen else []
-    return _planned(ground, chosen, notes)
+    return _planned(setup, chosen, notes)
 
 
 def prepare_again(
     directory: Path,
-    given: Given = NOTHING_GIVEN,
+    inputs: InMemoryInputs = NO_INPUTS,
     progress: Callable[[int, int], None] | None = None,
     flags: Mapping[str, Any] | None = None,
-) -> Planned:
+) -> PretrainingSetup:
     """Opens and checks all that a pretraining needs to go on where an earlier process left it.
 
     Args:
@@ -117,28 +117,30 @@ def prepare_again(
     written = read_config(directory)
     if SOLO_HEAD not in written:
         raise UserError(f"{directory}: a search, not a pretraining with one head")
-    check_given(directory, written, given, "resume_pretraining")
+    check_inputs(directory, written, inputs, "resume_pretraining")
     config = resolve_here(flags or {}, directory / CONFIG).model_copy(update=ALWAYS)
-    if given.base is None and config.image_size is not None:
+    if inputs.base is None and config.image_size is not None:
         recorded = written.get("base_arguments", {})
-        given = replace(given, base=plan_as_recorded(config, recorded))
-    ground = prepare_ground(config, given, progress)
+        inputs = replace(inputs, base=plan_as_recorded(config, recorded))
+    setup = prepare_training(config, inputs, progress)
     head = written[SOLO_HEAD]
     source = f"{directory / CONFIG}: {SOLO_HEAD}"
-    return _planned(ground, None if head == NO_HEAD else read_head(head, ground.plan, source), [])
+    return _planned(setup, None if head == NO_HEAD else read_head(head, setup.plan, source), [])
 
 
-def _planned(ground: Ground, head: Head | None, notes: list[str]) -> Planned:
-    config = ground.config
+def _planned(setup: TrainingSetup, head: Head | None, notes: list[str]) -> PretrainingSetup:
+    config = setup.config
     with_head = f"with the head {head.candidate.name}" if head else "without a head"
     steps = (
-        f"{ground.steps} steps of {config.batch_size} images ({config.epochs} epochs) {with_head}, "
+        f"{setup.steps} steps of {config.batch_size} images ({config.epochs} epochs) {with_head}, "
         f"scored at {config.rungs} rungs"
     )
-    return Planned(ground, head, (*ground_notes(ground), *notes, steps, machine_note(ground)))
+    return PretrainingSetup(setup, head, (*setup_notes(setup), *notes, steps, machine_note(setup)))
 
 
-def settings_like(run: Run, flags: Mapping[str, Any], given: Given = NOTHING_GIVEN) -> RunConfig:
+def settings_like(
+    run: Run, flags: Mapping[str, Any], inputs: InMemoryInputs = NO_INPUTS
+) -> RunConfig:
     """The settings of a search, and these over them; a `budget` brings its own figures.
 
     Where its base diverged, the learning rate is the one that it was lowered to.
@@ -147,7 +149,7 @@ def settings_like(run: Run, flags: Mapping[str, Any], given: Given = NOTHING_GIV
         UserError: a setting is out of bounds, or stands for something that was given in Python.
     """
     for name in run.config.get("given", []):
-        if name != "space" and name not in flags and getattr(given, name) is None:
+        if name != "space" and name not in flags and getattr(inputs, name) is None:
             raise UserError(
                 f"{run.path}: its {name} was given in Python ({run.config.get(name)}); give it "
                 f"again there, or name another with --{name.replace('_', '-')}"

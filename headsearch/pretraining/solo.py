@@ -20,11 +20,11 @@ from headsearch.models.bases import Base
 from headsearch.models.network import BASE
 from headsearch.models.space import Candidate
 from headsearch.runs.snapshot import Snapshot
-from headsearch.runs.throughput import Pace
+from headsearch.runs.throughput import Throughput
 from headsearch.training import distributed
 from headsearch.training.loop import train
-from headsearch.training.meters import Health
-from headsearch.training.setup import Ground, attach
+from headsearch.training.meters import StepStats
+from headsearch.training.setup import TrainingSetup, attach
 
 
 class SoloDivergedError(UserError):
@@ -45,7 +45,7 @@ class SoloAdvanced:
     loss: float
     head_losses: Mapping[str, float]
     read: bool
-    pace: Pace
+    throughput: Throughput
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class SoloScored:
     loss: float
     scores: RungScores
     base: Base
-    pace: Pace
+    throughput: Throughput
 
 
 SoloEvent: TypeAlias = SoloAdvanced | SoloScored
@@ -82,13 +82,13 @@ class SoloRun:
         stop: once set, the step under way is the last.
     """
 
-    def __init__(self, ground: Ground, candidate: Candidate | None) -> None:
-        self._ground, self._candidate = ground, candidate
-        self._trainer = ground.new_trainer("joint")
+    def __init__(self, setup: TrainingSetup, candidate: Candidate | None) -> None:
+        self._setup, self._candidate = setup, candidate
+        self._trainer = setup.new_trainer("joint")
         if candidate is not None:
-            attach(self._trainer, ground, candidate)
-        config = ground.config
-        self._pace = Pace(config.batch_size, ground.steps, config.rungs, cohorts=1)
+            attach(self._trainer, setup, candidate)
+        config = setup.config
+        self._throughput = Throughput(config.batch_size, setup.steps, config.rungs, cohorts=1)
         self.rung, self.step, self.loss = 0, 0, math.nan
         self._head_losses: dict[str, float] = {}
         self.stop = threading.Event()
@@ -101,60 +101,67 @@ class SoloRun:
         Raises:
             UserError: base or head diverged.
         """
-        ground, trainer, pace, config = self._ground, self._trainer, self._pace, self._ground.config
-        images, stop = ground.data.train, self._to_stop
+        setup, trainer, throughput, config = (
+            self._setup,
+            self._trainer,
+            self._throughput,
+            self._setup.config,
+        )
+        images, stop = setup.data.train, self._to_stop
         if torchrun.count() > 1:
-            trainer.load_state(distributed.tensors_of_first(trainer.state(), ground.device))
-            self.rung, self.step, self.loss = distributed.agreed((self.rung, self.step, self.loss))
+            trainer.load_state(distributed.broadcast_tensors(trainer.state(), setup.device))
+            self.rung, self.step, self.loss = distributed.agree_on_first(
+                (self.rung, self.step, self.loss)
+            )
         while self.rung <= config.rungs:
-            last = ground.rung_step(self.rung)
-            pace.start()
+            last = setup.rung_step(self.rung)
+            throughput.start()
             for progress in train(trainer, images, config, self.step, last, stop):
-                pace.trained(progress.step - self.step)
+                throughput.trained(progress.step - self.step)
                 self.step = progress.step
-                if progress.health is not None:
-                    check_health(progress.health, config.lr)
-                    losses = {name: of.loss for name, of in progress.health.owners.items()}
+                if progress.stats is not None:
+                    check_stats(progress.stats, config.lr)
+                    losses = {name: of.loss for name, of in progress.stats.owners.items()}
                     self.loss, self._head_losses = losses.pop(BASE), losses
-                read = progress.health is not None
-                yield SoloAdvanced(self.step, self.loss, self._head_losses, read, pace)
-                pace.start()
+                read = progress.stats is not None
+                yield SoloAdvanced(self.step, self.loss, self._head_losses, read, throughput)
+                throughput.start()
             if stop():
                 return
             network = trainer.teacher.network
-            scores = ground.scores(network)
-            pace.scored()
+            scores = setup.scores(network)
+            throughput.scored()
             self.rung += 1
-            yield SoloScored(self.rung - 1, last, self.loss, scores, network.base, pace)
+            yield SoloScored(self.rung - 1, last, self.loss, scores, network.base, throughput)
 
     def _to_stop(self) -> bool:
         """Whether it is to stop, here or in any other process of the job."""
-        if distributed.any_of(self.stop.is_set()):
+        if distributed.any_process(self.stop.is_set()):
             self.stop.set()
         return self.stop.is_set()
 
     def snapshot(self) -> Snapshot:
         """All that it needs to go on from here."""
         record = {"rung": self.rung, "step": self.step, "loss": self.loss}
-        return Snapshot(self._trainer.state(), {**record, "pace": self._pace.record_of()})
+        return Snapshot(self._trainer.state(), {**record, "pace": self._throughput.record_of()})
 
     def restore(self, left: Snapshot) -> None:
         """Becomes the run that a snapshot was taken of."""
         self._trainer.load_state(left.tensors)
-        self._pace.restore(left.record["pace"])
+        self._throughput.restore(left.record["pace"])
         self.rung, self.step = left.record["rung"], left.record["step"]
         self.loss = left.record["loss"]
 
 
-def check_health(health: Health, lr: float) -> None:
+def check_stats(stats: StepStats, lr: float) -> None:
     """Raises SoloDivergedError where a loss or gradient was not finite.
 
     No such step changes a weight.
     """
-    diverged = [owner for owner, state in health.owners.items() if not state.finite]
-    if diverged or not health.base_sound:
+    diverged = [owner for owner, state in stats.owners.items() if not state.finite]
+    if diverged or not stats.base_sound:
         heads = [owner for owner in diverged if owner != BASE]
-        who = f"the head {heads[0]}" if heads and health.base_sound else "the base"
+        who = f"the head {heads[0]}" if heads and stats.base_sound else "the base"
         raise SoloDivergedError(
             f"{who} diverged: its loss or gradient is not finite; try a lower --lr than {lr:g}"
         )

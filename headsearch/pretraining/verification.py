@@ -29,7 +29,7 @@ from headsearch.pretraining.head_selection import default_name
 from headsearch.pretraining.run import PRETRAIN_COLUMNS
 from headsearch.report.statistics.gains import write_gains
 from headsearch.runs.directory import CONFIG, hold, read_config
-from headsearch.runs.incidents import learning_rate_now
+from headsearch.runs.incidents import current_learning_rate
 from headsearch.runs.run import Run
 from headsearch.runs.snapshot import FOLDER
 from headsearch.runs.tables import CONTROL_FAMILIES, NO_HEAD, SOLO_COLUMNS, ranked, write_table
@@ -146,7 +146,7 @@ class Verification:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         self.seeds = tuple(range(config.seed, config.seed + seeds))
         self.data_seed = config.seed if config.data_seed is None else config.data_seed
-        heads, lr = _heads(run, top), learning_rate_now(run.facts, config.lr)
+        heads, lr = _heads(run, top), current_learning_rate(run.facts, config.lr)
         self.solos = tuple(
             Solo(name, family, seed, run.path / "solo" / f"{for_file_name(name)}-seed{seed}", lr)
             for seed in self.seeds

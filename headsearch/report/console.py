@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from headsearch.report import Table
-from headsearch.runs.throughput import Pace
+from headsearch.runs.throughput import Throughput
 from headsearch.text import duration, printable_lines
 
 
@@ -50,7 +50,7 @@ def print_table(console: Console, table: Table) -> None:
     console.print(drawn)
 
 
-def progress_line(words: list[str], step: int, steps: int, pace: Pace) -> RenderableType:
+def progress_line(words: list[str], step: int, steps: int, pace: Throughput) -> RenderableType:
     """A bar, these words, and how fast it goes."""
     line = RichTable.grid(padding=(0, 1))
     left = pace.seconds_left
@@ -65,7 +65,7 @@ def progress_line(words: list[str], step: int, steps: int, pace: Pace) -> Render
     return line
 
 
-def speed_words(pace: Pace, *, last: bool) -> list[str]:
+def speed_words(pace: Throughput, *, last: bool) -> list[str]:
     """How fast it goes, for a line in a pipe: images a second, and the time left if any is."""
     words = []
     if pace.images_per_second:

@@ -33,7 +33,7 @@ class DivergedError(Exception):
 
 
 @dataclass(frozen=True)
-class Lowering:
+class LearningRateDrop:
     """The base diverged: its cohort went back, and goes on with a lower learning rate.
 
     Attributes:
@@ -61,7 +61,7 @@ class Lowering:
 
 
 @dataclass(frozen=True)
-class Split:
+class CohortSplit:
     """A cohort did not fit into memory: its heads train in several, from the first weights.
 
     Attributes:
@@ -81,15 +81,15 @@ class Split:
         )
 
 
-def learning_rate_now(facts: Mapping[str, Any], lr: float) -> float:
+def current_learning_rate(facts: Mapping[str, Any], lr: float) -> float:
     """The peak learning rate that a run has come to, which began with `lr`."""
     lowered = facts.get("lowered")
     return float(lowered[-1]["lr"]) if lowered else lr
 
 
-def setbacks(facts: Mapping[str, Any]) -> Iterator[str]:
+def incidents(facts: Mapping[str, Any]) -> Iterator[str]:
     """All that befell a run, a sentence each."""
     for lowering in facts.get("lowered", []):
-        yield str(Lowering(**lowering))
+        yield str(LearningRateDrop(**lowering))
     for split in facts.get("splits", []):
-        yield str(Split(split["cohort"], tuple(split["parts"])))
+        yield str(CohortSplit(split["cohort"], tuple(split["parts"])))

@@ -66,7 +66,7 @@ _DEFAULTS = RunConfig().model_dump(mode="json")
 """What a run of before a setting was there did."""
 
 
-def same_settings(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+def check_same_settings(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a run directory was begun with, where these are the same.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any
 _KEPT = ("steps_done", "rungs_done", "train_s", "score_s", "step_s")
 
 
-class Pace:
+class Throughput:
     """Clocks of a run, read by whoever shows it.
 
     Args:

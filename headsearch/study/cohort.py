@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from headsearch import torchrun
 from headsearch.study.commands import Attach, Leave, Load, SetUp
-from headsearch.study.leaderboard import Standing
-from headsearch.training.distributed import tell, tensors_of_first
+from headsearch.study.leaderboard import Entry
+from headsearch.training.distributed import broadcast_object, broadcast_tensors
 from headsearch.training.head_timing import head_step_ms
-from headsearch.training.setup import Ground
+from headsearch.training.setup import TrainingSetup
 from headsearch.training.trainer import Trainer
 
 
@@ -26,12 +26,12 @@ from headsearch.training.trainer import Trainer
 class Replica:
     """A cohort's training under one seed."""
 
-    ground: Ground
+    setup: TrainingSetup
     trainer: Trainer
 
     @property
     def seed(self) -> int:
-        return self.ground.config.seed
+        return self.setup.config.seed
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Cohort:
     rung: int
     steps: dict[int, int]
     replicas: list[Replica] = field(default_factory=list)
-    live: dict[str, Standing] = field(default_factory=dict)
+    live: dict[str, Entry] = field(default_factory=dict)
     base_losses: dict[int, float] = field(default_factory=dict)
 
     @property
@@ -59,47 +59,47 @@ class Cohort:
         """The mean over seeds; NaN before the first step."""
         return fmean(self.base_losses.values()) if self.base_losses else math.nan
 
-    def set_up(self, ground: Ground, standings: Iterable[Standing], lr: float) -> None:
+    def set_up(self, setup: TrainingSetup, entries: Iterable[Entry], lr: float) -> None:
         """Makes the networks before their first step: a base that the seed decides, and heads.
 
         Args:
             lr: the peak learning rate.
         """
-        tell(SetUp(tuple(self.steps), lr))
+        broadcast_object(SetUp(tuple(self.steps), lr))
         for seed in self.steps:
-            under = ground.under(seed)
+            under = setup.under(seed)
             trainer = under.new_trainer(under.config.coupling)
             trainer.peak_lr = lr
             self.replicas.append(Replica(under, trainer))
-        for standing in standings:
-            self.attach(standing)
+        for entry in entries:
+            self.attach(entry)
         if torchrun.count() > 1 and torchrun.first():
             # A seed may come to other bits on another machine, and a module of one's own has none.
             self.load_state(self.state())
 
-    def attach(self, standing: Standing) -> None:
+    def attach(self, entry: Entry) -> None:
         """Attaches a head under every seed; the first time, a step of it on its own is timed."""
-        tell(Attach(standing.candidate.trial_params))
-        ground, candidate = self.replicas[0].ground, standing.candidate
-        dim, grid = ground.plan.stages[candidate.place]
+        broadcast_object(Attach(entry.candidate.trial_params))
+        setup, candidate = self.replicas[0].setup, entry.candidate
+        dim, grid = setup.plan.stages[candidate.feature_index]
 
         def build() -> nn.Module:
             return candidate.build(dim, grid)
 
         for replica in self.replicas:
-            replica.trainer.attach(candidate.name, build, dim, candidate.place)
-        if math.isnan(standing.step_ms) and torchrun.first():
-            features = torch.zeros(2 * ground.config.batch_size, dim, *grid, device=ground.device)
-            standing.step_ms = head_step_ms(build, features, autocast=ground.autocast)
-        self.live[candidate.name] = standing
+            replica.trainer.attach(candidate.name, build, dim, candidate.feature_index)
+        if math.isnan(entry.step_ms) and torchrun.first():
+            features = torch.zeros(2 * setup.config.batch_size, dim, *grid, device=setup.device)
+            entry.step_ms = head_step_ms(build, features, autocast=setup.autocast)
+        self.live[candidate.name] = entry
 
     def leave(self, name: str, state: str, reason: str) -> None:
         """Ends a head's training: in the networks and in its row."""
-        tell(Leave(name))
-        standing = self.live.pop(name)
+        broadcast_object(Leave(name))
+        entry = self.live.pop(name)
         for replica in self.replicas:
             replica.trainer.detach(name)
-        standing.state, standing.reason = state, reason
+        entry.state, entry.reason = state, reason
 
     def under(self, seed: int) -> Replica:
         """The training under a seed."""
@@ -118,8 +118,8 @@ class Cohort:
 
         Of several ranks all go on from the first one's.
         """
-        tell(Load())
-        state = tensors_of_first(state, self.replicas[0].ground.device)
+        broadcast_object(Load())
+        state = broadcast_tensors(state, self.replicas[0].setup.device)
         for replica in self.replicas:
             prefix = f"{replica.seed}."
             replica.trainer.load_state(

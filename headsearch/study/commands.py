@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headsearch.training.distributed import tell
+from headsearch.training.distributed import broadcast_object
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,6 @@ def leading(run_directory: Path) -> Iterator[None]:
     try:
         yield
     except GeneratorExit:
-        tell(End(run_directory))
+        broadcast_object(End(run_directory))
         raise
-    tell(End(run_directory))
+    broadcast_object(End(run_directory))

@@ -17,7 +17,7 @@ from headsearch.runs.signals import (
     stops_heard,
 )
 from headsearch.study.events import Advanced, Event, Noted, Scored
-from headsearch.study.leaderboard import Ledger, Standing
+from headsearch.study.leaderboard import Entry, Leaderboard
 from headsearch.study.search import Search
 
 STATE_STYLES = {
@@ -65,8 +65,8 @@ class _InPipe:
                 print_notes(self._console, [event.text])
 
     def _line(self, event: Scored) -> str:
-        standings = list(event.ledger.standings.values())
-        cohort = [s for s in standings if s.cohort == event.cohort]
+        entries = list(event.leaderboard.entries.values())
+        cohort = [s for s in entries if s.cohort == event.cohort]
         live = sum(s.state == "running" for s in cohort)
         left = [s for s in cohort if _left_early(s) and s.candidate.name not in self._gone]
         self._gone.update(s.candidate.name for s in left)
@@ -86,7 +86,7 @@ class _InPipe:
                 s.candidate.name + ("" if s.state == "pruned" else f" ({s.reason})") for s in left
             )
             parts.append(f"left: {', '.join(names)}")
-        parts += speed_words(event.pace, last=event.rung == self._rungs)
+        parts += speed_words(event.throughput, last=event.rung == self._rungs)
         return " | ".join(parts)
 
 
@@ -115,11 +115,11 @@ class _InTerminal:
         for heading in ("Loss", "Discrepancy", "k-NN %", "Linear %"):
             rows.add_column(heading, justify="right", no_wrap=True)
         rows.add_column("State", no_wrap=True)
-        shown = _in_order(event.ledger, event.cohort)
+        shown = _in_order(event.leaderboard, event.cohort)
         room = max(5, min(LIVE_ROWS, self._console.size.height - 6))
-        for standing in shown[:room]:
-            rows.add_row(*_cells(standing), style=STATE_STYLES[standing.state])
-        rung = max(standing.rungs for standing in shown)
+        for entry in shown[:room]:
+            rows.add_row(*_cells(entry), style=STATE_STYLES[entry.state])
+        rung = max(entry.rungs for entry in shown)
         parts: list[RenderableType] = [self._headline(event, rung), rows]
         if len(shown) > room:
             parts.append(Text(f"… and {len(shown) - room} more", style="dim"))
@@ -128,42 +128,42 @@ class _InTerminal:
     def _headline(self, event: Advanced | Scored, rung: int) -> RenderableType:
         words = ["stopping after this step"] if self._stop.is_set() else []
         words += [
-            f"cohort {event.cohort + 1}/{event.pace.cohorts}",
+            f"cohort {event.cohort + 1}/{event.throughput.cohorts}",
             f"rung {rung}/{self._rungs}",
         ]
-        return progress_line(words, event.step, self._steps, event.pace)
+        return progress_line(words, event.step, self._steps, event.throughput)
 
 
-def _in_order(ledger: Ledger, cohort: int) -> list[Standing]:
+def _in_order(leaderboard: Leaderboard, cohort: int) -> list[Entry]:
     """A cohort's heads: those that train first, the best on top."""
 
-    def place(standing: Standing) -> tuple[bool, int, float]:
-        score = standing.score if standing.score == standing.score else -math.inf
-        return _left_early(standing), -standing.rungs, -score
+    def place_of(entry: Entry) -> tuple[bool, int, float]:
+        score = entry.score if entry.score == entry.score else -math.inf
+        return _left_early(entry), -entry.rungs, -score
 
-    return sorted((s for s in ledger.standings.values() if s.cohort == cohort), key=place)
-
-
-def _left_early(standing: Standing) -> bool:
-    return standing.state in ("pruned", "collapsed", "failed")
+    return sorted((s for s in leaderboard.entries.values() if s.cohort == cohort), key=place_of)
 
 
-def _cells(standing: Standing) -> Iterator[Text]:
-    scores = standing.scores
+def _left_early(entry: Entry) -> bool:
+    return entry.state in ("pruned", "collapsed", "failed")
+
+
+def _cells(entry: Entry) -> Iterator[Text]:
+    scores = entry.scores
     difference = scores.discrepancy if scores else None
     reported = scores.report if scores else None
-    yield Text(standing.candidate.name)
-    yield Text(standing.candidate.family)
-    yield Text(f"{standing.loss:.3f}" if standing.loss == standing.loss else "")
+    yield Text(entry.candidate.name)
+    yield Text(entry.candidate.family)
+    yield Text(f"{entry.loss:.3f}" if entry.loss == entry.loss else "")
     yield Text(f"{difference.value:.3f}" if difference else "")
     yield Text(f"{100 * reported.knn:.1f}" if reported else "")
     yield Text(f"{100 * reported.linear:.1f}" if reported else "")
-    rung = f" at rung {standing.rungs}" if _left_early(standing) else ""
-    yield Text(f"{standing.state}{rung}")
+    rung = f" at rung {entry.rungs}" if _left_early(entry) else ""
+    yield Text(f"{entry.state}{rung}")
 
 
-def _figures(standing: Standing) -> str:
-    scores = standing.scores
+def _figures(entry: Entry) -> str:
+    scores = entry.scores
     assert scores is not None
     words = []
     if scores.discrepancy is not None:

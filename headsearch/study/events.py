@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from headsearch.evaluation.scores import RungScores
-from headsearch.runs.throughput import Pace
-from headsearch.study.leaderboard import Ledger
+from headsearch.runs.throughput import Throughput
+from headsearch.study.leaderboard import Leaderboard
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Advanced:
 
     cohort: int
     step: int
-    pace: Pace
-    ledger: Ledger
+    throughput: Throughput
+    leaderboard: Leaderboard
     base_loss: float
     read: bool
 
@@ -36,8 +36,8 @@ class Scored:
     rung: int
     step: int
     scores: RungScores
-    pace: Pace
-    ledger: Ledger
+    throughput: Throughput
+    leaderboard: Leaderboard
 
 
 @dataclass(frozen=True)

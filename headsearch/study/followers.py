@@ -9,13 +9,13 @@ from optuna.trial import FixedTrial
 from headsearch.device import release_memory
 from headsearch.study.cohort import Cohort
 from headsearch.study.commands import Attach, End, Leave, Load, Score, SetUp, Steps
-from headsearch.study.leaderboard import Standing
-from headsearch.study.setup import Prepared
+from headsearch.study.leaderboard import Entry
+from headsearch.study.setup import SearchSetup
 from headsearch.training import distributed
 from headsearch.training.loop import take_steps
 
 
-def follow(prepared: Prepared) -> Path:
+def follow(prepared: SearchSetup) -> Path:
     """Takes part in a search to its end.
 
     Returns:
@@ -26,7 +26,7 @@ def follow(prepared: Prepared) -> Path:
     """
     cohort = Cohort(0, 0, {})
     while True:
-        match distributed.hear():
+        match distributed.receive_object():
             case SetUp(seeds, lr):
                 cohort.replicas.clear()
                 release_memory(prepared.device)
@@ -34,16 +34,16 @@ def follow(prepared: Prepared) -> Path:
                 cohort.set_up(prepared, [], lr)
             case Attach(parameters):
                 candidate = prepared.space.suggest(FixedTrial(dict(parameters)))
-                cohort.attach(Standing(candidate, trial=0, cohort=0))
+                cohort.attach(Entry(candidate, trial=0, cohort=0))
             case Leave(name):
                 cohort.leave(name, "", "")
             case Load():
                 cohort.load_state({})
             case Steps(seed, window):
                 replica = cohort.under(seed)
-                ground = replica.ground
-                images, trainer = ground.data.train, replica.trainer
-                if take_steps(trainer, images, ground.config, window) == window.stop:
+                setup = replica.setup
+                images, trainer = setup.data.train, replica.trainer
+                if take_steps(trainer, images, setup.config, window) == window.stop:
                     trainer.read()
             case Score(seed):
                 prepared.scores(cohort.under(seed).trainer.teacher.network)

@@ -18,7 +18,7 @@ from headsearch.runs.tables import RANKING_COLUMNS, RUNG_COLUMNS, SCORE_COLUMNS,
 
 
 @dataclass
-class Standing:
+class Entry:
     """What is known of one candidate: its row in ranking.csv."""
 
     candidate: Candidate
@@ -70,46 +70,44 @@ class Standing:
 
 
 @dataclass
-class Ledger:
+class Leaderboard:
     """All candidates of a run and their scores at every rung, in the order they came."""
 
-    standings: dict[str, Standing] = field(default_factory=dict)
+    entries: dict[str, Entry] = field(default_factory=dict)
     rung_rows: list[dict[str, Any]] = field(default_factory=list)
     score_rows: list[dict[str, Any]] = field(default_factory=list)
 
-    def enter(self, candidate: Candidate, trial: int, cohort: int) -> Standing:
-        standing = Standing(candidate, trial, cohort)
-        self.standings[candidate.name] = standing
-        return standing
+    def enter(self, candidate: Candidate, trial: int, cohort: int) -> Entry:
+        entry = Entry(candidate, trial, cohort)
+        self.entries[candidate.name] = entry
+        return entry
 
     @property
     def cohorts(self) -> dict[int, int]:
         """The cohort of each candidate, by the number of its trial."""
-        return {standing.trial: standing.cohort for standing in self.standings.values()}
+        return {entry.trial: entry.cohort for entry in self.entries.values()}
 
-    def live(self, cohort: int) -> list[Standing]:
+    def live(self, cohort: int) -> list[Entry]:
         """The heads of a cohort that have not ended."""
-        return [s for s in self.standings.values() if s.cohort == cohort and not s.ended]
+        return [s for s in self.entries.values() if s.cohort == cohort and not s.ended]
 
-    def begin_anew(self, standing: Standing, cohort: int) -> None:
+    def begin_anew(self, entry: Entry, cohort: int) -> None:
         """Forgets what a candidate has come to, for it to train again in this cohort."""
-        name = standing.candidate.name
-        self.standings[name] = Standing(
-            standing.candidate, standing.trial, cohort, standing.step_ms
-        )
+        name = entry.candidate.name
+        self.entries[name] = Entry(entry.candidate, entry.trial, cohort, entry.step_ms)
         self.rung_rows = [row for row in self.rung_rows if row["candidate"] != name]
         self.score_rows = [row for row in self.score_rows if row["candidate"] != name]
 
-    def record(self, standing: Standing, rung: int, step: int, images: int, at: RungScores) -> None:
+    def record(self, entry: Entry, rung: int, step: int, images: int, at: RungScores) -> None:
         """Notes a candidate's scores at a rung, beside the base's: their means over seeds."""
-        own = at.heads[standing.candidate.name]
-        standing.scores = own
-        standing.rungs = rung
+        own = at.heads[entry.candidate.name]
+        entry.scores = own
+        entry.rungs = rung
         base = at.base.report
         self.rung_rows.append(
             {
-                "candidate": standing.candidate.name,
-                "cohort": standing.cohort,
+                "candidate": entry.candidate.name,
+                "cohort": entry.cohort,
                 "rung": rung,
                 "step": step,
                 "images": images,
@@ -118,19 +116,19 @@ class Ledger:
                 "head_linear": own.report.linear if own.report else math.nan,
                 "base_knn": base.knn if base else math.nan,
                 "base_linear": base.linear if base else math.nan,
-                "loss": standing.loss,
+                "loss": entry.loss,
             }
         )
 
     def record_seed(
-        self, standing: Standing, seed: int, rung: int, step: int, at: RungScores, score: float
+        self, entry: Entry, seed: int, rung: int, step: int, at: RungScores, score: float
     ) -> None:
         """Notes all that may choose, on the labels that may: a row of scores.csv."""
-        own = at.heads[standing.candidate.name]
+        own = at.heads[entry.candidate.name]
         base = at.base.choose
         self.score_rows.append(
             {
-                "candidate": standing.candidate.name,
+                "candidate": entry.candidate.name,
                 "seed": seed,
                 "rung": rung,
                 "step": step,
@@ -142,7 +140,7 @@ class Ledger:
                 "base_choose_knn": base.knn if base else math.nan,
                 "base_choose_linear": base.linear if base else math.nan,
                 "effective_rank": own.effective_rank,
-                "loss": standing.losses.get(seed, math.nan),
+                "loss": entry.losses.get(seed, math.nan),
             }
         )
 
@@ -151,11 +149,11 @@ class Ledger:
         of_standings = {
             name: {
                 key: value
-                for key, value in vars(standing).items()
+                for key, value in vars(entry).items()
                 if key not in ("candidate", "scores", "told")
             }
-            | {"scores": asdict(standing.scores) if standing.scores else None}
-            for name, standing in self.standings.items()
+            | {"scores": asdict(entry.scores) if entry.scores else None}
+            for name, entry in self.entries.items()
         }
         return {
             "standings": of_standings,
@@ -171,10 +169,10 @@ class Ledger:
             candidates: by the number of their trials.
         """
         self.rung_rows, self.score_rows = list(record["rung_rows"]), list(record["score_rows"])
-        self.standings = {}
+        self.entries = {}
         for name, kept in record["standings"].items():
             scores = kept["scores"]
-            self.standings[name] = Standing(
+            self.entries[name] = Entry(
                 candidates[kept["trial"]],
                 **{
                     **kept,
@@ -184,11 +182,11 @@ class Ledger:
             )
 
     def ranking(self) -> pd.DataFrame:
-        return ordered([standing.row() for standing in self.standings.values()])
+        return ordered([entry.row() for entry in self.entries.values()])
 
-    def base_beside_the_first(self) -> dict[str, float]:
-        """As `base_beside_the_first` of this page."""
-        return base_beside_the_first(self.ranking(), self.rung_rows)
+    def base_of_the_first(self) -> dict[str, float]:
+        """As `base_of_the_first` of this page."""
+        return base_of_the_first(self.ranking(), self.rung_rows)
 
     def write(self, run_directory: Path) -> None:
         """Writes ranking.csv, rungs.csv and scores.csv."""
@@ -203,7 +201,7 @@ def ordered(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return ranking
 
 
-def base_beside_the_first(
+def base_of_the_first(
     ranking: pd.DataFrame, rung_rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
     """The base's accuracies at the last rung of the first-ranked head, in its own cohort.

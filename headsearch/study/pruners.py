@@ -27,7 +27,7 @@ def is_control(trial: FrozenTrial) -> bool:
     return trial.user_attrs.get("control") is True
 
 
-def standing(study: Study, trial: FrozenTrial, step: int) -> list[int]:
+def entry(study: Study, trial: FrozenTrial, step: int) -> list[int]:
     """The numbers of the cohort's candidates that reported at `step`, best first.
 
     Controls and failed trials (diverged or collapsed heads) are not among them. A trial that was
@@ -37,7 +37,7 @@ def standing(study: Study, trial: FrozenTrial, step: int) -> list[int]:
     sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
     cohort = trial.user_attrs.get("cohort")
 
-    def place(peer: FrozenTrial) -> tuple[bool, float, int]:
+    def place_of(peer: FrozenTrial) -> tuple[bool, float, int]:
         score = peer.intermediate_values[step]
         missing = math.isnan(score)
         return missing, 0.0 if missing else sign * score, peer.number
@@ -50,7 +50,7 @@ def standing(study: Study, trial: FrozenTrial, step: int) -> list[int]:
         and peer.state != TrialState.FAIL
         and not is_control(peer)
     ]
-    return [peer.number for peer in sorted(peers, key=place)]
+    return [peer.number for peer in sorted(peers, key=place_of)]
 
 
 def kept(candidates: int, eta: float, min_keep: int) -> int:
@@ -84,7 +84,7 @@ class RungPruner(BasePruner):
         step = trial.last_step
         if step is None or step == 0 or is_control(trial):
             return False
-        candidates = standing(study, trial, step)
+        candidates = entry(study, trial, step)
         return trial.number not in candidates[: kept(len(candidates), self._eta, self._min_keep)]
 
 
@@ -107,7 +107,7 @@ class GuardedPruner(BasePruner):
             return False
         # asked of the best as well: successive halving remembers whom it was asked about
         wanted = self._pruner.prune(study, trial)
-        return wanted and trial.number not in standing(study, trial, step)[: self._min_keep]
+        return wanted and trial.number not in entry(study, trial, step)[: self._min_keep]
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from itertools import accumulate
 
-from headsearch.study.leaderboard import Standing
+from headsearch.study.leaderboard import Entry
 from headsearch.study.proposals import cohort_sizes
 
 
-def _shared_out(heads: Sequence[Standing], parts: int) -> list[Sequence[Standing]]:
+def _shared_out(heads: Sequence[Entry], parts: int) -> list[Sequence[Entry]]:
     """Heads in so many even parts, in the order they came: controls first."""
     sizes = cohort_sizes(len(heads), max(1, math.ceil(len(heads) / parts)))
     ends = list(accumulate(sizes))

@@ -9,10 +9,10 @@ import torch
 
 from headsearch.evaluation.features import PROBE_IMAGES
 from headsearch.evaluation.scores import Scores
-from headsearch.study.setup import Prepared
+from headsearch.study.setup import SearchSetup
 
 
-def first_facts(prepared: Prepared) -> dict[str, Any]:
+def first_facts(prepared: SearchSetup) -> dict[str, Any]:
     """What is known before the first step."""
     data, plan = prepared.data, prepared.plan
     return {
@@ -45,7 +45,7 @@ def first_facts(prepared: Prepared) -> dict[str, Any]:
         "excluded": len(prepared.listing.excluded) if prepared.listing is not None else None,
         "cost_base_equivalents": 0.0,
         "solo_equivalents": 0.0,
-        "lowered": [],  # see `setbacks`
+        "lowered": [],  # see `incidents`
         "splits": [],
         "went_back": None,  # to which cohort and toward which rung, the last time
     }

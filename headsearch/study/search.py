@@ -23,24 +23,24 @@ from headsearch.evaluation.scores import RungScores, mean_over_seeds
 from headsearch.models.network import BASE
 from headsearch.report.statistics.gains import write_gains
 from headsearch.runs.directory import create, hold, new_run_directory, run_label
-from headsearch.runs.incidents import DivergedError, setbacks
-from headsearch.runs.run import Run, read_run, same_settings
+from headsearch.runs.incidents import DivergedError, incidents
+from headsearch.runs.run import Run, check_same_settings, read_run
 from headsearch.runs.snapshot import read_snapshot
 from headsearch.runs.storage import STORAGE_ERRORS, check_storage
 from headsearch.study.cohort import Cohort, Replica
 from headsearch.study.commands import Score, Steps, leading
 from headsearch.study.events import Advanced, Event, Noted, Scored
-from headsearch.study.leaderboard import Standing
+from headsearch.study.leaderboard import Entry
 from headsearch.study.proposals import enqueue
 from headsearch.study.run_facts import note_baseline
-from headsearch.study.setup import Prepared, prepare, settings_of
-from headsearch.study.state import Course
+from headsearch.study.setup import SearchSetup, prepare, settings_of
+from headsearch.study.state import SearchState
 from headsearch.study.trials import Trials
-from headsearch.training.distributed import RankLostError, tell
+from headsearch.training.distributed import RankLostError, broadcast_object
 from headsearch.training.environment import resolve_here
-from headsearch.training.inputs import NOTHING_GIVEN, Given, check_given
+from headsearch.training.inputs import NO_INPUTS, InMemoryInputs, check_inputs
 from headsearch.training.loop import Progress, train
-from headsearch.training.meters import Health
+from headsearch.training.meters import StepStats
 
 
 class Search:
@@ -62,7 +62,7 @@ class Search:
         UserError: the run directory exists, cannot be made, or cannot be gone on with.
     """
 
-    def __init__(self, prepared: Prepared, directory: Path | None = None) -> None:
+    def __init__(self, prepared: SearchSetup, directory: Path | None = None) -> None:
         self.prepared = prepared
         self.config = config = prepared.config
         self.stop = threading.Event()
@@ -74,7 +74,7 @@ class Search:
             create(self.run_directory, settings)
         self._lock = hold(self.run_directory)
         try:
-            self._open(same_settings(self.run_directory, settings))
+            self._open(check_same_settings(self.run_directory, settings))
         except BaseException:
             self._lock.release()
             raise
@@ -84,25 +84,25 @@ class Search:
         left = read_snapshot(self.run_directory)
         begun = left is not None
         self.trials = Trials(self.run_directory, self.config, settings, begun=begun)
-        self.course = Course(self.run_directory, self.prepared, self.trials)
+        self.state = SearchState(self.run_directory, self.prepared, self.trials)
         if left is not None:
-            self.course.restore(left)
+            self.state.restore(left)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What was decided, and where it goes on, a line each."""
-        if self.course.left is None:
+        if self.state.left is None:
             return self.prepared.notes
-        at = self.course.left.record
+        at = self.state.left.record
         steps = sum(at["steps"].values())
         where = f"cohort {at['cohort'] + 1}, step {steps}, before rung {at['rung']}"
-        befell = setbacks(self.course.facts)
+        befell = incidents(self.state.facts)
         return (*self.prepared.notes, *befell, f"going on from the last snapshot: {where}")
 
     @property
     def complete(self) -> bool:
         """Whether it has come to its end."""
-        return self.course.facts.get("status") == "complete"
+        return self.state.facts.get("status") == "complete"
 
     def run(self) -> Generator[Event, None, None]:
         """Searches, yielding what happens; whoever shows it needs no callback.
@@ -118,20 +118,20 @@ class Search:
             yield from self._to_its_end()
 
     def _to_its_end(self) -> Generator[Event, None, None]:
-        status, index = "interrupted", self.course.begun
-        baselines = self.course.facts["baselines"]
+        status, index = "interrupted", self.state.begun
+        baselines = self.state.facts["baselines"]
         try:
-            self.course.save("running")
+            self.state.save("running")
             if self.prepared.data.bank is not None and "raw_knn" not in baselines:
-                note_baseline(self.course.facts, "raw", raw_pixels(self.prepared.data))
+                note_baseline(self.state.facts, "raw", raw_pixels(self.prepared.data))
             enqueue(self.trials.study, self.prepared.space, self.prepared.listing)
-            while index < len(self.course.sizes):
+            while index < len(self.state.sizes):
                 index = yield from self._search_cohort(index)
                 if self.stop.is_set():
                     return
             status = "complete"
         except STORAGE_ERRORS as error:
-            raise self.course.cannot_write(str(error)) from error
+            raise self.state.cannot_write(str(error)) from error
         except RankLostError:
             raise
         except Exception:
@@ -139,7 +139,7 @@ class Search:
             raise
         finally:
             with suppress(UserError, *STORAGE_ERRORS):
-                self.course.save(status)
+                self.state.save(status)
                 write_gains(read_run(self.run_directory))
             self._lock.release()
 
@@ -149,13 +149,13 @@ class Search:
         Returns:
             The cohort to go on with.
         """
-        course = self.course
-        if not course.enter(index):
+        state = self.state
+        if not state.enter(index):
             return index + 1
-        cohort = course.cohort(index)
+        cohort = state.cohort(index)
         try:
-            cohort.set_up(self.prepared, course.ledger.live(index), course.lr)
-            course.load_into(cohort)
+            cohort.set_up(self.prepared, state.leaderboard.live(index), state.lr)
+            state.load_into(cohort)
             yield from self._train_cohort(cohort)
             return index + 1
         except DivergedError as error:
@@ -172,8 +172,8 @@ class Search:
         # The error is gone, and with it all that referred to the networks but the cohort.
         cohort.replicas.clear()
         release_memory(self.prepared.device)
-        index, news = course.go_back(cohort, *diverged) if diverged else course.split(cohort)
-        course.save("running")
+        index, news = state.go_back(cohort, *diverged) if diverged else state.split(cohort)
+        state.save("running")
         yield Noted(news)
         return index
 
@@ -187,19 +187,19 @@ class Search:
             rung = cohort.rung
             for replica in cohort.replicas:
                 for progress in self._advance(cohort, replica):
-                    yield from self._advanced(cohort, read=progress.health is not None)
+                    yield from self._advanced(cohort, read=progress.stats is not None)
                     if self.stop.is_set() or self._keep_is_due():
-                        self.course.keep(cohort)
+                        self.state.keep(cohort)
                     if self.stop.is_set():
                         return
             scores = self._score(cohort)
             self._decide(cohort)
             cohort.rung = rung + 1 if live else self.config.rungs + 1
-            self.course.keep(cohort, at_rung=True)
-            self.course.tell_ended()
-            self.course.save("running")
+            self.state.keep(cohort, at_rung=True)
+            self.state.tell_ended()
+            self.state.save("running")
             step = self.prepared.rung_step(rung)
-            yield Scored(index, rung, step, scores, self.course.pace, self.course.ledger)
+            yield Scored(index, rung, step, scores, self.state.throughput, self.state.leaderboard)
             if self.stop.is_set() or not live:
                 return
 
@@ -207,34 +207,34 @@ class Search:
         """The news of some steps; whoever closes the search at them leaves a snapshot."""
         try:
             step = sum(cohort.steps.values())
-            pace, ledger = self.course.pace, self.course.ledger
-            yield Advanced(cohort.index, step, pace, ledger, cohort.base_loss, read)
+            throughput, leaderboard = self.state.throughput, self.state.leaderboard
+            yield Advanced(cohort.index, step, throughput, leaderboard, cohort.base_loss, read)
         except GeneratorExit:
-            self.course.keep(cohort)
+            self.state.keep(cohort)
             raise
 
     def _advance(self, cohort: Cohort, replica: Replica) -> Iterator[Progress]:
         """Trains a cohort under one seed up to its rung, with a pause now and then."""
-        ground, first = replica.ground, cohort.steps[replica.seed]
-        last = ground.rung_step(cohort.rung)
-        images, stop = ground.data.train, self.stop.is_set
-        self.course.pace.start()
+        setup, first = replica.setup, cohort.steps[replica.seed]
+        last = setup.rung_step(cohort.rung)
+        images, stop = setup.data.train, self.stop.is_set
+        self.state.throughput.start()
 
         def begin(window: range) -> None:
-            tell(Steps(replica.seed, window))
+            broadcast_object(Steps(replica.seed, window))
 
-        for progress in train(replica.trainer, images, ground.config, first, last, stop, begin):
+        for progress in train(replica.trainer, images, setup.config, first, last, stop, begin):
             taken = progress.step - cohort.steps[replica.seed]
             cohort.steps[replica.seed] = progress.step
-            self.course.pace.trained(taken)
-            self.course.note_cost(taken, cohort.live)
-            if progress.health is not None:
-                self._note_health(progress.health, replica, cohort)
+            self.state.throughput.trained(taken)
+            self.state.note_cost(taken, cohort.live)
+            if progress.stats is not None:
+                self._note_health(progress.stats, replica, cohort)
             yield progress
-            self.course.pace.start()
+            self.state.throughput.start()
 
     def _keep_is_due(self) -> bool:
-        return self.course.minutes_since_kept > self.config.snapshot_every
+        return self.state.minutes_since_kept > self.config.snapshot_every
 
     def _score(self, cohort: Cohort) -> RungScores:
         """Scores base and heads, sets collapsed heads aside, reports the others to Optuna.
@@ -242,42 +242,42 @@ class Search:
         Returns:
             The means over seeds.
         """
-        self.course.pace.start()
+        self.state.throughput.start()
         rung, live = cohort.rung, cohort.live
         step = self.prepared.rung_step(rung)
         by_seed = {}
         for replica in cohort.replicas:
-            tell(Score(replica.seed))
+            broadcast_object(Score(replica.seed))
             by_seed[replica.seed] = self.prepared.scores(replica.trainer.teacher.network)
         for seed, under in by_seed.items():
             if not math.isfinite(under.base.effective_rank):  # its features are not
                 raise DivergedError(seed, cohort.steps[seed])
         scores = mean_over_seeds(list(by_seed.values()))
-        self.course.facts["dominant_share"] = scores.dominant_share
+        self.state.facts["dominant_share"] = scores.dominant_share
         if rung == 0:
-            note_baseline(self.course.facts, "untrained", scores.base)
-        for name, standing in list(live.items()):
+            note_baseline(self.state.facts, "untrained", scores.base)
+        for name, entry in list(live.items()):
             found = []
             for seed, under in by_seed.items():
                 found.append(under.heads[name].by(self.prepared.rank_by))
-                self.course.ledger.record_seed(standing, seed, rung, step, under, found[-1])
-            self.course.ledger.record(standing, rung, step, step * self.config.batch_size, scores)
-            standing.score = fmean(found)
-            collapses = (self._collapse(name, under, standing) for under in by_seed.values())
+                self.state.leaderboard.record_seed(entry, seed, rung, step, under, found[-1])
+            self.state.leaderboard.record(entry, rung, step, step * self.config.batch_size, scores)
+            entry.score = fmean(found)
+            collapses = (self._collapse(name, under, entry) for under in by_seed.values())
             reason = next(filter(None, collapses), None)
             if rung and reason is not None:
                 cohort.leave(name, "collapsed", reason)
         self.trials.report({head.trial: head.score for head in live.values()}, rung)
-        self.course.pace.scored()
+        self.state.throughput.scored()
         return scores
 
-    def _collapse(self, name: str, scores: RungScores, standing: Standing) -> str | None:
+    def _collapse(self, name: str, scores: RungScores, entry: Entry) -> str | None:
         """Why a head counts as collapsed under a seed, None if it does not."""
         head, base = scores.heads[name], scores.base
         use = head.prototype_use
         return collapse_reason(
             head.effective_rank,
-            self.prepared.plan.stages[standing.candidate.place].dim,
+            self.prepared.plan.stages[entry.candidate.feature_index].dim,
             use.of_mean if use else None,
             use.prototypes if use else None,
             images=len(self.prepared.data.queries),
@@ -306,7 +306,7 @@ class Search:
                 )
                 cohort.leave(name, "pruned", reason)
 
-    def _note_health(self, health: Health, replica: Replica, cohort: Cohort) -> None:
+    def _note_health(self, stats: StepStats, replica: Replica, cohort: Cohort) -> None:
         """Notes the losses; sets aside, under all seeds, heads that were not finite under one.
 
         Raises:
@@ -314,17 +314,17 @@ class Search:
         """
         live = cohort.live
         for name, head in live.items():
-            head.losses[replica.seed] = health.owners[name].loss
-        diverged = [name for name in live if name in health.blamed]
-        if not health.base_sound or not (diverged or health.owners[BASE].finite):
+            head.losses[replica.seed] = stats.owners[name].loss
+        diverged = [name for name in live if name in stats.blamed]
+        if not stats.base_sound or not (diverged or stats.owners[BASE].finite):
             raise DivergedError(replica.seed, cohort.steps[replica.seed])
-        cohort.base_losses[replica.seed] = health.owners[BASE].loss
+        cohort.base_losses[replica.seed] = stats.owners[BASE].loss
         for name in diverged:
             cohort.leave(name, "failed", "loss or gradient not finite")
 
 
 def resume_search(
-    run: Run, given: Given = NOTHING_GIVEN, flags: Mapping[str, Any] | None = None
+    run: Run, inputs: InMemoryInputs = NO_INPUTS, flags: Mapping[str, Any] | None = None
 ) -> Search:
     """The search that goes on where an earlier process left this run.
 
@@ -335,17 +335,17 @@ def resume_search(
     Raises:
         UserError: it lacks something that was given, or something has changed since it began.
     """
-    return Search(prepared_again(run, given, flags), run.path)
+    return Search(prepared_again(run, inputs, flags), run.path)
 
 
 def prepared_again(
-    run: Run, given: Given = NOTHING_GIVEN, flags: Mapping[str, Any] | None = None
-) -> Prepared:
+    run: Run, inputs: InMemoryInputs = NO_INPUTS, flags: Mapping[str, Any] | None = None
+) -> SearchSetup:
     """All that this run needs to go on; raises as `resume_search`."""
-    check_given(run.path, run.config, given, "resume")
+    check_inputs(run.path, run.config, inputs, "resume")
     if run.config.get("fleet"):
         raise UserError(f"{run.path} was collected from workers: collect it again to go on with it")
     if run.facts.get("diverged"):
         raise UserError(f"{run.path}: its base diverged; search again with a lower --lr")
     config = resolve_here(flags or {}, run.path / "config.yaml")
-    return prepare(config, given=given)
+    return prepare(config, inputs=inputs)

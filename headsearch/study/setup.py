@@ -11,20 +11,20 @@ from typing import Any
 
 from headsearch.config.settings import RunConfig
 from headsearch.errors import UserError
-from headsearch.models.head_batches import check_shares, images_of_a_head
+from headsearch.models.head_batches import check_images_per_head, head_batch_size
 from headsearch.models.space import Candidate, Listing, ResolvedSpace, find_space, load_space
 from headsearch.runs.storage_url import masked
 from headsearch.study.proposals import candidate_count, cohort_sizes, draw_cohorts
 from headsearch.study.pruners import make_pruner
 from headsearch.study.samplers import make_sampler
 from headsearch.training import distributed
-from headsearch.training.inputs import NOTHING_GIVEN, Given
-from headsearch.training.provenance import ground_notes, ground_settings, machine_note
-from headsearch.training.setup import Ground, prepare_ground
+from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
+from headsearch.training.provenance import machine_note, recorded_settings, setup_notes
+from headsearch.training.setup import TrainingSetup, prepare_training
 
 
 @dataclass(frozen=True)
-class Prepared(Ground):
+class SearchSetup(TrainingSetup):
     """All that a run needs, opened and checked."""
 
     space: ResolvedSpace
@@ -66,8 +66,8 @@ class Prepared(Ground):
 def prepare(
     config: RunConfig,
     progress: Callable[[int, int], None] | None = None,
-    given: Given = NOTHING_GIVEN,
-) -> Prepared:
+    inputs: InMemoryInputs = NO_INPUTS,
+) -> SearchSetup:
     """Opens the data, fits the base, resolves the space and checks every name. Writes nothing.
 
     Args:
@@ -80,30 +80,30 @@ def prepare(
     """
     make_pruner(config.pruner, eta=config.eta, min_keep=config.min_keep, rungs=config.rungs)
     make_sampler(config.sampler, config.seed)
-    space = load_space(find_space(config.space)) if given.space is None else given.space
-    ground = prepare_ground(config, given, progress)
-    if ground.data.bank is None and config.rank_by in ("accuracy", "balanced"):
+    space = load_space(find_space(config.space)) if inputs.space is None else inputs.space
+    setup = prepare_training(config, inputs, progress)
+    if setup.data.bank is None and config.rank_by in ("accuracy", "balanced"):
         raise UserError(
             f"--rank-by {config.rank_by} needs labels, and {config.eval_data or config.data} has "
             "none; use --rank-by discrepancy or labelled --eval-data"
         )
-    if len(set(distributed.each_of(space.hash))) > 1:
+    if len(set(distributed.gather_objects(space.hash))) > 1:
         raise UserError(f"the processes of this job have different spaces: {config.space}")
-    resolved = space.on(ground.plan)
+    resolved = space.on(setup.plan)
     listing = resolved.enumerate(config.trials)
     if listing is None and config.trials <= len(resolved.controls):
         raise UserError(
             f"--trials {config.trials} leaves no room beside the {len(resolved.controls)} controls "
             "of the space; use more"
         )
-    prepared = Prepared(**vars(ground), space=resolved, listing=listing, notes=())
-    check_shares(config.images_per_head, prepared.batch, prepared.most_heads)
+    prepared = SearchSetup(**vars(setup), space=resolved, listing=listing, notes=())
+    check_images_per_head(config.images_per_head, prepared.batch, prepared.most_heads)
     return replace(prepared, notes=tuple(_notes(prepared)))
 
 
-def _notes(prepared: Prepared) -> Iterator[str]:
+def _notes(prepared: SearchSetup) -> Iterator[str]:
     config, listing = prepared.config, prepared.listing
-    yield from ground_notes(prepared)
+    yield from setup_notes(prepared)
     count = candidate_count(listing, config)
     if listing is None:
         yield f"{count} candidates, sampled by {config.sampler} from {config.space}"
@@ -117,17 +117,17 @@ def _notes(prepared: Prepared) -> Iterator[str]:
         f"scored at {config.rungs} rungs, ranked by {prepared.rank_by}, heads {config.coupling}"
     )
     if config.images_per_head != "all":
-        seen = images_of_a_head(config.images_per_head, prepared.batch, prepared.most_heads)
+        seen = head_batch_size(config.images_per_head, prepared.batch, prepared.most_heads)
         more = ", and more once heads have left" if config.images_per_head == "share" else ""
         yield f"each head sees {seen} of the {prepared.batch} images of a step{more}"
     yield machine_note(prepared)
 
 
-def settings_of(prepared: Prepared, run_directory: Path) -> dict[str, Any]:
+def settings_of(prepared: SearchSetup, run_directory: Path) -> dict[str, Any]:
     """What config.yaml holds: the settings, and all else that decides what the run finds."""
     space = prepared.space.space
     return {
-        **ground_settings(prepared, run_directory),
+        **recorded_settings(prepared, run_directory),
         "rank_by": prepared.rank_by,
         "storage": _written(prepared.config.storage),
         "study_name": f"{run_directory.name}-{space.hash}-{secrets.token_hex(4)}",

@@ -14,27 +14,27 @@ from pathlib import Path
 
 from headsearch.device import out_of_memory
 from headsearch.errors import UserError
-from headsearch.models.head_batches import images_of_a_head
+from headsearch.models.head_batches import head_batch_size
 from headsearch.runs.incidents import (
     LOWERED_TO,
     LOWERINGS,
     TOO_LARGE,
-    Lowering,
-    Split,
-    learning_rate_now,
+    CohortSplit,
+    LearningRateDrop,
+    current_learning_rate,
 )
 from headsearch.runs.snapshot import Snapshot, read_rung_snapshot, write_snapshot
-from headsearch.runs.throughput import Pace
+from headsearch.runs.throughput import Throughput
 from headsearch.study.cohort import Cohort
-from headsearch.study.leaderboard import Ledger, Standing
+from headsearch.study.leaderboard import Entry, Leaderboard
 from headsearch.study.proposals import ask_for_cohort
 from headsearch.study.recovery import _shared_out
 from headsearch.study.run_facts import first_facts
-from headsearch.study.setup import Prepared
+from headsearch.study.setup import SearchSetup
 from headsearch.study.trials import Trials
 
 
-class Course:
+class SearchState:
     """The tables, clocks and facts of a search, and which cohort it is at.
 
     Args:
@@ -50,13 +50,13 @@ class Course:
         left: the snapshot that it goes on from, if any; its tensors are gone once they are loaded.
     """
 
-    def __init__(self, run_directory: Path, prepared: Prepared, trials: Trials) -> None:
+    def __init__(self, run_directory: Path, prepared: SearchSetup, trials: Trials) -> None:
         config = prepared.config
         self.run_directory, self.prepared, self.trials = run_directory, prepared, trials
-        self.ledger = Ledger()
+        self.leaderboard = Leaderboard()
         self.sizes = prepared.cohort_sizes
         steps = prepared.steps * config.seeds
-        self.pace = Pace(config.batch_size, steps, config.rungs, len(self.sizes))
+        self.throughput = Throughput(config.batch_size, steps, config.rungs, len(self.sizes))
         self.facts = first_facts(prepared)
         self.left: Snapshot | None = None
         self._kept_at = time.monotonic()
@@ -64,7 +64,7 @@ class Course:
     @property
     def lr(self) -> float:
         """The peak learning rate, as low as it has come."""
-        return learning_rate_now(self.facts, self.prepared.config.lr)
+        return current_learning_rate(self.facts, self.prepared.config.lr)
 
     @property
     def begun(self) -> int:
@@ -76,15 +76,15 @@ class Course:
     def enter(self, index: int) -> bool:
         """Asks for the candidates of a cohort and gives each its row; whether there are any."""
         study, space, size = self.trials.study, self.prepared.space, self.sizes[index]
-        config, known = self.prepared.config, self.ledger.cohorts
+        config, known = self.prepared.config, self.leaderboard.cohorts
         found = ask_for_cohort(study, space, config, index, size, known)
         if len(found) < size:  # no more come
             self.sizes[index:] = [len(found)] if found else []
-            self.pace.cohorts = len(self.sizes)
+            self.throughput.cohorts = len(self.sizes)
         for proposal in found:
-            if proposal.candidate.name not in self.ledger.standings:
-                self.ledger.enter(proposal.candidate, proposal.trial.number, index)
-        self.trials.group(self.ledger.cohorts)
+            if proposal.candidate.name not in self.leaderboard.entries:
+                self.leaderboard.enter(proposal.candidate, proposal.trial.number, index)
+        self.trials.group(self.leaderboard.cohorts)
         return bool(found)
 
     def cohort(self, index: int) -> Cohort:
@@ -131,8 +131,8 @@ class Course:
             "base_losses": cohort.base_losses,
             "at_rung": at_rung,
             "sizes": self.sizes,
-            "ledger": self.ledger.record_of(),
-            "pace": self.pace.record_of(),
+            "ledger": self.leaderboard.record_of(),
+            "pace": self.throughput.record_of(),
             "facts": self.facts,
         }
 
@@ -149,10 +149,10 @@ class Course:
 
     def save(self, status: str) -> None:
         """Writes the tables and the facts as they are now."""
-        self.facts.update(status=status, **self.pace.facts())
-        self.facts["baselines"].update(self.ledger.base_beside_the_first())
+        self.facts.update(status=status, **self.throughput.facts())
+        self.facts["baselines"].update(self.leaderboard.base_of_the_first())
         try:
-            self.ledger.write(self.run_directory)
+            self.leaderboard.write(self.run_directory)
         except OSError as error:
             raise self.cannot_write(error.strerror or str(error)) from error
         self.trials.note(self.facts)
@@ -163,17 +163,17 @@ class Course:
         That cannot be taken back, so it comes after the snapshot of the rung by which they have;
         whatever happens between the two, the next process tells it.
         """
-        self.trials.tell(self.ledger.standings.values())
+        self.trials.tell(self.leaderboard.entries.values())
 
-    def note_cost(self, steps: int, live: Mapping[str, Standing]) -> None:
+    def note_cost(self, steps: int, live: Mapping[str, Entry]) -> None:
         """Adds up what training cost, in units of the base's own training of the same length."""
         whole = self.prepared.plan.gflops
         batch = self.prepared.batch
-        shown = images_of_a_head(self.prepared.config.images_per_head, batch, len(live))
+        shown = head_batch_size(self.prepared.config.images_per_head, batch, len(live))
         heads = sum(head.candidate.gflops for head in live.values()) / whole * shown / batch
         self.facts["cost_base_equivalents"] += (1 + heads) * steps / self.prepared.steps
         self.facts["solo_equivalents"] = self.prepared.config.seeds * sum(
-            1 + standing.candidate.gflops / whole for standing in self.ledger.standings.values()
+            1 + entry.candidate.gflops / whole for entry in self.leaderboard.entries.values()
         )
 
     def cannot_write(self, reason: str) -> UserError:
@@ -193,8 +193,8 @@ class Course:
         candidates = self.trials.candidates(self.prepared.space)
         unknown_trials = [
             name
-            for name, standing in left.record["ledger"]["standings"].items()
-            if standing["trial"] not in candidates
+            for name, entry in left.record["ledger"]["standings"].items()
+            if entry["trial"] not in candidates
         ]
         if unknown_trials:
             raise UserError(
@@ -208,12 +208,12 @@ class Course:
                     "now: the data have changed; search again"
                 )
         self.left = left
-        self.ledger.restore(left.record["ledger"], candidates)
-        self.pace.restore(left.record["pace"])
+        self.leaderboard.restore(left.record["ledger"], candidates)
+        self.throughput.restore(left.record["pace"])
         self.facts |= facts
         self.sizes = list(left.record.get("sizes", self.sizes))
-        self.pace.cohorts = len(self.sizes)
-        self.trials.group(self.ledger.cohorts)
+        self.throughput.cohorts = len(self.sizes)
+        self.trials.group(self.leaderboard.cohorts)
         if left.record.get("at_rung", True):
             self.tell_ended()
 
@@ -239,11 +239,13 @@ class Course:
         lr, again = LOWERED_TO * self.lr, self.facts["went_back"] == [index, cohort.rung]
         kept = read_rung_snapshot(self.run_directory)
         if kept is not None:
-            kept.record["pace"]["wall_s"] = self.pace.record_of()["wall_s"]  # goes on all the same
+            kept.record["pace"]["wall_s"] = self.throughput.record_of()[
+                "wall_s"
+            ]  # goes on all the same
             self.restore(kept)
         anew = kept is None or (again and cohort.rung > 1)
         back_to = 0 if kept is None or anew else kept.record["steps"][str(seed)]
-        lowering = Lowering(index, cohort.rung, seed, step, back_to, lr)
+        lowering = LearningRateDrop(index, cohort.rung, seed, step, back_to, lr)
         self.facts["lowered"] = [*lowered, asdict(lowering)]
         self.facts["went_back"] = [index, cohort.rung]
         if kept is None or anew:
@@ -256,7 +258,7 @@ class Course:
 
     def _given_up(self, index: int, step: int) -> UserError:
         """Ends the heads of a cohort whose base diverged, and says what may help."""
-        for head in self.ledger.live(index):
+        for head in self.leaderboard.live(index):
             head.state, head.reason = "failed", "the base diverged"
         self.facts["diverged"] = True
         self.tell_ended()
@@ -278,14 +280,14 @@ class Course:
         Returns:
             The cohort to go on with, and what happened.
         """
-        live = self.ledger.live(cohort.index)
+        live = self.leaderboard.live(cohort.index)
         if not live:
             raise UserError(
                 "memory does not suffice for the base alone: a smaller --batch-size needs less"
             )
         if len(live) > 1:
             parts = _shared_out(live, 2)
-            split = Split(cohort.index, tuple(map(len, parts)))
+            split = CohortSplit(cohort.index, tuple(map(len, parts)))
             self.facts["splits"] = [*self.facts["splits"], asdict(split)]
             self.facts["went_back"] = None
             return self._begin_anew(cohort, parts=2), str(split)
@@ -308,26 +310,26 @@ class Course:
         Returns:
             The number of the first of the new cohorts.
         """
-        index, live = cohort.index, self.ledger.live(cohort.index)
+        index, live = cohort.index, self.leaderboard.live(cohort.index)
         ended = self.sizes[index] - len(live)
         shared = _shared_out(live, parts)
         first = index + (ended > 0)
         new = [ended] * (ended > 0) + [len(part) for part in shared]
         self.sizes[index : index + 1] = new
         later = len(new) - 1
-        for standing in self.ledger.standings.values():
-            if standing.cohort > index:
-                standing.cohort += later
+        for entry in self.leaderboard.entries.values():
+            if entry.cohort > index:
+                entry.cohort += later
         for befell in (*self.facts["lowered"], *self.facts["splits"]):
             if befell["cohort"] > index:
                 befell["cohort"] += later
         for number, part in enumerate(shared, first):
-            for standing in part:
-                self.ledger.begin_anew(standing, number)
-        self.pace.cohorts = len(self.sizes)
-        self.pace.undone(sum(cohort.steps.values()), cohort.rung)
+            for entry in part:
+                self.leaderboard.begin_anew(entry, number)
+        self.throughput.cohorts = len(self.sizes)
+        self.throughput.undone(sum(cohort.steps.values()), cohort.rung)
         self.left = Snapshot({}, self._record(self._before_its_first_step(first), at_rung=True))
         self._write(self.left)
-        self.trials.group(self.ledger.cohorts)
+        self.trials.group(self.leaderboard.cohorts)
         self.tell_ended()
         return first

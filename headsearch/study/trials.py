@@ -18,7 +18,7 @@ from headsearch.errors import UserError
 from headsearch.models.space import Candidate, ResolvedSpace
 from headsearch.runs.run import storage_of
 from headsearch.runs.storage import STORAGE_ERRORS
-from headsearch.study.leaderboard import Standing
+from headsearch.study.leaderboard import Entry
 from headsearch.study.pruners import make_pruner
 
 STATES = {
@@ -109,21 +109,21 @@ class Trials:
             if trial.user_attrs["cohort"] != cohort and not trial.state.is_finished():
                 self._trial(number).set_user_attr("cohort", cohort)
 
-    def tell(self, standings: Iterable[Standing]) -> None:
+    def tell(self, entries: Iterable[Entry]) -> None:
         """Tells how heads have ended, which cannot be taken back."""
         known = self.study.get_trials(deepcopy=False)
-        for standing in standings:
-            if not standing.ended or standing.told:
+        for entry in entries:
+            if not entry.ended or entry.told:
                 continue
-            standing.told = True
-            if known[standing.trial].state.is_finished():
+            entry.told = True
+            if known[entry.trial].state.is_finished():
                 continue
-            trial, row = self._trial(standing.trial), standing.row()
+            trial, row = self._trial(entry.trial), entry.row()
             for key in ("discrepancy", "head_knn", "head_linear", "reason"):
                 if row[key] == row[key] and row[key] != "":
                     trial.set_user_attr(key, row[key])
-            state = STATES[standing.state]
-            value = standing.score if state == TrialState.COMPLETE else None
+            state = STATES[entry.state]
+            value = entry.score if state == TrialState.COMPLETE else None
             self.study.tell(trial, value, state)
 
     def note(self, facts: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from headsearch.models.bases import (
     timm_name_of,
 )
 from headsearch.runs.run import Run
-from headsearch.training.inputs import NOTHING_GIVEN, Given
+from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 
 BASE_SETTINGS = ("base", "base_args", "base_weights", "pretrained", "image_size", "patch_size")
 """The settings that say which base it is."""
@@ -40,17 +40,17 @@ def named_base(config: RunConfig) -> tuple[dict[str, Any], Weights | None]:
 
 def plan_for(
     config: RunConfig,
-    given: Given,
+    inputs: InMemoryInputs,
     image_size: int,
     arguments: dict[str, Any],
     weights: Weights | None,
     *,
     accelerator: bool,
 ) -> BasePlan:
-    if isinstance(given.base, BasePlan):
-        return given.base
-    if given.base is not None:
-        return plan_module(given.base, image_size)
+    if isinstance(inputs.base, BasePlan):
+        return inputs.base
+    if inputs.base is not None:
+        return plan_module(inputs.base, image_size)
     return plan_base(
         config.base,
         image_size,
@@ -77,7 +77,7 @@ def plan_of_run(run: Run) -> BasePlan:
     accelerator = not config.device.startswith("cpu")
     arguments, weights = named_base(config)
     return plan_for(
-        config, NOTHING_GIVEN, config.image_size, arguments, weights, accelerator=accelerator
+        config, NO_INPUTS, config.image_size, arguments, weights, accelerator=accelerator
     )
 
 
@@ -91,7 +91,7 @@ def plan_as_recorded(config: RunConfig, recorded: Mapping[str, Any]) -> BasePlan
     arguments, weights = named_base(config)
     for accelerator in (False, True):
         plan = plan_for(
-            config, NOTHING_GIVEN, config.image_size, arguments, weights, accelerator=accelerator
+            config, NO_INPUTS, config.image_size, arguments, weights, accelerator=accelerator
         )
         if {"timm_name": plan.timm_name, **plan.arguments} == recorded:
             return plan

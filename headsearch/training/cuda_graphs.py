@@ -17,7 +17,7 @@ WARM_UP = 2
 """How often work is done as it is before it is recorded: libraries choose their kernels then."""
 
 
-class Recorder:
+class CudaGraphStep:
     """Does the same work time after time, from a recording once there is one.
 
     The work must read nothing back from the device, draw random numbers from torch's own generators

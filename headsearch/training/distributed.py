@@ -1,15 +1,16 @@
-"""The processes of a job that train one cohort together, and what they tell one another.
+"""Communication between the processes of a `torchrun` job that train one cohort together.
 
-`torchrun` starts them. Each trains on its own images of every step; all else, weights and moments
-and centres included, is the same in all, bit for bit, since it moves by what all have added up. In
-a process alone every function here gives back what it was given, and costs nothing.
+Each process trains on its own images of every step. Weights, optimizer moments and centres are the
+same in all, bit for bit, since they are updated by sums over all. In a single process every
+function here returns its argument and costs nothing.
 
-What a step computes over its images is computed over those of all ranks, so that the losses are
-those of one process with the same images, up to rounding:
+What a step computes over its images is computed over those of all processes, so that the losses
+equal those of one process with the same images, up to rounding:
 
-- gradients, and losses that are means over images, are averaged over ranks (`average`);
-- embeddings that a loss compares with one another are gathered from all (`crops_of_all`);
-- batch norm takes its statistics over all (`BatchNormOverRanks`), and centres likewise (`mean`).
+- gradients, and losses that are means over images, are averaged (`average_over_processes`);
+- embeddings that a loss compares with one another are gathered from all (`gather_crops`);
+- batch norm takes its statistics over all (`BatchNormOverRanks`), and centres likewise
+  (`mean_over_processes`).
 
 Gradients follow one convention: that of the mean over ranks of what each rank differentiates. So
 the gradient of what is gathered, or averaged, on the way is the sum over ranks of theirs.
@@ -59,7 +60,7 @@ def _together() -> Iterator[None]:
         ) from error
 
 
-def join(device: torch.device) -> None:
+def join_processes(device: torch.device) -> None:
     """Meets the other processes of the job; nothing in a process alone, or where it has."""
     if count() == 1 or dist.is_initialized():
         return
@@ -70,7 +71,7 @@ def join(device: torch.device) -> None:
         dist.init_process_group(backend)
 
 
-def leave() -> None:
+def leave_processes() -> None:
     """Parts from the other processes, at the end of this one."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
@@ -79,17 +80,17 @@ def leave() -> None:
 # what one rank has of what all have
 
 
-def own(of_all: Sequence[T]) -> Sequence[T]:
+def local_part(of_all: Sequence[T]) -> Sequence[T]:
     """This rank's part of a sequence, as even as can be."""
     return of_all[rank() :: count()]
 
 
-def own_images(of_all: Tensor) -> Tensor:
+def local_images(of_all: Tensor) -> Tensor:
     """This rank's rows (b, …) of something of all images of a step (B, …)."""
     return of_all.chunk(count())[rank()]
 
 
-def own_crops(of_all: Tensor) -> Tensor:
+def local_crops(of_all: Tensor) -> Tensor:
     """This rank's part (2b, …) of something of all crops (2B, …): first crops, then second ones."""
     if count() == 1:
         return of_all
@@ -99,7 +100,7 @@ def own_crops(of_all: Tensor) -> Tensor:
 # what all have of what each has
 
 
-def crops_of_all(of_own: Tensor) -> Tensor:
+def gather_crops(of_own: Tensor) -> Tensor:
     """Embeddings of all crops (2B, P) from those of this rank's (2b, P), in the order of images.
 
     Every rank then computes the same loss of them.
@@ -149,7 +150,7 @@ def _averaged(of_own: Tensor) -> Tensor:
     return total / count()
 
 
-def mean(of_own: Tensor) -> Tensor:
+def mean_over_processes(of_own: Tensor) -> Tensor:
     """The mean over ranks, elementwise."""
     if count() == 1:
         return of_own
@@ -157,7 +158,7 @@ def mean(of_own: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def average(tensors: Sequence[Tensor]) -> None:
+def average_over_processes(tensors: Sequence[Tensor]) -> None:
     """Replaces tensors by their means over ranks: in buckets, all of them under way at once."""
     if count() == 1:
         return
@@ -193,8 +194,8 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 # what one process tells the others
 
 
-def tell(word: object) -> None:
-    """Sends the first process's word to the others, which wait for it (`hear`).
+def broadcast_object(word: object) -> None:
+    """Sends the first process's word to the others, which wait for it (`receive_object`).
 
     In the others, and in a process alone, it does nothing.
     """
@@ -203,7 +204,7 @@ def tell(word: object) -> None:
             dist.broadcast_object_list([word], src=0)
 
 
-def hear() -> Any:
+def receive_object() -> Any:
     """The next word of the first process."""
     heard = [None]
     with _together():
@@ -211,16 +212,16 @@ def hear() -> Any:
     return heard[0]
 
 
-def agreed(word: T) -> T:
+def agree_on_first(word: T) -> T:
     """The first process's word, in all of them."""
     if count() == 1:
         return word
-    tell(word)
-    heard: T = word if first() else hear()
+    broadcast_object(word)
+    heard: T = word if first() else receive_object()
     return heard
 
 
-def any_of(flag: bool) -> bool:
+def any_process(flag: bool) -> bool:
     """Whether a flag is set in any of the processes. No device waits for it."""
     if count() == 1:
         return flag
@@ -230,7 +231,7 @@ def any_of(flag: bool) -> bool:
     return bool(flags)
 
 
-def each_of(word: T) -> list[T]:
+def gather_objects(word: T) -> list[T]:
     """The words of all processes, in their order."""
     if count() == 1:
         return [word]
@@ -240,11 +241,11 @@ def each_of(word: T) -> list[T]:
     return words
 
 
-def tensors_of_first(tensors: Mapping[str, Tensor], device: torch.device) -> Mapping[str, Tensor]:
+def broadcast_tensors(tensors: Mapping[str, Tensor], device: torch.device) -> Mapping[str, Tensor]:
     """The first process's tensors, in all of them, on their device; the others' are not read."""
     if count() == 1:
         return tensors
-    shapes = agreed({name: (tuple(t.shape), t.dtype) for name, t in tensors.items()})
+    shapes = agree_on_first({name: (tuple(t.shape), t.dtype) for name, t in tensors.items()})
     found = {}
     for name, (shape, dtype) in shapes.items():
         if first():

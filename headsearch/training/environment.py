@@ -43,7 +43,7 @@ def set_up(config: RunConfig) -> tuple[torch.device, bool]:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = choose_device(config.device)
-    distributed.join(device)
+    distributed.join_processes(device)
     # On a CPU, plain products train a ViT of 17 to 197 tokens 1.4 to 1.8 times as fast as PyTorch's
     # fused attention, whose backward is slow there (benchmarks/attention.py).
     timm.layers.set_fused_attn(device.type != "cpu")

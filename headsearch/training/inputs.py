@@ -18,7 +18,7 @@ from headsearch.models.space import Space
 
 
 @dataclass(frozen=True)
-class Given:
+class InMemoryInputs:
     """What a Python caller hands over itself; the setting of the same name then only labels it.
 
     Attributes:
@@ -41,10 +41,10 @@ class Given:
         ]
 
 
-NOTHING_GIVEN = Given()
+NO_INPUTS = InMemoryInputs()
 
 
-def check_given(path: Path, config: Mapping[str, Any], given: Given, how: str) -> None:
+def check_inputs(path: Path, config: Mapping[str, Any], inputs: InMemoryInputs, how: str) -> None:
     """Raises UserError where a run was given something in Python that it is not given again.
 
     Args:
@@ -52,7 +52,7 @@ def check_given(path: Path, config: Mapping[str, Any], given: Given, how: str) -
         how: the function that takes it again.
     """
     for name in config.get("given", []):
-        if getattr(given, name) is None:
+        if getattr(inputs, name) is None:
             raise UserError(
                 f"{path}: its {name} was given in Python; give it again there: "
                 f"headsearch.{how}(…, {name}=…)"

@@ -9,8 +9,8 @@ from headsearch.config.settings import RunConfig
 from headsearch.data import Images
 from headsearch.data.loader import batches, steps_per_epoch
 from headsearch.training import distributed
-from headsearch.training.meters import Health
-from headsearch.training.schedules import Moment
+from headsearch.training.meters import StepStats
+from headsearch.training.schedules import StepPosition
 from headsearch.training.trainer import Trainer
 
 READ_EVERY = 10
@@ -28,7 +28,7 @@ class Progress:
     """
 
     step: int
-    health: Health | None
+    stats: StepStats | None
 
 
 def train(
@@ -57,10 +57,10 @@ def train(
         if step < window.stop:
             yield Progress(step, None)
             return
-        health = trainer.read()
-        step = counted = counted + health.steps
-        yield Progress(step, health)
-        assert not health.blamed & trainer.student.heads.keys(), "they would be to blame forever"
+        stats = trainer.read()
+        step = counted = counted + stats.steps
+        yield Progress(step, stats)
+        assert not stats.blamed & trainer.student.heads.keys(), "they would be to blame forever"
         if stop():
             return
     trainer.rest()  # scoring comes, and heads may leave
@@ -76,7 +76,7 @@ def take_steps(
     """Takes these steps, or those up to where one of the ranks is to stop; says which is next."""
     steps = config.epochs * steps_per_epoch(images, config)
     for step, crops in zip(window, batches(images, config, window, trainer.device), strict=True):
-        trainer.step(crops, Moment(step, steps))
-        if distributed.any_of(stop()):
+        trainer.step(crops, StepPosition(step, steps))
+        if distributed.any_process(stop()):
             return step + 1
     return window.stop

@@ -12,7 +12,7 @@ from headsearch.models.network import BASE
 
 
 @dataclass(frozen=True)
-class OwnerHealth:
+class OwnerStats:
     """What the meter of one owner says.
 
     Attributes:
@@ -27,20 +27,20 @@ class OwnerHealth:
 
 
 @dataclass(frozen=True)
-class Health:
+class StepStats:
     """Each owner's loss and health, and whether the base's own features were finite.
 
     In joint coupling a sick head makes the base's gradients sick as well; its features stay sound,
     since such an update is never made.
     """
 
-    owners: dict[str, OwnerHealth]
+    owners: dict[str, OwnerStats]
     base_sound: bool
 
     @property
     def blamed(self) -> set[str]:
         """Heads whose loss or gradient was not finite in the first step that does not count."""
-        return {owner for owner, health in self.owners.items() if owner and not health.finite}
+        return {owner for owner, stats in self.owners.items() if owner and not stats.finite}
 
     @property
     def steps(self) -> int:
@@ -65,7 +65,7 @@ class Meter:
         kept = torch.where(sound.bool(), loss, 0.0).float()
         self.sums += torch.stack([kept, sound, before * (1 - finite)])
 
-    def read(self) -> OwnerHealth:
+    def read(self) -> OwnerStats:
         loss, steps, to_blame = self.sums.tolist()
         self.sums.zero_()
-        return OwnerHealth(loss / steps if steps else math.nan, int(steps), to_blame == 0)
+        return OwnerStats(loss / steps if steps else math.nan, int(steps), to_blame == 0)

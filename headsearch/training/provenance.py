@@ -14,51 +14,51 @@ import torch
 from headsearch import torchrun
 from headsearch.config.recipes import find_recipe
 from headsearch.training.setup import (
-    Ground,
+    TrainingSetup,
 )
 from headsearch.version import VERSION
 
 
-def ground_notes(ground: Ground) -> Iterator[str]:
+def setup_notes(setup: TrainingSetup) -> Iterator[str]:
     """What was found, a line each."""
-    data = ground.data
-    yield str(ground.plan)
-    if ground.config.recipe != "short":
-        yield f"recipe {ground.config.recipe}: {find_recipe(ground.config.recipe).help}"
-    if ground.plan.weights is not None:
-        yield str(ground.plan.weights)
+    data = setup.data
+    yield str(setup.plan)
+    if setup.config.recipe != "short":
+        yield f"recipe {setup.config.recipe}: {find_recipe(setup.config.recipe).help}"
+    if setup.plan.weights is not None:
+        yield str(setup.plan.weights)
     labels = f", {len(data.bank.classes)} classes" if data.bank is not None else ", no labels"
-    yield f"{len(data.train)} training images from {ground.config.data}{labels}"
+    yield f"{len(data.train)} training images from {setup.config.data}{labels}"
     yield from data.notes
 
 
-def machine_note(ground: Ground) -> str:
+def machine_note(setup: TrainingSetup) -> str:
     """Where it computes, in a line."""
-    threads = f" with {torch.get_num_threads()} threads" if ground.device.type == "cpu" else ""
+    threads = f" with {torch.get_num_threads()} threads" if setup.device.type == "cpu" else ""
     others = (
         f", {torchrun.count()} processes with a share of each step" if torchrun.count() > 1 else ""
     )
-    return f"{ground.device}{threads}, {'bf16' if ground.autocast else 'float32'}{others}"
+    return f"{setup.device}{threads}, {'bf16' if setup.autocast else 'float32'}{others}"
 
 
-def ground_settings(ground: Ground, run_directory: Path) -> dict[str, Any]:
+def recorded_settings(setup: TrainingSetup, run_directory: Path) -> dict[str, Any]:
     """The settings as resolved, and all else that decides what pretraining comes to."""
-    weights, file = ground.plan.weights, ground.config.base_weights
+    weights, file = setup.plan.weights, setup.config.base_weights
     packages = ("torch", "torchvision", "timm", "optuna", "numpy")
     return {
-        **ground.config.model_dump(mode="json"),
-        "image_size": ground.data.train.image_size,
-        "device": str(ground.device),
-        "precision": "bf16" if ground.autocast else "float32",
+        **setup.config.model_dump(mode="json"),
+        "image_size": setup.data.train.image_size,
+        "device": str(setup.device),
+        "precision": "bf16" if setup.autocast else "float32",
         "threads": torch.get_num_threads(),
         "processes": torchrun.count(),
         "out": str(run_directory),
-        **({"given": ground.given.names} if ground.given.names else {}),
+        **({"given": setup.inputs.names} if setup.inputs.names else {}),
         "base_weights": str(file.absolute()) if file is not None else None,
         "first_weights": (
             {"origin": weights.origin, "sha256": weights.sha256} if weights is not None else None
         ),
-        "base_arguments": {"timm_name": ground.plan.timm_name, **ground.plan.arguments},
+        "base_arguments": {"timm_name": setup.plan.timm_name, **setup.plan.arguments},
         "git_commit": _git_commit(),
         "versions": {
             "headsearch": VERSION,

@@ -13,7 +13,7 @@ from headsearch.config.recipes import SHORT, Recipe
 
 
 @dataclass(frozen=True)
-class Moment:
+class StepPosition:
     """Where in a run a step stands: step 0 … steps − 1."""
 
     step: int
@@ -30,29 +30,29 @@ def cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def learning_rate(moment: Moment, peak: float, recipe: Recipe = SHORT) -> float:
+def learning_rate(position: StepPosition, peak: float, recipe: Recipe = SHORT) -> float:
     """Linear warm-up over the recipe's share of the steps, then a cosine down to its floor."""
-    warm_steps = recipe.warm_up * moment.steps
-    if moment.step < warm_steps:
-        return peak * (moment.step + 1) / (math.floor(warm_steps) + 1)
-    rest = max(1.0, moment.steps - 1 - warm_steps)
-    return cosine(peak, min(peak, recipe.lr_floor), (moment.step - warm_steps) / rest)
+    warm_steps = recipe.warm_up * position.steps
+    if position.step < warm_steps:
+        return peak * (position.step + 1) / (math.floor(warm_steps) + 1)
+    rest = max(1.0, position.steps - 1 - warm_steps)
+    return cosine(peak, min(peak, recipe.lr_floor), (position.step - warm_steps) / rest)
 
 
-def weight_decay(moment: Moment, start: float, recipe: Recipe = SHORT) -> float:
+def weight_decay(position: StepPosition, start: float, recipe: Recipe = SHORT) -> float:
     """A cosine from `start` to where the recipe ends, or constant where it says nothing."""
     if recipe.weight_decay_end is None:
         return start
-    return cosine(start, recipe.weight_decay_end, moment.progress)
+    return cosine(start, recipe.weight_decay_end, position.progress)
 
 
-def teacher_momentum(moment: Moment, recipe: Recipe = SHORT) -> float:
+def teacher_momentum(position: StepPosition, recipe: Recipe = SHORT) -> float:
     """EMA momentum: a cosine from m₀ to 1; m₀ is the recipe's, less where it asks for turnovers.
 
     Then (1 − m₀) · steps ≥ turnovers.
     """
-    start = min(recipe.momentum, max(0.0, 1 - recipe.turnovers / moment.steps))
-    return cosine(start, 1.0, moment.progress)
+    start = min(recipe.momentum, max(0.0, 1 - recipe.turnovers / position.steps))
+    return cosine(start, 1.0, position.progress)
 
 
 def warm_up(start: float, end: float, progress: float, share: float) -> float:

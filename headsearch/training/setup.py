@@ -39,18 +39,18 @@ from headsearch.training.base_plan import (
     plan_for,
 )
 from headsearch.training.environment import check_compiler, set_up
-from headsearch.training.inputs import NOTHING_GIVEN, Given
+from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 from headsearch.training.objectives import Objective, make_objective, with_prototypes
 from headsearch.training.trainer import Trainer
 
 CPU_IMAGE_SIZE, ACCELERATOR_IMAGE_SIZE = 64, 224
 """The largest image side in pixels that is chosen where `--image-size` is not given."""
 
-G = TypeVar("G", bound="Ground")
+G = TypeVar("G", bound="TrainingSetup")
 
 
 @dataclass(frozen=True)
-class Ground:
+class TrainingSetup:
     """All that pretraining needs beside its heads."""
 
     config: RunConfig
@@ -59,7 +59,7 @@ class Ground:
     data: Data
     plan: BasePlan
     objective: Objective
-    given: Given
+    inputs: InMemoryInputs
     first_weights: Mapping[int, Path] = field(default_factory=dict, kw_only=True)
     """Of the student without heads, by seed: files that stand in for what the seed decides."""
 
@@ -71,7 +71,7 @@ class Ground:
         """How many steps are done when rung r of R is scored: r/R of all; none before rung 0."""
         return round(self.steps * max(0, rung) / self.config.rungs)
 
-    def under(self, seed: int) -> Ground:
+    def under(self, seed: int) -> TrainingSetup:
         """The same images and labels under another seed: first weights, order and crops differ."""
         return replace(self, config=self.config.model_copy(update={"seed": seed}))
 
@@ -92,11 +92,11 @@ class Ground:
         Each rank scores some of the heads, and all ranks get all scores.
         """
         heads = list(network.heads)
-        found = distributed.each_of(
+        found = distributed.gather_objects(
             score_rung(
                 network,
                 self.data,
-                heads=distributed.own(heads),
+                heads=distributed.local_part(heads),
                 measure=self.config.discrepancy,
                 batch_size=2 * self.config.batch_size,
                 autocast=self.autocast,
@@ -118,11 +118,11 @@ def first_student(
     return Network(base, projection, coupling)
 
 
-def prepare_ground(
+def prepare_training(
     config: RunConfig,
-    given: Given = NOTHING_GIVEN,
+    inputs: InMemoryInputs = NO_INPUTS,
     progress: Callable[[int, int], None] | None = None,
-) -> Ground:
+) -> TrainingSetup:
     """Opens the data, fits the base and checks the names. Writes nothing.
 
     Args:
@@ -142,7 +142,7 @@ def prepare_ground(
             f"--discrepancy {PROTOTYPE_KL} needs an objective with prototypes "
             f"({' or '.join(with_prototypes())}), but --objective is {config.objective}"
         )
-    arguments, weights = named_base(config) if given.base is None else ({}, None)
+    arguments, weights = named_base(config) if inputs.base is None else ({}, None)
     if config.download and torchrun.count() > 1:
         raise UserError(
             "--download would fetch the data once a process: fetch them before, by one alone"
@@ -152,8 +152,8 @@ def prepare_ground(
     device, autocast = set_up(config)
     accelerator = device.type != "cpu"
     data = open_data(
-        config.data if given.data is None else given.data,
-        config.eval_data if given.eval_data is None else given.eval_data,
+        config.data if inputs.data is None else inputs.data,
+        config.eval_data if inputs.eval_data is None else inputs.eval_data,
         image_size=config.image_size,
         images=config.images or (BUILT_IN_FULL if config.data == "scenes" else 0),
         eval_images=config.eval_images,
@@ -166,12 +166,12 @@ def prepare_ground(
         progress=progress,
     )
     plan = plan_for(
-        config, given, data.train.image_size, arguments, weights, accelerator=accelerator
+        config, inputs, data.train.image_size, arguments, weights, accelerator=accelerator
     )
     if recipe.drop_path:
         with torch.device("meta"):
             plan.build(recipe.drop_path)  # refused now rather than when training starts
-    ground = Ground(config, device, autocast, data, plan, objective, given)
+    setup = TrainingSetup(config, device, autocast, data, plan, objective, inputs)
     if config.compile:
         check_compiler(device)
         with torch.device("meta"):
@@ -183,30 +183,30 @@ def prepare_ground(
             f"{batch} images of a step cannot be shared out evenly to {torchrun.count()} "
             f"processes: use a --batch-size that {torchrun.count()} divides"
         )
-    if ground.steps < config.rungs:
+    if setup.steps < config.rungs:
         raise UserError(
-            f"{ground.steps} steps are fewer than {config.rungs} rungs; use more --images or "
+            f"{setup.steps} steps are fewer than {config.rungs} rungs; use more --images or "
             "--epochs, or a smaller --batch-size or --rungs"
         )
-    _check_alike(ground)
-    return ground
+    _check_alike(setup)
+    return setup
 
 
 MAY_DIFFER_OVER_RANKS = {"device", "threads", "out", "data_dir"}
 
 
-def _check_alike(ground: Ground) -> None:
+def _check_alike(setup: TrainingSetup) -> None:
     """Raises UserError where another process of the job has other settings or other data."""
     if torchrun.count() == 1:
         return
-    weights = ground.plan.weights
-    here = ground.config.model_dump(mode="json", exclude=MAY_DIFFER_OVER_RANKS) | {
-        "precision": "bf16" if ground.autocast else "float32",
-        "kind of device": ground.device.type,
+    weights = setup.plan.weights
+    here = setup.config.model_dump(mode="json", exclude=MAY_DIFFER_OVER_RANKS) | {
+        "precision": "bf16" if setup.autocast else "float32",
+        "kind of device": setup.device.type,
         "first weights": weights.sha256 if weights is not None else None,
     }
-    images = fingerprint(ground.data)
-    for number, (there, images_there) in enumerate(distributed.each_of((here, images))):
+    images = fingerprint(setup.data)
+    for number, (there, images_there) in enumerate(distributed.gather_objects((here, images))):
         pair = f"rank {torchrun.rank()} and rank {number} of this job"
         for name, value in there.items():
             if value != here[name]:
@@ -216,7 +216,12 @@ def _check_alike(ground: Ground) -> None:
             raise UserError(f"{pair} have different data: {apart}")
 
 
-def attach(trainer: Trainer, ground: Ground, candidate: Candidate) -> None:
+def attach(trainer: Trainer, setup: TrainingSetup, candidate: Candidate) -> None:
     """Attaches a candidate's head, with the first weights that it has in any cohort."""
-    dim, grid = ground.plan.stages[candidate.place]
-    trainer.attach(candidate.name, lambda: candidate.build(dim, grid), dim, place=candidate.place)
+    dim, grid = setup.plan.stages[candidate.feature_index]
+    trainer.attach(
+        candidate.name,
+        lambda: candidate.build(dim, grid),
+        dim,
+        feature_index=candidate.feature_index,
+    )

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from headsearch.torchrun import count
 from headsearch.training.distributed import (
-    mean,
+    mean_over_processes,
 )
 
 
@@ -61,9 +61,9 @@ def _batch_norm(
     x = input.to(torch.promote_types(input.dtype, torch.float32))
     over = [dim for dim in range(x.ndim) if dim != 1]
     shape = [1, -1, *[1] * (x.ndim - 2)]
-    mean_C = mean(x.mean(over))
+    mean_C = mean_over_processes(x.mean(over))
     centred = x - mean_C.view(shape)
-    variance_C = mean(centred.square().mean(over))
+    variance_C = mean_over_processes(centred.square().mean(over))
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
             samples = x.numel() // x.shape[1] * count()

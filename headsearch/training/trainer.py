@@ -19,7 +19,7 @@ from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import RunConfig
 from headsearch.device import mixed_precision
 from headsearch.models.bases import compile_blocks
-from headsearch.models.head_batches import Shares, share_out
+from headsearch.models.head_batches import HeadBatches, draw_head_batches
 from headsearch.models.network import (
     BASE,
     AttachedHead,
@@ -32,15 +32,20 @@ from headsearch.models.network import (
 )
 from headsearch.seeding import seeded_generator, seeded_layers, seeded_weights
 from headsearch.training import distributed
-from headsearch.training.cuda_graphs import Recorder
-from headsearch.training.meters import Health, Meter
-from headsearch.training.objectives import Losses, Objective, Seen
-from headsearch.training.schedules import Moment, learning_rate, teacher_momentum, weight_decay
+from headsearch.training.cuda_graphs import CudaGraphStep
+from headsearch.training.meters import Meter, StepStats
+from headsearch.training.objectives import Losses, Objective, StepOutputs
+from headsearch.training.schedules import (
+    StepPosition,
+    learning_rate,
+    teacher_momentum,
+    weight_decay,
+)
 from headsearch.training.sync_batchnorm import statistics_over_all
 
 
 @dataclass(frozen=True)
-class Given:
+class StepInputs:
     """What a step is computed from.
 
     Attributes:
@@ -53,20 +58,20 @@ class Given:
     crops_BCSS: Tensor
     temperature: Tensor
     mask_BHW: Tensor | None
-    shares: Shares | None
+    shares: HeadBatches | None
 
     def tensors(self) -> list[Tensor]:
         mask = [] if self.mask_BHW is None else [self.mask_BHW]
         rows = [] if self.shares is None else list(self.shares.rows.values())
         return [self.crops_BCSS, self.temperature, *mask, *rows]
 
-    def of(self, tensors: Sequence[Tensor]) -> Given:
+    def of(self, tensors: Sequence[Tensor]) -> StepInputs:
         """The same of other tensors, in the order of `tensors`."""
         crops_BCSS, temperature, *rest = tensors
         mask_BHW = None if self.mask_BHW is None else rest.pop(0)
         heads = () if self.shares is None else self.shares.rows
         rows = dict(zip(heads, rest, strict=True))
-        return Given(crops_BCSS, temperature, mask_BHW, Shares(rows) if rows else None)
+        return StepInputs(crops_BCSS, temperature, mask_BHW, HeadBatches(rows) if rows else None)
 
 
 class Trainer:
@@ -131,16 +136,18 @@ class Trainer:
         # each recording would hold the memory of a step.
         alone = torchrun.count() == 1 and config.seeds == 1
         record = device.type == "cuda" and config.cuda_graphs == "auto" and alone
-        self._recorder = Recorder(self.student.parameters, device, possible=record)
+        self._recorder = CudaGraphStep(self.student.parameters, device, possible=record)
 
-    def attach(self, name: str, build: Callable[[], nn.Module], dim: int, place: int = 0) -> None:
+    def attach(
+        self, name: str, build: Callable[[], nn.Module], dim: int, feature_index: int = 0
+    ) -> None:
         """Attaches a head, with its projection, its teacher copy and its optimizer state.
 
         Its first weights depend on the seed and its name alone, not on the cohort.
         """
         with seeded_weights(self.seed, "head", name):
             projection = self.objective.head_projection(dim, self.student.projection)
-            attached = AttachedHead(build(), dim, projection, place)
+            attached = AttachedHead(build(), dim, projection, feature_index)
         attached.to(self.device)
         self.student.attach(name, attached)
         self.teacher.attach(name, attached)
@@ -162,25 +169,25 @@ class Trainer:
         del self._meters[name]
         self._recorder.forget()
 
-    def step(self, crops: Tensor, moment: Moment) -> None:
+    def step(self, crops: Tensor, position: StepPosition) -> None:
         """One update of base and heads from two crops of each image, (2, B, C, S, S).
 
         Of several ranks each takes the crops of its own images, and all make the same update.
         """
         self.unread += 1
-        given = self._given(crops.flatten(0, 1), moment)
-        with self._seeded_layers(moment):
-            self._recorder(given.tensors(), lambda tensors: self._gradients(given.of(tensors)))
-        self.objective.adjust_gradients(self.student, moment)
+        inputs = self._step_inputs(crops.flatten(0, 1), position)
+        with self._seeded_layers(position):
+            self._recorder(inputs.tensors(), lambda tensors: self._gradients(inputs.of(tensors)))
+        self.objective.adjust_gradients(self.student, position)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(moment, self.peak_lr, self.recipe)
+            group["lr"] = learning_rate(position, self.peak_lr, self.recipe)
             if group["decays"]:
-                group["weight_decay"] = weight_decay(moment, self.weight_decay, self.recipe)
+                group["weight_decay"] = weight_decay(position, self.weight_decay, self.recipe)
         if self._fused:  # set as torch's gradient scaler does: 1 leaves the update out
             self.optimizer.found_inf = 1 - self._sound  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.teacher.follow(self.student, teacher_momentum(moment, self.recipe), self._sound)
+        self.teacher.follow(self.student, teacher_momentum(position, self.recipe), self._sound)
 
     @property
     def settled(self) -> bool:
@@ -191,11 +198,11 @@ class Trainer:
         """Gives back what a recorded step holds; the next steps are recorded anew."""
         self._recorder.forget()
 
-    def _gradients(self, given: Given) -> None:
+    def _gradients(self, inputs: StepInputs) -> None:
         """The gradients of a step, clipped, and all else that it comes to but for the update."""
         buffers = [buffer for _, buffer in moving_buffers(self.student)]
         before = [buffer.clone() for buffer in buffers]
-        features, losses = self._losses(given)
+        features, losses = self._losses(inputs)
         losses.total.backward()
         self._clip(self._over_ranks(features, {BASE: losses.base, **losses.heads}))
         for buffer, old in zip(buffers, before, strict=True):
@@ -207,23 +214,25 @@ class Trainer:
         values = torch.stack([loss.detach() for loss in losses.values()])
         told = torch.cat([values, torch.where(sound, 0.0, math.nan).to(values).unsqueeze(0)])
         gradients = (p.grad for owned in self._parameters.values() for p in owned)
-        distributed.average([told, *(gradient for gradient in gradients if gradient is not None)])
+        distributed.average_over_processes(
+            [told, *(gradient for gradient in gradients if gradient is not None)]
+        )
         self._base_sound &= told[-1].isfinite()
         return dict(zip(losses, told.unbind(), strict=False))
 
-    def losses(self, crops: Tensor, moment: Moment) -> tuple[Features, Losses]:
+    def losses(self, crops: Tensor, position: StepPosition) -> tuple[Features, Losses]:
         """The student's features of crops (2B, C, S, S), and the losses of a step on them.
 
         What the student does not see, patches and paths, is fixed by the seed and the step alone;
         which images a head sees, by its name or by how many heads there are too (`shares.py`).
         """
-        with self._seeded_layers(moment):
-            return self._losses(self._given(crops, moment))
+        with self._seeded_layers(position):
+            return self._losses(self._step_inputs(crops, position))
 
-    def _losses(self, given: Given) -> tuple[Features, Losses]:
+    def _losses(self, inputs: StepInputs) -> tuple[Features, Losses]:
         objective, student = self.objective, self.student.train()
         crops, temperature, mask, shares = (
-            given.crops_BCSS, given.temperature, given.mask_BHW, given.shares
+            inputs.crops_BCSS, inputs.temperature, inputs.mask_BHW, inputs.shares
         )  # fmt: skip
         with mixed_precision(self.device, self.autocast), statistics_over_all():
             if objective.has_teacher:
@@ -235,38 +244,38 @@ class Trainer:
             if not objective.has_teacher:
                 with torch.no_grad():
                     targets = objective.targets(student, student, features, crops, temperature)
-            return features, objective.losses(Seen(student, features, targets, mask, shares))
+            return features, objective.losses(StepOutputs(student, features, targets, mask, shares))
 
-    def _given(self, crops: Tensor, moment: Moment) -> Given:
+    def _step_inputs(self, crops: Tensor, position: StepPosition) -> StepInputs:
         """What a step at this moment is computed from, with the crops of this rank."""
         device, objective, student = self.device, self.objective, self.student
         mask = objective.mask(
-            student, torchrun.count() * len(crops), self._generator("mask", moment)
+            student, torchrun.count() * len(crops), self._generator("mask", position)
         )  # fmt: skip
-        return Given(
+        return StepInputs(
             crops,
-            torch.full((), objective.temperature(moment), dtype=torch.float64, device=device),
-            distributed.own_crops(mask) if mask is not None else None,
-            share_out(
+            torch.full((), objective.temperature(position), dtype=torch.float64, device=device),
+            distributed.local_crops(mask) if mask is not None else None,
+            draw_head_batches(
                 self.images_per_head,
                 len(crops) // 2,
                 list(student.heads),
                 seed=self.seed,
-                step=moment.step,
+                step=position.step,
                 device=device,
             ),
         )
 
-    def _seeded_layers(self, moment: Moment) -> AbstractContextManager[None]:
+    def _seeded_layers(self, position: StepPosition) -> AbstractContextManager[None]:
         """Layers draw for the images that they see: those of other ranks must not get the same."""
         which = (torchrun.rank(),) if torchrun.rank() else ()
-        return seeded_layers(self.seed, "drop path", moment.step, *which, device=self.device)
+        return seeded_layers(self.seed, "drop path", position.step, *which, device=self.device)
 
-    def _generator(self, purpose: str, moment: Moment) -> torch.Generator | None:
+    def _generator(self, purpose: str, position: StepPosition) -> torch.Generator | None:
         """A generator for one purpose in one step; torch has none for the meta device."""
         if self.device.type == "meta":
             return None
-        return seeded_generator(self.seed, purpose, moment.step, device=self.device)
+        return seeded_generator(self.seed, purpose, position.step, device=self.device)
 
     def _clip(self, losses: dict[str, Tensor]) -> None:
         """Clips each tensor's gradient and meters each owner."""
@@ -305,8 +314,8 @@ class Trainer:
         }
         for name, parameter in self.student.named_parameters():
             if head_of(name) in (None, *theirs):
-                for kind, moment in self.optimizer.state.get(parameter, {}).items():
-                    tensors[f"optimizer.{kind}.{name}"] = moment
+                for kind, position in self.optimizer.state.get(parameter, {}).items():
+                    tensors[f"optimizer.{kind}.{name}"] = position
         for owner, meter in self._meters.items():
             if owner in (BASE, *theirs):
                 tensors[f"meter.{owner}"] = meter.sums
@@ -334,12 +343,12 @@ class Trainer:
         self.unread = int(flags["unread"])
         self._recorder.forget()
 
-    def read(self) -> Health:
+    def read(self) -> StepStats:
         """What happened since the last read, and a fresh start. The one host sync."""
         owners = {owner: meter.read() for owner, meter in self._meters.items()}
         self._sound.fill_(1)
         self.unread = 0
-        return Health(owners, base_sound=bool(self._base_sound))
+        return StepStats(owners, base_sound=bool(self._base_sound))
 
 
 def _decay_groups(

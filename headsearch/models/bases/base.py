@@ -83,7 +83,7 @@ class Base(nn.Module):
         self,
         images_BCSS: Tensor,
         mask_BHW: Tensor | None = None,
-        places: Sequence[int] = (0,),
+        feature_indices: Sequence[int] = (0,),
     ) -> BaseOutput:
         """What the base makes of images.
 
@@ -96,7 +96,7 @@ class Base(nn.Module):
             images_BCSS = _without_pixels(images_BCSS, mask_BHW)
             mask_BHW = None
         with self._masked_patches(mask_BHW):
-            maps, final = maps_at(self.trunk, images_BCSS, places, final=any(self.reading))
+            maps, final = maps_at(self.trunk, images_BCSS, feature_indices, final=any(self.reading))
         tokens_BND = maps[0].flatten(2).transpose(1, 2)
         if self.reading.final_tokens:
             normed_BND = tokens_like(self.trunk, final, maps[0])

@@ -38,22 +38,22 @@ def all_maps(trunk: Any, images_BCSS: Tensor) -> tuple[list[Tensor], Any]:
 
 
 def maps_at(
-    trunk: Any, images_BCSS: Tensor, places: Sequence[int], *, final: bool
+    trunk: Any, images_BCSS: Tensor, feature_indices: Sequence[int], *, final: bool
 ) -> tuple[dict[int, Tensor], Any]:
     """The maps at some places, counted from the last, and the final features where asked for."""
     if not has_intermediates(trunk):
-        assert set(places) == {0}, "a trunk without intermediates has one map"
+        assert set(feature_indices) == {0}, "a trunk without intermediates has one map"
         features = _features(trunk, images_BCSS)
         return {0: as_map(trunk, features)}, features
     found = trunk.forward_intermediates(
         images_BCSS,
-        indices=[-1 - place for place in places],
+        indices=[-1 - feature_index for feature_index in feature_indices],
         norm=False,
         output_fmt="NCHW",
         intermediates_only=not final,
     )
     features, maps = found if final else (None, found)
-    in_order = sorted(places, reverse=True)  # timm returns the earliest first
+    in_order = sorted(feature_indices, reverse=True)  # timm returns the earliest first
     return dict(zip(in_order, maps, strict=True)), features
 
 

@@ -56,7 +56,7 @@ class Candidate:
     params_m: float
     gflops: float
     block: str
-    place: int
+    feature_index: int
     trial_params: Mapping[str, Value] = field(compare=False, repr=False)
     made_by: Family = field(compare=False, repr=False)
     fault: str = field(default="", compare=False)

@@ -153,11 +153,11 @@ class ResolvedSpace:
         key = self._key(block, values)
         if key in self._controls:
             return self._controls[key]
-        _, place, settled = key
+        _, feature_index, settled = key
         cost, fault = self._cost(key)
         known = self._parameters(family)
         parameters = {name: value for name, value in settled if name in known}
-        name = self._name(family, {**parameters, "attach_at": place})
+        name = self._name(family, {**parameters, "attach_at": feature_index})
         if self._names.setdefault(name, key) != key:
             raise UserError(
                 f"{self.space.source}: two different heads of {family} would both be called {name}"
@@ -170,7 +170,7 @@ class ResolvedSpace:
             params_m=cost.params_m,
             gflops=cost.gflops,
             block=block,
-            place=place,
+            feature_index=feature_index,
             trial_params={
                 "family": family,
                 **{f"{family}.{name}": value for name, value in drawn.items()},
@@ -181,22 +181,24 @@ class ResolvedSpace:
 
     def _key(self, block: str, values: Mapping[str, Value]) -> _Key:
         """What is built on this base for these values: the same key, the same head."""
-        place = int(values.get("attach_at", 0))
-        dim, grid = self.base.stages[min(place, len(self.base.stages) - 1)]
+        feature_index = int(values.get("attach_at", 0))
+        dim, grid = self.base.stages[min(feature_index, len(self.base.stages) - 1)]
         own = {name: value for name, value in values.items() if name != "attach_at"}
-        return block, place, tuple(self._families[block].settled(dim, grid, own).items())
+        return block, feature_index, tuple(self._families[block].settled(dim, grid, own).items())
 
     def _cost(self, key: _Key) -> tuple[Cost, str]:
         """What is paid for a head, and why it cannot be built, empty where it can."""
         if key not in self._costs:
-            block, place, settled = key
-            if place >= len(self.base.stages):
+            block, feature_index, settled = key
+            if feature_index >= len(self.base.stages):
                 self._costs[key] = Cost(math.nan, math.nan), self._places()
             elif block in self.space.from_elsewhere:
                 user = self.space.from_elsewhere[block]
-                self._costs[key] = user.cost(*self.base.stages[place], dict(settled))
+                self._costs[key] = user.cost(*self.base.stages[feature_index], dict(settled))
             else:
-                cost = head_cost(self._families[block], *self.base.stages[place], dict(settled))
+                cost = head_cost(
+                    self._families[block], *self.base.stages[feature_index], dict(settled)
+                )
                 self._costs[key] = cost, ""
         return self._costs[key]
 

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from headsearch.device import machine_facts
-from headsearch.models.head_batches import check_shares, images_of_a_head
+from headsearch.models.head_batches import check_images_per_head, head_batch_size
 from headsearch.models.network import BASE
 from headsearch.study.profiling.benchmark_setup import bench_heads, without_number
 from headsearch.study.profiling.costs import training_bytes
 from headsearch.study.profiling.peak_memory import MB, Memory, peak_memory
 from headsearch.study.profiling.step_profiler import Size, StepMeter, product_rate, step_flops
-from headsearch.study.setup import Prepared
-from headsearch.training.provenance import ground_settings
+from headsearch.study.setup import SearchSetup
+from headsearch.training.provenance import recorded_settings
 
 HEADS = (1, 2, 4, 8, 16)
 """How many heads are trained together, one number after the other."""
@@ -54,11 +54,11 @@ class Bench:
     """
 
     def __init__(
-        self, prepared: Prepared, counts: Sequence[int] = HEADS, repeats: int = REPEATS
+        self, prepared: SearchSetup, counts: Sequence[int] = HEADS, repeats: int = REPEATS
     ) -> None:
         self._prepared, self._repeats = prepared, repeats
         self._counts = sorted(set(counts))
-        check_shares(prepared.config.images_per_head, prepared.batch, self._counts[-1])
+        check_images_per_head(prepared.config.images_per_head, prepared.batch, self._counts[-1])
         self.heads = bench_heads(prepared, self._counts[-1])
         self.seconds: dict[tuple[str | int, ...], list[float]] = defaultdict(list)
         self.memory: dict[int, Memory] = {}
@@ -103,7 +103,7 @@ class Bench:
     def findings(self) -> dict[str, Any]:
         """What came out, as JSON can hold it: times in ms, memory in MB (10⁶ bytes)."""
         prepared, config = self._prepared, self._prepared.config
-        plan, settings = prepared.plan, ground_settings(prepared, Path())
+        plan, settings = prepared.plan, recorded_settings(prepared, Path())
         cohorts = [self._cohort(count) for count in self._counts]
         base_ms, base_mb = self._ms("base"), self.memory[0].peak
         counts = [0, *self._counts]
@@ -188,7 +188,7 @@ class Bench:
     def _images(self, heads: int) -> int:
         """How many images each of so many heads sees."""
         setting = self._prepared.config.images_per_head
-        return images_of_a_head(setting, self._prepared.batch, heads)
+        return head_batch_size(setting, self._prepared.batch, heads)
 
     def _tflops_per_second(self, heads: int, ms: float) -> float:
         return self.flops[heads] / TERA / (ms / 1000)

@@ -7,7 +7,7 @@ from typing import Any
 
 from headsearch.config.settings import OF_A_STEP, RunConfig
 from headsearch.models.space import Candidate
-from headsearch.study.setup import Prepared, prepare
+from headsearch.study.setup import SearchSetup, prepare
 
 ROOM_FOR_CONTROLS = 8
 """Controls come first among a search's candidates, and are not measured."""
@@ -29,7 +29,7 @@ def bench_settings(config: RunConfig, heads: int) -> RunConfig:
     )
 
 
-def prepare_bench(settings: RunConfig) -> Prepared:
+def prepare_bench(settings: RunConfig) -> SearchSetup:
     """A run with `bench_settings`, whose shares are for the benchmark to check: a space may hold
     fewer heads than it measures, or more.
 
@@ -40,7 +40,7 @@ def prepare_bench(settings: RunConfig) -> Prepared:
     return replace(prepared, config=settings)
 
 
-def bench_heads(prepared: Prepared, count: int) -> list[Candidate]:
+def bench_heads(prepared: SearchSetup, count: int) -> list[Candidate]:
     """The heads that are measured: the space's own, as a search asks for them, without controls.
 
     Where the space has fewer, they come again under other names.

@@ -20,11 +20,11 @@ import torch
 from headsearch.data import Data, Images
 from headsearch.data.image.store import ImageSubset
 from headsearch.device import free_memory, resident_memory
-from headsearch.models.head_batches import images_of_a_head
+from headsearch.models.head_batches import head_batch_size
 from headsearch.models.space import Candidate
 from headsearch.runs.snapshot import Snapshot, write_snapshot
 from headsearch.study.profiling.step_profiler import Size, StepMeter
-from headsearch.study.setup import Prepared
+from headsearch.study.setup import SearchSetup
 from headsearch.training.objectives import Objective
 
 HEADS_S = 8.0
@@ -85,9 +85,9 @@ class Costs:
     free: int | None
 
 
-def measure_costs(prepared: Prepared, heads: Sequence[Candidate]) -> Costs:
+def measure_costs(prepared: SearchSetup, heads: Sequence[Candidate]) -> Costs:
     """Measures the parts of a search with these heads."""
-    images = images_of_a_head(prepared.config.images_per_head, prepared.batch, prepared.most_heads)
+    images = head_batch_size(prepared.config.images_per_head, prepared.batch, prepared.most_heads)
     process, free = resident_memory(prepared.device), free_memory(prepared.device)
     meter = StepMeter(prepared)
     measured: dict[str, HeadCost] = {}
@@ -185,7 +185,7 @@ def _spread(heads: Sequence[Candidate], costs: Mapping[str, HeadCost]) -> list[C
     """`SCORED` heads from cheap to dear, whose mean is about that of all."""
     ordered = sorted(heads, key=lambda head: costs[head.name].seconds)
     count = min(SCORED, len(ordered))
-    return [ordered[(2 * place + 1) * len(ordered) // (2 * count)] for place in range(count)]
+    return [ordered[(2 * index + 1) * len(ordered) // (2 * count)] for index in range(count)]
 
 
 def _scoring(meter: StepMeter, data: Data, heads: Sequence[Candidate]) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from headsearch.config.settings import RunConfig
-from headsearch.models.head_batches import images_of_a_head
+from headsearch.models.head_batches import head_batch_size
 from headsearch.models.space import Candidate
 from headsearch.study.profiling.costs import (
     Costs,
@@ -18,7 +18,7 @@ from headsearch.study.profiling.costs import (
 )
 from headsearch.study.profiling.step_profiler import Size
 from headsearch.study.pruners import kept
-from headsearch.study.setup import Prepared
+from headsearch.study.setup import SearchSetup
 from headsearch.training.head_timing import ALONE_S, ALONE_TIMES
 
 
@@ -71,14 +71,14 @@ class Forecast:
     fitting: int | None
 
 
-def forecast(prepared: Prepared) -> Forecast:
+def forecast(prepared: SearchSetup) -> Forecast:
     """What a search is going to do. Trains some steps to measure them; leaves nothing behind."""
     cohorts = prepared.known_cohorts()
     costs = measure_costs(prepared, [head for cohort in cohorts for head in cohort])
     return forecast_with(prepared, cohorts, costs)
 
 
-def forecast_with(prepared: Prepared, cohorts: list[list[Candidate]], costs: Costs) -> Forecast:
+def forecast_with(prepared: SearchSetup, cohorts: list[list[Candidate]], costs: Costs) -> Forecast:
     """What a search is going to do, given what its parts take."""
     config = prepared.config
     sizes = prepared.cohort_sizes
@@ -180,7 +180,7 @@ def _contestants(count: int, config: RunConfig, *, fewest: bool = False) -> list
 
 
 def _seconds(
-    prepared: Prepared, costs: Costs, cohort: _Cohort, total: _Total, *, fewest: bool = False
+    prepared: SearchSetup, costs: Costs, cohort: _Cohort, total: _Total, *, fewest: bool = False
 ) -> list[float]:
     """Seconds of each rung of a cohort, training and scoring, under all seeds."""
     config = prepared.config
@@ -191,7 +191,7 @@ def _seconds(
     for rung, count in enumerate(_contestants(len(each), config, fewest=fewest)):
         steps = prepared.rung_step(rung) - prepared.rung_step(rung - 1)
         live = count + len(cohort.controls)
-        images = images_of_a_head(config.images_per_head, prepared.batch, live)
+        images = head_batch_size(config.images_per_head, prepared.batch, live)
         of_heads = (of_controls + total(each, count)) * images / costs.images
         step_s = costs.crops + costs.base + of_heads
         scoring_s = costs.score_base + live * costs.score_head
@@ -211,7 +211,7 @@ def _timed_alone(seconds: float) -> float:
     return min(ALONE_TIMES * seconds, max(ALONE_S, seconds))
 
 
-def _alone(prepared: Prepared, costs: Costs, head: HeadCost | None) -> float:
+def _alone(prepared: SearchSetup, costs: Costs, head: HeadCost | None) -> float:
     """Seconds of pretraining the base with one head or with none, under all seeds."""
     config = prepared.config
     of_head, score_head = (head.seconds, costs.score_head) if head is not None else (0.0, 0.0)
@@ -223,10 +223,10 @@ def _alone(prepared: Prepared, costs: Costs, head: HeadCost | None) -> float:
     return config.seeds * (prepared.steps * step_s + scoring_s + written_s)
 
 
-def _memory(prepared: Prepared, costs: Costs, heads: Sequence[HeadCost]) -> float:
+def _memory(prepared: SearchSetup, costs: Costs, heads: Sequence[HeadCost]) -> float:
     """Bytes that a cohort takes at most."""
     config = prepared.config
-    shown = images_of_a_head(config.images_per_head, prepared.batch, len(heads)) / prepared.batch
+    shown = head_batch_size(config.images_per_head, prepared.batch, len(heads)) / prepared.batch
     sizes, seeds = [head.size.seeing(shown) for head in heads], config.seeds
     of = (prepared.objective, costs.base_size, sizes, seeds)
     training = training_bytes(*of)
@@ -235,7 +235,7 @@ def _memory(prepared: Prepared, costs: Costs, heads: Sequence[HeadCost]) -> floa
     return costs.process + training
 
 
-def _fitting(prepared: Prepared, costs: Costs, heads: Sequence[HeadCost]) -> int | None:
+def _fitting(prepared: SearchSetup, costs: Costs, heads: Sequence[HeadCost]) -> int | None:
     """How many of these heads fit into the memory that is free; None where all do."""
     if costs.free is None:
         return None

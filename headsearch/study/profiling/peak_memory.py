@@ -18,7 +18,7 @@ from headsearch.config.settings import RunConfig
 from headsearch.errors import UserError
 from headsearch.study.profiling.benchmark_setup import bench_heads, prepare_bench
 from headsearch.study.profiling.step_profiler import MIDDLE
-from headsearch.study.setup import Prepared
+from headsearch.study.setup import SearchSetup
 from headsearch.training.setup import attach
 
 MB = 1e6
@@ -59,7 +59,7 @@ def peak_memory(config: RunConfig, heads: int) -> Memory:
     return Memory(**json.loads(child.stdout))
 
 
-def measured_here(prepared: Prepared, heads: int) -> Memory:
+def measured_here(prepared: SearchSetup, heads: int) -> Memory:
     """The memory of two steps with so many heads, if this process has done nothing else before."""
     config, device, side = prepared.config, prepared.device, prepared.plan.image_size
     before = _highest(device)

@@ -23,8 +23,8 @@ from headsearch.device import mixed_precision, synchronize
 from headsearch.models.bases import Base, BaseOutput
 from headsearch.models.network import Network
 from headsearch.models.space import Candidate
-from headsearch.training.schedules import Moment
-from headsearch.training.setup import Ground, attach
+from headsearch.training.schedules import StepPosition
+from headsearch.training.setup import TrainingSetup, attach
 from headsearch.training.trainer import Trainer
 
 AT_LEAST_S = 0.2
@@ -32,7 +32,7 @@ AT_LEAST_S = 0.2
 PRODUCT_SIDES, PRODUCT_S = (1024, 2048, 4096, 8192), 0.02
 """Sides of square matrices in growing order, and the seconds of a product after which none larger
 is tried: it is at the device's rate."""
-MIDDLE = Moment(50, 100)
+MIDDLE = StepPosition(50, 100)
 """The moment that every step is timed at: nothing is frozen any more, nothing is over."""
 
 
@@ -64,19 +64,19 @@ class StepMeter:
         ground: what is trained.
     """
 
-    def __init__(self, ground: Ground) -> None:
-        self._ground = ground
-        config, device, side = ground.config, ground.device, ground.plan.image_size
+    def __init__(self, setup: TrainingSetup) -> None:
+        self._setup = setup
+        config, device, side = setup.config, setup.device, setup.plan.image_size
         generator = torch.Generator().manual_seed(config.seed)
         shape = (2, config.batch_size, 3, side, side)
         self._crops = torch.randn(shape, generator=generator).to(device)
-        self._whole = ground.new_trainer(config.coupling)
+        self._whole = setup.new_trainer(config.coupling)
         self._features = self._features_of_crops()
         self._given = self._on_given_features()
 
     def joint(self, heads: Sequence[Candidate]) -> float:
         """Seconds of a step of the base with these heads, or with none, as a search takes it."""
-        return self._seconds(self._whole, heads, self._ground.config.images_per_head)
+        return self._seconds(self._whole, heads, self._setup.config.images_per_head)
 
     def solo(self, head: Candidate) -> float:
         """Seconds of a step of the base with this head, which sees all images."""
@@ -84,13 +84,13 @@ class StepMeter:
 
     def crops(self) -> float:
         """Seconds that the crops of a step take: images read or decoded, and augmented."""
-        ground = self._ground
+        setup = self._setup
 
         def make() -> None:
-            for _ in batches(ground.data.train, ground.config, [0], ground.device):
+            for _ in batches(setup.data.train, setup.config, [0], setup.device):
                 pass
 
-        return seconds_of(make, ground.device)
+        return seconds_of(make, setup.device)
 
     def own(self, head: Candidate, images: ImagesPerHead = "all") -> float:
         """Seconds that a head adds to a step by itself, where the base's features are given.
@@ -110,8 +110,8 @@ class StepMeter:
     def scoring(self, heads: Sequence[Candidate], data: Data) -> float:
         """Seconds that it takes to score the base with these heads on these images, once."""
         network = self._with(self._whole, heads).teacher.network
-        ground = replace(self._ground, data=data)
-        return _passed(lambda: ground.scores(network), 1, ground.device)
+        setup = replace(self._setup, data=data)
+        return _passed(lambda: setup.scores(network), 1, setup.device)
 
     def size_of_base(self) -> Size:
         """What the base holds without heads."""
@@ -133,7 +133,7 @@ class StepMeter:
         self._with(trainer, heads, images)
         while not trainer.settled:
             trainer.step(self._crops, MIDDLE)
-        return seconds_of(lambda: trainer.step(self._crops, MIDDLE), self._ground.device)
+        return seconds_of(lambda: trainer.step(self._crops, MIDDLE), self._setup.device)
 
     def _kept(self, trainer: Trainer) -> int:
         """Bytes that the forward of a step keeps for its backward, but for what is given."""
@@ -163,28 +163,28 @@ class StepMeter:
             trainer.detach(name)
         for head in heads:
             if head.name not in trainer.student.heads:
-                attach(trainer, self._ground, head)
+                attach(trainer, self._setup, head)
         return trainer
 
     def _features_of_crops(self) -> BaseOutput:
         """What the base makes of the crops, at every place that a head may take."""
-        ground, base = self._ground, self._whole.student.base.train()
-        places = range(len(ground.plan.stages))
-        with torch.no_grad(), mixed_precision(ground.device, ground.autocast):
-            features: BaseOutput = base(self._crops.flatten(0, 1), places=places)
+        setup, base = self._setup, self._whole.student.base.train()
+        feature_indices = range(len(setup.plan.stages))
+        with torch.no_grad(), mixed_precision(setup.device, setup.autocast):
+            features: BaseOutput = base(self._crops.flatten(0, 1), feature_indices=feature_indices)
         return features
 
     def _on_given_features(self) -> Trainer:
         """A trainer whose base costs nothing: it gives those features."""
-        ground = self._ground
-        projection = ground.objective.base_projection(ground.plan)
+        setup = self._setup
+        projection = setup.objective.base_projection(setup.plan)
         base = cast(Base, _GivenFeatures(self._features))
         return Trainer(
-            Network(base, projection, ground.config.coupling),
-            ground.objective,
-            ground.config,
-            ground.device,
-            autocast=ground.autocast,
+            Network(base, projection, setup.config.coupling),
+            setup.objective,
+            setup.config,
+            setup.device,
+            autocast=setup.autocast,
         )
 
 
@@ -196,12 +196,18 @@ class _GivenFeatures(nn.Module):
         self._features = features
 
     def forward(
-        self, images_BCSS: Tensor, mask_BHW: Tensor | None = None, places: Sequence[int] = (0,)
+        self,
+        images_BCSS: Tensor,
+        mask_BHW: Tensor | None = None,
+        feature_indices: Sequence[int] = (0,),
     ) -> BaseOutput:
         # Fresh leaves: gradients are computed up to here, as in training, and dropped.
         given = self._features
         return BaseOutput(
-            {place: _leaf(given.maps_BDHW[place]) for place in places},
+            {
+                feature_index: _leaf(given.maps_BDHW[feature_index])
+                for feature_index in feature_indices
+            },
             _leaf(given.tokens_BND),
             _leaf(given.pooled_BD),
         )
@@ -215,14 +221,14 @@ def _numbers(parameters: Iterable[nn.Parameter]) -> int:
     return sum(parameter.numel() for parameter in parameters)
 
 
-def step_flops(ground: Ground, heads: Sequence[Candidate]) -> float:
+def step_flops(setup: TrainingSetup, heads: Sequence[Candidate]) -> float:
     """FLOPs (two a multiply-add) of the products and convolutions of a step with these heads.
 
     Counted on the meta device, as the step is without compiling.
     """
-    meta, side = torch.device("meta"), ground.plan.image_size
-    config = ground.config.model_copy(update={"compile": False})
-    counted = replace(ground, config=config, device=meta, autocast=False)
+    meta, side = torch.device("meta"), setup.plan.image_size
+    config = setup.config.model_copy(update={"compile": False})
+    counted = replace(setup, config=config, device=meta, autocast=False)
     trainer = counted.new_trainer(config.coupling)
     for head in heads:
         attach(trainer, counted, head)

@@ -9,7 +9,7 @@ from headsearch.training.objectives.dino import Dino
 from headsearch.training.objectives.ibot import Ibot
 from headsearch.training.objectives.mae import Mae
 from headsearch.training.objectives.mocov3 import MocoV3
-from headsearch.training.objectives.objective import Losses, Objective, Seen, Targets
+from headsearch.training.objectives.objective import Losses, Objective, StepOutputs, Targets
 from headsearch.training.objectives.simclr import SimClr
 from headsearch.training.objectives.simsiam import SimSiam
 from headsearch.training.objectives.vicreg import VicReg
@@ -47,7 +47,7 @@ __all__ = [
     "OBJECTIVES",
     "Losses",
     "Objective",
-    "Seen",
+    "StepOutputs",
     "Targets",
     "make_objective",
     "with_prototypes",

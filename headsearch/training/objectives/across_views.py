@@ -18,7 +18,7 @@ from headsearch.device import full_precision
 from headsearch.models.network import AttachedHead, Features, Network
 from headsearch.training import distributed
 from headsearch.training.objectives.layers import upcast
-from headsearch.training.objectives.objective import Objective, Seen
+from headsearch.training.objectives.objective import Objective, StepOutputs
 
 
 class AcrossViews(Objective):
@@ -46,19 +46,19 @@ class AcrossViews(Objective):
         Both come in float32 or better, and products run in it.
         """
 
-    def embedding_of_base(self, seen: Seen) -> Tensor:
+    def embedding_of_base(self, seen: StepOutputs) -> Tensor:
         return self.of_base(seen.student, seen.features.base.pooled_BD)
 
-    def toward(self, seen: Seen, name: str, embedding: Tensor) -> Tensor:
+    def toward(self, seen: StepOutputs, name: str, embedding: Tensor) -> Tensor:
         prediction = self.predict(seen.student, seen.student.heads[name], embedding)
         return self.swapped(prediction, seen.targets.of[name])
 
-    def own_of_head(self, seen: Seen, name: str) -> Tensor:
+    def own_of_head(self, seen: StepOutputs, name: str) -> Tensor:
         pooled_BD = seen.features.pooled_BD(name)
         prediction = self.of_head(seen.student, seen.student.heads[name], pooled_BD)
         return self.swapped(prediction, seen.targets.of[name])
 
-    def own_of_base(self, seen: Seen, embedding: Tensor) -> Tensor:
+    def own_of_base(self, seen: StepOutputs, embedding: Tensor) -> Tensor:
         prediction = self.predict(seen.student, None, embedding)
         return self.swapped(prediction, seen.targets.of[None])
 
@@ -72,7 +72,7 @@ class AcrossViews(Objective):
 
     def of_all(self, embeddings_BP: Tensor) -> Tensor:
         """What is to be compared: embeddings of the crops of all ranks, or this one's will do."""
-        return distributed.crops_of_all(embeddings_BP) if self.compares_images else embeddings_BP
+        return distributed.gather_crops(embeddings_BP) if self.compares_images else embeddings_BP
 
 
 def pooled_by_owner(network: Network, features: Features) -> dict[str | None, Tensor]:

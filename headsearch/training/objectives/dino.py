@@ -29,7 +29,7 @@ from headsearch.training import distributed
 from headsearch.training.objectives.across_views import AcrossViews, pooled_by_owner
 from headsearch.training.objectives.layers import mlp, upcast
 from headsearch.training.objectives.objective import Targets
-from headsearch.training.schedules import Moment, warm_up
+from headsearch.training.schedules import StepPosition, warm_up
 
 STUDENT_TEMPERATURE = 0.1
 TEACHER_TEMPERATURES = (0.04, 0.07)
@@ -98,7 +98,9 @@ class Dino(AcrossViews):
             logits_BP = upcast(projection_of_teacher(pooled_BD) @ prototypes_PZ.T)
             centre = cast(DinoProjection, projection_of_student).centre
             targets[owner] = F.softmax((logits_BP - centre) / temperature, dim=-1)
-            centre.lerp_(distributed.mean(logits_BP.mean(dim=0)), 1 - CENTRE_MOMENTUM)
+            centre.lerp_(
+                distributed.mean_over_processes(logits_BP.mean(dim=0)), 1 - CENTRE_MOMENTUM
+            )
         return Targets(targets)
 
     def of_head(self, network: Network, head: AttachedHead, pooled_BD: Tensor) -> Tensor:
@@ -114,11 +116,11 @@ class Dino(AcrossViews):
     def compare(self, prediction_BP: Tensor, target_BP: Tensor) -> Tensor:
         return cross_entropy(prediction_BP, target_BP).mean()
 
-    def temperature(self, moment: Moment) -> float:
-        return teacher_temperature(moment)
+    def temperature(self, position: StepPosition) -> float:
+        return teacher_temperature(position)
 
-    def adjust_gradients(self, student: Network, moment: Moment) -> None:
-        if moment.progress < PROTOTYPES_FROZEN:
+    def adjust_gradients(self, student: Network, position: StepPosition) -> None:
+        if position.progress < PROTOTYPES_FROZEN:
             cast(DinoBaseProjection, student.projection).prototypes_PZ.grad = None
 
     def prototypes_of(self, network: Network) -> Prototypes:
@@ -129,9 +131,9 @@ class Dino(AcrossViews):
         return Prototypes(logits, temperature=TEACHER_TEMPERATURES[1])
 
 
-def teacher_temperature(moment: Moment) -> float:
+def teacher_temperature(position: StepPosition) -> float:
     """The temperature of the teacher, which rises over the first half of the run."""
-    return warm_up(*TEACHER_TEMPERATURES, moment.progress, TEMPERATURE_WARM_UP)
+    return warm_up(*TEACHER_TEMPERATURES, position.progress, TEMPERATURE_WARM_UP)
 
 
 def cross_entropy(logits_P: Tensor, target_P: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from headsearch.training.objectives.dino import (
 )
 from headsearch.training.objectives.layers import upcast
 from headsearch.training.objectives.masks import block_masks, masked_mean
-from headsearch.training.objectives.objective import Seen, Targets
+from headsearch.training.objectives.objective import StepOutputs, Targets
 
 MASKED_CROPS = 0.5
 """The share of crops that are masked at all."""
@@ -87,13 +87,15 @@ class Ibot(Dino):
         logits_BNP = upcast(_patch_logits(teacher, features))
         centre = _projection(student).patch_centre
         patches_BNP = F.softmax((logits_BNP - centre) / temperature, dim=-1)
-        centre.lerp_(distributed.mean(logits_BNP.mean(dim=(0, 1))), 1 - CENTRE_MOMENTUM)
+        centre.lerp_(
+            distributed.mean_over_processes(logits_BNP.mean(dim=(0, 1))), 1 - CENTRE_MOMENTUM
+        )
         return Targets(of_images, patches_BNP)
 
-    def own_of_base(self, seen: Seen, embedding: Tensor) -> Tensor:
+    def own_of_base(self, seen: StepOutputs, embedding: Tensor) -> Tensor:
         return super().own_of_base(seen, embedding) + self.kept_of_base(seen)
 
-    def kept_of_base(self, seen: Seen) -> Tensor:
+    def kept_of_base(self, seen: StepOutputs) -> Tensor:
         assert seen.mask_BHW is not None
         assert seen.targets.patches is not None
         logits_BNP = upcast(_patch_logits(seen.student, seen.features))

@@ -30,7 +30,7 @@ from headsearch.models.bases import BaseOutput, BasePlan
 from headsearch.models.network import AttachedHead, Features, Network, tokens_of
 from headsearch.training.objectives.layers import upcast
 from headsearch.training.objectives.masks import block_masks, masked_mean
-from headsearch.training.objectives.objective import Objective, Seen, Targets
+from headsearch.training.objectives.objective import Objective, StepOutputs, Targets
 
 MASK_RATIO = 0.6
 """SimMIM's default, and its best range is 0.4 to 0.8 for its large patches (table 1 there)."""
@@ -96,26 +96,26 @@ class Mae(Objective):
         targets[None] = _normalised_patches(crops_BCSS, own.grid, own.patch)
         return Targets(targets)
 
-    def embedding_of_base(self, seen: Seen) -> Tensor:
+    def embedding_of_base(self, seen: StepOutputs) -> Tensor:
         return seen.features.base.tokens_BND
 
-    def toward(self, seen: Seen, name: str, embedding: Tensor) -> Tensor:
+    def toward(self, seen: StepOutputs, name: str, embedding: Tensor) -> Tensor:
         predicted_BND = _of_head(seen.student.heads[name]).base_map(embedding)
         return _masked_error(predicted_BND, seen.targets.of[name], seen, name)
 
-    def own_of_head(self, seen: Seen, name: str) -> Tensor:
+    def own_of_head(self, seen: StepOutputs, name: str) -> Tensor:
         tokens_BND = _on_last_grid(seen.student, seen.features, name)
         predicted_BNX = _of_head(seen.student.heads[name]).decoder(tokens_BND)
         return _masked_error(predicted_BNX, seen.by(name, _pixels(seen)), seen, name)
 
-    def own_of_base(self, seen: Seen, embedding: Tensor) -> Tensor:
+    def own_of_base(self, seen: StepOutputs, embedding: Tensor) -> Tensor:
         predicted_BNX = _of_base(seen.student).decoder(embedding)
         return _masked_error(predicted_BNX, _pixels(seen), seen)
 
     def summary_of_base(self, base: BaseOutput) -> Tensor:
         return base.tokens_BND.mean(dim=1)
 
-    def kept_of_base(self, seen: Seen) -> Tensor:
+    def kept_of_base(self, seen: StepOutputs) -> Tensor:
         return self.own_of_base(seen, self.embedding_of_base(seen))
 
 
@@ -127,13 +127,13 @@ def _of_head(head: AttachedHead) -> MaeHeadProjection:
     return cast(MaeHeadProjection, head.projection)
 
 
-def _pixels(seen: Seen) -> Tensor:
+def _pixels(seen: StepOutputs) -> Tensor:
     """The normalised pixels (2B, N, X) of all patches."""
     return seen.targets.of[None]
 
 
 def _masked_error(
-    predicted_BNX: Tensor, target_BNX: Tensor, seen: Seen, head: str | None = None
+    predicted_BNX: Tensor, target_BNX: Tensor, seen: StepOutputs, head: str | None = None
 ) -> Tensor:
     """The squared error where patches are masked, of the crops that a head sees, or of all."""
     assert seen.mask_BHW is not None
@@ -145,7 +145,7 @@ def _masked_error(
 def _on_last_grid(network: Network, features: Features, name: str) -> Tensor:
     """A head's tokens (2B, N, D) on the grid of the last map."""
     tokens_BND, grid = features.heads_BND[name], _of_base(network).grid
-    own_grid = features.base.maps_BDHW[network.heads[name].place].shape[-2:]
+    own_grid = features.base.maps_BDHW[network.heads[name].feature_index].shape[-2:]
     if tuple(own_grid) == grid:
         return tokens_BND
     map_BDHW = tokens_BND.transpose(1, 2).unflatten(2, own_grid)

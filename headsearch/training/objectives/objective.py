@@ -28,9 +28,9 @@ from torch import Tensor, nn
 
 from headsearch.evaluation.scores import Prototypes
 from headsearch.models.bases import BaseOutput, BasePlan
-from headsearch.models.head_batches import Shares
+from headsearch.models.head_batches import HeadBatches
 from headsearch.models.network import Features, Network
-from headsearch.training.schedules import Moment
+from headsearch.training.schedules import StepPosition
 
 
 class Targets(NamedTuple):
@@ -43,7 +43,7 @@ class Targets(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Seen:
+class StepOutputs:
     """What the student made of a step's crops, and what that is compared with."""
 
     student: Network
@@ -51,7 +51,7 @@ class Seen:
     targets: Targets
     mask_BHW: Tensor | None = None
     """The patches that the student did not see."""
-    shares: Shares | None = None
+    shares: HeadBatches | None = None
     """The crops that each head sees, where those are not all: its features and its targets are of
     them alone, while the base's, and the mask, are of all."""
 
@@ -132,33 +132,33 @@ class Objective(ABC):
         """
 
     @abstractmethod
-    def embedding_of_base(self, seen: Seen) -> Tensor:
+    def embedding_of_base(self, seen: StepOutputs) -> Tensor:
         """What the base's predictions are made from, once for all heads."""
 
     @abstractmethod
-    def toward(self, seen: Seen, name: str, embedding: Tensor) -> Tensor:
+    def toward(self, seen: StepOutputs, name: str, embedding: Tensor) -> Tensor:
         """ℓ(T_h(q), S_base(v)): what the base loses toward the output of the head `name`.
 
         `embedding` is `embedding_of_base`, of the crops that the head sees.
         """
 
     @abstractmethod
-    def own_of_head(self, seen: Seen, name: str) -> Tensor:
+    def own_of_head(self, seen: StepOutputs, name: str) -> Tensor:
         """ℓ_h: what the head `name` loses on its own."""
 
     @abstractmethod
-    def own_of_base(self, seen: Seen, embedding: Tensor) -> Tensor:
+    def own_of_base(self, seen: StepOutputs, embedding: Tensor) -> Tensor:
         """ℓ_base: what the base loses with no head to follow: the objective as it was published."""
 
-    def kept_of_base(self, seen: Seen) -> Tensor | None:
+    def kept_of_base(self, seen: StepOutputs) -> Tensor | None:
         """m_base: the part of its own loss that the base keeps beside a head's target."""
         return None
 
-    def temperature(self, moment: Moment) -> float:
+    def temperature(self, position: StepPosition) -> float:
         """The temperature of the teacher's softmax, for objectives that have one."""
         return 1.0
 
-    def adjust_gradients(self, student: Network, moment: Moment) -> None:  # noqa: B027
+    def adjust_gradients(self, student: Network, position: StepPosition) -> None:  # noqa: B027
         """Changes clipped gradients before the update, where the objective does."""
 
     def summary_of_base(self, base: BaseOutput) -> Tensor:
@@ -172,7 +172,7 @@ class Objective(ABC):
         """How the network sorts images into prototypes; None for objectives without any."""
         return None
 
-    def losses(self, seen: Seen) -> Losses:
+    def losses(self, seen: StepOutputs) -> Losses:
         """The base's loss and each head's."""
         student, names = seen.student, list(seen.student.heads)
         embedding = self.embedding_of_base(seen)

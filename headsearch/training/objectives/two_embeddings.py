@@ -22,7 +22,7 @@ from headsearch.models.bases import BasePlan
 from headsearch.models.network import AttachedHead, Features, Network
 from headsearch.training.objectives.across_views import AcrossViews
 from headsearch.training.objectives.layers import mlp, upcast
-from headsearch.training.objectives.objective import Seen, Targets
+from headsearch.training.objectives.objective import StepOutputs, Targets
 
 
 class EmbeddingProjection(nn.Module):
@@ -72,11 +72,11 @@ class TwoEmbeddings(AcrossViews):
         base_map = None if head is None else _of(head).base_map
         return embedding_BP if base_map is None else cast(Tensor, base_map(embedding_BP))
 
-    def own_of_head(self, seen: Seen, name: str) -> Tensor:
+    def own_of_head(self, seen: StepOutputs, name: str) -> Tensor:
         pooled_BD = seen.features.pooled_BD(name)
         return self._between_crops(self.of_head(seen.student, seen.student.heads[name], pooled_BD))
 
-    def own_of_base(self, seen: Seen, embedding: Tensor) -> Tensor:
+    def own_of_base(self, seen: StepOutputs, embedding: Tensor) -> Tensor:
         return self._between_crops(embedding)
 
     def _between_crops(self, embedding_BP: Tensor) -> Tensor:
