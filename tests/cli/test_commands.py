@@ -1,0 +1,390 @@
+"""The command line as a user meets it: in a terminal, in a pipe, and with wrong input."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from headsearch.config.settings import OF_SEARCH_ALONE, RunConfig
+from helpers.command_line import in_process
+
+HEADSEARCH = [sys.executable, "-c", "from headsearch.cli import main; main()"]
+SPACE = """families:
+  convnext: {depth: 1, kernel: 3}
+  poolformer: {depth: 1}
+  mixer: {depth: 1}
+controls: {identity: }
+"""
+TRAINING = [
+    "--base", "test_vit", "--image-size", "16", "--patch-size", "4", "--images", "96",
+    "--epochs", "2", "--batch-size", "32", "--rungs", "2", "--eval-images", "64",
+    "--bank-images", "64", "--threads", "1", "--device", "cpu",
+]  # fmt: skip
+TINY = [*TRAINING, "--min-keep", "1"]
+
+COMMANDS = ("run", "pretrain", "export", "space", "bench", "report", "plot")
+
+
+def headsearch(
+    *arguments: str, cwd: Path, timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*HEADSEARCH, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("workplace")
+    (folder / "tiny.yaml").write_text(SPACE)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def piped(workplace: Path) -> subprocess.CompletedProcess[str]:
+    return headsearch("run", "--space", "tiny.yaml", "--out", "runs/a", *TINY, cwd=workplace)
+
+
+def test_a_piped_run_prints_one_plain_line_a_rung_then_the_table_and_the_advice(
+    piped: subprocess.CompletedProcess[str],
+) -> None:
+    assert piped.returncode == 0, piped.stderr
+    assert piped.stderr == ""
+    assert "\x1b" not in piped.stdout
+    rungs = [line for line in piped.stdout.splitlines() if line.startswith("cohort 1 rung ")]
+    assert [line.split(" | ")[0] for line in rungs] == [f"cohort 1 rung {r}/2" for r in range(3)]
+    assert "4×4 map" in piped.stdout  # what was chosen
+    assert "images/s" in rungs[1]
+    for candidate in ("convnext-d1-k3", "poolformer-d1-p3", "mixer-d1", "identity"):
+        assert candidate in piped.stdout.split("Rank")[1]
+    assert "report: runs/a/report.html" in piped.stdout
+
+
+def test_a_run_directory_holds_what_it_promises(
+    piped: subprocess.CompletedProcess[str], workplace: Path
+) -> None:
+    found = {path.name for path in (workplace / "runs/a").iterdir()}
+    assert found >= {
+        "config.yaml", "study.db", "ranking.csv", "rungs.csv", "report.md", "report.html", "plots",
+    }  # fmt: skip
+    plots = {path.name for path in (workplace / "runs/a/plots").iterdir()}
+    assert {"discrepancy_accuracy.svg", "discrepancy_accuracy.png"} <= plots
+
+
+def test_report_and_plot_work_again_on_a_run(
+    piped: subprocess.CompletedProcess[str],
+    workplace: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(workplace)
+    (workplace / "runs/a/report.html").unlink()
+    code, out, _ = in_process(capsys, monkeypatch, "report", "runs/a")
+    assert code == 0
+    assert (workplace / "runs/a/report.html").is_file()
+    assert "report:" in out
+    code, out, _ = in_process(
+        capsys, monkeypatch, "plot", "runs/a", "--x", "params_m", "--y", "loss", "--out", "p.svg"
+    )
+    assert code == 0
+    assert (workplace / "p.svg").read_text().startswith("<?xml")
+
+
+def test_a_head_is_exported_and_the_base_pretrained_with_it(
+    piped: subprocess.CompletedProcess[str],
+    workplace: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(workplace)
+    code, out, _ = in_process(
+        capsys, monkeypatch, "export", "runs/a", "--head", "mixer-d1", "--out", "heads"
+    )
+    assert code == 0
+    assert "space: heads/mixer-d1.yaml" in out
+    assert "PyTorch: heads/mixer-d1.py" in out
+    assert (workplace / "heads/mixer-d1.py").is_file()
+    code, out, err = in_process(
+        capsys, monkeypatch,
+        "pretrain", "runs/a", "--head", "heads/mixer-d1.yaml", "--out", "runs/p", "--epochs", "1",
+    )  # fmt: skip
+    assert code == 0, err
+    lines = out.splitlines()
+    assert "\x1b" not in out
+    rungs = [line for line in lines if line.startswith("rung ")]
+    assert [line.split(" | ")[0] for line in rungs] == ["rung 0/2", "rung 1/2", "rung 2/2"]
+    assert "base k-NN" in rungs[1]
+    assert "loss" in rungs[1]
+    assert any("with the head mixer-d1" in line for line in lines)
+    assert lines[-1] == (
+        "  timm.create_model('test_vit', num_classes=0, img_size=16, patch_size=4, "
+        "checkpoint_path='runs/p/base.safetensors')"
+    )
+
+
+def test_ctrl_c_keeps_what_a_pretraining_has_done_and_says_how_it_goes_on(workplace: Path) -> None:
+    process = subprocess.Popen(
+        [*HEADSEARCH, "pretrain", "--head", "none", "--out", "runs/short", *TRAINING,
+         "--epochs", "4000", "--rungs", "1000"],
+        cwd=workplace, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    weights = workplace / "runs/short/base.safetensors"
+    while time.monotonic() < deadline and process.poll() is None and not weights.is_file():
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 130, err
+    assert out.splitlines()[-1] == (
+        "interrupted, with all that was done kept: headsearch resume runs/short goes on from here"
+    )
+    assert "checkpoint_path='runs/short/base.safetensors'" in out
+    assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["run", "--space", "tiny.yaml", "--out", "runs/live", *TINY],
+            ["Discrepancy", "images/s", "left", "rung 1/2", "pruned at rung 1", "report:"],
+        ),
+        (
+            ["pretrain", "--head", "mixer-d1", "--out", "runs/seen", *TRAINING],
+            ["step 3/6", "loss", "images/s", "left", "rung 2/2", "base k-NN"],
+        ),
+    ],
+    ids=["run", "pretrain"],
+)
+def test_a_terminal_sees_how_it_goes(
+    arguments: list[str], words: list[str], workplace: Path
+) -> None:
+    reader, writer = pty.openpty()
+    process = subprocess.Popen(
+        [*HEADSEARCH, *arguments],
+        cwd=workplace,
+        stdout=writer,
+        stderr=writer,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "110", "LINES": "40"},
+    )
+    os.close(writer)
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(reader, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not chunk:
+            break
+        shown += chunk
+    os.close(reader)
+    assert process.wait(timeout=60) == 0
+    text = shown.decode()
+    for word in words:
+        assert word in text, word
+
+
+def test_ctrl_c_keeps_what_was_scored_and_says_so(workplace: Path) -> None:
+    process = subprocess.Popen(
+        [*HEADSEARCH, "run", "--space", "tiny.yaml", "--out", "runs/stopped", *TINY,
+         "--epochs", "2000"],
+        cwd=workplace, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    table = workplace / "runs/stopped/rungs.csv"
+    while time.monotonic() < deadline and process.poll() is None:
+        if table.is_file() and len(table.read_text().splitlines()) > 1:
+            break
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 130, err
+    assert "interrupted" in out
+    assert "Traceback" not in out + err
+    assert (workplace / "runs/stopped/report.html").is_file()
+
+
+def test_the_help_shows_an_example_a_command_and_every_setting(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = in_process(capsys, monkeypatch, "--help")
+    assert code == 0
+    assert all(f" {command} " in out for command in COMMANDS)
+    for command in COMMANDS:
+        assert (
+            f"Example: headsearch {command}"
+            in in_process(capsys, monkeypatch, command, "--help")[1]
+        )
+    run_help = in_process(capsys, monkeypatch, "run", "--help")[1]
+    for setting in RunConfig.model_fields:
+        assert "--" + setting.replace("_", "-") in run_help
+
+
+def test_pretraining_has_a_flag_for_every_setting_that_means_something_to_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = in_process(capsys, monkeypatch, "pretrain", "--help")[1]
+    for setting in RunConfig.model_fields:
+        flag = "--" + setting.replace("_", "-") + " "
+        assert (flag in shown) == (setting not in OF_SEARCH_ALONE), flag
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_imports_nothing_heavy(command: str) -> None:
+    code = (
+        f"import sys; sys.argv = ['headsearch', '{command}', '--help']\n"
+        "from headsearch.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'timm', 'optuna', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_space_lists_candidates_with_their_cost(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = in_process(capsys, monkeypatch, "space", "heads.yaml", "--base", "vit_s")
+    assert code == 0
+    lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    assert "3.60" in lines["convnext-d3-k7-noshortcut"]
+    assert "control" in lines["identity"]
+    assert "Params (M)" in out
+    assert "GFLOPs" in out
+    _, out, _ = in_process(
+        capsys, monkeypatch, "space", "heads.yaml", "--base", "vit_t", "--base-args", "depth=6"
+    )
+    assert "depth 6" in out
+
+
+def write_images(folder: Path, count: int, *, classes: int) -> None:
+    from PIL import Image
+
+    for index in range(count):
+        target = folder / f"class{index % classes}" if classes else folder
+        target.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (index % 256, 0, 0)).save(target / f"{index}.png")
+
+
+BAD = {
+    "no space": (["--space", "none.yaml"], ["none.yaml", "no such file"]),
+    "near space": (["--space", "haeds"], ["did you mean"]),
+    "malformed space": (["--space", "malformed.yaml"], ["malformed.yaml:3"]),
+    "unknown family": (["--space", "family.yaml"], ["family.yaml:2", "did you mean 'convnext'"]),
+    "bad value": (["--space", "value.yaml"], ["value.yaml:2", "depth"]),
+    "unknown base": (["--base", "vit_ss"], ["unknown base 'vit_ss'", "did you mean"]),
+    "bad number": (["--epochs", "many"], ["--epochs", "'many'", "integer"]),
+    "out of bounds": (["--batch-size", "0"], ["--batch-size", "0"]),
+    "unknown flag": (["--epoch", "1"], ["--epoch", "--epochs"]),
+    "unknown budget": (["--budget", "quik"], ["did you mean 'quick'"]),
+    "empty folder": (["--data", "empty"], ["empty"]),
+    "no images": (["--data", "texts"], ["texts"]),
+    "one class": (["--data", "scenes", "--eval-data", "one"], ["one", "class"]),
+    "out exists": (["--out", "empty"], ["empty", "exists"]),
+    "no config": (["--config", "nothing.yaml"], ["nothing.yaml"]),
+    "unknown setting": (["--config", "setting.yaml"], ["setting.yaml:1", "'epochs'"]),
+    "infinite rate": (["--lr", "inf"], ["--lr", "inf"]),
+    "not a number": (["--eta", "nan"], ["--eta", "nan"]),
+    "infinite share": (["--eta", "inf"], ["--eta", "inf"]),
+    "huge seed": (["--seed", "9" * 23], ["--seed"]),
+    "many threads": (["--threads", "99999999999"], ["--threads"]),
+    "few eval images": (["--eval-images", "10"], ["--eval-images", "32"]),
+    "long name": (["--out", "x" * 300], ["name"]),
+    "below a file": (["--out", "setting.yaml/run"], ["setting.yaml"]),
+    "listed budget": (["--config", "budget.yaml"], ["budget.yaml:1"]),
+    "no cuda": (["--device", "cuda:7"], ["--device", "cuda:7"]),
+    "one image a head": (["--images-per-head", "1"], ["--images-per-head", "share", "'1'"]),
+    "no share": (["--images-per-head", "share", "--batch-size", "12"], ["share", "--cohort"]),
+    "too few steps": (["--rungs", "40"], ["steps", "40 rungs"]),
+}
+
+
+@pytest.fixture(scope="session")
+def bad_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "empty").mkdir()
+    (folder / "texts").mkdir()
+    for index in range(5):
+        (folder / "texts" / f"{index}.txt").write_text("no image")
+    write_images(folder / "one", 80, classes=1)
+    (folder / "malformed.yaml").write_text("families:\n  convnext: {depth: [1, 2\n")
+    (folder / "family.yaml").write_text("families:\n  convnxt: {depth: 1}\n")
+    (folder / "value.yaml").write_text("families:\n  convnext: {depth: lots}\n")
+    (folder / "budget.yaml").write_text("budget: [quick]\n")
+    (folder / "setting.yaml").write_text("epoch: 3\n")
+    (folder / "unranked").mkdir()
+    (folder / "unranked" / "config.yaml").write_text("base: test_vit\nimage_size: 32\n")
+    return folder
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_ends_in_one_clear_line_and_nothing_written(
+    case: str,
+    bad_place: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments, words = BAD[case]
+    monkeypatch.chdir(bad_place)
+    before = sorted(bad_place.rglob("*"))
+    code, _, err = in_process(capsys, monkeypatch, "run", *TINY, *arguments)
+    assert code == 2, err
+    assert err.startswith("headsearch: ")
+    assert err.count("\n") == 1
+    for word in words:
+        assert word in err
+    assert sorted(bad_place.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["report", "nowhere"], ["nowhere", "no such run directory"]),
+        (["report", "empty"], ["empty", "not a run directory"]),
+        (["plot", "empty"], ["not a run directory"]),
+        (["space", "family.yaml"], ["family.yaml:2"]),
+        (["space", "heads.yaml", "--base", "nothing_at_all"], ["unknown base"]),
+        (["rum"], ["rum"]),
+        (["pretrain", "nowhere"], ["nowhere", "no such run directory"]),
+        (["pretrain", "empty"], ["empty", "not a run directory"]),
+        (["pretrain", "unranked"], ["unranked has no ranking yet"]),
+        (["pretrain", "--base", "test_vit"], ["no head is named", "--head none"]),
+        (["pretrain", "--rank", "1"], ["--rank needs a RUN"]),
+        (["pretrain", "--head", "convnxt"], ["unknown head 'convnxt'", "did you mean 'convnext-"]),
+        (["pretrain", "--head", "mixer", "--lr", "0"], ["--lr"]),
+        (["pretrain", "--head", "mixer", "--out", "empty"], ["empty", "exists"]),
+        (["pretrain", "--head", "mixer", "--trials", "3"], ["--trials"]),
+        (["pretrain", "unranked", "--head", "mixer", "--config", "x.yaml"], ["--config"]),
+        (["export", "empty"], ["not a run directory"]),
+        (["export", "unranked"], ["unranked has no ranking yet"]),
+        (["export", "unranked", "--rank", "0"], ["--rank"]),
+    ],
+)
+def test_other_commands_refuse_bad_input_in_one_line_too(
+    arguments: list[str],
+    words: list[str],
+    bad_place: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(bad_place)
+    code, _, err = in_process(capsys, monkeypatch, *arguments)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert all(word in err for word in words), err

@@ -1,0 +1,682 @@
+"""What is left of a run after any end, and what becomes of it: always the same tables."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import pytest
+import torch
+from optuna.trial import TrialState
+
+import headsearch
+from headsearch.config.settings import resolve
+from headsearch.config.yaml_file import located
+from headsearch.errors import UserError
+from headsearch.models.space import read_space
+from headsearch.runs import snapshot
+from headsearch.runs.directory import claimed
+from headsearch.runs.run import read_run
+from headsearch.runs.snapshot import BEFORE, FOLDER, LATEST, Snapshot, read_snapshot, write_snapshot
+from headsearch.runs.tables import SOLO_COLUMNS
+from headsearch.study import proposals, state
+from headsearch.study.events import Advanced, Noted, Scored
+from headsearch.study.search import Search, resume_search
+from headsearch.study.setup import SearchSetup, prepare
+from headsearch.study.trials import Trials
+from headsearch.training.inputs import InMemoryInputs
+from headsearch.training.trainer import Trainer
+from helpers.changed_trainers import (
+    on_new_trainers,
+    with_a_base_that_diverges,
+    with_an_infinite_base,
+    with_memory_for,
+)
+from helpers.tiny_search import SPACE, begun, settings
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+SAMPLED = """
+families:
+  convnext: {depth: {low: 1, high: 2}, kernel: [3, 5, 7], mlp_ratio: {low: 1.0, high: 2.0}}
+  poolformer: {depth: {low: 1, high: 3}}
+controls:
+  identity:
+"""
+TABLES = ("rungs.csv", "scores.csv")
+
+
+def finish(search: Search) -> Path:
+    for _ in search.run():
+        pass
+    return search.run_directory
+
+
+def same(first: Path, second: Path) -> None:
+    """Byte for byte, but for how long a head's step took."""
+    for name in TABLES:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+    tables = [pd.read_csv(run / "ranking.csv", dtype=str) for run in (first, second)]
+    pd.testing.assert_frame_equal(*(table.drop(columns="step_ms") for table in tables))
+    states = [
+        {
+            trial.user_attrs["candidate"]: (trial.state, trial.intermediate_values, trial.values)
+            for trial in study(run).trials
+            if "cohort" in trial.user_attrs
+        }
+        for run in (first, second)
+    ]
+    assert states[0] == states[1]
+    facts = [read_run(run).facts for run in (first, second)]
+    for of in ("status", "cost_base_equivalents", "solo_equivalents", "baselines"):
+        assert facts[0][of] == pytest.approx(facts[1][of]), of
+
+
+def study(run: Path) -> optuna.Study:
+    name = str(read_run(run).config["study_name"])
+    return optuna.load_study(study_name=name, storage=f"sqlite:///{run / 'study.db'}")
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "enumerated": {},
+    "observe": {"coupling": "observe", "epochs": 2, "rungs": 2},
+    "sampled": {"space": SAMPLED, "trials": 6, "cohort": 3, "rungs": 2, "epochs": 2},
+    "two seeds": {"seeds": 2, "epochs": 2, "rungs": 2},
+    "with a teacher": {"objective": "ibot", "epochs": 2, "rungs": 2},
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The run directory of a case that nothing interrupted."""
+
+    @cache
+    def uninterrupted(case: str) -> Path:
+        folder = tmp_path_factory.mktemp("whole")
+        return finish(Search(begun(folder, "run", **CASES[case])))
+
+    return uninterrupted
+
+
+def test_a_search_that_is_stopped_again_and_again_ends_as_if_it_never_was(
+    case: str, whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Stopped in the midst of rungs, at rungs and between cohorts, closed or told to stop."""
+    search, stops = Search(begun(tmp_path, "stopped", **CASES[case])), 0
+    while True:
+        events = search.run()
+        for seen, event in enumerate(events, 1):
+            if seen == 1 + stops % 3:
+                if stops % 2:
+                    search.stop.set()
+                else:
+                    events.close()
+                    break
+            assert isinstance(event, Advanced | Scored)
+        if read_run(search.run_directory).facts["status"] == "complete":
+            break
+        stops += 1
+        search = resume_search(read_run(search.run_directory))
+    assert stops > 3
+    same(whole(case), search.run_directory)
+
+
+def test_told_to_stop_it_stops_after_the_step_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = 0
+
+    def counted(trainer: Trainer, seed: int) -> None:
+        taken = trainer.step
+
+        def one(*arguments: Any) -> None:
+            nonlocal step
+            taken(*arguments)
+            step += 1
+            if step == 3:
+                search.stop.set()
+
+        trainer.step = one  # type: ignore[method-assign]
+
+    on_new_trainers(monkeypatch, counted)
+    search = Search(begun(tmp_path, "run", epochs=8, rungs=1))
+    finish(search)
+    assert step == 3
+    left = read_snapshot(search.run_directory)
+    assert left is not None
+    assert left.record["steps"] == {"0": 3}
+    assert read_run(search.run_directory).facts["status"] == "interrupted"
+
+
+def killed_after(directory: Path, prepared: SearchSetup | None, seconds: float) -> bool:
+    """Searches or goes on in a process of its own, SIGKILLed after a while; whether it was.
+
+    It is forked, so that nothing is imported anew and the moments are those of the search.
+    """
+    fork = multiprocessing.get_context("fork")
+
+    def work() -> None:
+        torch.set_num_threads(1)
+        if prepared is not None and not (directory / "config.yaml").exists():
+            finish(Search(prepared))
+        else:
+            finish(resume_search(read_run(directory)))
+
+    child = fork.Process(target=work)
+    child.start()
+    child.join(seconds)
+    killed = child.is_alive()
+    if killed:
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    assert killed or child.exitcode == 0
+    return killed
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("case", ["enumerated", "sampled"], indirect=True)
+def test_a_search_killed_at_random_moments_ends_as_if_it_never_was(
+    case: str, whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """SIGKILL, over 20 times in both cases together, in the midst of whatever it writes."""
+    dice = random.Random(case)
+    prepared, directory = begun(tmp_path, "killed", **CASES[case]), tmp_path / "killed"
+    kills, started = 0, time.monotonic()
+    while killed_after(directory, prepared, dice.uniform(0.1, 1.2) if kills < 12 else 600):
+        if (directory / "config.yaml").exists():
+            kills += 1
+        assert time.monotonic() - started < 600
+    assert kills >= 12
+    same(whole(case), directory)
+
+
+def test_what_a_pruner_that_remembers_has_said_still_holds(tmp_path: Path) -> None:
+    """Successive halving answers otherwise when it is asked twice about a rung."""
+    changes = {
+        "pruner": "successive-halving", "epochs": 2, "rungs": 2, "min_keep": 1, "cohort": 8,
+    }  # fmt: skip
+    whole = finish(Search(begun(tmp_path, "whole", **changes)))
+    ranking = read_run(whole).ranking
+    assert ((ranking["state"] == "pruned") & (ranking["rungs"] == 1)).any()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            "headsearch.study.search.state.write_snapshot", power_cut_at(2, write_snapshot)
+        )
+        with pytest.raises(PowerCut):
+            finish(Search(begun(tmp_path, "cut", **changes)))
+    same(whole, finish(resume_search(read_run(tmp_path / "cut"))))
+
+
+def power_cut_at(call: int, real: Callable[..., Any], after: bool = False) -> Callable[..., Any]:
+    calls = 0
+
+    def cut(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call and not after:
+            raise PowerCut
+        result = real(*arguments, **options)
+        if calls == call:
+            raise PowerCut
+        return result
+
+    return cut
+
+
+@pytest.mark.parametrize("lost", ["nothing", "the latest", "both"])
+def test_a_run_whose_snapshots_are_lost_goes_on_from_what_is_left(
+    lost: str, tmp_path: Path, whole: Callable[[str], Path]
+) -> None:
+    """From the one before, though the study has been told of heads that it still trains."""
+    search = Search(begun(tmp_path, "run"))
+    events = search.run()
+    for event in events:
+        if isinstance(event, Scored) and event.rung == 2:
+            events.close()
+            break
+    folder = search.run_directory / FOLDER
+    for name in {"nothing": [], "the latest": [LATEST], "both": [LATEST, BEFORE]}[lost]:
+        (folder / name).write_bytes((folder / name).read_bytes()[:100])
+    found = finish(resume_search(read_run(search.run_directory)))
+    assert (found / "rungs.csv").read_bytes() == (whole("enumerated") / "rungs.csv").read_bytes()
+
+
+def test_gains_that_were_verified_while_a_search_was_interrupted_stay(tmp_path: Path) -> None:
+    search = Search(begun(tmp_path, "run", epochs=2, rungs=2))
+    for event in search.run():
+        if isinstance(event, Scored):
+            break
+    solo = {"family": "", "seed": 0, "choose_knn": 0.4, "choose_linear": 0.4}
+    rows = [
+        {**solo, "candidate": "none", "family": "none", "base_knn": 0.4, "base_linear": 0.5},
+        {**solo, "candidate": "mixer-d1", "family": "mixer", "base_knn": 0.45, "base_linear": 0.55},
+    ]
+    pd.DataFrame(rows)[list(SOLO_COLUMNS)].to_csv(search.run_directory / "solo.csv", index=False)
+    found = read_run(finish(resume_search(read_run(search.run_directory)))).ranking
+    gains = found.set_index("candidate")["gain"]
+    assert gains["mixer-d1"] == pytest.approx(0.05)
+    assert gains.drop("mixer-d1").isna().all()
+    assert set(found["state"]) == {"complete", "pruned"}
+
+
+@pytest.mark.parametrize("content", [None, b"no database"])
+def test_a_study_that_is_gone_is_told_in_a_line(tmp_path: Path, content: bytes | None) -> None:
+    search = Search(begun(tmp_path, "run", epochs=2, rungs=2))
+    events = search.run()
+    for event in events:
+        if isinstance(event, Scored):
+            events.close()
+            break
+    file = search.run_directory / "study.db"
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=r"its study cannot be opened .*search again"):
+        resume_search(read_run(search.run_directory))
+
+
+def test_a_cohort_that_came_up_short_takes_in_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, found = proposals._ask, 0
+
+    def three(*arguments: Any) -> Any:
+        nonlocal found
+        found += 1
+        return real(*arguments) if found <= 3 else None
+
+    monkeypatch.setattr(proposals, "_ask", three)
+    changes = {**CASES["sampled"], "cohort": 6}
+    search = Search(begun(tmp_path, "run", **changes))
+    events = search.run()
+    next(events)
+    events.close()
+    monkeypatch.setattr(proposals, "_ask", real)
+    done = finish(resume_search(read_run(search.run_directory)))
+    assert len(read_run(done).ranking) == 3
+
+
+def test_a_search_of_objects_goes_on_where_they_are_given_again(tmp_path: Path) -> None:
+    space = {"families": {"mixer": {"depth": 1}, "poolformer": {"depth": 1}}}
+    flags = {name: value for name, value in settings(tmp_path).items() if name != "space"}
+    prepared = prepare(
+        resolve({**flags, "out": tmp_path / "run"}),
+        inputs=InMemoryInputs(space=read_space(located(space, "space"), "space")),
+    )
+    events = Search(prepared).run()
+    next(events)
+    events.close()
+    with pytest.raises(UserError, match=r"its space was given in Python; give it again there"):
+        headsearch.resume(tmp_path / "run")
+    done = headsearch.resume(tmp_path / "run", space=space, progress=False)
+    assert done.run.facts["status"] == "complete"
+    assert headsearch.resume(done).run is done.run
+
+
+class PowerCut(BaseException):
+    """The end of a process, at a place of the test's choosing."""
+
+
+WRITES = {
+    "before the snapshot is written": ("headsearch.study.search.state.write_snapshot", False),
+    "right after it": ("headsearch.study.search.state.write_snapshot", True),
+    "before Optuna is told": ("optuna.Study.tell", False),
+    "in the midst of telling": ("optuna.Study.tell", True),
+    "before a report": ("optuna.Trial.report", False),
+    "in the midst of the reports": ("optuna.Trial.report", True),
+    "before a trial is asked for": ("optuna.Study.ask", False),
+    "in the midst of asking": ("optuna.Study.ask", True),
+    "while a trial is described": ("optuna.Trial.set_user_attr", True),
+    "before the tables are written": ("headsearch.study.search.leaderboard.Ledger.write", False),
+}
+
+
+@pytest.mark.parametrize("where", WRITES)
+@pytest.mark.parametrize("time_of_call", [1, 4])
+def test_study_and_snapshot_agree_wherever_the_power_goes(
+    where: str,
+    time_of_call: int,
+    whole: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target, after = WRITES[where]
+    module, _, name = target.rpartition(".")
+    owner = pytest.importorskip(module) if module == "headsearch.study.search.state" else None
+    if owner is None:
+        package, _, holder = module.rpartition(".")
+        owner = getattr(pytest.importorskip(package), holder)
+    prepared = begun(tmp_path, "cut", **CASES["sampled"])
+    with monkeypatch.context() as patched:
+        cut = power_cut_at(time_of_call, getattr(owner, name), after)
+        patched.setattr(owner, name, cut)
+        with pytest.raises(PowerCut):
+            finish(Search(prepared))
+    again = finish(resume_search(read_run(tmp_path / "cut")))
+    same(whole("sampled"), again)
+    left = [trial for trial in study(again).trials if not trial.state.is_finished()]
+    assert [trial for trial in left if trial.state == TrialState.RUNNING] == []
+
+
+def test_a_snapshot_that_is_not_whole_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    for number in range(3):
+        write_snapshot(tmp_path, Snapshot({"x": torch.full((4,), number)}, {"number": number}))
+    latest = tmp_path / FOLDER / LATEST
+    found = read_snapshot(tmp_path)
+    assert found is not None
+    assert found.record["number"] == 2
+    latest.write_bytes(latest.read_bytes()[:20])
+    before = read_snapshot(tmp_path)
+    assert before is not None
+    assert before.record["number"] == 1
+    assert torch.equal(before.tensors["x"], torch.full((4,), 1))
+    (tmp_path / FOLDER / BEFORE).write_bytes(b"")
+    assert read_snapshot(tmp_path) is None
+
+
+def test_a_write_that_fails_leaves_the_snapshot_that_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_snapshot(tmp_path, Snapshot({"x": torch.zeros(4)}, {"number": 1}))
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("headsearch.runs.snapshot.save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        write_snapshot(tmp_path, Snapshot({"x": torch.ones(4)}, {"number": 2}))
+    found = read_snapshot(tmp_path)
+    assert found is not None
+    assert found.record["number"] == 1
+
+
+def test_what_a_run_began_with_must_still_hold(tmp_path: Path) -> None:
+    prepared = begun(tmp_path, "run", epochs=2, rungs=2)
+    events = Search(prepared).run()
+    next(events)
+    events.close()
+    (tmp_path / "space.yaml").write_text(SPACE.replace("mixer: {depth: [1, 2]}", "resmlp: {}"))
+    with pytest.raises(UserError, match="space has changed since the run began: it cannot"):
+        resume_search(read_run(tmp_path / "run"))
+
+
+def test_a_run_whose_base_diverged_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_new_trainers(monkeypatch, with_an_infinite_base)
+    search = Search(begun(tmp_path, "run", lr=99, weight_decay=99, epochs=2, rungs=2))
+    with pytest.raises(UserError, match="diverged"):
+        finish(search)
+    with pytest.raises(UserError, match="its base diverged; search again with a lower --lr"):
+        resume_search(read_run(tmp_path / "run"))
+
+
+# a base that diverges, and memory that runs out ---------------------------------------------------
+
+DIVERGING: dict[str, Any] = {
+    "space": "families:\n  mixer: {}\n  poolformer: {}\n  resmlp: {}\ncontrols:\n  identity:\n",
+    "images": 48, "batch_size": 16, "epochs": 3, "rungs": 2, "cohort": 8, "lr": 1e-3,
+    "min_keep": 2, "eval_images": 32, "bank_images": 32,
+}  # fmt: skip
+"""Nine steps, rung 1 after the fourth."""
+
+
+def changed_diverging(trainer: Trainer, seed: int) -> None:
+    """Just before the base diverges, a head does, which is back after the first roll-back to the
+    rung; the second one goes to the first weights."""
+    with_a_base_that_diverges(6, 4e-4, after="identity")(trainer, seed)
+
+
+def changed_small(trainer: Trainer, seed: int) -> None:
+    """After the first rung, memory for two heads; and a base that diverges thereafter, once."""
+    with_memory_for(2, begin=5)(trainer, seed)
+    with_a_base_that_diverges(6, 7e-4)(trainer, seed)
+
+
+TROUBLES = {"diverging": changed_diverging, "diverging in little memory": changed_small}
+
+
+@pytest.fixture(params=TROUBLES)
+def trouble(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    on_new_trainers(monkeypatch, TROUBLES[request.param])
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def troubled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The run directory of a search in trouble that nothing interrupted."""
+
+    @cache
+    def uninterrupted(trouble: str) -> Path:
+        found = Search(begun(tmp_path_factory.mktemp("whole"), "run", **DIVERGING))
+        return finish(found)
+
+    return uninterrupted
+
+
+def test_what_befell_the_searches_in_trouble(trouble: str, troubled: Callable[[str], Path]) -> None:
+    found = read_run(troubled(trouble))
+    backs = [(one["cohort"], one["back_to"]) for one in found.facts["lowered"]]
+    splits = [tuple(one["parts"]) for one in found.facts["splits"]]
+    alone = [(0, 4), (0, 0)], []
+    assert (backs, splits) == (alone if trouble == "diverging" else ([(1, 4)], [(2, 1)]))
+    assert set(found.ranking["state"]) == {"complete", "pruned"}
+
+
+def test_a_search_in_trouble_that_is_stopped_again_and_again_ends_as_if_it_never_was(
+    trouble: str, troubled: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """At every event: after steps that do not count, after a head has gone, at the news itself."""
+    search, said, stops = Search(begun(tmp_path, "stopped", **DIVERGING)), [], 0
+    while not search.complete:
+        events = search.run()
+        for event in events:
+            said += [event.text] if isinstance(event, Noted) else []
+            stops += 1
+            if stops % 2:
+                events.close()
+            else:
+                search.stop.set()
+        if not search.complete:
+            search = resume_search(read_run(search.run_directory))
+    assert len(said) == 2
+    assert set(said) <= set(search.notes)
+    same(troubled(trouble), search.run_directory)
+
+
+CUTS: dict[str, tuple[Any, str, bool]] = {
+    "before a snapshot": (state, "write_snapshot", False),
+    "after it": (state, "write_snapshot", True),
+    "in its midst": (snapshot, "_link", True),
+    "before Optuna is told": (Trials, "tell", False),
+    "before it is told of cohorts": (Trials, "group", False),
+}
+
+
+@pytest.mark.parametrize("cuts", [["in its midst"], [*CUTS]], ids=["one kind", "all kinds"])
+def test_setbacks_are_met_once_wherever_the_power_goes(
+    cuts: list[str], trouble: str, troubled: Callable[[str], Path], tmp_path: Path
+) -> None:
+    done = cut_again_and_again(Search(begun(tmp_path, "cut", **DIVERGING)), cuts)
+    same(troubled(trouble), done)
+
+
+def test_a_split_holds_where_there_is_more_memory(
+    tmp_path: Path, troubled: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gone on with elsewhere, right after it, the same heads train together."""
+    with monkeypatch.context() as patched:
+        on_new_trainers(patched, changed_small)
+        search = Search(begun(tmp_path, "run", **DIVERGING))
+        events = search.run()
+        for event in events:
+            if isinstance(event, Noted):
+                events.close()
+        whole = troubled("diverging in little memory")
+    on_new_trainers(monkeypatch, with_a_base_that_diverges(6, 7e-4))
+    same(whole, finish(resume_search(read_run(search.run_directory))))
+
+
+@pytest.mark.parametrize("lost", ["all snapshots", "the latest"])
+def test_no_head_is_lost_with_a_snapshot_after_a_split(
+    lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The study knows of cohorts that the run does not any more."""
+    changes = {**DIVERGING, "cohort": 3, "pruner": "none"}
+    on_new_trainers(monkeypatch, with_memory_for(1))
+    search = Search(begun(tmp_path, "run", **changes))
+    splits = 0
+    events = search.run()
+    for event in events:
+        splits += isinstance(event, Noted)
+        if splits == 2:
+            events.close()
+    folder = search.run_directory / FOLDER
+    for file in folder.iterdir():
+        if lost == "all snapshots" or file.name == LATEST:
+            file.write_bytes(b"cut short")
+    finish(resume_search(read_run(search.run_directory)))
+    whole = finish(Search(begun(tmp_path, "whole", **changes)))
+    found, expected = read_run(search.run_directory), read_run(whole)
+    assert set(found.ranking["candidate"]) == set(expected.ranking["candidate"])
+    assert set(found.ranking["state"]) == {"complete"}
+    cohorts = {t.number: t.user_attrs["cohort"] for t in study(found.path).trials}
+    names = {t.user_attrs["candidate"]: t.number for t in study(found.path).trials}
+    for row in found.ranking.itertuples():
+        assert cohorts[names[row.candidate]] == row.cohort
+
+
+def cut_again_and_again(search: Search, cuts: list[str]) -> Path:
+    """Finishes a search in as many goes as it takes, each but the last cut short somewhere."""
+    dice = random.Random(0)
+    for number in range(100):
+        owner, write, after = CUTS[cuts[number % len(cuts)]]
+        with pytest.MonkeyPatch.context() as patched:
+            cut = power_cut_at(dice.randint(1, 4), getattr(owner, write), after)
+            patched.setattr(owner, write, cut)
+            try:
+                return finish(search)
+            except PowerCut:
+                pass
+        search = resume_search(read_run(search.run_directory))
+    raise AssertionError("it gets nowhere")
+
+
+# one at a time, and from the first second ---------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_second_process_is_told_who_holds_the_run(tmp_path: Path) -> None:
+    prepared = begun(tmp_path, "run", epochs=2, rungs=2)
+
+    def hold_on() -> None:
+        events = Search(prepared).run()
+        next(events)
+        time.sleep(600)
+        events.close()
+
+    child = multiprocessing.get_context("fork").Process(target=hold_on, daemon=True)
+    child.start()
+    while not (tmp_path / "run" / FOLDER / LATEST).exists():
+        assert child.is_alive()
+        time.sleep(0.05)
+    with pytest.raises(UserError, match=rf"run is held by process {child.pid} on .* since 2"):
+        resume_search(read_run(tmp_path / "run"))
+    child.kill()
+    child.join()
+    finish(resume_search(read_run(tmp_path / "run")))
+
+
+def test_what_a_dead_process_held_is_free(tmp_path: Path) -> None:
+    prepared = begun(tmp_path, "run", epochs=2, rungs=2)
+    assert killed_after(tmp_path / "run", prepared, 1.0)
+    finish(resume_search(read_run(tmp_path / "run")))
+
+
+def test_a_run_can_be_gone_on_with_from_its_first_second(tmp_path: Path) -> None:
+    flags = settings(tmp_path, out=tmp_path / "run", epochs=2, rungs=2)
+    with claimed(resolve(flags), flags) as directory:
+        pass  # and here the power goes, before anything is opened
+    assert {file.name for file in directory.iterdir()} == {"config.yaml", ".lock", ".holder"}
+    assert read_run(directory).ranking.empty
+    again = finish(resume_search(read_run(directory)))
+    same(finish(Search(begun(tmp_path, "whole", epochs=2, rungs=2))), again)
+
+
+def test_settings_that_cannot_be_used_leave_nothing(tmp_path: Path) -> None:
+    flags = settings(tmp_path, out=tmp_path / "new" / "run")
+    with pytest.raises(UserError, match="no such base"), claimed(resolve(flags), flags):
+        raise UserError("no such base")
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_was_not_asked_for_is_left_for_the_device_to_decide(tmp_path: Path) -> None:
+    """A run claimed before its device is known must not go on with another device's budget."""
+    with claimed(resolve({"out": tmp_path / "run", "lr": "1e-3"}), {"lr": "1e-3"}) as directory:
+        pass
+    on_gpu = resolve({}, directory / "config.yaml", accelerator=True)
+    assert (on_gpu.budget, on_gpu.lr) == ("standard", 1e-3)
+
+
+def test_a_full_disk_ends_the_run_with_a_line_and_keeps_the_snapshot(
+    tmp_path: Path, whole: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = Search(begun(tmp_path, "run"))
+    real, calls = snapshot.save_file, 0
+
+    def full(*arguments: Any, **options: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 2:
+            raise OSError(28, "No space left on device")
+        real(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(snapshot, "save_file", full)
+        with pytest.raises(UserError, match=r"cannot write: No space left .* headsearch resume"):
+            finish(search)
+    same(whole("enumerated"), finish(resume_search(read_run(tmp_path / "run"))))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_command_in_order_and_resume_finishes_it(
+    number: signal.Signals, tmp_path: Path, whole: Callable[[str], Path]
+) -> None:
+    flags = settings(tmp_path, **CASES["enumerated"])
+    command = [sys.executable, "-m", "headsearch", "run", "--out", str(tmp_path / "run")]
+    for name, value in flags.items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert running.stdout is not None
+    for line in running.stdout:
+        if "rung 1/3" in line:
+            running.send_signal(number)
+            break
+    said = running.stdout.read()
+    assert running.wait() == 128 + number, said
+    assert f"headsearch resume {tmp_path / 'run'} goes on from here" in said
+    assert "Traceback" not in said
+    for expected in ("complete", "there is nothing to resume"):
+        again = subprocess.run(
+            [sys.executable, "-m", "headsearch", "resume", str(tmp_path / "run")],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert expected in again.stdout
+    same(whole("enumerated"), tmp_path / "run")
