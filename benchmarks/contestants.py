@@ -22,7 +22,7 @@ from plain_loops import PlainLoop, Setting, TunedLoop
 from torch import Tensor, nn
 
 from headsearch.config.settings import resolve
-from headsearch.data.loader import batches
+from headsearch.data.loader import Loader
 from headsearch.device import synchronize
 from headsearch.training.environment import keep_freed_memory
 from headsearch.training.schedules import StepPosition
@@ -131,7 +131,8 @@ def _headsearch(task: Task, now: Clock) -> Turn:
         trainer.step(crops, MOMENT)
 
     def data() -> Iterator[Tensor]:
-        return batches(setup.data.train, setup.config, range(DATA_STEPS + 1), setup.device)
+        loader = Loader(setup.data.train, setup.config, setup.device)
+        return map(loader.crops, range(DATA_STEPS + 1))
 
     return _turn(task, step, data, now)
 

@@ -47,8 +47,7 @@ def predicted(settings: dict[str, Any]) -> dict[str, float]:
 def measured(settings: dict[str, Any]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         search = Search(prepare(resolve_here({**settings, "out": Path(folder) / "run"})))
-        for _ in search.run():
-            pass
+        search.run()
         seconds = search.state.facts["wall_s"]
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {"seconds": seconds, "mb": int(status["VmHWM"].split()[0]) * 1024 / 1e6}

@@ -20,7 +20,7 @@ from headsearch.models.space import Candidate
 from headsearch.pretraining.solo import check_stats
 from headsearch.runs.tables import write_table
 from headsearch.study.setup import SearchSetup, prepare
-from headsearch.training.loop import train
+from headsearch.training.loop import train_window, window_from
 from headsearch.training.setup import attach
 from headsearch.training.trainer import Trainer
 
@@ -93,7 +93,10 @@ def finish(
 
 
 def run_through(trainer: Trainer, prepared: SearchSetup, first: int, last: int) -> None:
-    for progress in train(trainer, prepared.data.train, prepared.config, first, last):
+    loader = prepared.new_loader()
+    while first < last:
+        progress = train_window(trainer, loader, window_from(first, last))
+        first = progress.step
         assert progress.stats is not None
         check_stats(progress.stats, prepared.config.lr)
 

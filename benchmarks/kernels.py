@@ -25,7 +25,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from headsearch.data.image.store import ImagesInMemory
-from headsearch.data.loader import batches
+from headsearch.data.loader import Loader
 from headsearch.device import synchronize
 from headsearch.study.profiling.benchmark_setup import bench_heads, bench_settings, prepare_bench
 from headsearch.study.profiling.step_profiler import MIDDLE, product_rate, seconds_of, step_flops
@@ -119,7 +119,9 @@ def seconds_with_data(trainer: Trainer, prepared: SearchSetup) -> float:
     images = ImagesInMemory("noise", pixels, None, ())
     longer = config.model_copy(update={"epochs": WITH_DATA})
     started = 0.0
-    for number, views in enumerate(batches(images, longer, range(WITH_DATA), device)):
+    loader = Loader(images, longer, device)
+    for number in range(WITH_DATA):
+        views = loader.crops(number)
         if number == 2:
             synchronize(device)
             started = time.perf_counter()

@@ -36,7 +36,7 @@ import torch
 from contestants import BASES, CONTESTANTS, MOMENT, Task, ground_of, serve
 from plain_loops import Setting
 
-from headsearch.data.loader import batches
+from headsearch.data.loader import Loader
 from headsearch.training.objectives.dino import teacher_temperature
 from headsearch.training.schedules import learning_rate, teacher_momentum
 
@@ -156,7 +156,7 @@ def task_of(case: tuple[str, str, str], arguments: argparse.Namespace, *, with_d
         dict(setup.plan.arguments),
         fused_attention=arguments.attention == "fused",
         batch_size=config.batch_size,
-        crops=None if with_data else next(batches(images, config, [0], setup.device)).cpu(),
+        crops=None if with_data else Loader(images, config, setup.device).crops(0).cpu(),
         pixels=images.batch(torch.arange(len(images))).permute(0, 2, 3, 1).numpy(),
     )
 

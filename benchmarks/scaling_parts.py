@@ -276,8 +276,7 @@ def committed() -> list[dict[str, Any]]:
                 "out": Path(folder) / "run",
             }  # fmt: skip
             search = Search(prepare(resolve_here(settings)))
-            for _ in search.run():
-                pass
+            search.run()
             storage = optuna.storages.InMemoryStorage()
             queue = Tasks.create(storage, "study", [Task("cohort 1", "cohort")])
             claim = queue.claim("a worker")

@@ -12,95 +12,44 @@ with them is told by `headsearch.UserError`.
 
 from __future__ import annotations
 
-import html
-import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, overload
 
-import optuna
 import pandas as pd
-from rich.console import Console
 from torch import nn
 
 from headsearch import torchrun
-from headsearch.boards import events_of
 from headsearch.config.settings import RunConfig
-from headsearch.config.yaml_file import located
-from headsearch.data import DatasetSource, Source
-from headsearch.data.image.skipped import listed_where_too_many
 from headsearch.errors import UserError, unknown
 from headsearch.models.bases import base_arguments, plan_base, plan_module
-from headsearch.models.space import Space, find_space, load_space, read_space
-from headsearch.pretraining.display import show_pretraining, show_verification
+from headsearch.models.space import Space, as_space
+from headsearch.pretraining import session as sessions
 from headsearch.pretraining.export import Exported, export_from
-from headsearch.pretraining.run import Pretrained, Pretraining, has_ended
-from headsearch.pretraining.setup import PretrainingSetup, prepare_again, prepare_pretraining
-from headsearch.pretraining.solo import SoloRun
+from headsearch.pretraining.run import Pretrained, Pretraining
+from headsearch.pretraining.run import has_ended as pretraining_has_ended
+from headsearch.pretraining.setup import prepare_pretraining
 from headsearch.pretraining.verification import Verification
-from headsearch.report import Table, advice, plot_columns, ranking_table, verdict, write_report
-from headsearch.report.console import HarmlessConsole, print_notes
+from headsearch.report import write_report
+from headsearch.report.result import RunView
+from headsearch.report.session import console_for
 from headsearch.report.statistics.calibration import calibrate_runs
-from headsearch.report.statistics.gains import verified
-from headsearch.runs.run import Run, read_run
-from headsearch.runs.signals import stops_heard
-from headsearch.runs.tables import ranked
-from headsearch.study.display import show
-from headsearch.study.followers import follow
-from headsearch.study.search import Search, prepared_again
-from headsearch.study.setup import SearchSetup, prepare
+from headsearch.runs.run import is_pretraining, read_run
+from headsearch.study.session import resume_search, run_search
 from headsearch.training import distributed
-from headsearch.training.environment import resolve_here
-from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
-
-_Running = TypeVar("_Running", Search, Pretraining)
+from headsearch.training.inputs import NO_INPUTS, InMemoryInputs, inputs_from
 
 
 @dataclass(frozen=True, repr=False)
-class Result:
-    """A search, finished or not, read from its run directory."""
+class Result(RunView):
+    """A search, finished or not, read from its run directory.
 
-    run: Run
+    Attributes:
+        inputs: the objects that the search was given in Python, which no file holds.
+    """
+
     inputs: InMemoryInputs = field(default=NO_INPUTS)
-    """What the search was given as objects, which no file holds."""
-
-    @property
-    def run_directory(self) -> Path:
-        return self.run.path
-
-    @property
-    def ranking(self) -> pd.DataFrame:
-        """ranking.csv: a row a candidate, best first."""
-        return self.run.ranking.copy()
-
-    @property
-    def rungs(self) -> pd.DataFrame:
-        """rungs.csv: a row a candidate and rung."""
-        return self.run.rungs.copy()
-
-    @property
-    def best(self) -> str | None:
-        """The first-ranked candidate that is no control and did not collapse or fail, if any."""
-        rows = ranked(self.run.ranking)
-        return next((row.candidate for row in rows if row.healthy and not row.control), None)
-
-    @property
-    def advice(self) -> str:
-        """Which head to take, why, and how sure that is."""
-        return advice(self.run)
-
-    def report(self) -> Path:
-        """Writes report.md, report.html and the plots; returns report.html."""
-        return write_report(self.run)
-
-    def plot(
-        self, x: str = "discrepancy", y: str = "head_knn", out: str | Path | None = None
-    ) -> Path:
-        """Plots any column of `ranking` or `rungs` against another; returns the file."""
-        target = self.run_directory / "plots" / f"{y}-over-{x}.png" if out is None else Path(out)
-        return plot_columns(self.run, x, y, target)
 
     def pretrain(
         self, rank: int | None = None, *, head: str | Path | None = None, **settings: Any
@@ -112,17 +61,6 @@ class Result:
         """Pretrains the base with the best heads, each alone; see `headsearch.verify`."""
         return verify(self, **choices)
 
-    @property
-    def verdict(self) -> str | None:
-        """What the solo runs of `verify` say, None without any."""
-        found = verified(self.run)
-        return verdict(found) if found is not None else None
-
-    @property
-    def solo(self) -> pd.DataFrame:
-        """solo.csv: a row a solo run of `verify`."""
-        return self.run.solo.copy()
-
     def export(
         self,
         rank: int | None = None,
@@ -132,12 +70,6 @@ class Result:
     ) -> Exported:
         """Writes a head of the ranking as YAML and as PyTorch; see `headsearch.export`."""
         return export(self, rank=rank, head=head, out=out)
-
-    def __repr__(self) -> str:
-        return f"<headsearch result {str(self.run_directory)!r}: {self.advice}>"
-
-    def _repr_html_(self) -> str:
-        return f"<p>{html.escape(self.advice)}</p>{_html(ranking_table(self.run, compact=True))}"
 
 
 def search(
@@ -163,16 +95,14 @@ def search(
     Raises:
         UserError: a setting, the space or the data cannot be used, or the base diverged.
     """
-    inputs = _inputs(base, data, eval_data)
+    inputs = inputs_from(base, data, eval_data)
     flags = _flags(settings, base=base, data=data, eval_data=eval_data)
     if isinstance(space, str | Path):
         flags["space"] = str(space)
     else:
-        found = space if isinstance(space, Space) else _read_space(space)
+        found = as_space(space)
         inputs, flags["space"] = replace(inputs, space=found), found.source
-    config = resolve_here(flags)
-    with _quiet_optuna():
-        return _searched(prepare(config, inputs=inputs), None, progress, inputs)
+    return _result_of(*run_search(flags, inputs=inputs, console=console_for(progress)), inputs)
 
 
 def resume(
@@ -200,36 +130,37 @@ def resume(
         UserError: no such run, or something that decides what it finds has changed since.
     """
     result = _result(run)
-    assert result is not None
-    if result.run.facts.get("status") == "complete":
+    if has_ended(result.run_directory):
         return result
-    found = None if space is None else space if isinstance(space, Space) else _read_space(space)
-    inputs = replace(_inputs(base, data, eval_data), space=found)
-    with _quiet_optuna():
-        with listed_where_too_many(result.run_directory):
-            prepared = prepared_again(result.run, inputs, _log(log))
-        return _searched(prepared, result.run_directory, progress, inputs)
+    found = None if space is None else as_space(space)
+    inputs = replace(inputs_from(base, data, eval_data), space=found)
+    return _result_of(
+        *resume_search(result.run, inputs=inputs, log=log, console=console_for(progress)), inputs
+    )
 
 
-def _read_space(space: Mapping[str, Any]) -> Space:
-    return read_space(located(space, "space"), "space")
+def has_ended(run_directory: Path) -> bool:
+    """Whether a search or a pretraining has come to its end, and cannot be resumed.
 
-
-def _searched(
-    prepared: SearchSetup, directory: Path | None, progress: bool | None, inputs: InMemoryInputs
-) -> Result:
-    """Runs a search to its end; Ctrl-C and SIGTERM leave a snapshot, shown or in silence.
-
-    Of a job's processes the first searches, and the others take part.
+    Raises:
+        UserError: there is no such directory, or it is no run's.
     """
-    if not torchrun.first():
-        with stops_heard(threading.Event()):
-            return Result(read_run(follow(prepared)), inputs)
-    running = Search(prepared, directory)
-    running.prepared.data.left_out.list_in(running.run_directory)
-    _to_the_end(running, show, progress)
-    found = read_run(running.run_directory)
-    write_report(found)
+    if is_pretraining(run_directory):
+        return pretraining_has_ended(run_directory)
+    return read_run(run_directory).facts.get("status") == "complete"
+
+
+def _result_of(run_directory: Path, signal: int, inputs: InMemoryInputs) -> Result:
+    """The result of a search that came to its end.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM stopped it, with a snapshot.
+    """
+    if signal:
+        raise KeyboardInterrupt
+    found = read_run(run_directory)
+    if torchrun.first():
+        write_report(found)
     return Result(found, inputs)
 
 
@@ -260,10 +191,7 @@ def candidates(
     Raises:
         UserError: no such space or base, a mistake in the space, or more candidates than `limit`.
     """
-    if isinstance(space, str | Path):
-        space = load_space(find_space(str(space)))
-    elif not isinstance(space, Space):
-        space = read_space(located(space, "space"), "space")
+    space = as_space(space)
     if isinstance(base, str):
         arguments = base_arguments(base, base_args)
         plan = plan_base(base, image_size, patch_size=patch_size, arguments=arguments)
@@ -312,7 +240,7 @@ def pretrain(
         UserError: no such run, rank or head, settings that cannot be used, or it diverged.
     """
     result = _result(run)
-    inputs = _inputs(base, data, eval_data)
+    inputs = inputs_from(base, data, eval_data)
     flags = _flags(settings, base=base, data=data, eval_data=eval_data)
     if result is not None:
         inputs = InMemoryInputs(
@@ -327,7 +255,7 @@ def pretrain(
         head=None if head is None else str(head),
         inputs=inputs,
     )
-    return _pretrained(planned, None, progress)
+    return _pretrained(*sessions.run_pretraining(planned, console=console_for(progress)))
 
 
 def resume_pretraining(
@@ -352,28 +280,27 @@ def resume_pretraining(
             it comes to.
     """
     directory = Path(run_directory)
-    if has_ended(directory):
+    if pretraining_has_ended(directory):
         raise UserError(f"{directory} has come to its end already: there is nothing to resume")
-    with listed_where_too_many(directory):
-        planned = prepare_again(directory, _inputs(base, data, eval_data), flags=_log(log))
-    return _pretrained(planned, directory, progress)
+    inputs = inputs_from(base, data, eval_data)
+    return _pretrained(
+        *sessions.resume_pretraining(
+            directory, inputs=inputs, log=log, console=console_for(progress)
+        )
+    )
 
 
-def _pretrained(
-    planned: PretrainingSetup, directory: Path | None, progress: bool | None
-) -> Pretrained:
-    """Runs a pretraining to its end; Ctrl-C and SIGTERM leave a snapshot, shown or in silence.
+def _pretrained(running: Pretraining | None, signal: int) -> Pretrained:
+    """What a pretraining leaves, in every process of a job.
 
-    Of a job's processes the first keeps what comes of it, and the others take part.
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM stopped it, with a snapshot.
     """
-    if not torchrun.first():
-        solo = SoloRun(planned.setup, planned.candidate)
-        with stops_heard(solo.stop):
-            _exhaust(solo.run())
+    if signal:
+        raise KeyboardInterrupt
+    if running is None:
         kept: Pretrained = distributed.receive_object()
         return kept
-    running = Pretraining(planned, directory)
-    _to_the_end(running, show_pretraining, progress)
     found = Pretrained(running.run_directory, running.weights, running.scores, running.loading)
     distributed.broadcast_object(found)
     return found
@@ -399,7 +326,6 @@ def export(
     """
     _by_one_process("export")
     result = _result(run)
-    assert result is not None
     return export_from(
         result.run,
         rank=rank,
@@ -440,17 +366,12 @@ def verify(
     """
     _by_one_process("verify")
     result = _result(run)
-    assert result is not None
     found = Verification(
         result.run, top=top, seeds=seeds, controls=controls, jobs=jobs, threads=threads,
         device=device,
     )  # fmt: skip
-    console = _console(progress)
-    if console is None:
-        _exhaust(found.carry_out())
-    else:
-        print_notes(console, found.notes)
-        show_verification(found, console)
+    if sessions.run_verification(found, console_for(progress)):
+        raise KeyboardInterrupt
     again = read_run(result.run_directory)
     write_report(again)
     return Result(again, result.inputs)
@@ -469,8 +390,7 @@ def calibrate(runs: Sequence[Result | str | Path], primary: str = "head_accuracy
     Raises:
         UserError: too few heads were verified, or not all under the same seeds.
     """
-    found = [_result(run) for run in runs]
-    return calibrate_runs([each.run for each in found if each is not None], primary).table()
+    return calibrate_runs([_result(run).run for run in runs], primary).table()
 
 
 def _by_one_process(name: str) -> None:
@@ -479,25 +399,12 @@ def _by_one_process(name: str) -> None:
         raise UserError(f"headsearch.{name} works in one process, and this is one of a job's")
 
 
+@overload
+def _result(run: Result | str | Path) -> Result: ...
+@overload
+def _result(run: None) -> None: ...
 def _result(run: Result | str | Path | None) -> Result | None:
     return run if run is None or isinstance(run, Result) else load(run)
-
-
-def _inputs(base: Any, data: Any, eval_data: Any) -> InMemoryInputs:
-    """The objects among these, where a name is not one."""
-    if base is not None and not isinstance(base, str | nn.Module):
-        raise UserError(f"base must be a name or a torch.nn.Module, but is a {type(base).__name__}")
-    return InMemoryInputs(
-        base=base if isinstance(base, nn.Module) else None,
-        data=_source(data),
-        eval_data=_source(eval_data),
-    )
-
-
-def _source(data: Any) -> Source | None:
-    if data is None or isinstance(data, str | Path):
-        return None
-    return data if isinstance(data, Source) else DatasetSource(data)
 
 
 def _flags(settings: Mapping[str, Any], **objects: Any) -> dict[str, Any]:
@@ -515,63 +422,3 @@ def _flags(settings: Mapping[str, Any], **objects: Any) -> dict[str, Any]:
 
 def _log(log: str | None) -> dict[str, str]:
     return {} if log is None else {"log": log}
-
-
-def _to_the_end(
-    running: _Running, shown_by: Callable[[_Running, Console], int], progress: bool | None
-) -> None:
-    """Runs a search or a pretraining to its end, shown or in silence.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C or SIGTERM ended it, with a snapshot.
-    """
-    console = _console(progress)
-    with stops_heard(running.stop) as heard:
-        if console is None:
-            _exhaust(events_of(running))
-            signal = heard.number
-        else:
-            print_notes(console, running.notes)
-            console.print(f"run directory: {running.run_directory}", soft_wrap=True)
-            signal = shown_by(running, console) or heard.number
-    if signal and not running.complete:
-        raise KeyboardInterrupt
-
-
-def _exhaust(events: Generator[object, None, None]) -> None:
-    """Runs to its end what nobody watches."""
-    with closing(events):
-        for _ in events:
-            pass
-
-
-def _console(progress: bool | None) -> Console | None:
-    """Where progress is shown, None for nowhere."""
-    console = HarmlessConsole(highlight=False, markup=False)
-    shown = console.is_terminal or console.is_jupyter if progress is None else progress
-    return console if shown else None
-
-
-@contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    """Keeps Optuna from reporting every trial on its own within this block."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)
-
-
-def _html(table: Table) -> str:
-    def row(cells: list[str], tag: str) -> str:
-        sides = ("right" if numeric else "left" for numeric in table.numeric)
-        written = (
-            f'<{tag} style="text-align:{side}">{html.escape(cell)}</{tag}>'
-            for cell, side in zip(cells, sides, strict=True)
-        )
-        return f"<tr>{''.join(written)}</tr>"
-
-    body = "".join(row(cells, "td") for cells in table.rows)
-    head = row(table.headings, "th")
-    return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"

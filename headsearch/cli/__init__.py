@@ -45,9 +45,8 @@ def main() -> None:
         if type(error).__name__ != "OutOfMemoryError":  # torch's; not imported for its name
             raise
         code = _fail("out of memory; use a lower --cohort, --batch-size or --image-size")
-    except (KeyboardInterrupt, typer.Abort):
-        print("headsearch: interrupted", file=sys.stderr)
-        code = 130
+    except (KeyboardInterrupt, typer.Abort) as interrupt:
+        code = _interrupted(interrupt)
     if not code and "torch" in sys.modules:  # else others may be waiting for this one
         from headsearch.training import distributed
 
@@ -59,6 +58,16 @@ def _fail(message: str) -> int:
     who = f"headsearch, rank {torchrun.rank()}" if torchrun.count() > 1 else "headsearch"
     print(f"{who}: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
+
+
+def _interrupted(interrupt: BaseException) -> int:
+    """Says how a run that was interrupted at once is resumed."""
+    run = getattr(interrupt, "run_directory", None)
+    if run is None:
+        print("headsearch: interrupted", file=sys.stderr)
+    else:
+        print(f"interrupted at once: headsearch resume {run} goes on from the last snapshot")
+    return 130
 
 
 def _print_version(wanted: bool) -> None:

@@ -142,7 +142,6 @@ taken over by others.
     Example: [bold]headsearch worker --storage URL --study NAME[/bold]
     """
     import threading
-    from contextlib import closing
     from tempfile import TemporaryDirectory
 
     from headsearch.cluster.shared_study import prepare_as_submitted
@@ -174,9 +173,8 @@ taken over by others.
     say(console, f"{own} | works at {study} in {folder}")
     for line in found.tasks().retry_lost() if retry_lost else ():
         say(console, f"{own} | {line}")
-    with closing(working.run()) as events, stops_heard(working.stop) as heard:
-        for line in events:
-            say(console, f"{own} | {line}")
+    with stops_heard(working.stop) as heard:
+        working.run(lambda line: say(console, f"{own} | {line}"))
     lock.release()
     if heard.number:
         say(console, f"{own} | stopped, with {working.done} tasks done")

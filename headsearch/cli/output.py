@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from headsearch.pretraining.run import Pretraining
-    from headsearch.study.search import Search
-
-R = TypeVar("R", "Search", "Pretraining")
 
 PIPE_WIDTH = 240
 """Columns that a table may take where no terminal limits it."""
@@ -30,25 +23,16 @@ def console_here() -> Console:
     return HarmlessConsole(highlight=False, markup=False, width=width)
 
 
-@contextmanager
-def until_stopped(running: R, shown_by: Callable[[R, Console], int]) -> Iterator[Console]:
-    """Runs a search or a pretraining to its end, or to where it is told to stop.
+def end(signal: int, run_directory: Path, console: Console) -> None:
+    """Says how a run that a signal stopped is resumed, and exits with the signal's code.
 
-    The block says what it came to; how a stopped one goes on is said after that.
+    Args:
+        signal: its number; 0 for none, where the command goes on.
     """
-    from headsearch.report.console import print_notes, say
-
-    console = console_here()
-    print_notes(console, running.notes)
-    console.print(f"run directory: {running.run_directory}", soft_wrap=True)
-    how = f"headsearch resume {running.run_directory}"
-    try:
-        signal = shown_by(running, console)
-    except KeyboardInterrupt:
-        say(console, f"interrupted at once: {how} goes on from the last snapshot")
-        raise typer.Exit(130) from None
-    yield console
     if signal:
+        from headsearch.report.console import say
+
+        how = f"headsearch resume {run_directory}"
         say(console, f"interrupted, with all that was done kept: {how} goes on from here")
         raise typer.Exit(128 + signal)
 

@@ -1,16 +1,14 @@
-"""Commands that train the base with one head at a time."""
+"""`headsearch pretrain` and `headsearch verify`: training the base with one head at a time."""
 
 from __future__ import annotations
 
-from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headsearch import torchrun
 from headsearch.cli.flags import RankOption, settings_as_flags
-from headsearch.cli.output import conclude, console_here, until_stopped
+from headsearch.cli.output import conclude, console_here, end
 from headsearch.config.settings import OF_SEARCH_ALONE, resolve
 from headsearch.errors import UserError
 from headsearch.runs.storage_url import VARIABLE
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from headsearch.pretraining.run import Pretraining
-    from headsearch.pretraining.setup import PretrainingSetup
     from headsearch.pretraining.verification import Verification
 
 
@@ -56,40 +53,30 @@ weights kept are those that are scored: the EMA teacher's, where the objective h
     if run is None:
         resolve(given, config)  # wrong values are told before anything heavy is loaded
 
+    from headsearch.pretraining.session import run_pretraining
     from headsearch.pretraining.setup import prepare_pretraining
     from headsearch.runs.run import read_run
 
     found = read_run(run) if run is not None else None
     planned = prepare_pretraining(given, run=found, rank=rank, head=head, config_file=config)
-    carry_out(planned)
+    console = console_here()
+    finish_pretraining(*run_pretraining(planned, console=console), console)
 
 
-def carry_out(planned: PretrainingSetup, directory: Path | None = None) -> None:
-    """Runs a pretraining to its end, or to where it is told to stop.
+def finish_pretraining(pretraining: Pretraining | None, signal: int, console: Console) -> None:
+    """Says how the weights are loaded, and how a pretraining that was stopped is resumed.
 
     Args:
-        directory: where an earlier process left it, to be gone on with.
+        pretraining: None in all but the first process of a job.
+        signal: the number of the one that stopped it; 0 for none.
     """
-    from headsearch.pretraining.display import show_pretraining
-    from headsearch.pretraining.run import Pretraining
-    from headsearch.pretraining.solo import SoloRun
-    from headsearch.runs.signals import stops_heard
-
-    if not torchrun.first():  # the first process keeps what comes of it
-        run = SoloRun(planned.setup, planned.candidate)
-        with stops_heard(run.stop):
-            deque(run.run(), maxlen=0)
+    if pretraining is None:
         return
-    pretraining = Pretraining(planned, directory)
-    with until_stopped(pretraining, show_pretraining) as console:
-        if pretraining.weights.exists():
-            _say_how_to_load(pretraining, console)
-
-
-def _say_how_to_load(pretraining: Pretraining, console: Console) -> None:
-    teacher = ", the EMA teacher's" if pretraining.setup.objective.has_teacher else ""
-    console.print(f"the base alone, with the weights that were scored{teacher}:")
-    console.print(f"  {pretraining.loading}", soft_wrap=True)
+    if pretraining.weights.exists():
+        teacher = ", the EMA teacher's" if pretraining.setup.objective.has_teacher else ""
+        console.print(f"the base alone, with the weights that were scored{teacher}:")
+        console.print(f"  {pretraining.loading}", soft_wrap=True)
+    end(signal, pretraining.run_directory, console)
 
 
 def verify(
@@ -137,7 +124,7 @@ seeds. Those that have ended are not repeated, so an interrupted command goes on
 
     Example: [bold]headsearch verify results/RUN --top 3 --seeds 3[/bold]
     """
-    from headsearch.pretraining.display import show_verification
+    from headsearch.pretraining.session import run_verification
     from headsearch.pretraining.verification import Verification
     from headsearch.report.console import print_notes
     from headsearch.runs.run import read_run
@@ -154,12 +141,10 @@ seeds. Those that have ended are not repeated, so an interrupted command goes on
         print_notes(console, notes)
         conclude(run, console)
         return
-    print_notes(console, verification.notes)
-    try:
-        show_verification(verification, console)
-    except KeyboardInterrupt as stopped:
+    signal = run_verification(verification, console)
+    if signal:
         console.print("interrupted, with all that was done kept: the same command goes on")
-        raise typer.Exit(128 + (stopped.args or (2,))[0]) from None
+        raise typer.Exit(128 + signal)
     conclude(run, console)
 
 
@@ -170,7 +155,7 @@ def _spread(verification: Verification, storage: str | None, study: str | None) 
     from headsearch.cluster.shared_study import SOLO
     from headsearch.cluster.solo_tasks import queue_solos
 
-    run = verification.run
+    run = verification.search
     known = collected_from(run.path) or {}
     url, name = storage or known.get("storage"), study or known.get("study")
     if url is None or name is None:

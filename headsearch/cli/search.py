@@ -1,25 +1,20 @@
-"""Commands that search."""
+"""`headsearch run` and `headsearch resume`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from headsearch import torchrun
-from headsearch.cli import pretraining
 from headsearch.cli.flags import settings_as_flags
-from headsearch.cli.output import conclude, console_here, until_stopped
+from headsearch.cli.output import conclude, console_here, end
+from headsearch.cli.pretraining import finish_pretraining
 from headsearch.config.settings import RunConfig, check_log, read_config_file, resolve
 from headsearch.errors import UserError
 from headsearch.runs.directory import claimed
-
-if TYPE_CHECKING:
-    from headsearch.study.search import Search
-    from headsearch.study.setup import SearchSetup
-
 
 LOG_HELP = RunConfig.model_fields["log"].description
 
@@ -51,57 +46,37 @@ def run(
         _foresee(given, config)
         return
     check_log(settings)
+    console = console_here()
     if not torchrun.first():
-        _follow(lambda: prepare_here(given, config))
+        from headsearch.study.session import run_search
+
+        run_search(given, config)
         return
-    # The directory too: whatever happens from here on, the run can be gone on with.
+    # The directory comes first, before anything heavy is loaded: whatever happens from here on, the
+    # run can be resumed.
     in_file = read_config_file(config) if config is not None else {}
     asked = {**{name: entry.value for name, entry in in_file.items()}, **given}
     with claimed(settings, asked) as directory:
-        from headsearch.data.image.skipped import listed_where_too_many
-        from headsearch.study.search import Search
+        from headsearch.study.session import run_search
 
-        with listed_where_too_many(directory):
-            search = Search(prepare_here(given, config), directory)
-    _carry_out(search)
-
-
-def prepare_here(given: Mapping[str, Any], config: Path | None) -> SearchSetup:
-    """All that a search needs, in a directory that there is already."""
-    import optuna
-
-    from headsearch.study.setup import prepare
-    from headsearch.training.environment import resolve_here
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return prepare(resolve_here(given, config).model_copy(update={"out": None}))
-
-
-def _follow(prepare: Callable[[], SearchSetup]) -> None:
-    """Takes part in the search of the first process."""
-    import threading
-
-    from headsearch.runs.signals import stops_heard
-    from headsearch.study.followers import follow
-
-    with stops_heard(threading.Event()):  # the first process hears them too, and decides
-        follow(prepare())
+        found, signal = run_search(given, config, directory=directory, console=console)
+    conclude(found, console)
+    end(signal, found, console)
 
 
 def _foresee(given: Mapping[str, Any], config: Path | None) -> None:
     """Says what a search would do."""
-    import optuna
-
     from headsearch.cli.forecast_view import show_forecast
     from headsearch.report.console import print_notes
+    from headsearch.report.session import quiet_optuna
     from headsearch.study.setup import prepare
     from headsearch.training.environment import resolve_here
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     console = console_here()
-    prepared = prepare(resolve_here(given, config))
-    print_notes(console, prepared.notes)
-    show_forecast(prepared, console)
+    with quiet_optuna():
+        prepared = prepare(resolve_here(given, config))
+        print_notes(console, prepared.notes)
+        show_forecast(prepared, console)
 
 
 def resume(
@@ -118,49 +93,22 @@ what it would have come to without the interruption.
 
     Example: [bold]headsearch resume results/RUN[/bold]
     """
-    import optuna
-
-    from headsearch.data.image.skipped import listed_where_too_many
-    from headsearch.pretraining.run import has_ended
-    from headsearch.pretraining.setup import prepare_again
+    from headsearch.api import has_ended
+    from headsearch.pretraining.session import resume_pretraining
     from headsearch.runs.run import is_pretraining, read_run
-    from headsearch.study.search import prepared_again, resume_search
+    from headsearch.study.session import resume_search
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    flags = {} if log is None else {"log": log}
+    console = console_here()
+    if has_ended(run):
+        if torchrun.first():
+            console.print(
+                f"· {run} has come to its end already: there is nothing to resume", soft_wrap=True
+            )
+        return
     if is_pretraining(run):
-        if has_ended(run):
-            _say_that_it_ended(run)
-            return
-        with listed_where_too_many(run):
-            planned = prepare_again(run, flags=flags)
-        pretraining.carry_out(planned, run)
+        finish_pretraining(*resume_pretraining(run, log=log, console=console), console)
         return
-    found = read_run(run)
-    if found.facts.get("status") == "complete":
-        _say_that_it_ended(run)
-        return
-    if not torchrun.first():
-        _follow(lambda: prepared_again(found, flags=flags))
-        return
-    with listed_where_too_many(run):
-        search = resume_search(found, flags=flags)
-    _carry_out(search)
-
-
-def _say_that_it_ended(run: Path) -> None:
-    from headsearch.report.console import print_notes
-
+    found, signal = resume_search(read_run(run), log=log, console=console)
     if torchrun.first():
-        print_notes(
-            console_here(), [f"{run} has come to its end already: there is nothing to resume"]
-        )
-
-
-def _carry_out(search: Search) -> None:
-    """Runs a search to its end, or to where it is told to stop."""
-    from headsearch.study.display import show
-
-    search.prepared.data.left_out.list_in(search.run_directory)
-    with until_stopped(search, show) as console:
-        conclude(search.run_directory, console)
+        conclude(found, console)
+        end(signal, found, console)

@@ -17,7 +17,7 @@ def queue_solos(study: SharedStudy, verification: Verification) -> int:
     Raises:
         UserError: the first weights cannot be shared.
     """
-    run, waiting = verification.run, [s for s in verification.solos if s.scores() is None]
+    run, waiting = verification.search, [s for s in verification.solos if s.scores() is None]
     known = {(row["candidate"], row["seed"]) for row in run.solo.to_dict("records")}
     waiting = [solo for solo in waiting if (solo.candidate, solo.seed) not in known]
     hashes = dict(study.first_weights)

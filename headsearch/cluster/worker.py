@@ -12,39 +12,42 @@ import random
 import shutil
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-from optuna.distributions import distribution_to_json
 from optuna.trial import FixedTrial, TrialState
 
 from headsearch import torchrun
 from headsearch.cluster.engine.dashboard import Mirror, sweep
 from headsearch.cluster.engine.heartbeat import Pulse
 from headsearch.cluster.engine.queue import Claim, TakenOverError, Tasks
+from headsearch.cluster.jobs import (
+    cohort_result,
+    cohort_search,
+    rung_line,
+    solo_result,
+    solo_setup,
+)
 from headsearch.cluster.shared_study import COHORT, SOLO, SharedStudy, under_first_weights
 from headsearch.errors import UserError
-from headsearch.models.space import Candidate, Listing
+from headsearch.models.space import Candidate
 from headsearch.pretraining.head_selection import Head, head_on
-from headsearch.pretraining.run import Pretraining
-from headsearch.pretraining.setup import ALWAYS, PretrainingSetup
-from headsearch.pretraining.solo import SoloDivergedError, SoloRun, SoloScored
+from headsearch.pretraining.solo import SoloDivergedError, SoloEvent, SoloRun, SoloScored
 from headsearch.runs.storage import OUT_OF_REACH, patiently, reason_of
 from headsearch.runs.tables import NO_HEAD
 from headsearch.study.commands import End
-from headsearch.study.events import Noted, Scored
+from headsearch.study.events import Event, Noted, Scored
 from headsearch.study.followers import follow
 from headsearch.study.search import Search
 from headsearch.study.setup import SearchSetup
 from headsearch.text import duration, for_file_name
 from headsearch.training.distributed import broadcast_object, receive_object
-from headsearch.training.setup import TrainingSetup
 
 T = TypeVar("T")
+Say: TypeAlias = Callable[[str], None]
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S, GROWTH = 1.0, 30.0, 1.5
 """Between looks at a queue in which nothing waits; each is varied by half, so that workers that
@@ -103,19 +106,19 @@ class Worker:
         self._tasks: Tasks = study.tasks()
         self._rules = self._tasks.rules
 
-    def run(self) -> Generator[str, None, None]:
-        """Works until nothing is left or it is told to stop; yields what happens, a line each.
+    def run(self, say: Say = lambda line: None) -> None:
+        """Works until nothing is left or it is told to stop.
 
         Of a job's processes the first does, and the others take part (`follow`).
+
+        Args:
+            say: called with a line about everything that happens. An error in it ends the worker,
+                and the task under way is given back.
 
         Raises:
             UserError: a task cannot be done here, or the storage stays out of reach.
         """
-        try:
-            yield from self._until_nothing_is_left()
-        except GeneratorExit:
-            broadcast_object(Part())
-            raise
+        self._until_nothing_is_left(say)
         broadcast_object(Part())
 
     def follow(self) -> None:
@@ -129,9 +132,11 @@ class Worker:
                 case TakeCohort():
                     follow(self.prepared)
                 case TakeSolo(payload):
-                    planned = self._alone(self.prepared.under(int(payload["seed"])), payload)
+                    setup = self.prepared.under(int(payload["seed"]))
+                    head = self._head(payload["candidate"])
+                    planned = solo_setup(setup, head, float(payload["lr"]))
                     with suppress(SoloDivergedError):  # the first process says so
-                        deque(SoloRun(planned.setup, planned.candidate).run(), maxlen=0)
+                        SoloRun(planned.setup, planned.candidate).run()
                 case Wait():
                     pass
                 case Part():
@@ -139,17 +144,18 @@ class Worker:
                 case word:
                     raise AssertionError(f"no order of a worker: {word}")
 
-    def _until_nothing_is_left(self) -> Generator[str, None, None]:
+    def _until_nothing_is_left(self, say: Say) -> None:
         pause = FIRST_PAUSE_S
         while not self.stop.is_set():
             news = self._ask(self._tasks.look)
             if news:
-                yield from news
+                for line in news:
+                    say(line)
                 sweep(self.study.storage, self.study.id, self._tasks.tokens)
             claim = self._ask(lambda: self._tasks.claim(self.name))
             if claim is not None:
                 pause = FIRST_PAUSE_S
-                yield from self._work_at(claim)
+                self._work_at(claim, say)
                 continue
             if self._ask(self._tasks.unfinished) == 0:
                 return
@@ -164,23 +170,23 @@ class Worker:
         except OUT_OF_REACH as error:
             raise UserError(f"the storage is out of reach: {reason_of(error)}") from None
 
-    def _work_at(self, claim: Claim) -> Iterator[str]:
+    def _work_at(self, claim: Claim, say: Say) -> None:
         key, attempt = claim.task.key, claim.attempt
-        yield f"{key} claimed" + (f", attempt {attempt}" if attempt > 1 else "")
         began = time.monotonic()
         folder = self.out / for_file_name(f"{key.replace(' ', '-')}-{claim.token[:8]}")
         ways = {COHORT: self._train_cohort, SOLO: self._train_alone}
         try:
+            say(f"{key} claimed" + (f", attempt {attempt}" if attempt > 1 else ""))
             with Pulse(claim, self._rules.heartbeat, self._rules.grace) as pulse:
                 if claim.task.kind not in ways:
                     raise UserError(f"{key}: a later headsearch queued it: update headsearch")
-                yield from ways[claim.task.kind](claim, folder, pulse)
+                ways[claim.task.kind](claim, folder, pulse, say)
         except TakenOverError as error:
-            yield f"{error}; what was done of it is thrown away"
+            say(f"{error}; what was done of it is thrown away")
         except Stopped:
             self._give(claim.release, "its worker was told to stop")
-            yield f"{key} is given back"
-        except (KeyboardInterrupt, GeneratorExit):
+            say(f"{key} is given back")
+        except KeyboardInterrupt:
             self._give(claim.release, "its worker was told to stop")
             raise
         except Exception as error:
@@ -188,10 +194,10 @@ class Worker:
             self._failed += 1
             if self._failed == FAILURES or torchrun.count() > 1:  # others are in the midst of it
                 raise
-            yield f"{key} failed, and is left to others: {reason_of(error)}"
+            say(f"{key} failed, and is left to others: {reason_of(error)}")
         else:
             self.done, self._failed = self.done + 1, 0
-            yield f"{key} done in {duration(time.monotonic() - began)}"
+            say(f"{key} done in {duration(time.monotonic() - began)}")
         finally:
             shutil.rmtree(folder, ignore_errors=True)  # of no use to whoever has the task next
 
@@ -211,16 +217,9 @@ class Worker:
 
     # cohorts
 
-    def _train_cohort(self, claim: Claim, folder: Path, pulse: Pulse) -> Iterator[str]:
+    def _train_cohort(self, claim: Claim, folder: Path, pulse: Pulse, say: Say) -> None:
         asked = [self._candidate(head) for head in claim.task.payload["candidates"]]
-        candidates = tuple(candidate for candidate, _ in asked)
-        search = Search(
-            replace(
-                self.prepared,
-                config=self.prepared.config.model_copy(update={"out": folder}),
-                listing=Listing(candidates, (), ()),
-            )
-        )
+        search = cohort_search(self.prepared, [candidate for candidate, _ in asked], folder)
         mirror = Mirror(
             self.study.storage,
             self.study.id,
@@ -228,42 +227,41 @@ class Worker:
             [(c.name, t.params, t.distributions, c.control) for c, t in asked],
         )
         try:
-            yield from self._searched(search, claim, mirror, pulse)
+            self._search(search, claim, mirror, pulse, say)
         except BaseException as error:
             mirror.give_up(str(error) or "its worker was told to stop")
             raise
-        result = found(search)
+        result = cohort_result(search)
         self._commit(claim, result)
         for trial in result["trials"]:
             name, reason = trial["attrs"]["candidate"], trial["attrs"].get("reason", "")
             mirror.end(name, TrialState[trial["state"]], trial["value"], reason)
 
-    def _searched(
-        self, search: Search, claim: Claim, mirror: Mirror, pulse: Pulse
-    ) -> Iterator[str]:
+    def _search(self, search: Search, claim: Claim, mirror: Mirror, pulse: Pulse, say: Say) -> None:
         """Searches to the end, or to where the base is beyond help, which is a result too."""
+
+        def observe(event: Event) -> None:
+            self._check(pulse)
+            if isinstance(event, Noted):
+                say(f"{claim.task.key}: {event.text}")
+            elif isinstance(event, Scored):
+                say(f"{claim.task.key} {rung_line(event, search.config.rungs)}")
+                scored = [
+                    entry
+                    for entry in event.leaderboard.entries.values()
+                    if entry.rungs == event.rung and entry.score == entry.score
+                ]
+                mirror.report({e.candidate.name: e.score for e in scored}, event.rung)
+
         broadcast_object(TakeCohort())
         try:
-            with closing(search.run()) as events:
-                for event in events:
-                    self._check(pulse)
-                    if isinstance(event, Noted):
-                        yield f"{claim.task.key}: {event.text}"
-                    elif isinstance(event, Scored):
-                        yield f"{claim.task.key} {_rung_line(event, search.config.rungs)}"
-                        scored = [
-                            entry
-                            for entry in event.leaderboard.entries.values()
-                            if entry.rungs == event.rung and entry.score == entry.score
-                        ]
-                        mirror.report({s.candidate.name: s.score for s in scored}, event.rung)
+            search.run(observe)
         except UserError as error:
             if not search.state.facts.get("diverged"):
                 raise
-            broadcast_object(
-                End(search.run_directory)
-            )  # others wait for it, for this is a result too
-            yield f"{claim.task.key}: {error}"
+            # The other processes wait for the end, for this is a result too.
+            broadcast_object(End(search.run_directory))
+            say(f"{claim.task.key}: {error}")
         else:
             if not search.complete:
                 self._check(pulse)
@@ -280,36 +278,29 @@ class Worker:
 
     # solo runs
 
-    def _train_alone(self, claim: Claim, folder: Path, pulse: Pulse) -> Iterator[str]:
+    def _train_alone(self, claim: Claim, folder: Path, pulse: Pulse, say: Say) -> None:
         payload = claim.task.payload
         seed = int(payload["seed"])
         cache = self.out / WEIGHTS_FOLDER
         setup = under_first_weights(
             self.study, self.prepared, seed, payload["first_weights"], cache
         )
-        planned = self._alone(setup, payload, out=folder)
+        planned = solo_setup(setup, self._head(payload["candidate"]), float(payload["lr"]), folder)
+
+        def observe(event: SoloEvent) -> None:
+            self._check(pulse)
+            if isinstance(event, SoloScored):
+                say(f"{claim.task.key} rung {event.rung}/1 | step {event.step}")
+
         broadcast_object(TakeSolo(payload))
-        pretraining = Pretraining(planned)
         about = {name: payload[name] for name in ("candidate", "family", "seed")}
         try:
-            with closing(pretraining.run()) as events:
-                for event in events:
-                    self._check(pulse)
-                    if isinstance(event, SoloScored):
-                        yield f"{claim.task.key} rung {event.rung}/1 | step {event.step}"
+            row = solo_result(planned, observe)
         except SoloDivergedError as error:  # it would anywhere, so this is a result too
             self._commit(claim, {"about": about, "failure": str(error)})
-            yield f"{claim.task.key}: {error}"
+            say(f"{claim.task.key}: {error}")
         else:
-            self._commit(claim, {"about": about, "row": pretraining.rows[-1]})
-
-    def _alone(
-        self, setup: TrainingSetup, payload: Mapping[str, Any], out: Path | None = None
-    ) -> PretrainingSetup:
-        """The solo run of a task, on the ground of its seed."""
-        own = {"rungs": 1, "lr": float(payload["lr"]), "out": out, **ALWAYS}
-        setup = replace(setup, config=setup.config.model_copy(update=own))
-        return PretrainingSetup(setup, self._head(payload["candidate"]), ())
+            self._commit(claim, {"about": about, "row": row})
 
     def _head(self, name: str) -> Head | None:
         if name == NO_HEAD:
@@ -318,46 +309,3 @@ class Worker:
             if head["name"] == name:
                 return Head(self._candidate(head)[0], {}, [])
         return head_on(self.prepared.plan, name)
-
-
-def found(search: Search) -> dict[str, Any]:
-    """What a search of one cohort came to, as JSON can hold it."""
-    state = search.state
-    return {
-        "rows": [entry.row() for entry in state.leaderboard.entries.values()],
-        "rung_rows": state.leaderboard.rung_rows,
-        "score_rows": state.leaderboard.score_rows,
-        "sizes": state.sizes,
-        "facts": state.facts,
-        "pace": state.throughput.record_of(),
-        "trials": [
-            {
-                "state": trial.state.name,
-                "value": trial.value,
-                "params": trial.params,
-                "distributions": {
-                    name: distribution_to_json(of) for name, of in trial.distributions.items()
-                },
-                "intermediate": {str(at): v for at, v in trial.intermediate_values.items()},
-                "attrs": trial.user_attrs,
-            }
-            for trial in state.trials.study.get_trials(deepcopy=False)
-            if "cohort" in trial.user_attrs
-        ],
-    }
-
-
-def _rung_line(event: Scored, rungs: int) -> str:
-    entries = list(event.leaderboard.entries.values())
-    live = sum(entry.state == "running" for entry in entries)
-    best = max(
-        (s for s in entries if not s.candidate.control and s.score == s.score
-         and s.rungs == event.rung and s.state != "collapsed"),
-        key=lambda s: s.score,
-        default=None,
-    )  # fmt: skip
-    parts = [f"rung {event.rung}/{rungs}", f"step {event.step}"]
-    if best is not None:
-        parts.append(f"best {best.candidate.name} ({best.score:.3f})")
-    parts.append(f"{live} heads live" if live else "complete")
-    return " | ".join(parts)

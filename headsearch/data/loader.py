@@ -1,12 +1,11 @@
-"""The crops of each step, on the training device.
+"""The training loader: two augmented crops of each image of a step, on the training device.
 
-Shapes: B images, C = 3 channels, S image side; crops of a step stand as (2, B, C, S, S).
+Shapes: B images, C = 3 channels, S image side; crops of a step are (2, B, C, S, S).
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
@@ -15,48 +14,77 @@ from torch import Tensor
 from headsearch import torchrun
 from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import RunConfig
-from headsearch.data import Images, ViewSettings, epoch_order, make_views
+from headsearch.data.image.store import Images
+from headsearch.data.image.views import ViewSettings, make_views
+from headsearch.data.order import epoch_order
 from headsearch.device import staged
 from headsearch.seeding import seeded_generator
 
 
-def batches(
-    images: Images, config: RunConfig, steps: Iterable[int], device: torch.device
-) -> Iterator[Tensor]:
-    """Two crops of each image, (2, B, C, S, S), a batch a step, on the training device.
+class Loader:
+    """Gives the crops of any step of a training.
 
-    Order and augmentation of a step are fixed by the seed and the step's number alone, and each
-    rank has those of its own images. The images of the next step are read, or decoded, while the
-    device works on those of this one.
+    Which images a step sees, and how they are augmented, depends on the seed and the number of the
+    step alone, so that a training resumes at any step. In a job of several processes each one
+    loads its own images of every step.
+
+    Args:
+        images: the training images.
+        config: batch size, epochs, seed and the recipe's crop scale are taken from it.
+        device: where the crops are made.
+
+    Attributes:
+        steps: of the whole training.
     """
-    per_epoch = steps_per_epoch(images, config)
-    settings = ViewSettings(crop_scale=find_recipe(config.recipe).crop_scale)
 
-    def read(step: int) -> Tensor:
-        epoch, place = divmod(step, per_epoch)
-        order = epoch_order(len(images), epoch, config.seed)
-        chosen = order[place * config.batch_size : (place + 1) * config.batch_size]
-        own = chosen.chunk(torchrun.count())[torchrun.rank()]
-        return staged(images.batch(own), device)
+    def __init__(self, images: Images, config: RunConfig, device: torch.device) -> None:
+        self._images, self._device = images, device
+        self._batch_size, self._seed = config.batch_size, config.seed
+        self._views = ViewSettings(crop_scale=find_recipe(config.recipe).crop_scale)
+        self._per_epoch = steps_per_epoch(images, config)
+        self.steps = config.epochs * self._per_epoch
+        self._order: tuple[int, Tensor] | None = None
+        self._batches = ReadAhead(self._read, self.steps)
 
-    for step, batch in read_ahead(read, steps):
-        generator = seeded_generator(config.seed, "views", step, device=device)
+    def crops(self, step: int) -> Tensor:
+        """Two crops of each image of a step: (2, B, C, S, S), float32, on the training device."""
+        batch = self._batches[step].to(self._device, non_blocking=True)
+        generator = seeded_generator(self._seed, "views", step, device=self._device)
         part = (torchrun.rank(), torchrun.count())
-        yield make_views(batch.to(device, non_blocking=True), generator, settings, part=part)
+        return make_views(batch, generator, self._views, part=part)
+
+    def _read(self, step: int) -> Tensor:
+        """The images of a step that this process trains on, in pinned memory for CUDA."""
+        epoch, index = divmod(step, self._per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, epoch_order(len(self._images), epoch, self._seed)
+        chosen = self._order[1][index * self._batch_size : (index + 1) * self._batch_size]
+        own = chosen.chunk(torchrun.count())[torchrun.rank()]
+        return staged(self._images.batch(own), self._device)
 
 
-def read_ahead(read: Callable[[int], Tensor], steps: Iterable[int]) -> Iterator[tuple[int, Tensor]]:
-    """Each step with what is read for it, the next one's in a thread meanwhile."""
-    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as ahead:
-        coming: deque[tuple[int, Future[Tensor]]] = deque()
-        for step in steps:
-            coming.append((step, ahead.submit(read, step)))
-            if len(coming) == 2:
-                before, found = coming.popleft()
-                yield before, found.result()
-        while coming:
-            step, found = coming.popleft()
-            yield step, found.result()
+class ReadAhead:
+    """Reads the images of the next step in a thread, while the device works on those of this one.
+
+    Args:
+        read: gives the images of a step; called in the thread alone.
+        steps: how many there are; nothing is read beyond them.
+    """
+
+    def __init__(self, read: Callable[[int], Tensor], steps: int) -> None:
+        self._read, self._steps = read, steps
+        # One thread: batches are read one after the other, and only one waits in memory.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+        self._coming: dict[int, Future[Tensor]] = {}
+
+    def __getitem__(self, step: int) -> Tensor:
+        """What was read for a step. What went wrong while reading it is raised here."""
+        # Where training went back, what was read ahead belongs to another step and is dropped.
+        wanted = self._coming.get(step) or self._thread.submit(self._read, step)
+        self._coming = {}
+        if step + 1 != self._steps:
+            self._coming[step + 1] = self._thread.submit(self._read, step + 1)
+        return wanted.result()
 
 
 def steps_per_epoch(images: Images, config: RunConfig) -> int:

@@ -27,6 +27,14 @@ class Accuracies:
         return (self.knn + self.linear) / 2
 
 
+def accuracy_columns(prefix: str, accuracies: Accuracies | None) -> dict[str, float]:
+    """`PREFIX_knn` and `PREFIX_linear` as tables hold them: NaN without labels."""
+    return {
+        f"{prefix}_knn": accuracies.knn if accuracies else math.nan,
+        f"{prefix}_linear": accuracies.linear if accuracies else math.nan,
+    }
+
+
 @dataclass(frozen=True)
 class Prototypes:
     """How an objective sorts images into prototypes, for objectives that have them.
@@ -68,6 +76,23 @@ class Scores:
     """The same by every measure of `DISCREPANCIES`, without intervals; none of the base itself."""
     prototype_use: PrototypeUse | None = None
     """None where the objective has no prototypes."""
+
+    @property
+    def discrepancy_value(self) -> float:
+        """The discrepancy as tables hold it: NaN for the base."""
+        return self.discrepancy.value if self.discrepancy else math.nan
+
+    def charts(self) -> dict[str, float]:
+        """The figures that are drawn over training, by their names; NaN where there is none.
+
+        Accuracies are on the labels that are reported, as in rungs.csv.
+        """
+        return {
+            "discrepancy": self.discrepancy_value,
+            "k-NN": self.report.knn if self.report else math.nan,
+            "linear": self.report.linear if self.report else math.nan,
+            "effective rank": self.effective_rank,
+        }
 
     def by(self, rank_by: str) -> float:
         """The one figure that pruner and ranking go by; accuracies are those of `choose`.

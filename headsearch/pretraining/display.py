@@ -1,53 +1,61 @@
-"""What a person sees while a base is pretrained: a line that moves, and a line a rung."""
+"""How pretrainings and verifications are shown while they run: progress, and a line a result."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from headsearch.boards import events_of
+from headsearch.models.network import BASE
 from headsearch.pretraining.run import Pretraining
-from headsearch.pretraining.solo import SoloEvent, SoloScored
-from headsearch.pretraining.verification import Progress, Verification
+from headsearch.pretraining.solo import SoloAdvanced, SoloEvent, SoloScored
+from headsearch.pretraining.verification import Progress
 from headsearch.report.console import progress_line, say, speed_words
-from headsearch.runs.signals import interrupts_heard, stops_heard, until
+from headsearch.report.tensorboard import Points, tag
 from headsearch.text import duration
 
 
-def show_pretraining(pretraining: Pretraining, console: Console) -> int:
-    """Runs a pretraining and shows it as it goes, until it ends.
+@contextmanager
+def shown(pretraining: Pretraining, console: Console) -> Iterator[Callable[[SoloEvent], None]]:
+    """The observer that shows a pretraining: a line a rung, in a terminal below it the latest."""
+    rungs, steps = pretraining.config.rungs, pretraining.setup.steps
 
-    Ctrl-C and SIGTERM end it early, after the step under way, with a snapshot. A second Ctrl-C does
-    not wait for it.
+    def print_rung(event: SoloEvent) -> None:
+        if isinstance(event, SoloScored):
+            say(console, rung_line(event, rungs))
 
-    Returns:
-        The number of the signal that ended it; 0 where it came to its end.
-
-    Raises:
-        KeyboardInterrupt: at the second Ctrl-C.
-    """
-    rungs = pretraining.setup.config.rungs
-    with closing(events_of(pretraining)) as events, stops_heard(pretraining.stop) as heard:
-        for event in _moving(events, pretraining, console) if console.is_terminal else events:
-            if isinstance(event, SoloScored):
-                say(console, rung_line(event, rungs))
-    return 0 if pretraining.complete else heard.number
-
-
-def _moving(
-    events: Iterator[SoloEvent], pretraining: Pretraining, console: Console
-) -> Iterator[SoloEvent]:
-    """The events, above a line that shows the latest."""
-    steps = pretraining.setup.steps
+    if not console.is_terminal:
+        yield print_rung
+        return
     with Live(Text("scoring the untrained base …"), console=console, transient=True) as live:
-        for event in events:
+
+        def observe(event: SoloEvent) -> None:
             words = [f"loss {event.loss:.3f}"] if event.loss == event.loss else []
             live.update(progress_line(words, event.step, steps, event.throughput))
-            yield event
+            print_rung(event)
+
+        yield observe
+
+
+def points_of(event: SoloEvent) -> Points | None:
+    """The points of TensorBoard's curves that an event has; None where it has none."""
+    if isinstance(event, SoloScored):
+        scores = {BASE: event.scores.base, **event.scores.heads}
+        values = {
+            tag(chart, name): value
+            for name, own in scores.items()
+            for chart, value in own.charts().items()
+        }
+        return Points(event.step, values, scored=True)
+    if isinstance(event, SoloAdvanced) and event.read:
+        losses = {BASE: event.loss, **event.head_losses}
+        values = {tag("loss", name): loss for name, loss in losses.items()}
+        values["speed/images per second"] = event.throughput.images_per_second
+        return Points(event.step, values, scored=False)
+    return None
 
 
 def rung_line(event: SoloScored, rungs: int) -> str:
@@ -63,26 +71,26 @@ def rung_line(event: SoloScored, rungs: int) -> str:
     return " | ".join([*parts, *speed_words(event.throughput, last=event.rung == rungs)])
 
 
-def show_verification(verification: Verification, console: Console) -> None:
-    """Carries out the solo runs and shows how they stand, until all have ended.
+@contextmanager
+def shown_verification(console: Console) -> Iterator[Callable[[Progress], None]]:
+    """The observer that shows a verification: a line a solo run that ended, and those under way."""
 
-    Ctrl-C and SIGTERM end it early: KeyboardInterrupt is raised with the signal's number, and what
-    was done is kept.
-    """
-    with closing(verification.carry_out()) as events, interrupts_heard() as signals:
-        heard = until(signals, events)
-        if not console.is_terminal:
-            for progress in heard:
-                if progress.ended is not None:
-                    say(console, ended_line(progress))
-            return
-        with Live(Text("starting …"), console=console, transient=True) as live:
-            for progress in heard:
-                if progress.ended is not None:
-                    say(console, ended_line(progress))
-                names = ", ".join(map(str, progress.running))
-                left = f" · {_left(progress)}" if progress.seconds_left is not None else ""
-                live.update(Text(f"{progress.done}/{progress.total} · running {names}{left}"))
+    def print_ended(progress: Progress) -> None:
+        if progress.ended is not None:
+            say(console, ended_line(progress))
+
+    if not console.is_terminal:
+        yield print_ended
+        return
+    with Live(Text("starting …"), console=console, transient=True) as live:
+
+        def observe(progress: Progress) -> None:
+            print_ended(progress)
+            names = ", ".join(map(str, progress.running))
+            left = f" · {_left(progress)}" if progress.seconds_left is not None else ""
+            live.update(Text(f"{progress.done}/{progress.total} · running {names}{left}"))
+
+        yield observe
 
 
 def ended_line(progress: Progress) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from headsearch.config.settings import OF_SEARCH_ALONE, resolve
 from headsearch.errors import UserError
+from headsearch.evaluation.scores import accuracy_columns
 from headsearch.models.bases import Base, BasePlan
 from headsearch.models.space import Candidate
 from headsearch.pretraining.head_selection import (
@@ -32,6 +33,7 @@ from headsearch.pretraining.setup import (
 )
 from headsearch.pretraining.solo import SoloEvent, SoloRun, SoloScored
 from headsearch.runs.directory import CONFIG, create, hold, new_run_directory
+from headsearch.runs.observers import Observers
 from headsearch.runs.run import SOLO_HEAD, check_same_settings
 from headsearch.runs.snapshot import FOLDER, Snapshot, read_snapshot, write_snapshot, write_weights
 from headsearch.runs.tables import NO_HEAD, write_table
@@ -133,28 +135,29 @@ class Pretraining:
         """Whether it has come to its end."""
         return self._solo.rung > self.setup.config.rungs
 
-    def run(self) -> Generator[SoloEvent, None, None]:
-        """Trains, and yields what happens; every rung leaves its scores and the base's weights.
+    def run(self, *observers: Callable[[SoloEvent], None]) -> None:
+        """Trains to the end, or until `stop` is set, with a snapshot to resume from.
 
-        Closing the generator, or setting `stop`, ends it early with a snapshot, from which another
-        goes on; so does Ctrl-C, from the last snapshot that was written.
+        Every rung leaves its scores and the base's weights.
+
+        Args:
+            observers: called with every event. An error in one of them stops the training like
+                `stop`, and is raised once the snapshot is written.
 
         Raises:
             UserError: base or head diverged, or the directory cannot be written any more.
         """
-        closed = False
+        watching = Observers(observers, self.stop)
+
+        def observe(event: SoloEvent) -> None:
+            if isinstance(event, SoloScored):
+                self._keep(event)
+            elif time.monotonic() - self._kept_at > 60 * self.config.snapshot_every:
+                self._snapshot()
+            watching.notify(event)
+
         try:
-            for event in self._solo.run():
-                if isinstance(event, SoloScored):
-                    self._keep(event)
-                elif time.monotonic() - self._kept_at > 60 * self.setup.config.snapshot_every:
-                    self._snapshot()
-                if not closed:
-                    try:
-                        yield event
-                    except GeneratorExit:  # the other processes of a job have to hear of it
-                        closed = True
-                        self.stop.set()
+            self._solo.run(observe)
             if self.stop.is_set() and not self.complete:
                 self._snapshot()
         except OSError as error:
@@ -164,6 +167,7 @@ class Pretraining:
             ) from error
         finally:
             self._lock.release()
+        watching.raise_error()
 
     def _keep(self, event: SoloScored) -> None:
         """Writes what a rung leaves, the table last: by it others see that a run has ended."""
@@ -214,22 +218,19 @@ def loading_line(plan: BasePlan, weights: Path) -> str:
 
 
 def _row(event: SoloScored, setup: TrainingSetup, candidate: Candidate | None) -> dict[str, Any]:
+    """A row of pretrain.csv."""
     base = event.scores.base
     head = event.scores.heads[candidate.name] if candidate else None
-    reported = head.report if head else None
     return {
         "rung": event.rung,
         "step": event.step,
         "images": event.step * setup.config.batch_size,
-        "base_knn": base.report.knn if base.report else math.nan,
-        "base_linear": base.report.linear if base.report else math.nan,
-        "choose_knn": base.choose.knn if base.choose else math.nan,
-        "choose_linear": base.choose.linear if base.choose else math.nan,
+        **accuracy_columns("base", base.report),
+        **accuracy_columns("choose", base.choose),
         "effective_rank": base.effective_rank,
         "loss": event.loss,
-        "head_knn": reported.knn if reported else math.nan,
-        "head_linear": reported.linear if reported else math.nan,
-        "discrepancy": head.discrepancy.value if head and head.discrepancy else math.nan,
+        **accuracy_columns("head", head.report if head else None),
+        "discrepancy": head.discrepancy_value if head else math.nan,
     }
 
 

@@ -1,15 +1,15 @@
 """A solo run: pretraining the base with one head, or with none. The ground truth of a search.
 
 Base, first weights, images and their order are those of a search with the same settings, and so
-are the first weights of the head. The coupling is always joint: a head that only watches would
-leave the base as it is without one.
+are the first weights of the head. The coupling is always joint: with `observe` the base would train
+as without a head.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -22,7 +22,7 @@ from headsearch.models.space import Candidate
 from headsearch.runs.snapshot import Snapshot
 from headsearch.runs.throughput import Throughput
 from headsearch.training import distributed
-from headsearch.training.loop import train
+from headsearch.training.loop import train_window, window_from
 from headsearch.training.meters import StepStats
 from headsearch.training.setup import TrainingSetup, attach
 
@@ -36,7 +36,7 @@ class SoloAdvanced:
     """Some steps were done.
 
     Attributes:
-        loss: the base's mean loss of late; NaN before there is one.
+        loss: the base's mean loss since the last read; NaN before there is one.
         head_losses: the head's, if there is a head, by its name.
         read: whether this step brought new losses; not where training was told to stop at it.
     """
@@ -70,44 +70,41 @@ SoloEvent: TypeAlias = SoloAdvanced | SoloScored
 
 
 class SoloRun:
-    """A solo run as it goes: from its first step, or from where it was left.
+    """A solo run, from its first step or from where a snapshot left it.
 
     Args:
+        setup: base, data, objective and settings.
         candidate: the head; None for the base alone.
 
     Attributes:
-        rung: the one that it trains toward.
-        step: how many are done.
-        loss: the base's mean loss of late; NaN before there is one.
+        rung: the next one to be scored.
+        step: how many steps are done.
+        loss: the base's mean loss since the last read; NaN before there is one.
         stop: once set, the step under way is the last.
     """
 
     def __init__(self, setup: TrainingSetup, candidate: Candidate | None) -> None:
-        self._setup, self._candidate = setup, candidate
+        self._setup = setup
         self._trainer = setup.new_trainer("joint")
         if candidate is not None:
             attach(self._trainer, setup, candidate)
+        self._loader = setup.new_loader()
         config = setup.config
         self._throughput = Throughput(config.batch_size, setup.steps, config.rungs, cohorts=1)
         self.rung, self.step, self.loss = 0, 0, math.nan
         self._head_losses: dict[str, float] = {}
         self.stop = threading.Event()
 
-    def run(self) -> Generator[SoloEvent, None, None]:
-        """Trains, and yields what happens; the last rung is the last thing that it yields.
+    def run(self, observe: Callable[[SoloEvent], None] = lambda event: None) -> None:
+        """Trains to the end, or until `stop` is set; the last rung is the last event.
 
-        All processes of a job run it side by side, from where the first one's stands.
+        All processes of a job call it, and start where the first one stands.
 
         Raises:
             UserError: base or head diverged.
         """
-        setup, trainer, throughput, config = (
-            self._setup,
-            self._trainer,
-            self._throughput,
-            self._setup.config,
-        )
-        images, stop = setup.data.train, self._to_stop
+        setup, config = self._setup, self._setup.config
+        trainer, throughput = self._trainer, self._throughput
         if torchrun.count() > 1:
             trainer.load_state(distributed.broadcast_tensors(trainer.state(), setup.device))
             self.rung, self.step, self.loss = distributed.agree_on_first(
@@ -116,7 +113,9 @@ class SoloRun:
         while self.rung <= config.rungs:
             last = setup.rung_step(self.rung)
             throughput.start()
-            for progress in train(trainer, images, config, self.step, last, stop):
+            while self.step < last and not self._to_stop():
+                window = window_from(self.step, last)
+                progress = train_window(trainer, self._loader, window, self.stop.is_set)
                 throughput.trained(progress.step - self.step)
                 self.step = progress.step
                 if progress.stats is not None:
@@ -124,15 +123,16 @@ class SoloRun:
                     losses = {name: of.loss for name, of in progress.stats.owners.items()}
                     self.loss, self._head_losses = losses.pop(BASE), losses
                 read = progress.stats is not None
-                yield SoloAdvanced(self.step, self.loss, self._head_losses, read, throughput)
+                observe(SoloAdvanced(self.step, self.loss, self._head_losses, read, throughput))
                 throughput.start()
-            if stop():
+            if self._to_stop():
                 return
+            trainer.drop_graph()  # scoring needs memory
             network = trainer.teacher.network
             scores = setup.scores(network)
             throughput.scored()
             self.rung += 1
-            yield SoloScored(self.rung - 1, last, self.loss, scores, network.base, throughput)
+            observe(SoloScored(self.rung - 1, last, self.loss, scores, network.base, throughput))
 
     def _to_stop(self) -> bool:
         """Whether it is to stop, here or in any other process of the job."""
@@ -141,12 +141,12 @@ class SoloRun:
         return self.stop.is_set()
 
     def snapshot(self) -> Snapshot:
-        """All that it needs to go on from here."""
+        """All that another process needs to resume from here."""
         record = {"rung": self.rung, "step": self.step, "loss": self.loss}
         return Snapshot(self._trainer.state(), {**record, "pace": self._throughput.record_of()})
 
     def restore(self, left: Snapshot) -> None:
-        """Becomes the run that a snapshot was taken of."""
+        """Restores the run that a snapshot was taken of."""
         self._trainer.load_state(left.tensors)
         self._throughput.restore(left.record["pace"])
         self.rung, self.step = left.record["rung"], left.record["step"]

@@ -13,8 +13,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from headsearch.pretraining.run import PRETRAIN_COLUMNS
 from headsearch.report.statistics.gains import write_gains
 from headsearch.runs.directory import CONFIG, hold, read_config
 from headsearch.runs.incidents import current_learning_rate
+from headsearch.runs.observers import Observers
 from headsearch.runs.run import Run
 from headsearch.runs.snapshot import FOLDER
 from headsearch.runs.tables import CONTROL_FAMILIES, NO_HEAD, SOLO_COLUMNS, ranked, write_table
@@ -102,10 +104,10 @@ class Progress:
 
 
 class Verification:
-    """The solo runs of a search's best heads. Making one writes nothing.
+    """The solo runs of a search's best heads. Creating one writes nothing.
 
     Args:
-        run: the search.
+        search: the run of the search.
         top: how many heads of its ranking, from the first; controls do not count.
         seeds: how many seeds, from the search's own on.
         controls: whether `identity` and the base's own kind of block run too; no head always does.
@@ -113,13 +115,16 @@ class Verification:
         threads: of each run; by default the cores are shared out.
         device: auto, cpu or cuda.
 
+    Attributes:
+        stop: once set, the solo runs under way are ended, and those that have ended are kept.
+
     Raises:
         UserError: the run cannot be verified.
     """
 
     def __init__(
         self,
-        run: Run,
+        search: Run,
         *,
         top: int = 3,
         seeds: int = 3,
@@ -128,15 +133,17 @@ class Verification:
         threads: int | None = None,
         device: str = "auto",
     ) -> None:
-        if run.config.get("given"):
+        if search.config.get("given"):
             raise UserError(
-                f"{run.path}: its {run.config['given'][0]} was given in Python, where a process "
-                "of its own cannot find it"
+                f"{search.path}: its {search.config['given'][0]} was given in Python, where a "
+                "process of its own cannot find it"
             )
-        if run.facts.get("labelled") is False:
-            raise UserError(f"{run.path} has no labels, and a gain is one in accuracy")
-        self.run = run
-        config = resolve({}, run.path / "config.yaml")
+        if search.facts.get("labelled") is False:
+            raise UserError(f"{search.path} has no labels, and a gain is one in accuracy")
+        self.search = search
+        self.stop = threading.Event()
+        self._done = 0
+        config = resolve({}, search.path / "config.yaml")
         found = choose_device(device)
         self.devices = (
             [f"cuda:{index}" for index in range(torch.cuda.device_count())]
@@ -146,11 +153,15 @@ class Verification:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         self.seeds = tuple(range(config.seed, config.seed + seeds))
         self.data_seed = config.seed if config.data_seed is None else config.data_seed
-        heads, lr = _heads(run, top), current_learning_rate(run.facts, config.lr)
+        heads, lr = _heads(search, top), current_learning_rate(search.facts, config.lr)
         self.solos = tuple(
-            Solo(name, family, seed, run.path / "solo" / f"{for_file_name(name)}-seed{seed}", lr)
+            Solo(name, family, seed, search.path / "solo" / f"{for_file_name(name)}-seed{seed}", lr)
             for seed in self.seeds
-            for name, family in [(NO_HEAD, NO_HEAD), *(_controls(run) if controls else []), *heads]
+            for name, family in [
+                (NO_HEAD, NO_HEAD),
+                *(_controls(search) if controls else []),
+                *heads,
+            ]
         )
         one_a_core = cores if found.type == "cpu" else len(self.devices)
         self.jobs = max(1, min(jobs or one_a_core, len(self.solos)))
@@ -158,52 +169,68 @@ class Verification:
         self._resumed: set[Solo] = set()
 
     @property
-    def notes(self) -> list[str]:
+    def run_directory(self) -> Path:
+        """That of the search."""
+        return self.search.path
+
+    @property
+    def complete(self) -> bool:
+        """Whether all solo runs have ended."""
+        return self._done == len(self.solos)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
         """What is going to run, a line each."""
         names = list(dict.fromkeys(solo.candidate for solo in self.solos))
         ended = sum(solo.scores() is not None for solo in self.solos)
         before = f", {ended} of them ended before" if ended else ""
-        return [
+        return (
             f"{len(names)} solo runs a seed: {', '.join(names)}",
             f"{len(self.seeds)} seeds: {len(self.solos)} runs{before}",
             f"{self.jobs} at once on {', '.join(self.devices)}, {self.threads} threads each",
-        ]
+        )
 
-    def carry_out(self) -> Generator[Progress, None, None]:
-        """Runs what has not ended, tells how it stands, and keeps solo.csv and ranking.csv.
+    def run(self, *observers: Callable[[Progress], None]) -> None:
+        """Carries out the solo runs that have not ended; keeps solo.csv and ranking.csv up to date.
 
-        Closing it, or Ctrl-C, ends the runs under way; those that have ended are kept.
+        Args:
+            observers: called whenever a solo run has ended, and about five times a second. An error
+                in one of them stops the verification like `stop`, and is raised at its end.
 
         Raises:
             UserError: the run directory cannot be written, or another process holds it.
         """
-        lock = hold(self.run.path)
+        watching = Observers(observers, self.stop)
+        lock = hold(self.run_directory)
         try:
-            yield from self._run_all()
+            self._run_all(watching.notify)
         finally:
             lock.release()
+        watching.raise_error()
 
-    def _run_all(self) -> Generator[Progress, None, None]:
+    def _run_all(self, notify: Callable[[Progress], None]) -> None:
         try:
-            (self.run.path / "solo").mkdir(exist_ok=True)
+            (self.run_directory / "solo").mkdir(exist_ok=True)
         except OSError as error:
-            raise UserError(f"{self.run.path}: cannot write into it: {error.strerror}") from None
+            raise UserError(
+                f"{self.run_directory}: cannot write into it: {error.strerror}"
+            ) from None
         waiting = [solo for solo in self.solos if solo.scores() is None]
-        done = before = len(self.solos) - len(waiting)
+        self._done = before = len(self.solos) - len(waiting)
         free = [self.devices[index % len(self.devices)] for index in range(self.jobs)]
         running: dict[Solo, tuple[subprocess.Popen[bytes], str]] = {}
         started = time.monotonic()
 
         def progress(ended: Solo | None = None, failure: str | None = None) -> Progress:
             left = None
-            if done > before:
-                seconds_each = (time.monotonic() - started) / (done - before)
-                left = seconds_each * (len(self.solos) - done)
-            return Progress(ended, failure, done, len(self.solos), tuple(running), left)
+            if self._done > before:
+                seconds_each = (time.monotonic() - started) / (self._done - before)
+                left = seconds_each * (len(self.solos) - self._done)
+            return Progress(ended, failure, self._done, len(self.solos), tuple(running), left)
 
         self._write()
         try:
-            while waiting or running:
+            while (waiting or running) and not self.stop.is_set():
                 while waiting and free:
                     solo = waiting.pop(0)
                     device = left if (left := solo.left_on()) in free else free[0]
@@ -215,18 +242,18 @@ class Verification:
                     process, device = running.pop(solo)
                     free.append(device)
                     if process.returncode == 2 and solo in self._resumed:
-                        # What it cannot go on from stands in no way of a fresh beginning.
+                        # Its snapshot cannot be resumed from: start it again from the first step.
                         shutil.rmtree(solo.directory / FOLDER, ignore_errors=True)
                         self._resumed.remove(solo)
                         waiting.insert(0, solo)
                         continue
-                    done += 1
+                    self._done += 1
                     failed = process.returncode != 0 or solo.scores() is None
                     self._write()
-                    yield progress(solo, _last_line(solo.log) if failed else None)
+                    notify(progress(solo, _last_line(solo.log) if failed else None))
                 if not ended:
-                    time.sleep(POLL_S)
-                    yield progress()
+                    notify(progress())
+                    self.stop.wait(POLL_S)
         finally:
             for process, _ in running.values():
                 process.terminate()
@@ -247,7 +274,7 @@ class Verification:
             self._resumed.add(solo)
         else:
             shutil.rmtree(solo.directory, ignore_errors=True)
-            command += ["pretrain", str(self.run.path), *self._flags(solo, device)]
+            command += ["pretrain", str(self.run_directory), *self._flags(solo, device)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
         with solo.log.open("wb") as log:
             return subprocess.Popen(
@@ -268,7 +295,9 @@ class Verification:
 
     def _write(self) -> None:
         """Writes solo.csv, and the gains into ranking.csv."""
-        keep_solo_rows(self.run, [row for solo in self.solos if (row := solo.scores()) is not None])
+        keep_solo_rows(
+            self.search, [row for solo in self.solos if (row := solo.scores()) is not None]
+        )
 
 
 def keep_solo_rows(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from dataclasses import dataclass
 
@@ -138,3 +139,19 @@ def baselines_table(run: Run) -> Table | None:
 
 def _fraction(value: float | None) -> float:
     return math.nan if value is None else float(value)
+
+
+def html_table(table: Table) -> str:
+    """A table as HTML, for notebooks; every cell is escaped."""
+
+    def row(cells: list[str], tag: str) -> str:
+        sides = ("right" if numeric else "left" for numeric in table.numeric)
+        written = (
+            f'<{tag} style="text-align:{side}">{html.escape(cell)}</{tag}>'
+            for cell, side in zip(cells, sides, strict=True)
+        )
+        return f"<tr>{''.join(written)}</tr>"
+
+    body = "".join(row(cells, "td") for cells in table.rows)
+    head = row(table.headings, "th")
+    return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"

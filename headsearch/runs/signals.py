@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, TypeVar
-
-E = TypeVar("E")
-
+from typing import Any
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 """Ctrl-C, and what a cluster sends before it takes the machine away."""
@@ -26,7 +23,7 @@ class Heard:
 
 @contextmanager
 def stops_heard(stop: threading.Event) -> Iterator[Heard]:
-    """In this block Ctrl-C and SIGTERM set `stop`; a second Ctrl-C raises as ever."""
+    """In this block Ctrl-C and SIGTERM set `stop`; a second Ctrl-C raises KeyboardInterrupt."""
     heard = Heard()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -40,32 +37,8 @@ def stops_heard(stop: threading.Event) -> Iterator[Heard]:
 
 
 @contextmanager
-def interrupts_heard() -> Iterator[Heard]:
-    """In this block Ctrl-C and SIGTERM raise KeyboardInterrupt, with the signal's number.
-
-    They are remembered too: Python drops what is raised where a destructor is running.
-    """
-    heard = Heard()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        heard.number = number
-        raise KeyboardInterrupt(number)
-
-    with _signals_to(on_signal):
-        yield heard
-
-
-def until(heard: Heard, events: Iterable[E]) -> Iterator[E]:
-    """The events, up to a signal that was heard and lost."""
-    for event in events:
-        yield event
-        if heard.number:
-            raise KeyboardInterrupt(heard.number)
-
-
-@contextmanager
 def _signals_to(on_signal: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """In this block a function hears Ctrl-C and SIGTERM; none does outside the main thread."""
+    """In this block a function handles Ctrl-C and SIGTERM, which reach the main thread alone."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals go to the main thread alone
         return

@@ -1,6 +1,7 @@
-"""A cohort in training: its heads on one shared base, once under each seed.
+"""A cohort in training: heads on one shared base, once under each seed.
 
-What is done to the first process's is told to the others of its job.
+In a job of several processes, what the first process does to its cohort is broadcast to the others
+(`commands.py`), which do the same to theirs (`followers.py`).
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from headsearch import torchrun
+from headsearch.data.loader import Loader
 from headsearch.study.commands import Attach, Leave, Load, SetUp
 from headsearch.study.leaderboard import Entry
 from headsearch.training.distributed import broadcast_object, broadcast_tensors
 from headsearch.training.head_timing import head_step_ms
-from headsearch.training.setup import TrainingSetup
+from headsearch.training.setup import TrainingSetup, attach
 from headsearch.training.trainer import Trainer
 
 
@@ -28,6 +30,7 @@ class Replica:
 
     setup: TrainingSetup
     trainer: Trainer
+    loader: Loader
 
     @property
     def seed(self) -> int:
@@ -40,11 +43,11 @@ class Cohort:
 
     Attributes:
         index: its number, from 0.
-        rung: the one that it trains toward; it has been scored at all before.
+        rung: the next one to be scored.
         steps: done under each seed.
-        replicas: one a seed, once there is a base.
+        replicas: one a seed; none before `set_up`.
         live: its heads that still train, by name.
-        base_losses: the base's under each seed, of late.
+        base_losses: the base's mean loss since the last read, under each seed.
     """
 
     index: int
@@ -60,53 +63,50 @@ class Cohort:
         return fmean(self.base_losses.values()) if self.base_losses else math.nan
 
     def set_up(self, setup: TrainingSetup, entries: Iterable[Entry], lr: float) -> None:
-        """Makes the networks before their first step: a base that the seed decides, and heads.
+        """Builds the networks before their first step: the base that the seed decides, and heads.
 
         Args:
             lr: the peak learning rate.
         """
         broadcast_object(SetUp(tuple(self.steps), lr))
         for seed in self.steps:
-            under = setup.under(seed)
+            under = setup.under(seed, lr=lr)
             trainer = under.new_trainer(under.config.coupling)
-            trainer.peak_lr = lr
-            self.replicas.append(Replica(under, trainer))
+            self.replicas.append(Replica(under, trainer, under.new_loader()))
         for entry in entries:
             self.attach(entry)
         if torchrun.count() > 1 and torchrun.first():
-            # A seed may come to other bits on another machine, and a module of one's own has none.
+            # The first weights may differ between machines, and a user's module has no seed.
             self.load_state(self.state())
 
     def attach(self, entry: Entry) -> None:
         """Attaches a head under every seed; the first time, a step of it on its own is timed."""
         broadcast_object(Attach(entry.candidate.trial_params))
         setup, candidate = self.replicas[0].setup, entry.candidate
-        dim, grid = setup.plan.stages[candidate.feature_index]
-
-        def build() -> nn.Module:
-            return candidate.build(dim, grid)
-
         for replica in self.replicas:
-            replica.trainer.attach(candidate.name, build, dim, candidate.feature_index)
+            attach(replica.trainer, setup, candidate)
         if math.isnan(entry.step_ms) and torchrun.first():
+            dim, grid = setup.plan.stages[candidate.feature_index]
             features = torch.zeros(2 * setup.config.batch_size, dim, *grid, device=setup.device)
-            entry.step_ms = head_step_ms(build, features, autocast=setup.autocast)
+            entry.step_ms = head_step_ms(
+                lambda: candidate.build(dim, grid), features, autocast=setup.autocast
+            )
         self.live[candidate.name] = entry
 
     def leave(self, name: str, state: str, reason: str) -> None:
-        """Ends a head's training: in the networks and in its row."""
+        """Ends a head's training: detaches it from the networks and notes how it ended."""
         broadcast_object(Leave(name))
         entry = self.live.pop(name)
         for replica in self.replicas:
             replica.trainer.detach(name)
-        entry.state, entry.reason = state, reason
+        entry.end(state, reason)
 
     def under(self, seed: int) -> Replica:
-        """The training under a seed."""
+        """The replica of a seed."""
         return next(replica for replica in self.replicas if replica.seed == seed)
 
     def state(self) -> dict[str, Tensor]:
-        """All that moves, under each seed."""
+        """All tensors that training updates, under each seed."""
         return {
             f"{replica.seed}.{name}": tensor
             for replica in self.replicas
@@ -114,9 +114,9 @@ class Cohort:
         }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Goes on from a `state`, taken with the heads that are attached here.
+        """Loads a `state` that was taken with the heads that are attached here.
 
-        Of several ranks all go on from the first one's.
+        In a job of several processes all load the first one's.
         """
         broadcast_object(Load())
         state = broadcast_tensors(state, self.replicas[0].setup.device)

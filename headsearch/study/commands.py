@@ -1,23 +1,20 @@
-"""What the first process of a job tells the others to do, one after the other.
+"""Commands that the first process of a job broadcasts to the others, one after the other.
 
-It alone decides: what Optuna and the pruner say, what is written and when it stops. The others hold
-the same cohort, and do to it what it does to its own (`following.py`).
+The first process alone decides: it talks to Optuna, asks the pruner, writes the run directory and
+stops. The others hold the same cohort and do the same to it (`followers.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headsearch.training.distributed import broadcast_object
-
 
 @dataclass(frozen=True)
 class SetUp:
-    """A new cohort, without heads; the one before is gone."""
+    """Set up a new cohort without heads, in place of the one before."""
 
     seeds: tuple[int, ...]
     lr: float
@@ -25,26 +22,26 @@ class SetUp:
 
 @dataclass(frozen=True)
 class Attach:
-    """A head of the space, by the parameters of its trial."""
+    """Attach a head of the space, given by the parameters of its trial."""
 
     parameters: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Leave:
-    """A head is no longer trained."""
+    """Detach a head."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Load:
-    """The cohort goes on from a state, which follows."""
+    """Load a state, whose tensors are broadcast next."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Training steps under a seed, up to the next reading of losses."""
+    """Take training steps under a seed, then read losses."""
 
     seed: int
     window: range
@@ -52,28 +49,13 @@ class Steps:
 
 @dataclass(frozen=True)
 class Score:
-    """A rung, under a seed."""
+    """Score the rung under a seed."""
 
     seed: int
 
 
 @dataclass(frozen=True)
 class End:
-    """Of the search; what it found lies in this directory."""
+    """The search has ended; its results are in this directory."""
 
     run_directory: Path
-
-
-@contextmanager
-def leading(run_directory: Path) -> Iterator[None]:
-    """The search in this block ends for all processes as it ends, or is closed, in this one.
-
-    Where it fails the others are not told: they may be in the midst of a step. This process's end
-    ends the job.
-    """
-    try:
-        yield
-    except GeneratorExit:
-        broadcast_object(End(run_directory))
-        raise
-    broadcast_object(End(run_directory))

@@ -1,21 +1,19 @@
-"""What a person sees while a search runs: a live table in a terminal, a line a rung in a pipe."""
+"""How a search is shown while it runs: a live table in a terminal, a line a rung elsewhere."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from headsearch.boards import events_of
+from headsearch.models.network import BASE
 from headsearch.report.console import print_notes, progress_line, say, speed_words
-from headsearch.runs.signals import (
-    stops_heard,
-)
+from headsearch.report.tensorboard import Points, tag
 from headsearch.study.events import Advanced, Event, Noted, Scored
 from headsearch.study.leaderboard import Entry, Leaderboard
 from headsearch.study.search import Search
@@ -31,25 +29,41 @@ LIVE_ROWS = 30
 """Heads that the live table shows at most; the ranking afterwards has them all."""
 
 
-def show(search: Search, console: Console) -> int:
-    """Runs a search and shows it as it goes, until it ends.
-
-    Ctrl-C and SIGTERM end it early, after the step under way, with a snapshot. A second Ctrl-C does
-    not wait for it.
-
-    Returns:
-        The number of the signal that ended it; 0 where it came to its end.
-
-    Raises:
-        KeyboardInterrupt: at the second Ctrl-C.
-    """
-    watcher = _InTerminal(console, search) if console.is_terminal else _InPipe(console, search)
-    with closing(events_of(search)) as events, stops_heard(search.stop) as heard:
-        watcher.watch(events)
-    return 0 if search.complete else heard.number
+@contextmanager
+def shown(search: Search, console: Console) -> Iterator[Callable[[Event], None]]:
+    """The observer that shows a search: a live table in a terminal, a line a rung elsewhere."""
+    if not console.is_terminal:
+        yield _Lines(console, search)
+        return
+    first = Text("attaching the heads and scoring the untrained network …")
+    with Live(first, console=console, refresh_per_second=4, transient=True) as live:
+        yield _LiveTable(console, search, live)
 
 
-class _InPipe:
+def points_of(event: Event, seeds: int) -> Points | None:
+    """The points of TensorBoard's curves that an event has; None where it has none."""
+    if isinstance(event, Scored):
+        live = len(event.leaderboard.live(event.cohort))
+        scores = {BASE: event.scores.base, **event.scores.heads}
+        values: dict[str, float] = {
+            tag(chart, name): value
+            for name, own in scores.items()
+            for chart, value in own.charts().items()
+        }
+        # the step of a rung is that of each seed, and curves count those of all seeds
+        step, values["search/live heads"] = event.step * seeds, live
+    elif isinstance(event, Advanced) and event.read:
+        entries = event.leaderboard.live(event.cohort)
+        losses = {BASE: event.base_loss, **{e.candidate.name: e.loss for e in entries}}
+        values = {tag("loss", name): loss for name, loss in losses.items()}
+        step = event.step
+        values["speed/images per second"] = event.throughput.images_per_second
+    else:
+        return None
+    return Points(step, values, isinstance(event, Scored), f"cohort-{event.cohort + 1}")
+
+
+class _Lines:
     """One plain line a rung."""
 
     def __init__(self, console: Console, search: Search) -> None:
@@ -57,12 +71,11 @@ class _InPipe:
         self._rungs = search.config.rungs
         self._gone: set[str] = set()
 
-    def watch(self, events: Iterable[Event]) -> None:
-        for event in events:
-            if isinstance(event, Scored):
-                say(self._console, self._line(event))
-            elif isinstance(event, Noted):
-                print_notes(self._console, [event.text])
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Scored):
+            say(self._console, self._line(event))
+        elif isinstance(event, Noted):
+            print_notes(self._console, [event.text])
 
     def _line(self, event: Scored) -> str:
         entries = list(event.leaderboard.entries.values())
@@ -90,23 +103,20 @@ class _InPipe:
         return " | ".join(parts)
 
 
-class _InTerminal:
+class _LiveTable:
     """A live table, a row a head."""
 
-    def __init__(self, console: Console, search: Search) -> None:
-        self._console = console
+    def __init__(self, console: Console, search: Search, live: Live) -> None:
+        self._console, self._live = console, live
         self._steps = search.prepared.steps * search.config.seeds
         self._rungs = search.config.rungs
         self._stop = search.stop
 
-    def watch(self, events: Iterable[Event]) -> None:
-        first = Text("attaching the heads and scoring the untrained network …")
-        with Live(first, console=self._console, refresh_per_second=4, transient=True) as live:
-            for event in events:
-                if isinstance(event, Noted):
-                    print_notes(self._console, [event.text])  # it stays, above the table
-                else:
-                    live.update(self._draw(event))
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Noted):
+            print_notes(self._console, [event.text])  # stays, above the table
+        else:
+            self._live.update(self._draw(event))
 
     def _draw(self, event: Advanced | Scored) -> RenderableType:
         rows = RichTable(box=None, pad_edge=False, header_style="bold")

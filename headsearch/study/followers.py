@@ -1,4 +1,4 @@
-"""What every process of a job but the first does: its part of the training, as it is told."""
+"""The other processes of a job: each does to its cohort what the first process commands."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from headsearch.study.commands import Attach, End, Leave, Load, Score, SetUp, St
 from headsearch.study.leaderboard import Entry
 from headsearch.study.setup import SearchSetup
 from headsearch.training import distributed
-from headsearch.training.loop import take_steps
+from headsearch.training.loop import train_window
 
 
 def follow(prepared: SearchSetup) -> Path:
-    """Takes part in a search to its end.
+    """Takes part in a search of the first process, until that ends it.
 
     Returns:
         The run directory, which the first process has written.
@@ -41,13 +41,10 @@ def follow(prepared: SearchSetup) -> Path:
                 cohort.load_state({})
             case Steps(seed, window):
                 replica = cohort.under(seed)
-                setup = replica.setup
-                images, trainer = setup.data.train, replica.trainer
-                if take_steps(trainer, images, setup.config, window) == window.stop:
-                    trainer.read()
+                train_window(replica.trainer, replica.loader, window)
             case Score(seed):
                 prepared.scores(cohort.under(seed).trainer.teacher.network)
             case End(run_directory):
                 return run_directory
             case word:
-                raise AssertionError(f"no order of a search: {word}")
+                raise AssertionError(f"no command of a search: {word}")

@@ -1,4 +1,4 @@
-"""The tables of a run while it goes: what is known of each candidate, rung by rung."""
+"""The leaderboard of a search: what is known of each candidate, as the tables of the run."""
 
 from __future__ import annotations
 
@@ -12,29 +12,38 @@ from typing import Any
 import pandas as pd
 from pydantic import TypeAdapter
 
-from headsearch.evaluation.scores import RungScores, Scores
+from headsearch.evaluation.scores import RungScores, Scores, accuracy_columns
 from headsearch.models.space import Candidate
 from headsearch.runs.tables import RANKING_COLUMNS, RUNG_COLUMNS, SCORE_COLUMNS, rank, write_table
 
 
 @dataclass
 class Entry:
-    """What is known of one candidate: its row in ranking.csv."""
+    """What is known of one candidate: its row in ranking.csv.
+
+    Attributes:
+        trial: the number of its Optuna trial.
+        step_ms: forward and backward of the head alone, in milliseconds.
+        rungs: the last rung that it was scored at.
+        losses: its mean loss since the last read, under each seed.
+        told: whether Optuna knows how it ended.
+    """
 
     candidate: Candidate
     trial: int
-    """The number of its Optuna trial."""
     cohort: int
     step_ms: float = math.nan
     state: str = "running"
     rungs: int = 0
     score: float = math.nan
     losses: dict[int, float] = field(default_factory=dict)
-    """Under each seed, of late."""
     scores: Scores | None = None
     reason: str = ""
     told: bool = False
-    """Whether Optuna knows how it ended."""
+
+    def end(self, state: str, reason: str) -> None:
+        """Notes how its training ended: complete, pruned, collapsed or failed, and why."""
+        self.state, self.reason = state, reason
 
     @property
     def ended(self) -> bool:
@@ -48,7 +57,7 @@ class Entry:
     def row(self) -> dict[str, Any]:
         scores = self.scores
         difference = scores.discrepancy if scores else None
-        reported = scores.report if scores else None
+        accuracies = accuracy_columns("head", scores.report if scores else None)
         return {
             "candidate": self.candidate.name,
             "family": self.candidate.family,
@@ -59,8 +68,7 @@ class Entry:
             "discrepancy": difference.value if difference else math.nan,
             "discrepancy_low": difference.low if difference else math.nan,
             "discrepancy_high": difference.high if difference else math.nan,
-            "head_knn": reported.knn if reported else math.nan,
-            "head_linear": reported.linear if reported else math.nan,
+            **accuracies,
             "effective_rank": scores.effective_rank if scores else math.nan,
             "params_m": self.candidate.params_m,
             "gflops": self.candidate.gflops,
@@ -89,64 +97,76 @@ class Leaderboard:
 
     def live(self, cohort: int) -> list[Entry]:
         """The heads of a cohort that have not ended."""
-        return [s for s in self.entries.values() if s.cohort == cohort and not s.ended]
+        return [e for e in self.entries.values() if e.cohort == cohort and not e.ended]
+
+    def move_up(self, cohort: int, by: int) -> None:
+        """Gives the cohorts after this one higher numbers."""
+        for entry in self.entries.values():
+            if entry.cohort > cohort:
+                entry.cohort += by
 
     def begin_anew(self, entry: Entry, cohort: int) -> None:
-        """Forgets what a candidate has come to, for it to train again in this cohort."""
+        """Clears the results of a candidate, which trains again from the start in this cohort."""
         name = entry.candidate.name
         self.entries[name] = Entry(entry.candidate, entry.trial, cohort, entry.step_ms)
         self.rung_rows = [row for row in self.rung_rows if row["candidate"] != name]
         self.score_rows = [row for row in self.score_rows if row["candidate"] != name]
 
-    def record(self, entry: Entry, rung: int, step: int, images: int, at: RungScores) -> None:
-        """Notes a candidate's scores at a rung, beside the base's: their means over seeds."""
-        own = at.heads[entry.candidate.name]
-        entry.scores = own
-        entry.rungs = rung
-        base = at.base.report
+    def record(
+        self, name: str, rung: int, step: int, images: int, scores: RungScores, score: float
+    ) -> None:
+        """Notes a candidate's scores at a rung, beside the base's: a row of rungs.csv.
+
+        Args:
+            scores: the means over seeds.
+            score: the one that ranks, the mean over seeds.
+        """
+        entry, own = self.entries[name], scores.heads[name]
+        entry.scores, entry.rungs, entry.score = own, rung, score
         self.rung_rows.append(
             {
-                "candidate": entry.candidate.name,
+                "candidate": name,
                 "cohort": entry.cohort,
                 "rung": rung,
                 "step": step,
                 "images": images,
-                "discrepancy": own.discrepancy.value if own.discrepancy else math.nan,
-                "head_knn": own.report.knn if own.report else math.nan,
-                "head_linear": own.report.linear if own.report else math.nan,
-                "base_knn": base.knn if base else math.nan,
-                "base_linear": base.linear if base else math.nan,
+                "discrepancy": own.discrepancy_value,
+                **accuracy_columns("head", own.report),
+                **accuracy_columns("base", scores.base.report),
                 "loss": entry.loss,
             }
         )
 
     def record_seed(
-        self, entry: Entry, seed: int, rung: int, step: int, at: RungScores, score: float
+        self, name: str, seed: int, rung: int, step: int, scores: RungScores, score: float
     ) -> None:
-        """Notes all that may choose, on the labels that may: a row of scores.csv."""
-        own = at.heads[entry.candidate.name]
-        base = at.base.choose
+        """Notes a candidate's scores under one seed: a row of scores.csv.
+
+        These are on the labels that may choose between heads, not on those that are reported.
+        """
+        own = scores.heads[name]
         self.score_rows.append(
             {
-                "candidate": entry.candidate.name,
+                "candidate": name,
                 "seed": seed,
                 "rung": rung,
                 "step": step,
                 "score": score,
-                "discrepancy": own.discrepancy.value if own.discrepancy else math.nan,
+                "discrepancy": own.discrepancy_value,
                 **own.forms,
-                "choose_knn": own.choose.knn if own.choose else math.nan,
-                "choose_linear": own.choose.linear if own.choose else math.nan,
-                "base_choose_knn": base.knn if base else math.nan,
-                "base_choose_linear": base.linear if base else math.nan,
+                **accuracy_columns("choose", own.choose),
+                **accuracy_columns("base_choose", scores.base.choose),
                 "effective_rank": own.effective_rank,
-                "loss": entry.losses.get(seed, math.nan),
+                "loss": self.entries[name].losses.get(seed, math.nan),
             }
         )
 
     def record_of(self) -> dict[str, Any]:
-        """All of it as JSON can hold it; `restore` reads it back."""
-        of_standings = {
+        """All of it as JSON can hold it; `restore` reads it back.
+
+        The keys are those of snapshots of version 0.1, which stay readable.
+        """
+        entries = {
             name: {
                 key: value
                 for key, value in vars(entry).items()
@@ -156,13 +176,13 @@ class Leaderboard:
             for name, entry in self.entries.items()
         }
         return {
-            "standings": of_standings,
+            "standings": entries,
             "rung_rows": self.rung_rows,
             "score_rows": self.score_rows,
         }
 
     def restore(self, record: Mapping[str, Any], candidates: Mapping[int, Candidate]) -> None:
-        """Becomes the ledger that a record was made of.
+        """Restores the leaderboard that a record was made of.
 
         Args:
             record: of `record_of`.
@@ -185,7 +205,7 @@ class Leaderboard:
         return ordered([entry.row() for entry in self.entries.values()])
 
     def base_of_the_first(self) -> dict[str, float]:
-        """As `base_of_the_first` of this page."""
+        """The base's accuracies beside the first-ranked head (`base_of_the_first` below)."""
         return base_of_the_first(self.ranking(), self.rung_rows)
 
     def write(self, run_directory: Path) -> None:

@@ -1,50 +1,67 @@
-"""Work on the device that is the same again and again, recorded once and then replayed.
+"""A training step as a CUDA graph: recorded once, then replayed.
 
-A step of a small base with many heads is thousands of short kernels. A GPU is done with them sooner
-than Python has asked for them one by one. A recording (a CUDA graph) asks for all of them at once.
+A step of a small base with many heads is thousands of short kernels. A GPU runs them faster than
+Python launches them one by one. Replaying a CUDA graph launches all of them at once.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import cache
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 WARM_UP = 2
-"""How often work is done as it is before it is recorded: libraries choose their kernels then."""
+"""How often the work runs as it is before it is recorded: libraries choose their kernels then."""
 
 
-class CudaGraphStep:
-    """Does the same work time after time, from a recording once there is one.
+class GraphInputs(Protocol):
+    """The inputs of a step: a graph reads them from tensors at fixed addresses."""
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors, always in the same order."""
+
+    def clone(self: Inputs) -> Inputs:
+        """The same with a copy of every tensor."""
+
+
+Inputs = TypeVar("Inputs", bound=GraphInputs)
+
+
+class CudaGraphStep(Generic[Inputs]):
+    """Runs the same work step after step, from a recording once there is one.
 
     The work must read nothing back from the device, draw random numbers from torch's own generators
-    alone, and leave what it comes to in place, or as gradients of some parameters. Where it cannot
-    be recorded it is done as it is; a first warning says so.
+    alone, and leave its results in place, or as gradients of some parameters. Where it cannot be
+    recorded it runs as it is; a first warning says so.
 
     Args:
-        parameters: those whose gradients it leaves; asked for whenever it is recorded.
-        device: where it is done.
+        work: what is done with the inputs of a step.
+        parameters: those whose gradients it leaves; called whenever it is recorded.
+        device: where it runs.
         possible: whether it is to be recorded.
     """
 
     def __init__(
         self,
+        work: Callable[[Inputs], None],
         parameters: Callable[[], Iterable[nn.Parameter]],
         device: torch.device,
         *,
         possible: bool,
     ) -> None:
-        self._parameters, self._device, self._possible = parameters, device, possible
+        self._work, self._parameters = work, parameters
+        self._device, self._possible = device, possible
         self._warned = False
         self.forget()
 
     def forget(self) -> None:
         """Drops the recording, and the memory of the work with it.
 
-        For where what the work consists of has changed, or something else wants the memory.
+        Call it where the work has changed, or where something else needs the memory.
         """
         self._failed = False
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -55,33 +72,31 @@ class CudaGraphStep:
 
     @property
     def settled(self) -> bool:
-        """Whether work takes as long from now on as it will take later."""
+        """Whether the work takes as long from now on as it will take later."""
         return not self._possible or self._failed or self._graph is not None
 
-    def __call__(self, inputs: Sequence[Tensor], work: Callable[[Sequence[Tensor]], None]) -> None:
-        """Does work on these tensors, or, once it is recorded, on copies of them.
-
-        It is what it was in the call before, unless `forget` came between or shapes differ.
-        """
-        shapes = [tensor.shape for tensor in inputs]
+    def __call__(self, inputs: Inputs) -> None:
+        """Does the work on these inputs, or replays it on copies of them."""
+        tensors = inputs.tensors()
+        shapes = [tensor.shape for tensor in tensors]
         if shapes != self._shapes:
             self.forget()
             self._shapes = shapes
         if not self.settled and self._warm >= WARM_UP:
-            self._record(inputs, work)
+            self._record(inputs)
         if self._graph is None:
             self._warm += 1
-            work(inputs)
+            self._work(inputs)
             return
-        for copy, tensor in zip(self._inputs, inputs, strict=True):
+        for copy, tensor in zip(self._inputs, tensors, strict=True):
             copy.copy_(tensor, non_blocking=True)
         self._graph.replay()
         for parameter, gradient in self._gradients:
             parameter.grad = gradient
 
-    def _record(self, inputs: Sequence[Tensor], work: Callable[[Sequence[Tensor]], None]) -> None:
-        """Notes what the work asks of the device; nothing of it is done yet."""
-        copies = [tensor.clone() for tensor in inputs]
+    def _record(self, inputs: Inputs) -> None:
+        """Records the kernels that the work launches; none of them runs yet."""
+        copies = inputs.clone()
         try:
             graph, stream = torch.cuda.CUDAGraph(), _stream(self._device)
             # A recording that fails does not leave its stream by itself, hence the outer block.
@@ -90,7 +105,7 @@ class CudaGraphStep:
                 torch.cuda.stream(torch.cuda.current_stream(self._device)),
                 torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
             ):
-                work(copies)
+                self._work(copies)
         except BaseException as error:
             for parameter in self._parameters():
                 parameter.grad = None
@@ -104,7 +119,7 @@ class CudaGraphStep:
                 )
             self._warned = True
             return
-        self._graph, self._inputs = graph, copies
+        self._graph, self._inputs = graph, copies.tensors()
         self._gradients = [(parameter, parameter.grad) for parameter in self._parameters()]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from headsearch.data import Source
+from headsearch.data import DatasetSource, Source
 from headsearch.errors import UserError
 from headsearch.models.bases import (
     BasePlan,
@@ -57,3 +57,20 @@ def check_inputs(path: Path, config: Mapping[str, Any], inputs: InMemoryInputs, 
                 f"{path}: its {name} was given in Python; give it again there: "
                 f"headsearch.{how}(…, {name}=…)"
             )
+
+
+def inputs_from(base: Any, data: Any, eval_data: Any) -> InMemoryInputs:
+    """The objects among these, where a name is not one."""
+    if base is not None and not isinstance(base, str | nn.Module):
+        raise UserError(f"base must be a name or a torch.nn.Module, but is a {type(base).__name__}")
+    return InMemoryInputs(
+        base=base if isinstance(base, nn.Module) else None,
+        data=_source(data),
+        eval_data=_source(eval_data),
+    )
+
+
+def _source(data: Any) -> Source | None:
+    if data is None or isinstance(data, str | Path):
+        return None
+    return data if isinstance(data, Source) else DatasetSource(data)

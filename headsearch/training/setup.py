@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -20,7 +20,7 @@ from headsearch.config.settings import Coupling, RunConfig
 from headsearch.data import Data, open_data
 from headsearch.data.factory import BUILT_IN_FULL
 from headsearch.data.fingerprint import difference, fingerprint
-from headsearch.data.loader import steps_per_epoch
+from headsearch.data.loader import Loader, steps_per_epoch
 from headsearch.errors import UserError, unknown
 from headsearch.evaluation.discrepancy import DISCREPANCIES
 from headsearch.evaluation.rung import score_rung
@@ -71,9 +71,13 @@ class TrainingSetup:
         """How many steps are done when rung r of R is scored: r/R of all; none before rung 0."""
         return round(self.steps * max(0, rung) / self.config.rungs)
 
-    def under(self, seed: int) -> TrainingSetup:
-        """The same images and labels under another seed: first weights, order and crops differ."""
-        return replace(self, config=self.config.model_copy(update={"seed": seed}))
+    def under(self, seed: int, **changes: Any) -> TrainingSetup:
+        """The same images and labels under another seed: first weights, order and crops differ.
+
+        Args:
+            changes: further settings that differ, for example `lr`.
+        """
+        return replace(self, config=self.config.model_copy(update={"seed": seed, **changes}))
 
     def starting_from(self: G, files: Mapping[int, Path]) -> G:
         """The same, with first weights from these files, by seed."""
@@ -85,6 +89,10 @@ class TrainingSetup:
         if self.config.seed in self.first_weights:
             student.load_state_dict(load_file(self.first_weights[self.config.seed]))
         return Trainer(student, self.objective, self.config, self.device, autocast=self.autocast)
+
+    def new_loader(self) -> Loader:
+        """The crops of every step, in the order that the seed decides."""
+        return Loader(self.data.train, self.config, self.device)
 
     def scores(self, network: Network) -> RungScores:
         """The scores of the base and of all heads of a network, the teacher's.

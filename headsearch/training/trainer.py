@@ -1,13 +1,14 @@
-"""The training step and the loop of one cohort.
+"""The trainer of one cohort: student, teacher, optimizer, and the training step.
 
-Shapes: B images, C = 3 channels, S image side; crops of a step stand as (2B, C, S, S).
+Shapes: B images, C = 3 channels, S image side; crops of a step are (2B, C, S, S). An *owner* is the
+base or a head: each has parameters, gradients and a meter of its own.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -46,42 +47,45 @@ from headsearch.training.sync_batchnorm import statistics_over_all
 
 @dataclass(frozen=True)
 class StepInputs:
-    """What a step is computed from.
+    """All that a step is computed from besides weights, drawn before it so that it can be recorded.
 
     Attributes:
-        crops_BCSS: 2B of them.
+        crops_BCSS: two crops of each image, first all first crops: 2B of them.
         temperature: of the objective's teacher, ().
         mask_BHW: the patches that the student does not see, where the objective hides any.
-        shares: the crops that each head sees, where those are not all.
+        head_batches: the crops that each head sees, where those are not all.
     """
 
     crops_BCSS: Tensor
     temperature: Tensor
     mask_BHW: Tensor | None
-    shares: HeadBatches | None
+    head_batches: HeadBatches | None
 
     def tensors(self) -> list[Tensor]:
         mask = [] if self.mask_BHW is None else [self.mask_BHW]
-        rows = [] if self.shares is None else list(self.shares.rows.values())
+        rows = [] if self.head_batches is None else list(self.head_batches.rows.values())
         return [self.crops_BCSS, self.temperature, *mask, *rows]
 
-    def of(self, tensors: Sequence[Tensor]) -> StepInputs:
-        """The same of other tensors, in the order of `tensors`."""
-        crops_BCSS, temperature, *rest = tensors
-        mask_BHW = None if self.mask_BHW is None else rest.pop(0)
-        heads = () if self.shares is None else self.shares.rows
-        rows = dict(zip(heads, rest, strict=True))
-        return StepInputs(crops_BCSS, temperature, mask_BHW, HeadBatches(rows) if rows else None)
+    def clone(self) -> StepInputs:
+        batches = self.head_batches
+        return StepInputs(
+            self.crops_BCSS.clone(),
+            self.temperature.clone(),
+            None if self.mask_BHW is None else self.mask_BHW.clone(),
+            None
+            if batches is None
+            else HeadBatches({name: rows.clone() for name, rows in batches.rows.items()}),
+        )
 
 
 class Trainer:
-    """Student, teacher, objective and optimizer of one cohort, and the step that moves them.
+    """Student, teacher, objective and optimizer of one cohort, and the step that updates them.
 
-    The step reads nothing back from the device, and on CUDA it is recorded and replayed but for the
-    update (`recording.py`). Losses and a flag of each owner's health are kept on the device until
-    `read` asks for them. From a step in which any loss or gradient is not finite until
-    the next read, steps change nothing at all: `read` then says how many were taken before, and
-    which heads are to blame, so that the rest can be taken again without them.
+    A step reads nothing back from the device, and on CUDA all of it but the update is recorded and
+    replayed (`cuda_graphs.py`). Losses and flags stay on the device until `read`. From a step in
+    which a loss or gradient is not finite to the next read, steps change nothing at all. `read`
+    then says how many steps were taken before it and which heads are to blame, so that the rest
+    can be taken again without these heads.
 
     Attributes:
         unread: steps since the last read.
@@ -123,6 +127,7 @@ class Trainer:
         self._base_sound = torch.ones((), dtype=torch.bool, device=device)
         self._sound = torch.ones((), device=device)  # 0 from a step that is not finite to the read
         self.unread = 0
+        self._blamed: set[str] = set()  # heads that the last read blamed
         # The fused kernel can leave out an update on the device. torch has none for the meta
         # device, on which the tests prove the step free of syncs.
         self._fused = device.type != "meta"
@@ -136,7 +141,9 @@ class Trainer:
         # each recording would hold the memory of a step.
         alone = torchrun.count() == 1 and config.seeds == 1
         record = device.type == "cuda" and config.cuda_graphs == "auto" and alone
-        self._recorder = CudaGraphStep(self.student.parameters, device, possible=record)
+        self._gradients = CudaGraphStep(
+            self._compute_gradients, self.student.parameters, device, possible=record
+        )
 
     def attach(
         self, name: str, build: Callable[[], nn.Module], dim: int, feature_index: int = 0
@@ -155,7 +162,7 @@ class Trainer:
         for group in _decay_groups(name, self._parameters[name], self.weight_decay):
             self.optimizer.add_param_group(group)
         self._meters[name] = Meter(self.device)
-        self._recorder.forget()
+        self._gradients.forget()
 
     def detach(self, name: str) -> None:
         """Takes a head away with all that is its own; everything else stays bitwise as it was."""
@@ -167,87 +174,112 @@ class Trainer:
             group for group in self.optimizer.param_groups if group["owner"] != name
         ]
         del self._meters[name]
-        self._recorder.forget()
+        self._gradients.forget()
 
     def step(self, crops: Tensor, position: StepPosition) -> None:
         """One update of base and heads from two crops of each image, (2, B, C, S, S).
 
-        Of several ranks each takes the crops of its own images, and all make the same update.
+        In a job of several processes each passes the crops of its own images, and all make the same
+        update. Nothing here waits for the device.
         """
+        assert not self._blamed & self.student.heads.keys(), "a blamed head has to be detached"
         self.unread += 1
         inputs = self._step_inputs(crops.flatten(0, 1), position)
         with self._seeded_layers(position):
-            self._recorder(inputs.tensors(), lambda tensors: self._gradients(inputs.of(tensors)))
+            self._gradients(inputs)  # `_compute_gradients`, on CUDA replayed from a recording
         self.objective.adjust_gradients(self.student, position)
+
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(position, self.peak_lr, self.recipe)
             if group["decays"]:
                 group["weight_decay"] = weight_decay(position, self.weight_decay, self.recipe)
-        if self._fused:  # set as torch's gradient scaler does: 1 leaves the update out
+        if self._fused:  # as torch's gradient scaler does: 1 makes the kernel skip the update
             self.optimizer.found_inf = 1 - self._sound  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.teacher.follow(self.student, teacher_momentum(position, self.recipe), self._sound)
 
-    @property
-    def settled(self) -> bool:
-        """Whether steps take as long from now on as they will take later."""
-        return self._recorder.settled
+    def _compute_gradients(self, inputs: StepInputs) -> None:
+        """Forward, backward and clipping; leaves gradients, meters and flags on the device.
 
-    def rest(self) -> None:
-        """Gives back what a recorded step holds; the next steps are recorded anew."""
-        self._recorder.forget()
-
-    def _gradients(self, inputs: StepInputs) -> None:
-        """The gradients of a step, clipped, and all else that it comes to but for the update."""
-        buffers = [buffer for _, buffer in moving_buffers(self.student)]
-        before = [buffer.clone() for buffer in buffers]
-        features, losses = self._losses(inputs)
-        losses.total.backward()
-        self._clip(self._over_ranks(features, {BASE: losses.base, **losses.heads}))
-        for buffer, old in zip(buffers, before, strict=True):
-            buffer.copy_(torch.where(self._sound.bool(), buffer, old))
-
-    def _over_ranks(self, features: Features, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The losses over the images of all ranks, whose gradients become the same in all."""
-        sound = features.base.pooled_BD.isfinite().all()
-        values = torch.stack([loss.detach() for loss in losses.values()])
-        told = torch.cat([values, torch.where(sound, 0.0, math.nan).to(values).unsqueeze(0)])
-        gradients = (p.grad for owned in self._parameters.values() for p in owned)
-        distributed.average_over_processes(
-            [told, *(gradient for gradient in gradients if gradient is not None)]
-        )
-        self._base_sound &= told[-1].isfinite()
-        return dict(zip(losses, told.unbind(), strict=False))
-
-    def losses(self, crops: Tensor, position: StepPosition) -> tuple[Features, Losses]:
-        """The student's features of crops (2B, C, S, S), and the losses of a step on them.
-
-        What the student does not see, patches and paths, is fixed by the seed and the step alone;
-        which images a head sees, by its name or by how many heads there are too (`shares.py`).
+        All of it may be recorded as a CUDA graph, so it reads nothing back from the device.
         """
-        with self._seeded_layers(position):
-            return self._losses(self._step_inputs(crops, position))
+        buffers = [buffer for _, buffer in moving_buffers(self.student)]
+        buffers_before = [buffer.clone() for buffer in buffers]
 
-    def _losses(self, inputs: StepInputs) -> tuple[Features, Losses]:
+        features, losses = self._forward(inputs)
+        losses.total.backward()
+
+        # Every process of a job gets the same losses and gradients: the means over all images.
+        by_owner = {BASE: losses.base, **losses.heads}
+        features_sound = features.base.pooled_BD.isfinite().all()
+        values = torch.stack([loss.detach() for loss in by_owner.values()])
+        shared = torch.cat([values, torch.where(features_sound, 0.0, math.nan).to(values)[None]])
+        gradients = (p.grad for owned in self._parameters.values() for p in owned)
+        distributed.average_over_processes([shared, *(g for g in gradients if g is not None)])
+        self._base_sound &= shared[-1].isfinite()
+        by_owner = dict(zip(by_owner, shared.unbind(), strict=False))
+
+        # Clip each tensor by its own norm: a norm over all heads would couple them.
+        finite = {}
+        for owner, loss in by_owner.items():
+            owned = [p.grad for p in self._parameters[owner] if p.grad is not None]
+            norms = torch.stack([*torch._foreach_norm(owned), loss * 0])
+            if self.objective.clip_norm is not None:
+                scales = (self.objective.clip_norm / (norms + 1e-6)).clamp(max=1)
+                torch._foreach_mul_(owned, list(scales[:-1].unbind()))
+            finite[owner] = (loss.isfinite() & norms.isfinite().all()).float()
+
+        # From the first step that is not finite on, no step changes anything until the next read.
+        sound_before = self._sound.clone()
+        self._sound.mul_(torch.stack(list(finite.values())).amin())
+        for owner, loss in by_owner.items():
+            self._meters[owner].add(loss, finite[owner], sound_before, self._sound)
+        for buffer, before in zip(buffers, buffers_before, strict=True):
+            buffer.copy_(torch.where(self._sound.bool(), buffer, before))
+
+    def _forward(self, inputs: StepInputs) -> tuple[Features, Losses]:
+        """The student's features, and its losses against the targets, a teacher's if there is one.
+
+        The base is computed once for all heads, in student and teacher alike.
+        """
         objective, student = self.objective, self.student.train()
-        crops, temperature, mask, shares = (
-            inputs.crops_BCSS, inputs.temperature, inputs.mask_BHW, inputs.shares
-        )  # fmt: skip
+        crops, batches = inputs.crops_BCSS, inputs.head_batches
         with mixed_precision(self.device, self.autocast), statistics_over_all():
             if objective.has_teacher:
                 teacher = self.teacher.network.train()
                 with torch.no_grad():
-                    of_teacher = teacher(crops, shares=shares)
-                    targets = objective.targets(teacher, student, of_teacher, crops, temperature)
-            features = student(crops, mask, shares)
+                    seen = teacher(crops, shares=batches)
+                    targets = objective.targets(teacher, student, seen, crops, inputs.temperature)
+            features = student(crops, inputs.mask_BHW, batches)
             if not objective.has_teacher:
                 with torch.no_grad():
-                    targets = objective.targets(student, student, features, crops, temperature)
-            return features, objective.losses(StepOutputs(student, features, targets, mask, shares))
+                    targets = objective.targets(
+                        student, student, features, crops, inputs.temperature
+                    )
+            outputs = StepOutputs(student, features, targets, inputs.mask_BHW, batches)
+            return features, objective.losses(outputs)
+
+    def losses(self, crops: Tensor, position: StepPosition) -> tuple[Features, Losses]:
+        """The student's features of crops (2B, C, S, S), and the losses of a step on them.
+
+        Masked patches and dropped paths depend on the seed and the step alone; which images a head
+        sees also on its name, or on how many heads there are (`models/head_batches.py`).
+        """
+        with self._seeded_layers(position):
+            return self._forward(self._step_inputs(crops, position))
+
+    @property
+    def settled(self) -> bool:
+        """Whether steps take as long from now on as they will take later."""
+        return self._gradients.settled
+
+    def drop_graph(self) -> None:
+        """Frees the memory of a recorded step; the next steps are recorded anew."""
+        self._gradients.forget()
 
     def _step_inputs(self, crops: Tensor, position: StepPosition) -> StepInputs:
-        """What a step at this moment is computed from, with the crops of this rank."""
+        """Draws all that a step needs besides weights, for the crops of this process."""
         device, objective, student = self.device, self.objective, self.student
         mask = objective.mask(
             student, torchrun.count() * len(crops), self._generator("mask", position)
@@ -267,7 +299,7 @@ class Trainer:
         )
 
     def _seeded_layers(self, position: StepPosition) -> AbstractContextManager[None]:
-        """Layers draw for the images that they see: those of other ranks must not get the same."""
+        """Seeds what layers draw: other processes see other images, and must not draw the same."""
         which = (torchrun.rank(),) if torchrun.rank() else ()
         return seeded_layers(self.seed, "drop path", position.step, *which, device=self.device)
 
@@ -276,22 +308,6 @@ class Trainer:
         if self.device.type == "meta":
             return None
         return seeded_generator(self.seed, purpose, position.step, device=self.device)
-
-    def _clip(self, losses: dict[str, Tensor]) -> None:
-        """Clips each tensor's gradient and meters each owner."""
-        finite = {}
-        for owner, loss in losses.items():
-            gradients = [p.grad for p in self._parameters[owner] if p.grad is not None]
-            # A norm a tensor: one over all heads would couple them.
-            norms = torch.stack([*torch._foreach_norm(gradients), loss * 0])
-            if self.objective.clip_norm is not None:
-                scales = (self.objective.clip_norm / (norms + 1e-6)).clamp(max=1)
-                torch._foreach_mul_(gradients, list(scales[:-1].unbind()))
-            finite[owner] = (loss.isfinite() & norms.isfinite().all()).float()
-        before = self._sound.clone()
-        self._sound.mul_(torch.stack(list(finite.values())).amin())
-        for owner, loss in losses.items():
-            self._meters[owner].add(loss, finite[owner], before, self._sound)
 
     def state(self, heads: Collection[str] | None = None) -> dict[str, Tensor]:
         """All that moves, by name: student, teacher and the optimizer's moments.
@@ -341,14 +357,17 @@ class Trainer:
         flags = {name: flag.clone().to(self.device) for name, flag in parts["flag"].items()}
         self._base_sound, self._sound = flags["base"], flags["step"]
         self.unread = int(flags["unread"])
-        self._recorder.forget()
+        self._blamed = set()
+        self._gradients.forget()
 
     def read(self) -> StepStats:
-        """What happened since the last read, and a fresh start. The one host sync."""
+        """Losses and health since the last read, which start anew. Waits for the device."""
         owners = {owner: meter.read() for owner, meter in self._meters.items()}
         self._sound.fill_(1)
         self.unread = 0
-        return StepStats(owners, base_sound=bool(self._base_sound))
+        stats = StepStats(owners, base_sound=bool(self._base_sound))
+        self._blamed = stats.blamed
+        return stats
 
 
 def _decay_groups(

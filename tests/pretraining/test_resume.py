@@ -25,6 +25,7 @@ from headsearch.pretraining.setup import PretrainingSetup, prepare_again, prepar
 from headsearch.runs import snapshot
 from headsearch.runs.snapshot import FOLDER
 from headsearch.training.inputs import InMemoryInputs
+from helpers.stepwise import stepwise
 
 TRAINING: dict[str, Any] = {
     "base": "test_vit", "image_size": 16, "patch_size": 4, "images": 96, "epochs": 5,
@@ -39,8 +40,7 @@ def planned(out: Path, head: str = "none", **changes: Any) -> PretrainingSetup:
 
 
 def finish(running: Pretraining) -> Path:
-    for _ in running.run():
-        pass
+    running.run()
     return running.run_directory
 
 
@@ -68,7 +68,7 @@ def test_one_that_is_stopped_again_and_again_ends_as_if_it_never_was(
     directory = tmp_path / "p"
     running, stops = Pretraining(planned(directory, head)), 0
     while True:
-        events = running.run()
+        events = stepwise(running.run)
         next(events)
         if stops % 2:
             running.stop.set()
@@ -179,7 +179,7 @@ def test_sigterm_ends_it_with_a_snapshot(tmp_path: Path) -> None:
 def test_first_weights_that_have_changed_are_told(whole: Path, tmp_path: Path) -> None:
     directory, weights = tmp_path / "p", tmp_path / "first.safetensors"
     weights.write_bytes((whole / "base.safetensors").read_bytes())
-    events = Pretraining(planned(directory, base_weights=str(weights))).run()
+    events = stepwise(Pretraining(planned(directory, base_weights=str(weights))).run)
     next(events)
     events.close()
     tensors = load_file(weights)
@@ -210,7 +210,7 @@ def test_what_was_given_in_python_is_given_again(tmp_path: Path) -> None:
         head="none", inputs=InMemoryInputs(base=seeded()),
     )  # fmt: skip
     running = Pretraining(inputs)
-    events = running.run()
+    events = stepwise(running.run)
     next(events)
     next(events)
     events.close()
@@ -234,7 +234,7 @@ def test_a_search_is_no_pretraining(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "step\n3\n"], ids=["empty", "another"])
 def test_a_broken_table_is_written_again(content: str, whole: Path, tmp_path: Path) -> None:
     directory = tmp_path / "p"
-    events = Pretraining(planned(directory)).run()
+    events = stepwise(Pretraining(planned(directory)).run)
     next(events)
     events.close()
     (directory / "pretrain.csv").write_text(content)
@@ -253,7 +253,7 @@ def test_a_base_that_was_fitted_for_another_kind_of_device_goes_on(tmp_path: Pat
     finer = plan_base("vit_t", 64, accelerator=True)
     assert here.arguments != finer.arguments
     found = prepare_pretraining(settings, head="none", inputs=InMemoryInputs(base=finer))
-    events = Pretraining(found).run()
+    events = stepwise(Pretraining(found).run)
     next(events)
     events.close()
     again = prepare_again(directory)

@@ -24,6 +24,7 @@ from headsearch.pretraining.solo import SoloRun, SoloScored
 from headsearch.runs.run import Run, read_run
 from headsearch.study.search import Search
 from headsearch.study.setup import prepare
+from helpers.stepwise import stepwise
 
 HEAD = "convnext-d1-k3-noshortcut"
 SPACE = """
@@ -57,8 +58,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def searched(tiny: dict[str, Any], out: Path, **changes: Any) -> Run:
     search = Search(prepare(resolve({**tiny, "out": out, **changes})))
-    for _ in search.run():
-        pass
+    search.run()
     return read_run(search.run_directory)
 
 
@@ -75,7 +75,7 @@ def watched(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> R
 
 
 def scored(planned: PretrainingSetup) -> list[SoloScored]:
-    events = SoloRun(planned.setup, planned.candidate).run()
+    events = stepwise(SoloRun(planned.setup, planned.candidate).run)
     return [event for event in events if isinstance(event, SoloScored)]
 
 
@@ -118,7 +118,7 @@ def pretrained(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pret
     """A pretraining, and the features of its base on 8 images."""
     out = tmp_path_factory.mktemp("pretrained") / "first"
     pretraining = Pretraining(prepare_pretraining({"out": str(out)}, run=run, rank=1))
-    for event in pretraining.run():
+    for event in stepwise(pretraining.run):
         if isinstance(event, SoloScored):
             last = event
     with torch.no_grad():
@@ -169,7 +169,7 @@ def test_nothing_is_overwritten(pretrained: tuple[Pretraining, Any], run: Run) -
 
 def test_stopping_early_keeps_the_weights_of_the_last_rung(run: Run, tmp_path: Path) -> None:
     pretraining = Pretraining(prepare_pretraining({"out": str(tmp_path / "p")}, run=run))
-    events = pretraining.run()
+    events = stepwise(pretraining.run)
     for event in events:
         assert event.step == 0 or event.step <= 3
         if isinstance(event, SoloScored) and event.rung == 1:

@@ -28,6 +28,7 @@ from headsearch.report.statistics.gains import verified
 from headsearch.runs.run import Run, read_run
 from headsearch.runs.tables import SOLO_COLUMNS
 from helpers import synthetic_runs
+from helpers.stepwise import stepwise
 
 SPACE = {
     "families": {"convnext": {"depth": 1, "kernel": 3, "first_shortcut": False}},
@@ -126,7 +127,7 @@ def test_a_solo_run_that_was_left_goes_on_or_begins_anew(
     planned = prepare_pretraining(
         {**flags, "out": str(solo.directory)}, run=read_run(copy), head="none"
     )
-    events = Pretraining(planned).run()
+    events = stepwise(Pretraining(planned).run)
     while next(events).step == 0:
         pass
     events.close()

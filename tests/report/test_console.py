@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +13,8 @@ from rich.console import Console
 
 from headsearch.report import Table
 from headsearch.report.console import print_table
-from headsearch.study.display import show
+from headsearch.report.session import InterruptedAtOnceError, carry_out
+from headsearch.study.display import shown
 from headsearch.study.events import Noted
 
 
@@ -27,14 +28,14 @@ class EndlessSearch:
         rungs, seeds, log = 1, 1, "none"
 
     complete = False
-
+    run_directory = Path("results/run")
     closed = False
     events = 0
 
     def __init__(self) -> None:
         self.stop = threading.Event()
 
-    def run(self) -> Iterator[Any]:
+    def run(self, *observers: Any) -> None:
         class Interrupted:
             def __del__(self) -> None:
                 os.kill(os.getpid(), signal.SIGINT)
@@ -44,7 +45,8 @@ class EndlessSearch:
                 if self.events == 3:
                     Interrupted()
                 self.events += 1
-                yield object()
+                for observe in observers:
+                    observe(object())
         finally:
             self.closed = True
 
@@ -53,7 +55,7 @@ class EndlessSearch:
 def test_an_interrupt_that_python_drops_stops_the_search_all_the_same() -> None:
     before = signal.getsignal(signal.SIGINT)
     search: Any = EndlessSearch()
-    assert show(search, Console(force_terminal=False)) == signal.SIGINT
+    assert carry_out(search, shown(search, Console(force_terminal=False))) == signal.SIGINT
     assert search.closed
     assert search.events < 10
     assert signal.getsignal(signal.SIGINT) is before
@@ -62,14 +64,14 @@ def test_an_interrupt_that_python_drops_stops_the_search_all_the_same() -> None:
 def test_a_second_ctrl_c_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     search: Any = EndlessSearch()
 
-    def deaf() -> Iterator[Any]:
+    def deaf(*observers: Any) -> None:
         for _ in range(1000):
             os.kill(os.getpid(), signal.SIGINT)
-            yield object()
 
     search.run = deaf
-    with pytest.raises(KeyboardInterrupt):
-        show(search, Console(force_terminal=False))
+    with pytest.raises(InterruptedAtOnceError) as interrupted:
+        carry_out(search)
+    assert interrupted.value.run_directory == search.run_directory
 
 
 def test_a_table_in_a_pipe_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,6 +86,7 @@ def test_what_befalls_a_search_is_said_as_it_happens(
 ) -> None:
     search: Any = EndlessSearch()
     search.complete = True
-    search.run = lambda: (event for event in [Noted("the base diverged at step 12")])
-    assert show(search, Console(force_terminal=terminal, width=100)) == 0
+    search.run = lambda observe: observe(Noted("the base diverged at step 12"))
+    console = Console(force_terminal=terminal, width=100)
+    assert carry_out(search, shown(search, console)) == 0
     assert "· the base diverged at step 12\n" in capsys.readouterr().out

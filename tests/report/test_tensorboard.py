@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 from collections import defaultdict
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,21 @@ import pytest
 from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.util import tensor_util
 
-from headsearch.boards import events_of
 from headsearch.config.settings import resolve
 from headsearch.errors import UserError
+from headsearch.pretraining import session as pretraining_session
 from headsearch.pretraining.run import Pretraining
 from headsearch.pretraining.setup import prepare_again, prepare_pretraining
+from headsearch.report.session import carry_out
 from headsearch.runs.run import read_run
+from headsearch.study import session as search_session
 from headsearch.study.events import Advanced, Scored
-from headsearch.study.search import Search, resume_search
+from headsearch.study.search import Search, resumed_search
 from headsearch.training.loop import READ_EVERY
 from headsearch.training.trainer import Trainer
 from helpers.changed_trainers import on_new_trainers, with_a_base_that_diverges
 from helpers.command_line import in_process
+from helpers.stepwise import stepwise
 from helpers.tiny_search import begun, settings
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -59,6 +63,13 @@ def cohorts(run: Path) -> dict[int, Curves]:
 
 def deterministic(found: Curves) -> Curves:
     return {tag: points for tag, points in found.items() if not tag.startswith("speed/")}
+
+
+def events_of(running: Search | Pretraining) -> Iterator[Any]:
+    """The events of a run, whose curves are written as its settings ask for."""
+    session = search_session if isinstance(running, Search) else pretraining_session
+    written = session.observers_of(running, None)
+    return stepwise(lambda observe: carry_out(running, *written, nullcontext(observe)))
 
 
 def run_to_the_end(search: Search) -> Path:
@@ -146,7 +157,7 @@ def test_a_search_that_goes_on_leaves_the_same_points_once(
                     monkeypatch.setattr(lives[-1].state, "keep", lambda *_, **__: None)
                     break
         if not lives[-1].complete:
-            lives.append(resume_search(read_run(run)))
+            lives.append(resumed_search(read_run(run)))
     found, expected = cohorts(run), cohorts(whole)
     assert len(lives) > 2
     assert found.keys() == expected.keys()
@@ -202,7 +213,7 @@ def test_curves_are_off_unless_asked_for_and_may_begin_with_a_resume(tmp_path: P
             search.stop.set()
     run = search.run_directory
     assert not (run / "tensorboard").exists()
-    run_to_the_end(resume_search(read_run(run), flags={"log": "tensorboard"}))
+    run_to_the_end(resumed_search(read_run(run), flags={"log": "tensorboard"}))
     assert [step for step, _ in cohorts(run)[0]["search/live heads"]] == [12]
 
 
@@ -213,7 +224,7 @@ def test_a_missing_package_is_told_in_one_line_before_anything_is_written(
     run = tmp_path / "left"
     if command == "resume":
         search = Search(begun(tmp_path, "left"))
-        next(events := search.run())
+        next(events := stepwise(search.run))
         events.close()
     before = sorted(tmp_path.rglob("*"))
     looked_for = importlib.util.find_spec
@@ -240,7 +251,7 @@ def test_an_unwritable_folder_ends_the_run_with_all_that_was_done(tmp_path: Path
     with pytest.raises(UserError, match=r"tensorboard.*: cannot write"):
         run_to_the_end(search)
     (run / "tensorboard").unlink()
-    assert run_to_the_end(resume_search(read_run(run))) == run
+    assert run_to_the_end(resumed_search(read_run(run))) == run
 
 
 def test_another_log_is_told_with_the_choices() -> None:

@@ -20,9 +20,10 @@ from headsearch.report.plots.style import RC
 from headsearch.runs.directory import HOLDER, claimed, hold
 from headsearch.runs.run import check_same_settings, read_run
 from headsearch.study.events import Scored
-from headsearch.study.search import Search, resume_search
+from headsearch.study.search import Search, resumed_search
 from headsearch.study.setup import prepare
 from helpers.command_line import in_process
+from helpers.stepwise import stepwise
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -51,7 +52,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         keep("config.yaml alone")
         search = Search(prepare(config.model_copy(update={"out": None})), directory)
     keep("study opened")
-    with closing(search.run()) as events:
+    with closing(stepwise(search.run)) as events:
         for event in events:
             if isinstance(event, Scored):
                 keep(f"rung {event.rung}")
@@ -182,8 +183,7 @@ def test_a_run_that_was_begun_before_some_settings_and_formats_goes_on(
     for name in ("format", "seeds", "data_seed", "snapshot_every", "max_bad_images"):
         del begun[name]
     (run / "config.yaml").write_text(yaml.safe_dump(begun))
-    for _ in resume_search(read_run(run)).run():
-        pass
+    resumed_search(read_run(run)).run()
     whole = stages["complete"]
     assert (run / "rungs.csv").read_bytes() == (whole / "rungs.csv").read_bytes()
     with pytest.raises(UserError, match=r"seeds has changed since the run began, from 1 to 2"):

@@ -18,6 +18,7 @@ from headsearch.study.profiling.step_profiler import Size, StepMeter
 from headsearch.study.search import Search
 from helpers.command_line import in_process
 from helpers.made_up_costs import MB, SPACE, TINY, foresee, made_up, tiny
+from helpers.stepwise import stepwise
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -29,8 +30,7 @@ def test_the_search_then_does_what_was_foreseen(tmp_path: Path) -> None:
     prepared = tiny(tmp_path, cohort=4, out=tmp_path / "run")
     found = foresee(prepared)
     search = Search(prepared)
-    for _ in search.run():
-        pass
+    search.run()
     run = read_run(search.run_directory)
     done = run.ranking.groupby("cohort")["candidate"].agg(set)
     assert [{head.name for head in cohort} for cohort in found.cohorts] == list(done)
@@ -50,7 +50,7 @@ def test_of_a_sampled_space_the_first_cohort_is_known(tmp_path: Path) -> None:
     found = foresee(prepared)
     assert len(found.cohorts) == 1
     assert found.sizes == [4, 4]
-    with closing(Search(prepared).run()) as events:
+    with closing(stepwise(Search(prepared).run)) as events:
         asked = list(next(events).leaderboard.entries)
     assert [head.name for head in found.cohorts[0]] == asked
     assert any("4 candidates in one more cohort, sampled by tpe" in line

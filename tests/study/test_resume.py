@@ -32,7 +32,7 @@ from headsearch.runs.snapshot import BEFORE, FOLDER, LATEST, Snapshot, read_snap
 from headsearch.runs.tables import SOLO_COLUMNS
 from headsearch.study import proposals, state
 from headsearch.study.events import Advanced, Noted, Scored
-from headsearch.study.search import Search, resume_search
+from headsearch.study.search import Search, resumed_search
 from headsearch.study.setup import SearchSetup, prepare
 from headsearch.study.trials import Trials
 from headsearch.training.inputs import InMemoryInputs
@@ -43,6 +43,7 @@ from helpers.changed_trainers import (
     with_an_infinite_base,
     with_memory_for,
 )
+from helpers.stepwise import stepwise
 from helpers.tiny_search import SPACE, begun, settings
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -58,8 +59,7 @@ TABLES = ("rungs.csv", "scores.csv")
 
 
 def finish(search: Search) -> Path:
-    for _ in search.run():
-        pass
+    search.run()
     return search.run_directory
 
 
@@ -120,7 +120,7 @@ def test_a_search_that_is_stopped_again_and_again_ends_as_if_it_never_was(
     """Stopped in the midst of rungs, at rungs and between cohorts, closed or told to stop."""
     search, stops = Search(begun(tmp_path, "stopped", **CASES[case])), 0
     while True:
-        events = search.run()
+        events = stepwise(search.run)
         for seen, event in enumerate(events, 1):
             if seen == 1 + stops % 3:
                 if stops % 2:
@@ -132,7 +132,7 @@ def test_a_search_that_is_stopped_again_and_again_ends_as_if_it_never_was(
         if read_run(search.run_directory).facts["status"] == "complete":
             break
         stops += 1
-        search = resume_search(read_run(search.run_directory))
+        search = resumed_search(read_run(search.run_directory))
     assert stops > 3
     same(whole(case), search.run_directory)
 
@@ -176,7 +176,7 @@ def killed_after(directory: Path, prepared: SearchSetup | None, seconds: float) 
         if prepared is not None and not (directory / "config.yaml").exists():
             finish(Search(prepared))
         else:
-            finish(resume_search(read_run(directory)))
+            finish(resumed_search(read_run(directory)))
 
     child = fork.Process(target=work)
     child.start()
@@ -216,12 +216,10 @@ def test_what_a_pruner_that_remembers_has_said_still_holds(tmp_path: Path) -> No
     ranking = read_run(whole).ranking
     assert ((ranking["state"] == "pruned") & (ranking["rungs"] == 1)).any()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(
-            "headsearch.study.search.state.write_snapshot", power_cut_at(2, write_snapshot)
-        )
+        patched.setattr("headsearch.study.state.write_snapshot", power_cut_at(2, write_snapshot))
         with pytest.raises(PowerCut):
             finish(Search(begun(tmp_path, "cut", **changes)))
-    same(whole, finish(resume_search(read_run(tmp_path / "cut"))))
+    same(whole, finish(resumed_search(read_run(tmp_path / "cut"))))
 
 
 def power_cut_at(call: int, real: Callable[..., Any], after: bool = False) -> Callable[..., Any]:
@@ -246,7 +244,7 @@ def test_a_run_whose_snapshots_are_lost_goes_on_from_what_is_left(
 ) -> None:
     """From the one before, though the study has been told of heads that it still trains."""
     search = Search(begun(tmp_path, "run"))
-    events = search.run()
+    events = stepwise(search.run)
     for event in events:
         if isinstance(event, Scored) and event.rung == 2:
             events.close()
@@ -254,13 +252,13 @@ def test_a_run_whose_snapshots_are_lost_goes_on_from_what_is_left(
     folder = search.run_directory / FOLDER
     for name in {"nothing": [], "the latest": [LATEST], "both": [LATEST, BEFORE]}[lost]:
         (folder / name).write_bytes((folder / name).read_bytes()[:100])
-    found = finish(resume_search(read_run(search.run_directory)))
+    found = finish(resumed_search(read_run(search.run_directory)))
     assert (found / "rungs.csv").read_bytes() == (whole("enumerated") / "rungs.csv").read_bytes()
 
 
 def test_gains_that_were_verified_while_a_search_was_interrupted_stay(tmp_path: Path) -> None:
     search = Search(begun(tmp_path, "run", epochs=2, rungs=2))
-    for event in search.run():
+    for event in stepwise(search.run):
         if isinstance(event, Scored):
             break
     solo = {"family": "", "seed": 0, "choose_knn": 0.4, "choose_linear": 0.4}
@@ -269,7 +267,7 @@ def test_gains_that_were_verified_while_a_search_was_interrupted_stay(tmp_path: 
         {**solo, "candidate": "mixer-d1", "family": "mixer", "base_knn": 0.45, "base_linear": 0.55},
     ]
     pd.DataFrame(rows)[list(SOLO_COLUMNS)].to_csv(search.run_directory / "solo.csv", index=False)
-    found = read_run(finish(resume_search(read_run(search.run_directory)))).ranking
+    found = read_run(finish(resumed_search(read_run(search.run_directory)))).ranking
     gains = found.set_index("candidate")["gain"]
     assert gains["mixer-d1"] == pytest.approx(0.05)
     assert gains.drop("mixer-d1").isna().all()
@@ -279,7 +277,7 @@ def test_gains_that_were_verified_while_a_search_was_interrupted_stay(tmp_path: 
 @pytest.mark.parametrize("content", [None, b"no database"])
 def test_a_study_that_is_gone_is_told_in_a_line(tmp_path: Path, content: bytes | None) -> None:
     search = Search(begun(tmp_path, "run", epochs=2, rungs=2))
-    events = search.run()
+    events = stepwise(search.run)
     for event in events:
         if isinstance(event, Scored):
             events.close()
@@ -289,7 +287,7 @@ def test_a_study_that_is_gone_is_told_in_a_line(tmp_path: Path, content: bytes |
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(UserError, match=r"its study cannot be opened .*search again"):
-        resume_search(read_run(search.run_directory))
+        resumed_search(read_run(search.run_directory))
 
 
 def test_a_cohort_that_came_up_short_takes_in_no_more(
@@ -305,11 +303,11 @@ def test_a_cohort_that_came_up_short_takes_in_no_more(
     monkeypatch.setattr(proposals, "_ask", three)
     changes = {**CASES["sampled"], "cohort": 6}
     search = Search(begun(tmp_path, "run", **changes))
-    events = search.run()
+    events = stepwise(search.run)
     next(events)
     events.close()
     monkeypatch.setattr(proposals, "_ask", real)
-    done = finish(resume_search(read_run(search.run_directory)))
+    done = finish(resumed_search(read_run(search.run_directory)))
     assert len(read_run(done).ranking) == 3
 
 
@@ -320,7 +318,7 @@ def test_a_search_of_objects_goes_on_where_they_are_given_again(tmp_path: Path) 
         resolve({**flags, "out": tmp_path / "run"}),
         inputs=InMemoryInputs(space=read_space(located(space, "space"), "space")),
     )
-    events = Search(prepared).run()
+    events = stepwise(Search(prepared).run)
     next(events)
     events.close()
     with pytest.raises(UserError, match=r"its space was given in Python; give it again there"):
@@ -335,8 +333,8 @@ class PowerCut(BaseException):
 
 
 WRITES = {
-    "before the snapshot is written": ("headsearch.study.search.state.write_snapshot", False),
-    "right after it": ("headsearch.study.search.state.write_snapshot", True),
+    "before the snapshot is written": ("headsearch.study.state.write_snapshot", False),
+    "right after it": ("headsearch.study.state.write_snapshot", True),
     "before Optuna is told": ("optuna.Study.tell", False),
     "in the midst of telling": ("optuna.Study.tell", True),
     "before a report": ("optuna.Trial.report", False),
@@ -344,7 +342,7 @@ WRITES = {
     "before a trial is asked for": ("optuna.Study.ask", False),
     "in the midst of asking": ("optuna.Study.ask", True),
     "while a trial is described": ("optuna.Trial.set_user_attr", True),
-    "before the tables are written": ("headsearch.study.search.leaderboard.Ledger.write", False),
+    "before the tables are written": ("headsearch.study.leaderboard.Leaderboard.write", False),
 }
 
 
@@ -359,7 +357,7 @@ def test_study_and_snapshot_agree_wherever_the_power_goes(
 ) -> None:
     target, after = WRITES[where]
     module, _, name = target.rpartition(".")
-    owner = pytest.importorskip(module) if module == "headsearch.study.search.state" else None
+    owner = pytest.importorskip(module) if module == "headsearch.study.state" else None
     if owner is None:
         package, _, holder = module.rpartition(".")
         owner = getattr(pytest.importorskip(package), holder)
@@ -369,7 +367,7 @@ def test_study_and_snapshot_agree_wherever_the_power_goes(
         patched.setattr(owner, name, cut)
         with pytest.raises(PowerCut):
             finish(Search(prepared))
-    again = finish(resume_search(read_run(tmp_path / "cut")))
+    again = finish(resumed_search(read_run(tmp_path / "cut")))
     same(whole("sampled"), again)
     left = [trial for trial in study(again).trials if not trial.state.is_finished()]
     assert [trial for trial in left if trial.state == TrialState.RUNNING] == []
@@ -409,12 +407,12 @@ def test_a_write_that_fails_leaves_the_snapshot_that_was(
 
 def test_what_a_run_began_with_must_still_hold(tmp_path: Path) -> None:
     prepared = begun(tmp_path, "run", epochs=2, rungs=2)
-    events = Search(prepared).run()
+    events = stepwise(Search(prepared).run)
     next(events)
     events.close()
     (tmp_path / "space.yaml").write_text(SPACE.replace("mixer: {depth: [1, 2]}", "resmlp: {}"))
     with pytest.raises(UserError, match="space has changed since the run began: it cannot"):
-        resume_search(read_run(tmp_path / "run"))
+        resumed_search(read_run(tmp_path / "run"))
 
 
 def test_a_run_whose_base_diverged_is_not_gone_on_with(
@@ -425,7 +423,7 @@ def test_a_run_whose_base_diverged_is_not_gone_on_with(
     with pytest.raises(UserError, match="diverged"):
         finish(search)
     with pytest.raises(UserError, match="its base diverged; search again with a lower --lr"):
-        resume_search(read_run(tmp_path / "run"))
+        resumed_search(read_run(tmp_path / "run"))
 
 
 # a base that diverges, and memory that runs out ---------------------------------------------------
@@ -486,7 +484,7 @@ def test_a_search_in_trouble_that_is_stopped_again_and_again_ends_as_if_it_never
     """At every event: after steps that do not count, after a head has gone, at the news itself."""
     search, said, stops = Search(begun(tmp_path, "stopped", **DIVERGING)), [], 0
     while not search.complete:
-        events = search.run()
+        events = stepwise(search.run)
         for event in events:
             said += [event.text] if isinstance(event, Noted) else []
             stops += 1
@@ -495,7 +493,7 @@ def test_a_search_in_trouble_that_is_stopped_again_and_again_ends_as_if_it_never
             else:
                 search.stop.set()
         if not search.complete:
-            search = resume_search(read_run(search.run_directory))
+            search = resumed_search(read_run(search.run_directory))
     assert len(said) == 2
     assert set(said) <= set(search.notes)
     same(troubled(trouble), search.run_directory)
@@ -525,13 +523,13 @@ def test_a_split_holds_where_there_is_more_memory(
     with monkeypatch.context() as patched:
         on_new_trainers(patched, changed_small)
         search = Search(begun(tmp_path, "run", **DIVERGING))
-        events = search.run()
+        events = stepwise(search.run)
         for event in events:
             if isinstance(event, Noted):
                 events.close()
         whole = troubled("diverging in little memory")
     on_new_trainers(monkeypatch, with_a_base_that_diverges(6, 7e-4))
-    same(whole, finish(resume_search(read_run(search.run_directory))))
+    same(whole, finish(resumed_search(read_run(search.run_directory))))
 
 
 @pytest.mark.parametrize("lost", ["all snapshots", "the latest"])
@@ -543,7 +541,7 @@ def test_no_head_is_lost_with_a_snapshot_after_a_split(
     on_new_trainers(monkeypatch, with_memory_for(1))
     search = Search(begun(tmp_path, "run", **changes))
     splits = 0
-    events = search.run()
+    events = stepwise(search.run)
     for event in events:
         splits += isinstance(event, Noted)
         if splits == 2:
@@ -552,7 +550,7 @@ def test_no_head_is_lost_with_a_snapshot_after_a_split(
     for file in folder.iterdir():
         if lost == "all snapshots" or file.name == LATEST:
             file.write_bytes(b"cut short")
-    finish(resume_search(read_run(search.run_directory)))
+    finish(resumed_search(read_run(search.run_directory)))
     whole = finish(Search(begun(tmp_path, "whole", **changes)))
     found, expected = read_run(search.run_directory), read_run(whole)
     assert set(found.ranking["candidate"]) == set(expected.ranking["candidate"])
@@ -575,7 +573,7 @@ def cut_again_and_again(search: Search, cuts: list[str]) -> Path:
                 return finish(search)
             except PowerCut:
                 pass
-        search = resume_search(read_run(search.run_directory))
+        search = resumed_search(read_run(search.run_directory))
     raise AssertionError("it gets nowhere")
 
 
@@ -587,7 +585,7 @@ def test_a_second_process_is_told_who_holds_the_run(tmp_path: Path) -> None:
     prepared = begun(tmp_path, "run", epochs=2, rungs=2)
 
     def hold_on() -> None:
-        events = Search(prepared).run()
+        events = stepwise(Search(prepared).run)
         next(events)
         time.sleep(600)
         events.close()
@@ -598,16 +596,16 @@ def test_a_second_process_is_told_who_holds_the_run(tmp_path: Path) -> None:
         assert child.is_alive()
         time.sleep(0.05)
     with pytest.raises(UserError, match=rf"run is held by process {child.pid} on .* since 2"):
-        resume_search(read_run(tmp_path / "run"))
+        resumed_search(read_run(tmp_path / "run"))
     child.kill()
     child.join()
-    finish(resume_search(read_run(tmp_path / "run")))
+    finish(resumed_search(read_run(tmp_path / "run")))
 
 
 def test_what_a_dead_process_held_is_free(tmp_path: Path) -> None:
     prepared = begun(tmp_path, "run", epochs=2, rungs=2)
     assert killed_after(tmp_path / "run", prepared, 1.0)
-    finish(resume_search(read_run(tmp_path / "run")))
+    finish(resumed_search(read_run(tmp_path / "run")))
 
 
 def test_a_run_can_be_gone_on_with_from_its_first_second(tmp_path: Path) -> None:
@@ -616,7 +614,7 @@ def test_a_run_can_be_gone_on_with_from_its_first_second(tmp_path: Path) -> None
         pass  # and here the power goes, before anything is opened
     assert {file.name for file in directory.iterdir()} == {"config.yaml", ".lock", ".holder"}
     assert read_run(directory).ranking.empty
-    again = finish(resume_search(read_run(directory)))
+    again = finish(resumed_search(read_run(directory)))
     same(finish(Search(begun(tmp_path, "whole", epochs=2, rungs=2))), again)
 
 
@@ -652,7 +650,7 @@ def test_a_full_disk_ends_the_run_with_a_line_and_keeps_the_snapshot(
         patched.setattr(snapshot, "save_file", full)
         with pytest.raises(UserError, match=r"cannot write: No space left .* headsearch resume"):
             finish(search)
-    same(whole("enumerated"), finish(resume_search(read_run(tmp_path / "run"))))
+    same(whole("enumerated"), finish(resumed_search(read_run(tmp_path / "run"))))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

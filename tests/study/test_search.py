@@ -23,7 +23,7 @@ from headsearch.runs.run import Run, read_run
 from headsearch.runs.tables import RANKING_COLUMNS, RUNG_COLUMNS
 from headsearch.study.events import Advanced, Event, Noted, Scored
 from headsearch.study.proposals import cohort_sizes
-from headsearch.study.search import Search, resume_search
+from headsearch.study.search import Search, resumed_search
 from headsearch.study.setup import prepare
 from headsearch.study.state import SearchState
 from headsearch.training import setup
@@ -36,6 +36,7 @@ from helpers.changed_trainers import (
     with_an_infinite_base,
     with_memory_for,
 )
+from helpers.stepwise import stepwise
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -93,8 +94,7 @@ def tiny(space_file: Path, out: Path, **changes: Any) -> dict[str, Any]:
 
 def run(settings: dict[str, Any]) -> Run:
     search = Search(prepare(resolve(settings)))
-    for _ in search.run():
-        pass
+    search.run()
     return read_run(search.run_directory)
 
 
@@ -199,7 +199,7 @@ def test_pruned_heads_leave_the_step(
     on_new_trainers(monkeypatch, lambda trainer, seed: trainers.append(trainer))
     search = Search(prepare(resolve(tiny(space_file, tmp_path / "run", rungs=2))))
     seen = []
-    for event in search.run():
+    for event in stepwise(search.run):
         if isinstance(event, Scored):
             heads = len(trainers[0].student.heads)
             size = sum(p.numel() for p in trainers[0].student.parameters())
@@ -245,7 +245,7 @@ def test_a_large_space_is_sampled_without_trying_a_candidate_twice(tmp_path: Pat
 
 def test_stopping_early_keeps_what_was_scored(space_file: Path, tmp_path: Path) -> None:
     search = Search(prepare(resolve(tiny(space_file, tmp_path / "run"))))
-    events = search.run()
+    events = stepwise(search.run)
     for event in events:
         if isinstance(event, Advanced):
             break
@@ -298,8 +298,7 @@ def test_a_head_that_diverges_is_set_aside_and_the_others_go_on(
 ) -> None:
     on_new_trainers(monkeypatch, with_a_broken_head("mixer-d1"))
     search = Search(prepare(resolve(tiny(space_file, tmp_path / "run", pruner="none"))))
-    for _ in search.run():
-        pass
+    search.run()
     states = read_run(search.run_directory).ranking.set_index("candidate")
     assert states.loc["mixer-d1", "state"] == "failed"
     assert "not finite" in states.loc["mixer-d1", "reason"]
@@ -329,7 +328,7 @@ def test_a_base_that_is_unsound_from_the_first_step_ends_the_run_at_once(
         settings = tiny(small_space, tmp_path / objective, objective=objective)
         search = Search(prepare(resolve(settings)))
         with pytest.raises(UserError, match=r"diverged in its first step.* no lower --lr mends"):
-            list(search.run())
+            list(stepwise(search.run))
         found = read_run(search.run_directory)
         assert found.facts["status"] == "failed"
         assert found.facts["lowered"] == []
@@ -384,14 +383,13 @@ def test_after_a_rung_the_base_goes_back_to_that_rung_under_all_seeds(
     """As a search would that was stopped there and gone on with at half the rate."""
     shared = {**FEW, "cohort": 16, "lr": 1e-3, "seeds": 2, "data_seed": 0}
     search = Search(prepare(resolve(tiny(space_file, tmp_path / "whole", **shared))))
-    events = search.run()
+    events = stepwise(search.run)
     for event in events:
         if isinstance(event, Scored) and event.rung == 2:
             events.close()
     with monkeypatch.context() as patched:
         patched.setattr(SearchState, "lr", 5e-4)
-        for _ in resume_search(read_run(search.run_directory)).run():
-            pass
+        resumed_search(read_run(search.run_directory)).run()
     # a head that goes first takes part again
     change = with_a_base_that_diverges(10, 7e-4, under=1, after="mixer-d1")
     on_new_trainers(monkeypatch, change)
@@ -441,7 +439,7 @@ def test_a_base_that_diverges_whatever_the_rate_ends_the_run_with_advice(
     search = Search(prepare(resolve(settings)))
     seen: list[Event] = []
     with pytest.raises(UserError, match=r"lowered 3 times already; try a lower --lr than 0.001"):
-        seen.extend(search.run())
+        seen.extend(stepwise(search.run))
     said = [event.text for event in seen if isinstance(event, Noted)]
     assert said[0] == (
         "the base diverged at step 6 of cohort 1 (seed 0): back to step 4, with the learning rate "
@@ -514,7 +512,7 @@ def test_a_cohort_that_does_not_fit_into_memory_trains_as_two_would(
     if where == "scoring":
         scores_three(monkeypatch)
     search = Search(prepare(resolve(tiny(small_space, tmp_path / "run", cohort=16, **PARTS))))
-    events = list(search.run())
+    events = list(stepwise(search.run))
     assert [event.text for event in events if isinstance(event, Noted)] == [
         "cohort 1 does not fit into memory: its 5 heads train in cohorts of 3 and 2, each from the "
         "base's first weights"
@@ -577,7 +575,7 @@ def test_a_head_that_does_not_fit_even_alone_is_set_aside(
     on_new_trainers(monkeypatch, change)
     settings = tiny(small_space, tmp_path / "run", cohort=16, pruner="none", **FEW)
     search = Search(prepare(resolve(settings)))
-    said = [event.text for event in search.run() if isinstance(event, Noted)]
+    said = [event.text for event in stepwise(search.run) if isinstance(event, Noted)]
     assert said[-1] == (
         "resmlp-d1 does not fit into memory even alone with the base: set aside; a smaller "
         "--batch-size needs less"
@@ -621,7 +619,7 @@ def test_other_errors_are_not_taken_for_want_of_memory(
     on_new_trainers(monkeypatch, change)
     search = Search(prepare(resolve(tiny(small_space, tmp_path / "run", **FEW))))
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        list(search.run())
+        list(stepwise(search.run))
 
 
 def test_the_base_in_the_report_is_the_one_beside_the_first_head(finished: Run) -> None:
@@ -778,8 +776,7 @@ def test_a_head_that_diverges_under_one_seed_leaves_all(
 ) -> None:
     on_new_trainers(monkeypatch, with_a_broken_head("mixer-d1", under=1))
     search = Search(prepare(resolve(tiny(space_file, tmp_path / "run", seeds=2, epochs=1))))
-    for _ in search.run():
-        pass
+    search.run()
     states = read_run(search.run_directory).ranking.set_index("candidate")["state"]
     assert states["mixer-d1"] == "failed"
     assert "failed" not in set(states.drop("mixer-d1"))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from headsearch.config.settings import resolve
 from headsearch.data.image.store import ImagesInMemory
-from headsearch.data.loader import batches
+from headsearch.data.loader import Loader
 from headsearch.training.cuda_graphs import WARM_UP
 from headsearch.training.objectives import OBJECTIVES
 from headsearch.training.schedules import StepPosition
@@ -45,7 +45,9 @@ def test_steps_and_their_crops_wait_for_nothing(
     pixels = torch.randint(0, 256, (48, 3, 16, 16), dtype=torch.uint8)
     images = ImagesInMemory("noise", pixels, None, ())
     config = resolve({"batch_size": 6})
-    for step, views in enumerate(batches(images, config, range(8), CUDA)):
+    loader = Loader(images, config, CUDA)
+    for step in range(8):
+        views = loader.crops(step)
         if step == WARM_UP + 1:  # what is made once is made
             torch.cuda.set_sync_debug_mode("error")  # of every wait that torch knows of
         trainer.step(views, StepPosition(step, 8))

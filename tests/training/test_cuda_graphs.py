@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,6 +12,19 @@ from torch import Tensor, nn
 
 from headsearch.training import cuda_graphs
 from headsearch.training.cuda_graphs import WARM_UP, CudaGraphStep
+
+
+@dataclass
+class Inputs:
+    """One tensor."""
+
+    value: Tensor
+
+    def tensors(self) -> list[Tensor]:
+        return [self.value]
+
+    def clone(self) -> Inputs:
+        return Inputs(self.value.clone())
 
 
 class Bench:
@@ -23,15 +36,17 @@ class Bench:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, failure: BaseException | None) -> None:
         self.parameter = nn.Parameter(torch.zeros(2))
-        self.recorder = CudaGraphStep(lambda: [self.parameter], torch.device("cuda"), possible=True)
-        self.recorded: list[Sequence[Tensor]] = []
+        self.recorder = CudaGraphStep(
+            self.work, lambda: [self.parameter], torch.device("cuda"), possible=True
+        )
+        self.recorded: list[Inputs] = []
         self._recording = False
         bench = self
 
         class Graph:
             def replay(self) -> None:
                 (inputs,) = bench.recorded
-                bench.gradient.copy_(2 * inputs[0])
+                bench.gradient.copy_(2 * inputs.value)
 
         class Recording:
             def __init__(self, graph: Graph, **options: Any) -> None: ...
@@ -50,8 +65,10 @@ class Bench:
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
         monkeypatch.setattr(cuda_graphs, "_stream", lambda device: None)
 
-    def work(self, inputs: Sequence[Tensor]) -> None:
-        more = 2 * inputs[0]
+    def work(self, inputs: Inputs) -> None:
+        if inputs.value.shape != self.parameter.shape:
+            return
+        more = 2 * inputs.value
         gradient = self.parameter.grad
         self.parameter.grad = more if gradient is None else gradient + more
         if self._recording:
@@ -59,7 +76,7 @@ class Bench:
 
     def gradient_of(self, value: float) -> list[float]:
         """The gradient that the work leaves for one input, with the gradients cleared after it."""
-        self.recorder([torch.full((2,), float(value))], self.work)
+        self.recorder(Inputs(torch.full((2,), float(value))))
         assert self.parameter.grad is not None
         found = self.parameter.grad.tolist()
         self.parameter.grad = None
@@ -84,7 +101,7 @@ def test_other_shapes_are_recorded_anew(monkeypatch: pytest.MonkeyPatch) -> None
     for _ in range(WARM_UP + 1):
         bench.gradient_of(1)
     assert bench.recorder.settled
-    bench.recorder([torch.ones(3)], lambda inputs: None)
+    bench.recorder(Inputs(torch.ones(3)))
     assert not bench.recorder.settled
 
 

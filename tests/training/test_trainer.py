@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 
 from headsearch.config.settings import Coupling, resolve
 from headsearch.data.image.store import ImagesInMemory
-from headsearch.data.loader import batches, read_ahead
+from headsearch.data.loader import Loader, ReadAhead
+from headsearch.data.order import epoch_order
 from headsearch.errors import UserError
 from headsearch.training.cuda_graphs import WARM_UP, CudaGraphStep
-from headsearch.training.loop import train
+from headsearch.training.loop import Progress, train_window, window_from
 from headsearch.training.schedules import StepPosition, learning_rate, teacher_momentum
 from headsearch.training.trainer import Trainer
 from helpers.tiny_training import backward, crops, make_trainer
@@ -117,6 +119,15 @@ class Poisoned(nn.Module):
         return self.norm(self.weight(x)) * (1.0 if self.left >= 0 else math.nan)
 
 
+def windows(trainer: Trainer, loader: Loader, last: int) -> Iterator[Progress]:
+    """Trains from the first step to the last, as a search and a solo run do."""
+    step = 0
+    while step < last:
+        progress = train_window(trainer, loader, window_from(step, last))
+        step = progress.step
+        yield progress
+
+
 @pytest.mark.parametrize("objective", ["ibot", "simclr", "mocov3"])
 @pytest.mark.parametrize("coupling", ["joint", "observe"])
 @pytest.mark.parametrize("bad", [0, 4, 9, 13])
@@ -144,7 +155,8 @@ def leaves_before(objective: str, coupling: Coupling, bad: int, **settings: Any)
         return made
 
     found = trainer(bad)
-    for progress in train(found, images, config, 0, 20):
+    loader = Loader(images, config, torch.device("cpu"))
+    for progress in windows(found, loader, 20):
         assert progress.stats is not None
         assert progress.stats.base_sound
         if progress.stats.blamed:
@@ -155,12 +167,10 @@ def leaves_before(objective: str, coupling: Coupling, bad: int, **settings: Any)
 
     expected = trainer(1000)
     moments = [StepPosition(step, 20) for step in range(20)]
-    for position, views in zip(
-        moments, batches(images, config, range(20), torch.device("cpu")), strict=True
-    ):
+    for position in moments:
         if position.step == bad:
             expected.detach("poisoned")
-        expected.step(views, position)
+        expected.step(loader.crops(position.step), position)
     expected.read()
     wanted, got = expected.state(), found.state()
     assert wanted.keys() == got.keys()
@@ -173,46 +183,70 @@ def test_a_head_that_stays_attached_after_it_was_blamed_is_a_mistake_of_the_call
     config = resolve({"epochs": 10, "batch_size": 6, "images": 12})
     trainer = make_trainer([], dtype=torch.float32)
     trainer.attach("poisoned", lambda: Poisoned(2), 32)
-    with pytest.raises(AssertionError, match="to blame forever"):
-        list(train(trainer, ImagesInMemory("noise", pixels, None, ()), config, 0, 20))
+    loader = Loader(ImagesInMemory("noise", pixels, None, ()), config, torch.device("cpu"))
+    with pytest.raises(AssertionError, match="blamed"):
+        list(windows(trainer, loader, 20))
 
 
 def test_the_next_batch_is_read_while_this_one_is_worked_on() -> None:
-    """Each waits for the one after it, so that without reading ahead the first never came."""
-    begun = {step: threading.Event() for step in (4, 5, 6)}
+    """The batch after this one is read before anybody asks for it, but not the one after that."""
+    begun = {step: threading.Event() for step in range(4)}
 
     def read(step: int) -> Tensor:
         begun[step].set()
         return torch.tensor(step)
 
-    for step, found in read_ahead(read, begun):
-        assert int(found) == step
-        assert begun.get(step + 1, begun[step]).wait(timeout=20)
+    batches = ReadAhead(read, 4)
+    for step in range(3):
+        assert int(batches[step]) == step
+        assert begun[step + 1].wait(timeout=20)
+        assert not any(begun[later].is_set() for later in range(step + 2, 4))
+    assert int(batches[3]) == 3
 
 
-def test_what_goes_wrong_in_reading_ahead_is_told_at_its_step() -> None:
+def test_any_step_can_be_asked_for_as_where_training_goes_back() -> None:
+    batches = ReadAhead(torch.tensor, 9)
+    assert [int(batches[step]) for step in (0, 1, 2, 1, 2, 8, 0)] == [0, 1, 2, 1, 2, 8, 0]
+
+
+def test_an_error_in_reading_ahead_is_raised_at_its_step() -> None:
     def read(step: int) -> Tensor:
         if step == 2:
             raise UserError("gone")
         return torch.tensor(step)
 
-    steps = read_ahead(read, range(4))
-    assert [int(found) for _, found in (next(steps), next(steps))] == [0, 1]
+    batches = ReadAhead(read, 4)
+    assert [int(batches[step]) for step in (0, 1)] == [0, 1]
     with pytest.raises(UserError, match="gone"):
-        next(steps)
+        batches[2]
 
 
-def test_who_stops_reads_no_more_than_one_ahead() -> None:
+def test_nothing_is_read_beyond_the_last_step() -> None:
     asked = []
 
     def read(step: int) -> Tensor:
         asked.append(step)
         return torch.tensor(step)
 
-    steps = read_ahead(read, range(9))
-    next(steps)
-    steps.close()
-    assert asked == [0, 1]
+    batches = ReadAhead(read, 3)
+    assert [int(batches[step]) for step in range(3)] == [0, 1, 2]
+    assert asked == [0, 1, 2]
+
+
+def test_a_loader_draws_an_order_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def order(count: int, epoch: int, seed: int) -> Tensor:
+        drawn.append(epoch)
+        return epoch_order(count, epoch, seed)
+
+    monkeypatch.setattr("headsearch.data.loader.epoch_order", order)
+    pixels = torch.zeros(12, 3, 16, 16, dtype=torch.uint8)
+    config = resolve({"epochs": 3, "batch_size": 4, "images": 12})
+    loader = Loader(ImagesInMemory("zeros", pixels, None, ()), config, torch.device("cpu"))
+    for step in range(loader.steps):
+        loader.crops(step)
+    assert drawn == [0, 1, 2]
 
 
 def test_steps_that_cannot_be_recorded_are_taken_as_they_are() -> None:
@@ -220,7 +254,9 @@ def test_steps_that_cannot_be_recorded_are_taken_as_they_are() -> None:
     if torch.cuda.is_available():
         pytest.skip("here they can be recorded")
     trainer, plain = (make_trainer(["mixer"], dtype=torch.float32) for _ in range(2))
-    trainer._recorder = CudaGraphStep(trainer.student.parameters, trainer.device, possible=True)
+    trainer._gradients = CudaGraphStep(
+        trainer._compute_gradients, trainer.student.parameters, trainer.device, possible=True
+    )
     for step in range(WARM_UP):
         assert not trainer.settled
         trainer.step(crops(step, dtype=torch.float32), StepPosition(step, 9))
@@ -249,6 +285,7 @@ def test_reading_ahead_starts_no_threads_of_its_own() -> None:
 
     torch.set_num_threads(2)
     try:
-        assert [more.item() for _, more in read_ahead(read, range(3))] == [0, 0, 0]
+        batches = ReadAhead(read, 3)
+        assert [batches[step].item() for step in range(3)] == [0, 0, 0]
     finally:
         torch.set_num_threads(1)

@@ -3,7 +3,14 @@
 from headsearch.models.space.candidate import BaseShape, Candidate, Listing
 from headsearch.models.space.parameters import ATTACH_AT, CONTROLS, KNOBS, OWN, knobs_of
 from headsearch.models.space.resolved import ENUMERABLE, ResolvedSpace
-from headsearch.models.space.space import Space, find_space, load_space, read_space, ready_spaces
+from headsearch.models.space.space import (
+    Space,
+    as_space,
+    find_space,
+    load_space,
+    read_space,
+    ready_spaces,
+)
 
 __all__ = [
     "ATTACH_AT",
@@ -16,6 +23,7 @@ __all__ = [
     "Listing",
     "ResolvedSpace",
     "Space",
+    "as_space",
     "find_space",
     "knobs_of",
     "load_space",

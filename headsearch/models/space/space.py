@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from headsearch.config import formats
-from headsearch.config.yaml_file import Located, read_yaml
+from headsearch.config.yaml_file import Located, located, read_yaml
 from headsearch.errors import UserError, unknown
 from headsearch.models.heads import FAMILIES
 from headsearch.models.space.candidate import BaseShape
@@ -117,6 +117,19 @@ def find_space(name: str) -> Path:
         if ready_name in ready:
             return ready[ready_name]
     raise UserError(f"{name}: no such file, and {unknown('ready-made space', name, ready)}")
+
+
+def as_space(space: str | Path | Mapping[str, Any] | Space) -> Space:
+    """A space from what a Python caller passes: a file, a name, a dict like the YAML, or itself.
+
+    Raises:
+        UserError: there is no such space, or a mistake in it.
+    """
+    if isinstance(space, Space):
+        return space
+    if isinstance(space, str | Path):
+        return load_space(find_space(str(space)))
+    return read_space(located(space, "space"), "space")
 
 
 def load_space(path: Path) -> Space:

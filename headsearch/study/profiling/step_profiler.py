@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from headsearch.config.settings import ImagesPerHead
 from headsearch.data import Data
-from headsearch.data.loader import batches
+from headsearch.data.loader import Loader
 from headsearch.device import mixed_precision, synchronize
 from headsearch.models.bases import Base, BaseOutput
 from headsearch.models.network import Network
@@ -87,8 +87,8 @@ class StepMeter:
         setup = self._setup
 
         def make() -> None:
-            for _ in batches(setup.data.train, setup.config, [0], setup.device):
-                pass
+            # A loader anew, so that nothing was read ahead.
+            Loader(setup.data.train, setup.config, setup.device).crops(setup.steps - 1)
 
         return seconds_of(make, setup.device)
 

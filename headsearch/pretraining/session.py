@@ -1,0 +1,87 @@
+"""A pretraining or a verification to its end: shown, stopped by signals, resumed.
+
+The Python API and the command line both pretrain and verify through these functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from rich.console import Console
+
+from headsearch import torchrun
+from headsearch.data.image.skipped import listed_where_too_many
+from headsearch.pretraining.display import points_of, shown, shown_verification
+from headsearch.pretraining.run import Pretraining
+from headsearch.pretraining.setup import PretrainingSetup, prepare_again
+from headsearch.pretraining.solo import SoloEvent, SoloRun
+from headsearch.pretraining.verification import Verification
+from headsearch.report.console import print_notes
+from headsearch.report.session import carry_out, introduce
+from headsearch.report.tensorboard import curves_written
+from headsearch.runs.signals import stops_heard
+from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
+
+
+def run_pretraining(
+    planned: PretrainingSetup, directory: Path | None = None, console: Console | None = None
+) -> tuple[Pretraining | None, int]:
+    """Runs a pretraining.
+
+    Args:
+        directory: where an earlier process left it, to be resumed.
+        console: where progress is shown; None for nowhere.
+
+    Returns:
+        The pretraining, None in all but the first process of a job, and the number of the signal
+        that stopped it; 0 where it came to its end.
+
+    Raises:
+        UserError: base or head diverged, or the directory cannot be written.
+        InterruptedAtOnceError: at a second Ctrl-C.
+    """
+    if not torchrun.first():
+        solo = SoloRun(planned.setup, planned.candidate)
+        with stops_heard(solo.stop):
+            solo.run()
+        return None, 0
+    running = Pretraining(planned, directory)
+    introduce(console, running.notes, running.run_directory)
+    return running, carry_out(running, *observers_of(running, console))
+
+
+def observers_of(
+    pretraining: Pretraining, console: Console | None
+) -> Iterator[AbstractContextManager[Callable[[SoloEvent], None]]]:
+    """What watches a pretraining: the curves its settings ask for, and a person at the console."""
+    if pretraining.config.log == "tensorboard":
+        yield curves_written(pretraining.run_directory, points_of)
+    if console is not None:
+        yield shown(pretraining, console)
+
+
+def resume_pretraining(
+    directory: Path,
+    *,
+    inputs: InMemoryInputs = NO_INPUTS,
+    log: str | None = None,
+    console: Console | None = None,
+) -> tuple[Pretraining | None, int]:
+    """Resumes a pretraining that has not ended; returns and raises as `run_pretraining`."""
+    with listed_where_too_many(directory):
+        planned = prepare_again(directory, inputs, flags={} if log is None else {"log": log})
+    return run_pretraining(planned, directory, console)
+
+
+def run_verification(verification: Verification, console: Console | None = None) -> int:
+    """Carries out solo runs.
+
+    Returns:
+        The number of the signal that stopped it; 0 where all have ended.
+    """
+    if console is None:
+        return carry_out(verification)
+    print_notes(console, verification.notes)
+    return carry_out(verification, shown_verification(console))

@@ -1,0 +1,79 @@
+"""A search read back from its run directory: tables, advice, report and plots, for Python."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from headsearch.report.advice import advice
+from headsearch.report.document import write_report
+from headsearch.report.plots.column_plot import plot_columns
+from headsearch.report.statistics.gains import verified
+from headsearch.report.tables import html_table, ranking_table
+from headsearch.report.verification import verdict
+from headsearch.runs.run import Run
+from headsearch.runs.tables import ranked
+
+
+@dataclass(frozen=True, repr=False)
+class RunView:
+    """A search, finished or not, read from its run directory."""
+
+    run: Run
+
+    @property
+    def run_directory(self) -> Path:
+        return self.run.path
+
+    @property
+    def ranking(self) -> pd.DataFrame:
+        """ranking.csv: a row a candidate, best first."""
+        return self.run.ranking.copy()
+
+    @property
+    def rungs(self) -> pd.DataFrame:
+        """rungs.csv: a row a candidate and rung."""
+        return self.run.rungs.copy()
+
+    @property
+    def solo(self) -> pd.DataFrame:
+        """solo.csv: a row a solo run of `verify`."""
+        return self.run.solo.copy()
+
+    @property
+    def best(self) -> str | None:
+        """The first-ranked candidate that is no control and did not collapse or fail, if any."""
+        rows = ranked(self.run.ranking)
+        return next((row.candidate for row in rows if row.healthy and not row.control), None)
+
+    @property
+    def advice(self) -> str:
+        """Which head to take, why, and how sure that is."""
+        return advice(self.run)
+
+    @property
+    def verdict(self) -> str | None:
+        """What the solo runs of `verify` say, None without any."""
+        found = verified(self.run)
+        return verdict(found) if found is not None else None
+
+    def report(self) -> Path:
+        """Writes report.md, report.html and the plots; returns report.html."""
+        return write_report(self.run)
+
+    def plot(
+        self, x: str = "discrepancy", y: str = "head_knn", out: str | Path | None = None
+    ) -> Path:
+        """Plots any column of `ranking` or `rungs` against another; returns the file."""
+        target = self.run_directory / "plots" / f"{y}-over-{x}.png" if out is None else Path(out)
+        return plot_columns(self.run, x, y, target)
+
+    def __repr__(self) -> str:
+        return f"<headsearch result {str(self.run_directory)!r}: {self.advice}>"
+
+    def _repr_html_(self) -> str:
+        table = html_table(ranking_table(self.run, compact=True))
+        return f"<p>{html.escape(self.advice)}</p>{table}"

@@ -1,0 +1,136 @@
+"""TensorBoard: curves of a search or a pretraining, written into RUN/tensorboard/.
+
+A cohort of a search has a sub-folder of its own, `cohort-1` first. Steps are counted over the
+cohort, those of all its seeds together. Where a run resumes, or goes back to an earlier step, the
+points from that step on are purged, so that no step has two points.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from headsearch.errors import UserError
+from headsearch.models.network import BASE
+from headsearch.text import printable
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+E = TypeVar("E")
+
+FOLDER = "tensorboard"
+BASE_TAG = "(base)"
+"""The base's own name in tags: before all heads in their order, and no head's."""
+CHARTS = ("loss", "discrepancy", "k-NN", "linear", "effective rank")
+"""Groups of tags, one a head. Each is also one chart with a curve a head, under Custom Scalars."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points of curves at one step.
+
+    Attributes:
+        values: by their tags; NaN for curves that have no point here.
+        scored: whether they are scores of a rung, taken at the step of the losses before them.
+        folder: the sub-folder that they are written into; empty for none.
+    """
+
+    step: int
+    values: Mapping[str, float]
+    scored: bool
+    folder: str = ""
+
+
+@contextmanager
+def curves_written(
+    run_directory: Path, points_of: Callable[[E], Points | None]
+) -> Iterator[Callable[[E], None]]:
+    """The observer that writes the curves of a run.
+
+    Args:
+        points_of: the points that an event has.
+    """
+    with closing(TensorBoard(run_directory)) as board:
+        yield lambda event: board.write(points_of(event))
+
+
+class TensorBoard:
+    """The curves of a run.
+
+    Args:
+        run_directory: of the run; earlier processes may have written curves into it.
+    """
+
+    def __init__(self, run_directory: Path) -> None:
+        self._folder = run_directory / FOLDER
+        self._boards: dict[str, _Board] = {}
+
+    def write(self, points: Points | None) -> None:
+        """Writes points, if there are any, to the disk at once: a snapshot may follow.
+
+        Raises:
+            UserError: they cannot be written.
+        """
+        if points is None:
+            return
+        if points.folder not in self._boards:
+            self._boards[points.folder] = _Board(self._folder / points.folder)
+        self._boards[points.folder].write(points)
+
+    def close(self) -> None:
+        for board in self._boards.values():
+            board.close()
+
+
+class _Board:
+    """The curves of one folder, which may hold files of earlier processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writer: SummaryWriter | None = None
+        self._step = -1
+
+    def write(self, points: Points) -> None:
+        step = points.step
+        try:
+            if self._writer is None or step < self._step:
+                # A rung is scored at the step of the last losses before it, which stay.
+                self._open(step + 1 if points.scored and step > 0 else step)
+            self._step = step
+            assert self._writer is not None
+            for tag, value in points.values.items():
+                if not math.isnan(value):
+                    self._writer.add_scalar(tag, value, step)
+            self._writer.flush()
+        except OSError as error:
+            raise UserError(f"{self._folder}: cannot write: {error.strerror or error}") from error
+
+    def _open(self, step: int) -> None:
+        """Opens a new file; the points of earlier files from this step on no longer count."""
+        from torch.utils.tensorboard import SummaryWriter  # an extra, and slow to import
+
+        self.close()
+        # Files are read in the order of their names, which hold the second they were opened in.
+        if any(f".{int(time.time())}." in file.name for file in self._folder.glob("events.*")):
+            time.sleep(1)
+        # The first file says where it starts too: TensorBoard takes only a second start for a
+        # restart, and purges nothing before it has seen one.
+        self._writer = SummaryWriter(str(self._folder), purge_step=step)
+        self._writer.add_custom_scalars(
+            {"heads": {chart: ["Multiline", [f"^{chart}/"]] for chart in CHARTS}}
+        )
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def tag(chart: str, name: str) -> str:
+    """The tag of a head's curve in a chart, or of the base's."""
+    return f"{chart}/{printable(name) if name != BASE else BASE_TAG}"
