@@ -2,9 +2,9 @@
 
     python examples/search_and_pretrain.py [DIRECTORY]
 
-Sizes are tiny, so that every step runs quickly; the scores mean nothing. For a ranking that means
-something, leave `SIZE` out and pass your own images as `data=` and `eval_data=`: a folder, a .tar, a
-timm dataset, or a torch.utils.data.Dataset.
+Sizes are tiny, so that every step runs quickly; the scores mean nothing. For a meaningful ranking,
+leave `SIZE` out and pass your own images as `data=` and `eval_data=`: a folder, a .tar, a timm
+dataset, or a torch.utils.data.Dataset.
 """
 
 import sys
