@@ -2,9 +2,9 @@
 
     python examples/search_and_pretrain.py [DIRECTORY]
 
-Sizes are tiny, so that every step can be seen at work; the figures mean nothing. Leave `SIZE` out
-for a search that is worth its ranking, and name your own images with `data=` and `eval_data=`:
-a folder, a .tar, a timm dataset, or a torch.utils.data.Dataset.
+Sizes are tiny, so that every step runs quickly; the scores mean nothing. For a meaningful ranking,
+leave `SIZE` out and pass your own images as `data=` and `eval_data=`: a folder, a .tar, a timm
+dataset, or a torch.utils.data.Dataset.
 """
 
 import sys
@@ -30,7 +30,7 @@ SIZE = {
     "threads": 1,
 }
 
-# The same form as a YAML file of heads: families, and what may vary in each.
+# A search space, in the same form as a YAML file: families, and which of their parameters vary.
 SPACE = {
     "families": {
         "convnext": {"depth": 1, "kernel": 3, "first_shortcut": [True, False]},
@@ -41,10 +41,10 @@ SPACE = {
 
 
 def main(directory: Path) -> None:
-    # Which candidates are there, and what does each cost on this base?
+    # List the candidates of the space, with what each costs on this base.
     print(headsearch.candidates(SPACE, "test_vit", image_size=16, patch_size=4), "\n")
 
-    # All of them train on one base, on generated scenes; the weak leave on the way.
+    # Train all of them on one shared base, on generated images; weak heads are pruned on the way.
     found = headsearch.search(
         "test_vit", SPACE, data="scenes", out=directory / "search", min_keep=1, **SIZE
     )
@@ -52,15 +52,15 @@ def main(directory: Path) -> None:
     print(found.advice, "\n")
     print("report:", found.run_directory / "report.html")
 
-    # The head for other hands: YAML for headsearch, and PyTorch for a training code of your own.
+    # Write the best head as YAML for headsearch, and as PyTorch for your own training code.
     head = found.export(rank=1)
     print("exported:", head.yaml, head.python)
 
-    # The base, pretrained again with this head alone, from the same first weights.
+    # Pretrain the base again with this head alone, from the same initial weights.
     base = found.pretrain(rank=1, epochs=1, out=directory / "pretrained")
     print(base.scores[["rung", "step", "base_knn", "loss"]], "\n")
 
-    # What is left is an ordinary timm model.
+    # The result is an ordinary timm model.
     print("load it with:", base.loading)
     model = timm.create_model(
         "test_vit", num_classes=0, img_size=16, patch_size=4, checkpoint_path=str(base.weights)
