@@ -1,4 +1,4 @@
-"""Families of heads, built from timm's blocks, and what a head of each costs."""
+"""Head families built from timm's blocks, their parameters, and the cost of a head."""
 
 from headsearch.models.heads.cost import Cost, head_cost
 from headsearch.models.heads.family import DEPTH, Family, Grid, Parameter, Value
