@@ -22,7 +22,7 @@ from headsearch.models.heads.pooling import POOLFORMER
 from headsearch.models.heads.width import WIDTH, AtWidth, inner_width
 
 
-def with_common_knobs(family: Family) -> Family:
+def with_common_parameters(family: Family) -> Family:
     """Adds the parameters that all families except controls have: `norm` and `width`.
 
     A family whose blocks have no norm gets no parameter `norm`. One whose blocks multiply features
@@ -39,7 +39,7 @@ def with_common_knobs(family: Family) -> Family:
 
 
 FAMILIES: dict[str, Family] = {
-    family.name: family if family.control else with_common_knobs(family)
+    family.name: family if family.control else with_common_parameters(family)
     for family in (
         ATTENTION,
         SWIN,

@@ -1,7 +1,7 @@
-"""The search space: heads.yaml, checked and resolved on a base into candidates with their cost."""
+"""The search space: reads heads.yaml, resolves it on a base into candidates with their costs."""
 
 from headsearch.models.space.candidate import BaseShape, Candidate, Listing
-from headsearch.models.space.parameters import ATTACH_AT, CONTROLS, KNOBS, OWN, knobs_of
+from headsearch.models.space.parameters import ATTACH_AT, CONTROLS, OWN, PARAMETERS, parameters_of
 from headsearch.models.space.resolved import ENUMERABLE, ResolvedSpace
 from headsearch.models.space.space import Space, find_space, load_space, read_space, ready_spaces
 
@@ -9,16 +9,16 @@ __all__ = [
     "ATTACH_AT",
     "CONTROLS",
     "ENUMERABLE",
-    "KNOBS",
     "OWN",
+    "PARAMETERS",
     "BaseShape",
     "Candidate",
     "Listing",
     "ResolvedSpace",
     "Space",
     "find_space",
-    "knobs_of",
     "load_space",
+    "parameters_of",
     "read_space",
     "ready_spaces",
 ]
