@@ -21,7 +21,7 @@ from torch.utils.data import Dataset, Subset
 
 import headsearch
 from headsearch import api
-from headsearch.data import DatasetSource, open_data
+from headsearch.data import DatasetSource, DataSettings, open_data
 from headsearch.errors import UserError
 from headsearch.models.bases import plan_base
 from headsearch.models.space import find_space, load_space, ready_spaces
@@ -258,7 +258,8 @@ def test_labels_come_from_targets_where_a_dataset_has_them() -> None:
 
 def test_images_without_labels_are_a_dataset_too() -> None:
     data = open_data(
-        DatasetSource(Squares(160, labelled=False)), image_size=16, eval_images=64, images=64
+        DatasetSource(Squares(160, labelled=False)),
+        settings=DataSettings(image_size=16, eval_images=64, images=64),
     )
     assert data.bank is None
     assert data.train.labels is None
@@ -283,7 +284,11 @@ def test_labels_that_are_no_numbers_are_refused() -> None:
 
 
 def test_train_and_evaluation_datasets_share_their_classes() -> None:
-    data = open_data(DatasetSource(Squares(96)), DatasetSource(Squares(64, "float")), image_size=16)
+    data = open_data(
+        DatasetSource(Squares(96)),
+        DatasetSource(Squares(64, "float")),
+        DataSettings(image_size=16),
+    )
     assert data.bank is not None
     assert data.queries.classes == data.bank.classes == ("dark", "dim", "bright")
     assert len(data.queries) == 64

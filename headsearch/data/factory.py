@@ -1,4 +1,4 @@
-"""What `--data` can name, as pools of images that are counted and split before any is decoded."""
+"""Opens what `--data` names as a pool of images, which can be counted and split before decoding."""
 
 from __future__ import annotations
 
@@ -17,23 +17,30 @@ from headsearch.data.image.store import Images, ImagesInMemory, Progress, load
 from headsearch.data.image.synthetic.scenes import CLASSES, generate_scenes
 from headsearch.data.image.timm_readers import PACKAGES, looks_like_prefix, open_timm, parse
 from headsearch.data.order import balanced_order
+from headsearch.data.settings import DataSettings
 from headsearch.errors import UserError
 from headsearch.seeding import seeded_generator
 
 BUILT_IN = "scenes"
-"""The built-in dataset's name; `./scenes` is a folder."""
+"""The name of the built-in dataset. `./scenes` means a folder of this name."""
 BUILT_IN_FULL = 50_000
-"""Images that `--images 0` (all) means for the built-in dataset, which has no end."""
+"""The number of images for `--images 0` (all) of the built-in dataset, which is infinite."""
 
 Role = Literal["train", "eval"]
 
-_TRAIN_SCENES = 1_000_000  # where training scenes start; evaluation scenes start at 0
-_SCENE_SIZE = 32
-_SCENE_CHUNK = 1920
+_TRAIN_SCENES = 1_000_000  # index of the first training scene; evaluation scenes start at 0
+_SCENE_SIZE = 32  # side in pixels that is chosen where `--image-size` is not given
+_SCENE_CHUNK = 1920  # scenes between two calls of `progress`
 
 
 class Pool(ABC):
-    """Images to split: not decoded yet, but counted and perhaps labelled."""
+    """Images that are not decoded yet, but whose number, and labels if any, are known.
+
+    Attributes:
+        name: what the user called the images.
+        classes: class names; empty without labels.
+        notes: decisions made while opening them, one line each.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -44,11 +51,11 @@ class Pool(ABC):
 
     @abstractmethod
     def order(self, seed: int) -> Tensor:
-        """A permutation of which any part is a fair sample of the whole."""
+        """A permutation (N,) int64 whose every prefix is a sample of all classes."""
 
     @abstractmethod
     def sides(self) -> list[int]:
-        """The shorter sides of the first images, in pixels."""
+        """The shorter sides of the first images in pixels."""
 
     @abstractmethod
     def load(
@@ -59,10 +66,20 @@ class Pool(ABC):
         progress: Progress | None,
         left_out: LeftOut,
     ) -> tuple[Images, list[str]]:
-        """The images, and the names of those that are bad and left out."""
+        """Decodes images; returns them without the bad ones, and the names of the bad ones.
+
+        Args:
+            indices: (n,) int64 indices of the images.
+            image_size: side of the images in pixels.
+            memory_limit: bytes of pixels above which images are decoded on demand.
+            progress: called while images are decoded.
+            left_out: collects the files that cannot be used.
+        """
 
 
 class SourcePool(Pool):
+    """The images of a `Source`."""
+
     def __init__(self, source: Source) -> None:
         self._source = source
         self.name = source.name
@@ -84,7 +101,7 @@ class SourcePool(Pool):
                 sides.append(self._source.shorter_side(index))
             except (BadImage, OSError):
                 continue
-            if len(sides) == 16:
+            if len(sides) == 16:  # enough for a typical size; each one opens a file
                 break
         if not sides:
             raise UserError(
@@ -107,7 +124,10 @@ class SourcePool(Pool):
 
 
 class ScenePool(Pool):
-    """Scenes `start` to `start + count − 1` of the seed; every stretch holds all classes evenly."""
+    """The built-in scenes `start` to `start + count − 1` of a seed.
+
+    Any ten consecutive scenes from a multiple of ten have all ten classes, so the order is kept.
+    """
 
     name = BUILT_IN
     classes = CLASSES
@@ -137,8 +157,8 @@ class ScenePool(Pool):
         need = count * 3 * image_size**2
         if need > memory_limit:
             raise UserError(
-                f"{count} scenes of {image_size} pixels take {need / 2**30:.1f} GiB, over "
-                f"{memory_limit / 2**30:.1f}: lower --images or --image-size"
+                f"{count} scenes of {image_size} pixels take {need / 2**30:.1f} GiB, over the "
+                f"limit of {memory_limit / 2**30:.1f} GiB: lower --images or --image-size"
             )
         pixels = torch.empty((count, 3, image_size, image_size), dtype=torch.uint8)
         labels = torch.empty(count, dtype=torch.int64)
@@ -154,39 +174,37 @@ class ScenePool(Pool):
 
 @dataclass(frozen=True)
 class Opener:
-    """Finds the images that a spec names.
+    """Opens the images that `--data` or `--eval-data` names.
 
     Attributes:
-        seed: of scenes, and of streams that can be shuffled.
-        max_image_size: images of a stream are kept no larger than this.
-        data_dir: where timm's datasets lie.
-        download: lets timm's datasets be fetched.
-        memory_limit: bytes of pixels that a stream may fill.
+        settings: `seed` is that of scenes and of streams that can be shuffled; `data_dir` and
+            `download` apply to timm's datasets; `max_image_size` and `memory_limit` bound a stream.
     """
 
-    seed: int
-    max_image_size: int
-    data_dir: Path | None
-    download: bool
-    memory_limit: int
+    settings: DataSettings
 
     def open(self, spec: str | Source, role: Role, count: int | None) -> Pool:
-        """Opens what `--data` ("train") or `--eval-data` ("eval") names; a source is open already.
+        """Opens the images that a spec names.
 
         Args:
-            count: images to make or to read where there is no end or no index; None: all.
+            spec: the value of `--data` or `--eval-data`, or a source that is open already.
+            role: "train" for `--data`, "eval" for `--eval-data`.
+            count: the number of images to generate (scenes) or to read of a stream; None for all.
 
         Raises:
-            UserError: nothing there, or nothing that can be read.
+            UserError: there is nothing of this name, or nothing that can be read.
         """
         if isinstance(spec, Source):
             return SourcePool(spec)
+        settings = self.settings
         if spec == BUILT_IN:
             start = _TRAIN_SCENES if role == "train" else 0
-            return ScenePool(count or BUILT_IN_FULL, start, self.seed)
-        timm_spec = parse(spec, role, self.data_dir, self.download)
+            return ScenePool(count or BUILT_IN_FULL, start, settings.seed)
+        timm_spec = parse(spec, role, settings.data_dir, settings.download)
         if timm_spec is not None:
-            source = open_timm(timm_spec, count, self.max_image_size, self.memory_limit, self.seed)
+            source = open_timm(
+                timm_spec, count, settings.max_image_size, settings.memory_limit, settings.seed
+            )
             return SourcePool(source)
         path = Path(spec).expanduser()
         if not path.exists() and (prefix := looks_like_prefix(spec)) is not None:

@@ -1,7 +1,7 @@
-"""What a machine's images are like, in few figures: with other images, other heads come first.
+"""A fingerprint of a run's images, to check that all machines of a search have the same data.
 
-Labels and numbers must be the same; pixels may differ by what decoders and processors round
-differently, and no more.
+With other images the ranking of heads would be another. Labels and counts must be equal. Pixels may
+differ a little, since decoders and processors round differently.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from headsearch.data import Data
 from headsearch.data.image.store import Images
 
 LOOKED_AT = 8
-"""Images of each set, spread over it."""
+"""The number of images of each set that are compared, spread evenly over the set."""
 CELLS = 4
-"""A side of the coarse picture of each."""
+"""The side of the thumbnail of each image in pixels."""
 TOLERANCE = 2
-"""Levels of 255 by which a cell may differ."""
+"""The largest difference of a thumbnail pixel, in levels of 255."""
 
 
 def fingerprint(data: Data) -> dict[str, Any]:
-    """The figures of these images, as JSON can hold them."""
+    """The fingerprint of a run's images, which can be written as JSON."""
     return {
         "sets": {name: _of_images(images) for name, images in _sets(data)},
         "halves": _hash([data.choose.tolist(), data.report.tolist()]),
@@ -34,25 +34,27 @@ def fingerprint(data: Data) -> dict[str, Any]:
 
 
 def difference(here: dict[str, Any], there: dict[str, Any]) -> str | None:
-    """What sets images of here apart from those of there, in a few words; None where nothing does.
+    """The first difference between two fingerprints in a few words; None if there is none.
 
     Args:
-        here: of `fingerprint`.
-        there: likewise, where the study was made.
+        here: the fingerprint of this process.
+        there: the fingerprint of the process or study to compare with.
     """
     if here["sets"].keys() != there["sets"].keys():
         return f"{', '.join(here['sets'])} here, and {', '.join(there['sets'])} there"
     for name, own in here["sets"].items():
         other = there["sets"][name]
-        for what in ("images", "image_size", "classes"):
-            if own[what] != other[what]:
-                return f"{name}: {own[what]} {what} here, and {other[what]} there"
+        for key in ("images", "image_size", "classes"):
+            if own[key] != other[key]:
+                return f"{name}: {own[key]} {key} here, and {other[key]} there"
         if own["labels"] != other["labels"]:
             return f"{name}: other labels, or the same in another order"
-        apart = max(abs(a - b) for a, b in zip(own["pixels"], other["pixels"], strict=True))
-        if apart > TOLERANCE:
+        largest = max(abs(a - b) for a, b in zip(own["pixels"], other["pixels"], strict=True))
+        if largest > TOLERANCE:
             return f"{name}: other images, or the same in another order"
-    return None if here["halves"] == there["halves"] else "other labels choose than there"
+    if here["halves"] == there["halves"]:
+        return None
+    return "the queries whose labels choose heads are not the same"
 
 
 def _sets(data: Data) -> Iterator[tuple[str, Images]]:

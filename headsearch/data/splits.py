@@ -1,4 +1,4 @@
-"""From `--data` and `--eval-data` to what a run works with: training, bank and query images."""
+"""`open_data`: opens `--data` and `--eval-data` and splits them into training, bank and queries."""
 
 from __future__ import annotations
 
@@ -12,32 +12,35 @@ from torch import Tensor
 
 from headsearch.data.factory import BUILT_IN, Opener, Pool
 from headsearch.data.image.readers import EVAL_FOLDERS, TRAIN_FOLDERS, Source, split_folder
-from headsearch.data.image.skipped import LISTED_IN, MOST_BAD, LeftOut, named
-from headsearch.data.image.store import MEMORY_LIMIT, Images, ImageSubset, Progress
+from headsearch.data.image.skipped import LISTED_IN, LeftOut, named
+from headsearch.data.image.store import Images, ImageSubset, Progress
 from headsearch.data.image.timm_readers import PACKAGES
 from headsearch.data.order import balanced_order
+from headsearch.data.settings import DEFAULTS, DataSettings
 from headsearch.errors import UserError
 from headsearch.seeding import seeded_generator
 
-MIN_IMAGES = 32  # fewer make neither a batch nor a probe set
+MIN_IMAGES = 32  # fewer are too few for a batch, and for the discrepancy
 PROBE_IMAGES = 256  # from here on the discrepancy is stable (Nguyen et al. 2021, arXiv 2010.15327)
 
 
 @dataclass(frozen=True)
 class Data:
-    """The images of a run, and who may see which.
+    """The images of a run, by purpose.
 
     Attributes:
-        train: what pretraining sees, without labels.
+        train: the images that the base and the heads are trained on, without labels.
         bank: labelled images that k-NN and the linear probe learn from; None without labels.
-            They may be training images too, never queries.
-        queries: held-out images: the probe set of the discrepancy and, with labels, what is
-            classified. Bank and queries share their classes.
-        choose: (C,) int64 into queries: those whose labels may choose (pruner, ranking).
-        report: (R,) int64 into queries: those whose labels are only reported on. The two are
-            disjoint halves, each class in both, fixed by the seed; both empty without labels.
-        notes: what was decided, a line each.
-        left_out: the files that these images do without.
+            Bank images may be training images too, but never queries.
+        queries: held-out images. The discrepancy is measured on them and, with labels, they are
+            classified. Bank and queries have the same classes.
+        choose: (C,) int64 indices of the queries whose labels may be used to choose heads (pruner,
+            ranking).
+        report: (R,) int64 indices of the queries whose labels are only reported on. `choose` and
+            `report` are disjoint halves, fixed by the seed, each with all classes; both are empty
+            without labels.
+        notes: decisions that the user should know of, one line each.
+        left_out: the files that could not be used.
     """
 
     train: Images
@@ -52,83 +55,49 @@ class Data:
 def open_data(
     data: str | Source,
     eval_data: str | Source | None = None,
-    *,
-    image_size: int | None = None,
-    images: int = 0,
-    eval_images: int = 600,
-    bank_images: int = 1000,
-    seed: int = 0,
-    max_image_size: int = 224,
-    data_dir: Path | None = None,
-    download: bool = False,
-    memory_limit: int = MEMORY_LIMIT,
-    most_bad: float = MOST_BAD,
+    settings: DataSettings = DEFAULTS,
     progress: Progress | None = None,
 ) -> Data:
-    """Finds, splits and decodes the images of a run.
+    """Opens, splits and decodes the images of a run.
 
-    Queries come from `eval_data`, or are held out of `data` and never trained on. The bank is
-    drawn from `data` if that has the classes of the queries, else from `eval_data`.
+    Queries come from `eval_data`; without it they are held out of `data` and never trained on. The
+    bank is drawn from `data` if that has the classes of the queries, else from `eval_data`.
 
     Args:
-        data: "scenes" (built in), a folder or .tar (of class folders, or of unlabelled images), or
-            a dataset that timm knows (see `timm_sources`). `./scenes` and the like name a folder.
-            A folder with `train` and `val` inside gives both sides. Or a source, opened already.
+        data: "scenes" (built in); a folder or .tar, of class folders or of unlabelled images; or a
+            dataset that timm knows (see `timm_readers`). `./scenes` is a folder of that name. A
+            folder with the subfolders `train` and `val` gives both `data` and `eval_data`. Also a
+            source that is open already.
         eval_data: likewise.
-        image_size: side in pixels. None: the shorter side of the first images, rounded down to a
-            multiple of 8, from 32 to `max_image_size`.
-        images: training images at most; 0: all there are.
-        eval_images: queries at most; 0: all there are, or a fifth of `data` if held out.
-        bank_images: bank images at most; 0: all there are.
-        seed: decides every choice; the queries do not depend on `images` or `bank_images`.
-        data_dir: where timm's datasets lie.
-        download: lets timm's datasets be fetched.
-        memory_limit: bytes of pixels that one set may hold before it is decoded on demand.
-        most_bad: the share of a set's images that may be bad.
-        progress: told how decoding goes, set by set.
+        settings: how many images to use, their size, and how to read them.
+        progress: called while each set of images is decoded.
 
     Raises:
-        UserError: nothing there, no images, too few, too many bad ones, evaluation images of a
-            single class, an unknown prefix or one whose package is missing.
+        UserError: there is nothing at this path, or there are no images, too few, or too many bad
+            ones; the evaluation images have a single class; or a prefix is unknown or its package
+            is missing.
     """
     notes: list[str] = []
     data, eval_data = _with_splits(data, eval_data, notes)
     if eval_data is not None and _same(data, eval_data):
         notes.append("--eval-data names the same images as --data, so queries are held out of it")
         eval_data = None
-    opener = Opener(seed, max_image_size, data_dir, download, memory_limit)
+    opener = Opener(settings)
     if eval_data is None:
-        # A stream is read only so far: five times the queries, so that a fifth is all of them.
-        wanted = max(max(images, bank_images) + eval_images, 5 * eval_images)
-        pool = opener.open(data, "train", wanted if images and eval_images else None)
-        notes[:0] = pool.notes
-        split = _hold_out(pool, eval_images, bank_images, seed, notes)
+        split = _hold_out(opener, data, settings, notes)
     else:
-        pool = opener.open(data, "train", max(images, bank_images) if images else None)
-        wanted = eval_images + (0 if data == BUILT_IN else bank_images)
-        eval_pool = opener.open(eval_data, "eval", wanted if eval_images else None)
-        notes[:0] = pool.notes + eval_pool.notes
-        split = _keep_apart(pool, eval_pool, eval_images, bank_images, seed, notes)
-    train_indices = split.train[: images or None]
-    if len(train_indices) < MIN_IMAGES:
+        split = _keep_apart(opener, data, eval_data, settings, notes)
+    if len(split.train) < MIN_IMAGES:
         raise UserError(
-            f"{data}: {len(train_indices)} images to train on; at least {MIN_IMAGES} are needed"
+            f"{data}: {len(split.train)} images to train on; at least {MIN_IMAGES} are needed"
         )
-
+    image_size = settings.image_size
     if image_size is None:
-        image_size = follow_size(pool.sides(), max_image_size)
+        image_size = follow_size(split.train_pool.sides(), settings.max_image_size)
         notes.append(f"image size {image_size}, after the images in {data}")
-    left_out = LeftOut(most_bad)
-    loader = _Loader(image_size, memory_limit, progress, notes, left_out)
-    queries = loader.load(split.query_pool, split.queries)
-    bank: Images | None = None
-    if split.bank_pool is pool:
-        train, bank = loader.load_both(pool, train_indices, split.bank)
-        queries = _relabelled(queries, bank.classes)
-    else:
-        train = loader.load(pool, train_indices)
-        if split.bank_pool is not None:
-            bank = loader.load(split.bank_pool, split.bank)
+    left_out = LeftOut(settings.max_bad_images)
+    loader = _Loader(image_size, settings.memory_limit, progress, notes, left_out)
+    train, bank, queries = loader.load_split(split)
     left_out.check()
     if bank is None:
         notes.append("no labels: accuracy columns stay empty, the ranking is by discrepancy")
@@ -137,18 +106,19 @@ def open_data(
             f"only {len(queries)} queries: discrepancy intervals will be wide; "
             f"{PROBE_IMAGES} or more are advised"
         )
-    choose, report = halves(queries.labels, seed)
+    choose, report = halves(queries.labels, settings.seed)
     return Data(train, bank, queries, choose, report, tuple(dict.fromkeys(notes)), left_out)
 
 
 @dataclass(frozen=True)
 class _Split:
-    """Which images of which pool serve for what, as indices; training images come from --data.
+    """The pools and indices of training images, queries and bank.
 
-    The bank's pool is None without labels. If it is --data's, then bank and training images are
-    both cut from the start of the same order, so that they are decoded once.
+    The bank's pool is None without labels. If it is the pool of the training images, then bank and
+    training images are both cut from the start of the same order, so that they are decoded once.
     """
 
+    train_pool: Pool
     train: Tensor
     query_pool: Pool
     queries: Tensor
@@ -157,21 +127,44 @@ class _Split:
 
 
 def _hold_out(
-    pool: Pool, eval_images: int, bank_images: int, seed: int, notes: list[str]
+    opener: Opener, data: str | Source, settings: DataSettings, notes: list[str]
 ) -> _Split:
-    """Queries held out of --data."""
+    """Opens --data and holds the queries out of it."""
+    images, eval_images, bank_images = settings.images, settings.eval_images, settings.bank_images
+    # The most images to read of a stream. Held-out queries are at most a fifth of the pool, so it
+    # takes five times the wanted number.
+    most = max(max(images, bank_images) + eval_images, 5 * eval_images)
+    pool = opener.open(data, "train", most if images and eval_images else None)
+    notes[:0] = pool.notes
     held = held_out(len(pool), eval_images)
     notes.append(f"{held} images held out of {pool.name} as queries, never trained on")
-    order = pool.order(seed)
+    order = pool.order(settings.seed)
     rest = order[held:]
-    labelled = len(pool.classes) > 1
-    return _Split(rest, pool, order[:held], pool if labelled else None, rest[: bank_images or None])
+    return _Split(
+        train_pool=pool,
+        train=rest[: images or None],
+        query_pool=pool,
+        queries=order[:held],
+        bank_pool=pool if len(pool.classes) > 1 else None,
+        bank=rest[: bank_images or None],
+    )
 
 
 def _keep_apart(
-    pool: Pool, eval_pool: Pool, eval_images: int, bank_images: int, seed: int, notes: list[str]
+    opener: Opener,
+    data: str | Source,
+    eval_data: str | Source,
+    settings: DataSettings,
+    notes: list[str],
 ) -> _Split:
-    """Queries from --eval-data; the bank from whichever side has labels that fit them."""
+    """Opens both; queries come from --eval-data, the bank from the one whose labels match them."""
+    images, eval_images, bank_images = settings.images, settings.eval_images, settings.bank_images
+    pool = opener.open(data, "train", max(images, bank_images) if images else None)
+    # The bank may have to come from --eval-data too; not with scenes, which have the same classes
+    # on both sides.
+    most = eval_images + (0 if data == BUILT_IN else bank_images)
+    eval_pool = opener.open(eval_data, "eval", most if eval_images else None)
+    notes[:0] = pool.notes + eval_pool.notes
     name, classes = eval_pool.name, eval_pool.classes
     if len(eval_pool) < MIN_IMAGES:
         raise UserError(f"{name} holds {len(eval_pool)} images; --eval-data needs {MIN_IMAGES}")
@@ -180,17 +173,17 @@ def _keep_apart(
             f"{name} holds images of one class only ({classes[0]}), nothing to tell apart; "
             "--eval-data needs two classes or more, or no class folders"
         )
-    order, eval_order = pool.order(seed), eval_pool.order(seed)
+    order, eval_order = pool.order(settings.seed), eval_pool.order(settings.seed)
+    train = order[: images or None]
     if not classes or set(classes) <= set(pool.classes):
         if pool.classes and not classes:
-            notes.append(f"{name} has no labels; without --eval-data, {pool.name} would lend some")
-        return _Split(
-            order,
-            eval_pool,
-            eval_order[: eval_images or None],
-            pool if classes else None,
-            order[: bank_images or None],
-        )
+            notes.append(
+                f"{name} has no labels, so those of {pool.name} are not used; "
+                "leave --eval-data out to use them"
+            )
+        bank_pool = pool if classes else None
+        bank = order[: bank_images or None]
+        return _Split(pool, train, eval_pool, eval_order[: eval_images or None], bank_pool, bank)
     half = len(eval_pool) // 2
     queries = eval_order[: min(eval_images or half, half)]
     bank = eval_order[len(queries) :][: bank_images or None]
@@ -198,26 +191,37 @@ def _keep_apart(
         f"{pool.name} has not the classes of {name}, which is split: "
         f"{len(bank)} images to learn from, {len(queries)} queries"
     )
-    return _Split(order, eval_pool, queries, eval_pool, bank)
+    return _Split(pool, train, eval_pool, queries, eval_pool, bank)
 
 
 def held_out(count: int, wanted: int) -> int:
-    """How many of `count` images to hold out: what is wanted, or a fifth, if that is enough.
+    """The number of queries to hold out of `count` images: at most `wanted`, and about a fifth.
+
+    The limit is a fifth of the images, or `PROBE_IMAGES` where that is more (but at most half of
+    them). 0 for `wanted` means as many as that.
 
     Raises:
-        UserError: too few images to hold any out and train on the rest.
+        UserError: there are too few images to hold some out and train on the rest.
     """
     if count < 2 * MIN_IMAGES:
         raise UserError(
             f"--data holds {count} images; {2 * MIN_IMAGES} are needed to train on some and hold "
             "others out (or name --eval-data)"
         )
-    fifth = max(count // 5, min(PROBE_IMAGES, count // 2))
-    return min(wanted or fifth, fifth)
+    limit = max(count // 5, min(PROBE_IMAGES, count // 2))
+    return min(wanted or limit, limit)
 
 
 def halves(labels: Tensor | None, seed: int) -> tuple[Tensor, Tensor]:
-    """Two disjoint halves of the queries, each class in equal parts; empty without labels."""
+    """Splits the queries into two disjoint halves with equal parts of each class.
+
+    Args:
+        labels: (Q,) int64, or None.
+        seed: decides which query is in which half.
+
+    Returns:
+        Two tensors of int64 indices in ascending order; both empty without labels.
+    """
     if labels is None:
         return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
     order = balanced_order(labels, len(labels), seeded_generator(seed, "halves"))
@@ -226,12 +230,18 @@ def halves(labels: Tensor | None, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def follow_size(sides: Sequence[int], max_image_size: int) -> int:
-    """The image size that fits images of these shorter sides: their median, in steps of 8."""
+    """The image size for images with these shorter sides: their median, rounded down to steps of 8.
+
+    It is at least 32 and at most `max_image_size`.
+    """
     return max(32, min(int(median(sides)), max_image_size) // 8 * 8)
 
 
 def _same(data: str | Source, eval_data: str | Source) -> bool:
-    """Whether both name the same images; a prefix without a split names another on each side."""
+    """Whether both name the same images.
+
+    A timm dataset without a split after # does not: --data and --eval-data read different splits.
+    """
     if isinstance(data, Source) or isinstance(eval_data, Source):
         return data is eval_data
     if data == BUILT_IN or eval_data == BUILT_IN:
@@ -248,19 +258,19 @@ def _has_prefix(spec: str) -> bool:
 def _with_splits(
     data: str | Source, eval_data: str | Source | None, notes: list[str]
 ) -> tuple[str | Source, str | Source | None]:
-    """Resolves folders that hold a folder for each split, and the built-in's endless supply."""
+    """Resolves folders with one subfolder per split, and the evaluation images of the built-in."""
     if data == BUILT_IN:
         return data, eval_data or BUILT_IN
     if (
         isinstance(data, str)
         and not _has_prefix(data)
-        and (found := split_folder(Path(data), TRAIN_FOLDERS))
+        and (train_folder := split_folder(Path(data), TRAIN_FOLDERS))
     ):
-        held = split_folder(Path(data), EVAL_FOLDERS)
-        if eval_data is None and held is not None:
-            eval_data = str(held)
-            notes.append(f"{data}: trains on {found.name}, evaluates on {held.name}")
-        data = str(found)
+        eval_folder = split_folder(Path(data), EVAL_FOLDERS)
+        if eval_data is None and eval_folder is not None:
+            eval_data = str(eval_folder)
+            notes.append(f"{data}: trains on {train_folder.name}, evaluates on {eval_folder.name}")
+        data = str(train_folder)
     if isinstance(eval_data, str) and eval_data != BUILT_IN and not _has_prefix(eval_data):
         eval_data = str(split_folder(Path(eval_data), EVAL_FOLDERS) or eval_data)
     return data, eval_data
@@ -268,7 +278,7 @@ def _with_splits(
 
 @dataclass(frozen=True)
 class _Loader:
-    """Decodes parts of pools at one size and notes what had to be left out."""
+    """Decodes parts of pools at one size, and collects notes and bad files."""
 
     image_size: int
     memory_limit: int
@@ -276,7 +286,18 @@ class _Loader:
     notes: list[str]
     left_out: LeftOut
 
-    def load(self, pool: Pool, indices: Tensor) -> Images:
+    def load_split(self, split: _Split) -> tuple[Images, Images | None, Images]:
+        """The training images, the bank and the queries."""
+        queries = self._load(split.query_pool, split.queries)
+        if split.bank_pool is split.train_pool:
+            train, bank = self._load_both(split.train_pool, split.train, split.bank)
+            return train, bank, _relabelled(queries, bank.classes)
+        train = self._load(split.train_pool, split.train)
+        if split.bank_pool is None:
+            return train, None, queries
+        return train, self._load(split.bank_pool, split.bank), queries
+
+    def _load(self, pool: Pool, indices: Tensor) -> Images:
         images, bad = pool.load(
             indices, self.image_size, self.memory_limit, self.progress, self.left_out
         )
@@ -285,27 +306,28 @@ class _Loader:
                 f"{pool.name}: {len(bad)} files that cannot be read left out ({named(bad)}); "
                 f"{LISTED_IN} of the run lists them"
             )
-        if len(images.classes) == 1:  # one class is nothing to classify
+        if len(images.classes) == 1:  # a single class cannot be classified
             self.notes.append(
                 f"{pool.name}: all images are of one class, so it counts as unlabelled"
             )
             images.labels, images.classes = None, ()
         return images
 
-    def load_both(self, pool: Pool, train: Tensor, bank: Tensor) -> tuple[Images, Images]:
-        """Training and bank images of one order, decoded once if that fits into memory."""
-        both = max(train, bank, key=len)
-        if len(both) * 3 * self.image_size**2 > self.memory_limit:
-            # Training images will be decoded on demand; the bank, read at every rung, need not.
-            return self.load(pool, train), self.load(pool, bank)
-        images = self.load(pool, both)
-        # Bad files left out may make the set smaller than was asked for.
+    def _load_both(self, pool: Pool, train: Tensor, bank: Tensor) -> tuple[Images, Images]:
+        """Training and bank images of the same order, decoded once if they fit into memory."""
+        longer = max(train, bank, key=len)
+        if len(longer) * 3 * self.image_size**2 > self.memory_limit:
+            # Training images are decoded on demand then. The bank, which every rung reads as a
+            # whole, may still fit into memory.
+            return self._load(pool, train), self._load(pool, bank)
+        images = self._load(pool, longer)
+        # Bad files that are left out make the set smaller than the number asked for.
         first_train, first_bank = (torch.arange(min(len(x), len(images))) for x in (train, bank))
         return ImageSubset(images, first_train), ImageSubset(images, first_bank)
 
 
 def _relabelled(images: Images, classes: tuple[str, ...]) -> Images:
-    """Gives images the label numbers of a larger or differently ordered list of classes."""
+    """Renumbers the labels of images for another list of classes that contains theirs."""
     if images.classes != classes:
         assert images.labels is not None
         numbers = torch.tensor([classes.index(name) for name in images.classes])

@@ -1,1 +1,1 @@
-"""The network that is trained: a base with heads attached, and the search space of heads."""
+"""Models: bases (timm), heads, the network that joins them, and the search space of heads."""

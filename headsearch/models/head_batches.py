@@ -1,18 +1,21 @@
-"""Which images of a batch each head of a cohort sees.
+"""Which images of a batch each head of a cohort sees (`--images-per-head`).
 
-The base sees all of them. With `all` so does every head; with `share` each of K heads sees B/K,
-rounded down, and no two heads the same, so that a cohort costs about one base and one head however
-many there are; with a number each head sees that many.
+The base always sees the whole batch. What each of the K heads sees depends on the setting:
 
-What holds. With a number, which images a head sees is a function of the seed, the step and the
-head's name: it is the same in any cohort and alone, whoever leaves; any image of a batch is as
-likely to be seen as any other, but heads may overlap. With `share` the heads that are live divide
-each batch among them, so who leaves changes what the others see from the next step on. Both take
-neighbours in a batch, whose order is drawn anew in each epoch: over epochs each head comes to see
-all images, a share n/B of them in one.
+- `all`: the whole batch.
+- `share`: ⌊B/K⌋ images, different ones for every head. The cost of a cohort is then about that of
+  one base and one head, for any K. The live heads divide the batch, so when a head leaves, the
+  images of the others change from the next step on.
+- a number: that many images. Which ones is a function of the seed, the step and the name of the
+  head, so a head sees the same images in any cohort, or alone, whichever other heads leave. Every
+  image of the batch is equally likely; the images of two heads may overlap.
 
-Shapes: B images of a batch, 2B crops (the B first ones, then the B second ones), K heads, n images
-of each.
+With `share` and with a number a head takes consecutive images of the batch. The order of the images
+is drawn again in every epoch, so a head sees a fraction n/B of them per epoch and all of them over
+many epochs.
+
+Shapes: B images of a batch, 2B crops (the B first crops, then the B second crops), K heads, n
+images of each head.
 """
 
 from __future__ import annotations
@@ -29,48 +32,55 @@ from headsearch.errors import UserError
 from headsearch.seeding import seed_for
 
 FEWEST = 2
-"""Images of a head: objectives that compare the images of a batch have nothing to do with one."""
+"""The least number of images per head: objectives that compare the images of a batch need two."""
 
 
 def head_batch_size(setting: ImagesPerHead, batch: int, heads: int) -> int:
-    """How many of `batch` images each of so many heads sees."""
+    """The number of images that each of `heads` heads sees in a batch of `batch` images."""
     if setting == "all" or not heads:
         return batch
     return batch // heads if setting == "share" else min(setting, batch)
 
 
 def check_images_per_head(setting: ImagesPerHead, batch: int, heads: int) -> None:
-    """Raises UserError where heads would see too few images, or more than there are.
+    """Checks that the setting can be used with this batch and this many heads.
 
-    Of several ranks none knows all images of a step, so that heads see all that theirs has.
+    Raises:
+        UserError: the job has several processes, the setting asks for more images than a step has,
+            or it leaves fewer than `FEWEST` images per head.
     """
+    # With several ranks no rank holds all images of a step, so none could select from all of them.
     if setting != "all" and torchrun.count() > 1:
-        raise UserError(f"--images-per-head {setting} is for one process; leave it out of a job")
+        raise UserError(
+            f"--images-per-head {setting} is for one process only: leave it out of a job with "
+            "several processes"
+        )
     if isinstance(setting, int) and setting > batch:
         raise UserError(f"--images-per-head {setting} is more than the {batch} images of a step")
-    left = head_batch_size(setting, batch, heads)
-    if left < FEWEST:
+    count = head_batch_size(setting, batch, heads)
+    if count < FEWEST:
         raise UserError(
-            f"--images-per-head {setting} leaves {heads} heads {left} of {batch} images each, and "
-            f"{FEWEST} are the least: use a lower --cohort or a larger --batch-size"
+            f"--images-per-head {setting} leaves {heads} heads {count} of {batch} images each, but "
+            f"a head needs at least {FEWEST}: use a lower --cohort or a larger --batch-size"
         )
 
 
 @dataclass(frozen=True)
 class HeadBatches:
-    """The crops that each head sees.
+    """The crops of a step that each head sees.
 
     Attributes:
-        rows: by head, (2n,) int64 of the 2B crops: n first ones, then the second ones of the same
-            images.
+        rows: by head, (2n,) int64 indices into the 2B crops: n first crops, then the second crops
+            of the same images.
     """
 
     rows: dict[str, Tensor]
 
     def of(self, heads: Sequence[str], crops: Tensor) -> dict[str, Tensor]:
-        """Of something of all crops (2B, …), what each of these heads sees of it (2n, …)."""
-        rows = torch.cat([self.rows[head] for head in heads])  # one selection for all of them
-        return dict(zip(heads, _selected(crops, rows).chunk(len(heads)), strict=True))
+        """Selects the rows of these heads from a tensor of all crops: (2B, …) to (2n, …) each."""
+        # One selection for all heads, so that one kernel runs however many heads there are.
+        rows = torch.cat([self.rows[head] for head in heads])
+        return dict(zip(heads, _select_rows(crops, rows).chunk(len(heads)), strict=True))
 
 
 def draw_head_batches(
@@ -82,12 +92,21 @@ def draw_head_batches(
     step: int,
     device: torch.device,
 ) -> HeadBatches | None:
-    """The crops that each head sees in a step; None where every head sees all."""
+    """Chooses the crops that each head sees in a step; None where every head sees all of them.
+
+    Args:
+        setting: the value of `--images-per-head`.
+        batch: B, the number of images of the step.
+        heads: names of the live heads.
+        seed: the seed of the run.
+        step: the number of the step.
+        device: where the indices are needed.
+    """
     count = head_batch_size(setting, batch, len(heads))
     if count == batch:
         return None
     if setting == "share":
-        starts = [place * batch // len(heads) for place in range(len(heads))]
+        starts = [index * batch // len(heads) for index in range(len(heads))]
     else:
         starts = [seed_for(seed, "images of", head, step) % batch for head in heads]
     starts_K1 = torch.tensor(starts).unsqueeze(1).to(device, non_blocking=True)
@@ -96,8 +115,8 @@ def draw_head_batches(
     return HeadBatches(dict(zip(heads, rows_K2n.unbind(), strict=True)))
 
 
-def _selected(crops: Tensor, rows: Tensor) -> Tensor:
-    """These rows, in the memory format that they have."""
+def _select_rows(crops: Tensor, rows: Tensor) -> Tensor:
+    """`crops[rows]` in the memory format of `crops`, which `index_select` alone would not keep."""
     if crops.ndim == 4 and crops.is_contiguous(memory_format=torch.channels_last):
         return crops.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
     return crops.index_select(0, rows)

@@ -1,6 +1,6 @@
-"""A base with heads attached; student and teacher; attach and detach.
+"""A shared base with attached heads, the gradient scaling between them, and the EMA teacher.
 
-Shapes: B images (the crops of a step stand one after the other), D width, N = H · W tokens.
+Shapes: B images (the two crops of a step are concatenated along B), D width, N = H · W tokens.
 """
 
 from __future__ import annotations
@@ -20,25 +20,26 @@ from headsearch.models.head_batches import HeadBatches
 
 @dataclass(frozen=True)
 class Features:
-    """What a network makes of a batch: the base's features and each head's."""
+    """The output of a network for one batch: features of the base and of each head."""
 
     base: BaseOutput
     heads_BND: dict[str, Tensor]
-    """Each head's output tokens, after its own norm, of the images that it sees."""
+    """Output tokens of each head after its own norm, for the images that this head sees."""
 
     def pooled_BD(self, head: str) -> Tensor:
-        """A head's own CLS: the mean of its output tokens."""
+        """The image-level feature of a head (its CLS): the mean of its output tokens."""
         return self.heads_BND[head].mean(dim=1)
 
 
 class AttachedHead(nn.Module):
-    """A head where it meets the base, and all that it owns: its norm and its projection.
+    """A head together with the modules that belong to it alone: its final norm and its projection.
 
     Args:
-        head: maps (B, D, H, W) to (B, D, H, W).
-        dim: D.
-        projection: what the objective gives to a head.
-        place: which of the base's maps it takes: 0 for the last, k for the one k before it.
+        head: module that maps (B, D, H, W) to (B, D, H, W).
+        dim: D, the width of the map.
+        projection: the modules that the objective adds to a head (projector, predictor, …).
+        feature_index: which map of the base is the input, counted from the last: 0 is the last
+            map, k the map k blocks (or stages) before it.
     """
 
     def __init__(
@@ -60,19 +61,20 @@ class AttachedHead(nn.Module):
 
 
 def tokens_of(map_BDHW: Tensor) -> Tensor:
-    """A token map (B, D, H, W) as tokens (B, N, D)."""
+    """Flattens a token map (B, D, H, W) to tokens (B, N, D)."""
     return map_BDHW.flatten(2).transpose(1, 2)
 
 
 class Network(nn.Module):
-    """One shared base, with a projection of its own, and the heads attached to it.
+    """One shared base with its own projection, and the heads that are attached to it.
 
     Args:
         base: the base.
-        projection: what the objective puts on the base: projector, prototypes, predictor, ….
-        coupling: `joint`: the gradient that comes back through each of the K heads is scaled by
-            1/K where the head meets the base, so the base receives the mean over heads while
-            each head keeps its own full gradient. `observe`: heads take detached features.
+        projection: the modules that the objective adds to the base (projector, prototypes,
+            predictor, …).
+        coupling: whether heads send gradients to the base. `joint`: they do, each scaled by 1/K
+            for K heads, so that the base receives their mean (see `coupled`). `observe`: heads
+            take detached features.
     """
 
     def __init__(self, base: Base, projection: nn.Module, coupling: Coupling) -> None:
@@ -84,23 +86,32 @@ class Network(nn.Module):
 
     @property
     def heads(self) -> dict[str, AttachedHead]:
-        """The attached heads by the name of their candidate, in the order of attachment."""
+        """The attached heads by candidate name, in the order in which they were attached."""
         return {_name(key): cast(AttachedHead, module) for key, module in self._heads.items()}
 
     def attach(self, name: str, attached: AttachedHead) -> None:
-        """Attaches a head under its candidate's name."""
+        """Attaches a head under the name of its candidate."""
         assert _key(name) not in self._heads, f"{name} is attached already"
         self._heads[_key(name)] = attached
 
     def detach(self, name: str) -> AttachedHead:
-        """Takes a head away and returns it; everything else stays as it is."""
+        """Removes a head and returns it. The base and the other heads do not change."""
         return cast(AttachedHead, self._heads.pop(_key(name)))
 
     def coupled(self, shared: Tensor) -> Tensor:
-        """What a head sees of a tensor that the base shares with it: features or prototypes."""
+        """Applies the coupling to a tensor that the base shares with its heads.
+
+        Such tensors are the base's features and prototypes. The values are unchanged; the gradient
+        depends on the coupling. `observe`: none reaches the base. `joint`: the gradient that
+        reaches the base is divided by K, the number of heads.
+        """
         if self.coupling == "observe":
             return shared.detach()
-        return cast(Tensor, _ScaleGradient.apply(shared, 1 / len(self._heads)))
+        # Autograd adds up the gradients of all K heads here. Scaled by 1/K the sum is their mean,
+        # so that the base gets a gradient of the same size however many heads a cohort has. The
+        # scaling sits behind the heads, so each head still gets the full gradient of its own loss
+        # and trains as it would alone.
+        return scale_gradient(shared, 1 / len(self._heads))
 
     def forward(
         self,
@@ -108,14 +119,16 @@ class Network(nn.Module):
         mask_BHW: Tensor | None = None,
         shares: HeadBatches | None = None,
     ) -> Features:
-        """Features of normalised images, of which the base does not see the masked patches.
+        """Runs the base once and every head on its map.
 
         Args:
-            shares: the images that each head sees; by default all.
+            images_BCSS: normalised images.
+            mask_BHW: bool; True for patches that are hidden from the base.
+            shares: the images that each head sees; every head sees all images when None.
         """
         heads = self.heads
         base: BaseOutput = self.base(images_BCSS, mask_BHW, feature_indices=self.feature_indices)
-        seen = (
+        shared_maps = (
             {
                 feature_index: self.coupled(base.maps_BDHW[feature_index])
                 for feature_index in self.feature_indices
@@ -123,27 +136,27 @@ class Network(nn.Module):
             if heads
             else {}
         )
-        maps = {name: seen[head.feature_index] for name, head in heads.items()}
+        inputs = {name: shared_maps[head.feature_index] for name, head in heads.items()}
         if shares is not None:
-            for feature_index, map_BDHW in seen.items():
-                here = [name for name, head in heads.items() if head.feature_index == feature_index]
-                maps |= shares.of(here, map_BDHW) if here else {}
-        return Features(base, {name: head(maps[name]) for name, head in heads.items()})
+            for index, map_BDHW in shared_maps.items():
+                names = [name for name, head in heads.items() if head.feature_index == index]
+                inputs |= shares.of(names, map_BDHW) if names else {}
+        return Features(base, {name: head(inputs[name]) for name, head in heads.items()})
 
     @property
     def feature_indices(self) -> list[int]:
-        """The maps of the base that are in use: the last one, and those that heads take."""
+        """Indices of the base's maps that are in use: the last map (0) and the inputs of heads."""
         return sorted({0, *(head.feature_index for head in self.heads.values())})
 
     def base_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Named parameters that belong to no head."""
+        """Yields (name, parameter) for every parameter that belongs to no head."""
         yield from ((n, p) for n, p in self.named_parameters() if head_of(n) is None)
 
 
 class Teacher:
-    """The exponential moving average of a student: what gives targets, and what is scored.
+    """An exponential moving average (EMA) of the student; it gives the targets and is scored.
 
-    It drops no paths.
+    Its parameters take no gradient, and its drop path is off.
     """
 
     def __init__(self, student: Network) -> None:
@@ -151,49 +164,60 @@ class Teacher:
         drop_no_paths(self.network)
 
     def attach(self, name: str, attached: AttachedHead) -> None:
-        """Attaches a copy of a student's head as it is now."""
+        """Attaches a copy of the student's head with its current weights."""
         self.network.attach(name, _frozen(attached))
 
     def detach(self, name: str) -> None:
+        """Removes the copy of a head."""
         self.network.detach(name)
 
     @torch.no_grad()
     def follow(self, student: Network, momentum: float, moves: Tensor) -> None:
-        """Moves every weight to momentum · teacher + (1 − momentum) · student; copies buffers.
+        """Sets every weight to momentum · teacher + (1 − momentum) · student; copies buffers.
 
         Args:
-            moves: 1, or 0 for a step that must change nothing: the student's has not either.
+            student: the network to average.
+            momentum: the weight of the teacher's own past, in [0, 1].
+            moves: scalar tensor: 1, or 0 to leave the weights unchanged in a step in which the
+                student's weights did not change either.
         """
-        mine = dict(self.network.named_parameters())
-        theirs = dict(student.named_parameters())
-        assert mine.keys() == theirs.keys(), "student and teacher hold the same network"
-        targets, sources = list(mine.values()), [theirs[name].detach() for name in mine]
-        distances = torch._foreach_sub(sources, targets)
-        torch._foreach_mul_(distances, (1 - momentum) * moves.to(distances[0]))
-        torch._foreach_add_(targets, distances)
+        own = dict(self.network.named_parameters())
+        students = dict(student.named_parameters())
+        assert own.keys() == students.keys(), "student and teacher hold the same network"
+        targets, sources = list(own.values()), [students[name].detach() for name in own]
+        # `moves` is a factor rather than an `if`: reading it would make the host wait for the
+        # device in every step. The foreach calls update all tensors in a few kernels.
+        differences = torch._foreach_sub(sources, targets)
+        torch._foreach_mul_(differences, (1 - momentum) * moves.to(differences[0]))
+        torch._foreach_add_(targets, differences)
         buffers = dict(moving_buffers(student))
         for name, buffer in moving_buffers(self.network):
             buffer.copy_(buffers[name])
 
 
 class NoTeacher(Teacher):
-    """Stands in for the teacher of an objective without one: the student itself is scored."""
+    """Replaces the teacher where an objective has none: the student itself is scored."""
 
     def __init__(self, student: Network) -> None:
         self.network = student
 
     def attach(self, name: str, attached: AttachedHead) -> None:
-        """Nothing: the student has the head already."""
+        """Does nothing: the student, which is the same network, has the head already."""
 
     def detach(self, name: str) -> None:
-        """Nothing, likewise."""
+        """Does nothing: the student has removed the head already."""
 
     def follow(self, student: Network, momentum: float, moves: Tensor) -> None:
-        """Nothing: there is nothing that lags behind."""
+        """Does nothing: there is no average to update."""
+
+
+def scale_gradient(tensor: Tensor, scale: float) -> Tensor:
+    """Returns the tensor unchanged; in the backward pass its gradient is multiplied by `scale`."""
+    return cast(Tensor, _ScaleGradient.apply(tensor, scale))
 
 
 class _ScaleGradient(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by a number."""
+    """The autograd function of `scale_gradient`."""
 
     @staticmethod
     def forward(ctx: Any, shared: Tensor, scale: float) -> Tensor:
@@ -206,12 +230,16 @@ class _ScaleGradient(torch.autograd.Function):
 
 
 def _frozen(module: Any) -> Any:
+    """A deep copy whose parameters take no gradient."""
     clone = copy.deepcopy(module)
     return clone.requires_grad_(False)
 
 
 def moving_buffers(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The buffers that a network's state holds; others are constants of its shape."""
+    """Yields (name, buffer) for the persistent buffers, those in the network's state dict.
+
+    Buffers that are not persistent are constants of the architecture, equal in every copy.
+    """
     for prefix, module in network.named_modules():
         for name, buffer in module.named_buffers(prefix, recurse=False):
             if name.rpartition(".")[2] not in module._non_persistent_buffers_set:
@@ -219,13 +247,17 @@ def moving_buffers(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def head_of(parameter: str) -> str | None:
-    """The head that a parameter or buffer of a network belongs to; None for the base's own."""
-    room, _, rest = parameter.partition(".")
-    return _name(rest.partition(".")[0]) if room == "_heads" else None
+    """The head that a named parameter or buffer belongs to; None where it belongs to the base."""
+    child, _, rest = parameter.partition(".")
+    return _name(rest.partition(".")[0]) if child == "_heads" else None
 
 
 def _key(name: str) -> str:
-    """torch's ModuleDict takes no dot in a key; candidates' names hold no underscore."""
+    """The ModuleDict key of a candidate: its name with underscores for dots.
+
+    `nn.ModuleDict` takes no dots in keys. Names of candidates have no underscores, so `_name` can
+    undo the replacement.
+    """
     return name.replace(".", "_")
 
 
@@ -234,4 +266,4 @@ def _name(key: str) -> str:
 
 
 BASE = ""
-"""The base's own name among the owners of features; candidates have others."""
+"""The key of the base in mappings from candidate names to features; no candidate is called so."""

@@ -13,7 +13,7 @@ from headsearch.models.heads import Parameter, Value
 from headsearch.models.space import (
     CONTROLS,
     ENUMERABLE,
-    KNOBS,
+    PARAMETERS,
     BaseShape,
     Candidate,
     Space,
@@ -100,7 +100,7 @@ def check_head(spec: str, run: Run | None = None) -> None:
         try:
             read_name(spec)
         except UserError:
-            if run is None or run.ranking.empty or spec.split("-")[0] in KNOBS:
+            if run is None or run.ranking.empty or spec.split("-")[0] in PARAMETERS:
                 raise
             raise unknown("head", spec, run.ranking["candidate"]) from None
 
@@ -157,11 +157,11 @@ def read_name(name: str) -> tuple[str, dict[str, Value]]:
         UserError: no such family, a part that is none of its parameters', or a value out of bounds.
     """
     family = name.split("-")[0]
-    if family not in KNOBS:
-        raise unknown("head", name, map(default_name, KNOBS))
-    found = _assign(family, name.removeprefix(family), list(KNOBS[family].items()))
+    if family not in PARAMETERS:
+        raise unknown("head", name, map(default_name, PARAMETERS))
+    found = _assign(family, name.removeprefix(family), list(PARAMETERS[family].items()))
     if found is None:
-        labels = ", ".join(knob.label.replace("{}", "…") for knob in KNOBS[family].values())
+        labels = ", ".join(knob.label.replace("{}", "…") for knob in PARAMETERS[family].values())
         raise UserError(
             f"unknown head {name!r}: after {family!r} a name has parts like {labels or 'nothing'}, "
             f"in this order; by default it is {default_name(family)!r}"
@@ -193,7 +193,7 @@ def _origin(space: Space, family: str, folder: Path) -> Mapping[str, str]:
 
 def default_name(family: str) -> str:
     """The name of a family's head whose parameters are all at their defaults."""
-    parts = (knob.name_part(knob.default) for knob in KNOBS[family].values())
+    parts = (knob.name_part(knob.default) for knob in PARAMETERS[family].values())
     return "-".join((family, *filter(None, parts)))
 
 

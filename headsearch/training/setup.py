@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from headsearch import torchrun
 from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import Coupling, RunConfig
-from headsearch.data import Data, open_data
+from headsearch.data import Data, DataSettings, open_data
 from headsearch.data.factory import BUILT_IN_FULL
 from headsearch.data.fingerprint import difference, fingerprint
 from headsearch.data.loader import Loader, steps_per_epoch
@@ -162,16 +162,18 @@ def prepare_training(
     data = open_data(
         config.data if inputs.data is None else inputs.data,
         config.eval_data if inputs.eval_data is None else inputs.eval_data,
-        image_size=config.image_size,
-        images=config.images or (BUILT_IN_FULL if config.data == "scenes" else 0),
-        eval_images=config.eval_images,
-        bank_images=config.bank_images,
-        seed=config.seed if config.data_seed is None else config.data_seed,
-        max_image_size=ACCELERATOR_IMAGE_SIZE if accelerator else CPU_IMAGE_SIZE,
-        data_dir=config.data_dir,
-        download=config.download,
-        most_bad=config.max_bad_images,
-        progress=progress,
+        DataSettings(
+            image_size=config.image_size,
+            images=config.images or (BUILT_IN_FULL if config.data == "scenes" else 0),
+            eval_images=config.eval_images,
+            bank_images=config.bank_images,
+            seed=config.seed if config.data_seed is None else config.data_seed,
+            max_image_size=ACCELERATOR_IMAGE_SIZE if accelerator else CPU_IMAGE_SIZE,
+            data_dir=config.data_dir,
+            download=config.download,
+            max_bad_images=config.max_bad_images,
+        ),
+        progress,
     )
     plan = plan_for(
         config, inputs, data.train.image_size, arguments, weights, accelerator=accelerator

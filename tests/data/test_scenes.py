@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from headsearch.data.image.synthetic.counter_rng import Dice, mix
+from headsearch.data.image.synthetic.counter_rng import CounterRng, mix
 from headsearch.data.image.synthetic.scenes import CLASSES, Scenes, generate_scenes
 from headsearch.data.image.synthetic.shapes import PATTERNS, edge, rosette, rounded_box
 from headsearch.errors import UserError
@@ -159,17 +159,17 @@ def test_mix_is_splitmix64() -> None:
     assert mix(states).tolist() == expected
 
 
-def test_dice_are_uniform_independent_and_the_same_for_a_scene_in_any_company() -> None:
+def test_numbers_are_uniform_independent_and_the_same_for_a_scene_in_any_company() -> None:
     scenes = np.arange(4000, dtype=np.uint64)
-    dice = Dice(0, scenes)
-    numbers = torch.stack([dice.uniform(0, 1) for _ in range(8)])
+    rng = CounterRng(0, scenes)
+    numbers = torch.stack([rng.uniform(0, 1) for _ in range(8)])
     ranks = numbers.sort(dim=1).values
     uniform = (torch.arange(4000) + 0.5) / 4000
     # Kolmogorov-Smirnov at 1e-4, eight times over
     assert (ranks - uniform).abs().max() < 2.23 / math.sqrt(4000)
     correlation = torch.corrcoef(numbers).fill_diagonal_(0)
     assert correlation.abs().max() < 4.5 / math.sqrt(4000)
-    alone = Dice(0, scenes[77:78])
+    alone = CounterRng(0, scenes[77:78])
     assert torch.equal(torch.stack([alone.uniform(0, 1) for _ in range(8)])[:, 0], numbers[:, 77])
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import tarfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 
-from headsearch.data import Data, Images, open_data
+from headsearch.data import Data, DataSettings, Images, open_data
+from headsearch.data.image.store import Progress
 
 SIZE = 32
 
@@ -53,8 +56,20 @@ def tar(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-def open_small(data: Path | str, eval_data: Path | str | None = None, **settings: object) -> Data:
-    defaults: dict[str, object] = {"eval_images": 40, "bank_images": 50, "seed": 0}
+SMALL = DataSettings(eval_images=40, bank_images=50, seed=0)
+
+
+def open_small(
+    data: Path | str,
+    eval_data: Path | str | None = None,
+    *,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Data:
+    """Opens a few images; `settings` are fields of `DataSettings` other than those of `SMALL`."""
     return open_data(
-        str(data), None if eval_data is None else str(eval_data), **{**defaults, **settings}
+        str(data),
+        None if eval_data is None else str(eval_data),
+        replace(SMALL, **settings),
+        progress,
     )

@@ -194,7 +194,7 @@ WRONG = [
     ("own: {module: my_heads.py:MyHead}", "'own' is headsearch's own; give your family"),
     ("my_head: {module: my_heads.py:MyHead}", "lower-case letters and digits, but is 'my_head'"),
     ("mine: {module: my_heads.py:needs}", "my_heads.py:needs: its parameter rank needs a default"),
-    ("mine: {module: my_heads.py:takes_width}", "its parameter width has the name of a knob that"),
+    ("mine: {module: my_heads.py:takes_width}", "its parameter width has the name of a key that"),
     ("mine: {module: my_heads.py:takes_nothing}", "must take the width of the map as its first"),
     ("mine: {module: my_heads.py:MyHead, kernel: 3}", "unknown parameter of mine 'kernel'"),
     ("mine: {module: my_heads.py:MyHead, names: 3}", "unknown parameter of mine 'names'"),

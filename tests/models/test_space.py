@@ -619,7 +619,7 @@ WRONG = [
     (
         "families:\n  mixer:\n    depth: {choices: [1, 3], when: {mlp_ratio: 4}}\n"
         "    mlp_ratio: {choices: [2, 4], when: {depth: 3}}\n",
-        "heads.yaml:3: conditions of mixer wait for one another: ",
+        "heads.yaml:3: conditions of mixer depend on one another: ",
     ),
     (
         "constraints: {max_parms: 1}\nfamilies: [mixer]",

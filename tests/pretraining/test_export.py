@@ -17,7 +17,7 @@ from headsearch.errors import UserError
 from headsearch.models.bases import BasePlan, plan_base
 from headsearch.models.heads import FAMILIES, Parameter, Value
 from headsearch.models.heads.standalone import Sources
-from headsearch.models.space import Candidate, knobs_of, read_space
+from headsearch.models.space import Candidate, parameters_of, read_space
 from headsearch.pretraining.export import export_from, export_head, snippet_text
 from headsearch.pretraining.head_selection import Head, head_on
 
@@ -46,7 +46,7 @@ def variants() -> list[tuple[str, Mapping[str, Value]]]:
     found: list[tuple[str, Mapping[str, Value]]] = []
     for name, family in FAMILIES.items():
         found.append((name, {}))
-        for knob_name, knob in knobs_of(family).items() if not family.control else ():
+        for knob_name, knob in parameters_of(family).items() if not family.control else ():
             value = other(knob)
             if knob.kind in ("bool", "choice") or knob.low <= value <= knob.high:
                 found.append((name, {knob_name: value}))

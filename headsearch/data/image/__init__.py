@@ -1,1 +1,1 @@
-"""Image data: readers, decoding, the image store, augmented views."""
+"""Image data: readers of folders, tars and datasets, decoding, storage, augmented views."""

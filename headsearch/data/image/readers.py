@@ -1,6 +1,7 @@
-"""Images that are not decoded yet, by index: the files of a folder, the members of a tar.
+"""`Source`, a numbered set of undecoded images, with readers for folders and tar archives.
 
-Nothing is ever unpacked to disk, and names inside an archive are labels, never paths.
+Archives are read in place and never unpacked to disk. Names inside an archive only serve as labels,
+never as paths.
 """
 
 from __future__ import annotations
@@ -26,24 +27,26 @@ SUFFIXES = (
     ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tga", ".tif",
     ".tiff", ".webp",
 )  # fmt: skip
-"""What an image file may be called, in lower case."""
+"""The suffixes of image files, in lower case."""
 
 LARGEST_FILE = 2**30
-"""Bytes; an image of as many pixels as Pillow opens has fewer, even where it is not compressed."""
+"""The largest file in bytes; even uncompressed, the largest image that Pillow opens is smaller."""
 
 TRAIN_FOLDERS = ("train", "training")
+"""Usual names of the subfolder with the training split."""
 EVAL_FOLDERS = ("val", "valid", "validation", "eval", "evaluation", "test")
+"""Usual names of the subfolder with the evaluation split, in the order in which they are tried."""
 
 
 class Source(ABC):
-    """A numbered set of images that can be decoded one at a time, from many threads.
+    """A numbered set of images that can be decoded one at a time, from several threads.
 
     Attributes:
         name: what the user called it.
         labels: (N,) int64 indices into `classes`, or None.
         classes: class names, sorted; empty without labels.
-        notes: what was decided or left out while looking, one line each.
-        others: names of the files that are not called like images.
+        notes: decisions that were made while opening it, one line each.
+        others: names of the files without the suffix of an image.
     """
 
     name: str
@@ -57,30 +60,38 @@ class Source(ABC):
 
     @abstractmethod
     def pixels(self, index: int, size: int) -> NDArray[np.uint8]:
-        """Image `index` as (3, size, size) RGB. Raises: BadImage, or OSError for a file gone."""
+        """Image `index` as (3, size, size) uint8 RGB.
+
+        Raises:
+            BadImage: the file is not a usable image.
+            OSError: the file cannot be read.
+        """
 
     @abstractmethod
     def shorter_side(self, index: int) -> int:
-        """The shorter side of image `index` in pixels. Raises: as `pixels`."""
+        """The shorter side of image `index` in pixels, without decoding it; raises as `pixels`."""
 
     def __str__(self) -> str:
         return self.name
 
     def describe(self, index: int) -> str:
-        """What a message calls image `index`."""
+        """The name of image `index` in messages."""
         return f"{self.name}[{index}]"
 
 
 class FileSource(Source):
-    """Image files that are read as bytes: the part that folders and archives share."""
+    """Image files that are read as bytes: the common part of folders and archives."""
 
     def __init__(self, name: str, files: Sequence[str], others: Sequence[str]) -> None:
-        """Sorts out classes from relative file names.
+        """Derives classes and labels from relative file names.
 
         Args:
             name: what the user called the folder or archive.
             files: relative names of the images, in order, with / between parts.
-            others: names of the files that are not called like images.
+            others: names of the files without the suffix of an image.
+
+        Raises:
+            UserError: there are no images, or the folders are splits rather than classes.
         """
         if not files and others:
             raise UserError(
@@ -116,7 +127,7 @@ class FileSource(Source):
 
     @abstractmethod
     def read(self, index: int) -> bytes:
-        """The bytes of file `index`. Raises: BadImage, OSError."""
+        """The bytes of file `index`. Raises BadImage or OSError."""
 
     def pixels(self, index: int, size: int) -> NDArray[np.uint8]:
         return decode(self.read(index), size)
@@ -129,10 +140,16 @@ class FileSource(Source):
 
 
 def class_folders(files: Sequence[str]) -> list[str] | None:
-    """The class of every file: its first folder that does not hold all files, or None if flat.
+    """The class of every file: its first folder that not all files share; None without classes.
 
-    A single folder is a class too (and one too few to learn from): only what lies deeper shows
-    that it is a wrapper, as `cifar10` is in `cifar10/cat/1.png` and `cifar10/dog/2.png`.
+    `cifar10/cat/1.png` and `cifar10/dog/2.png` have the classes `cat` and `dog`, since all files
+    share the folder `cifar10`. If all files are in one folder, that folder is their only class.
+
+    Args:
+        files: relative names with / between parts.
+
+    Returns:
+        A class for every file, or None if some file is not in a folder below the shared ones.
     """
     parts = [PurePosixPath(file).parts[:-1] for file in files]
     if len(set(parts)) == 1:
@@ -157,14 +174,17 @@ class FolderSource(FileSource):
     def read(self, index: int) -> bytes:
         file = self.path / self.files[index]
         status = file.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe or a device, which may have no end
-            raise BadImage("no file with an end")
+        if not stat.S_ISREG(status.st_mode):  # a pipe or a device, reading which may never end
+            raise BadImage("not a regular file")
         _check_size(status.st_size)
         return file.read_bytes()
 
 
 def _files_below(root: Path) -> Iterator[str]:
-    """Relative names of all files below a folder; links are followed, but never in a circle."""
+    """Yields the relative names of all files below a folder, but not hidden ones.
+
+    Links to folders are followed; each folder is read once, so that a cycle of links ends.
+    """
     seen = set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -172,6 +192,7 @@ def _files_below(root: Path) -> Iterator[str]:
             subfolders.clear()
             continue
         seen.add(real)
+        # In place, which `os.walk` takes as the folders to visit, in this order.
         subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
         relative = Path(folder).relative_to(root)
         yield from ((relative / f).as_posix() for f in files if not f.startswith("."))
@@ -183,12 +204,14 @@ def _is_image(file: str) -> bool:
 
 @dataclass(frozen=True)
 class _Member:
+    """Where the bytes of a file lie in a tar."""
+
     offset: int
     size: int
 
 
 class TarSource(FileSource):
-    """The images in an uncompressed tar, read in place."""
+    """The images in an uncompressed tar, which are read in place."""
 
     def __init__(self, path: Path, name: str) -> None:
         self.path = path
@@ -198,7 +221,8 @@ class TarSource(FileSource):
             with tarfile.open(path, "r:") as tar:
                 for info in tar:
                     file = PurePosixPath(info.name)
-                    # Links and devices are no files of this archive; "._x.jpg" is macOS's own.
+                    # Links and devices have no content in the archive. macOS adds "._x.jpg" for
+                    # the metadata of x.jpg.
                     if not info.isreg() or file.name.startswith("."):
                         continue
                     if _is_image(info.name):
@@ -207,7 +231,7 @@ class TarSource(FileSource):
                         others.append(str(file))
         except tarfile.TarError as error:
             raise UserError(
-                f"{name} cannot be read as a tar ({error}); it must be whole and not compressed"
+                f"{name} cannot be read as a tar ({error}); it must be complete and not compressed"
             ) from error
         files = sorted(images)
         self._members = [images[file] for file in files]
@@ -216,7 +240,7 @@ class TarSource(FileSource):
     def read(self, index: int) -> bytes:
         member = self._members[index]
         _check_size(member.size)
-        # A handle for each read: threads share no position, and workers can be forked freely.
+        # A new handle for each read, since threads and forked workers would share its position.
         with self.path.open("rb") as file:
             file.seek(member.offset)
             return file.read(member.size)
@@ -228,10 +252,14 @@ def _check_size(size: int) -> None:
 
 
 def open_path(path: Path, name: str) -> FileSource:
-    """A folder or a .tar of images.
+    """Opens a folder or a .tar of images.
+
+    Args:
+        path: the folder or archive.
+        name: what the user called it.
 
     Raises:
-        UserError: nothing there, neither folder nor tar, or no image in it.
+        UserError: it does not exist, is neither a folder nor a tar, or contains no image.
     """
     if path.is_dir():
         return FolderSource(path, name)
@@ -243,12 +271,15 @@ def open_path(path: Path, name: str) -> FileSource:
 
 
 def tarfile_like(path: Path) -> bool:
-    """Whether a file is called like a tar, compressed ones included."""
+    """Whether the suffix of a file is that of a tar, compressed ones included.
+
+    A compressed tar is opened as well, so that the message says that it must not be compressed.
+    """
     return ".tar" in path.suffixes or path.suffix == ".tgz"
 
 
 def nearest(path: Path) -> str:
-    """A hint at what does exist near a missing path."""
+    """A hint for a message about a missing path: a similar name, or the nearest folder."""
     parent = path.absolute().parent
     missing = path.name
     while not parent.is_dir():
@@ -261,5 +292,5 @@ def nearest(path: Path) -> str:
 
 
 def split_folder(path: Path, names: Sequence[str]) -> Path | None:
-    """The subfolder of a dataset's folder that holds one split, under any of its usual names."""
+    """The first subfolder of `path` with one of these names; None if there is none."""
     return next((path / n for n in names if (path / n).is_dir()), None)

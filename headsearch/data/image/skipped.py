@@ -1,4 +1,4 @@
-"""Files that a run's images do without: counted, listed in the run directory, never too many."""
+"""Files that are left out of a run's images: counted, limited, and listed in the run directory."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from headsearch.errors import UserError
 from headsearch.text import printable
 
 LISTED_IN = "left_out.txt"
-MOST_BAD = 0.05
-"""The share of images that may be bad before the data as a whole is in doubt, by default."""
+"""The file of the run directory that lists them."""
+MAX_BAD_IMAGES = 0.05
+"""The default for the largest fraction of bad images in a set."""
 NAMED = 3
-"""How many bad files a message names before it only counts them."""
+"""How many bad files a message names."""
 
 
 class TooManyBadError(UserError):
-    """More images are bad than a run may do without.
+    """A larger fraction of the images is bad than `--max-bad-images` allows.
 
     Attributes:
-        left_out: these, and all else that was left out until then.
+        left_out: all files that were left out until then.
     """
 
     def __init__(self, message: str, left_out: LeftOut) -> None:
@@ -30,17 +31,20 @@ class TooManyBadError(UserError):
 
 
 class LeftOut:
-    """What is left out of a run's images, and why, in the order in which it was found.
+    """The files left out of a run's images, with reasons, in the order in which they were found.
+
+    It may be used from several threads.
 
     Args:
-        most_bad: the share of a set's images that may be bad.
+        max_bad_images: the largest fraction of a set's images that may be bad.
 
     Attributes:
-        sets: the sets that were decoded: of which source, its bad files, and its images in all.
+        sets: for each set that was decoded: the name of its source, the names of its bad files, and
+            the number of its images, bad ones included.
     """
 
-    def __init__(self, most_bad: float = MOST_BAD) -> None:
-        self.most_bad = most_bad
+    def __init__(self, max_bad_images: float = MAX_BAD_IMAGES) -> None:
+        self.max_bad_images = max_bad_images
         self.sets: list[tuple[str, Sequence[str], int]] = []
         self._reasons: dict[tuple[str, str], str] = {}
         self._file: Path | None = None
@@ -48,27 +52,28 @@ class LeftOut:
 
     @property
     def lines(self) -> list[str]:
-        """A line a file: the data it belongs to, its name, and why it is left out."""
-        return [_line(*found) for found in self._reasons.items()]
+        """One line per file: the name of its source, its own name, and the reason."""
+        return [_line(file, reason) for file, reason in self._reasons.items()]
 
     def add(self, source: str, file: str, reason: str) -> None:
-        """Notes a file of a source; one that is noted already keeps its reason."""
+        """Adds a file of a source; one that was added before keeps its reason."""
         with self._one_at_a_time:
             if (source, file) in self._reasons:
                 return
             self._reasons[source, file] = reason
             if self._file is not None:
-                # A disk that is full is told of by what cannot do without it.
+                # Errors such as a full disk are ignored here: the run can go on without this list,
+                # and whatever it cannot go on without reports them.
                 with suppress(OSError), self._file.open("a", encoding="utf-8") as listing:
                     listing.write(_line((source, file), reason) + "\n")
 
     def list_in(self, run_directory: Path) -> None:
-        """Lists them in a file of the run directory, those too that will be found from now on.
+        """Writes the list to a file of the run directory; files added later are appended to it.
 
-        What an earlier process listed there is replaced; where nothing is left out, nothing is.
+        The list of an earlier process is replaced, or removed if nothing is left out.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: the file cannot be written.
         """
         with self._one_at_a_time:
             self._file = run_directory / LISTED_IN
@@ -82,25 +87,37 @@ class LeftOut:
                 raise UserError(f"{self._file}: cannot write: {error.strerror}") from None
 
     def check(self) -> None:
-        """Raises TooManyBadError where too many images of a set are bad; all sets are decoded."""
+        """Raises TooManyBadError if too many images of a set are bad.
+
+        It is called after all sets are decoded, so that the list contains the bad files of each.
+        """
         for source, bad, count in self.sets:
             self.check_set(source, bad, count)
 
     def check_set(self, source: str, bad: Sequence[str], count: int) -> None:
-        """Raises TooManyBadError where of a set's `count` images too many are bad: those named."""
-        if len(bad) <= self.most_bad * count and (not bad or len(bad) < count):
+        """Raises TooManyBadError if too many of a set's images are bad, or all of them.
+
+        Args:
+            source: the name of the source.
+            bad: the names of the bad files.
+            count: the number of images, bad ones included.
+        """
+        if len(bad) <= self.max_bad_images * count and (not bad or len(bad) < count):
             return
         where = f"; {self._file} lists them" if self._file is not None else ""
         raise TooManyBadError(
             f"{source}: {len(bad)} of {count} images cannot be read ({named(bad)}), more than "
-            f"--max-bad-images {self.most_bad:g} allows: mend or remove them{where}",
+            f"--max-bad-images {self.max_bad_images:g} allows: mend or remove them{where}",
             self,
         )
 
 
 @contextmanager
 def listed_where_too_many(run_directory: Path) -> Iterator[None]:
-    """Too many bad images within the block are listed in the run directory, to be mended."""
+    """If a TooManyBadError is raised in this context, lists the files in the run directory.
+
+    The error that is raised in its place says how to go on once they are repaired.
+    """
     try:
         yield
     except TooManyBadError as error:
@@ -112,7 +129,7 @@ def listed_where_too_many(run_directory: Path) -> Iterator[None]:
 
 
 def named(files: Sequence[str]) -> str:
-    """The first few names."""
+    """The first few names of files, for a message."""
     return ", ".join(files[:NAMED]) + (", …" if len(files) > NAMED else "")
 
 

@@ -1,4 +1,4 @@
-"""Decoded square images behind one interface: held in memory, or decoded when asked for."""
+"""`Images`, a set of decoded square images: held in memory, or decoded on demand."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from headsearch.data.image.skipped import LeftOut
 from headsearch.errors import UserError
 
 Progress = Callable[[int, int], None]
-"""Called with images done and images in all, from the calling thread."""
+"""A function `progress(done, total)` of numbers of images, called from the calling thread."""
 
-MEMORY_LIMIT = 4 * 2**30  # bytes of pixels that one set may hold
+MEMORY_LIMIT = 4 * 2**30  # bytes of pixels that one set may take in memory
 
-_CHUNK = 64  # images a task: small ones would drown in the pool's own work
+_CHUNK = 64  # images in a task of the thread pool; with fewer, its overhead dominates
 
 
 class Images(ABC):
     """A set of square RGB images.
 
     Attributes:
-        name: what the user called where they come from.
+        name: what the user called their source.
         image_size: side in pixels.
         labels: (N,) int64 indices into `classes`, or None.
         classes: class names; empty without labels.
@@ -57,15 +57,16 @@ class Images(ABC):
 
 
 class ImagesInMemory(Images):
-    """Images decoded once."""
+    """Images that are decoded once and held in memory.
+
+    Args:
+        name, labels, classes: as in `Images`.
+        pixels: (N, 3, S, S) uint8.
+    """
 
     def __init__(
         self, name: str, pixels: Tensor, labels: Tensor | None, classes: tuple[str, ...]
     ) -> None:
-        """
-        Args:
-            pixels: (N, 3, S, S) uint8.
-        """
         assert pixels.dtype == torch.uint8
         assert pixels.shape[1] == 3
         assert pixels.shape[2] == pixels.shape[3]
@@ -77,19 +78,26 @@ class ImagesInMemory(Images):
         return len(self.pixels)
 
     def batch(self, indices: Tensor) -> Tensor:
-        # Not torch's indexing: in the thread that reads ahead it would start a team of OpenMP
-        # threads, and with more of those than cores every operation of a step waits longer.
+        # NumPy instead of torch's indexing, which would start OpenMP threads of its own in the
+        # thread that reads ahead. With more threads than cores every operation of a step is slower.
         return torch.from_numpy(np.take(self.pixels.numpy(), indices.numpy(), axis=0))
 
 
 class ImagesOnDemand(Images):
-    """Images decoded whenever they are asked for, by a pool of threads.
+    """Images that are decoded by a pool of threads whenever they are requested.
 
-    A file that turns out to be bad, or gone, only now is replaced by the next good one, so that a
-    long run goes on.
+    A file that only now turns out to be bad or missing is replaced by the next good one, so that a
+    long run can go on.
+
+    Args:
+        source: the images.
+        indices: (N,) int64 indices of the source's images that belong to this set.
+        image_size: side in pixels.
+        left_out: collects the bad files.
+        bad: names of files that are left out already.
 
     Attributes:
-        bad: the names of files that were, those found at the opening first.
+        bad: the names of all bad files, those known from the start first.
     """
 
     def __init__(
@@ -100,13 +108,6 @@ class ImagesOnDemand(Images):
         left_out: LeftOut,
         bad: Sequence[str] = (),
     ) -> None:
-        """
-        Args:
-            source: where images are decoded from.
-            indices: (N,) int64, which of the source's images these are.
-            left_out: told of every bad file.
-            bad: names of files that are left out already.
-        """
         labels = None if source.labels is None else source.labels[indices]
         super().__init__(source.name, image_size, labels, source.classes)
         self._source = source
@@ -122,12 +123,17 @@ class ImagesOnDemand(Images):
         return len(self._indices)
 
     def batch(self, indices: Tensor) -> Tensor:
-        """See `Images.batch`. Raises: TooManyBadError if more files have proved bad than may."""
+        """See `Images.batch`.
+
+        Raises:
+            TooManyBadError: more files have turned out to be bad than the limit allows.
+        """
         arrays = list(self._pool.map(self._pixels, indices.tolist()))
         self._left_out.check_set(self.name, self.bad, self._all)
         return torch.from_numpy(np.stack(arrays))
 
     def _pixels(self, index: int) -> NDArray[np.uint8]:
+        """The pixels of an image, or of the next one that is not bad."""
         for step in range(len(self)):
             at = self._indices[(index + step) % len(self)]
             if at not in self._replaced:
@@ -146,13 +152,14 @@ class ImagesOnDemand(Images):
 
 
 class ImageSubset(Images):
-    """Some images of a set, without a copy."""
+    """A view of some images of a set, without a copy of their pixels.
+
+    Args:
+        images: the set.
+        indices: (N,) int64 indices into `images`.
+    """
 
     def __init__(self, images: Images, indices: Tensor) -> None:
-        """
-        Args:
-            indices: (N,) int64, indices into `images`.
-        """
         labels = None if images.labels is None else images.labels[indices]
         super().__init__(images.name, images.image_size, labels, images.classes)
         self._images = images
@@ -173,45 +180,50 @@ def load(
     progress: Progress | None = None,
     left_out: LeftOut | None = None,
 ) -> tuple[Images, list[str]]:
-    """Decodes some images of a source into memory, or opens them for decoding on demand.
+    """Decodes images of a source into memory, or checks them for decoding on demand.
 
     Args:
-        indices: (N,) int64, in the order that the images shall have.
-        memory_limit: bytes of pixels above which images are decoded on demand; their files are
-            then only opened, which finds those that are no images but not those cut short.
-        left_out: told of every bad file, and how many there are of how many images.
+        source: the images.
+        indices: (N,) int64 indices of the images in the order of the result.
+        image_size: side in pixels.
+        memory_limit: bytes of pixels above which images are decoded on demand. Their files are
+            then only opened, which finds files that are not images but not truncated ones.
+        progress: called while images are decoded or checked.
+        left_out: collects the bad files, and their number in this set.
 
     Returns:
-        The images without the bad ones, and the names of these.
+        The images without the bad ones, and the names of the bad ones.
     """
     left_out = LeftOut() if left_out is None else left_out
     wanted: list[int] = indices.tolist()
     in_memory = len(wanted) * 3 * image_size**2 <= memory_limit
     pixels = np.empty((len(wanted) if in_memory else 0, 3, image_size, image_size), np.uint8)
 
-    def read(first: int) -> dict[int, str]:
-        bad = {}
-        for place, index in enumerate(wanted[first : first + _CHUNK], start=first):
+    def read_chunk(first: int) -> dict[int, str]:
+        """Reads images from position `first` on; returns the reasons of bad ones by position."""
+        reasons = {}
+        for position, index in enumerate(wanted[first : first + _CHUNK], start=first):
             try:
                 if in_memory:
-                    pixels[place] = source.pixels(index, image_size)
+                    pixels[position] = source.pixels(index, image_size)
                 else:
                     source.shorter_side(index)
             except (BadImage, OSError) as error:
-                bad[place] = _why(error)
-        return bad
+                reasons[position] = _why(error)
+        return reasons
 
     bad: dict[int, str] = {}
     with _no_bomb_warnings(), ThreadPoolExecutor(threads()) as pool:
         try:
-            for number, found in enumerate(pool.map(read, range(0, len(wanted), _CHUNK)), start=1):
-                bad |= found
+            chunks = pool.map(read_chunk, range(0, len(wanted), _CHUNK))
+            for number, reasons in enumerate(chunks, start=1):
+                bad |= reasons
                 if progress is not None:
                     progress(min(number * _CHUNK, len(wanted)), len(wanted))
-        except BaseException:  # Ctrl-C must not wait for all the files that are queued
+        except BaseException:  # also Ctrl-C, which must not wait for all the files in the queue
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    names = [source.describe(wanted[place]) for place in bad]
+    names = [source.describe(wanted[position]) for position in bad]
     for name, reason in zip(names, bad.values(), strict=True):
         left_out.add(source.name, name, reason)
     left_out.sets.append((source.name, names, len(wanted)))
@@ -229,19 +241,20 @@ def load(
 
 
 def _why(error: BadImage | OSError) -> str:
+    """The reason for the list of files left out, without the path that an OSError repeats."""
     return getattr(error, "strerror", None) or str(error)
 
 
 def threads() -> int:
-    """Threads that decode: one a core that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
+    """The number of threads for decoding: one per core that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 @contextmanager
 def _no_bomb_warnings() -> Iterator[None]:
-    """Silences Pillow's warning about images that `open_image` refuses anyway."""
+    """Suppresses Pillow's warning about large images, which `open_image` refuses anyway."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         yield

@@ -1,8 +1,9 @@
-"""Datasets by the prefixes of `timm.data.create_dataset`: torch/, hfds/, hfids/, tfds/ and wds/.
+"""Readers of timm's datasets, named by the prefixes torch/, hfds/, hfids/, tfds/ and wds/.
 
-Written `PREFIX/NAME` or `PREFIX/NAME#SPLIT`: `torch/cifar10`, `hfds/uoft-cs/cifar10#test`,
-`wds/shards#train-{0000..0012}.tar`. Without a split, --data reads the training split and
---eval-data the validation split, or the test split where there is none.
+The prefixes are those of `timm.data.create_dataset`. A dataset is written `PREFIX/NAME` or
+`PREFIX/NAME#SPLIT`: `torch/cifar10`, `hfds/uoft-cs/cifar10#test`,
+`wds/shards#train-{0000..0012}.tar`. Without a split, --data reads the training split, and
+--eval-data the validation split or, if there is none, the test split.
 """
 
 from __future__ import annotations
@@ -35,26 +36,29 @@ PACKAGES = {
     "tfds": "tensorflow_datasets",
     "wds": "webdataset",
 }
-"""The prefixes, and what has to be installed for each."""
+"""The prefixes, and the package that each needs."""
 
 _TORCH_NAMES = (
     "cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist", "inaturalist", "inat",
     "places365", "imagenet", "image_folder", "folder",
 )  # fmt: skip
+"""The datasets that timm knows under torch/."""
 _SPLITS = {"train": ("train",), "eval": ("validation", "val", "valid", "test")}
+"""The splits to try by role where none is named."""
 
 
 @dataclass(frozen=True)
 class TimmSpec:
-    """`PREFIX/NAME#SPLIT`, taken apart.
+    """The parsed form of `PREFIX/NAME#SPLIT`, with the folder of the data.
 
     Attributes:
+        text: the spec as written.
         prefix: a key of `PACKAGES`.
-        name: what the prefix's library calls the dataset; for wds, its folder.
+        name: the library's name of the dataset; for wds, its folder.
         splits: the split, or those to try in turn.
-        data_dir: where the library finds and keeps data; None: its own default, and `data` for
-            torch, which has none.
-        download: whether to fetch what is not there.
+        data_dir: the folder in which the library finds and stores data. None for the library's
+            default, and for `data` with torchvision, which has no default.
+        download: whether missing data may be downloaded.
     """
 
     text: str
@@ -66,13 +70,16 @@ class TimmSpec:
 
 
 def parse(spec: str, role: str, data_dir: Path | None, download: bool) -> TimmSpec | None:
-    """Reads a spec; None if its first part is no prefix.
+    """Parses a spec; None if it does not start with a prefix.
 
     Args:
-        role: "train" or "eval": the split where none is named.
+        spec: the value of --data or --eval-data.
+        role: "train" or "eval", which decides the split if the spec names none.
+        data_dir: the folder of the data.
+        download: whether missing data may be downloaded.
 
     Raises:
-        UserError: an unknown torchvision dataset, or the prefix's package is not installed.
+        UserError: torchvision has no such dataset, or the package of the prefix is missing.
     """
     text, _, split = spec.partition("#")
     prefix, slash, name = text.partition("/")
@@ -90,16 +97,17 @@ def parse(spec: str, role: str, data_dir: Path | None, download: bool) -> TimmSp
 def open_timm(
     spec: TimmSpec, count: int | None, max_image_size: int, memory_limit: int, seed: int
 ) -> Source:
-    """Opens a dataset; one that is a stream is read into memory here.
+    """Opens a dataset. A dataset without random access (a stream) is read into memory here.
 
     Args:
-        count: images to read from a stream; None: all.
-        max_image_size: images of a stream are kept no larger than this.
-        memory_limit: bytes of pixels to keep of a stream.
-        seed: orders a stream whose library can shuffle.
+        spec: the dataset.
+        count: the number of images to read from a stream; None for all.
+        max_image_size: images of a stream are kept at no more than this size.
+        memory_limit: the most bytes of pixels to keep of a stream.
+        seed: the order of a stream, if its library can shuffle.
 
     Raises:
-        UserError: the dataset is not there or cannot be read.
+        UserError: the dataset does not exist or cannot be read.
     """
     keys = _columns(spec) if spec.prefix in ("hfds", "hfids") else {}
     dataset = _create(spec, seed, keys)
@@ -109,6 +117,7 @@ def open_timm(
 
 
 def _create(spec: TimmSpec, seed: int, keys: dict[str, str]) -> Any:
+    """timm's dataset for the first of the splits that exists."""
     from timm.data import create_dataset
 
     arguments: dict[str, Any] = {"root": spec.data_dir, "download": spec.download, "seed": seed}
@@ -120,7 +129,7 @@ def _create(spec: TimmSpec, seed: int, keys: dict[str, str]) -> Any:
     elif spec.prefix == "hfds":
         del arguments["seed"]
     elif spec.prefix == "hfids":
-        arguments["is_training"] = True  # shuffles: a stream is often in the order of its classes
+        arguments["is_training"] = True  # shuffles the stream, which is often sorted by class
     elif spec.prefix == "wds":
         arguments["root"], splits = _shards(spec)
         arguments["input_key"] = "jpg;jpeg;png;webp"
@@ -131,47 +140,51 @@ def _create(spec: TimmSpec, seed: int, keys: dict[str, str]) -> Any:
         try:
             with _offline(not spec.download and spec.prefix in ("hfds", "hfids")):
                 return create_dataset(f"{spec.prefix}/{spec.name}", split=split, **arguments)
-        # Five libraries behind one call, each with its own errors for "not there".
+        # timm calls five libraries here, each of which raises other exceptions for missing data.
         except Exception as error:
             first = first or error
-            if isinstance(error, ConnectionError):
+            if isinstance(error, ConnectionError):  # other splits would fail in the same way
                 break
     assert first is not None
     raise _not_there(spec, first) from first
 
 
 def _not_there(spec: TimmSpec, error: Exception) -> UserError:
+    """The error for a dataset that cannot be opened: the library's reason and what to do."""
     lines = str(error).strip().splitlines()
     reason = lines[0].split(". ")[0].rstrip(".") if lines else type(error).__name__
-    place = f" in {str(spec.data_dir or 'data')!r}" if spec.prefix == "torch" else ""
-    todo = "" if spec.download else "; --download fetches it, --data-dir DIR says where it lies"
+    folder = f" in {str(spec.data_dir or 'data')!r}" if spec.prefix == "torch" else ""
+    advice = "" if spec.download else "; use --download to fetch it, or --data-dir if you have it"
     if spec.prefix == "wds":
-        todo = "; name the shards, as in wds/FOLDER#train-{0000..0012}.tar"
-    return UserError(f"{spec.text} cannot be opened{place}: {reason}{todo}")
+        advice = "; name the shards, as in wds/FOLDER#train-{0000..0012}.tar"
+    return UserError(f"{spec.text} cannot be opened{folder}: {reason}{advice}")
 
 
 @contextlib.contextmanager
 def _offline(wanted: bool) -> Iterator[None]:
-    """Keeps Hugging Face's libraries from fetching what nobody asked to download."""
+    """Keeps Hugging Face's libraries offline within this context, if `wanted`.
+
+    The environment variable HF_HUB_OFFLINE would be too late: both libraries read it on import.
+    """
     if not wanted:
         yield
         return
-    places: list[Any] = [
+    modules: list[Any] = [
         importlib.import_module("datasets.config"),
         importlib.import_module("huggingface_hub.constants"),
     ]
-    before = [place.HF_HUB_OFFLINE for place in places]
+    before = [module.HF_HUB_OFFLINE for module in modules]
     try:
-        for place in places:
-            place.HF_HUB_OFFLINE = True
+        for module in modules:
+            module.HF_HUB_OFFLINE = True
         yield
     finally:
-        for place, value in zip(places, before, strict=True):
-            place.HF_HUB_OFFLINE = value
+        for module, value in zip(modules, before, strict=True):
+            module.HF_HUB_OFFLINE = value
 
 
 def _columns(spec: TimmSpec) -> dict[str, str]:
-    """The image and label columns of a Hugging Face dataset, which each names as it likes."""
+    """The image and label columns of a Hugging Face dataset, whose names are not standardised."""
     datasets: Any = importlib.import_module("datasets")
     try:
         with _offline(not spec.download):
@@ -179,7 +192,7 @@ def _columns(spec: TimmSpec) -> dict[str, str]:
                 spec.name, cache_dir=None if spec.data_dir is None else str(spec.data_dir)
             )
             if builder.info.features is None:
-                builder.as_streaming_dataset()  # looks into the first file for them
+                builder.as_streaming_dataset()  # infers the features from the first file
     except Exception as error:  # as in _create
         raise _not_there(spec, error) from error
     features = builder.info.features or {}
@@ -187,12 +200,12 @@ def _columns(spec: TimmSpec) -> dict[str, str]:
     labels = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
     if not images:
         raise UserError(f"{spec.text} has no column of images (columns: {', '.join(features)})")
-    # The reader insists on a label column; the images' own stands for "none".
+    # timm's reader requires a label column; that of the images stands for "none".
     return {"input_key": images[0], "target_key": labels[0] if labels else images[0]}
 
 
 def _shards(spec: TimmSpec) -> tuple[Path, tuple[str, ...]]:
-    """The folder of a webdataset, and its split: all shards in it if it does not say itself."""
+    """The folder of a webdataset, and its splits; all shards in it if no split is described."""
     folder = Path(spec.name) if spec.data_dir is None else spec.data_dir / spec.name
     if not folder.is_dir():
         raise UserError(f"{spec.text}: no folder {str(folder)!r}{nearest(folder)}")
@@ -206,7 +219,7 @@ def _shards(spec: TimmSpec) -> tuple[Path, tuple[str, ...]]:
 
 
 class MapSource(Source):
-    """A dataset that gives any image by its index: torchvision's, and Hugging Face's on disk."""
+    """A dataset with random access: torchvision's, or one of Hugging Face on disk."""
 
     def __init__(self, spec: TimmSpec, dataset: Any) -> None:
         self.name = spec.text
@@ -249,19 +262,28 @@ class MapSource(Source):
 
 
 def _torch_targets(dataset: Any) -> tuple[list[int], tuple[str, ...]]:
+    """The labels and class names of a torchvision dataset."""
     targets = getattr(dataset, "targets", None)
     if targets is None:  # iNaturalist
         return [category for category, _ in dataset.index], tuple(dataset.all_categories)
     targets = torch.as_tensor(targets)
-    if targets.ndim == 2:  # QMNIST: the digit, then facts about its writer
+    if targets.ndim == 2:  # QMNIST: the digit, then metadata about its writer
         targets = targets[:, 0]
-    # ImageNet's classes are tuples of synonyms.
+    # The classes of ImageNet are tuples of synonyms.
     names = (c if isinstance(c, str) else ", ".join(c) for c in getattr(dataset, "classes", ()))
     return targets.tolist(), tuple(names)
 
 
 class StreamSource(Source):
-    """The first images of a dataset that can only be read from its start, kept in memory."""
+    """The first images of a dataset without random access, kept in memory.
+
+    Args:
+        spec: the dataset.
+        dataset: timm's dataset.
+        count: the number of images to read; None for all.
+        max_image_size: larger images are reduced to squares of this size.
+        memory: the most bytes of pixels to keep.
+    """
 
     def __init__(
         self, spec: TimmSpec, dataset: Any, count: int | None, max_image_size: int, memory: int
@@ -271,7 +293,7 @@ class StreamSource(Source):
         targets: list[Any] = []
         held = 0
         for image, target in itertools.islice(_samples(spec, dataset), count):
-            with contextlib.suppress(*BROKEN):  # a bad image is found and counted when decoded
+            with contextlib.suppress(*BROKEN):  # bad images are found and counted when decoded
                 if min(image.size) > max_image_size:
                     image = square(image, max_image_size)
             held += image.width * image.height * 3
@@ -301,6 +323,7 @@ class StreamSource(Source):
 
 
 def _samples(spec: TimmSpec, dataset: Any) -> Iterator[tuple[Image.Image, Any]]:
+    """Yields (image, target) of a stream; errors of its library become a UserError."""
     with _offline(not spec.download and spec.prefix == "hfids"):
         try:
             yield from dataset
@@ -309,13 +332,14 @@ def _samples(spec: TimmSpec, dataset: Any) -> Iterator[tuple[Image.Image, Any]]:
 
 
 def _class_names(class_to_idx: dict[str, int]) -> tuple[str, ...]:
+    """The class names in the order of their indices."""
     return tuple(sorted(class_to_idx, key=class_to_idx.__getitem__))
 
 
 def _labels(
     name: str, targets: list[int], names: tuple[str, ...]
 ) -> tuple[Tensor | None, tuple[str, ...], tuple[str, ...]]:
-    """Labels, class names and notes from a library's targets; −1 is how they write "unknown"."""
+    """Labels, class names and notes from the targets of a library, which write −1 for "unknown"."""
     if not len(targets):
         return None, (), ()
     labels = torch.as_tensor(targets, dtype=torch.int64)
@@ -327,7 +351,7 @@ def _labels(
 
 
 def looks_like_prefix(spec: str) -> str | None:
-    """The prefix that a spec's first part may be a slip of, for an error's hint."""
+    """The prefix that the first part of a spec resembles, for a hint in a message."""
     first = re.match(r"(\w+)[/:]", spec)
     if first is None:
         return None

@@ -1,4 +1,4 @@
-"""A PyTorch dataset of the user's own as a source of images."""
+"""`DatasetSource`: uses a map-style PyTorch dataset as a source of images."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ from headsearch.data.image.readers import Source
 from headsearch.errors import UserError
 
 WANTED = "a PIL image, a uint8 tensor (3, H, W) or a float tensor (3, H, W) in [0, 1]"
+"""What an image of a dataset may be, for messages."""
 
 
 class DatasetSource(Source):
     """A map-style dataset whose items are `image` or `(image, label)`.
 
-    Labels are whole numbers; negative ones, by which torchvision writes "unknown", make the whole
-    dataset unlabelled. They are read from the dataset's `targets` where it has one for each item,
-    as torchvision's have, and else from the items, which reads each image once more.
+    Labels are whole numbers. A negative label, which torchvision uses for "unknown", makes the
+    whole dataset unlabelled. Labels are read from the attribute `targets` if it has one for each
+    item, as in torchvision's datasets. Else they are read from the items, which reads every image
+    once more.
 
     Args:
-        dataset: has a length and gives an item by its index. It is asked by one thread at a time,
-            and always for the same image at an index, if its transforms are not random.
+        dataset: has `__len__` and `__getitem__`. It is called from one thread at a time. Its
+            transforms must not be random, so that an index always gives the same image.
 
     Raises:
-        UserError: it is no such dataset, or its items are something else.
+        UserError: it is not such a dataset, is empty, or has items of another kind.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -44,12 +46,12 @@ class DatasetSource(Source):
         if len(dataset) == 0:
             raise UserError(f"{self.name} is empty")
         self._dataset = dataset
-        # Nothing promises that a dataset may be read by several threads: a file handle that they
-        # share would give each the other's pixels.
+        # A dataset need not be thread-safe. Threads that share its file handle, for example, would
+        # read each other's pixels.
         self._one_at_a_time = threading.Lock()
         first = dataset[0]
         self._labelled = isinstance(first, tuple | list) and len(first) > 1
-        self._image(0)  # what is no image is told now
+        self._image(0)  # so that items of a wrong kind raise an error now
         if self._labelled:
             self._read_labels()
 
@@ -99,10 +101,11 @@ class DatasetSource(Source):
         if int(labels.min()) < 0:
             self.notes = (f"{self.name}: some images have no label, so it counts as unlabelled",)
             return
-        found, self.labels = labels.unique(return_inverse=True)
+        # Class numbers need not be consecutive: a subset, say, may lack some of them.
+        present, self.labels = labels.unique(return_inverse=True)
         names = _class_names(self._dataset)
-        named = len(names) > int(found.max())
-        self.classes = tuple(str(names[i] if named else i) for i in found.tolist())
+        named = len(names) > int(present.max())
+        self.classes = tuple(str(names[i] if named else i) for i in present.tolist())
 
     def _label(self, index: int) -> int:
         label = self._dataset[index][1]
@@ -117,11 +120,12 @@ class DatasetSource(Source):
 
 
 def _targets(dataset: Any) -> Tensor | None:
-    """The labels that a dataset holds beside its images, as torchvision's do; None without."""
+    """The labels in the attribute `targets` of a dataset; None if it has no usable ones."""
     if isinstance(dataset, Subset):
         whole = _targets(dataset.dataset)
         return None if whole is None else whole[torch.as_tensor(dataset.indices)]
     targets = getattr(dataset, "targets", None)
+    # With a target transform, labels of items differ from `targets`.
     if targets is None or getattr(dataset, "target_transform", None) is not None:
         return None
     try:

@@ -1,7 +1,8 @@
-"""Augmentation of whole batches on the device that trains: uint8 images in, normalised views out.
+"""Random views of image batches on the training device: crop, flip, colour jitter, blur, solarize.
 
-Every number is drawn on the device from the caller's generator, for each image of each view, and
-no step waits for the device or depends on the values of a tensor: the code also runs on `meta`.
+Input is uint8, output is normalised float32. All random numbers are drawn on the device from the
+caller's generator, separately for each image and view. Nothing waits for the device or depends on
+the values of a tensor, so the code also runs on the `meta` device.
 
 Suffixes: B images of a batch, N views of all images (count × B), 3 colours, H and W (or S) pixels,
 P random parameters, K taps of a kernel.
@@ -18,8 +19,8 @@ from torch import Tensor
 
 from headsearch.errors import UserError
 
-# ImageNet's mean and standard deviation, RGB in [0, 1]: what most of timm's weights expect, so
-# that a pretrained base can take part unchanged. Close enough to any set of photographs.
+# ImageNet's mean and standard deviation, RGB in [0, 1]. Most of timm's weights expect this
+# normalisation, so a pretrained base can be used as it is. It is close enough for any photographs.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -28,23 +29,28 @@ _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601-2, rounded as in torchvision
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """What may happen to an image on its way to a view. Defaults: SimCLR's for small images.
+    """The augmentations of `make_views`. The defaults are those of SimCLR for small images.
 
-    Chen et al. 2020 (arXiv 2002.05709), appendix A; jitter strengths as in BYOL (2006.07733).
+    See Chen et al. 2020 (arXiv 2002.05709), appendix A; jitter strengths as in BYOL (arXiv
+    2006.07733).
 
     Attributes:
-        crop_scale: smallest and largest area of a crop, as a share of the image.
-        crop_ratio: smallest and largest width over height of a crop; must enclose 1.
+        crop_scale: smallest and largest area of a crop, as a fraction of the image.
+        crop_ratio: smallest and largest width over height of a crop; 1 must lie between them.
         flip: probability of a horizontal flip.
         jitter: strengths of brightness, contrast, saturation (factors from 1 − x to 1 + x) and
-            hue (turns from −x to x), applied in this order: the order, which some draw at random
-            too, changes little and would cost a pass for each.
-        jitter_probability: probability that an image's colours are jittered at all.
-        grayscale: probability of losing all colour.
-        blur: probability of a Gaussian blur. None: 0.5 from 64 pixels on, else 0, since a blur
-            erases what a small image has.
+            hue (rotations from −x to x of the colour circle), applied in this order. Other
+            implementations draw the order at random, which changes little and would cost one pass
+            over the batch per order.
+        jitter_probability: probability that the colours of an image are jittered.
+        grayscale: probability that an image is converted to grey.
+        blur: probability of a Gaussian blur. None for 0.5 from 64 pixels on and 0 below, where a
+            blur would erase the content of the image.
         blur_sigma: smallest and largest standard deviation of the blur, in pixels.
-        solarize: probability that bright pixels (0.5 and over) are inverted.
+        solarize: probability that bright pixels (0.5 and above) are inverted.
+
+    Raises:
+        UserError: a value is out of its range.
     """
 
     crop_scale: tuple[float, float] = (0.2, 1.0)
@@ -76,7 +82,7 @@ class ViewSettings:
 
 
 def normalize(images_B3HW: Tensor) -> Tensor:
-    """Makes uint8 images (B, 3, H, W) what a base expects: float32, less `MEAN`, over `STD`."""
+    """Converts uint8 images (B, 3, H, W) to float32 with `MEAN` subtracted, divided by `STD`."""
     assert images_B3HW.dtype == torch.uint8
     return _standardize(images_B3HW.float().div_(255))
 
@@ -92,11 +98,12 @@ def make_views(
 
     Args:
         images_B3SS: (B, 3, S, S) uint8.
-        generator: of the images' device; moves on by one draw. None only on `meta`.
-        settings: what may happen to an image.
-        count: views of each image.
-        part: (p, n) where these are the p-th of n equal parts of a batch: their views are those
-            that they would have in the whole one.
+        generator: a generator on the images' device; one call draws all numbers. None is only
+            valid on the `meta` device.
+        settings: the augmentations.
+        count: the number of views of each image.
+        part: (p, n) if the images are the p-th of n equal parts of a batch. They get the same views
+            as in a call with the whole batch, so that ranks together see what one process would.
 
     Returns:
         (count, B, 3, S, S) float32, normalised as by `normalize`.
@@ -104,11 +111,12 @@ def make_views(
     assert images_B3SS.dtype == torch.uint8
     assert generator is not None or images_B3SS.is_meta
     batch, _, size, _ = images_B3SS.shape
-    place, parts = part
+    index, parts = part
+    # Numbers for the whole batch are drawn on every rank, which then keeps those of its own part.
     draws_PN = torch.rand(
         (len(_DRAWS), count * parts * batch), generator=generator, device=images_B3SS.device
     )
-    draws_PN = draws_PN.view(-1, count, parts, batch)[:, :, place].flatten(1)
+    draws_PN = draws_PN.view(-1, count, parts, batch)[:, :, index].flatten(1)
     draw = dict(zip(_DRAWS, draws_PN.unbind(0), strict=True))
 
     x_N3SS = images_B3SS.float().div_(255).repeat(count, 1, 1, 1)
@@ -145,11 +153,14 @@ _DRAWS = (
     "area", "ratio", "left", "top", "flip", "jitter", "brightness", "contrast", "saturation",
     "hue", "grayscale", "blur", "sigma", "solarize",
 )  # fmt: skip
-"""One uniform number each, always drawn: a setting never shifts another one's randomness."""
+"""The uniform numbers drawn for each view of each image.
+
+All of them are drawn even if unused, so that a setting does not change the numbers of another.
+"""
 
 
 def _factor(draw_N: Tensor, strength: float, jittered_N: Tensor) -> Tensor:
-    """Factors uniform in 1 ± strength, and 1 where an image is not jittered."""
+    """Factors uniform in 1 ± strength; 1 for images that are not jittered."""
     return 1 + (draw_N * 2 - 1) * strength * jittered_N
 
 
@@ -161,14 +172,19 @@ def crop_boxes(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> Tensor:
-    """Turns four uniform numbers in [0, 1) an image into crops of a square image.
+    """Converts four uniform numbers in [0, 1) per image to a crop of a square image.
 
-    Areas are uniform in `scale`. Ratios are log-uniform in the part of `ratio` that a crop of
-    that area can have inside the image, so that none has to be drawn again (Inception's crop
-    rejects and redraws instead, which thins out large crops).
+    Areas are uniform in `scale`. Aspect ratios are log-uniform in the part of `ratio` that a crop
+    of this area can have inside the image, so none has to be rejected. (The Inception crop of
+    torchvision rejects and draws again, which makes large crops less frequent.)
+
+    Args:
+        area_N, ratio_N, left_N, top_N: the uniform numbers.
+        scale: the smallest and largest area, as a fraction of the image.
+        ratio: the smallest and largest width over height.
 
     Returns:
-        (N, 4): left, top, width, height as shares of the image's side, all inside the image.
+        (N, 4): left, top, width, height as fractions of the image's side, all inside the image.
     """
     area_N = scale[0] + (scale[1] - scale[0]) * area_N
     # width² = area · ratio <= 1 and height² = area / ratio <= 1 bound the ratio on both sides.
@@ -176,20 +192,20 @@ def crop_boxes(
     high_N = area_N.log().neg().clamp(max=math.log(ratio[1]))
     half_log_ratio_N = (low_N + (high_N - low_N) * ratio_N) / 2
     side_N = area_N.sqrt()
-    width_N = (side_N * half_log_ratio_N.exp()).clamp(max=1)  # 1 + rounding otherwise
+    width_N = (side_N * half_log_ratio_N.exp()).clamp(max=1)  # rounding may give more than 1
     height_N = (side_N * half_log_ratio_N.neg().exp()).clamp(max=1)
     return torch.stack([left_N * (1 - width_N), top_N * (1 - height_N), width_N, height_N], dim=1)
 
 
 def crop_and_resize(x_N3SS: Tensor, boxes_N4: Tensor, flipped_N: Tensor) -> Tensor:
-    """Resizes crops to the whole image's size, bilinearly, and mirrors some left to right.
+    """Resizes crops to the size of the image, bilinearly, and flips some of them horizontally.
 
-    A crop is never larger than its image, so this only enlarges and needs no antialiasing.
+    A crop is never larger than its image, so it is only enlarged and needs no antialiasing.
 
     Args:
         x_N3SS: (N, 3, S, S) float.
-        boxes_N4: left, top, width, height as shares of the side; fractions of pixels count.
-        flipped_N: bool.
+        boxes_N4: left, top, width, height as fractions of the side, not rounded to pixels.
+        flipped_N: bool; True for the crops to flip.
     """
     left_N, top_N, width_N, height_N = boxes_N4.unbind(1)
     # grid_sample's coordinates run from −1 to 1 over the image; a negative scale mirrors.
@@ -206,12 +222,13 @@ def crop_and_resize(x_N3SS: Tensor, boxes_N4: Tensor, flipped_N: Tensor) -> Tens
 
 
 def _luma(x_N3HW: Tensor) -> Tensor:
+    """The luma (N, 1, H, W) of RGB images."""
     red_N1HW, green_N1HW, blue_N1HW = torch.split(x_N3HW, 1, dim=1)
     return (red_N1HW * _LUMA[0]).add_(green_N1HW, alpha=_LUMA[1]).add_(blue_N1HW, alpha=_LUMA[2])
 
 
 def adjust_brightness(x_N3HW: Tensor, factor_N: Tensor) -> Tensor:
-    """Multiplies images in [0, 1] by their factors, clipped to [0, 1]."""
+    """Multiplies each image in [0, 1] by its factor, clipped to [0, 1]."""
     return (x_N3HW * factor_N.view(-1, 1, 1, 1)).clamp_(0, 1)
 
 
@@ -222,16 +239,16 @@ def adjust_contrast(x_N3HW: Tensor, factor_N: Tensor) -> Tensor:
 
 
 def adjust_saturation(x_N3HW: Tensor, factor_N: Tensor) -> Tensor:
-    """Scales the distance of each pixel from its luma, clipped to [0, 1]; 0 leaves grey."""
+    """Scales the distance of each pixel from its luma, clipped to [0, 1]; a factor 0 gives grey."""
     return torch.lerp(_luma(x_N3HW), x_N3HW, factor_N.view(-1, 1, 1, 1)).clamp_(0, 1)
 
 
 def adjust_hue(x_N3HW: Tensor, turn_N: Tensor) -> Tensor:
-    """Turns the hue of images in [0, 1] by a share of the colour circle, in HSV coordinates."""
+    """Rotates the hue of images in [0, 1] by a fraction of the colour circle, in HSV space."""
     value_N1HW = x_N3HW.amax(dim=1, keepdim=True)
     chroma_N1HW = value_N1HW - x_N3HW.amin(dim=1, keepdim=True)
     red, green, blue = torch.split(x_N3HW, 1, dim=1)
-    # Hue in sixths of the circle. A grey pixel has none: its chroma of 0 makes any value right.
+    # Hue in sixths of the circle. The hue of a grey pixel is arbitrary, since its chroma is 0.
     divisor_N1HW = chroma_N1HW.clamp(min=1e-8)
     hue_N1HW = torch.where(
         value_N1HW == red,
@@ -252,16 +269,24 @@ def adjust_hue(x_N3HW: Tensor, turn_N: Tensor) -> Tensor:
 
 
 def gaussian_blur(x_N3HW: Tensor, sigma_N: Tensor, blurred_N: Tensor) -> Tensor:
-    """Blurs some images, each with its own standard deviation in pixels; borders are mirrored.
+    """Blurs some images, each with its own standard deviation in pixels; borders are reflected.
 
-    The kernel spans a tenth of the image, as in SimCLR.
+    The side of the kernel is a tenth of the image's, as in SimCLR.
+
+    Args:
+        x_N3HW: square images.
+        sigma_N: standard deviations in pixels.
+        blurred_N: bool; True for the images to blur.
     """
     size = x_N3HW.shape[-1]
     radius = max(1, int(size * 0.1) // 2)
     tap_K = torch.arange(-radius, radius + 1, device=x_N3HW.device, dtype=x_N3HW.dtype)
     kernel_NK = torch.softmax(-0.5 * (tap_K / sigma_N.view(-1, 1)) ** 2, dim=1)
+    # Images that are not blurred get the kernel of the identity: selecting the others would wait
+    # for the device.
     kernel_NK = torch.where(blurred_N.view(-1, 1), kernel_NK, (tap_K == 0).to(x_N3HW.dtype))
-    weight_M1K = kernel_NK.repeat_interleave(3, dim=0).unsqueeze(1)  # M = N · 3 planes
+    # Each of the M = N · 3 colour planes is a group of one convolution, with a kernel of its own.
+    weight_M1K = kernel_NK.repeat_interleave(3, dim=0).unsqueeze(1)
     planes = weight_M1K.shape[0]
     x_1MHW = F.pad(x_N3HW, (radius,) * 4, mode="reflect").flatten(0, 1).unsqueeze(0)
     x_1MHW = F.conv2d(x_1MHW, weight_M1K.unsqueeze(2), groups=planes)
@@ -270,13 +295,14 @@ def gaussian_blur(x_N3HW: Tensor, sigma_N: Tensor, blurred_N: Tensor) -> Tensor:
 
 
 def solarize(x_N3HW: Tensor, solarized_N: Tensor) -> Tensor:
-    """Inverts the pixel values of 0.5 and over of some images in [0, 1]."""
+    """Inverts the values of 0.5 and above in some images in [0, 1]."""
     inverted_N3HW = solarized_N.view(-1, 1, 1, 1) & (x_N3HW >= 0.5)
     return torch.where(inverted_N3HW, 1 - x_N3HW, x_N3HW)
 
 
 def _standardize(x_N3HW: Tensor) -> Tensor:
-    # Filled on the device: a tensor made from a Python list would be copied there and waited for.
+    """Subtracts `MEAN` from images in [0, 1] and divides by `STD`."""
+    # Filled on the device: a tensor from a Python list would be copied there, which synchronises.
     scale_131 = torch.cat([x_N3HW.new_full((1, 1, 1), 1 / std) for std in STD])
     shift_131 = torch.cat(
         [x_N3HW.new_full((1, 1, 1), -mean / std) for mean, std in zip(MEAN, STD, strict=True)]

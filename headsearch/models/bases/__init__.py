@@ -1,4 +1,4 @@
-"""Bases: any timm model, or a module of one's own, behind one interface."""
+"""Bases, the models that are pretrained: any timm model or a user's module, with one interface."""
 
 from headsearch.models.bases.arguments import base_arguments
 from headsearch.models.bases.base import Base, BaseOutput

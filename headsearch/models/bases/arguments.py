@@ -1,4 +1,4 @@
-"""`--base-args`: arguments of timm's model, written as KEY=VALUE,…."""
+"""Parses and checks `--base-args`: keyword arguments for timm's model, as KEY=VALUE,KEY=VALUE."""
 
 from __future__ import annotations
 
@@ -27,39 +27,41 @@ RESERVED = {
     ),
     **dict.fromkeys(("num_classes", "in_chans"), "a base has no classifier, and images 3 channels"),
     **dict.fromkeys(("device", "dtype"), "use --device and --precision"),
-    **dict.fromkeys(("features_only", "out_indices"), "a base gives all its maps"),
+    **dict.fromkeys(("features_only", "out_indices"), "a base always gives all its maps"),
 }
-"""Arguments that are decided elsewhere, and where."""
+"""Arguments that `--base-args` must not set, with what to do instead or why."""
 
 _ENTRY = re.compile(r"\s*([A-Za-z_]\w*)\s*=(.*)", re.DOTALL)
 _WORDS = {"true": True, "false": False, "none": None}
 
 
 def base_arguments(name: str, text: str | None) -> dict[str, Any]:
-    """The arguments in a text such as `depth=6,embed_dim=192,norm_layer=rmsnorm`.
+    """Parses a text such as `depth=6,embed_dim=192,norm_layer=rmsnorm` into arguments.
 
     A value is a Python literal (6, 0.5, True, (2, 2, 6, 2)) or else plain text.
 
     Args:
-        name: the base, whose model is tried with them.
-        text: the text, None for no arguments.
+        name: the base. Its model is built with the arguments on the meta device as a check.
+        text: the text to parse; None for no arguments.
 
     Raises:
-        UserError: the text is not of this form, or the model does not take an argument.
+        UserError: the text does not have this form, or the model does not take an argument.
     """
     arguments = {}
+    # Split only at commas before a KEY=, since values such as (2, 2, 6, 2) hold commas too.
     for entry in re.split(r",(?=\s*[A-Za-z_]\w*\s*=)", text) if text else ():
-        found = _ENTRY.fullmatch(entry)
-        if found is None:
-            raise UserError(f"--base-args: {entry.strip()!r} is not of the form KEY=VALUE")
-        key = found[1]
+        match = _ENTRY.fullmatch(entry)
+        if match is None:
+            raise UserError(f"--base-args: {entry.strip()!r} does not have the form KEY=VALUE")
+        key = match[1]
         if key in RESERVED:
-            raise UserError(f"--base-args: {key} is not to be given here: {RESERVED[key]}")
+            raise UserError(f"--base-args: {key} cannot be set here: {RESERVED[key]}")
+        # `make_deterministic` sets all dropout to 0, so such an argument would have no effect.
         if "drop" in key:
-            raise UserError(f"--base-args: {key} would do nothing: nothing in a base is random")
+            raise UserError(f"--base-args: {key} has no effect: nothing in a base is random")
         if key in arguments:
             raise UserError(f"--base-args: {key} is given twice")
-        arguments[key] = _value(found[2].strip())
+        arguments[key] = _value(match[2].strip())
     if arguments:
         check_arguments(timm_name_of(name), arguments)
     return arguments
@@ -75,10 +77,10 @@ def _value(text: str) -> Any:
 
 
 def check_arguments(timm_name: str, arguments: Mapping[str, Any]) -> None:
-    """Builds the model with the arguments on the meta device, to see whether it takes them.
+    """Builds the model with these arguments on the meta device.
 
     Raises:
-        UserError: it does not.
+        UserError: the model does not take them.
     """
     try:
         with torch.device("meta"):
@@ -88,12 +90,13 @@ def check_arguments(timm_name: str, arguments: Mapping[str, Any]) -> None:
 
 
 def _refusal(timm_name: str, arguments: Mapping[str, Any], error: Exception) -> str:
+    """Turns the error of a model that does not take its arguments into a message for the user."""
     message = first_line(error)
     fixed = re.search(r"multiple values for keyword argument '(\w+)'", message)
     if fixed is not None:
-        return f"{timm_name} sets {fixed[1]} itself and does not let it be given"
-    strange = re.search(r"unexpected keyword argument(?:\(s\):)? \[?'(\w+)'", message)
-    if strange is None:
+        return f"{timm_name} sets {fixed[1]} itself; leave it out"
+    unexpected = re.search(r"unexpected keyword argument(?:\(s\):)? \[?'(\w+)'", message)
+    if unexpected is None:
         shown = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         return f"{timm_name} cannot be built with {shown}: {message}"
     with torch.device("meta"):
@@ -103,6 +106,6 @@ def _refusal(timm_name: str, arguments: Mapping[str, Any], error: Exception) -> 
         for key in inspect.signature(type(model)).parameters
         if key not in RESERVED and key != "kwargs" and "drop" not in key
     ]
-    near = difflib.get_close_matches(strange[1], known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(unexpected[1], known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else f" (it takes {', '.join(known)})"
-    return f"{timm_name} takes no argument {strange[1]!r}{hint}"
+    return f"{timm_name} takes no argument {unexpected[1]!r}{hint}"

@@ -1,4 +1,6 @@
-"""A trunk behind the one interface that heads and objectives use.
+"""`Base`: wraps a timm model or a user's module so that heads and objectives can read its maps.
+
+The wrapped model is called the trunk.
 
 Shapes: B images, C = 3 channels, S image side; D width of the last map, H × W its grid.
 """
@@ -21,51 +23,56 @@ from headsearch.models.bases.patches import make_patches_by_products
 from headsearch.models.bases.trunk import make_deterministic, maps_at, patch_embedding, tokens_like
 
 PLAIN_TRANSFORMERS = (VisionTransformer, Eva, Beit, MlpMixer)
-"""timm's models whose patches keep their grid from the first block to the last."""
+"""timm's models in which the grid of patches is the same from the first block to the last.
+
+Only in these can a mask token replace a patch; see `Base.mask_token`.
+"""
 
 
 class BaseOutput(NamedTuple):
-    """What a base makes of a batch of images."""
+    """The output of a base for a batch of images."""
 
     maps_BDHW: dict[int, Tensor]
-    """Patch tokens as maps, before the base's final norm: at 0 of the last block (the last stage,
-    in a base of stages), at k of the one k before it. D, H and W are those of `BasePlan.stages`."""
+    """Patch tokens as maps, before the final norm of the base, by their distance from the output:
+    0 is the map of the last block (of the last stage, in a base with stages), k the map k blocks
+    (stages) before it. D, H and W are those of `BasePlan.stages`."""
     tokens_BND: Tensor
-    """The last patch tokens, after the base's final norm where that comes before pooling."""
+    """The last patch tokens, after the final norm of the base if that comes before pooling."""
     pooled_BD: Tensor
-    """The base's own summary of an image: its class token or mean, after its final norm."""
+    """The image-level feature of the base: its class token or mean token, after the final norm."""
 
 
 class Reading(NamedTuple):
-    """Which of a trunk's last steps fit its last map; `shapes.measure` finds them out."""
+    """Which of the trunk's outputs match its last map in shape; `shapes.measure` determines it."""
 
     final_tokens: bool = True
-    """The final features are the tokens of the last map, normed. Not so in an EfficientNet, which
-    ends by widening its map for the classifier; there the last map's own tokens are taken."""
+    """Whether the final features are the tokens of the last map after a norm. They are not in an
+    EfficientNet, for example, which widens its map for the classifier at the end. If False, the
+    tokens of the last map itself are used."""
     own_summary: bool = True
-    """The trunk's own pooling gives (B, D). Else the mean over tokens is taken."""
+    """Whether the trunk's own pooling gives (B, D). If False, the mean over tokens is used."""
 
 
 WHOLE = Reading()
-"""All of a trunk's last steps are used."""
+"""The reading of a trunk whose final features and pooling can both be used."""
 
 
 class Base(nn.Module):
-    """A model behind the one interface that heads and objectives use.
+    """The model that is pretrained: a trunk with the interface that heads and objectives use.
 
-    Nothing in it is random, drop path apart: what it computes depends on its weights and the
-    images alone.
+    A base is deterministic except for drop path: its output depends on its weights and the images
+    alone. All random parts of the trunk are switched off.
 
     Args:
-        trunk: timm's model without a classifier, or a module like those `plan_module` takes.
-        reading: which of its last steps are used.
-        drop_path: whether it keeps its rates of drop path, which act in training mode.
+        trunk: a timm model without its classifier, or a module that `plan_module` accepts.
+        reading: which of the trunk's outputs are used.
+        drop_path: keep the trunk's drop path rates, which act in training mode; else they are 0.
 
     Attributes:
-        trunk: the same model, whose parameters keep their own names.
-        mask_token: what stands in place of a masked patch, in a base of patches of one size; such
-            a base masks tokens, as iBOT does (arXiv 2111.07832). In others masked pixels get the
-            mean colour.
+        trunk: the model; the names of its parameters do not change.
+        mask_token: (D,) parameter that replaces the embedding of a masked patch, as in iBOT (arXiv
+            2111.07832). Only bases with one grid of patches have it (`PLAIN_TRANSFORMERS`); it is
+            None in others, where the pixels of masked patches get the mean colour instead.
     """
 
     def __init__(
@@ -85,12 +92,12 @@ class Base(nn.Module):
         mask_BHW: Tensor | None = None,
         feature_indices: Sequence[int] = (0,),
     ) -> BaseOutput:
-        """What the base makes of images.
+        """Computes maps, tokens and the image-level feature of images.
 
         Args:
             images_BCSS: normalised images.
-            mask_BHW: bool on the grid of the last map: patches that the base must not see.
-            places: which maps to return, counted from the last; 0 must be among them.
+            mask_BHW: bool on the grid of the last map; True for patches to hide from the base.
+            feature_indices: the maps to return, counted from the last; must contain 0.
         """
         if mask_BHW is not None and self.mask_token is None:
             images_BCSS = _without_pixels(images_BCSS, mask_BHW)
@@ -100,7 +107,7 @@ class Base(nn.Module):
         tokens_BND = maps[0].flatten(2).transpose(1, 2)
         if self.reading.final_tokens:
             normed_BND = tokens_like(self.trunk, final, maps[0])
-            assert normed_BND is not None, "the plan has seen it fit"
+            assert normed_BND is not None, "shapes.measure has checked this shape"
             tokens_BND = normed_BND
         pooled_BD = (
             self.trunk.forward_head(final, pre_logits=True)
@@ -110,21 +117,24 @@ class Base(nn.Module):
         return BaseOutput(maps, tokens_BND, pooled_BD)
 
     def weights(self) -> dict[str, Tensor]:
-        """The trunk's weights and buffers alone, under their own names: what timm loads.
+        """The state dict of the trunk, without the mask token; tensors share memory with the base.
 
-        A model made by `timm.create_model(timm_name, num_classes=0, **plan.arguments)` takes them
-        all. They share memory with the base.
+        `timm.create_model(timm_name, num_classes=0, **plan.arguments)` loads it with strict names.
         """
         return {name: tensor.detach() for name, tensor in self.trunk.state_dict().items()}
 
     @contextmanager
     def _masked_patches(self, mask_BHW: Tensor | None) -> Iterator[None]:
-        """In this block the trunk's patch embedding gives the mask token for masked patches."""
+        """Within this context the trunk's patch embedding gives the mask token for masked patches.
+
+        A hook on the patch embedding works for every timm transformer: the trunk's own forward then
+        adds positions and class tokens as usual.
+        """
         if mask_BHW is None:
             yield
             return
 
-        def mask(module: nn.Module, inputs: Any, patches_BND: Tensor) -> Tensor:
+        def replace_masked(module: nn.Module, inputs: Any, patches_BND: Tensor) -> Tensor:
             assert self.mask_token is not None
             token_D = self.mask_token.to(patches_BND.dtype)
             masked_B = mask_BHW.reshape(*patches_BND.shape[:-1], 1)
@@ -132,7 +142,7 @@ class Base(nn.Module):
 
         embedding = patch_embedding(self.trunk)
         assert embedding is not None
-        handle = embedding.register_forward_hook(mask)
+        handle = embedding.register_forward_hook(replace_masked)
         try:
             yield
         finally:
@@ -140,7 +150,7 @@ class Base(nn.Module):
 
 
 def _without_pixels(images_BCSS: Tensor, mask_BHW: Tensor) -> Tensor:
-    """Normalised images whose masked patches have the mean colour, which is 0."""
+    """Sets the pixels of masked patches to 0, the mean colour of normalised images."""
     mask_B1HW = mask_BHW.unsqueeze(1).to(images_BCSS.dtype)
     mask_B1SS = F.interpolate(mask_B1HW, size=images_BCSS.shape[-2:], mode="nearest")
     return images_BCSS * (1 - mask_B1SS)

@@ -1,4 +1,4 @@
-"""What bases are called, and which head family is built like each."""
+"""Names of bases: aliases, timm's names, and the head family built from the same blocks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALIASES = {
     "convnext_t": "convnext_tiny",
     "swin_t": "swin_tiny_patch4_window7_224",
 }
-"""Short names for common bases; every timm name works as it is."""
+"""Short names for common bases. Any name of a timm model works too."""
 
 OWN_FAMILY = {
     "vision_transformer": "attention",
@@ -34,14 +34,21 @@ OWN_FAMILY = {
     "metaformer": "poolformer",
     "mambaout": "mambaout",
 }
-"""timm's module → the head family that is built like the base: what the control `own` means."""
+"""timm's Python module → the head family with the same blocks. The control `own` uses it."""
 
 _BUILT_OTHERWISE = {"resmlp": "resmlp", "gmlp": "gmlp", "convformer": None, "caformer": None}
-"""First word of a name → its family, where it is not its module's."""
+"""First word of a model's name → its family, for models that differ from the rest of their module.
+
+timm defines ResMLP and gMLP in `mlp_mixer`, ConvFormer and CAFormer in `metaformer`.
+"""
 
 
 def timm_name_of(name: str) -> str:
-    """timm's name of a base. Raises UserError for a name, or a tag of weights, that it lacks."""
+    """timm's name for a base given by an alias or by timm's name.
+
+    Raises:
+        UserError: timm has no such model, or no weights with the tag after the dot.
+    """
     timm_name = ALIASES.get(name, name)
     if ":" in timm_name or "/" in timm_name or not timm.is_model(timm_name):
         raise unknown("base", name, _similar_names(name))
@@ -55,12 +62,12 @@ def timm_name_of(name: str) -> str:
 
 
 def own_family(timm_name: str) -> str | None:
-    """The head family that is built like a timm model, None where there is none."""
+    """The head family with the same blocks as a timm model; None where there is none."""
     model = split_model_name_tag(timm_name)[0]
     module = timm.model_entrypoint(model).__module__.rsplit(".", 1)[-1]
     return _BUILT_OTHERWISE.get(model.split("_")[0], OWN_FAMILY.get(module))
 
 
 def _similar_names(name: str) -> list[str]:
-    """The aliases and timm's closest names: all of timm is too long a list to print."""
+    """The aliases and the closest timm names; the list of all timm models is too long to print."""
     return [*ALIASES, *difflib.get_close_matches(name, timm.list_models(), n=8, cutoff=0.6)]

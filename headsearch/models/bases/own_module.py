@@ -1,4 +1,4 @@
-"""A module of one's own as a base."""
+"""`plan_module`: uses a user's PyTorch module as a base."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from headsearch.models.bases.trunk import all_maps, make_deterministic
 
 
 def plan_module(module: nn.Module, image_size: int, name: str | None = None) -> BasePlan:
-    """A module of one's own as a base; what the plan builds starts from the module's weights.
+    """Plans a base from a user's module; bases that the plan builds start from its weights.
 
-    The module takes images (B, 3, S, S) and gives a map (B, D, H, W), or tokens (B, N, D) of a
-    square map, before which a class token may stand. One that has timm's `forward_intermediates`
-    or `forward_features` is read through them. It is copied, never changed.
+    The module takes images (B, 3, S, S) and returns a map (B, D, H, W), or tokens (B, N, D) of a
+    square map with an optional class token in front. If it has timm's `forward_intermediates` or
+    `forward_features`, these are used. The module is copied, never changed.
 
     Args:
-        module: the module, with its first weights.
-        image_size: S, side of the images in pixels.
-        name: what the base is called; the module's class when None.
+        module: the module with its initial weights.
+        image_size: S, the side of the images in pixels.
+        name: the name of the base; the class of the module when None.
 
     Raises:
-        UserError: the module does not take such images, gives no usable map, or draws at random
-            when it trains.
+        UserError: the module does not take such images, returns no usable map, or is random in
+            training mode.
     """
     name = name or type(module).__name__
     parameter = next(module.parameters(), None)
     if parameter is None:
         raise UserError(f"base {name!r} has no parameters: there is nothing to pretrain")
+    # A generator of its own, so that the caller's random state does not change.
     images = torch.rand(
         2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)
     ).to(parameter)
@@ -55,24 +56,26 @@ def plan_module(module: nn.Module, image_size: int, name: str | None = None) -> 
         params_m=shape.params_m,
         gflops=shape.gflops,
         reading=shape.reading,
-        module=copy.deepcopy(module),  # as it is now: every base starts from the same weights
+        module=copy.deepcopy(module),  # a copy: the user may go on to train the original
     )
 
 
 def _shape_of(trunk: nn.Module, images_BCSS: Tensor) -> Shape:
-    """The shape of a trunk. Raises UserError where it is random beyond what is switched off."""
+    """Measures the trunk; raises UserError if it is random after `make_deterministic`."""
     shape = measure(trunk.eval(), images_BCSS[:1])
     make_deterministic(trunk.train())
-    if not torch.allclose(_drawn(trunk, images_BCSS, 0), _drawn(trunk, images_BCSS, 1), 1e-2, 1e-3):
+    # Two seeds must give the same map up to rounding.
+    first, second = _last_map(trunk, images_BCSS, 0), _last_map(trunk, images_BCSS, 1)
+    if not torch.allclose(first, second, 1e-2, 1e-3):
         raise UserError(
-            "it gives other features for the same images when it trains; a base must not draw at "
-            "random, lest it depend on the heads: switch that off"
+            "it gives different features for the same images in training mode; switch off what is "
+            "random in it: random numbers of the base would depend on which heads train with it"
         )
     return shape
 
 
-def _drawn(trunk: nn.Module, images_BCSS: Tensor, seed: int) -> Tensor:
-    """The last map after a seed of torch's global generators."""
+def _last_map(trunk: nn.Module, images_BCSS: Tensor, seed: int) -> Tensor:
+    """The last map, computed with this seed in torch's global generators."""
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
         return all_maps(trunk, images_BCSS)[0][-1]

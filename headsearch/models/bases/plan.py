@@ -1,4 +1,4 @@
-"""A base fitted to an image size: what to build, and its shape and cost.
+"""`plan_base`: fits a timm model to an image size by choosing its patch size or output stride.
 
 Shapes: B images, C = 3 channels, S image side; D width of a map, H × W its grid.
 """
@@ -23,76 +23,80 @@ from headsearch.models.bases.trunk import patch_embedding
 from headsearch.models.bases.weights import Weights, fitted
 
 SMALLEST_GRID = 4
-"""A map of fewer tokens a side leaves windows, kernels and pooling nothing to differ in."""
+"""Least side of a map in tokens: on smaller ones, windows, kernels and pooling cannot differ."""
 
 GOOD_GRID = 7
-"""The map looked for where it is affordable: 8×8 on small images, 7×7 at stride 32 of 224."""
+"""The preferred side of a map, where affordable: 8×8 on small images, 7×7 at stride 32 of 224."""
 
 AFFORDABLE_GFLOPS = 0.5
-"""What one image may cost a base on a CPU for the good grid to be chosen over the smallest."""
+"""GFLOPs per image up to which a base on a CPU gets the preferred grid rather than the smallest."""
 
 
 @dataclass(frozen=True)
 class BasePlan:
-    """A base fitted to an image size: what to build, and its shape and cost."""
+    """How to build a base for an image size, with the shapes of its maps and its cost."""
 
     name: str
     timm_name: str
-    """timm's name of the model; the class of a module of one's own."""
+    """timm's name of the model, or the qualified name of the class of a user's module."""
     image_size: int
     stages: tuple[Stage, ...]
-    """The maps that the base offers: the last one, the one before it, …"""
+    """The shapes of the maps that heads can be attached to, the last map first."""
     own_family: str | None
-    """The head family that is built like the base, None where there is none."""
+    """The head family with the same blocks as the base; None where there is none."""
     params_m: float
+    """Millions of parameters."""
     gflops: float
     """GFLOPs (2 × multiply-adds) of one forward of one image."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of `timm.create_model` beyond the name."""
     reading: Reading = WHOLE
-    """Which of the model's last steps a base uses."""
+    """Which of the model's outputs the base uses."""
     weights: Weights | None = None
-    """What the base starts from; drawn when None."""
+    """The initial weights; None for timm's random initialisation."""
     module: nn.Module | None = field(default=None, repr=False, compare=False)
-    """A module of one's own, which a base is a copy of."""
+    """The user's module, if the base is one; each base is a copy of it."""
 
     def build(self, drop_path: float = 0.0) -> Base:
-        """The base itself, on torch's default device.
+        """Builds the base on torch's default device.
 
-        Its weights are those of `weights` or of `module`, else drawn from torch's seed.
+        The initial weights are those of `weights` or `module`, else drawn with torch's global seed.
 
         Args:
-            drop_path: the rate at the last block, from which it falls linearly to 0 at the first.
+            drop_path: the drop path rate of the last block; it falls linearly to 0 at the first.
 
         Raises:
-            UserError: this base drops no paths.
+            UserError: a rate is given, but this model has no drop path.
         """
         if self.module is not None:
             if drop_path:
-                raise self._has_no_paths()
+                raise self._no_drop_path()
             return Base(copy.deepcopy(self.module), self.reading)
         rate = {"drop_path_rate": drop_path} if drop_path else {}
         try:
             trunk = timm.create_model(self.timm_name, num_classes=0, **self.arguments, **rate)
-        except TypeError:
+        except TypeError:  # unexpected keyword argument, which without a rate is our own mistake
             if not rate:
                 raise
-            raise self._has_no_paths() from None
+            raise self._no_drop_path() from None
         if self.weights is not None:
             trunk.load_state_dict(self.weights.state)
         return Base(trunk, self.reading, drop_path=drop_path > 0)
 
-    def _has_no_paths(self) -> UserError:
-        return UserError(f"base {self.name!r} has no paths to drop, as --recipe asks")
+    def _no_drop_path(self) -> UserError:
+        return UserError(
+            f"base {self.name!r} has no paths to drop (stochastic depth), as --recipe asks: use "
+            "another --recipe or --base"
+        )
 
     @property
     def dim(self) -> int:
-        """The width of the last map."""
+        """The width D of the last map."""
         return self.stages[0].dim
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the last map."""
+        """The rows and columns (H, W) of the last map."""
         return self.stages[0].grid
 
     def __str__(self) -> str:
@@ -115,24 +119,24 @@ def plan_base(
     arguments: Mapping[str, Any] | None = None,
     weights: Weights | None = None,
 ) -> BasePlan:
-    """Fits the base `name` to square images of `image_size` pixels.
+    """Plans the base `name` for square images of `image_size` pixels.
 
-    The model is changed as little as possible: its own patch and stride where they leave a map of
-    7×7 tokens or more, else the largest patch (or output stride) that gives such a map where that
-    is affordable, and one of at least 4×4 where it is not. Shapes and GFLOPs are found on the meta
-    device, without computing anything.
+    The model is changed as little as possible. It keeps its own patch size and stride if they give
+    a map of at least 7×7 tokens. Else the largest patch size (or output stride) that gives such a
+    map is used, if that is affordable, and one that gives at least 4×4 if it is not. Shapes and
+    GFLOPs are found on the meta device, without any computation.
 
     Args:
         name: an alias of `ALIASES` or a timm model name.
-        image_size: side of the images in pixels.
-        patch_size: the patch side in pixels, for models that have one; chosen when None.
-        accelerator: whether the run has one; then the larger map is always affordable.
-        arguments: further arguments of timm's model, as `base_arguments` reads them.
-        weights: what the base starts from; drawn when None.
+        image_size: the side of the images in pixels.
+        patch_size: the patch side in pixels, for models that have one; chosen as above when None.
+        accelerator: whether the run has an accelerator; the larger map is then always affordable.
+        arguments: further arguments of timm's model, as returned by `base_arguments`.
+        weights: the initial weights; timm's random initialisation when None.
 
     Raises:
-        UserError: no such model, it does not take the arguments, it gives no usable map at this
-            image size, or the weights are not its own.
+        UserError: timm has no such model, the model does not take the arguments, it gives no usable
+            map at this image size, or the weights do not fit it.
     """
     plan = _chosen_plan(name, image_size, patch_size, accelerator, dict(arguments or {}))
     if weights is None:
@@ -142,12 +146,19 @@ def plan_base(
     return replace(plan, weights=fitted(weights, trunk, plan.timm_name))
 
 
-def check_grid(name: str, grid: tuple[int, int], at: str, mend: str) -> None:
-    """Raises UserError for a map that is too coarse for heads to differ on."""
+def check_grid(name: str, grid: tuple[int, int], at: str, advice: str) -> None:
+    """Raises UserError for a map with fewer than `SMALLEST_GRID` tokens a side.
+
+    Args:
+        name: the name of the base.
+        grid: the (H, W) of its last map.
+        at: the setting that gives this map, for the message.
+        advice: what the user can change, for the message.
+    """
     if min(grid) < SMALLEST_GRID:
         raise UserError(
             f"base {name!r} gives a map of {grid[0]}×{grid[1]} tokens {at}; "
-            f"heads need {SMALLEST_GRID}×{SMALLEST_GRID} or more: use {mend}"
+            f"heads need {SMALLEST_GRID}×{SMALLEST_GRID} or more: use {advice}"
         )
 
 
@@ -158,6 +169,10 @@ def _chosen_plan(
     accelerator: bool,
     given: dict[str, Any],
 ) -> BasePlan:
+    """Tries the choices of arguments, coarsest map first, and returns the first that fits.
+
+    A plan with a good grid wins if it is affordable; else the coarsest usable one does.
+    """
     timm_name = timm_name_of(name)
     if given:
         check_arguments(timm_name, given)
@@ -165,7 +180,7 @@ def _chosen_plan(
     too_coarse: BasePlan | None = None
     refusals: list[str] = []
     for choice in _argument_choices(timm_name, image_size, patch_size, given):
-        try:  # coarsest map first
+        try:
             plan = _plan_with(name, timm_name, image_size, {**given, **choice})
         except REFUSALS as error:
             refusals.append(first_line(error))
@@ -181,22 +196,26 @@ def _chosen_plan(
         return coarse
     at = f"at --image-size {image_size}{f' and --patch-size {patch_size}' if patch_size else ''}"
     if too_coarse is not None:
-        mend = f"larger images{' or smaller patches' if patch_size else ''}"
-        check_grid(name, too_coarse.grid, at, mend)
+        advice = f"larger images{' or smaller patches' if patch_size else ''}"
+        check_grid(name, too_coarse.grid, at, advice)
     if patch_size and any("patch_size'" in reason for reason in refusals):
         raise UserError(
             f"base {name!r} takes no --patch-size at --image-size {image_size}; leave it out"
         )
     raise UserError(
-        f"base {name!r} gives no map of tokens {at}: {_telling(refusals)}"
-        f"{_mend(timm_name, image_size, given)}"
+        f"base {name!r} gives no map of tokens {at}: {_most_specific(refusals)}"
+        f"{_advice(timm_name, image_size, given)}"
     )
 
 
 def _argument_choices(
     timm_name: str, image_size: int, patch_size: int | None, given: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """Ways to build the model, from the least changed, which has the coarsest map, to the most."""
+    """Arguments to build the model with, least changed (and so with the coarsest map) first.
+
+    Models of patches take another image and patch size. Models of stages take neither, or only an
+    image size; their map is refined by a smaller output stride.
+    """
     if patch_size is not None:
         yield {"img_size": image_size, "patch_size": patch_size}
         yield {"patch_size": patch_size}
@@ -213,7 +232,7 @@ def _argument_choices(
 
 
 def _own_patch(timm_name: str, given: dict[str, Any]) -> int:
-    """The patch side that the model has by itself, 0 if it is not made of patches."""
+    """The default patch side of the model in pixels; 0 if it has no patch embedding."""
     with torch.device("meta"):
         model = timm.create_model(timm_name, num_classes=0, **given)
     patch: Any = getattr(patch_embedding(model), "patch_size", 0)
@@ -221,7 +240,7 @@ def _own_patch(timm_name: str, given: dict[str, Any]) -> int:
 
 
 def _plan_with(name: str, timm_name: str, image_size: int, arguments: dict[str, Any]) -> BasePlan:
-    """The model built with these arguments. Raises one of REFUSALS where it does not take them."""
+    """The plan with these arguments. Raises one of REFUSALS if the model does not take them."""
     shape = _shape_of(timm_name, image_size, arguments)
     return BasePlan(
         name=name,
@@ -242,14 +261,17 @@ def _shape_of(timm_name: str, image_size: int, arguments: dict[str, Any]) -> Sha
     return measure(trunk, torch.empty(1, 3, image_size, image_size, device="meta"))
 
 
-def _telling(refusals: list[str]) -> str:
-    """The reason that says most: a refused size before a refused argument."""
+def _most_specific(refusals: list[str]) -> str:
+    """The most informative error: one about sizes rather than about an unknown argument.
+
+    Every model refuses some of the arguments that are tried, which tells the user nothing.
+    """
     sizes = [reason for reason in refusals if "unexpected keyword argument" not in reason]
     return (sizes or refusals)[0]
 
 
-def _mend(timm_name: str, image_size: int, given: dict[str, Any]) -> str:
-    """What to do about a model that was built for one image size."""
+def _advice(timm_name: str, image_size: int, given: dict[str, Any]) -> str:
+    """What the user can do if the model only works at the image size it was made for."""
     size = timm.get_pretrained_cfg(timm_name).input_size[-1]
     if size != image_size:
         try:

@@ -1,4 +1,4 @@
-"""The shapes and the cost of a trunk, found by one forward without gradients."""
+"""Measures a trunk: shapes of its maps, parameters and GFLOPs, by a forward without gradients."""
 
 from __future__ import annotations
 
@@ -20,35 +20,41 @@ REFUSALS = (
     RuntimeError,
     AttributeError,
 )
-"""How models refuse an argument or a size: in as many ways as there are models."""
+"""Exceptions that models raise for an argument or image size they do not support.
+
+timm's models check their arguments in many different ways, or not at all.
+"""
 
 
 class Stage(NamedTuple):
-    """The shape of a map that a head can be attached to."""
+    """The shape of one map of a base, to which heads can be attached: width and (H, W)."""
 
     dim: int
     grid: tuple[int, int]
 
 
 class Shape(NamedTuple):
-    """What a trunk gives for an image, how it is read, and what it costs."""
+    """The shapes of a trunk's maps, which of its outputs are used, and its cost."""
 
     stages: tuple[Stage, ...]
-    """The maps that it offers: the last one, the one before it, …"""
+    """The shapes of the maps, the last map first."""
     reading: Reading
+    """Which of the trunk's outputs match the last map."""
     params_m: float
+    """Millions of parameters."""
     gflops: float
+    """GFLOPs (2 × multiply-adds) of one forward of one image."""
 
 
 def measure(trunk: nn.Module, image_1CSS: Tensor) -> Shape:
-    """The shape of a trunk in eval mode on one image, which may be on the meta device.
+    """Measures a trunk in eval mode on one image; trunk and image may be on the meta device.
 
-    The trunk is given up for it: it is left without randomness and without gradients.
+    The trunk cannot be used afterwards: its random parts and its gradients are switched off.
 
     Raises:
-        REFUSALS: the trunk does not take the image, or gives no map.
+        REFUSALS: the trunk does not take the image, or returns no map.
     """
-    trunk.requires_grad_(False)  # torch's counter trips over views of weights that want gradients
+    trunk.requires_grad_(False)  # FlopCounterMode fails on views of weights that need gradients
     with torch.no_grad():
         maps, final = all_maps(trunk, image_1CSS)
     reading = Reading(
@@ -65,18 +71,18 @@ def measure(trunk: nn.Module, image_1CSS: Tensor) -> Shape:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, on one line."""
+    """The first line of an error's message; the name of its class if the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def _summarises(trunk: Any, final: Any, map_BDHW: Tensor) -> bool:
-    """Whether the trunk's own pooling makes (B, D) of its final features."""
+    """Whether the trunk's own pooling turns its final features into (B, D)."""
     if not callable(getattr(trunk, "forward_head", None)):
         return False
     try:
         with torch.no_grad():
             pooled = trunk.forward_head(final, pre_logits=True)
-    except REFUSALS:  # some know no pre_logits, some pool what is wider than the map
+    except REFUSALS:  # some take no `pre_logits`, some pool features wider than the map
         return False
     return isinstance(pooled, Tensor) and pooled.shape == map_BDHW.shape[:2]

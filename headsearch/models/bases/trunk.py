@@ -1,4 +1,4 @@
-"""How maps and final features are read from a trunk: a timm model, or a module of one's own.
+"""Functions on a trunk (timm's model or a user's module): read its maps, fix its random parts.
 
 Shapes: B images, C = 3 channels, S image side; D width of a map, H × W its grid; N tokens.
 """
@@ -13,11 +13,12 @@ from timm.layers import DropPath, PatchDropout
 from torch import Tensor, nn
 
 KINDS_A_BLOCK = 6
-"""With gradients or without; for a whole batch, the last of the images that are scored, or one."""
+"""Compiled versions of a block: with or without gradients, times three batch sizes (a training
+batch, the last partial batch of the images that are scored, and a single image)."""
 
 
 def has_intermediates(trunk: nn.Module) -> bool:
-    """Whether a trunk gives every map, in timm's way; else it gives its last one alone."""
+    """Whether a trunk returns all its maps by timm's interface, rather than only the last one."""
     return callable(getattr(trunk, "forward_intermediates", None))
 
 
@@ -25,13 +26,15 @@ def all_maps(trunk: Any, images_BCSS: Tensor) -> tuple[list[Tensor], Any]:
     """Every map (B, D, H, W) of a trunk, the earliest first, and its final features.
 
     Raises:
-        ValueError: what the trunk gives is no map and no tokens of a square one.
+        ValueError: the output of the trunk is neither a map nor the tokens of a square map.
     """
     if has_intermediates(trunk):
         final, maps = trunk.forward_intermediates(images_BCSS, norm=False, output_fmt="NCHW")
-        for found in maps:
-            if not isinstance(found, Tensor) or found.ndim != 4:
-                raise ValueError(f"forward_intermediates gives {_shown(found)} in place of a map")
+        for map_BDHW in maps:
+            if not isinstance(map_BDHW, Tensor) or map_BDHW.ndim != 4:
+                raise ValueError(
+                    f"forward_intermediates gives {_shown(map_BDHW)} in place of a map"
+                )
         return list(maps), final
     final = _features(trunk, images_BCSS)
     return [as_map(trunk, final)], final
@@ -40,34 +43,40 @@ def all_maps(trunk: Any, images_BCSS: Tensor) -> tuple[list[Tensor], Any]:
 def maps_at(
     trunk: Any, images_BCSS: Tensor, feature_indices: Sequence[int], *, final: bool
 ) -> tuple[dict[int, Tensor], Any]:
-    """The maps at some places, counted from the last, and the final features where asked for."""
+    """The maps at these indices, counted from the last, and the final features if `final` is set.
+
+    A trunk with intermediates then skips its final norm and pooling where they are not needed.
+    """
     if not has_intermediates(trunk):
         assert set(feature_indices) == {0}, "a trunk without intermediates has one map"
         features = _features(trunk, images_BCSS)
         return {0: as_map(trunk, features)}, features
-    found = trunk.forward_intermediates(
+    output = trunk.forward_intermediates(
         images_BCSS,
         indices=[-1 - feature_index for feature_index in feature_indices],
         norm=False,
         output_fmt="NCHW",
         intermediates_only=not final,
     )
-    features, maps = found if final else (None, found)
+    features, maps = output if final else (None, output)
     in_order = sorted(feature_indices, reverse=True)  # timm returns the earliest first
     return dict(zip(in_order, maps, strict=True)), features
 
 
 def as_map(trunk: nn.Module, features: object) -> Tensor:
-    """Features (B, D, H, W), or tokens (B, N, D) of a square grid, as a map (B, D, H, W).
+    """Converts features (B, D, H, W), or tokens (B, N, D) of a square grid, to a map (B, D, H, W).
 
-    Tokens before the patches are left out: as many as the trunk's `num_prefix_tokens` says, else
-    one where that leaves a square number of them.
+    Prefix tokens, those before the patches, are dropped. Their number is the trunk's
+    `num_prefix_tokens`; without that attribute, it is 0 or 1, whichever leaves a square number.
+
+    Raises:
+        ValueError: the features have none of these shapes.
     """
     if isinstance(features, Tensor) and features.ndim == 4:
         if getattr(trunk, "output_fmt", "NCHW") == "NHWC":
             return features.permute(0, 3, 1, 2)
         _, depth, height, width = features.shape
-        if depth == height != width:
+        if depth == height != width:  # (B, H, W, D) of a square map
             raise ValueError(
                 f"it gives {_shown(features)}, which looks like channels last; give (B, D, H, W)"
             )
@@ -79,16 +88,19 @@ def as_map(trunk: nn.Module, features: object) -> Tensor:
             if side > 0 and side * side == count - prefix:
                 tokens_BDN = features[:, prefix:].transpose(1, 2)
                 return tokens_BDN.reshape(len(features), -1, side, side)
-        raise ValueError(f"it gives {count} tokens, which are no square map (less a class token)")
+        raise ValueError(
+            f"it gives {count} tokens, which are not those of a square map, with or without a "
+            "class token"
+        )
     raise ValueError(
         f"it gives {_shown(features)}; give a map (B, D, H, W) or the tokens (B, N, D) of a square"
     )
 
 
 def tokens_like(trunk: nn.Module, features: object, map_BDHW: Tensor) -> Tensor | None:
-    """Final features as the patch tokens (B, N, D) of a map, None where they are not of its shape.
+    """The patch tokens (B, N, D) among the final features; None if they do not match the map.
 
-    Tokens before the patches (class, distillation, registers) are left out.
+    Prefix tokens (class, distillation, registers) are dropped.
     """
     count, depth, height, width = map_BDHW.shape
     if not isinstance(features, Tensor):
@@ -105,8 +117,8 @@ def tokens_like(trunk: nn.Module, features: object, map_BDHW: Tensor) -> Tensor 
 
 
 def patch_embedding(trunk: nn.Module) -> nn.Module | None:
-    """The module that makes patches of images, None in a trunk that is not made of patches."""
-    for name in ("patch_embed", "stem"):  # an MLP-Mixer calls it the stem
+    """The module that embeds image patches; None in a trunk without one."""
+    for name in ("patch_embed", "stem"):  # timm's MLP-Mixer calls it `stem`
         module = getattr(trunk, name, None)
         if isinstance(module, nn.Module) and hasattr(module, "patch_size"):
             return module
@@ -114,10 +126,14 @@ def patch_embedding(trunk: nn.Module) -> nn.Module | None:
 
 
 def make_deterministic(trunk: nn.Module, *, drop_path: bool = False) -> None:
-    """Switches off all that timm's models draw at random while they train.
+    """Switches off every random operation of timm's models in training mode, in place.
+
+    A base's random draws would depend on the heads that train with it, so that candidates of
+    different cohorts could not be compared.
 
     Args:
-        drop_path: leaves the rates of drop path as they are.
+        trunk: the module to change.
+        drop_path: keep the drop path rates.
     """
     for module in trunk.modules():
         if isinstance(module, DropPath):
@@ -129,7 +145,7 @@ def make_deterministic(trunk: nn.Module, *, drop_path: bool = False) -> None:
         for name, value in list(vars(module).items()):
             if isinstance(value, float) and "drop" in name:  # rates of functional dropout
                 setattr(module, name, 0.0)
-        if hasattr(module, "jitter_coords"):  # DINOv3's rotary positions move while training
+        if hasattr(module, "jitter_coords"):  # DINOv3 jitters its rotary positions in training
             module.shift_coords = module.jitter_coords = module.rescale_coords = None  # type: ignore[assignment]
             module.aug_active = False  # type: ignore[assignment]
     if not drop_path:
@@ -137,51 +153,58 @@ def make_deterministic(trunk: nn.Module, *, drop_path: bool = False) -> None:
 
 
 def repeated_blocks(trunk: nn.Module) -> list[nn.Module]:
-    """The blocks that a trunk is a pile of: children of one kind in a row, the innermost such."""
+    """The repeated blocks of a trunk: the innermost sequences of modules of one class.
+
+    A sequence is an `nn.Sequential` or `nn.ModuleList` of at least two children with parameters.
+    """
 
     def innermost(module: nn.Module) -> list[nn.Module]:
-        found = [block for child in module.children() for block in innermost(child)]
+        blocks = [block for child in module.children() for block in innermost(child)]
         children = list(module.children())
-        row = isinstance(module, nn.Sequential | nn.ModuleList) and len(children) > 1
-        same = row and len({type(child) for child in children}) == 1
-        return found or (children if same and list(children[0].parameters()) else [])
+        sequence = isinstance(module, nn.Sequential | nn.ModuleList) and len(children) > 1
+        same_class = sequence and len({type(child) for child in children}) == 1
+        return blocks or (children if same_class and list(children[0].parameters()) else [])
 
     return innermost(trunk)
 
 
 def compile_blocks(trunk: nn.Module) -> None:
-    """Has torch compile a trunk's repeated blocks when they are first used, each kind once.
+    """Lets `torch.compile` compile the repeated blocks of a trunk when they are first called.
 
-    Compiling stands between a block and its caller alone: names, weights and copies are as ever.
+    Blocks of the same kind share one compiled version. Names of modules, weights and copies of the
+    trunk do not change, since `nn.Module.compile` only wraps the call of a block.
     """
-    from torch._dynamo import config as limits  # takes a second
+    from torch._dynamo import config as limits  # imported here: it takes a second
 
     blocks = repeated_blocks(trunk)
-    # Blocks of other widths or rates of drop path, with gradients and without, are kinds of their
-    # own; beyond its limit torch would run the rest as they are, with a warning alone.
+    # Blocks with another width or drop path rate, and calls with and without gradients, compile
+    # separately. Beyond its limit torch runs the remaining ones uncompiled, with only a warning.
     limits.recompile_limit = max(limits.recompile_limit, KINDS_A_BLOCK * len(blocks))
     for block in blocks:
         block.compile()
 
 
 def drop_no_paths(module: nn.Module) -> None:
-    """Switches off drop path in all of a module."""
+    """Sets the rate of every drop path in a module to 0."""
     for part in module.modules():
         if isinstance(part, DropPath):
             part.drop_prob = 0.0
 
 
 def _features(trunk: Any, images_BCSS: Tensor) -> Any:
-    features = getattr(trunk, "forward_features", None)
-    return (features if callable(features) else trunk)(images_BCSS)
+    """The output of timm's `forward_features`, or of the module itself if it has no such method."""
+    forward_features = getattr(trunk, "forward_features", None)
+    return (forward_features if callable(forward_features) else trunk)(images_BCSS)
 
 
 def _prefixes(trunk: nn.Module) -> tuple[int, ...]:
-    known = getattr(trunk, "num_prefix_tokens", None)
-    return (known,) if isinstance(known, int) else (0, 1)
+    """The numbers of prefix tokens to try."""
+    count = getattr(trunk, "num_prefix_tokens", None)
+    return (count,) if isinstance(count, int) else (0, 1)
 
 
 def _shown(features: object) -> str:
+    """A short description of an output, for messages."""
     if isinstance(features, Tensor):
         return f"a tensor of shape {tuple(features.shape)}"
     return f"a {type(features).__name__}"

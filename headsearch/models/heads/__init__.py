@@ -1,8 +1,8 @@
-"""Families of heads, built from timm's blocks, and what a head of each costs."""
+"""Head families built from timm's blocks, their parameters, and the cost of a head."""
 
 from headsearch.models.heads.cost import Cost, head_cost
 from headsearch.models.heads.family import DEPTH, Family, Grid, Parameter, Value
-from headsearch.models.heads.registry import FAMILIES, build_head, with_common_knobs
+from headsearch.models.heads.registry import FAMILIES, build_head, with_common_parameters
 from headsearch.models.heads.small_map import fit_to_map
 
 __all__ = [
@@ -16,5 +16,5 @@ __all__ = [
     "build_head",
     "fit_to_map",
     "head_cost",
-    "with_common_knobs",
+    "with_common_parameters",
 ]

@@ -1,4 +1,4 @@
-"""Heads that attend: over the map (ViT), within windows (Swin), by sums (linear), over channels.
+"""Head families with attention: ViT (global), Swin (windows), linear attention, XCiT (channels).
 
 Shape suffixes: B batch, N tokens, D width, H rows, W columns; A attention heads, E width of one.
 """
@@ -24,7 +24,7 @@ LAYER_NORM = partial(nn.LayerNorm, eps=1e-6)
 
 
 def attention_heads(dim: int, width: int) -> int:
-    """How many attention heads: each as wide as divides `dim`, and at most `width`."""
+    """The number of attention heads if each has the largest width ≤ `width` that divides `dim`."""
     return dim // max(w for w in range(1, min(width, dim) + 1) if dim % w == 0)
 
 
@@ -44,7 +44,7 @@ def _vit_blocks(dim: int, depth: int, mlp_ratio: float) -> list[nn.Module]:
 def build_attention(
     dim: int, grid: Grid, *, depth: int, mlp_ratio: float, **shortcuts: bool
 ) -> nn.Module:
-    """ViT blocks (Dosovitskiy et al. 2021), heads of width 64 where that divides `dim`."""
+    """ViT blocks (Dosovitskiy et al. 2021). Attention heads have width 64 if that divides `dim`."""
     blocks = opened(
         _vit_blocks(dim, depth, mlp_ratio), partial(WithoutShortcut, mixing="attn"), **shortcuts
     )
@@ -54,10 +54,10 @@ def build_attention(
 def build_swin(
     dim: int, grid: Grid, *, depth: int, window: int, mlp_ratio: float, **shortcuts: bool
 ) -> nn.Module:
-    """Swin blocks (Liu et al. 2021): attention within windows, every other block's are shifted.
+    """Swin blocks (Liu et al. 2021): attention within windows, shifted in every second block.
 
-    Heads are 32 wide where that divides `dim`. Along a side that the window covers whole there is
-    nothing to shift. A side that windows do not divide is padded at its end, as in the paper.
+    Attention heads have width 32 if that divides `dim`. Along a side that one window covers there
+    is no shift. A side that is no multiple of the window is padded at its end, as in the paper.
     """
     blocks = [
         SwinTransformerBlock(
@@ -71,16 +71,21 @@ def build_swin(
         )
         for index in range(depth)
     ]
-    # timm's `_attn` is the whole of shift, windows, attention and back.
+    # timm's `_attn` shifts, splits into windows, attends, merges and shifts back.
     blocks = opened(blocks, partial(WithoutShortcut, mixing="_attn"), **shortcuts)
     return truncated_normal(ChannelsLastBlocks(blocks))
 
 
 class LinearAttention(nn.Module):
-    """Attention by a product of features in place of a softmax (Katharopoulos et al. 2020).
+    """Linear attention: a product of feature maps replaces softmax (Katharopoulos et al. 2020).
 
-    A token's weights are φ(q)·φ(k) over their sum, φ(x) = elu(x) + 1, so that what all tokens hold
-    is summed once: its cost grows with N, not N².
+    The weight of key k for query q is φ(q)·φ(k), normalised to sum 1 over the keys, with
+    φ(x) = elu(x) + 1. The sum over keys and values is shared by all queries, so the cost grows
+    with N instead of N².
+
+    Args:
+        dim: D, the width of the tokens.
+        heads: the number of attention heads.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -93,9 +98,9 @@ class LinearAttention(nn.Module):
         qkv = self.qkv(tokens_BND).unflatten(-1, (3, self.heads, -1))
         q_BANE, k_BANE, v_BANE = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         q_BANE, k_BANE = F.elu(q_BANE) + 1, F.elu(k_BANE) + 1
-        held_BAEE = k_BANE.transpose(2, 3) @ v_BANE
-        sums_BAE1 = k_BANE.sum(2).unsqueeze(-1)
-        values_BANE = (q_BANE @ held_BAEE) / (q_BANE @ sums_BAE1)
+        key_values_BAEE = k_BANE.transpose(2, 3) @ v_BANE
+        key_sums_BAE1 = k_BANE.sum(2).unsqueeze(-1)
+        values_BANE = (q_BANE @ key_values_BAEE) / (q_BANE @ key_sums_BAE1)
         mixed_BND: Tensor = self.proj(values_BANE.transpose(1, 2).flatten(2))
         return mixed_BND
 
@@ -103,7 +108,7 @@ class LinearAttention(nn.Module):
 def build_linear_attention(
     dim: int, grid: Grid, *, depth: int, mlp_ratio: float, **shortcuts: bool
 ) -> nn.Module:
-    """ViT blocks whose attention is linear in the number of tokens."""
+    """ViT blocks with linear attention in place of softmax attention."""
     blocks: list[Any] = _vit_blocks(dim, depth, mlp_ratio)
     for block in blocks:
         block.attn = LinearAttention(dim, attention_heads(dim, 64))
@@ -112,7 +117,10 @@ def build_linear_attention(
 
 
 class _XcitBlock(nn.Module):
-    """timm's XCiT block on a grid known when it is built, with or without its first shortcut."""
+    """timm's XCiT block for a fixed grid, with or without the shortcut around its attention.
+
+    timm's own block takes the grid in each call and cannot leave out a shortcut.
+    """
 
     def __init__(self, block: nn.Module, grid: Grid) -> None:
         super().__init__()
@@ -139,10 +147,11 @@ def _without_xcit_shortcut(block: _XcitBlock) -> nn.Module:
 def build_xcit(
     dim: int, grid: Grid, *, depth: int, mlp_ratio: float, **shortcuts: bool
 ) -> nn.Module:
-    """XCiT blocks (El-Nouby et al. 2021): channels attend to channels, neighbours meet in a 3×3.
+    """XCiT blocks (El-Nouby et al. 2021): attention between channels, then a local 3×3 convolution.
 
-    The local part has a layer norm in place of its batch norm, so that an image's output depends on
-    no other image; the layer scale, which timm's block cannot be without, begins at 1.
+    A layer norm replaces the batch norm of the local part, so that the output for an image does
+    not depend on the other images of the batch. timm's block always has a layer scale; its initial
+    value is 1 here.
     """
     blocks = []
     for _ in range(depth):

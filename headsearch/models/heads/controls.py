@@ -1,4 +1,4 @@
-"""What heads are compared with. The base's own kind of block is the other one; see `space.py`."""
+"""The control family `identity`; the other control, `own`, is defined in `space/parameters.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from headsearch.models.heads.family import Family, Grid
 
 
 def build_identity(dim: int, grid: Grid) -> nn.Module:
-    """The base's map as it is: a head without discrepancy."""
+    """Returns the base's map unchanged, so its discrepancy from the base is 0."""
     return nn.Identity()
 
 

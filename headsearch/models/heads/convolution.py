@@ -1,4 +1,4 @@
-"""Heads that convolve: depth-wise (ConvNeXt, MBConv), gated (MambaOut), full (ResNet), with holes.
+"""Convolutional head families: ConvNeXt, MambaOut, ResNet bottleneck (also dilated), MBConv.
 
 Shape suffixes: B batch, D width, H rows, W columns.
 """
@@ -36,7 +36,8 @@ def build_convnext(
 ) -> nn.Module:
     """ConvNeXt blocks (Liu et al. 2022) without layer scale.
 
-    HSSL's default head is three of them, 7×7, the first without its shortcut.
+    The default head of HSSL (Li et al. 2025, arXiv 2310.05108) is three of these blocks with 7×7
+    kernels, the first one without its shortcut.
     """
     blocks = [
         ConvNeXtBlock(dim, kernel_size=kernel, mlp_ratio=mlp_ratio, ls_init_value=None)
@@ -46,7 +47,7 @@ def build_convnext(
 
 
 class _GatedWithoutShortcut(nn.Module):
-    """MambaOut's block with its output in place of its input. (B, H, W, D) → (B, H, W, D)."""
+    """MambaOut's block without its shortcut: (B, H, W, D) → (B, H, W, D)."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -64,10 +65,10 @@ class _GatedWithoutShortcut(nn.Module):
 def build_mambaout(
     dim: int, grid: Grid, *, depth: int, kernel: int, mlp_ratio: float, **shortcuts: bool
 ) -> nn.Module:
-    """Gated convolution (MambaOut, Yu & Wang 2025): half of a wide layer gates the other half.
+    """MambaOut blocks (Yu & Wang 2025): one half of a wide layer gates the other half.
 
-    The second half's last `dim` channels pass a depth-wise convolution first. It is Mamba's block
-    less its state space.
+    The last `dim` channels of the gated half first pass a depth-wise convolution. The block is
+    Mamba's without the state space model.
     """
     blocks = [
         GatedConvBlock(dim, expansion_ratio=mlp_ratio, kernel_size=kernel, ls_init_value=None)
@@ -77,15 +78,19 @@ def build_mambaout(
 
 
 def _group_norm(channels: int, act_layer: type[nn.Module] = nn.ReLU, **kwargs: Any) -> nn.Module:
-    """With an activation. 32 groups, as timm has by default, or as many as divide the channels."""
-    # Not in place: where another norm, or none, comes before it, its input may be needed again.
+    """A group norm with an activation, in the signature that timm's blocks expect of batch norm.
+
+    It has 32 groups, timm's default, or the greatest common divisor of 32 and the channels.
+    """
+    # An activation in place would overwrite its input. `norm: none` or `batch` exchanges the norm
+    # but keeps the activation, whose input autograd (or a shortcut) may then still need.
     kwargs.update(num_groups=math.gcd(channels, 32), act_layer=act_layer, inplace=False)
     norm: nn.Module = GroupNormAct(channels, **kwargs)
     return norm
 
 
 def _convolution(kernel: int, inputs: int, outputs: int, size: int, **kwargs: Any) -> nn.Module:
-    """The block's 1×1 convolutions as they are, its 3×3 with the side `kernel`."""
+    """timm's convolution layer, but with kernels of side `kernel` in place of the block's 3×3."""
     side = size if size == 1 else kernel
     convolution: nn.Module = create_conv2d(inputs, outputs, side, bias=False, **kwargs)
     return convolution
@@ -101,12 +106,13 @@ def build_bottleneck(
     dilation: int = 1,
     **shortcuts: bool,
 ) -> nn.Module:
-    """ResNet's pre-activation bottleneck (He et al. 2016) with group norm for batch norm.
+    """Pre-activation ResNet bottlenecks (He et al. 2016) with group norm in place of batch norm.
 
-    So an image's output depends on no other image, in training as in scoring. Weights begin as in
-    timm's ResNets (Kaiming, fan out), but for one thing: there the last convolution begins at zero
-    for the sake of depth, and a head must not begin as the identity. With a dilation its kernel has
-    holes, as in dilated residual networks (Yu et al. 2017).
+    With group norm the output for an image does not depend on the other images of the batch.
+    Weights are initialised as in timm's ResNets (Kaiming, fan out) with one exception: timm sets
+    the last convolution of each block to zero, which helps very deep networks but would make a
+    head start as the identity. A dilation spreads the taps of the kernel, as in dilated residual
+    networks (Yu et al. 2017).
     """
     blocks = [
         PreActBottleneck(
@@ -124,10 +130,10 @@ def build_bottleneck(
 def build_mbconv(
     dim: int, grid: Grid, *, depth: int, kernel: int, expansion: float, **shortcuts: bool
 ) -> nn.Module:
-    """Inverted residuals (MobileNetV2, Sandler et al. 2018), with group norm for batch norm.
+    """Inverted residuals (MobileNetV2, Sandler et al. 2018) with group norm in place of batch norm.
 
-    The activation is EfficientNet's SiLU; there is no squeeze and excitation, which would let
-    every token see the whole map.
+    The activation is SiLU, as in EfficientNet. Squeeze-and-excitation is left out, because it
+    would let every token depend on the whole map.
     """
     blocks = [
         InvertedResidual(
@@ -150,9 +156,12 @@ def _without_skip(block: Any) -> nn.Module:
 
 
 def _settle_dilation(values: dict[str, Any], grid: Grid) -> None:
-    """Taps beyond the map are left out; where only the middle one is left, no dilation matters."""
-    taps = (max(grid) - 1) // values["dilation"]  # to one side of the middle
-    values["kernel"] = min(values["kernel"], 2 * taps + 1)
+    """Drops taps of the kernel that lie off the map wherever the kernel is centred.
+
+    If only the middle tap is left, the dilation has no effect and becomes the default.
+    """
+    taps_per_side = (max(grid) - 1) // values["dilation"]
+    values["kernel"] = min(values["kernel"], 2 * taps_per_side + 1)
     if values["kernel"] == 1:
         values["dilation"] = DILATION.default
 
@@ -161,7 +170,7 @@ DILATION = Parameter(
     "int", 2, "distance between the taps of the kernel", "dil{}", always=True, low=2, high=16
 )
 BOTTLENECK_RATIO = Parameter(
-    "float", 0.25, "width of the waist over the width", "b{}", low=0.0625, high=1
+    "float", 0.25, "width of the bottleneck over the width", "b{}", low=0.0625, high=1
 )
 CONVNEXT = Family(
     "convnext",

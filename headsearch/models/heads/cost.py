@@ -1,4 +1,4 @@
-"""What a head costs, counted without running it."""
+"""Parameters and GFLOPs of a head, counted on the meta device without running it."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from headsearch.models.heads.registry import find_family
 
 
 class Cost(NamedTuple):
-    """Millions of parameters, and GFLOPs (two a multiply-add) of one image's forward."""
+    """Millions of parameters, and GFLOPs (2 × multiply-adds) of one forward of one image."""
 
     params_m: float
     gflops: float
 
 
 def head_cost(family: str | Family, dim: int, grid: Grid, parameters: Mapping[str, Value]) -> Cost:
-    """The cost of one head, by shapes alone: nothing is allocated, no random number drawn.
+    """The cost of one head, computed from shapes without allocating memory or drawing numbers.
 
-    Counts what PyTorch's FLOP counter counts: matrix products and convolutions, not norms,
-    activations, pooling or Fourier transforms.
+    PyTorch's FLOP counter counts matrix products and convolutions, but not norms, activations,
+    pooling or Fourier transforms.
 
     Args:
-        family: one of `FAMILIES` by its name, or any other as it is.
-        dim, grid: the width of the map that the head is attached to, and its (H, W).
+        family: the name of one of `FAMILIES`, or any other family itself.
+        dim, grid: the width and the (H, W) of the map that the head is attached to.
         parameters: as for `build_head`.
 
     Raises:
-        UserError: what is built does not keep the map's shape.
+        UserError: the head does not return a map of the same shape.
     """
     family = find_family(family) if isinstance(family, str) else family
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
         head = family.make(dim, grid, parameters)
         output = head(torch.empty(1, dim, *grid))
     if getattr(output, "shape", None) != (1, dim, *grid):
-        given = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        shown = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise UserError(
-            f"{family.name} makes {given} of a map {(1, dim, *grid)}, not the same shape"
+            f"{family.name} makes {shown} of a map {(1, dim, *grid)}, not the same shape"
         )
     params = sum(parameter.numel() for parameter in head.parameters())
     return Cost(params / 1e6, counter.get_total_flops() / 1e9)

@@ -1,4 +1,4 @@
-"""What a family of heads is: how to build one, and which knobs it has."""
+"""`Family`, a kind of head with its builder, and `Parameter`, one architecture parameter of it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ Grid: TypeAlias = tuple[int, int]  # rows, columns of the token map
 
 @dataclass(frozen=True)
 class Parameter:
-    """One knob of a family.
+    """One architecture parameter of a family, such as its depth or kernel size.
 
     Attributes:
-        kind: what its values are; "choice" means one of `choices`.
-        default: its value where nothing is said.
+        kind: the type of its values; "choice" means one of `choices`.
+        default: the value that is used when none is given.
         help: one line for listings.
-        label: how it shows in a candidate's name, "k{}" say; a switch has no braces and shows
-            its label where it is off its default.
-        always: whether the name shows it at its default, too.
-        low, high: permitted bounds of a number, both included.
-        odd: whether only odd numbers are permitted.
-        choices: permitted values of a "choice".
-        largest_useful: of a map (H, W), the value above which nothing changes any more; a head is
-            built with that value instead.
-        nearest: of a value and the map's width, the value that is built in its stead.
+        label: its part of a candidate's name, for example "k{}". The label of a "bool" has no
+            braces; it appears when the value is not the default.
+        always: whether the name contains the label when the value is the default, too.
+        low, high: bounds of a number, both included.
+        odd: whether a number must be odd.
+        choices: the values of a "choice".
+        largest_useful: function of a map's (H, W): the value above which the head does not change
+            any more. A head is built with this value in place of a larger one.
+        nearest: function of a value and the width of the map: the value that is built instead.
     """
 
     kind: Literal["int", "float", "bool", "choice"]
@@ -47,7 +47,7 @@ class Parameter:
     nearest: Callable[[float, int], float] | None = None
 
     def expected(self) -> str:
-        """What a value must be, in words: "an odd whole number from 1 to 31"."""
+        """A description of the valid values, for example "an odd whole number from 1 to 31"."""
         if self.kind == "bool":
             return "true or false"
         if self.kind == "choice":
@@ -57,10 +57,14 @@ class Parameter:
         return f"{article} {number} from {self.low:g} to {self.high:g}"
 
     def check(self, name: str, value: object) -> Value:
-        """`value` in the type of this parameter; a fraction to four significant digits.
+        """Returns `value` if it is valid; a "float" is rounded to four significant digits.
+
+        Args:
+            name: the name of the parameter, for the message.
+            value: the value to check.
 
         Raises:
-            UserError: where it is not what `expected` says; `name` begins the message.
+            UserError: the value is not as `expected` describes.
         """
         if self.kind == "bool":
             if isinstance(value, bool):
@@ -72,12 +76,16 @@ class Parameter:
             whole = self.kind == "float" or isinstance(value, int)
             odd = not self.odd or value % 2 == 1
             if whole and odd and self.low <= value <= self.high:
-                # Rounded, so that a sampled value can be read in a name and typed in again.
+                # Names show four digits: a candidate can be built again from its name alone.
                 return float(f"{value:.4g}") if self.kind == "float" else value
         raise UserError(f"{name} must be {self.expected()}, but is {value!r}")
 
     def on(self, dim: int, grid: Grid, value: Value) -> Value:
-        """`value`, or the one that is built in its stead on a map of this width and size."""
+        """The value that is built in place of `value` on a map of this width and size.
+
+        Values that make no difference on the map become one value, so that equal heads have equal
+        parameters; see `largest_useful` and `nearest`.
+        """
         if self.largest_useful is not None:
             assert isinstance(value, int)
             return min(value, self.largest_useful(grid))
@@ -87,7 +95,7 @@ class Parameter:
         return value
 
     def name_part(self, value: Value) -> str:
-        """How `value` shows in a candidate's name; empty where it does not show."""
+        """The part of a candidate's name for `value`; empty if the name does not show it."""
         if value == self.default and not self.always:
             return ""
         return self.label.format(f"{value:g}" if isinstance(value, float) else value)
@@ -95,24 +103,24 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of head.
+    """A kind of head, defined by its inductive bias.
 
     Attributes:
-        name: letters and digits, lower case; begins the names of its candidates.
+        name: lower-case letters and digits; names of its candidates start with it.
         bias: its inductive bias in a few words.
-        build: `build(dim, grid, **parameters)`, every parameter given, gives a module that maps
-            (B, dim, H, W) to (B, dim, H, W) on that grid (H, W), without randomness in its
-            forward and without a final norm.
-        parameters: its knobs, in the order in which a candidate's name shows them.
-        control: whether it is there to compare with rather than to be found.
-        norm: how its blocks normalise by themselves: over a "layer", a "group" of channels, or
-            "mixed"; "" where they do not, and nothing can take the place of that.
-        multiplies: whether its blocks multiply features with features, or shrink them, so that
-            without any norm a few of them blow a signal up or let it vanish.
-        blocks: how many blocks a head of these parameters has; None in a family whose `shortcuts`,
-            if it has them, are not those of `shortcuts.py`.
-        settle: changes checked parameters to those of an equal head where some have no effect, or
-            None where none depends on another.
+        build: `build(dim, grid, **parameters)` with all parameters returns a module that maps
+            (B, dim, H, W) to (B, dim, H, W) on the grid (H, W). The module has a deterministic
+            forward and no final norm.
+        parameters: its parameters by name, in the order of a candidate's name.
+        control: whether it is a reference for comparison rather than a candidate to be found.
+        norm: the norm of its blocks by default: "layer", "group" (over groups of channels) or
+            "mixed" (several kinds); "" if they have none that could be replaced.
+        multiplies: whether its blocks multiply features by features, or shrink them. Without any
+            norm the signal of such a family explodes or vanishes within a few blocks.
+        blocks: function of the parameters: the number of blocks; None in a family without the
+            parameters of `shortcuts.py`.
+        settle: function that changes checked parameters in place to those of an equal head, where
+            some values make others ineffective; None if no parameter depends on another.
     """
 
     name: str
@@ -126,35 +134,39 @@ class Family:
     settle: Callable[[dict[str, Any], Grid], None] | None = None
 
     def settled(self, dim: int, grid: Grid, parameters: Mapping[str, Value]) -> dict[str, Value]:
-        """All parameters of the head that these make on such a map: the same for equal heads.
+        """The canonical parameters of a head on a map: equal heads have equal parameters.
 
-        Those not given take their defaults. Values too large for the map become the largest that
-        make a difference there, and values that another one leaves without effect their defaults.
+        Parameters that are not given get their defaults. Values too large for the map become the
+        largest that make a difference on it. Values without effect, because of another parameter,
+        become their defaults.
 
         Raises:
-            UserError: for an unknown parameter, or a value outside its bounds.
+            UserError: a parameter is unknown, or a value is not valid.
         """
         for name in parameters:
             if name not in self.parameters:
                 raise unknown(f"parameter of {self.name}", name, self.parameters)
         values = {
-            name: knob.on(
-                dim, grid, knob.check(f"{self.name}.{name}", parameters.get(name, knob.default))
+            name: parameter.on(
+                dim,
+                grid,
+                parameter.check(f"{self.name}.{name}", parameters.get(name, parameter.default)),
             )
-            for name, knob in self.parameters.items()
+            for name, parameter in self.parameters.items()
         }
         if self.norm and values.get("norm") == self.norm:
-            values["norm"] = "own"
+            values["norm"] = "own"  # asking for the norm that the blocks have changes nothing
         if self.blocks is not None and values.get("shortcuts") is False:
-            # All of one block's is the first's; where all go, the first's goes either way.
-            alone = self.blocks(values) == 1
-            values.update(shortcuts=alone, first_shortcut=not alone)
+            # In a head of one block, removing all shortcuts is the same as removing the first one.
+            # In others, removing all removes the first one, whatever `first_shortcut` says.
+            single_block = self.blocks(values) == 1
+            values.update(shortcuts=single_block, first_shortcut=not single_block)
         if self.settle is not None:
             self.settle(values, grid)
         return values
 
     def make(self, dim: int, grid: Grid, parameters: Mapping[str, Value]) -> nn.Module:
-        """A head with fresh weights on maps (B, dim, H, W); see `settled` for its parameters."""
+        """Builds a head with new weights for maps (B, dim, H, W); see `settled` for parameters."""
         return self.build(dim, grid, **self.settled(dim, grid, parameters))
 
 
@@ -171,11 +183,11 @@ KERNEL = Parameter(
     low=1,
     high=31,
     odd=True,
-    # Beyond it, an outer tap lies off the map wherever the kernel is centred.
+    # In a larger kernel the outer taps lie off the map wherever the kernel is centred.
     largest_useful=lambda grid: 2 * max(grid) - 1,
 )
 
 
 def with_default(parameter: Parameter, default: Value) -> Parameter:
-    """The same knob with another default."""
+    """A copy of the parameter with another default."""
     return replace(parameter, default=default)

@@ -1,4 +1,4 @@
-"""Heads that mix tokens by frequency: a learned filter as large as the map.
+"""The head family `gfnet`: token mixing by a learned filter in the Fourier domain.
 
 Shape suffixes: B batch, D width, H rows, W columns, V = W // 2 + 1 frequencies along a row.
 """
@@ -19,10 +19,10 @@ from headsearch.models.heads.shortcuts import SHORTCUTS
 
 
 class GlobalFilter(nn.Module):
-    """A circular convolution with a kernel of the map's size, a channel at a time (GFNet).
+    """A depth-wise circular convolution with a kernel of the map's size (GFNet, Rao et al. 2021).
 
-    Its weights are those of the frequencies, complex numbers as pairs, and begin as published:
-    normal, deviation 0.02.
+    The weights are complex factors of the frequencies, stored as pairs of real numbers. They are
+    initialised as published: normal with standard deviation 0.02.
     """
 
     def __init__(self, dim: int, grid: Grid, **_: Any) -> None:
@@ -30,7 +30,7 @@ class GlobalFilter(nn.Module):
         self.weight = nn.Parameter(0.02 * torch.randn(dim, grid[0], grid[1] // 2 + 1, 2))
 
     def forward(self, map_BDHW: Tensor) -> Tensor:
-        # There is no transform in half precision for most sizes.
+        # PyTorch has no FFT in half precision for most sizes.
         full_BDHW = map_BDHW if map_BDHW.dtype == torch.float64 else map_BDHW.float()
         waves_BDHV = torch.fft.rfft2(full_BDHW, norm="ortho") * torch.view_as_complex(self.weight)
         mixed_BDHW: Tensor = torch.fft.irfft2(waves_BDHV, s=map_BDHW.shape[-2:], norm="ortho")
@@ -38,7 +38,10 @@ class GlobalFilter(nn.Module):
 
 
 def build_gfnet(dim: int, grid: Grid, *, depth: int, **shortcuts: bool) -> nn.Module:
-    """GFNet's global filters (Rao et al. 2021) for token mixing, each with a shortcut around it."""
+    """MetaFormer blocks with GFNet's global filter (Rao et al. 2021) as token mixer.
+
+    There is a shortcut around each filter.
+    """
     mixer = partial(GlobalFilter, grid=grid)
     return truncated_normal(metaformer(dim, depth, mixer, LayerNorm2d, **shortcuts))
 

@@ -1,4 +1,4 @@
-"""Heads that take turns between two families: one that mixes near tokens, one that mixes all."""
+"""The head family `hybrid`: alternates blocks of a local family and of a global family."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ NEAR = {
         SWIN,
     )
 }
+"""Families that mix tokens within a neighbourhood."""
 FAR = {
     family.name: family
     for family in (ATTENTION, LINEAR_ATTENTION, XCIT, FOCALNET, GFNET, MIXER, RESMLP, GMLP)
 }
+"""Families in which every token can depend on the whole map."""
 
 
 def build_hybrid(
@@ -50,14 +52,15 @@ def build_hybrid(
     first_shortcut: bool,
     shortcuts: bool,
 ) -> nn.Module:
-    """`near_blocks` of one family, then `far_blocks` of the other, all of that `depth` times.
+    """Repeats `depth` times: `near_blocks` blocks of a local, `far_blocks` of a global family.
 
-    Blocks have their families' defaults. As CoAtNet (Dai et al. 2021) does with inverted residuals
-    and attention, near before far is the default.
+    All other parameters of the blocks have the defaults of their families. By default the local
+    blocks come first, as in CoAtNet (Dai et al. 2021), which combines inverted residuals with
+    attention.
     """
-    turn = [(NEAR[near], near_blocks), (FAR[far], far_blocks)]
+    unit = [(NEAR[near], near_blocks), (FAR[far], far_blocks)]
     if order == "far":
-        turn.reverse()
+        unit.reverse()
     parts = [
         family.make(
             dim,
@@ -68,7 +71,7 @@ def build_hybrid(
                 "shortcuts": shortcuts,
             },
         )
-        for index, (family, blocks) in enumerate(turn * depth)
+        for index, (family, blocks) in enumerate(unit * depth)
     ]
     return nn.Sequential(*parts)
 
@@ -78,7 +81,7 @@ def _blocks(values: Mapping[str, Any]) -> int:
 
 
 def _settle_norm(values: dict[str, Any], grid: Grid) -> None:
-    """A norm that both families have anyway is their own."""
+    """Sets `norm` to "own" where it asks for the norm that both families have by default."""
     if {NEAR[values["near"]].norm, FAR[values["far"]].norm} <= {values.get("norm"), ""}:
         values["norm"] = "own"
 
@@ -89,7 +92,7 @@ HYBRID = Family(
     build_hybrid,
     {
         "depth": Parameter(
-            "int", 1, "how often both take their turn", "d{}", always=True, low=1, high=8
+            "int", 1, "how often the two families alternate", "d{}", always=True, low=1, high=8
         ),
         "near": Parameter(
             "choice",
@@ -99,7 +102,7 @@ HYBRID = Family(
             always=True,
             choices=tuple(NEAR),
         ),
-        "near_blocks": Parameter("int", 1, "blocks of it in a turn", "n{}", low=1, high=8),
+        "near_blocks": Parameter("int", 1, "blocks of it in a row", "n{}", low=1, high=8),
         "far": Parameter(
             "choice",
             "attention",
@@ -108,9 +111,9 @@ HYBRID = Family(
             always=True,
             choices=tuple(FAR),
         ),
-        "far_blocks": Parameter("int", 1, "blocks of it in a turn", "f{}", low=1, high=8),
+        "far_blocks": Parameter("int", 1, "blocks of it in a row", "f{}", low=1, high=8),
         "order": Parameter(
-            "choice", "near", "which of the two begins", "{}first", choices=("near", "far")
+            "choice", "near", "which of the two comes first", "{}first", choices=("near", "far")
         ),
         **SHORTCUTS,
     },

@@ -1,4 +1,4 @@
-"""How a head's weights begin: as timm begins the models that its blocks are from."""
+"""Weight initialisation of heads: the schemes that timm uses for the models the blocks are from."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import nn
 
 
 def truncated_normal(head: nn.Module) -> nn.Module:
-    """Weights from a normal of deviation 0.02, cut at ±2; biases zero.
+    """Weights from a normal with standard deviation 0.02, truncated at ±2; biases zero.
 
-    timm's way for ViT, Swin, ConvNeXt, MetaFormer and MambaOut. Norms keep their ones and zeros.
+    timm does so for ViT, Swin, ConvNeXt, MetaFormer and MambaOut. Norms keep their ones and zeros.
     """
     for module in head.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
@@ -22,9 +22,9 @@ def truncated_normal(head: nn.Module) -> nn.Module:
 
 
 def xavier_uniform(head: nn.Module) -> nn.Module:
-    """Xavier-uniform weights, biases zero: timm's way for the MLP families.
+    """Xavier-uniform weights and zero biases, as timm does for the MLP families.
 
-    A module with `init_weights` (gMLP's gate) then begins as it wants to.
+    Modules with a method `init_weights` (gMLP's gate) then initialise themselves.
     """
     for module in head.modules():
         if isinstance(module, nn.Linear):
@@ -39,10 +39,10 @@ def xavier_uniform(head: nn.Module) -> nn.Module:
 
 
 def normal_fan_out(head: nn.Module) -> nn.Module:
-    """Convolutions from a normal of variance 2 over the outputs that an input reaches; biases zero.
+    """Convolution weights from a normal with variance 2 / fan-out (He et al. 2015); biases zero.
 
-    He et al. 2015, fan out, a group of channels for itself: timm's way for ResNet and EfficientNet,
-    and VAN's.
+    The fan-out counts the outputs that one input reaches within its group of channels. timm does so
+    for ResNet and EfficientNet, and the authors of VAN do too.
     """
     for module in head.modules():
         if isinstance(module, nn.Conv2d):
@@ -54,10 +54,10 @@ def normal_fan_out(head: nn.Module) -> nn.Module:
 
 
 def normal_fan_in(head: nn.Module) -> nn.Module:
-    """Weights from a normal of variance 1 over their inputs (LeCun et al. 1998); biases zero.
+    """Weights from a normal with variance 1 / fan-in (LeCun et al. 1998); biases zero.
 
-    A signal keeps its scale through them, with no norm or shortcut to bring it back. A module with
-    `init_weights` (gMLP's gate) begins as it wants to.
+    This keeps the scale of a signal without a norm or a shortcut. Modules with a method
+    `init_weights` (gMLP's gate) then initialise themselves.
     """
     for module in head.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):

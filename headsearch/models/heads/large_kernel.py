@@ -1,7 +1,7 @@
-"""Heads that look far by convolution, each in its own cheap way.
+"""Head families with large convolution kernels: ConvMixer, InceptionNeXt, FocalNet, VAN.
 
-Wide kernels (ConvMixer), bands (InceptionNeXt), contexts in contexts (FocalNet), a large kernel
-taken apart (VAN).
+Each makes a large kernel affordable in another way: ConvMixer convolves depth-wise, InceptionNeXt
+uses bands of one row or column, FocalNet stacks smaller kernels, VAN decomposes the kernel.
 
 Shape suffixes: B batch, D width, H rows, W columns.
 """
@@ -33,21 +33,22 @@ from headsearch.models.heads.metaformer import metaformer
 from headsearch.models.heads.shortcuts import SHORTCUTS, WithoutShortcut, opened
 
 VAN_DILATION = 3
-"""VAN's 21×21 kernel is a 5×5 and a 7×7 whose taps are this far apart."""
+"""The dilation of VAN's second kernel: a 5×5 and a dilated 7×7 kernel make up its 21×21 kernel."""
 
 
 def build_convmixer(
     dim: int, grid: Grid, *, depth: int, kernel: int, **shortcuts: bool
 ) -> nn.Module:
-    """ConvMixer blocks (Trockman & Kolter 2022): depth-wise and point-wise convolution in turn.
+    """ConvMixer blocks (Trockman & Kolter 2022): a depth-wise, then a point-wise convolution.
 
-    Norms come after the activation, as published, but over the channels of a token rather than over
-    the batch (`norm: batch` for the latter). Weights begin as PyTorch's do, as in timm.
+    As published, each norm follows the activation. It is a layer norm over the channels of a token
+    in place of the published batch norm (use `norm: batch` for that). Weights have the default
+    initialisation of PyTorch, as in timm.
     """
 
     def convolution(side: int, groups: int) -> list[nn.Module]:
-        weights = nn.Conv2d(dim, dim, side, padding=side // 2, groups=groups)
-        return [weights, nn.GELU(), LayerNorm2d(dim)]
+        layer = nn.Conv2d(dim, dim, side, padding=side // 2, groups=groups)
+        return [layer, nn.GELU(), LayerNorm2d(dim)]
 
     blocks = [
         nn.Sequential(Residual(nn.Sequential(*convolution(kernel, dim))), *convolution(1, 1))
@@ -57,16 +58,17 @@ def build_convmixer(
 
 
 def _without_residual(block: Any) -> nn.Module:
+    # `block[0]` is timm's `Residual`, which adds its input to the output of `fn`.
     return nn.Sequential(block[0].fn, *block[1:])
 
 
 def build_inceptionnext(
     dim: int, grid: Grid, *, depth: int, kernel: int, mlp_ratio: float, **shortcuts: bool
 ) -> nn.Module:
-    """InceptionNeXt blocks (Yu et al. 2024) without layer scale, with layer norm for batch norm.
+    """InceptionNeXt blocks (Yu et al. 2024), with layer norm for batch norm and no layer scale.
 
-    An eighth of the channels passes a 3×3 kernel, an eighth a row of `kernel` tokens, an eighth a
-    column; the rest is not mixed.
+    One eighth of the channels is convolved with a 3×3 kernel, one eighth with a row of `kernel`
+    tokens and one eighth with a column. The remaining channels are not mixed over tokens.
     """
     blocks = [
         MetaNeXtBlock(
@@ -95,12 +97,13 @@ def build_focalnet(
     mlp_ratio: float,
     **shortcuts: bool,
 ) -> nn.Module:
-    """FocalNet blocks (Yang et al. 2022) without layer scale: a token is modulated by its contexts.
+    """FocalNet blocks (Yang et al. 2022) without layer scale: contexts modulate each token.
 
-    The first context is `kernel` tokens wide, each next one two more around the last, and the mean
-    of the map comes on top. Weights begin by their fan-in: with timm's deviation of 0.02, what
-    contexts and gates make of each other is next to nothing where no shortcut helps (1e-17 measured
-    after three blocks of width 64).
+    Contexts are computed by depth-wise convolutions, one after another. The first has a kernel of
+    side `kernel`, each next one is two tokens wider, and the mean of the map is the last context.
+    Weights are initialised by fan-in. With timm's standard deviation of 0.02 the products of
+    contexts and gates vanish where no shortcut helps (1e-17 measured after three blocks of width
+    64).
     """
     blocks = [
         FocalNetBlock(
@@ -117,7 +120,15 @@ def build_focalnet(
 
 
 class LargeKernelAttention(nn.Module):
-    """A token times what a large kernel, taken apart, sees around it (Guo et al. 2023, eq. 3–4)."""
+    """Large kernel attention of VAN (Guo et al. 2023, eq. 3–4).
+
+    Tokens are multiplied by the output of a large depth-wise kernel, which is decomposed into a 5×5
+    kernel (`near`), a dilated kernel (`far`) and a 1×1 convolution (`mix`).
+
+    Args:
+        dim: the width of the map.
+        kernel: the side of the dilated kernel, in taps.
+    """
 
     def __init__(self, dim: int, kernel: int, **_: Any) -> None:
         super().__init__()
@@ -135,10 +146,10 @@ class LargeKernelAttention(nn.Module):
 
 
 def build_van(dim: int, grid: Grid, *, depth: int, kernel: int, **shortcuts: bool) -> nn.Module:
-    """Blocks of the Visual Attention Network (Guo et al. 2023), layer norm for batch norm.
+    """Blocks of the Visual Attention Network (Guo et al. 2023), with layer norm for batch norm.
 
-    The MLP has no depth-wise convolution and the attention no shortcut of its own, so that the
-    large kernel is all that mixes tokens.
+    Unlike in the paper, the MLP has no depth-wise convolution and the attention has no inner
+    shortcut, so that only the large kernel mixes tokens.
     """
     mixer = partial(LargeKernelAttention, kernel=kernel)
     return normal_fan_out(metaformer(dim, depth, mixer, LayerNorm2d, **shortcuts))
@@ -175,7 +186,7 @@ VAN = Family(
     build_van,
     {
         "depth": DEPTH,
-        # Of the spread-out kernel, which reaches three times as far as its side says.
+        # The dilated kernel: it spans about VAN_DILATION times as many tokens as its side in taps.
         "kernel": replace(
             KERNEL, largest_useful=lambda grid: 2 * ((max(grid) - 1) // VAN_DILATION) + 1
         ),

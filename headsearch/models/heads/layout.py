@@ -1,4 +1,4 @@
-"""From a head's (B, D, H, W) map to the layout that a block wants, and back.
+"""Wrappers that run blocks on tokens (B, N, D) or channels-last maps within a (B, D, H, W) head.
 
 Shape suffixes: B batch, N tokens (row-major: n = row * W + column), D width, H rows, W columns.
 """
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class TokenBlocks(nn.Module):
-    """Blocks on (B, N, D) tokens, run on a (B, D, H, W) map."""
+    """Runs blocks that take tokens (B, N, D) on a map (B, D, H, W)."""
 
     def __init__(self, blocks: Iterable[nn.Module]) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class TokenBlocks(nn.Module):
 
 
 class ChannelsLastBlocks(nn.Module):
-    """Blocks on (B, H, W, D) maps, run on a (B, D, H, W) map."""
+    """Runs blocks that take channels-last maps (B, H, W, D) on a map (B, D, H, W)."""
 
     def __init__(self, blocks: Iterable[nn.Module]) -> None:
         super().__init__()

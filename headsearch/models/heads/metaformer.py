@@ -1,4 +1,4 @@
-"""Heads of one frame with a token mixing of their own (MetaFormer, Yu et al. 2022)."""
+"""MetaFormer blocks (Yu et al. 2022), shared by the families that differ only in token mixing."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ def metaformer(
     norm_layer: type[nn.Module],
     **shortcuts: bool,
 ) -> nn.Module:
-    """timm's MetaFormer blocks: norm and token mixing, then norm and an MLP of 4 × the width.
+    """timm's MetaFormer blocks: norm and token mixer, then norm and an MLP of 4 × the width.
 
     Args:
-        token_mixer: `token_mixer(dim=dim, **ignored)` gives a module on maps (B, dim, H, W).
-        norm_layer: on such maps.
-        shortcuts: the values of the knobs of `shortcuts.py`.
+        dim: the width of the map.
+        depth: the number of blocks.
+        token_mixer: `token_mixer(dim=dim, **ignored)` returns a module on maps (B, dim, H, W).
+        norm_layer: the class of a norm on such maps.
+        shortcuts: the values of the parameters of `shortcuts.py`.
     """
     blocks = [
         MetaFormerBlock(
@@ -30,5 +32,5 @@ def metaformer(
         )
         for _ in range(depth)
     ]
-    # timm scales the shortcut of the token mixing by this module.
+    # `res_scale1` is timm's module that scales the shortcut around the token mixer.
     return nn.Sequential(*opened(blocks, replacing("res_scale1"), **shortcuts))

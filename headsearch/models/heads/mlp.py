@@ -1,4 +1,6 @@
-"""Heads that mix tokens by learned weights, one a pair of places: Mixer, ResMLP, gMLP.
+"""Head families that mix tokens by fixed learned weights: MLP-Mixer, ResMLP, gMLP.
+
+There is one weight for each pair of positions, so a head fits one size of map only.
 
 Shape suffixes: B batch, N tokens, D width.
 """
@@ -20,7 +22,7 @@ LAYER_NORM = partial(nn.LayerNorm, eps=1e-6)
 
 
 class _MixerWithoutShortcut(nn.Module):
-    """A Mixer block whose token MLP replaces its input; see `shortcuts.py`."""
+    """timm's Mixer block without the shortcut around its token MLP; see `shortcuts.py`."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -35,7 +37,7 @@ class _MixerWithoutShortcut(nn.Module):
 
 
 class _ResMlpWithoutShortcut(nn.Module):
-    """A ResMLP block whose token layer replaces its input; see `shortcuts.py`."""
+    """timm's ResMLP block without the shortcut around its token layer; see `shortcuts.py`."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -58,7 +60,7 @@ def build_mixer(
     token_ratio: float,
     **shortcuts: bool,
 ) -> nn.Module:
-    """MLP-Mixer blocks (Tolstikhin et al. 2021): an MLP over places, then one over channels."""
+    """MLP-Mixer blocks (Tolstikhin et al. 2021): an MLP over tokens, then an MLP over channels."""
     blocks = [
         MixerBlock(dim, grid[0] * grid[1], mlp_ratio=(token_ratio, mlp_ratio)) for _ in range(depth)
     ]
@@ -68,10 +70,10 @@ def build_mixer(
 def build_resmlp(
     dim: int, grid: Grid, *, depth: int, mlp_ratio: float, **shortcuts: bool
 ) -> nn.Module:
-    """ResMLP blocks (Touvron et al. 2021): one linear layer over places, affine maps for norms.
+    """ResMLP blocks (Touvron et al. 2021): one linear layer over tokens, affine maps for norms.
 
-    Their layer scale cannot be left out of timm's block; it begins at 1 rather than 1e-4, where a
-    shallow head would stay the identity through a short run.
+    timm's block always has a layer scale. Its initial value is 1 here instead of 1e-4, with which
+    a shallow head would stay close to the identity throughout a short run.
     """
     blocks = [
         ResBlock(dim, grid[0] * grid[1], mlp_ratio=mlp_ratio, init_values=1.0) for _ in range(depth)
@@ -82,11 +84,12 @@ def build_resmlp(
 def build_gmlp(
     dim: int, grid: Grid, *, depth: int, mlp_ratio: float, **shortcuts: bool
 ) -> nn.Module:
-    """gMLP blocks (Liu et al. 2021): half of the channels, mixed over places, gate the other half.
+    """gMLP blocks (Liu et al. 2021): half of the channels, mixed over tokens, gate the other half.
 
-    The gate begins at 1 with next to no mixing, as published.
+    As published, the gate is initialised near 1, with almost no mixing.
     """
-    # timm takes int(dim * ratio) channels and halves them: an even count, safe from rounding down.
+    # timm uses int(dim * ratio) channels and splits them in half. This ratio gives an even number,
+    # and the added 0.5 keeps `int` from rounding it down to the next odd one.
     channels = 2 * round(dim * mlp_ratio / 2)
     blocks = [
         SpatialGatingBlock(

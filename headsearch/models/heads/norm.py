@@ -1,6 +1,6 @@
-"""How a head's blocks normalise: as published, or otherwise for the sake of a difference.
+"""The parameter `norm`: replaces the norms in a head's blocks by layer norm, batch norm or none.
 
-Shape suffixes: B batch, D width, H rows, W columns; X whatever axes there are.
+Shape suffixes: B batch, D width, H rows, W columns; X any further axes.
 """
 
 from __future__ import annotations
@@ -17,40 +17,45 @@ from headsearch.models.heads.init import normal_fan_in
 NORM = Parameter(
     "choice",
     "own",
-    "normalisation inside the blocks: as the family has it, over the width of a token, over the "
+    "normalisation inside the blocks: the family's own, over the width of a token, over the "
     "batch, or none",
     "norm-{}",
     choices=("own", "layer", "batch", "none"),
 )
 SOME_NORM = replace(NORM, choices=("own", "layer", "batch"))
-"""The same for families that cannot do without."""
+"""The same parameter for families that need a norm (`Family.multiplies`)."""
 
 
 class _BatchNormLast(nn.BatchNorm1d):
-    """Batch norm whose channels are the last axis, (B, X, D)."""
+    """Batch norm over the last axis of (B, X, D)."""
 
     def forward(self, tokens_BXD: Tensor) -> Tensor:
         return super().forward(tokens_BXD.flatten(0, -2)).view_as(tokens_BXD)
 
 
 def renormalised(head: nn.Module, norm: str) -> nn.Module:
-    """The head with every norm of its blocks put in another's place; with "own", as it is.
+    """Replaces every norm in a head's blocks, in place; "own" leaves the head unchanged.
 
-    A norm keeps its activation if it has one, and goes on without a bias if it had none. With
-    "batch" an image's output depends on the others of its batch in training, and on running means
-    in evaluation, as in the networks that were published so. With "none" weights begin by their
-    fan-in: no norm will bring a signal back to scale that they shrink or blow up.
+    The new norm keeps the activation of the old one, and has a bias only if the old one had. With
+    "batch" the output for an image depends on the rest of the batch in training and on running
+    means in evaluation, as in the published networks with batch norm. With "none" the weights are
+    initialised again by their fan-in, since no norm restores the scale of a signal.
+
+    Args:
+        head: a head with layer norms or group norms.
+        norm: one of the choices of `NORM`.
     """
     if norm == "own":
         return head
     for module in list(head.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.LayerNorm | nn.GroupNorm):
-                setattr(module, name, _in_place_of(child, norm))
+                setattr(module, name, _replacement(child, norm))
     return normal_fan_in(head) if norm == "none" else head
 
 
-def _in_place_of(norm: nn.LayerNorm | nn.GroupNorm, kind: str) -> nn.Module:
+def _replacement(norm: nn.LayerNorm | nn.GroupNorm, kind: str) -> nn.Module:
+    """A norm of this kind, or the identity, for the same channels and with the same activation."""
     if kind == "layer" and isinstance(norm, nn.LayerNorm):
         return norm
     of_maps = isinstance(norm, nn.GroupNorm | LayerNorm2d)  # (B, D, H, W) rather than (B, X, D)

@@ -1,4 +1,4 @@
-"""Heads that mix tokens without a weight: averages over a neighbourhood."""
+"""The head family `poolformer`: mixes tokens by average pooling, without weights."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from headsearch.models.heads.shortcuts import SHORTCUTS
 def build_poolformer(
     dim: int, grid: Grid, *, depth: int, pool: int, **shortcuts: bool
 ) -> nn.Module:
-    """PoolFormer blocks (Yu et al. 2022): the mean over pool × pool tokens less the token itself.
+    """PoolFormer blocks (Yu et al. 2022): the mean over pool × pool tokens minus the token itself.
 
-    Without the first shortcut what is left of it is that difference, a high-pass filter. The norms
-    have no bias: the difference cancels the first's, and the MLP's own bias covers the second's.
+    Without its shortcut the first block's token mixing is this difference alone, a high-pass
+    filter. The norms have no bias: the difference would cancel the bias of the first norm, and the
+    bias of the MLP makes that of the second redundant.
     """
     mixer = partial(Pooling, pool_size=pool)
     return truncated_normal(metaformer(dim, depth, mixer, GroupNorm1NoBias, **shortcuts))

@@ -1,4 +1,4 @@
-"""All families of heads by name, and the one way to build a head."""
+"""`FAMILIES`, the registry of head families by name, and `build_head`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from headsearch.models.heads.pooling import POOLFORMER
 from headsearch.models.heads.width import WIDTH, AtWidth, inner_width
 
 
-def with_common_knobs(family: Family) -> Family:
-    """A family with the knobs that every family has but the controls: `norm` and `width`.
+def with_common_parameters(family: Family) -> Family:
+    """Adds the parameters that all families except controls have: `norm` and `width`.
 
-    `norm` is left out where a family's blocks have no norm of their own to put another in place of,
-    and its value "none" where they multiply.
+    A family whose blocks have no norm gets no parameter `norm`. One whose blocks multiply features
+    gets it without the choice "none" (see `Family.multiplies`).
     """
 
     def build(dim: int, grid: Grid, *, width: float, norm: str = "own", **own: Any) -> nn.Module:
@@ -39,7 +39,7 @@ def with_common_knobs(family: Family) -> Family:
 
 
 FAMILIES: dict[str, Family] = {
-    family.name: family if family.control else with_common_knobs(family)
+    family.name: family if family.control else with_common_parameters(family)
     for family in (
         ATTENTION,
         SWIN,
@@ -66,19 +66,19 @@ FAMILIES: dict[str, Family] = {
 
 
 def find_family(name: str) -> Family:
-    """The family of this name that comes with headsearch. Raises UserError where there is none."""
+    """The built-in family of this name. Raises UserError if there is none."""
     if name not in FAMILIES:
         raise unknown("family", name, FAMILIES)
     return FAMILIES[name]
 
 
 def build_head(family: str, dim: int, grid: Grid, parameters: Mapping[str, Value]) -> nn.Module:
-    """A head of this family on maps (B, dim, H, W) with `grid` = (H, W), fresh weights.
+    """Builds a head with new weights for maps (B, dim, H, W), where `grid` is (H, W).
 
-    Parameters not given take the family's defaults; values too large for the map are built as the
-    largest that make a difference there.
+    Parameters that are not given have the family's defaults. A value that is too large for the map
+    is replaced by the largest that makes a difference on it.
 
     Raises:
-        UserError: for an unknown family or parameter, or a value outside its bounds.
+        UserError: the family or a parameter is unknown, or a value is not valid.
     """
     return find_family(family).make(dim, grid, parameters)

@@ -1,7 +1,8 @@
-"""Shortcuts around token mixing, and heads without them.
+"""The parameters that remove shortcuts around token mixing, which enlarges the discrepancy.
 
-What a head adds to its input it need not differ from. Without shortcuts its output is made of mixed
-tokens alone, which is one of the ways in which HSSL (arXiv 2310.05108) enlarges the discrepancy.
+With a shortcut, the output of a head contains the base's tokens unchanged. Without it the output
+consists of mixed tokens only. This is one of the ways in which HSSL (Li et al. 2025, arXiv
+2310.05108) enlarges the discrepancy between head and base.
 """
 
 from __future__ import annotations
@@ -17,32 +18,33 @@ from headsearch.models.heads.family import Parameter
 FIRST_SHORTCUT = Parameter(
     "bool",
     True,
-    "whether the first block adds to its input; without, the base's tokens reach the head's output "
-    "only through token mixing",
+    "whether the first block has a shortcut around its token mixing; without, the base's tokens "
+    "reach the head's output only through token mixing",
     "noshortcut",
 )
-"""Without its shortcut the first block puts the result of token mixing in place of its input.
+"""Whether the first block keeps the shortcut around its token mixing.
 
-In a block of one residual, x + f(x), that leaves f(x). A block of two residuals mixes tokens and
-then channels, y = x + mix(x) and y + mlp(y); it loses the first alone: y = mix(x), then y + mlp(y).
-Either way no path without mixing leads from the base's tokens to the head's output, which is what
-the ablation of HSSL (arXiv 2310.05108) is about; the second residual carries nothing of the input
-that has not been mixed, and keeping it keeps the block trainable.
+A block with one residual, x + f(x), becomes f(x). A block with two residuals mixes tokens, then
+channels: y = x + mix(x), then y + mlp(y). It loses only the first: y = mix(x), then y + mlp(y).
+In both cases every path from the base's tokens to the head's output passes token mixing, which is
+the subject of the ablation in HSSL (arXiv 2310.05108). The second residual carries mixed tokens
+only, and keeping it keeps the block trainable.
 """
 ALL_SHORTCUTS = Parameter(
     "bool",
     True,
-    "whether blocks add to their input; without, every block puts token mixing in its place",
+    "whether the blocks have shortcuts around their token mixing; without, no block has one",
     "noshortcut-any",
 )
 SHORTCUTS = {"first_shortcut": FIRST_SHORTCUT, "shortcuts": ALL_SHORTCUTS}
-"""The two knobs of every family whose blocks have a shortcut around token mixing."""
+"""The parameters of every family whose blocks have a shortcut around token mixing."""
 
 
 class NoShortcut(nn.Module):
-    """Takes the place of a block's shortcut: whatever comes in, nothing is added.
+    """Replaces the module in the shortcut of a block; adds zero whatever its input is.
 
-    A scalar zero, so that the sum neither costs a map nor changes its type or any of its values.
+    It returns a scalar zero of the same dtype, so that the addition needs no memory for a map and
+    changes neither the type nor the values of the sum.
     """
 
     def forward(self, shortcut: Tensor) -> Tensor:
@@ -50,7 +52,7 @@ class NoShortcut(nn.Module):
 
 
 def replacing(name: str) -> Callable[[Any], nn.Module]:
-    """For blocks whose shortcut is a module of this name: how to take it out of one."""
+    """Returns a function that removes the shortcut of a block by replacing its module `name`."""
 
     def without(block: Any) -> nn.Module:
         setattr(block, name, NoShortcut())
@@ -61,11 +63,11 @@ def replacing(name: str) -> Callable[[Any], nn.Module]:
 
 
 class WithoutShortcut(nn.Module):
-    """A block of `norm1`, token mixing, `norm2` and `mlp` whose mixing replaces its input.
+    """A block of `norm1`, token mixing, `norm2` and `mlp`, without the shortcut around the mixing.
 
     Args:
-        block: timm's.
-        mixing: what it calls its token mixing.
+        block: timm's block.
+        mixing: the name of its token mixing module or method.
     """
 
     def __init__(self, block: nn.Module, mixing: str) -> None:
@@ -86,12 +88,12 @@ def opened(
     first_shortcut: bool,
     shortcuts: bool,
 ) -> list[nn.Module]:
-    """The blocks, the first or all of them without their shortcut around token mixing.
+    """Removes the shortcut around token mixing from the first block, from all blocks, or from none.
 
     Args:
-        blocks: with their shortcuts.
-        without: the block that lacks exactly that of a given one, with the same weights.
-        first_shortcut, shortcuts: the values of the two knobs.
+        blocks: blocks with their shortcuts.
+        without: function that returns a block without this shortcut and with the same weights.
+        first_shortcut, shortcuts: the values of the two parameters.
     """
     return [
         block if shortcuts and (first_shortcut or index > 0) else without(block)

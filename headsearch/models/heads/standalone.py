@@ -1,9 +1,10 @@
-"""A head as a Python file of its own, which imports torch and timm and never headsearch.
+"""Exports the code of a head as a Python file that imports torch and timm but not headsearch.
 
-The file is put together from the source of a `build` function and of everything in headsearch that
-it uses, so that it is right by construction: a name is followed from where it is used to where it
-is defined, through imports and into closures, and what lies outside headsearch becomes an import of
-the file. A `Family` that is used is written as what it is there for: a function and its arguments.
+The file consists of the source of a `build` function and of everything in headsearch that it uses.
+Every name is followed from its use to its definition, through imports and into closures; modules
+outside of headsearch become imports of the file. Since the code is copied, the exported head is
+the trained one by construction. A `Family` in the code is written as its build function with the
+arguments that it is called with.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from typing import Any
 from headsearch.models.heads import Family, Value
 
 OWN_PACKAGE = "headsearch"
-LINE = 100  # columns
+LINE = 100  # the longest line in columns, as in headsearch's own formatting
 
 FAMILY_CLASS = '''class Family:
-    """A kind of head: how it is built, and with which arguments where nothing else is said."""
+    """A kind of head: a build function and default values of its parameters."""
 
     def __init__(self, build: Callable[..., nn.Module], **arguments: Any) -> None:
         self.build = build
         self.arguments = arguments
 
     def make(self, dim: int, grid: tuple[int, int], parameters: Mapping[str, Any]) -> nn.Module:
-        """A head on maps (B, dim, rows, columns)."""
+        """Builds a head for maps (B, dim, rows, columns)."""
         return self.build(dim, grid, **{**self.arguments, **parameters})'''
-"""What stands for headsearch's own class in a file that uses families."""
+"""The class that replaces headsearch's `Family` in exported files."""
 
 
 @dataclass(frozen=True)
@@ -53,26 +54,27 @@ NN = Import("torch", "nn", "")
 
 @dataclass
 class Sources:
-    """Definitions and imports that some functions need, in an order in which they can be run.
+    """Collects the definitions and imports that some functions need, each after what it uses.
 
     Attributes:
-        settled: the arguments that a family is built with where nothing else is said.
-        chosen: of a dict of families, those of these names are kept.
+        settled: function that returns the default arguments of a family.
+        chosen: names of the families to keep where the code uses a dict of families.
     """
 
     settled: Callable[[Family], Mapping[str, Value]] = field(default=lambda family: {})
     chosen: Collection[str] = ()
     definitions: dict[Hashable, str] = field(default_factory=dict)
-    """By what is defined, after all that it uses."""
+    """The source of each definition, in an order in which it can be run."""
     _names: dict[str, Hashable] = field(default_factory=lambda: {"nn": NN})
-    """What each name of the file stands for: an import or a definition."""
+    """Each name in the file with its owner: an `Import`, or the key of a definition."""
 
     def add(self, function: Callable[..., Any]) -> str:
-        """Adds a function with all that it needs; returns what the file calls it."""
+        """Adds a function with everything that it uses; returns its name in the file."""
         assert isinstance(function, FunctionType)
         module = _module(function.__module__)
         if "<locals>" not in function.__qualname__:
             return self._need(module, function.__name__)
+        # A function within a function: the variables it closes over become constants of the file.
         text = textwrap.dedent(inspect.getsource(function)).rstrip()
         closed_over = inspect.getclosurevars(function).nonlocals
         names = {}
@@ -88,7 +90,7 @@ class Sources:
         return own
 
     def _need(self, module: _Module, name: str) -> str:
-        """Makes `name`, as `module` knows it, known in the file; returns its name there."""
+        """Adds what `name` means in `module` to the file; returns its name there."""
         origin = module.imported.get(name)
         if origin is None:
             return self._define(module, name)
@@ -98,6 +100,7 @@ class Sources:
         return self._claim(origin.alias, replace(origin, alias=""), origin.module)
 
     def _define(self, module: _Module, name: str) -> str:
+        """Adds the definition of a top-level name of `module`; returns its name in the file."""
         key = (module.name, name)
         own = self._claim(name, key, module.name)
         if key in self.definitions or key in self._pending:
@@ -113,7 +116,7 @@ class Sources:
         return own
 
     def _value(self, value: Any, name: str) -> str:
-        """An expression for something that exists in Python only."""
+        """An expression for a value that has no source of its own, such as a closure variable."""
         if isinstance(value, Family):
             return self._family(value)
         if _holds_families(value):
@@ -126,6 +129,7 @@ class Sources:
         return literal(value)
 
     def _family(self, family: Family, indent: int = 0) -> str:
+        """A call that creates the exported form of a family; see `FAMILY_CLASS`."""
         for name in ("Callable", "Mapping"):
             self._claim(name, Import("collections.abc", name, ""), "abc")
         self._claim("Any", Import("typing", "Any", ""), "typing")
@@ -136,20 +140,23 @@ class Sources:
         return call("Family", [build, *arguments], indent)
 
     def _claim(self, name: str, owner: Hashable, where: str) -> str:
-        """The file's name for something: its own, or a longer one where that is taken."""
-        known = next((n for n, other in self._names.items() if other == owner), None)
-        if known is None:
-            known = name if name not in self._names else f"{name}_{where.rpartition('.')[2]}"
-            self._names[known] = owner
-        return known
+        """The name of `owner` in the file: `name`, or one with a suffix if that is taken.
+
+        The suffix is the last part of `where`, the module or function that the owner is from.
+        """
+        claimed = next((n for n, other in self._names.items() if other == owner), None)
+        if claimed is None:
+            claimed = name if name not in self._names else f"{name}_{where.rpartition('.')[2]}"
+            self._names[claimed] = owner
+        return claimed
 
     @cached_property
     def _pending(self) -> set[Hashable]:
-        """What is being defined, for what uses itself."""
+        """Keys of definitions under way, so that one that uses itself does not recurse forever."""
         return set()
 
     def text(self, *more: str) -> str:
-        """A Python file of the imports and definitions, with more definitions at its end."""
+        """The Python file: imports, definitions, and the sources in `more` at its end."""
         imports = {
             replace(owner, alias=name)
             for name, owner in self._names.items()
@@ -164,17 +171,18 @@ class Sources:
 
 
 def literal(value: Value | None) -> str:
-    """A value as Python writes it, with the quotes that the formatter wants."""
+    """A Python literal for a value, with double quotes as ruff formats them."""
     return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
 def call(function: str, arguments: list[str], indent: int = 0) -> str:
-    """A call in an expression that is so far indented, an argument a line."""
+    """The source of a call with one argument per line, within a line indented by `indent`."""
     before = "\n" + " " * (indent + 4)
     return f"{function}({''.join(f'{before}{a},' for a in arguments)}\n{' ' * indent})"
 
 
 def _holds_families(value: Any) -> bool:
+    """Whether a value is a dict of families such as `hybrid.NEAR`."""
     return (
         isinstance(value, dict)
         and bool(value)
@@ -183,14 +191,14 @@ def _holds_families(value: Any) -> bool:
 
 
 def _used_names(tree: ast.AST, known: Collection[str]) -> list[str]:
-    """The names among `known` that a piece of source uses, in order."""
+    """The names among `known` that a syntax tree uses, in order of appearance."""
     names = (part.id for part in ast.walk(tree) if isinstance(part, ast.Name))
     return list(dict.fromkeys(name for name in names if name in known))
 
 
 @dataclass
 class _Module:
-    """What a module of headsearch defines and imports at its top level."""
+    """A module of headsearch: what its source defines and imports at the top level."""
 
     name: str
     live: ModuleType
@@ -201,7 +209,7 @@ class _Module:
 
     @property
     def known(self) -> set[str]:
-        """Every name of its top level."""
+        """All names of its top level."""
         return {*self.imported, *self._nodes}
 
     @cached_property
@@ -210,33 +218,36 @@ class _Module:
 
     @cached_property
     def imported(self) -> dict[str, Import]:
-        found = {}
+        """The imports at its top level, by the name that they bind."""
+        imports = {}
         for node in self._tree.body:
             if isinstance(node, ast.ImportFrom) and node.module and node.module != "__future__":
                 for item in node.names:
                     alias = item.asname or item.name
-                    found[alias] = Import(node.module, item.name, alias)
+                    imports[alias] = Import(node.module, item.name, alias)
             elif isinstance(node, ast.Import):
                 for item in node.names:
                     alias = item.asname or item.name
-                    found[alias.partition(".")[0]] = Import(item.name, None, alias)
-        return found
+                    imports[alias.partition(".")[0]] = Import(item.name, None, alias)
+        return imports
 
     @cached_property
     def _nodes(self) -> dict[str, ast.stmt]:
-        found: dict[str, ast.stmt] = {}
+        """The statements that define its top-level functions, classes and constants."""
+        nodes: dict[str, ast.stmt] = {}
         for node in self._tree.body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                found[node.name] = node
+                nodes[node.name] = node
             elif isinstance(node, ast.Assign):
-                found.update((t.id, node) for t in node.targets if isinstance(t, ast.Name))
+                nodes.update((t.id, node) for t in node.targets if isinstance(t, ast.Name))
             elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                found[node.target.id] = node
-        return found
+                nodes[node.target.id] = node
+        return nodes
 
     def definition(self, name: str) -> tuple[str, list[str]]:
-        """The source of a top-level name, and the top-level names that it uses, in order."""
+        """The source that defines a top-level name, and the top-level names that it uses."""
         node = self._nodes[name]
+        # The line number of a function is that of its `def`, below its decorators.
         first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
         lines = self._source.splitlines()[first - 1 : node.end_lineno]
         return "\n".join(lines), _used_names(node, self.known)
@@ -248,12 +259,13 @@ def _module(name: str) -> _Module:
 
 
 def _rename(text: str, names: Mapping[str, str]) -> str:
-    """The source with names replaced wherever they stand for themselves, not for an attribute."""
+    """Replaces names in source code by those in `names`; attributes of the same name are kept."""
     names = {name: own for name, own in names.items() if name != own}
     if not names:
         return text
     lines = text.splitlines(keepends=True)
     tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
+    # From the last token to the first, so that the columns of those to come stay valid.
     for before, token in reversed(list(zip([None, *tokens], tokens, strict=False))):
         attribute = before is not None and before.string == "."
         if token.type == tokenize.NAME and token.string in names and not attribute:
@@ -265,8 +277,8 @@ def _rename(text: str, names: Mapping[str, str]) -> str:
 
 
 def import_lines(imports: set[Import]) -> str:
-    """Import statements in the order that isort and ruff keep."""
-    third_party = {found for found in imports if _is_third_party(found.module)}
+    """Import statements as isort and ruff order them: standard library, then other packages."""
+    third_party = {entry for entry in imports if _is_third_party(entry.module)}
     sections = [imports - third_party, third_party]
     return "\n\n".join("\n".join(_section(section)) for section in sections if section)
 
@@ -276,13 +288,14 @@ def _is_third_party(module: str) -> bool:
 
 
 def _section(imports: set[Import]) -> Iterator[str]:
-    for found in sorted((i for i in imports if i.name is None), key=lambda i: i.module):
-        renamed = f" as {found.alias}" if found.alias != found.module else ""
-        yield f"import {found.module}{renamed}"
+    """The statements of one section: `import a`, then `from a import b` with members combined."""
+    for entry in sorted((i for i in imports if i.name is None), key=lambda i: i.module):
+        renamed = f" as {entry.alias}" if entry.alias != entry.module else ""
+        yield f"import {entry.module}{renamed}"
     members: dict[str, list[Import]] = {}
-    for found in imports:
-        if found.name is not None:
-            members.setdefault(found.module, []).append(found)
+    for entry in imports:
+        if entry.name is not None:
+            members.setdefault(entry.module, []).append(entry)
     for module in sorted(members):
         names = [
             f"{i.name} as {i.alias}" if i.alias != i.name else str(i.name)
@@ -296,6 +309,6 @@ def _section(imports: set[Import]) -> Iterator[str]:
 
 
 def _member_order(name: str) -> tuple[int, str]:
-    """Constants, then classes, then the rest."""
+    """Sort key of imported names as in isort: constants, then classes, then the rest."""
     kind = 0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2
     return kind, name

@@ -1,7 +1,7 @@
-"""The search space: heads.yaml, checked and resolved on a base into candidates with their cost."""
+"""The search space: reads heads.yaml, resolves it on a base into candidates with their costs."""
 
 from headsearch.models.space.candidate import BaseShape, Candidate, Listing
-from headsearch.models.space.parameters import ATTACH_AT, CONTROLS, KNOBS, OWN, knobs_of
+from headsearch.models.space.parameters import ATTACH_AT, CONTROLS, OWN, PARAMETERS, parameters_of
 from headsearch.models.space.resolved import ENUMERABLE, ResolvedSpace
 from headsearch.models.space.space import (
     Space,
@@ -16,8 +16,8 @@ __all__ = [
     "ATTACH_AT",
     "CONTROLS",
     "ENUMERABLE",
-    "KNOBS",
     "OWN",
+    "PARAMETERS",
     "BaseShape",
     "Candidate",
     "Listing",
@@ -25,8 +25,8 @@ __all__ = [
     "Space",
     "as_space",
     "find_space",
-    "knobs_of",
     "load_space",
+    "parameters_of",
     "read_space",
     "ready_spaces",
 ]

@@ -1,7 +1,4 @@
-"""What a search space comes to on a base: candidates.
-
-Who asks for them is `space.py`.
-"""
+"""`Candidate`, one head of a search space on a base, and `Listing`, all heads of a small space."""
 
 from __future__ import annotations
 
@@ -15,38 +12,39 @@ from headsearch.models.heads import Family, Grid, Value, fit_to_map
 
 
 class BaseShape(Protocol):
-    """What a space needs to know of a base."""
+    """The properties of a base that a search space depends on; `BasePlan` has them."""
 
     @property
     def stages(self) -> Sequence[tuple[int, Grid]]: ...  # width and (H, W) of its maps, last first
 
     @property
-    def own_family(self) -> str | None: ...  # the family of its own blocks, if there is one
+    def own_family(self) -> str | None: ...  # the family with the same blocks, if there is one
 
     @property
-    def params_m(self) -> float: ...  # millions
+    def params_m(self) -> float: ...  # millions of parameters
 
     @property
-    def gflops(self) -> float: ...  # of one image's forward
+    def gflops(self) -> float: ...  # GFLOPs of one forward of one image
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One point of the space on one base.
+    """One point of a search space on one base: a head that can be built and trained.
 
     Attributes:
-        name: unique, readable, fit for a file name: "convnext-d3-k7-noshortcut".
-        family: its family, or "own".
-        parameters: all of its family's parameters; of "own", those that the control has.
-        control: whether it is there to compare with; never pruned, excluded or recommended.
+        name: unique, readable and valid as a file name, such as "convnext-d3-k7-noshortcut".
+        family: the name of its family, or "own".
+        parameters: all parameters of the family; for "own", those of the control.
+        control: whether it is a reference for comparison. Controls are never pruned, excluded or
+            recommended.
         params_m: millions of parameters.
-        gflops: GFLOPs (two a multiply-add) of one image's forward.
-        block: the family that is built: of "own", the base's.
-        place: which of the base's maps it takes: 0 for the last, k for the one k before it. Its
-            costs are those on that map.
-        trial_params: what an Optuna trial holds for it, for `study.enqueue_trial`.
-        made_by: the family of the name `block`.
-        fault: why it cannot be built on this base, empty where it can. Its costs are then NaN.
+        gflops: GFLOPs (2 × multiply-adds) of one forward of one image.
+        block: the name of the family that is built; for "own", the base's own family.
+        feature_index: which map of the base is its input, counted from the last: 0 is the last map,
+            k the map k before it. The costs are those on this map.
+        trial_params: its parameters in an Optuna trial, for `study.enqueue_trial`.
+        made_by: the family named `block`.
+        fault: the reason why it cannot be built on this base, with costs of NaN; empty if it can.
     """
 
     name: str
@@ -62,7 +60,10 @@ class Candidate:
     fault: str = field(default="", compare=False)
 
     def build(self, dim: int, grid: Grid) -> nn.Module:
-        """A fresh head (B, dim, H, W) → (B, dim, H, W) with `grid` = (H, W), those of its place."""
+        """Builds a head with new weights: (B, dim, H, W) → (B, dim, H, W) for `grid` = (H, W).
+
+        `dim` and `grid` are those of the map at `feature_index`.
+        """
         return fit_to_map(self.made_by.make(dim, grid, self.parameters), grid)
 
 
@@ -71,11 +72,10 @@ class Listing:
     """All candidates of a space on a base.
 
     Attributes:
-        candidates: controls first, then by family and parameters; always in the same order.
-        merged: points that are the same head as a candidate of another name: (as written, the
-            candidate's name).
-        excluded: candidates that the constraints forbid or the base cannot have, each with the
-            reason.
+        candidates: controls first, then by family and parameters; the order is always the same.
+        merged: pairs (name of a point as written, name of the candidate that is the same head).
+        excluded: candidates that violate the constraints or cannot be built on the base, each with
+            the reason.
     """
 
     candidates: tuple[Candidate, ...]

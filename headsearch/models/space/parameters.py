@@ -1,4 +1,4 @@
-"""What can vary of a head in a search space: the parameters of families and of controls."""
+"""The parameters of all families and controls in a search space, with `attach_at` among them."""
 
 from __future__ import annotations
 
@@ -7,32 +7,35 @@ from collections.abc import Mapping
 from headsearch.models.heads import DEPTH, FAMILIES, Family, Parameter
 
 OWN = "own"
-"""The control that is the base's own kind of block; which family that is, the base says."""
+"""The name of the control head built from the base's own kind of block.
+
+Its family is that of the base (`BaseShape.own_family`).
+"""
 
 
 CONTROLS: dict[str, Mapping[str, Parameter]] = {
     **{name: family.parameters for name, family in FAMILIES.items() if family.control},
     OWN: {"depth": DEPTH},
 }
-
+"""The parameters of each control by name."""
 
 ATTACH_AT = Parameter(
     "int",
     0,
-    "how many blocks before the base's last the head is attached (stages, in a base of stages)",
+    "how many blocks before the base's last the head is attached (stages, in a base with stages)",
     "before{}",
     low=0,
     high=63,
 )
-"""The knob of every family but the controls that says where its head meets the base."""
+"""The parameter of all families except controls that says to which map a head is attached."""
 
 
-def knobs_of(family: Family) -> Mapping[str, Parameter]:
-    """All that can vary of a family in a space: how its head is built, and where it is attached."""
+def parameters_of(family: Family) -> Mapping[str, Parameter]:
+    """All parameters of a family in a search space: those of its heads, and `attach_at`."""
     return {**family.parameters, "attach_at": ATTACH_AT}
 
 
-KNOBS: Mapping[str, Mapping[str, Parameter]] = {
-    **{name: knobs_of(family) for name, family in FAMILIES.items()},
+PARAMETERS: Mapping[str, Mapping[str, Parameter]] = {
+    **{name: parameters_of(family) for name, family in FAMILIES.items()},
     **CONTROLS,
 }

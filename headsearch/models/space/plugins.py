@@ -1,7 +1,7 @@
-"""Families that are not headsearch's own: a class in a user's file, or an entry point of a package.
+"""User-defined head families: a class in a user's file, or an entry point of a package.
 
-Reading one EXECUTES it. That happens for families that the space names, and for no others: reading
-somebody else's space is as good as running their code.
+Reading such a family EXECUTES its code. Only families that the space names are read. Reading
+somebody else's space therefore means running their code.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ from headsearch.models.heads import (
     Parameter,
     Value,
     head_cost,
-    with_common_knobs,
+    with_common_parameters,
 )
 from headsearch.models.space.reader import listed
 
 ENTRY_POINTS = "headsearch.families"
-"""The group of entry points under which a package offers a `Family`, or a function that gives one,
-by the family's name."""
+"""The entry point group in which a package offers families: by the name of the family, a `Family`
+or a function that returns one."""
 ORIGIN_KEYS = ("module", "sha256", "package")
-"""What an entry of a space says of where its family is from; `sha256` and `package` are written by
-headsearch and checked when the space is read again."""
+"""Keys of a space's entry that record the origin of a family. headsearch writes `sha256` and
+`package` into the space of a run and compares them when the space is read again."""
 LARGEST_NUMBER = 1e9
-"""A bound for knobs whose own bounds nobody has said."""
+"""The bound, up and down, of numbers in user-defined families, which declare no bounds."""
 
 
 @dataclass(frozen=True)
 class UserFamily:
-    """A family from elsewhere.
+    """A user-defined family and its origin.
 
     Attributes:
-        family: with the knobs that every family has.
-        origin: what the space records of it, by keys of `ORIGIN_KEYS`.
-        where: the file and line that name it.
+        family: the family, with the parameters that all families have.
+        origin: the values for `ORIGIN_KEYS` that the space records.
+        where: the file and line that name the family.
     """
 
     family: Family
@@ -61,28 +61,28 @@ class UserFamily:
     where: str
 
     def cost(self, dim: int, grid: Grid, parameters: Mapping[str, Value]) -> tuple[Cost, str]:
-        """What a head costs, and why it cannot be built: a line, empty where it can."""
+        """The cost of a head, and one line on why it cannot be built; empty if it can."""
         try:
             return head_cost(self.family, dim, grid, parameters), ""
         except UserError as error:
             return Cost(math.nan, math.nan), str(error)
-        except Exception as error:  # whatever a user's own code raises is theirs to hear of
+        except Exception as error:  # a user's code may raise anything; the user has to see it
             at = f"on a {grid[0]}×{grid[1]} map of width {dim}"
-            return Cost(math.nan, math.nan), f"{self.family.name} {at}: {_told(error)}"
+            return Cost(math.nan, math.nan), f"{self.family.name} {at}: {_one_line(error)}"
 
 
 def read_user_families(
     node: Located | None, folder: Path, taken: Collection[str]
 ) -> dict[str, UserFamily]:
-    """The families of a space's `families` that are from elsewhere, by name.
+    """Reads the user-defined families among a space's `families`, by name.
 
     Args:
-        node: the families as the space holds them.
-        folder: the folder of the space's file, which paths in it start from.
-        taken: names that are headsearch's own.
+        node: the entry `families` of the space.
+        folder: the folder of the space's file; paths in the file are relative to it.
+        taken: the names of headsearch's own families and controls.
 
     Raises:
-        UserError: with the line, where one cannot be found, does not load or has no use as a head.
+        UserError: with the line, if a family is not found, does not load, or cannot be a head.
     """
     found: dict[str, UserFamily] = {}
     for name, where, value in listed(node):
@@ -101,7 +101,7 @@ def read_user_families(
 
 
 def without_origins(node: Located | None, names: Collection[str]) -> Located | None:
-    """A space's `families`, in which the entries of these names hold knobs alone."""
+    """Removes the `ORIGIN_KEYS` from the entries of these families, which leaves parameters."""
     if node is None or not names:
         return node
     if isinstance(node.value, list):
@@ -111,22 +111,22 @@ def without_origins(node: Located | None, names: Collection[str]) -> Located | N
         return replace(
             node,
             value={
-                name: _knobs_alone(value) if name in names else value
+                name: _without_origin(value) if name in names else value
                 for name, value in node.value.items()
             },
         )
     return node
 
 
-def _knobs_alone(entry: Located) -> Located:
+def _without_origin(entry: Located) -> Located:
     if not isinstance(entry.value, dict):
         return entry
-    knobs = {name: value for name, value in entry.value.items() if name not in ORIGIN_KEYS}
-    return replace(entry, value=knobs)
+    parameters = {name: value for name, value in entry.value.items() if name not in ORIGIN_KEYS}
+    return replace(entry, value=parameters)
 
 
 def packaged_families() -> dict[str, importlib.metadata.EntryPoint]:
-    """The families that installed packages offer, none of them loaded."""
+    """The entry points of families in installed packages, by name; none of them is loaded."""
     return {entry.name: entry for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)}
 
 
@@ -138,11 +138,12 @@ def _check_name(name: str, taken: Collection[str]) -> None:
 
 
 def _check_unchanged(name: str, entries: Mapping[str, Located], origin: Mapping[str, str]) -> None:
+    """Raises UserError if the code of a family differs from the one recorded in the space."""
     for key in ("sha256", "package"):
         if key in entries and entries[key].value != origin.get(key):
             raise entries[key].error(
-                f"{name} is no longer the one that this was written of: {key} is "
-                f"{origin.get(key)}; leave the line out to take it as it is now"
+                f"{name} is no longer the one that this space was written with: {key} is "
+                f"{origin.get(key)} now; delete this line to use the present version"
             )
 
 
@@ -160,11 +161,16 @@ def _from_module(name: str, where: str, entries: Mapping[str, Located], folder: 
     if not callable(made):
         raise UserError(f"{attribute} in {target} is no class or function")
     family = _family(name, str(spec), made, entries)
-    return UserFamily(with_common_knobs(family), {"module": str(spec), "sha256": digest}, where)
+    origin = {"module": str(spec), "sha256": digest}
+    return UserFamily(with_common_parameters(family), origin, where)
 
 
 class _SourceOf(SourceLoader):
-    """Loads the very bytes that were hashed, and leaves no compiled copy behind."""
+    """A loader for source bytes that were read before.
+
+    It executes exactly the bytes that were hashed, even if the file changes in between, and writes
+    no compiled file beside the user's.
+    """
 
     def __init__(self, path: Path, data: bytes) -> None:
         self.path = path
@@ -178,12 +184,12 @@ class _SourceOf(SourceLoader):
 
 
 def _loaded(target: str, folder: Path) -> tuple[ModuleType, str]:
-    """The module, executed, and the SHA-256 of its file."""
+    """Executes a file or imports a module; returns the module and the SHA-256 of its file."""
     if not target.endswith(".py"):
         try:
             module = importlib.import_module(target)
-        except Exception as error:  # whatever a user's own code raises is theirs to hear of
-            raise UserError(f"{target} cannot be imported: {_told(error)}") from error
+        except Exception as error:  # a user's code may raise anything; the user has to see it
+            raise UserError(f"{target} cannot be imported: {_one_line(error)}") from error
         file = getattr(module, "__file__", None)
         return module, hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()
     path = folder / target
@@ -197,12 +203,12 @@ def _loaded(target: str, folder: Path) -> tuple[ModuleType, str]:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses and pickles look for it
+    sys.modules[name] = module  # dataclasses and pickle look modules up by name
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever a user's own code raises is theirs to hear of
+    except Exception as error:  # a user's code may raise anything; the user has to see it
         del sys.modules[name]
-        raise UserError(f"{path} cannot be executed: {_told(error)}") from error
+        raise UserError(f"{path} cannot be executed: {_one_line(error)}") from error
     return module, digest
 
 
@@ -213,17 +219,20 @@ def _from_package(name: str, where: str) -> UserFamily:
         family = entry.load()
         if not isinstance(family, Family):
             family = family()
-    except Exception as error:  # whatever a package's own code raises is theirs to hear of
-        raise UserError(f"{name} of {distribution} cannot be loaded: {_told(error)}") from error
+    except Exception as error:  # a package's code may raise anything; the user has to see it
+        raise UserError(f"{name} of {distribution} cannot be loaded: {_one_line(error)}") from error
     if not isinstance(family, Family) or family.name != name or family.control:
         raise UserError(f"{name} of {distribution} gives no Family of that name, but {family!r}")
-    return UserFamily(with_common_knobs(family), {"package": distribution}, where)
+    return UserFamily(with_common_parameters(family), {"package": distribution}, where)
 
 
 def _family(
     name: str, spec: str, made: Callable[..., Any], entries: Mapping[str, Located]
 ) -> Family:
-    """The family of a class or function `made(dim, [grid,] **knobs)`."""
+    """The family of a class or function `made(dim, [grid,] **parameters)` that returns a head.
+
+    The parameters with a default in its signature become the parameters of the family.
+    """
     try:
         signature = inspect.signature(made)
     except (TypeError, ValueError) as error:
@@ -233,18 +242,19 @@ def _family(
     if first is None or first.kind not in positional:
         raise UserError(f"{spec} must take the width of the map as its first parameter")
     takes_grid = any(other.name == "grid" for other in others)
-    knobs: dict[str, Parameter] = {}
+    declared: dict[str, Parameter] = {}
     for other in others:
         if other.name == "grid" or other.kind in (other.VAR_POSITIONAL, other.VAR_KEYWORD):
             continue
         if other.default is other.empty:
             raise UserError(f"{spec}: its parameter {other.name} needs a default")
-        knob = _knob(other, entries.get(other.name))
-        if knob is not None:
-            knobs[other.name] = knob
+        parameter = _parameter(other, entries.get(other.name))
+        if parameter is not None:
+            declared[other.name] = parameter
 
     def build(dim: int, grid: Grid, **parameters: Value) -> nn.Module:
-        chosen = {n: value for n, value in parameters.items() if value != knobs[n].default}
+        # Defaults are left to `made`, whose own values may have another type, float for int say.
+        chosen = {n: value for n, value in parameters.items() if value != declared[n].default}
         if takes_grid:
             chosen["grid"] = grid  # type: ignore[assignment]
         head = made(dim, **chosen)
@@ -252,14 +262,21 @@ def _family(
             raise UserError(f"{spec} gives no torch module, but {type(head).__name__}")
         return head
 
-    return Family(name, f"yours: {spec}", build, knobs, norm="", blocks=None)
+    return Family(name, f"yours: {spec}", build, declared, norm="", blocks=None)
 
 
-def _knob(parameter: inspect.Parameter, listing: Located | None) -> Parameter | None:
-    """The knob that a parameter of a signature is; None where its default is of no such kind."""
+def _parameter(parameter: inspect.Parameter, listing: Located | None) -> Parameter | None:
+    """The family's parameter for one in a signature; None if the type of its default does not fit.
+
+    Args:
+        parameter: the parameter in the signature.
+        listing: its entry in the space, which names the further choices of a text.
+    """
     name, default = parameter.name, parameter.default
     if name in (*ORIGIN_KEYS, "width", "attach_at"):
-        raise UserError(f"its parameter {name} has the name of a knob that every family has")
+        raise UserError(
+            f"its parameter {name} has the name of a key that every family has: rename it"
+        )
     shown = re.sub("[^a-z0-9]", "", name.lower())
     text = f"{name} of yours"
     if isinstance(default, bool):
@@ -269,8 +286,8 @@ def _knob(parameter: inspect.Parameter, listing: Located | None) -> Parameter | 
         for choice in choices:
             if choice != default and not re.fullmatch("[a-z0-9.]+", choice):
                 raise UserError(
-                    f"{name}: a choice stands in candidates' names and has lower-case letters, "
-                    f"digits and dots, but is {choice!r}"
+                    f"{name}: a choice is part of candidates' names and must have lower-case "
+                    f"letters, digits and dots, but is {choice!r}"
                 )
         return Parameter("choice", default, text, f"{shown}-{{}}", choices=tuple(choices))
     if not isinstance(default, int | float):
@@ -287,7 +304,7 @@ def _knob(parameter: inspect.Parameter, listing: Located | None) -> Parameter | 
 
 
 def _texts(node: Located | None) -> list[str]:
-    """All texts that a knob's entry names as values."""
+    """All texts among the values in a parameter's entry."""
     if node is None:
         return []
     if isinstance(node.value, dict):
@@ -298,7 +315,7 @@ def _texts(node: Located | None) -> list[str]:
     return [node.value] if isinstance(node.value, str) else []
 
 
-def _told(error: Exception) -> str:
-    """An exception in one line."""
+def _one_line(error: Exception) -> str:
+    """The class of an exception and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

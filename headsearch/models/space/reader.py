@@ -1,17 +1,19 @@
-"""The YAML form of families and their knobs, checked line by line."""
+"""Reads families and the distributions of their parameters from YAML; errors name the line."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 
 from headsearch.config.yaml_file import Located
 from headsearch.errors import UserError, unknown
 from headsearch.models.heads import Parameter, Value
-from headsearch.models.space.distributions import Choices, Knob, Knobs, Range
+from headsearch.models.space.distributions import Choices, Distribution, Distributions, Range
 
 MOST_CHOICES = 1000
+"""The most values in a list of choices, or in a range that a condition depends on."""
 
 
 def read_families(
@@ -19,29 +21,34 @@ def read_families(
     kind: str,
     known: Mapping[str, Mapping[str, Parameter]],
     misplaced: Mapping[str, str],
-) -> dict[str, Knobs]:
-    """Families by name, in alphabetical order: the order in the file must not matter.
+) -> dict[str, Distributions]:
+    """Reads families, or controls, with their distributions.
 
-    `node` is a mapping from names to parameters, or a list of names, or nothing. `misplaced` says
-    for names that belong elsewhere where that is.
+    The result is in alphabetical order, so that the order in the file has no effect.
+
+    Args:
+        node: a mapping from names to parameters, a list of names, or None.
+        kind: "family" or "control", for messages.
+        known: the parameters of each known family by name.
+        misplaced: messages for names that belong elsewhere in the file.
 
     Raises:
-        UserError: with the line, for what `read_knobs` refuses, and names unknown or there twice.
+        UserError: with the line, if a name is unknown or appears twice, or as `read_distributions`.
     """
-    found: dict[str, Knobs] = {}
+    families: dict[str, Distributions] = {}
     for name, where, value in listed(node):
         if name in misplaced:
             raise UserError(f"{where}: {misplaced[name]}")
         if name not in known:
             raise UserError(f"{where}: {unknown(kind, name, known)}")
-        if name in found:
-            raise UserError(f"{where}: {kind} {name!r} is there twice")
-        found[name] = read_knobs(value, name, known[name])
-    return {name: found[name] for name in sorted(found)}
+        if name in families:
+            raise UserError(f"{where}: {kind} {name!r} is there twice; delete one of them")
+        families[name] = read_distributions(value, name, known[name])
+    return {name: families[name] for name in sorted(families)}
 
 
 def listed(node: Located | None) -> Iterator[tuple[str, str, Located]]:
-    """Names, where they stand, and what they hold."""
+    """Yields (name, file and line, entry) for a mapping, a list of names, or a mix of both."""
     if node is None or node.value is None:
         return
     if isinstance(node.value, list):
@@ -56,38 +63,50 @@ def listed(node: Located | None) -> Iterator[tuple[str, str, Located]]:
             yield name, node.keys.get(name, node.where), value
 
 
-def read_knobs(node: Located, family: str, parameters: Mapping[str, Parameter]) -> Knobs:
-    """The knobs of one family as a YAML mapping holds them; what it leaves out is at its default.
+def read_distributions(
+    node: Located, family: str, parameters: Mapping[str, Parameter]
+) -> Distributions:
+    """Reads the distributions of one family; parameters not in the mapping have their defaults.
+
+    Args:
+        node: a mapping from parameters to a value, a list of choices, or a mapping with the keys
+            `choices`, or `low` and `high` (`step`, `log`), and `when` and `otherwise`.
+        family: the name of the family, for messages.
+        parameters: the parameters of the family.
 
     Raises:
-        UserError: with the line, for unknown names, values out of bounds, conditions that cannot
-            hold or that wait for one another.
+        UserError: with the line, if a name is unknown, a value is out of bounds, or a condition
+            can never hold or depends on itself.
     """
     entries = node.mapping(family) if node.value is not None else {}
     for name in entries:
         if name not in parameters:
             raise node.key_error(name, unknown(f"parameter of {family}", name, parameters))
     whens: dict[str, Located] = {}
-    knobs: dict[str, Knob] = {}
+    distributions: dict[str, Distribution] = {}
     for name, parameter in parameters.items():
         if name in entries:
-            knobs[name] = _read_knob(entries[name], f"{family}.{name}", parameter)
+            distributions[name] = _read_distribution(entries[name], f"{family}.{name}", parameter)
             if isinstance(entries[name].value, dict) and "when" in entries[name].mapping(name):
                 whens[name] = entries[name].mapping(name)["when"]
         else:
-            knobs[name] = Knob(Choices((parameter.default,)), {}, parameter.default)
+            distributions[name] = Distribution(Choices((parameter.default,)), {}, parameter.default)
+    # Conditions come last: they are checked against the values that other parameters can have.
     for name, when in whens.items():
-        conditions = _read_when(when, family, name, parameters, knobs)
-        knobs[name] = Knob(knobs[name].values, conditions, knobs[name].otherwise)
+        conditions = _read_when(when, family, name, parameters, distributions)
+        distributions[name] = replace(distributions[name], when=conditions)
     try:
-        order = TopologicalSorter({name: knob.when.keys() for name, knob in knobs.items()})
-        return {name: knobs[name] for name in order.static_order()}
+        order = TopologicalSorter(
+            {name: entry.when.keys() for name, entry in distributions.items()}
+        )
+        return {name: distributions[name] for name in order.static_order()}
     except CycleError as error:
-        circle = " → ".join(error.args[1])
-        raise node.error(f"conditions of {family} wait for one another: {circle}") from error
+        cycle = " → ".join(error.args[1])
+        raise node.error(f"conditions of {family} depend on one another: {cycle}") from error
 
 
 def _check(node: Located, name: str, parameter: Parameter) -> Value:
+    """The value of a node if it is valid for the parameter; else UserError with the line."""
     if node.value is None or isinstance(node.value, list | dict):
         raise node.error(f"{name} must be {parameter.expected()}, but is {node.shown()}")
     try:
@@ -96,17 +115,20 @@ def _check(node: Located, name: str, parameter: Parameter) -> Value:
         raise node.error(error) from error
 
 
-def _read_knob(node: Located, name: str, parameter: Parameter) -> Knob:
+def _read_distribution(node: Located, name: str, parameter: Parameter) -> Distribution:
+    """Reads the distribution of one parameter without its condition; see `_read_when`."""
     if isinstance(node.value, list):
-        return Knob(_read_choices(node, name, parameter), {}, parameter.default)
+        return Distribution(_read_choices(node, name, parameter), {}, parameter.default)
     if not isinstance(node.value, dict):
-        return Knob(Choices((_check(node, name, parameter),)), {}, parameter.default)
+        return Distribution(Choices((_check(node, name, parameter),)), {}, parameter.default)
     entries = node.mapping(name, ("choices", "low", "high", "step", "log", "when", "otherwise"))
     values: Choices | Range
     if "choices" in entries:
         for key in ("low", "high", "step", "log"):
             if key in entries:
-                raise node.key_error(key, f"{name} has choices; {key} belongs to a range")
+                raise node.key_error(
+                    key, f"{name} has choices; {key} belongs to a range: delete one"
+                )
         values = _read_choices(entries["choices"], name, parameter)
     elif "low" in entries and "high" in entries:
         values = _read_range(node, entries, name, parameter)
@@ -117,7 +139,7 @@ def _read_knob(node: Located, name: str, parameter: Parameter) -> Knob:
         if "when" not in entries:
             raise node.key_error("otherwise", f"{name} has no `when` that `otherwise` belongs to")
         otherwise = _check(entries["otherwise"], name, parameter)
-    return Knob(values, {}, otherwise)
+    return Distribution(values, {}, otherwise)
 
 
 def _read_choices(node: Located, name: str, parameter: Parameter) -> Choices:
@@ -156,7 +178,7 @@ def _read_range(
     if step_node is None:
         step: float | None = (2 if parameter.odd else 1) if whole else None
     elif log:
-        raise step_node.error(f"{name} has a logarithmic range, which has no steps: leave one out")
+        raise step_node.error(f"{name} has a logarithmic range, which has no step: leave one out")
     else:
         step = step_node.number(f"the step of {name}")
         if step <= 0 or (whole and not isinstance(step, int)):
@@ -167,7 +189,7 @@ def _read_range(
         if abs(steps - round(steps)) > 1e-6:
             raise step_node.error(
                 f"{name}: steps of {step:g} from {low:g} do not end at {high:g}; "
-                f"say high: {low + math.floor(steps) * step:g}"
+                f"use high: {low + math.floor(steps) * step:g}"
             )
     return Range(low, high, step, log, whole)
 
@@ -181,18 +203,21 @@ def _read_when(
     family: str,
     name: str,
     parameters: Mapping[str, Parameter],
-    knobs: Mapping[str, Knob],
+    distributions: Mapping[str, Distribution],
 ) -> Mapping[str, tuple[Value, ...]]:
+    """Reads the condition of a parameter: values of other parameters, checked to be possible."""
     conditions: dict[str, tuple[Value, ...]] = {}
     for other, entry in node.mapping(f"the `when` of {family}.{name}").items():
         if other not in parameters:
             raise node.key_error(other, unknown(f"parameter of {family}", other, parameters))
         items = entry.value if isinstance(entry.value, list) else [entry]
         wanted = tuple(_check(item, f"{family}.{other}", parameters[other]) for item in items)
-        count = knobs[other].values.count()
+        count = distributions[other].values.count()
         if count is None or count > MOST_CHOICES:
-            raise entry.error(f"{family}.{other} varies too finely for a condition: give choices")
-        possible = {*knobs[other].values.points(), knobs[other].otherwise}
+            raise entry.error(
+                f"{family}.{other} varies too finely for a condition: give choices for it"
+            )
+        possible = {*distributions[other].values.points(), distributions[other].otherwise}
         for value, item in zip(wanted, items, strict=True):
             if value not in possible:
                 raise item.error(f"{family}.{other} is never {item.shown()} in this space")

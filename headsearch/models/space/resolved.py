@@ -1,8 +1,8 @@
-"""A search space resolved on one base: its candidates, listed or drawn, with what each costs there.
+"""`ResolvedSpace`: a search space on one base; enumerates or samples candidates with their costs.
 
-The control `own` becomes the base's own kind of block, kernels and windows larger than the map
-become the largest that make a difference there, and points that are equal heads are one candidate.
-The map is that of the place where a head is attached.
+Resolving does three things. The control `own` becomes the base's own kind of block. Kernels and
+windows larger than the map become the largest that make a difference on it, where the map is the
+one to which the head is attached. Points that are the same head become one candidate.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from headsearch.errors import UserError
 from headsearch.models.heads import FAMILIES, Cost, Family, Parameter, Value, head_cost
 from headsearch.models.space.candidate import BaseShape, Candidate, Listing
 from headsearch.models.space.distributions import all_points
-from headsearch.models.space.parameters import CONTROLS, OWN, knobs_of
+from headsearch.models.space.parameters import CONTROLS, OWN, parameters_of
 from headsearch.models.space.plugins import UserFamily
 
 if TYPE_CHECKING:
@@ -24,21 +24,22 @@ if TYPE_CHECKING:
     from headsearch.models.space.space import Space
 
 ENUMERABLE = 2000
-"""Spaces of more points than this are not listed; a merge or a constraint could only be found by
-going through all of them."""
+"""The most points of a space that is enumerated. Which points are merged or excluded is only known
+after going through all of them, which takes too long for larger spaces."""
 
 
 _Key: TypeAlias = tuple[str, int, tuple[tuple[str, Value], ...]]
-"""What is built: family, place, parameters."""
+"""Identifies a head on this base: the name of its family, its feature index, its parameters."""
 
 
 class ResolvedSpace:
-    """A space on a base: its candidates, listed or drawn.
+    """A search space on one base: enumerates or samples its candidates.
 
     Attributes:
-        space, base: what was resolved on what.
+        space: the search space.
+        base: the base.
         controls: the control candidates.
-        notes: what the base did to the space that a user should hear, one line each.
+        notes: parts of the space that this base does not support, one line each.
     """
 
     def __init__(self, space: Space, base: BaseShape) -> None:
@@ -48,18 +49,18 @@ class ResolvedSpace:
         controls = dict(space.controls)
         if base.own_family is None and controls.pop(OWN, None) is not None:
             notes.append("the control `own` is left out: no family is built like this base")
-        deepest = max((knobs["attach_at"].most() for knobs in space.families.values()), default=0)
+        deepest = max((family["attach_at"].most() for family in space.families.values()), default=0)
         if int(deepest) >= len(base.stages):
             notes.append(f"heads with attach_at {deepest} are left out: {self._places()}")
         self.notes = tuple(notes)
         elsewhere = {name: user.family for name, user in space.from_elsewhere.items()}
         self._families: dict[str, Family] = {**FAMILIES, **elsewhere}
-        self._knobs = {**space.families, **controls}
+        self._distributions = {**space.families, **controls}
         self._costs: dict[_Key, tuple[Cost, str]] = {}
         self._names: dict[str, _Key] = {}
         self._controls: dict[_Key, Candidate] = {}
-        for family, knobs in controls.items():
-            for values, drawn in all_points(knobs):
+        for family, distributions in controls.items():
+            for values, drawn in all_points(distributions):
                 control = self._candidate(family, values, drawn)
                 self._controls[self._key(control.block, control.parameters)] = control
         self.controls = tuple(self._controls.values())
@@ -68,27 +69,27 @@ class ResolvedSpace:
 
     @property
     def hash(self) -> str:
-        """The space's hash, the same on every base."""
+        """The hash of the space; it does not depend on the base."""
         return self.space.hash
 
     @property
     def size(self) -> int | None:
-        """How many points the space has, before any are merged; None where a range is dense."""
+        """The number of points before equal heads are merged; None if a range is dense."""
         return self.space.size
 
     def enumerate(self, limit: int) -> Listing | None:
-        """All candidates, where there are at most `limit` with the controls; else None.
+        """All candidates, if there are at most `limit` including controls; else None.
 
         Raises:
-            UserError: where the constraints leave no candidate but controls.
+            UserError: the constraints exclude every candidate except controls.
         """
         if self.size is None or self.size > ENUMERABLE:
             return None
         found = {control.name: control for control in self.controls}
         merged: dict[str, str] = {}
         excluded: dict[str, tuple[Candidate, str]] = {}
-        for family, knobs in self.space.families.items():
-            for values, drawn in all_points(knobs):
+        for family, distributions in self.space.families.items():
+            for values, drawn in all_points(distributions):
                 candidate = self._candidate(family, values, drawn)
                 written = self._name(family, values)
                 if written != candidate.name:
@@ -115,26 +116,29 @@ class ResolvedSpace:
         return Listing(tuple(found.values()), tuple(merged.items()), tuple(excluded.values()))
 
     def suggest(self, trial: BaseTrial) -> Candidate:
-        """The candidate that a trial's sampler, or what was enqueued for it, chooses.
+        """The candidate that an Optuna trial samples, or that was enqueued for it.
 
-        The family is drawn first, then its parameters under names of their own
-        ("convnext.depth"), so that a sampler sees a tree (for TPE, `group=True`). The candidate may
-        be one that there is already, a control too, or one that the constraints forbid
-        (`excluded`): whoever asks decides what becomes of the trial.
+        The family is suggested first, then its parameters under names with the family
+        ("convnext.depth"). The sampler sees a tree-structured space (for TPE, `group=True`). The
+        candidate may equal an earlier one or a control, or violate the constraints (`excluded`);
+        the caller decides how to finish such a trial.
         """
-        family = trial.suggest_categorical("family", tuple(self._knobs))
+        family = trial.suggest_categorical("family", tuple(self._distributions))
         values: dict[str, Value] = {}
         drawn: dict[str, Value] = {}
-        for name, knob in self._knobs[family].items():
-            fixed = knob.fixed(values)
+        for name, distribution in self._distributions[family].items():
+            fixed = distribution.fixed(values)
             if fixed is not None:
                 values[name] = fixed
             else:
-                values[name] = drawn[name] = knob.values.suggest(trial, f"{family}.{name}")
+                values[name] = drawn[name] = distribution.values.suggest(trial, f"{family}.{name}")
         return self._candidate(family, values, drawn)
 
     def excluded(self, candidate: Candidate) -> str | None:
-        """Why a candidate cannot be had or the constraints forbid it, in a few words; else None."""
+        """The reason why a candidate cannot be built or violates the constraints; None if neither.
+
+        Controls are exempt from the constraints.
+        """
         if candidate.fault or candidate.control:
             return candidate.fault or None
         for limit, cost, whole, unit in (
@@ -148,6 +152,13 @@ class ResolvedSpace:
     def _candidate(
         self, family: str, values: Mapping[str, Value], drawn: Mapping[str, Value]
     ) -> Candidate:
+        """The candidate for these values of all parameters; the control, if it is the same head.
+
+        Args:
+            family: the name of the family, or "own".
+            values: the values of all parameters.
+            drawn: those of `values` that were not fixed, which an Optuna trial contains.
+        """
         block = self.base.own_family if family == OWN else family
         assert block is not None
         key = self._key(block, values)
@@ -180,14 +191,15 @@ class ResolvedSpace:
         )
 
     def _key(self, block: str, values: Mapping[str, Value]) -> _Key:
-        """What is built on this base for these values: the same key, the same head."""
+        """The key of the head that is built on this base for these values; equal heads share it."""
         feature_index = int(values.get("attach_at", 0))
+        # An index beyond the base's maps is reported by `_cost`; any map will do until then.
         dim, grid = self.base.stages[min(feature_index, len(self.base.stages) - 1)]
         own = {name: value for name, value in values.items() if name != "attach_at"}
         return block, feature_index, tuple(self._families[block].settled(dim, grid, own).items())
 
     def _cost(self, key: _Key) -> tuple[Cost, str]:
-        """What is paid for a head, and why it cannot be built, empty where it can."""
+        """The cost of a head, and the reason why it cannot be built; empty if it can."""
         if key not in self._costs:
             block, feature_index, settled = key
             if feature_index >= len(self.base.stages):
@@ -206,20 +218,24 @@ class ResolvedSpace:
         return f"this base can be attached to at 0 to {len(self.base.stages) - 1}"
 
     def _try(self, name: str, user: UserFamily) -> None:
-        """Builds the least head of a user's family. Raises UserError where that cannot be."""
-        least: dict[str, Value] = {}
-        for parameter, knob in self.space.families[name].items():
-            least[parameter] = knob.first(least)
-        _, fault = self._cost(self._key(name, {**least, "attach_at": 0}))
+        """Builds the smallest head of a user's family; raises UserError if that fails.
+
+        Errors in the user's code thus show before a run rather than in the middle of it.
+        """
+        smallest: dict[str, Value] = {}
+        for parameter, distribution in self.space.families[name].items():
+            smallest[parameter] = distribution.first(smallest)
+        _, fault = self._cost(self._key(name, {**smallest, "attach_at": 0}))
         if fault:
             raise UserError(f"{user.where}: {fault}")
 
     def _parameters(self, family: str) -> Mapping[str, Parameter]:
-        return CONTROLS[family] if family in CONTROLS else knobs_of(self._families[family])
+        return CONTROLS[family] if family in CONTROLS else parameters_of(self._families[family])
 
     def _name(self, family: str, values: Mapping[str, Value]) -> str:
+        """The name of the candidate with these values: the family and the labels of parameters."""
         parts = (
-            knob.name_part(knob.check(name, values[name]))
-            for name, knob in self._parameters(family).items()
+            parameter.name_part(parameter.check(name, values[name]))
+            for name, parameter in self._parameters(family).items()
         )
         return "-".join((family, *filter(None, parts)))

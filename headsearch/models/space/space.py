@@ -1,6 +1,6 @@
-"""The search space as written in heads.yaml: found, read, checked, hashed.
+"""`Space`: the search space of a heads.yaml file; finds, reads, checks and hashes it.
 
-A space is written for any base; `Space.on(base)` resolves it on one (`resolved.py`).
+A space is valid for any base; `Space.on(base)` resolves it on one (`resolved.py`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from headsearch.config.yaml_file import Located, located, read_yaml
 from headsearch.errors import UserError, unknown
 from headsearch.models.heads import FAMILIES
 from headsearch.models.space.candidate import BaseShape
-from headsearch.models.space.distributions import Knobs, count_points
-from headsearch.models.space.parameters import CONTROLS, knobs_of
+from headsearch.models.space.distributions import Distributions, count_points
+from headsearch.models.space.parameters import CONTROLS, parameters_of
 from headsearch.models.space.plugins import UserFamily, read_user_families, without_origins
 from headsearch.models.space.reader import read_families
 from headsearch.models.space.resolved import ResolvedSpace
@@ -27,32 +27,33 @@ from headsearch.models.space.resolved import ResolvedSpace
 
 @dataclass(frozen=True)
 class Space:
-    """A search space as written, checked, for any base.
+    """A checked search space, for any base.
 
     Attributes:
-        source: the file's name as shown to the user.
-        families, controls: by name, how their parameters vary.
-        max_params, max_gflops: what a head may have at most, as a share of the base's.
-        from_elsewhere: those of the families that are not headsearch's own.
+        source: the name of the file as shown to the user.
+        families, controls: the distributions of parameters by family or control.
+        max_params, max_gflops: limits on the cost of a head, as fractions of the base's cost; None
+            for no limit.
+        from_elsewhere: the user-defined families by name.
     """
 
     source: str
-    families: Mapping[str, Knobs]
-    controls: Mapping[str, Knobs]
+    families: Mapping[str, Distributions]
+    controls: Mapping[str, Distributions]
     max_params: float | None = None
     max_gflops: float | None = None
     from_elsewhere: Mapping[str, UserFamily] = field(default_factory=dict)
 
     def written(self) -> dict[str, Any]:
-        """The space as YAML would hold it, no default left unsaid and in a fixed order.
+        """The space as a dict for YAML, with all defaults spelled out and in a fixed order.
 
-        Saved as YAML and loaded again it is the same space with the same hash.
+        Saved as YAML and loaded again, it is the same space with the same hash.
         """
         limits = {"max_params": self.max_params, "max_gflops": self.max_gflops}
         return {
             "families": {
-                name: {**self._origin(name), **knobs}
-                for name, knobs in _written(self.families).items()
+                name: {**self._origin(name), **distributions}
+                for name, distributions in _written(self.families).items()
             },
             "controls": _written(self.controls),
             "constraints": {name: limit for name, limit in limits.items() if limit is not None},
@@ -63,55 +64,54 @@ class Space:
 
     @property
     def hash(self) -> str:
-        """12 hexadecimal digits that change with what the space holds.
+        """12 hexadecimal digits that identify the content of the space.
 
-        Comments, the order of keys and choices, spelled-out defaults and the path do not count; the
-        content of a user's file does.
+        Comments, the order of keys and choices, spelled-out defaults and the path of the file do
+        not change it. The content of a user's Python file does.
         """
         text = json.dumps(self.written(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def size(self) -> int | None:
-        """How many points it has, before any are merged; None where a range is dense."""
-        counts = [
-            count_points(knobs) for knobs in (*self.controls.values(), *self.families.values())
-        ]
+        """The number of points before equal heads are merged; None if a range is dense."""
+        everything = (*self.controls.values(), *self.families.values())
+        counts = [count_points(distributions) for distributions in everything]
         return None if None in counts else sum(count for count in counts if count is not None)
 
     def on(self, base: BaseShape) -> ResolvedSpace:
-        """The space on this base."""
+        """Resolves the space on a base."""
         return ResolvedSpace(self, base)
 
 
-def _written(families: Mapping[str, Knobs]) -> dict[str, Any]:
+def _written(families: Mapping[str, Distributions]) -> dict[str, Any]:
     return {
-        family: {name: knobs[name].written() for name in sorted(knobs)}
-        for family, knobs in families.items()
+        family: {name: distributions[name].written() for name in sorted(distributions)}
+        for family, distributions in families.items()
     }
 
 
 def ready_spaces() -> dict[str, Path]:
-    """The spaces that come with headsearch, by file name."""
+    """The paths of the spaces that come with headsearch, by file name."""
     spec = importlib.util.find_spec("headsearch.search_spaces")
     if spec is not None and spec.submodule_search_locations is not None:
         folders = [Path(folder) for folder in spec.submodule_search_locations]
-    else:  # a source checkout, where the folder lies beside the package
+    else:  # in a source checkout the folder is next to the package
         folders = [Path(__file__).parents[3] / "search_spaces"]
     return {path.name: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
 
 
 def find_space(name: str) -> Path:
-    """The file that `--space` means: the path as given, else a ready-made space of that name.
+    """The file for `--space`: the path itself if it exists, else a ready-made space of this name.
 
     Raises:
-        UserError: where there is neither.
+        UserError: there is neither.
     """
     path = Path(name)
     if path.is_file():
         return path
     if path.is_dir():
-        raise UserError(f"{name}: a directory; --space wants a YAML file")
+        raise UserError(f"{name}: a directory; --space takes a YAML file")
     ready = ready_spaces()
     for ready_name in (name, f"{name}.yaml"):
         if ready_name in ready:
@@ -133,28 +133,29 @@ def as_space(space: str | Path | Mapping[str, Any] | Space) -> Space:
 
 
 def load_space(path: Path) -> Space:
-    """The search space in a YAML file; `search_spaces/heads.yaml` shows and explains the form.
+    """Reads the search space in a YAML file; `search_spaces/heads.yaml` explains the format.
 
-    A family of the user's own that the space names is EXECUTED: its file is Python.
+    The Python files of user-defined families that the space names are EXECUTED.
 
     Raises:
-        UserError: one line with file, line and what would be right, for whatever is wrong in it.
+        UserError: the file is not a valid space; one line with file, line and what to do.
     """
     return read_space(read_yaml(path), str(path), path.parent)
 
 
 def read_space(root: Located, source: str, folder: Path = Path()) -> Space:
-    """The search space that a YAML file, or a Python dict of the same form, holds.
+    """Reads a search space from parsed YAML, or from a Python dict of the same form.
 
     Args:
-        source: what the space is called where it is shown.
-        folder: where the paths of a user's own families start from.
+        root: the parsed content.
+        source: the name of the space as shown to the user.
+        folder: the folder that paths of user-defined families are relative to.
 
     Raises:
-        UserError: one line with where it stands, for whatever is wrong in it.
+        UserError: the content is not a valid space; one line with where and what to do.
     """
     written = root.mapping("a search space").get(formats.KEY)
-    if written is not None:  # before its keys: those of a later format may be unknown here
+    if written is not None:  # checked before the keys, since a later format may have other keys
         formats.check_format(written.plain(), formats.SPACE, written.where)
     known = (formats.KEY, "families", "controls", "constraints")
     entries = root.mapping("a search space", known)
@@ -164,12 +165,12 @@ def read_space(root: Located, source: str, folder: Path = Path()) -> Space:
     families = read_families(
         without_origins(entries.get("families"), elsewhere),
         "family",
-        {family.name: knobs_of(family) for family in found},
+        {family.name: parameters_of(family) for family in found},
         {name: f"{name!r} is a control: list it under `controls`" for name in CONTROLS},
     )
-    # Left out, both controls are there with their defaults; `controls: []` is for none.
-    everything = Located(dict.fromkeys(CONTROLS, Located(None, root.where, {})), root.where, {})
-    controls = read_families(entries.get("controls", everything), "control", CONTROLS, {})
+    # Without the key `controls`, all controls are included with defaults; `controls: []` is none.
+    all_controls = Located(dict.fromkeys(CONTROLS, Located(None, root.where, {})), root.where, {})
+    controls = read_families(entries.get("controls", all_controls), "control", CONTROLS, {})
     if not families and not controls:
         raise root.error("the space is empty: name at least one family under `families`")
     limits: dict[str, float] = {}

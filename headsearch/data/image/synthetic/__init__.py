@@ -1,1 +1,1 @@
-"""The built-in images: drawn scenes of textured shapes, a function of seed and index alone."""
+"""The built-in dataset: rendered scenes of textured shapes, each determined by seed and index."""

@@ -1,4 +1,4 @@
-"""Random numbers that a scene can be drawn from without drawing the scenes before it."""
+"""A counter-based random number generator: each scene's numbers depend on its index alone."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: SplitMix64's increment
 
 
 def mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's output for the state x: a hash that leaves no pattern of a counter.
+    """SplitMix64's output for the state x, a hash whose values for a counter look random.
 
     Steele, Lea and Flood, *Fast Splittable Pseudorandom Number Generators*, OOPSLA 2014, figure 17.
     """
@@ -21,11 +21,16 @@ def mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
-class Dice:
-    """Uniform numbers for N scenes at once.
+class CounterRng:
+    """Draws uniform numbers for N scenes at once.
 
-    A number depends on the seed, its scene's index and how many numbers the scene drew before it,
-    never on which other scenes are drawn along.
+    A number depends on the seed, the index of its scene and how many numbers were drawn for that
+    scene before. It does not depend on the other scenes, so any part of the dataset can be
+    rendered by itself.
+
+    Args:
+        seed: the seed of the dataset.
+        scenes_N: (N,) uint64 indices of the scenes.
     """
 
     def __init__(self, seed: int, scenes_N: NDArray[np.uint64]) -> None:
@@ -38,12 +43,12 @@ class Dice:
         counter_1 = np.array([self._drawn], dtype=np.uint64)
         self._drawn += 1
         bits_N = mix(self._keys_N1 + counter_1 * _GOLDEN)[:, 0]
-        # 24 bits are all that a float32 below 1 can hold.
+        # A float32 in [0.5, 1) has 24 bits of precision.
         unit_N = (bits_N >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
         return torch.from_numpy(low + (high - low) * unit_N)
 
     def planar(self, low: float, high: float) -> Tensor:
-        """(N, 1, 1) float32 in [low, high), ready to meet a scene's pixels."""
+        """(N, 1, 1) float32 in [low, high), to be broadcast over the pixels of a scene."""
         return self.uniform(low, high)[:, None, None]
 
     def chance(self, probability: float) -> Tensor:

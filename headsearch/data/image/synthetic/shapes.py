@@ -1,7 +1,8 @@
-"""What a thing in a built-in scene looks like: its outline, and the pattern that is its class.
+"""Shapes of the built-in scenes: outlines as signed distances, and the patterns of the classes.
 
-Tensors are (M, S, S): M scenes, S pixels a side; one number a scene is (M, 1, 1), suffix M11. A
-distance is negative inside an outline and exact only near it, where the edge is drawn.
+Tensors are (M, S, S) for M scenes of S × S pixels, or (M, 1, 1) with the suffix M11 for one number
+per scene. A signed distance is negative inside an outline. It is exact only near the outline, where
+the edge is drawn.
 """
 
 from __future__ import annotations
@@ -13,38 +14,41 @@ import torch
 from torch import Tensor
 
 Pattern = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""u right and v down, in periods, and a pixel's width in periods (M11) → tone in [0, 1], the share
-of the second of two inks."""
+"""A function of coordinates u (right) and v (down) in periods, and of the width of a pixel in
+periods (M11). It returns the tone in [0, 1], the fraction of the second of two colours."""
 
 
 def edge(distance: Tensor, pixel: Tensor | float) -> Tensor:
-    """Coverage in [0, 1] of a pixel at this distance: 1 inside, a ramp one pixel wide, 0 outside.
+    """Coverage in [0, 1] of pixels at this distance: 1 inside, 0 outside, a ramp one pixel wide.
 
-    A box filter along the gradient; details smaller than a pixel fade by themselves.
+    This is a box filter along the gradient, so details smaller than a pixel fade out.
     """
     return (0.5 - distance / pixel).clamp_(0, 1)
 
 
 def rounded_box(u: Tensor, v: Tensor, half_u: Tensor, half_v: Tensor, corner: Tensor) -> Tensor:
-    """Distance to a box with rounded corners: exact outside, at most the corner's radius inside."""
+    """Signed distance to a box with rounded corners.
+
+    It is exact outside; inside it is at least minus the radius of the corners.
+    """
     outside_u = (u.abs() - (half_u - corner)).clamp_(min=0)
     outside_v = (v.abs() - (half_v - corner)).clamp_(min=0)
     return torch.hypot(outside_u, outside_v) - corner
 
 
 def rosette(u: Tensor, v: Tensor, points: Tensor, notch: Tensor, roundness: Tensor) -> Tensor:
-    """Distance to a regular polygon or star with its points on the unit circle, or nearly a disc.
+    """Signed distance to a regular polygon or star with its points on the unit circle, or a disc.
 
     Args:
-        u, v: pixels in the thing's own frame, v down; the first point is at the top.
-        points: how many points, M11, whole numbers from 3.
-        notch: how far each side leans inwards, in radians, M11: 0 for a polygon, more for a star.
-        roundness: 0 for straight sides, 1 for a disc of radius 0.88, M11.
+        u, v: coordinates in the frame of the object, v down; the first point is at the top.
+        points: M11, the number of points, whole numbers from 3.
+        notch: M11, how far each side leans inwards in radians: 0 for a polygon, more for a star.
+        roundness: M11, 0 for straight sides, 1 for a disc of radius 0.88.
     """
     radius = torch.hypot(u, v)
     sector = 2 * math.pi / points
     turns = torch.atan2(u, -v) / sector
-    # Fold the plane into half a point: one slanted line bounds what is left.
+    # By symmetry the plane is folded to half a sector, which one straight line bounds.
     folded = (turns - turns.round()).abs_() * sector
     lean = sector / 2 + notch
     sides = radius * torch.cos(folded - lean) - lean.cos()
@@ -52,12 +56,12 @@ def rosette(u: Tensor, v: Tensor, points: Tensor, notch: Tensor, roundness: Tens
 
 
 def _wave(phase: Tensor, pixel: Tensor) -> Tensor:
-    """A square wave of period 1 in `phase`, softened over `pixel` periods."""
+    """A square wave of period 1 in `phase`, with edges of `pixel` periods."""
     return edge(0.25 - (phase - phase.floor() - 0.5).abs(), pixel)
 
 
 def _offset(x: Tensor) -> Tensor:
-    """How far x lies from the nearest whole number, in [-0.5, 0.5]."""
+    """The signed distance of x from the nearest whole number, in [-0.5, 0.5]."""
     return x - x.round()
 
 
@@ -71,7 +75,7 @@ def _checked(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
 
 
 def _dotted(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
-    # Every other row is shifted by half a step: a triangular lattice.
+    # A triangular lattice: every second row is shifted by half a step.
     row = (v / 0.87).round()
     return edge(torch.hypot(_offset(u + row / 2), v - 0.87 * row) - 0.36, pixel_M11)
 
@@ -103,7 +107,8 @@ def _striped(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
 
 
 def _zigzag(u: Tensor, v: Tensor, pixel_M11: Tensor) -> Tensor:
-    # The phase runs hypot(1, 0.8) times as fast across the slanted lines as down the page.
+    # Lines have slope 2.4 / 3 = 0.8, so the phase changes hypot(1, 0.8) = 1.28 times as fast across
+    # them as along v.
     return _wave(v + 2.4 * _offset(u / 3).abs(), 1.28 * pixel_M11)
 
 

@@ -1,0 +1,64 @@
+"""`DataSettings`: how many images a run uses, at which size, and how they are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from headsearch.data.image.skipped import MAX_BAD_IMAGES
+from headsearch.data.image.store import MEMORY_LIMIT
+from headsearch.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """The settings of `open_data`.
+
+    Attributes:
+        image_size: side of the square images in pixels. None: the median of the shorter sides of
+            the first images, rounded down to a multiple of 8, from 32 to `max_image_size`.
+        images: the most training images; 0 for all of them.
+        eval_images: the most queries; 0 for all of `eval_data`, or a fifth of `data` if they are
+            held out of it.
+        bank_images: the most bank images; 0 for all of them.
+        seed: decides every choice. The queries do not depend on `images` or `bank_images`.
+        max_image_size: the largest side in pixels that is chosen, and that images of a stream are
+            kept at.
+        data_dir: the folder of timm's datasets.
+        download: whether timm's datasets may be downloaded.
+        memory_limit: bytes of pixels that one set of images may take in memory; larger sets are
+            decoded on demand.
+        max_bad_images: the fraction of a set's images that may be unreadable.
+
+    Raises:
+        UserError: a number is negative, a size is not positive, or the fraction is not in [0, 1].
+    """
+
+    image_size: int | None = None
+    images: int = 0
+    eval_images: int = 600
+    bank_images: int = 1000
+    seed: int = 0
+    max_image_size: int = 224
+    data_dir: Path | None = None
+    download: bool = False
+    memory_limit: int = MEMORY_LIMIT
+    max_bad_images: float = MAX_BAD_IMAGES
+
+    def __post_init__(self) -> None:
+        for name in ("images", "eval_images", "bank_images", "memory_limit"):
+            value = getattr(self, name)
+            if value < 0:
+                raise UserError(f"data: {name} must be 0 or more, but is {value}")
+        for name in ("image_size", "max_image_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"data: {name} must be 1 pixel or more, but is {value}")
+        if not 0 <= self.max_bad_images <= 1:
+            raise UserError(
+                f"data: max_bad_images is a fraction in [0, 1], but is {self.max_bad_images}"
+            )
+
+
+DEFAULTS = DataSettings()
+"""The settings of `open_data` where none are given."""
