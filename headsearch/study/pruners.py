@@ -195,12 +195,12 @@ PRUNERS: dict[str, PrunerChoice] = {
         ),
         PrunerChoice(
             "successive-halving",
-            "asynchronous halving at rungs 1, eta, eta², …; favours candidates judged early",
+            "asynchronous halving at rungs 1, eta, eta², …; favours candidates called first",
             lambda eta, min_keep, rungs: _successive_halving(eta, min_keep),
         ),
         PrunerChoice(
             "hyperband",
-            "asynchronous halving in brackets that start at different rungs; favours those judged early",
+            "asynchronous halving in brackets that begin at later rungs; favours the first called",
             _hyperband,
         ),
     )
