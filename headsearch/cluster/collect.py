@@ -1,8 +1,8 @@
-"""`collect`: what workers found, as the run directory of an ordinary search.
+"""`headsearch collect`: writes the results of many workers as the run directory of one search.
 
-Results are merged in the order of cohorts, whoever found them and when, so the tables are the same
-bytes whatever became of the workers (times apart). Cohorts that are not done are left out, and
-those that follow keep their numbers.
+Results are merged in the order of cohorts, not in the order in which workers finished. Apart from
+measured times, the tables are therefore bitwise the same whatever happened to the workers. Cohorts
+that are not done are left out, and later cohorts keep their numbers.
 """
 
 from __future__ import annotations
@@ -27,19 +27,23 @@ from headsearch.runs.tables import SOLO_COLUMNS
 from headsearch.study.leaderboard import base_of_the_first, ordered, write_tables
 
 FLEET = "fleet"
-"""What config.yaml of a collected search calls where it was collected from."""
+"""The key in config.yaml under which a collected search names its study and storage."""
 SUMS = ("cost_base_equivalents", "solo_equivalents")
-"""Facts of a search that are those of its cohorts together."""
+"""Facts of a search that are the sums of those of its cohorts."""
 
 
 def collect(study: SharedStudy, out: Path) -> tuple[Run, list[str]]:
-    """Writes what is done of a study into a run directory, a new one or that of an earlier collect.
+    """Writes the finished cohorts of a study into a run directory.
+
+    Args:
+        study: the study.
+        out: the run directory, a new one or that of an earlier `collect` of the same study.
 
     Returns:
-        The run, and what there is to say, a line each.
+        The run, and notes for the user, one line each.
 
     Raises:
-        UserError: nothing is done, or the directory is another run's.
+        UserError: no cohort is done, or the directory belongs to another run.
     """
     tasks = study.tasks()
     results, stand = tasks.results(COHORT), tasks.standing()
@@ -60,11 +64,11 @@ def collect(study: SharedStudy, out: Path) -> tuple[Run, list[str]]:
         raise UserError(f"{out}: cannot write: {error.strerror or error}") from None
     finally:
         lock.release()
-    return read_run(out), [*_left_out(stand), *solo_failures(tasks.results(SOLO))]
+    return read_run(out), [*_unfinished_tasks(stand), *solo_failures(tasks.results(SOLO))]
 
 
 def bring_solos(run: Run, results: Mapping[str, Any]) -> None:
-    """Keeps what solo runs of workers came to, as `verify` keeps those of its own."""
+    """Adds the results of the workers' solo runs to a run, as `verify` adds its own."""
     scores = [name for name in SOLO_COLUMNS if name not in ("candidate", "family", "seed")]
     solos = [
         {**result["about"], **{name: result["row"][name] for name in scores}}
@@ -75,7 +79,7 @@ def bring_solos(run: Run, results: Mapping[str, Any]) -> None:
 
 
 def solo_failures(results: Mapping[str, Any]) -> Iterator[str]:
-    """The solo runs that came to nothing, a line each."""
+    """The solo runs that failed and why, one line each."""
     for key, result in results.items():
         if "failure" in result:
             yield f"{key}: {result['failure']}"
@@ -96,12 +100,12 @@ def _write(study: SharedStudy, results: Mapping[str, Any], out: Path, *, complet
             first += 1
             continue
         of_cohort = result["facts"]
-        rows += _moved(result["rows"], first)
-        rung_rows += _moved(result["rung_rows"], first)
+        rows += _renumbered(result["rows"], first)
+        rung_rows += _renumbered(result["rung_rows"], first)
         score_rows += result["score_rows"]
-        trials += [{**t, "attrs": _moved([t["attrs"]], first)[0]} for t in result["trials"]]
-        facts["lowered"] += _moved(of_cohort["lowered"], first)
-        facts["splits"] += _moved(of_cohort["splits"], first)
+        trials += [{**t, "attrs": _renumbered([t["attrs"]], first)[0]} for t in result["trials"]]
+        facts["lowered"] += _renumbered(of_cohort["lowered"], first)
+        facts["splits"] += _renumbered(of_cohort["splits"], first)
         facts["baselines"] = {**of_cohort["baselines"], **facts["baselines"]}
         for name in (*SUMS, "wall_s", "score_s"):
             facts[name] += of_cohort[name]
@@ -119,18 +123,18 @@ def _write(study: SharedStudy, results: Mapping[str, Any], out: Path, *, complet
     _write_study(out, str(study.settings["study_name"]), trials, facts)
 
 
-def _moved(rows: list[dict[str, Any]], by: int) -> list[dict[str, Any]]:
-    """The rows of a cohort that was numbered from 0, with the number that it has among all."""
+def _renumbered(rows: list[dict[str, Any]], by: int) -> list[dict[str, Any]]:
+    """The rows of a cohort whose task numbered it from 0, renumbered among all cohorts."""
     return [{**row, "cohort": row["cohort"] + by} for row in rows]
 
 
 def _write_study(
     out: Path, name: str, trials: list[dict[str, Any]], facts: Mapping[str, Any]
 ) -> None:
-    """Writes the run's own study with a trial a candidate, whole or not at all."""
-    aside = out / ".study.db.collecting"
-    aside.unlink(missing_ok=True)
-    storage = RDBStorage(f"sqlite:///{aside.absolute()}")
+    """Writes the Optuna study of the run, one trial per candidate, atomically."""
+    partial = out / ".study.db.collecting"
+    partial.unlink(missing_ok=True)
+    storage = RDBStorage(f"sqlite:///{partial.absolute()}")
     study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
     study.add_trials(
         create_trial(
@@ -138,8 +142,8 @@ def _write_study(
             value=trial["value"],
             params=trial["params"],
             distributions={
-                parameter: json_to_distribution(of)
-                for parameter, of in trial["distributions"].items()
+                parameter: json_to_distribution(distribution)
+                for parameter, distribution in trial["distributions"].items()
             },
             intermediate_values={int(at): value for at, value in trial["intermediate"].items()},
             user_attrs=trial["attrs"],
@@ -148,11 +152,11 @@ def _write_study(
     )
     study.set_user_attr("facts", dict(facts))
     storage.engine.dispose()
-    aside.replace(out / "study.db")
+    partial.replace(out / "study.db")
 
 
-def _left_out(standings: list[Standing]) -> Iterator[str]:
-    """What is not done, a line each."""
+def _unfinished_tasks(standings: list[Standing]) -> Iterator[str]:
+    """The tasks that are not done and why, one line each."""
     for standing in standings:
         if standing.state == "lost":
             after = f"is lost after {standing.attempt} attempts"
@@ -164,5 +168,5 @@ def _left_out(standings: list[Standing]) -> Iterator[str]:
 
 
 def collected_from(path: Path) -> Mapping[str, str] | None:
-    """The study and the storage that a run directory was collected from; None where from none."""
+    """The study and storage that a run was collected from; None for an ordinary run."""
     return read_config(path).get(FLEET) if (path / CONFIG).is_file() else None

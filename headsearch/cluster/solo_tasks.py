@@ -1,4 +1,7 @@
-"""Solo runs of a collected search, queued for the workers of its study."""
+"""Queues the solo runs of a collected search as tasks for the workers of its study.
+
+A solo run trains the base with a single head and verifies the ranking of the search.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ from headsearch.training.objectives import make_objective
 
 
 def queue_solos(study: SharedStudy, verification: Verification) -> int:
-    """Queues the solo runs that have not ended and are not queued; how many were queued.
+    """Queues the solo runs that are neither done nor queued; returns how many were queued.
 
     Raises:
-        UserError: the first weights cannot be shared.
+        UserError: the initial weights cannot be written to the shared folder.
     """
     run, waiting = verification.search, [s for s in verification.solos if s.scores() is None]
     known = {(row["candidate"], row["seed"]) for row in run.solo.to_dict("records")}
@@ -29,7 +32,8 @@ def queue_solos(study: SharedStudy, verification: Verification) -> int:
         hashes |= share_first_weights(config, plan_of_run(run), objective, missing, study.shared)
     return study.tasks().add(
         Task(
-            # what a search has lowered since sets its solo runs apart from those before
+            # The learning rate is part of the key: if the search has lowered it since, solo runs at
+            # the new rate are tasks of their own.
             f"solo {solo} lr {solo.lr:g}",
             SOLO,
             {

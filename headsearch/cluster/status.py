@@ -1,4 +1,4 @@
-"""What a person sees of a study that many machines work at."""
+"""Console view of a study that many machines work on: tasks, workers, time left, best heads."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ from headsearch.text import duration
 
 STATE_STYLES = {"waiting": "dim", "running": "", "done": "green", "lost": "red"}
 BEST = 5
-"""Heads that are shown at most."""
+"""Maximum number of best heads to show."""
 
 
 class StudyView:
-    """A study as this observer sees it, more of it the longer it looks."""
+    """The status of a study, as one observer sees it.
+
+    How long a worker has been silent is known only from the second call of `now` on.
+    """
 
     def __init__(self, study: SharedStudy) -> None:
         self._study, self._tasks = study, study.tasks()
 
     def now(self) -> tuple[RenderableType, bool]:
-        """How it stands, and whether all has ended."""
+        """The current view, and whether all tasks have ended."""
         standings = self._tasks.standing()
         parts: list[RenderableType] = [Text(self._headline(standings)), _table(standings)]
         best = _best(self._study, self._tasks)
@@ -49,9 +52,10 @@ class StudyView:
 
 
 def seconds_left(standings: Sequence[Standing]) -> float | None:
-    """An estimate from the tasks that are done, by kind: those under way are half done.
+    """The estimated number of seconds until all tasks have ended.
 
-    None where nothing is left, nobody works, or none of a kind is done yet.
+    A task takes the mean time of finished tasks of its kind, and running tasks count as half done.
+    None if no task is left, no worker is running, or no task of a required kind is done yet.
     """
     workers = sum(s.state == "running" for s in standings)
     seconds = 0.0
@@ -66,12 +70,18 @@ def seconds_left(standings: Sequence[Standing]) -> float | None:
 
 
 def show_status(view: StudyView, console: Console, watch: float | None) -> None:
-    """Prints how a study stands, once, or again and again until all has ended."""
+    """Prints the status of a study.
+
+    Args:
+        view: the view of the study.
+        console: where to print.
+        watch: seconds between two prints, until all tasks have ended; None prints once.
+    """
     while True:
-        shown, ended = view.now()
+        content, ended = view.now()
         if watch is not None and console.is_terminal:
             console.clear()
-        console.print(shown)
+        console.print(content)
         if watch is None or ended:
             return
         time.sleep(watch)
@@ -91,7 +101,7 @@ def _table(standings: Sequence[Standing]) -> RichTable:
 
 
 def _last_beat(standing: Standing) -> str:
-    """When a worker beat last: as seen from here, else as it says itself."""
+    """The time of a worker's last beat: as observed here, else by the worker's own clock."""
     if standing.state == "done":
         return f"took {duration(standing.seconds)}" if standing.seconds is not None else ""
     if standing.state != "running":
@@ -104,7 +114,7 @@ def _last_beat(standing: Standing) -> str:
 
 
 def _best(study: SharedStudy, tasks: Tasks) -> list[str]:
-    """The best heads of the cohorts that are done, and those under way at their last rung."""
+    """The best heads: of finished cohorts, and of running ones by their latest rung."""
     scores: dict[str, tuple[float, str]] = {}
     for name, score in _under_way(study):
         scores[name] = (score, f"{name} {score:.3f} (under way)")

@@ -1,11 +1,13 @@
-"""Who leaves at a rung: the synchronous rung pruner, and Optuna's own.
+"""Pruners: the synchronous rung pruner of headsearch, and Optuna's pruners adapted to cohorts.
 
-The study reports every live candidate of a cohort at a rung, with the rung's index as the step
-(0, 1, 2, …), before it asks `should_prune` of any. At rung 0 and of controls all pruners here say
-no; at the last rung there is nothing left to save, and the study does not ask.
+A *cohort* is the candidates that train together, each of them one Optuna trial. A *rung* is a point
+in training at which all candidates of the cohort are scored. The search calls `trial.report` for
+every live candidate, with the rung's index (0, 1, 2, …) as the step, before it calls `should_prune`
+for any of them. No pruner here prunes at rung 0, which scores the untrained network, or prunes a
+control. At the last rung nothing is left to save, and the search does not call `should_prune`.
 
-A trial says what it is by two user attributes: `cohort`, equal among the candidates that train
-together (trials without it are one cohort), and `control`, True for a control.
+Two user attributes describe a trial: `cohort` is equal for the candidates that train together
+(trials without it form one cohort), and `control` is True for a control.
 """
 
 from __future__ import annotations
@@ -23,21 +25,22 @@ from headsearch.errors import unknown
 
 
 def is_control(trial: FrozenTrial) -> bool:
-    """Whether the trial is a control: never pruned, and in nobody's way."""
+    """Whether the trial is a control: never pruned, and not counted among the candidates."""
     return trial.user_attrs.get("control") is True
 
 
-def entry(study: Study, trial: FrozenTrial, step: int) -> list[int]:
-    """The numbers of the cohort's candidates that reported at `step`, best first.
+def ranked_peers(study: Study, trial: FrozenTrial, step: int) -> list[int]:
+    """The trial numbers of the cohort's candidates that reported at `step`, best first.
 
-    Controls and failed trials (diverged or collapsed heads) are not among them. A trial that was
-    pruned at this very step is: it took part in the contest. NaN comes last, and of equal scores
-    the lower number first, so the order depends on nothing but the reports.
+    Controls and failed trials (diverged or collapsed heads) are left out. A trial that was pruned
+    at this same step is included, since the others are compared with it, so that the result does
+    not depend on who was pruned first. NaN ranks last, and ties are broken by the lower number, so
+    that the order depends on the reports alone.
     """
     sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
     cohort = trial.user_attrs.get("cohort")
 
-    def place_of(peer: FrozenTrial) -> tuple[bool, float, int]:
+    def sort_key(peer: FrozenTrial) -> tuple[bool, float, int]:
         score = peer.intermediate_values[step]
         missing = math.isnan(score)
         return missing, 0.0 if missing else sign * score, peer.number
@@ -50,33 +53,38 @@ def entry(study: Study, trial: FrozenTrial, step: int) -> list[int]:
         and peer.state != TrialState.FAIL
         and not is_control(peer)
     ]
-    return [peer.number for peer in sorted(peers, key=place_of)]
+    return [peer.number for peer in sorted(peers, key=sort_key)]
 
 
 def kept(candidates: int, eta: float, min_keep: int) -> int:
-    """How many of so many candidates the rung pruner keeps; may be more than there are."""
-    # n / eta of a decimal eta may come out just above a whole number: 21 / 1.4 of 15
+    """The number of candidates that the rung pruner keeps, max(min_keep, ⌈candidates / eta⌉).
+
+    It may exceed `candidates`.
+    """
+    # In floating point candidates / eta may lie just above a whole number: 21 / 1.4 above 15.
     return max(min_keep, math.ceil(candidates / eta - 1e-9))
 
 
 class RungPruner(BasePruner):
-    """Keeps the best 1/eta of a cohort's candidates at every rung, `min_keep` at least.
+    """Keeps the best 1/eta of a cohort's candidates at every rung, but at least `min_keep`.
 
-    The decision is a function of the cohort's reports at the rung alone: it is the same in
-    whatever order trials are asked and told, after a reload from storage, and from any process.
-    With n candidates at the rung, max(min_keep, ⌈n / eta⌉) stay. Controls stay as well and take
-    no candidate's place.
+    The decision depends only on the cohort's reports at the rung. It is the same in any order of
+    calls, after a reload from storage, and in any process. Of n candidates at the rung,
+    max(min_keep, ⌈n / eta⌉) stay. Controls stay too and do not count as candidates.
 
     Args:
-        eta: 1 or more; 2 halves the cohort at every rung, 1 prunes nothing.
-        min_keep: how many candidates stay however few there are; 1 or more.
+        eta: the reduction factor, 1 or more; 2 halves the cohort at every rung, 1 prunes nothing.
+        min_keep: the minimum number of candidates to keep, 1 or more.
+
+    Raises:
+        ValueError: if an argument is out of range.
     """
 
     def __init__(self, eta: float = 2.0, min_keep: int = 3) -> None:
         if not (math.isfinite(eta) and eta >= 1):
-            raise ValueError(f"The share kept is 1/eta, so eta must be 1 or more, but got {eta=}.")
+            raise ValueError(f"eta must be a number of 1 or more (1/eta are kept), but got {eta=}.")
         if min_keep < 1:
-            raise ValueError(f"At least one candidate must stay, but got {min_keep=}.")
+            raise ValueError(f"min_keep must be 1 or more, but got {min_keep=}.")
         self._eta = eta
         self._min_keep = min_keep
 
@@ -84,20 +92,27 @@ class RungPruner(BasePruner):
         step = trial.last_step
         if step is None or step == 0 or is_control(trial):
             return False
-        candidates = entry(study, trial, step)
+        candidates = ranked_peers(study, trial, step)
         return trial.number not in candidates[: kept(len(candidates), self._eta, self._min_keep)]
 
 
 class GuardedPruner(BasePruner):
-    """One of Optuna's pruners, held to the rules of a cohort.
+    """Wraps one of Optuna's pruners so that it follows the rules of a cohort.
 
-    It is not asked at rung 0 nor of controls, and the `min_keep` best of a cohort's candidates at
-    a rung stay whatever it says (successive halving would at times prune all).
+    The inner pruner is not called at rung 0 or for controls, and the `min_keep` best candidates of
+    a cohort stay at every rung whatever it decides: successive halving alone sometimes prunes all.
+
+    Args:
+        pruner: the inner pruner.
+        min_keep: the minimum number of candidates to keep, 1 or more.
+
+    Raises:
+        ValueError: if `min_keep` is out of range.
     """
 
     def __init__(self, pruner: BasePruner, min_keep: int = 3) -> None:
         if min_keep < 1:
-            raise ValueError(f"At least one candidate must stay, but got {min_keep=}.")
+            raise ValueError(f"min_keep must be 1 or more, but got {min_keep=}.")
         self._pruner = pruner
         self._min_keep = min_keep
 
@@ -105,19 +120,20 @@ class GuardedPruner(BasePruner):
         step = trial.last_step
         if step is None or step == 0 or is_control(trial):
             return False
-        # asked of the best as well: successive halving remembers whom it was asked about
-        wanted = self._pruner.prune(study, trial)
-        return wanted and trial.number not in entry(study, trial, step)[: self._min_keep]
+        # Called for the best candidates too: successive halving stores the rung that each trial
+        # has reached when it is called.
+        prunes = self._pruner.prune(study, trial)
+        return prunes and trial.number not in ranked_peers(study, trial, step)[: self._min_keep]
 
 
 @dataclass(frozen=True)
 class PrunerChoice:
-    """A pruner that a run can name.
+    """An entry of `PRUNERS`: a pruner that a run can select by name.
 
     Attributes:
-        name: the name in `PRUNERS`.
-        help: one line for the user: when it works.
-        make: the pruner, from eta, min_keep and the index of the last rung.
+        name: the key in `PRUNERS`.
+        help: one line for the user that says what it does and when it works.
+        make: makes the pruner from eta, min_keep and the index of the last rung.
     """
 
     name: str
@@ -144,13 +160,16 @@ def _hyperband(eta: float, min_keep: int, rungs: int) -> BasePruner:
     return GuardedPruner(inner, min_keep)
 
 
-# What Optuna 5.0's own pruners do with a cohort in lockstep was tried on 3 cohorts of 12, 4 rungs:
-# median and percentile pruned nothing in the first cohort and the same in any order later; without
-# the guard successive halving kept 12, 1 or 4 of the first cohort as it was asked from worst to
-# best, from best to worst or by number, and none at all in one cohort; Hyperband likewise 12, 4
-# or 5. Left out: Wilcoxon's (its steps are problem instances, not rungs; it pruned a whole cohort),
-# the threshold pruner (no bound fits a score that grows from rung to rung), and the patient one (it
-# needs a candidate's own score to stop improving, and few rungs never show that).
+# Optuna 5.0's own pruners, tried on 3 cohorts of 12 candidates that advance in lockstep, 4 rungs:
+# - Median and percentile pruned nothing in the first cohort. In later cohorts their decisions did
+#   not depend on the order of the calls.
+# - Successive halving without the guard kept 12, 1 or 4 candidates of the first cohort when called
+#   from worst to best, from best to worst, or by trial number, and in one cohort none at all.
+# - Hyperband likewise kept 12, 4 or 5.
+# Left out:
+# - Wilcoxon: its steps are problem instances, not rungs, and it pruned a whole cohort.
+# - Threshold: no fixed bound fits a score that grows from rung to rung.
+# - Patient: it waits until a candidate's own score stops improving, which few rungs never show.
 PRUNERS: dict[str, PrunerChoice] = {
     entry.name: entry
     for entry in (
@@ -166,22 +185,22 @@ PRUNERS: dict[str, PrunerChoice] = {
         ),
         PrunerChoice(
             "median",
-            "prunes what is below the median of finished candidates; from the second cohort on",
+            "prunes below the median of finished candidates; works from the second cohort on",
             lambda eta, min_keep, rungs: _percentile(50.0, min_keep),
         ),
         PrunerChoice(
             "percentile",
-            "prunes what is below the best 1/eta of finished candidates; from the second cohort on",
+            "prunes below the best 1/eta of finished candidates; works from the second cohort on",
             lambda eta, min_keep, rungs: _percentile(100.0 / eta, min_keep),
         ),
         PrunerChoice(
             "successive-halving",
-            "asynchronous halving at rungs 1, eta, eta², …; favours candidates asked early",
+            "asynchronous halving at rungs 1, eta, eta², …; favours candidates called first",
             lambda eta, min_keep, rungs: _successive_halving(eta, min_keep),
         ),
         PrunerChoice(
             "hyperband",
-            "asynchronous halving in brackets that begin at later rungs; favours those asked early",
+            "asynchronous halving in brackets that begin at later rungs; favours the first called",
             _hyperband,
         ),
     )
@@ -189,22 +208,22 @@ PRUNERS: dict[str, PrunerChoice] = {
 
 
 def make_pruner(name: str, *, eta: float, min_keep: int, rungs: int) -> BasePruner:
-    """The pruner of this name.
+    """Makes the pruner of this name.
 
     Args:
-        name: a name in `PRUNERS`.
-        eta: 1/eta of the candidates stay at a rung; 1 or more. Successive halving and Hyperband
-            need whole numbers from 2: they take the nearest.
-        min_keep: how many candidates of a cohort stay at a rung at least.
+        name: a key of `PRUNERS`.
+        eta: the reduction factor, 1 or more: 1/eta of the candidates stay at a rung. Successive
+            halving and Hyperband need whole numbers of 2 or more and take the nearest.
+        min_keep: the minimum number of a cohort's candidates to keep at a rung, 1 or more.
         rungs: the index of the last rung, 1 or more.
 
     Raises:
-        UserError: no such pruner.
-        ValueError: a value out of range.
+        UserError: if no pruner has this name.
+        ValueError: if another argument is out of range.
     """
     if name not in PRUNERS:
         raise unknown("pruner", name, PRUNERS)
-    RungPruner(eta, min_keep)  # the bounds are the same for all
+    RungPruner(eta, min_keep)  # Validates eta and min_keep, whose bounds all pruners share.
     if rungs < 1:
-        raise ValueError(f"Rungs after rung 0 must be at least 1, but got {rungs=}.")
+        raise ValueError(f"rungs must be 1 or more, but got {rungs=}.")
     return PRUNERS[name].make(eta, min_keep, rungs)

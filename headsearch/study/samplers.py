@@ -1,8 +1,10 @@
-"""Where candidates of a large space come from: Optuna's samplers that serve a cohort.
+"""Samplers: the Optuna samplers that can propose a whole cohort from a conditional search space.
 
-A cohort is asked for at once, before any of it is told, from a space with conditional parameters
-(a kernel only where the family has one). A sampler's random state is not in the storage, so one is
-made for each trial.
+They are used for spaces that are too large to enumerate. All candidates of a cohort (those that
+train together) are proposed before the result of any of them is known, and the space is
+conditional: a family has a kernel parameter only if it uses one. Optuna does not store a sampler's
+random state, so each trial gets a new sampler with a seed of its own, and a resumed search proposes
+the same candidates.
 """
 
 from __future__ import annotations
@@ -18,25 +20,35 @@ from headsearch.errors import unknown
 from headsearch.seeding import seed_for
 
 STARTUP = 10
-"""Finished candidates before TPE begins to model; random until then."""
+"""The number of finished candidates from which TPE uses its model; random sampling until then."""
 POPULATION = 12
-"""A generation of NSGA-II: about a cohort. Optuna's 50 are more than most searches ever train."""
+"""Size of a generation of NSGA-II: about one cohort. Optuna's default, 50, is more candidates than
+most searches train in total."""
 
 
 @dataclass(frozen=True)
 class SamplerChoice:
-    """A sampler that a run can name: its help is one line for the user, `make` takes the seed."""
+    """An entry of `SAMPLERS`: a sampler that a run can select by name.
+
+    Attributes:
+        name: the key in `SAMPLERS`.
+        help: one line for the user.
+        make: makes the sampler from a seed.
+        one_sequence: whether all trials are points of one sequence, so that they need the same
+            seed. The storage holds the position in the sequence.
+    """
 
     name: str
     help: str
     make: Callable[[int], BaseSampler]
     one_sequence: bool = False
-    """Whether all trials are points of one sequence, whose place the storage holds."""
 
 
-# Left out after trying them on Optuna 5.0 with 3 cohorts of 12, each asked for at once: GP (5 of 12
-# distinct: it does not see running trials), CMA-ES (another package, and no categorical choices),
-# grid and brute force (they raise from `tell` when exhausted; small spaces are enumerated anyway).
+# Tried on Optuna 5.0 with 3 cohorts of 12, each proposed at once, and left out:
+# - GP: 5 of 12 candidates were distinct, since it ignores running trials.
+# - CMA-ES: needs another package, and has no categorical parameters.
+# - Grid and brute force: they raise from `tell` when exhausted, and small spaces are enumerated
+#   without a sampler.
 SAMPLERS: dict[str, SamplerChoice] = {
     entry.name: entry
     for entry in (
@@ -53,12 +65,12 @@ SAMPLERS: dict[str, SamplerChoice] = {
         ),
         SamplerChoice(
             "random",
-            "independent draws: the fairest picture of a space",
+            "independent draws: an unbiased sample of the space",
             lambda seed: optuna.samplers.RandomSampler(seed=seed),
         ),
         SamplerChoice(
             "qmc",
-            "a scrambled Sobol sequence over what all families share, the rest drawn at random",
+            "a scrambled Sobol sequence over parameters that all families share, others at random",
             lambda seed: optuna.samplers.QMCSampler(
                 scramble=True, seed=seed, warn_independent_sampling=False
             ),
@@ -66,7 +78,7 @@ SAMPLERS: dict[str, SamplerChoice] = {
         ),
         SamplerChoice(
             "nsgaii",
-            f"evolves the better candidates, {POPULATION} in a generation",
+            f"a genetic algorithm with {POPULATION} candidates per generation",
             lambda seed: optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed),
         ),
     )
@@ -74,15 +86,20 @@ SAMPLERS: dict[str, SamplerChoice] = {
 
 
 def make_sampler(name: str, seed: int, trial: int = 0) -> BaseSampler:
-    """The sampler of this name in `SAMPLERS`, seeded for the trial that it is to propose.
+    """Makes the sampler of this name for one trial.
+
+    Args:
+        name: a key of `SAMPLERS`.
+        seed: the seed of the run.
+        trial: the number of the trial that the sampler will propose.
 
     Raises:
-        UserError: no such sampler.
+        UserError: if no sampler has this name.
     """
     if name not in SAMPLERS:
         raise unknown("sampler", name, SAMPLERS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         choice = SAMPLERS[name]
-        own = seed if choice.one_sequence else seed_for(seed, "sampler", trial) % 2**32
-        return choice.make(own)
+        trial_seed = seed if choice.one_sequence else seed_for(seed, "sampler", trial) % 2**32
+        return choice.make(trial_seed)

@@ -1,4 +1,4 @@
-"""What a head takes by itself, timed when it enters a search."""
+"""Measures the time of one forward and backward pass of a single head, when it enters a search."""
 
 from __future__ import annotations
 
@@ -11,17 +11,24 @@ from torch import Tensor, nn
 from headsearch.device import mixed_precision, synchronize
 
 ALONE_TIMES, ALONE_S = 3, 0.1
-"""How often, and for how many seconds, a head's forward and backward is timed when it enters."""
+"""Timing of a head stops after this many passes, or after this many seconds, whichever is first."""
 
 
 def head_step_ms(build: Callable[[], nn.Module], features_BDHW: Tensor, *, autocast: bool) -> float:
-    """What one forward and backward of a head on given features takes, in milliseconds.
+    """The time of one forward and backward pass of a head, in milliseconds.
 
-    On a head of its own, warmed up on some of the images: a head in training is not touched. The
-    least of `ALONE_TIMES` passes, or of fewer once they have taken `ALONE_S` together: a long one
-    wants no repeat, and a search does this for every head before its first step.
+    The head is built for the measurement, so a head in training is not touched, and is warmed up on
+    an eighth of the images. The result is the shortest of `ALONE_TIMES` passes, or of fewer once
+    they have taken `ALONE_S` seconds together: a search times every head before its first step, and
+    a long pass needs no repetition.
+
+    Args:
+        build: makes the head, a module (B, D, H, W) → (B, D, H, W).
+        features_BDHW: the input.
+        autocast: whether matrix products run in bfloat16.
     """
     device = features_BDHW.device
+    # The random numbers of the run must not depend on whether a head is timed.
     with torch.random.fork_rng(devices=[]):
         head = build().to(device)
     weights = list(head.parameters())

@@ -1,4 +1,7 @@
-"""Batch norm over the images of all processes, on any device and in any module."""
+"""Synchronised batch norm: statistics over the images of all ranks, on any device and module.
+
+A rank is one process of a `torchrun` job (see `distributed.py`).
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,22 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from headsearch.torchrun import count
-from headsearch.training.distributed import (
-    mean_over_processes,
-)
+from headsearch.training.distributed import mean_over_processes
 
 
 def statistics_over_all() -> AbstractContextManager[object]:
-    """Within it, batch norms in training take their statistics over the images of all ranks."""
+    """A context in which batch norms in training mode use statistics over all ranks.
+
+    In a single process it does nothing.
+    """
     return nullcontext() if count() == 1 else BatchNormOverRanks()
 
 
 class BatchNormOverRanks(TorchFunctionMode):
-    """Stands in for `batch_norm` in training, whichever module calls it.
+    """A context that replaces `torch.nn.functional.batch_norm`, whichever module calls it.
 
-    torch's SyncBatchNorm does the same on GPUs alone, and for its own modules alone: timm's layers
-    and a user's call the function.
+    PyTorch's SyncBatchNorm works only on GPUs and only for its own modules, while timm's layers and
+    user-defined ones call the function.
     """
 
     def __torch_function__(
@@ -51,21 +55,26 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """`F.batch_norm` over the images of all ranks, which have as many each: (b, C, …).
+    """`F.batch_norm` with statistics over the images of all ranks.
 
-    The variance is taken about the mean, in two messages: from sums of squares it would lose what
-    the mean exceeds the deviation by.
+    Every rank must have the same number of images. `input` is (b, C, …), and the arguments are
+    those of `F.batch_norm`.
+
+    The mean is reduced first, then the mean square of the centred input. A variance from the mean
+    of squares would need one reduction only, but would lose precision where the mean is large
+    relative to the deviation.
     """
     if not training:
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     x = input.to(torch.promote_types(input.dtype, torch.float32))
-    over = [dim for dim in range(x.ndim) if dim != 1]
+    all_but_channels = [dim for dim in range(x.ndim) if dim != 1]
     shape = [1, -1, *[1] * (x.ndim - 2)]
-    mean_C = mean_over_processes(x.mean(over))
+    mean_C = mean_over_processes(x.mean(all_but_channels))
     centred = x - mean_C.view(shape)
-    variance_C = mean_over_processes(centred.square().mean(over))
+    variance_C = mean_over_processes(centred.square().mean(all_but_channels))
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
+            # As in PyTorch, the running variance is the unbiased one.
             samples = x.numel() // x.shape[1] * count()
             unbiased_C = variance_C * (samples / (samples - 1))
             running_mean.lerp_(mean_C.to(running_mean.dtype), momentum)

@@ -1,4 +1,4 @@
-"""The queue of tasks: each is done once, whoever dies, comes back, or looks at what moment."""
+"""Task queue: each task is done exactly once, whichever worker dies or returns, and when."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Clock:
 
 @dataclass
 class Place:
-    """A storage with a queue, and observers of one clock."""
+    """A storage with a queue, and observers that share one manual clock."""
 
     storage: BaseStorage = field(default_factory=InMemoryStorage)
     clock: Clock = field(default_factory=Clock)
@@ -52,7 +52,7 @@ class Place:
         return {"clock": self.clock, "wall": self.clock, "seed": 0}
 
     def silence(self, observer: Tasks, seconds: float) -> list[str]:
-        """The observer looks every 10 seconds, and nothing else happens."""
+        """Advances the clock; the observer looks every 10 seconds. Returns what it reports."""
         news = observer.look()
         for _ in range(math.ceil(seconds / 10)):
             self.clock.now += 10
@@ -95,7 +95,7 @@ def test_a_claim_is_one_workers_alone_even_if_all_saw_it_waiting(
     tasks = place.queue("a", "b", "c")
     seen = tasks._read((TrialState.WAITING,))
     others = [place.observer() for _ in range(3)]
-    for other in others:  # as of before any claim
+    for other in others:  # each first reads the queue as it was before any claim
         now, old = other._read, [list(seen)]
         monkeypatch.setattr(
             other, "_read",
@@ -136,7 +136,7 @@ def test_a_worker_that_died_before_its_first_beat_is_noticed_too(place: Place) -
 
 
 def test_an_observer_that_was_away_takes_nothing_back_at_once(place: Place) -> None:
-    """A storage that was gone for an hour kept all workers from beating."""
+    """While the storage is unreachable, no worker can send a beat."""
     tasks = place.queue("a")
     claim = claimed(tasks, "worker")
     claim.beat()
@@ -199,7 +199,7 @@ def test_a_task_whose_taker_back_died_in_between_is_queued_by_another(place: Pla
     assert place.observer().look() == []
 
 
-def test_what_is_lost_is_tried_again_on_demand(place: Place) -> None:
+def test_lost_tasks_are_retried_on_demand(place: Place) -> None:
     tasks = place.queue("a", "b", rules=replace(RULES, attempts=1))
     claimed(tasks, "one").fail("it burns")
     assert states(tasks) == {"a": "lost", "b": "waiting"}
@@ -262,7 +262,7 @@ def test_a_commit_whose_answer_was_lost_may_be_said_again(place: Place) -> None:
 
 
 def test_half_a_result_is_none(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The worker dies between the pieces, or before the one atomic moment."""
+    """The worker dies after it has written the result and before it commits it."""
     tasks = place.queue("a")
     claim = claimed(tasks, "dies")
     monkeypatch.setattr(
@@ -301,11 +301,11 @@ def test_a_queue_is_made_once(place: Place) -> None:
 
 
 class KilledError(Exception):
-    """A worker's process ends here, between two of its calls at the storage."""
+    """Simulates that a worker's process is killed between two calls of the storage."""
 
 
 class Mortal:
-    """A storage as a worker reaches it that dies before its n-th writing call, or after it."""
+    """A storage whose worker is killed after a given number of write calls."""
 
     def __init__(self, storage: BaseStorage, calls: int) -> None:
         self._storage, self._left = storage, calls
@@ -327,7 +327,7 @@ class Mortal:
 STEP = st.tuples(
     st.integers(0, 3),  # which worker
     st.sampled_from(["work", "commit", "beat", "release", "look", "look", "fail"]),
-    st.integers(0, 9),  # calls that it lives for
+    st.integers(0, 9),  # write calls until it is killed; 8 and 9: never
 )
 
 
@@ -336,7 +336,7 @@ STEP = st.tuples(
 def test_whatever_happens_each_task_is_done_once_and_none_is_lost(
     steps: list[tuple[int, str, int]],
 ) -> None:
-    """Workers claim, beat, give back, die between any two calls, come back as zombies."""
+    """Workers claim, beat, give back, are killed between any two calls, and return as zombies."""
     place = Place()
     queue = place.queue("a", "b", "c", rules=Rules(heartbeat=10, grace=60, attempts=1000))
     workers = [place.observer() for _ in range(4)]
@@ -362,11 +362,11 @@ def test_whatever_happens_each_task_is_done_once_and_none_is_lost(
                 claims[number] = None
                 getattr(claim, act)("given up")
         except KilledError:
-            pass  # its claim it may still hold, and go on with as a zombie
+            pass  # The worker may return as a zombie that still believes it holds its claim.
         except TakenOverError:
             claims[number] = None
     assert all(len(results) == 1 for results in committed.values())
-    # Whatever is left of it, an honest worker brings it to its end.
+    # A worker that does not die finishes what is left.
     last = place.observer()
     for _ in range(40):
         place.silence(last, 60)
@@ -404,7 +404,7 @@ def test_a_storage_that_fails_for_a_while_is_asked_again_and_one_that_stays_away
 
 
 def test_the_same_on_a_journal_file(tmp_path: Path) -> None:
-    """What a shared file system offers; each storage opened on its own, as another machine does."""
+    """A journal on a shared file system, opened separately by each worker, as on two machines."""
     url, clock = f"journal://{tmp_path / 'journal.log'}", Clock()
     how = {"clock": clock, "wall": clock}
     tasks = Tasks.create(open_storage(url), "study", [Task("a", "k"), Task("b", "k")], RULES, **how)

@@ -1,4 +1,4 @@
-"""Pruning: the best of a cohort stay, whatever the order in which Optuna hears of them."""
+"""Pruners and samplers: the best of a cohort stay in any order of calls; cohorts are filled."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def new_study(pruner: BasePruner, direction: str = "maximize", storage: str | No
 
 
 def enter(study: Study, count: int, cohort: int = 0, controls: Sequence[int] = ()) -> list[Trial]:
+    """Starts the trials of one cohort; `controls` are indices of the trials that are controls."""
     trials = [study.ask() for _ in range(count)]
     for i, trial in enumerate(trials):
         trial.set_user_attr("cohort", cohort)
@@ -46,7 +47,7 @@ def report(trials: Sequence[Trial], scores: Sequence[float], step: int) -> None:
 
 
 def kept(trials: Sequence[Trial]) -> list[int]:
-    """Which of the trials stay, all asked before any is told."""
+    """The indices of the trials that stay; all are asked before any is told to stop."""
     return [i for i, trial in enumerate(trials) if not trial.should_prune()]
 
 
@@ -63,7 +64,7 @@ def kept(trials: Sequence[Trial]) -> list[int]:
         ("maximize", [1, 5], 2.0, 3, [0, 1]),
         ("maximize", list(range(21)), 1.4, 1, list(range(6, 21))),  # 21 / 1.4 is 15, not 16
         ("maximize", [1, 5, 3], 1.0, 1, [0, 1, 2]),
-        ("maximize", [2, 2, 2, 2], 2.0, 1, [0, 1]),  # of equals those that came first
+        ("maximize", [2, 2, 2, 2], 2.0, 1, [0, 1]),  # ties go to the lower trial number
         ("maximize", [math.nan, 1, math.nan, 0], 2.0, 1, [1, 3]),
         ("minimize", [math.nan, 1, math.nan, 0], 2.0, 1, [1, 3]),
         ("maximize", [math.nan, -math.inf, 3, math.inf], 1.3, 1, [0, 1, 2, 3]),
@@ -104,7 +105,7 @@ def test_failed_heads_are_not_counted_among_the_kept() -> None:
     study = new_study(RungPruner(2.0, 1))
     trials = enter(study, 6)
     report(trials, [9, 8, 3, 2, 1, 0], 1)
-    for trial in trials[:2]:  # collapsed: they looked best
+    for trial in trials[:2]:  # a collapsed head has a high score
         study.tell(trial, state=TrialState.FAIL)
     assert kept(trials[2:]) == [0, 1]
 
@@ -121,7 +122,7 @@ def test_later_rungs_judge_by_their_own_reports_of_who_is_left() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_no_order_of_reports_questions_and_answers_matters(data: st.DataObject) -> None:
+def test_the_order_of_reports_and_prune_calls_does_not_matter(data: st.DataObject) -> None:
     n = data.draw(st.integers(1, 9), "candidates")
     score = st.sampled_from([0.0, 0.5, 1.0, -2.0, math.nan, math.inf])
     scores = data.draw(st.lists(score, min_size=n, max_size=n), "scores")
@@ -208,7 +209,8 @@ def test_no_pruner_touches_rung_0_controls_or_the_best(name: str) -> None:
             study.tell(trials[i], scores[i])
 
 
-def pruned_of(study: Study, cohort: int, scores: Sequence[float]) -> int:
+def count_pruned(study: Study, cohort: int, scores: Sequence[float]) -> int:
+    """Runs one cohort through rungs 0 and 1; how many of its trials are pruned."""
     trials = enter(study, len(scores), cohort=cohort)
     report(trials, scores, 0)
     report(trials, scores, 1)
@@ -228,7 +230,7 @@ def pruned_of(study: Study, cohort: int, scores: Sequence[float]) -> int:
         ("none", 0, 0),
         ("median", 0, 5),
         ("percentile", 0, 5),
-        ("successive-halving", None, None),  # asynchronous: some, and it hangs on the order
+        ("successive-halving", None, None),  # asynchronous: the number depends on the order
         ("hyperband", None, None),
     ],
 )
@@ -238,7 +240,7 @@ def test_pruners_work_when_their_help_says(
     study = new_study(make_pruner(name, eta=2.0, min_keep=3, rungs=4))
     scores = list(range(10, 0, -1))
     for cohort, want in enumerate((first, second)):
-        got = pruned_of(study, cohort, scores)
+        got = count_pruned(study, cohort, scores)
         if want is None:
             assert got > 0
         else:
@@ -246,12 +248,12 @@ def test_pruners_work_when_their_help_says(
 
 
 def test_bare_successive_halving_would_prune_a_whole_cohort() -> None:
-    """Why Optuna's pruners are guarded."""
+    """The reason for `GuardedPruner`."""
     for guarded in (False, True):
         inner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
         study = new_study(GuardedPruner(inner, 3) if guarded else inner)
-        pruned_of(study, 0, range(100, 92, -1))
-        assert pruned_of(study, 1, range(8)) == (5 if guarded else 8)
+        count_pruned(study, 0, range(100, 92, -1))
+        assert count_pruned(study, 1, range(8)) == (5 if guarded else 8)
 
 
 def test_unknown_and_out_of_range_choices_are_named() -> None:
@@ -283,7 +285,7 @@ def suggest(trial: Trial) -> tuple[object, ...]:
 def test_samplers_fill_whole_cohorts_of_a_conditional_space(name: str) -> None:
     def cohorts() -> list[list[tuple[object, ...]]]:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # nothing for the user to wonder about
+            warnings.simplefilter("error")  # no warning may reach the user
             study = optuna.create_study(direction="maximize", sampler=make_sampler(name, 3))
             drawn = []
             for _ in range(3):

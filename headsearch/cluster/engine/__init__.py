@@ -1,1 +1,1 @@
-"""The task queue of a shared study: claims, heartbeats, dashboard."""
+"""Task queue of a study that many machines share: claims, heartbeats, attributes, dashboard."""

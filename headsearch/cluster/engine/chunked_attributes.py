@@ -1,7 +1,8 @@
-"""Values of any size as attributes of an Optuna study or trial, which databases bound.
+"""Values of any size in the attributes of an Optuna study or trial, whose size is limited.
 
-MySQL ends a text at 64 KB, and Optuna writes each attribute as JSON. So a value is written as
-JSON, compressed, and cut into pieces, in letters that JSON leaves as they are.
+MySQL limits a text to 64 KB, and Optuna writes each attribute as JSON. A value is therefore
+serialised as JSON, compressed, encoded in Base64 (which JSON does not escape) and split into
+pieces.
 """
 
 from __future__ import annotations
@@ -13,37 +14,38 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 PIECE = 32 * 1024
-"""Characters of a piece at most."""
+"""Maximum number of characters of a piece."""
 LARGEST = 256 * 2**20
-"""Bytes that a value may unfold to: more was not written here."""
+"""Maximum size of a value in bytes after decompression; anything larger is rejected on reading."""
 
 
 def pieces(name: str, value: Any) -> Iterator[tuple[str, str | int]]:
-    """The attributes that hold a value that JSON can hold, NaN included; how many, last.
+    """The attributes that store a value made of JSON types, NaN included.
 
-    Whoever sees the last one sees all, if they are written in their order.
+    The last attribute holds the number of pieces. If they are written in this order, a reader that
+    sees the last one sees all.
     """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    folded = base64.b64encode(zlib.compress(text, 6)).decode()
-    starts = range(0, len(folded), PIECE)
+    encoded = base64.b64encode(zlib.compress(text, 6)).decode()
+    starts = range(0, len(encoded), PIECE)
     for index, start in enumerate(starts):
-        yield f"{name}.{index}", folded[start : start + PIECE]
+        yield f"{name}.{index}", encoded[start : start + PIECE]
     yield name, len(starts)
 
 
 def whole(name: str, attributes: Mapping[str, Any]) -> Any:
-    """The value that these attributes hold.
+    """Reads a value from the attributes that `pieces` wrote.
 
     Raises:
-        KeyError: they hold none of this name.
-        ValueError: it was not written by `pieces`.
+        KeyError: there is no value of this name.
+        ValueError: the value was not written by `pieces`.
     """
-    folded = "".join(attributes[f"{name}.{index}"] for index in range(attributes[name]))
-    unfolding = zlib.decompressobj()
+    encoded = "".join(attributes[f"{name}.{index}"] for index in range(attributes[name]))
+    decompressor = zlib.decompressobj()
     try:
-        text = unfolding.decompress(base64.b64decode(folded), LARGEST)
+        text = decompressor.decompress(base64.b64decode(encoded), LARGEST)
     except zlib.error as error:
         raise ValueError(f"{name}: {error}") from None
-    if not unfolding.eof:
+    if not decompressor.eof:
         raise ValueError(f"{name}: cut short, or too large")
     return json.loads(text)

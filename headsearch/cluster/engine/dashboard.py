@@ -1,7 +1,7 @@
-"""Heads that train on many machines, shown in one Optuna study for a dashboard to draw.
+"""Mirrors heads that train on many machines into one Optuna study, for optuna-dashboard.
 
-A trial a head and attempt: it runs while the head trains, and is told how it ended. This is for the
-eye alone: what counts is in the tasks, so nothing here may stop a worker.
+There is one trial per head and attempt; it is RUNNING while the head trains. The study is for
+display only, and results are in the task queue, so errors here never stop a worker.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ TOKEN = "claim"
 
 
 class Mirror:
-    """The trials of a claimed cohort in the study that is watched.
+    """The trials of a claimed cohort in the displayed study.
 
     Args:
-        storage: where it is.
-        study: the storage's name of it.
-        claim: the cohort.
+        storage: the Optuna storage of the study.
+        study: the storage's id of the study.
+        claim: the claim on the cohort.
         heads: each head's name, parameters and their distributions, and whether it is a control.
     """
 
@@ -52,34 +52,36 @@ class Mirror:
                 self._trials[name] = storage.create_new_trial(study, trial)
 
     def report(self, scores: Mapping[str, float], rung: int) -> None:
-        """Shows the scores of a rung."""
+        """Reports the scores of a rung."""
         for name, score in scores.items():
-            self._say(name, self._storage.set_trial_intermediate_value, rung, score)
+            self._try_to(name, self._storage.set_trial_intermediate_value, rung, score)
 
     def end(self, name: str, state: TrialState, value: float | None, reason: str) -> None:
-        """Shows how a head ended."""
+        """Ends the trial of a head."""
         if reason:
-            self._say(name, self._storage.set_trial_user_attr, "reason", reason)
+            self._try_to(name, self._storage.set_trial_user_attr, "reason", reason)
         values = [value] if value is not None else None
-        self._say(name, self._storage.set_trial_state_values, state, values)
+        self._try_to(name, self._storage.set_trial_state_values, state, values)
 
     def give_up(self, reason: str) -> None:
-        """Shows that the attempt came to nothing."""
+        """Ends all trials as failed, because the attempt was given up."""
         for name in list(self._trials):
             self.end(name, TrialState.FAIL, None, reason)
 
-    def _say(self, name: str, call: Callable[..., object], *what: object) -> None:
+    def _try_to(self, name: str, call: Callable[..., object], *what: object) -> None:
         if name in self._trials:
             with suppress(Exception):
                 call(self._trials[name], *what)
 
 
 def sweep(storage: BaseStorage, study: int, active: Callable[[], set[str]]) -> None:
-    """Ends the trials of attempts that nobody works at any more.
+    """Ends the displayed trials of attempts that no worker runs any more.
 
     Args:
-        active: the tokens of the claims that are held, as of later than the trials: those of a
-            claim come after it.
+        storage: the Optuna storage of the study.
+        study: the storage's id of the study.
+        active: returns the tokens of the claims that are held. It is called after the trials are
+            read: a claim precedes its trials, so the claim of every trial read is known by then.
     """
     with suppress(Exception):
         running = storage.get_all_trials(study, deepcopy=False, states=(TrialState.RUNNING,))

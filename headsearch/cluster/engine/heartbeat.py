@@ -1,4 +1,4 @@
-"""The heartbeat of a claimed task, in a thread of its own."""
+"""A thread that sends the heartbeat of a claimed task while a worker works on it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from headsearch.runs.storage import reason_of
 
 
 class Pulse:
-    """Beats for a claim in a thread of its own, from the start of the block to its end.
+    """A context that sends the beats of a claim from a thread, from its start to its end.
+
+    Args:
+        claim: the claim.
+        heartbeat: seconds between two beats.
+        grace: seconds without a successful beat after which the claim is given up.
 
     Attributes:
-        lost: why the task is not the worker's any more; None while it is.
+        lost: the reason why the worker no longer has the task; None while it has.
     """
 
     def __init__(self, claim: Claim, heartbeat: float, grace: float) -> None:
         self.lost: str | None = None
         self._claim, self._heartbeat, self._grace = claim, heartbeat, grace
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._go_on, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._beat_until_over, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Pulse:
         self._thread.start()
@@ -34,17 +39,17 @@ class Pulse:
         self._over.set()
         self._thread.join(timeout=self._heartbeat)
 
-    def _go_on(self) -> None:
-        heard = time.monotonic()
+    def _beat_until_over(self) -> None:
+        last_success = time.monotonic()
         while True:
             try:
                 self._claim.beat()
-                heard = time.monotonic()
+                last_success = time.monotonic()
             except TakenOverError as error:
                 self.lost = str(error)
                 return
-            except Exception as error:  # each kind of storage has errors of its own
-                if time.monotonic() - heard > self._grace:
+            except Exception as error:  # every kind of storage raises its own errors
+                if time.monotonic() - last_success > self._grace:
                     self.lost = f"the storage was out of reach: {reason_of(error)}"
                     return
             if self._over.wait(self._heartbeat):

@@ -1,23 +1,25 @@
-"""A queue of tasks that any number of machines work at, held in an Optuna storage.
+"""A task queue for many machines, stored as trials of an Optuna study.
 
-A task has a key. Each attempt at it is a trial of the study `NAME.tasks`: WAITING until a worker
-claims it, RUNNING while it works, COMPLETE with its result, FAIL where it was given up. The storage
-makes a claim one worker's alone (WAITING → RUNNING happens once), and of all results those of
-COMPLETE trials count, of a key the lowest-numbered: becoming COMPLETE is the one atomic moment.
+Each task has a key. Each attempt at a task is one trial of the study `NAME.tasks`: WAITING until a
+worker claims it, RUNNING while the worker works, then COMPLETE with a result, or FAIL. The storage
+lets only one worker claim a trial (the change WAITING → RUNNING succeeds once). The change to
+COMPLETE is the atomic commit of a result. If several trials of a key are COMPLETE, the one with the
+lowest number counts.
 
-Workers die without a word. So each counts up a beat in its trial, and whoever looks (`Tasks.look`)
-and sees a beat stand still for the grace time of its own clock takes the task back: no clocks are
-compared between machines. What can go wrong, and what becomes of it:
+Workers may die without notice. Each worker therefore increments a counter, the *beat*, in its
+trial. An *observer* is any process that calls `Tasks.look`. If it sees a beat unchanged for the
+grace period, measured by its own clock, it takes the task back. Clocks of different machines are
+never compared. Failures and how they are handled:
 
-- Two see the same worker dead: only one can end its trial; should both queue the task again, the
-  second of the two trials is superfluous, and ended by whoever claims it.
-- One ends a trial, and dies before it queues the task again: the next to look does.
+- Two observers see the same dead worker: only one can end its trial. If both queue the task again,
+  the second of the two trials is superfluous, and the worker that claims it ends it.
+- An observer ends a trial and dies before it queues the task again: the next observer does so.
 - The worker was not dead: at its next beat or at its end it finds its trial ended
-  (`TakenOverError`), and its result is thrown away.
-- The storage was away, or the observer asleep: time in which it did not look counts for no more
-  than half the grace, so that all workers have the time to beat again.
+  (`TakenOverError`), and its result is discarded.
+- The storage was unreachable, or the observer suspended: the time between two looks counts for at
+  most half the grace period, so that all workers have time to beat again.
 
-Nothing here sleeps, reads a clock that is not handed in, or knows what a task is about.
+This module never sleeps, uses only the clocks passed to it, and does not depend on what tasks do.
 """
 
 from __future__ import annotations
@@ -40,23 +42,28 @@ from headsearch.cluster.engine.chunked_attributes import pieces, whole
 SUFFIX = ".tasks"
 RESULT, PAYLOAD = "result", "payload"
 GONE = "gone"
-"""Why a trial has failed: the attribute that says so."""
+"""Trial attribute: the reason why the trial failed."""
 COUNTS = "counts"
-"""Whether a failed trial counts as an attempt: a worker that gives its task back has not failed."""
+"""Trial attribute: whether the failed trial counts as an attempt. It does not if the worker gave
+the task back."""
 SINCE = "since"
-"""The first trial of the study whose failure counts: those before it are forgiven."""
+"""Trial attribute: the number of the first trial whose failure counts. Failures before it are
+ignored, since the task has been queued anew."""
 SUPERFLUOUS = "queued twice"
 
 
 @dataclass(frozen=True)
 class Rules:
-    """How patient a queue is.
+    """Timeouts and number of attempts of a queue.
 
     Attributes:
-        heartbeat: seconds between a worker's beats.
-        grace: seconds without one after which it counts as dead; three heartbeats or more, so
-            that one late beat costs no work.
-        attempts: how often a task may fail, or its worker die, until it counts as lost.
+        heartbeat: seconds between two beats of a worker.
+        grace: seconds without a beat after which a worker counts as dead; at least three
+            heartbeats, so that one late beat costs no work.
+        attempts: how often a task may fail, or its worker die, before it counts as lost.
+
+    Raises:
+        ValueError: if a value is out of range.
     """
 
     heartbeat: float = 20.0
@@ -73,12 +80,12 @@ class Rules:
 
 @dataclass(frozen=True)
 class Task:
-    """Something to be done once.
+    """A unit of work that must be done once.
 
     Attributes:
-        key: its name: one task a key.
-        kind: what workers decide by what to do.
-        payload: what they need to do it, as JSON can hold it.
+        key: the unique name of the task.
+        kind: tells workers what to do.
+        payload: the data that workers need, as JSON values.
     """
 
     key: str
@@ -87,24 +94,24 @@ class Task:
 
 
 class TakenOverError(Exception):
-    """The worker was presumed dead: somebody else has the task, and a result is not wanted."""
+    """The worker counted as dead: another worker has the task, and a result is discarded."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How a task stands.
+    """The status of a task.
 
     Attributes:
-        task: which, without its payload.
+        task: the task, without its payload.
         state: `waiting`, `running`, `done` or `lost`.
-        worker: who works at it or did it; empty where nobody does.
-        attempt: the how manieth, from 1.
-        silent: seconds for which this observer has seen the beat stand still; None where it has
-            not looked twice, or nobody works at it.
-        beat_at: when its worker last beat, by the worker's own wall clock: to be shown, and not
-            relied on.
-        seconds: how long a task that is done took its worker.
-        reason: of the latest failure, empty without any.
+        worker: the worker that runs or has done the task; empty if there is none.
+        attempt: the number of the attempt, from 1.
+        silent: seconds for which this observer has seen the beat unchanged; None if it has not
+            looked twice, or no worker runs the task.
+        beat_at: the time of the worker's last beat, in seconds since the epoch by the worker's own
+            wall clock. For display only.
+        seconds: how long the task took, if it is done.
+        reason: the reason of the latest failure; empty if there was none.
     """
 
     task: Task
@@ -119,7 +126,7 @@ class Standing:
 
 @dataclass
 class _Seen:
-    """What an observer has seen of a beat."""
+    """A worker's beat as an observer last saw it, and for how long it has been unchanged."""
 
     beat: int
     at: float
@@ -128,13 +135,13 @@ class _Seen:
 
 @dataclass
 class Claim:
-    """A task in a worker's hands. Its methods may be called from any thread.
+    """A task that a worker has claimed. Its methods may be called from any thread.
 
     Attributes:
-        task: which.
-        attempt: the how manieth, from 1.
-        worker: whose.
-        token: of this claim and no other.
+        task: the task.
+        attempt: the number of the attempt, from 1.
+        worker: the name of the worker.
+        token: a unique id of this claim.
     """
 
     task: Task
@@ -146,19 +153,19 @@ class Claim:
     _beat: int = field(default=0, repr=False)
 
     def beat(self) -> None:
-        """Says that the worker lives.
+        """Records that the worker is alive.
 
         Raises:
-            TakenOverError: it counts as dead already.
+            TakenOverError: the worker counts as dead already.
         """
         self._beat += 1
         self._set("beat", [self._beat, self._tasks.wall()])
 
     def commit(self, result: Any) -> None:
-        """Ends the task with its result, which JSON can hold.
+        """Ends the task with its result, made of JSON values.
 
         Raises:
-            TakenOverError: the worker counts as dead already; the result is thrown away.
+            TakenOverError: the worker counts as dead already; the result is discarded.
         """
         try:
             for name, piece in pieces(RESULT, result):
@@ -170,11 +177,11 @@ class Claim:
             trial = self._tasks.storage.get_trial(self._trial)
             ours = trial.user_attrs.get("claim") == self.token
             if trial.state == TrialState.COMPLETE and ours:
-                return  # said before, to a storage whose answer was lost
+                return  # An earlier call succeeded, but its answer was lost.
             raise self._taken_over(trial) from None
 
     def release(self, reason: str) -> None:
-        """Gives the task back, for others to begin it anew; no attempt is counted.
+        """Gives the task back for others to start again; no attempt is counted.
 
         Raises:
             TakenOverError: the worker counts as dead already.
@@ -182,7 +189,7 @@ class Claim:
         self._give_up(reason, counts=False)
 
     def fail(self, reason: str) -> None:
-        """Gives the task up: others try it again, as often as the rules say.
+        """Records a failed attempt; others retry the task as often as the rules allow.
 
         Raises:
             TakenOverError: the worker counts as dead already.
@@ -206,17 +213,17 @@ class Claim:
 
 
 class Tasks:
-    """The tasks of a study, as one worker or observer sees them.
+    """The task queue of a study, as one worker or observer sees it.
 
     Args:
-        storage: where the study is.
-        name: of the study that the tasks belong to.
-        clock: seconds that never go back, of this observer.
-        wall: the time of day, in seconds since the epoch, for others to show.
-        seed: decides whom a worker gives way to where many claim at once.
+        storage: the Optuna storage of the study.
+        name: the name of the study that the tasks belong to.
+        clock: a monotonic clock, in seconds.
+        wall: the wall clock, in seconds since the epoch; stored with beats, for display.
+        seed: seeds the choice of a task where many workers claim at once.
 
     Attributes:
-        rules: how patient the queue is.
+        rules: timeouts and number of attempts.
 
     Raises:
         KeyError: the study has no tasks.
@@ -234,9 +241,10 @@ class Tasks:
         self.storage, self.wall = storage, wall
         self._study = storage.get_study_id_from_name(name + SUFFIX)
         self.rules = Rules(**storage.get_study_user_attrs(self._study)["rules"])
-        self._clock, self._dice = clock, random.Random(seed)
+        self._clock, self._rng = clock, random.Random(seed)
         self._seen: dict[int, _Seen] = {}
-        # Trials that have ended: their numbers, keys with a result, failures of those without.
+        # A cache of trials that have ended, which never change again: their numbers, the keys that
+        # have a result, and the failed trials of keys that have none.
         self._ended: set[int] = set()
         self._done: set[str] = set()
         self._failed: defaultdict[str, list[FrozenTrial]] = defaultdict(list)
@@ -250,14 +258,14 @@ class Tasks:
         rules: Rules | None = None,
         **how: Any,
     ) -> Tasks:
-        """Makes a queue with these tasks.
+        """Creates a queue with these tasks.
 
         Args:
-            rules: how patient it is.
+            rules: timeouts and number of attempts.
             how: further arguments of `Tasks`.
 
         Raises:
-            DuplicatedStudyError: there is one of this name.
+            DuplicatedStudyError: a queue of this name exists.
         """
         study = storage.create_new_study([StudyDirection.MINIMIZE], name + SUFFIX)
         storage.set_study_user_attr(study, "rules", vars(rules or Rules()))
@@ -266,9 +274,9 @@ class Tasks:
         return made
 
     def add(self, tasks: Iterable[Task]) -> int:
-        """Queues tasks, but those whose key is known; how many were queued.
+        """Queues tasks whose keys are not queued yet; returns how many were queued.
 
-        A task that counts as lost is queued again, with all its attempts before it.
+        A task that counts as lost is queued again with its full number of attempts.
         """
         by_key = self._by_key(self._read())
         new = 0
@@ -283,15 +291,15 @@ class Tasks:
         return new
 
     def claim(self, worker: str) -> Claim | None:
-        """The first task that waits, for this worker alone; None where none waits.
+        """Claims the first waiting task for this worker; None if no task waits.
 
-        Where another is faster, one further back is tried, ever further: many workers that start
-        at once would else queue up at each task in turn.
+        If another worker is faster, a random task further back is tried, from a range that doubles
+        each time. Otherwise many workers that start at once would compete for each task in turn.
         """
         waiting = self._read((TrialState.WAITING,))
         reach = 1
         while waiting:
-            trial = waiting.pop(self._dice.randrange(min(reach, len(waiting))))
+            trial = waiting.pop(self._rng.randrange(min(reach, len(waiting))))
             claim = self._try(trial, worker)
             if claim is not None:
                 return claim
@@ -311,7 +319,7 @@ class Tasks:
         try:
             self.storage.set_trial_user_attr(number, "worker", worker)
             self.storage.set_trial_user_attr(number, "claim", token)
-        except UpdateFinishedTrialError:  # it took longer than the grace
+        except UpdateFinishedTrialError:  # Claiming took longer than the grace period.
             return None
         same = [other for other in self._read() if other.user_attrs["key"] == known["key"]]
         before = [other for other in same if other.number < trial.number]
@@ -324,12 +332,12 @@ class Tasks:
     # observing
 
     def look(self) -> list[str]:
-        """Takes back what dead workers hold, and queues what nobody has queued again.
+        """Takes back the tasks of dead workers, and queues failed tasks that nobody has queued.
 
-        To be called now and then, a few times within the grace.
+        Call it regularly, a few times per grace period.
 
         Returns:
-            What was done, a line each.
+            One line for each action.
         """
         running, active = self._under_way()
         self._observe(running)
@@ -343,10 +351,10 @@ class Tasks:
                 news.append(f"{worker} fell silent for {seen.still:.0f} s: {key} is taken back")
         if news:
             _, active = self._under_way()
-        return news + self.queue_again(self._left_alone(active))
+        return news + self.queue_again(self._abandoned(active))
 
     def _observe(self, trials: Iterable[FrozenTrial]) -> None:
-        """Notes which beats have moved since the last look, and for how long others have not."""
+        """Records which beats have changed since the last look, and how long others have not."""
         now, seen = self._clock(), self._seen
         self._seen = {}
         for trial in trials:
@@ -356,14 +364,15 @@ class Tasks:
             if before is None or before.beat != beat:
                 self._seen[trial._trial_id] = _Seen(beat, now)
             else:
-                apart = min(now - before.at, self.rules.grace / 2)
-                self._seen[trial._trial_id] = _Seen(beat, now, before.still + apart)
+                # Bounded, so that an observer that was suspended declares nobody dead at once.
+                elapsed = min(now - before.at, self.rules.grace / 2)
+                self._seen[trial._trial_id] = _Seen(beat, now, before.still + elapsed)
 
     def _under_way(self) -> tuple[list[FrozenTrial], set[str]]:
-        """The trials that run, and the keys that wait or are worked at.
+        """The running trials, and the keys of tasks that wait or run.
 
-        An idle worker asks at every look, and there may be thousands of both: one read, and each
-        trial that has ended is looked at once, for it does not change any more.
+        Idle workers call this at every look, and there may be thousands of workers and trials. So
+        it reads the storage once, and processes each ended trial only once.
         """
         running: list[FrozenTrial] = []
         active: set[str] = set()
@@ -384,8 +393,8 @@ class Tasks:
                 self._failed[key].append(trial)
         return running, active
 
-    def _left_alone(self, active: set[str]) -> dict[str, list[FrozenTrial]]:
-        """The failed trials of tasks that are not active and have come to no result."""
+    def _abandoned(self, active: set[str]) -> dict[str, list[FrozenTrial]]:
+        """The failed trials of the tasks that neither wait nor run and have no result."""
         return {
             key: sorted(trials, key=lambda trial: trial.number)
             for key, trials in self._failed.items()
@@ -393,10 +402,10 @@ class Tasks:
         }
 
     def queue_again(self, by_key: Mapping[str, Sequence[FrozenTrial]]) -> list[str]:
-        """Queues the tasks again of which all of these trials have failed, unless lost.
+        """Queues again the tasks whose trials have all failed, unless they are lost.
 
         Returns:
-            What was done, a line each.
+            One line for each action.
         """
         news = []
         for key, of_key in by_key.items():
@@ -404,29 +413,35 @@ class Tasks:
                 continue
             if self._lost(of_key):
                 continue
-            self._queue(_asked(of_key[-1]))
+            self._queue(_task_attributes(of_key[-1]))
             news.append(f"{key} waits for attempt {1 + self._failures(of_key)}")
         return news
 
     def retry_lost(self) -> list[str]:
-        """Queues the tasks that count as lost again, with all their attempts before them.
+        """Queues again the tasks that count as lost, with their full number of attempts.
 
         Returns:
-            What was done, a line each.
+            One line for each action.
         """
         news = []
         for key, of_key in self._by_key(self._read()).items():
             if self._lost(of_key):
-                self._queue({**_asked(of_key[-1]), SINCE: of_key[-1].number + 1})
+                self._queue({**_task_attributes(of_key[-1]), SINCE: of_key[-1].number + 1})
                 news.append(f"{key} was lost, and is tried again")
         return news
 
     def trials_of(self, keys: set[str]) -> Mapping[str, list[FrozenTrial]]:
-        """All trials of these tasks, in their order."""
+        """All trials of these tasks by key, in the order of their numbers."""
         return self._by_key(self._read(), keys)
 
     def end(self, trial: int, reason: str, *, counts: bool) -> bool:
-        """Ends a trial that came to nothing; whether it was this call that ended it."""
+        """Ends a trial as failed; returns whether this call ended it.
+
+        Args:
+            trial: the storage's id of the trial.
+            reason: why it failed.
+            counts: whether the failure counts as an attempt.
+        """
         try:
             self.storage.set_trial_user_attr(trial, GONE, reason)
             self.storage.set_trial_user_attr(trial, COUNTS, counts)
@@ -434,30 +449,30 @@ class Tasks:
         except UpdateFinishedTrialError:
             return False
 
-    # what there is
+    # queries
 
     def standing(self) -> list[Standing]:
-        """How every task stands, in the order in which they were queued first."""
+        """The status of every task, in the order in which they were first queued."""
         trials = self._read()
         self._observe(trials)
-        return [self._stands(of_key) for of_key in self._by_key(trials).values()]
+        return [self._status_of(of_key) for of_key in self._by_key(trials).values()]
 
     def tokens(self) -> set[str]:
-        """Of the claims that are held."""
+        """The tokens of all claims on running tasks."""
         running = self._read((TrialState.RUNNING,))
         return {str(trial.user_attrs.get("claim")) for trial in running}
 
     def unfinished(self) -> int:
-        """How many tasks are neither done nor lost."""
+        """The number of tasks that are neither done nor lost."""
         _, active = self._under_way()
-        alone = self._left_alone(active).values()
+        alone = self._abandoned(active).values()
         return len(active - self._done) + sum(not self._lost(trials) for trials in alone)
 
     def results(self, kind: str | None = None) -> dict[str, Any]:
         """The results of the tasks that are done, by key, in the order in which they were queued.
 
         Args:
-            kind: of these alone.
+            kind: restricts the results to tasks of this kind.
         """
         found: dict[str, Any] = {}
         for key, trials in self._by_key(self._read()).items():
@@ -466,12 +481,13 @@ class Tasks:
                 found[key] = whole(RESULT, done[0].user_attrs)
         return found
 
-    def _stands(self, trials: list[FrozenTrial]) -> Standing:
+    def _status_of(self, trials: list[FrozenTrial]) -> Standing:
         first, failed = trials[0].user_attrs, [t for t in trials if t.state == TrialState.FAIL]
         task = Task(first["key"], first["kind"])
-        told = [t for t in failed if t.user_attrs.get(GONE) != SUPERFLUOUS]
-        reason = str(told[-1].user_attrs.get(GONE, "")) if told else ""
-        by_state = {trial.state: trial for trial in reversed(trials)}  # the lowest of each
+        real_failures = [t for t in failed if t.user_attrs.get(GONE) != SUPERFLUOUS]
+        reason = str(real_failures[-1].user_attrs.get(GONE, "")) if real_failures else ""
+        # Reversed, so that the lowest-numbered trial of each state remains.
+        by_state = {trial.state: trial for trial in reversed(trials)}
         for wanted, state in (
             (TrialState.COMPLETE, "done"),
             (TrialState.RUNNING, "running"),
@@ -499,13 +515,17 @@ class Tasks:
         return Standing(task, "lost" if lost else "waiting", "", attempt, None, None, None, reason)
 
     def _lost(self, trials: Sequence[FrozenTrial]) -> bool:
-        """Whether a task, of which these are all trials, is given up."""
+        """Whether the task with these trials has failed too often to be tried again."""
         if any(trial.state != TrialState.FAIL for trial in trials):
             return False
         return self._failures(trials) >= self.rules.attempts
 
     def _failures(self, trials: Sequence[FrozenTrial]) -> int:
-        """How many of the trials of a task, in their order, are attempts that failed."""
+        """The number of a task's trials that count as failed attempts.
+
+        Args:
+            trials: in the order of their numbers; the last one says from which trial on they count.
+        """
         since = trials[-1].user_attrs[SINCE]
         return sum(
             trial.number >= since
@@ -517,7 +537,7 @@ class Tasks:
     def _by_key(
         self, trials: Iterable[FrozenTrial], keys: set[str] | None = None
     ) -> Mapping[str, list[FrozenTrial]]:
-        """The trials of each task, in their order."""
+        """The trials of each task by key, in the order given."""
         found: defaultdict[str, list[FrozenTrial]] = defaultdict(list)
         for trial in trials:
             key = trial.user_attrs["key"]
@@ -533,8 +553,8 @@ class Tasks:
         return self.storage.get_all_trials(self._study, deepcopy=False, states=states)
 
 
-def _asked(trial: FrozenTrial) -> dict[str, Any]:
-    """What a trial says of its task, without what became of it."""
+def _task_attributes(trial: FrozenTrial) -> dict[str, Any]:
+    """The attributes of a trial that describe its task, without those of the attempt."""
     return {
         name: value
         for name, value in trial.user_attrs.items()

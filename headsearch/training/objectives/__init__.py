@@ -1,4 +1,4 @@
-"""Self-supervised objectives: one a file, chosen by name."""
+"""Self-supervised objectives (DINO, iBOT, SimCLR, …), one per file, and their registry by name."""
 
 from __future__ import annotations
 
@@ -28,10 +28,14 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 
 def make_objective(name: str, **sizes: int) -> Objective:
-    """The objective `name`, with its defaults where no other sizes are given.
+    """Makes the objective of this name.
+
+    Args:
+        name: a name in `OBJECTIVES`.
+        sizes: arguments of the objective's class, such as `hidden`; the rest keep their defaults.
 
     Raises:
-        UserError: no objective has this name.
+        UserError: if no objective has this name.
     """
     if name not in OBJECTIVES:
         raise unknown("objective", name, OBJECTIVES)
@@ -39,7 +43,7 @@ def make_objective(name: str, **sizes: int) -> Objective:
 
 
 def with_prototypes() -> list[str]:
-    """The names of the objectives that sort images into prototypes."""
+    """The names of the objectives that assign images to prototypes."""
     return [name for name, objective in OBJECTIVES.items() if objective.has_prototypes]
 
 

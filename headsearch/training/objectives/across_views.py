@@ -1,10 +1,11 @@
-"""Objectives in which each crop predicts the target of the other: what they share.
+"""Base class of objectives in which each crop of an image predicts the target of the other crop.
 
-ℓ compares a prediction from one crop with the target of the other, over both ways. It serves the
-base and the heads, on their own and toward one another, so that an objective says how predictions
-and targets are made and compared, and no more.
+A subclass defines how predictions and targets are made, and a one-way comparison of the two. This
+class applies the comparison in both directions, q → v and v → q, and uses it for all three terms of
+`objective.py`: ℓ_base, ℓ_h and the heterogeneous term, in which the base's prediction is compared
+with the target of a head.
 
-Shapes: 2B crops, D width, P width of predictions and targets.
+Shapes: 2B crops, D feature width, P width of predictions and targets.
 """
 
 from __future__ import annotations
@@ -25,57 +26,72 @@ class AcrossViews(Objective):
     """An objective whose predictions and targets are embeddings of pooled features."""
 
     compares_images: ClassVar[bool] = True
-    """False: its loss is a mean over images, each alone, so that a rank needs none of others."""
+    """Whether the loss compares different images of the batch, so that the embeddings of all
+    processes must be gathered first. False for a mean of losses of single images."""
 
     @abstractmethod
-    def of_base(self, network: Network, pooled_BD: Tensor) -> Tensor:
-        """The student's embedding (2B, P) of the base's features, made once for all heads."""
+    def embed_base(self, network: Network, pooled_BD: Tensor) -> Tensor:
+        """The student's embedding (2B, P) of the base's features, computed once for all heads."""
 
     @abstractmethod
-    def of_head(self, network: Network, head: AttachedHead, pooled_BD: Tensor) -> Tensor:
-        """The student's prediction (2B, P) from a head's features."""
+    def predict_from_head(self, network: Network, head: AttachedHead, pooled_BD: Tensor) -> Tensor:
+        """The student's prediction (2B, P) from the features of a head."""
 
     @abstractmethod
-    def predict(self, network: Network, head: AttachedHead | None, embedding_BP: Tensor) -> Tensor:
-        """The base's prediction (2B, P) of a head's target, or of its own where head is None."""
+    def predict_from_base(
+        self, network: Network, head: AttachedHead | None, embedding_BP: Tensor
+    ) -> Tensor:
+        """The student's prediction (2B, P) from the base's embedding.
+
+        Args:
+            network: the student.
+            head: the head whose target is predicted; None predicts the base's own target.
+            embedding_BP: the result of `embed_base`.
+        """
 
     @abstractmethod
     def compare(self, prediction_BP: Tensor, target_BP: Tensor) -> Tensor:
-        """ℓ one way: the loss (a scalar) of B predictions against the targets of the other crops.
+        """ℓ in one direction, a scalar: B predictions against the targets of the other crops.
 
-        Both come in float32 or better, and products run in it.
+        Both arguments are float32 or wider, and autocast is off, so products keep that precision.
         """
 
-    def embedding_of_base(self, seen: StepOutputs) -> Tensor:
-        return self.of_base(seen.student, seen.features.base.pooled_BD)
+    def embedding_of_base(self, outputs: StepOutputs) -> Tensor:
+        return self.embed_base(outputs.student, outputs.features.base.pooled_BD)
 
-    def toward(self, seen: StepOutputs, name: str, embedding: Tensor) -> Tensor:
-        prediction = self.predict(seen.student, seen.student.heads[name], embedding)
-        return self.swapped(prediction, seen.targets.of[name])
+    def loss_toward_head(self, outputs: StepOutputs, name: str, embedding: Tensor) -> Tensor:
+        head = outputs.student.heads[name]
+        prediction = self.predict_from_base(outputs.student, head, embedding)
+        return self.loss_both_ways(prediction, outputs.targets.by_owner[name])
 
-    def own_of_head(self, seen: StepOutputs, name: str) -> Tensor:
-        pooled_BD = seen.features.pooled_BD(name)
-        prediction = self.of_head(seen.student, seen.student.heads[name], pooled_BD)
-        return self.swapped(prediction, seen.targets.of[name])
+    def own_loss_of_head(self, outputs: StepOutputs, name: str) -> Tensor:
+        pooled_BD = outputs.features.pooled_BD(name)
+        head = outputs.student.heads[name]
+        prediction = self.predict_from_head(outputs.student, head, pooled_BD)
+        return self.loss_both_ways(prediction, outputs.targets.by_owner[name])
 
-    def own_of_base(self, seen: StepOutputs, embedding: Tensor) -> Tensor:
-        prediction = self.predict(seen.student, None, embedding)
-        return self.swapped(prediction, seen.targets.of[None])
+    def own_loss_of_base(self, outputs: StepOutputs, embedding: Tensor) -> Tensor:
+        prediction = self.predict_from_base(outputs.student, None, embedding)
+        return self.loss_both_ways(prediction, outputs.targets.by_owner[None])
 
-    def swapped(self, predictions_BP: Tensor, targets_BP: Tensor) -> Tensor:
-        """The comparison with each crop predicting the other, averaged over the two ways."""
-        first, second = self.of_all(upcast(predictions_BP)).chunk(2)
-        target_first, target_second = self.of_all(upcast(targets_BP)).chunk(2)
+    def loss_both_ways(self, predictions_BP: Tensor, targets_BP: Tensor) -> Tensor:
+        """The mean of `compare` over both directions: first crop → second, second → first."""
+        first, second = self.gather(upcast(predictions_BP)).chunk(2)
+        target_first, target_second = self.gather(upcast(targets_BP)).chunk(2)
         with full_precision(predictions_BP.device):
             ways = self.compare(first, target_second) + self.compare(second, target_first)
             return ways / 2
 
-    def of_all(self, embeddings_BP: Tensor) -> Tensor:
-        """What is to be compared: embeddings of the crops of all ranks, or this one's will do."""
+    def gather(self, embeddings_BP: Tensor) -> Tensor:
+        """The embeddings of all processes if the loss compares images, else those passed in.
+
+        A mean over single images needs no other process: each computes the mean over its own, and
+        the gradients are averaged over processes afterwards.
+        """
         return distributed.gather_crops(embeddings_BP) if self.compares_images else embeddings_BP
 
 
 def pooled_by_owner(network: Network, features: Features) -> dict[str | None, Tensor]:
-    """The pooled features of the base, under None, and of each head."""
+    """The pooled features of each head by name, and those of the base under None."""
     pooled: dict[str | None, Tensor] = {None: features.base.pooled_BD}
     return pooled | {name: features.pooled_BD(name) for name in network.heads}

@@ -1,17 +1,4 @@
-"""DINO: self-distillation over prototypes, with centring and temperatures.
-
-A constant output is no target that lasts: the centre takes it away (one prototype for all images)
-and the low temperature of the teacher sharpens it (all prototypes alike). The loss itself is lowest
-at a collapse onto one prototype, so only these two, and the gate on prototype entropy, prevent it.
-
-Source: Caron et al., *Emerging Properties in Self-Supervised Vision Transformers*, ICCV 2021,
-arXiv 2104.14294; the heterogeneous form from Li et al. 2025, arXiv 2310.05108: the target of the
-base is the prototype distribution of the head's teacher. Base and heads have their own projectors
-and centres and share the base's prototypes, which therefore belong to the base: in *joint* coupling
-the heads' gradients reach them scaled by 1/K, in *observe* not at all.
-
-Shapes: 2B crops, D width, Z bottleneck, P prototypes.
-"""
+"""DINO: self-distillation over prototypes, with centring and sharpening of the targets."""
 
 from __future__ import annotations
 
@@ -24,24 +11,27 @@ from torch import Tensor, nn
 
 from headsearch.evaluation.scores import Prototypes
 from headsearch.models.bases import BasePlan
-from headsearch.models.network import BASE, AttachedHead, Features, Network
+from headsearch.models.network import BASE, AttachedHead, Network
 from headsearch.training import distributed
 from headsearch.training.objectives.across_views import AcrossViews, pooled_by_owner
 from headsearch.training.objectives.layers import mlp, upcast
-from headsearch.training.objectives.objective import Targets
+from headsearch.training.objectives.objective import TargetInputs, Targets
 from headsearch.training.schedules import StepPosition, warm_up
+
+# Shapes: 2B crops, D feature width, Z bottleneck width, P prototypes.
 
 STUDENT_TEMPERATURE = 0.1
 TEACHER_TEMPERATURES = (0.04, 0.07)
+"""The teacher's temperature at the start of its warm-up, and from the end of it."""
 TEMPERATURE_WARM_UP = 0.5
 """The share of the run in which the teacher's temperature rises: 50 of 100 published epochs."""
 CENTRE_MOMENTUM = 0.9
 PROTOTYPES_FROZEN = 0.03
-"""The share of the run in which prototypes do not move: 3 of 100 published epochs."""
+"""The share of the run in which prototypes are not updated: 3 of 100 published epochs."""
 
 
 class DinoProjection(nn.Module):
-    """A three-layer projector onto the unit sphere, and the centre of its teacher's logits."""
+    """A three-layer projector onto the unit sphere, and the centre of the teacher's logits."""
 
     centre: Tensor
 
@@ -55,7 +45,7 @@ class DinoProjection(nn.Module):
 
 
 class DinoBaseProjection(DinoProjection):
-    """The base's projection, which also holds the prototypes that all heads use."""
+    """The projection of the base, which also holds the prototypes that all heads use."""
 
     def __init__(self, dim: int, hidden: int, bottleneck: int, prototypes: int) -> None:
         super().__init__(dim, hidden, bottleneck, prototypes)
@@ -64,8 +54,37 @@ class DinoBaseProjection(DinoProjection):
 
 @dataclass(frozen=True)
 class Dino(AcrossViews):
-    """DINO in its heterogeneous form. `hidden`, `bottleneck` and `prototypes` are published as
-    2048, 256 and 8192; the defaults suit short runs on small data."""
+    """DINO in its heterogeneous form.
+
+    Source: Caron et al., *Emerging Properties in Self-Supervised Vision Transformers*, ICCV 2021,
+    https://arxiv.org/abs/2104.14294, equations 1, 2 and 4; the heterogeneous form is that of Li et
+    al. 2025, https://arxiv.org/abs/2310.05108.
+
+    Formula. A projector maps features to a unit vector z. The logits of P prototypes (unit vectors
+    w_p) are z·w_p. With temperatures τ_s = 0.1 and τ_t = 0.04 → 0.07, and a centre c:
+
+        target = softmax((logits_teacher − c) / τ_t)
+        ℓ = −Σ_p target_p · log softmax(logits_student / τ_s)_p,   averaged over images and q ⇄ v
+        c ← 0.9 c + 0.1 · mean over the batch of logits_teacher
+
+    Shapes: pooled features (2B, D), unit vectors (2B, Z), logits and targets (2B, P).
+
+    Where heads enter: the base's target is the prototype distribution of the head's teacher for the
+    other crop, instead of the base's own. Base and heads have separate projectors and centres. They
+    share the prototypes, which belong to the base: with coupling *joint* the heads' gradients reach
+    them scaled by 1/K, with *observe* not at all.
+
+    A collapse onto one prototype has the lowest loss. Two things prevent collapse: the centre
+    subtracts what all images share, which counters a single prototype for all of them, and the
+    teacher's low temperature sharpens targets, which counters uniform ones. The gate on prototype
+    entropy (`evaluation/collapse.py`) flags what collapses nevertheless.
+
+    Args:
+        hidden: width of the projector's hidden layers; published as 2048.
+        bottleneck: Z; published as 256.
+        prototypes: P; published as 8192. The defaults of all three suit short runs on small data.
+        clip_norm: maximum gradient norm of each parameter tensor.
+    """
 
     hidden: int = 512
     bottleneck: int = 128
@@ -80,37 +99,33 @@ class Dino(AcrossViews):
     def head_projection(self, dim: int, of_base: nn.Module) -> nn.Module:
         return DinoProjection(dim, self.hidden, self.bottleneck, self.prototypes)
 
-    def targets(
-        self,
-        teacher: Network,
-        student: Network,
-        features: Features,
-        crops_BCSS: Tensor,
-        temperature: Tensor,
-    ) -> Targets:
-        prototypes_PZ = unit_prototypes(teacher)
+    def make_targets(self, inputs: TargetInputs) -> Targets:
+        prototypes_PZ = unit_prototypes(inputs.teacher)
         targets = {}
-        for owner, pooled_BD in pooled_by_owner(teacher, features).items():
-            projection_of_teacher, projection_of_student = (
+        for owner, pooled_BD in pooled_by_owner(inputs.teacher, inputs.features).items():
+            teacher_projection, student_projection = (
                 network.projection if owner is None else network.heads[owner].projection
-                for network in (teacher, student)
+                for network in (inputs.teacher, inputs.student)
             )
-            logits_BP = upcast(projection_of_teacher(pooled_BD) @ prototypes_PZ.T)
-            centre = cast(DinoProjection, projection_of_student).centre
-            targets[owner] = F.softmax((logits_BP - centre) / temperature, dim=-1)
-            centre.lerp_(
-                distributed.mean_over_processes(logits_BP.mean(dim=0)), 1 - CENTRE_MOMENTUM
-            )
+            logits_BP = upcast(teacher_projection(pooled_BD) @ prototypes_PZ.T)
+            # The student's centre is the one that is updated; the teacher copies its buffers.
+            centre = cast(DinoProjection, student_projection).centre
+            targets[owner] = F.softmax((logits_BP - centre) / inputs.temperature, dim=-1)
+            update_centre(centre, logits_BP.mean(dim=0))
         return Targets(targets)
 
-    def of_head(self, network: Network, head: AttachedHead, pooled_BD: Tensor) -> Tensor:
+    def embed_base(self, network: Network, pooled_BD: Tensor) -> Tensor:
+        return cast(Tensor, network.projection(pooled_BD)) @ unit_prototypes(network).T
+
+    def predict_from_head(self, network: Network, head: AttachedHead, pooled_BD: Tensor) -> Tensor:
+        # The prototypes are the base's: scale or stop the gradient that a head sends into them.
         prototypes_PZ = network.coupled(unit_prototypes(network))
         return cast(Tensor, head.projection(pooled_BD)) @ prototypes_PZ.T
 
-    def of_base(self, network: Network, pooled_BD: Tensor) -> Tensor:
-        return cast(Tensor, network.projection(pooled_BD)) @ unit_prototypes(network).T
-
-    def predict(self, network: Network, head: AttachedHead | None, embedding_BP: Tensor) -> Tensor:
+    def predict_from_base(
+        self, network: Network, head: AttachedHead | None, embedding_BP: Tensor
+    ) -> Tensor:
+        # All owners share the prototypes, so the base's logits predict any head's target as is.
         return embedding_BP
 
     def compare(self, prediction_BP: Tensor, target_BP: Tensor) -> Tensor:
@@ -125,22 +140,27 @@ class Dino(AcrossViews):
 
     def prototypes_of(self, network: Network) -> Prototypes:
         def logits(owner: str, pooled_BD: Tensor) -> Tensor:
-            own = network if owner == BASE else network.heads[owner]
-            return cast(Tensor, own.projection(pooled_BD)) @ unit_prototypes(network).T
+            owner_module = network if owner == BASE else network.heads[owner]
+            return cast(Tensor, owner_module.projection(pooled_BD)) @ unit_prototypes(network).T
 
         return Prototypes(logits, temperature=TEACHER_TEMPERATURES[1])
 
 
 def teacher_temperature(position: StepPosition) -> float:
-    """The temperature of the teacher, which rises over the first half of the run."""
+    """The teacher's temperature, which rises over the first half of the run."""
     return warm_up(*TEACHER_TEMPERATURES, position.progress, TEMPERATURE_WARM_UP)
 
 
 def cross_entropy(logits_P: Tensor, target_P: Tensor) -> Tensor:
-    """−Σ target · log softmax(logits / 0.1) over the last dimension."""
+    """−Σ target · log softmax(logits / 0.1) over the last dimension, (…, P) → (…)."""
     return -(target_P * F.log_softmax(logits_P / STUDENT_TEMPERATURE, dim=-1)).sum(dim=-1)
 
 
 def unit_prototypes(network: Network) -> Tensor:
-    """The directions (P, Z) of the prototypes, which belong to the base."""
+    """The prototypes (P, Z) as unit vectors; they belong to the base."""
     return F.normalize(cast(DinoBaseProjection, network.projection).prototypes_PZ, dim=-1)
+
+
+def update_centre(centre_P: Tensor, mean_logits_P: Tensor) -> None:
+    """Moves a centre in place toward the mean of the teacher's logits over all processes."""
+    centre_P.lerp_(distributed.mean_over_processes(mean_logits_P), 1 - CENTRE_MOMENTUM)

@@ -1,17 +1,6 @@
-"""iBOT: DINO, and the same self-distillation on masked patches. HSSL's published objective.
+"""iBOT: DINO on class tokens plus self-distillation of masked patches; HSSL's published objective.
 
-Source: Zhou et al., *iBOT: Image BERT Pre-Training with Online Tokenizer*, ICLR 2022, arXiv
-2111.07832; the heterogeneous form from Li et al. 2025, arXiv 2310.05108. For crops q ≠ v, of which
-the student sees masked versions and the teacher the whole ones:
-
-    ½ [CE(teacher head CLS_q, student base CLS_v) + CE(teacher head CLS_q, student head CLS_v)]
-      + CE(teacher base patch, student base patch) over the masked patches of the same crop
-
-The base's target is the head's (`dino.py`), but its patches learn from its own teacher. Class
-tokens and patches share the base's projector and prototypes; their centres are separate. As in
-DINO, a collapse onto one prototype has the lowest loss, and centring and sharpening prevent it.
-
-Shapes: 2B crops, N = H · W patches, P prototypes.
+The only objective here whose heterogeneous form is published.
 """
 
 from __future__ import annotations
@@ -25,28 +14,31 @@ from torch import Tensor, nn
 
 from headsearch.models.bases import BasePlan
 from headsearch.models.network import Features, Network
-from headsearch.training import distributed
 from headsearch.training.objectives.dino import (
-    CENTRE_MOMENTUM,
     Dino,
     DinoBaseProjection,
     cross_entropy,
     unit_prototypes,
+    update_centre,
 )
 from headsearch.training.objectives.layers import upcast
 from headsearch.training.objectives.masks import block_masks, masked_mean
-from headsearch.training.objectives.objective import StepOutputs, Targets
+from headsearch.training.objectives.objective import StepOutputs, TargetInputs, Targets
+
+# Shapes: 2B crops (M of them when masks are drawn), N = H · W patches, Z bottleneck width, P
+# prototypes.
 
 MASKED_CROPS = 0.5
-"""The share of crops that are masked at all."""
+"""The probability that a crop is masked at all."""
 MASK_RATIO, MASK_RATIO_SPREAD = 0.3, 0.2
-"""The share of patches masked in those: uniform in 0.3 ± 0.2."""
+"""The share of patches hidden in a masked crop: uniform in 0.3 ± 0.2."""
 BLOCK_AREA = (0.08, 0.5)
-"""The area of a block: BEiT's least is 16 of 196 patches; the most is the highest ratio."""
+"""Smallest and largest area of a block, as a share of the grid. The smallest is BEiT's 16 of 196
+patches, the largest is the highest mask ratio."""
 
 
 class IbotBaseProjection(DinoBaseProjection):
-    """DINO's of the base, and the centre of the teacher's logits of patches."""
+    """DINO's projection of the base, with a second centre for the teacher's logits of patches."""
 
     patch_centre: Tensor
 
@@ -60,7 +52,30 @@ class IbotBaseProjection(DinoBaseProjection):
 
 @dataclass(frozen=True)
 class Ibot(Dino):
-    """iBOT in its heterogeneous form, with the sizes of `Dino`."""
+    """iBOT in its heterogeneous form, with the sizes of `Dino`.
+
+    Source: Zhou et al., *iBOT: Image BERT Pre-Training with Online Tokenizer*, ICLR 2022,
+    https://arxiv.org/abs/2111.07832; the heterogeneous form is that of Li et al. 2025,
+    https://arxiv.org/abs/2310.05108.
+
+    Formula. For crops q ≠ v, which the teacher sees whole and the student sees with masked patches,
+    and the cross-entropy CE of `Dino`:
+
+        ½ [CE(teacher head CLS_q, student base CLS_v) + CE(teacher head CLS_q, student head CLS_v)]
+          + CE(teacher base patch, student base patch) over the masked patches of the same crop
+
+    The patch term is averaged over the masked patches of a crop, then over crops.
+
+    Shapes: pooled features (2B, D), patch tokens (2B, N, D), logits and targets of class tokens
+    (2B, P) and of patches (2B, N, P), masks (2B, H, W).
+
+    Where heads enter: the base's class token learns from the head's teacher, as in `Dino`. Its
+    patches learn from the base's own teacher. Class tokens and patches share the base's projector
+    and prototypes; their centres are separate.
+
+    As in DINO, a collapse onto one prototype has the lowest loss; centring and sharpening
+    prevent it.
+    """
 
     def base_projection(self, plan: BasePlan) -> nn.Module:
         return IbotBaseProjection(
@@ -68,45 +83,36 @@ class Ibot(Dino):
         )
 
     def mask(self, student: Network, crops: int, generator: torch.Generator | None) -> Tensor:
-        grid = _projection(student).grid
-        device = _projection(student).patch_centre.device
+        grid = _projection_of_base(student).grid
+        device = _projection_of_base(student).patch_centre.device
         masked_M, ratio_M = torch.rand((2, crops), generator=generator, device=device).unbind(0)
         ratio_M = MASK_RATIO + (2 * ratio_M - 1) * MASK_RATIO_SPREAD
         count_M = (ratio_M * (grid[0] * grid[1])).floor() * (masked_M < MASKED_CROPS)
         return block_masks(count_M, grid, generator, area=BLOCK_AREA)
 
-    def targets(
-        self,
-        teacher: Network,
-        student: Network,
-        features: Features,
-        crops_BCSS: Tensor,
-        temperature: Tensor,
-    ) -> Targets:
-        of_images = super().targets(teacher, student, features, crops_BCSS, temperature).of
-        logits_BNP = upcast(_patch_logits(teacher, features))
-        centre = _projection(student).patch_centre
-        patches_BNP = F.softmax((logits_BNP - centre) / temperature, dim=-1)
-        centre.lerp_(
-            distributed.mean_over_processes(logits_BNP.mean(dim=(0, 1))), 1 - CENTRE_MOMENTUM
-        )
-        return Targets(of_images, patches_BNP)
+    def make_targets(self, inputs: TargetInputs) -> Targets:
+        class_targets = super().make_targets(inputs).by_owner
+        logits_BNP = upcast(_patch_logits(inputs.teacher, inputs.features))
+        centre = _projection_of_base(inputs.student).patch_centre
+        patches_BNP = F.softmax((logits_BNP - centre) / inputs.temperature, dim=-1)
+        update_centre(centre, logits_BNP.mean(dim=(0, 1)))
+        return Targets(class_targets, patches_BNP)
 
-    def own_of_base(self, seen: StepOutputs, embedding: Tensor) -> Tensor:
-        return super().own_of_base(seen, embedding) + self.kept_of_base(seen)
+    def own_loss_of_base(self, outputs: StepOutputs, embedding: Tensor) -> Tensor:
+        return super().own_loss_of_base(outputs, embedding) + self.kept_of_base(outputs)
 
-    def kept_of_base(self, seen: StepOutputs) -> Tensor:
-        assert seen.mask_BHW is not None
-        assert seen.targets.patches is not None
-        logits_BNP = upcast(_patch_logits(seen.student, seen.features))
-        return masked_mean(cross_entropy(logits_BNP, seen.targets.patches), seen.mask_BHW)
+    def kept_of_base(self, outputs: StepOutputs) -> Tensor:
+        assert outputs.mask_BHW is not None
+        assert outputs.targets.patches is not None
+        logits_BNP = upcast(_patch_logits(outputs.student, outputs.features))
+        return masked_mean(cross_entropy(logits_BNP, outputs.targets.patches), outputs.mask_BHW)
 
 
-def _projection(network: Network) -> IbotBaseProjection:
+def _projection_of_base(network: Network) -> IbotBaseProjection:
     return cast(IbotBaseProjection, network.projection)
 
 
 def _patch_logits(network: Network, features: Features) -> Tensor:
-    """The logits (2B, N, P) of the base's patches."""
-    embedding_BNZ = _projection(network)(features.base.tokens_BND)
+    """The prototype logits (2B, N, P) of the base's patches."""
+    embedding_BNZ = _projection_of_base(network)(features.base.tokens_BND)
     return cast(Tensor, embedding_BNZ @ unit_prototypes(network).T)

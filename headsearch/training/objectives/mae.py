@@ -1,21 +1,4 @@
-"""Masked image modelling: the pixels of masked patches, predicted by a linear layer.
-
-Sources: Xie et al., *SimMIM*, CVPR 2022, arXiv 2111.09886, for the form: the base takes the whole
-grid, with mask tokens, and one linear layer decodes; He et al., *Masked Autoencoders Are Scalable
-Vision Learners*, CVPR 2022, arXiv 2111.06377, for the target: pixels normalised patch by patch, and
-their squared error. MAE's own encoder takes the visible patches alone, which leaves no map for a
-head to take. The heterogeneous form is ours, after Li et al. 2025, arXiv 2310.05108, and Baevski et
-al., *data2vec*, ICML 2022, arXiv 2202.03555: at masked patches the base also predicts what the
-head's teacher makes of the whole crop, its tokens after a LayerNorm without parameters, through a
-linear map that the head owns. Pixels hold base and head away from a constant.
-
-A head where the map is finer than the last one has its tokens averaged onto the last one's grid.
-Nothing here trains a class token, beyond what patches take from it, so the base is scored by the
-mean of its patch tokens, as MAE's fine-tuned models are pooled by default.
-
-Shapes: 2B crops, S image side, D width, H × W the last map's grid, N = H · W patches, X values of
-the pixels of a patch.
-"""
+"""Masked image modelling (SimMIM's form, MAE's target): predicts the pixels of masked patches."""
 
 from __future__ import annotations
 
@@ -30,31 +13,40 @@ from headsearch.models.bases import BaseOutput, BasePlan
 from headsearch.models.network import AttachedHead, Features, Network, tokens_of
 from headsearch.training.objectives.layers import upcast
 from headsearch.training.objectives.masks import block_masks, masked_mean
-from headsearch.training.objectives.objective import Objective, StepOutputs, Targets
+from headsearch.training.objectives.objective import (
+    Objective,
+    StepOutputs,
+    TargetInputs,
+    Targets,
+)
+
+# Shapes: 2B crops (M of them when masks are drawn), S image side, D feature width, H × W the grid
+# of the last feature map, N = H · W patches, X pixel values of a patch.
 
 MASK_RATIO = 0.6
-"""SimMIM's default, and its best range is 0.4 to 0.8 for its large patches (table 1 there)."""
+"""SimMIM's default; its best range for large patches is 0.4 to 0.8 (table 1 of the paper)."""
 BLOCK_AREA = (1 / 64, 1 / 16)
+"""Smallest and largest area of a block, as a share of the grid."""
 BLOCKS = 96
-"""Blocks of 3.9 % of the map on average cover 0.6 of it after 24 or so."""
+"""Blocks drawn per mask. They cover 3.9 % of the grid on average, so about 24 reach 0.6 of it."""
 EPSILON = 1e-6
 """Added to the variance of a patch, as in MAE."""
 
 
 class MaeBaseProjection(nn.Module):
-    """The base's decoder of pixels, and the shapes that heads fit theirs to."""
+    """The base's decoder of pixels, and the shapes that heads adapt their own to."""
 
     def __init__(self, plan: BasePlan) -> None:
         super().__init__()
         self.dim, self.grid = plan.dim, plan.grid
-        # A patch is rounded to whole pixels where the grid does not divide the image.
+        # Patches are rounded to whole pixels where the grid does not divide the image.
         self.patch = tuple(max(1, round(plan.image_size / cells)) for cells in plan.grid)
         self.values = 3 * self.patch[0] * self.patch[1]
         self.decoder = nn.Linear(plan.dim, self.values)
 
 
 class MaeHeadProjection(nn.Module):
-    """A head's decoder of pixels, and the map of the base's tokens toward the head's."""
+    """A head's decoder of pixels, and the map from the base's tokens to the head's."""
 
     def __init__(self, dim: int, of_base: MaeBaseProjection) -> None:
         super().__init__()
@@ -64,7 +56,38 @@ class MaeHeadProjection(nn.Module):
 
 @dataclass(frozen=True)
 class Mae(Objective):
-    """Masked image modelling in its heterogeneous form."""
+    """Masked image modelling in its heterogeneous form.
+
+    Sources: for the form, Xie et al., *SimMIM*, CVPR 2022, https://arxiv.org/abs/2111.09886: the
+    base takes the whole grid, with mask tokens, and one linear layer decodes. For the target, He et
+    al., *Masked Autoencoders Are Scalable Vision Learners*, CVPR 2022,
+    https://arxiv.org/abs/2111.06377: pixels normalised per patch, and squared error. MAE's own
+    encoder takes the visible patches only, which leaves no feature map for a head.
+
+    Formula. x̂ are the pixels of a patch, normalised to mean 0 and variance 1; masked_mean is the
+    mean over the masked patches of a crop, then over crops:
+
+        ℓ_base = m_base = masked_mean of mean over X of (decoder(student base tokens) − x̂)²
+        ℓ_h = the same with the tokens and the decoder of head h
+        heterogeneous term = masked_mean of mean over D of
+                             (map_h(student base tokens) − LayerNorm(teacher head tokens))²
+
+    Shapes: crops (2B, 3, S, S), tokens (2B, N, D), pixels of patches (2B, N, X), masks (2B, H, W).
+
+    Where heads enter (our own form, after Li et al. 2025, https://arxiv.org/abs/2310.05108, and
+    Baevski et al., *data2vec*, ICML 2022, https://arxiv.org/abs/2202.03555): at masked patches the
+    base also predicts, through a linear map that the head owns, the tokens of the head's teacher
+    for the same unmasked crop, after a LayerNorm without parameters. The pixel losses keep base
+    and head from becoming constant.
+
+    A head whose map is finer than the base's last map has its tokens averaged onto the last grid.
+
+    No loss here trains a class token beyond what patches take from it. The base is therefore scored
+    by the mean of its patch tokens, which is also how MAE pools its fine-tuned models by default.
+
+    Args:
+        clip_norm: maximum gradient norm of each parameter tensor.
+    """
 
     clip_norm: float | None = 0.3
 
@@ -75,87 +98,85 @@ class Mae(Objective):
         return MaeHeadProjection(dim, cast(MaeBaseProjection, of_base))
 
     def mask(self, student: Network, crops: int, generator: torch.Generator | None) -> Tensor:
-        own = _of_base(student)
-        count = round(MASK_RATIO * own.grid[0] * own.grid[1])
-        count_M = torch.full((crops,), count, device=own.decoder.weight.device)
-        return block_masks(count_M, own.grid, generator, area=BLOCK_AREA, rectangles=BLOCKS)
+        projection = _projection_of_base(student)
+        rows, columns = projection.grid
+        count = round(MASK_RATIO * rows * columns)
+        count_M = torch.full((crops,), count, device=projection.decoder.weight.device)
+        return block_masks(count_M, projection.grid, generator, area=BLOCK_AREA, rectangles=BLOCKS)
 
-    def targets(
-        self,
-        teacher: Network,
-        student: Network,
-        features: Features,
-        crops_BCSS: Tensor,
-        temperature: Tensor,
-    ) -> Targets:
-        own = _of_base(student)
+    def make_targets(self, inputs: TargetInputs) -> Targets:
+        projection = _projection_of_base(inputs.student)
         targets: dict[str | None, Tensor] = {}
-        for name in teacher.heads:
-            tokens_BND = upcast(_on_last_grid(teacher, features, name))
+        for name in inputs.teacher.heads:
+            tokens_BND = upcast(_tokens_on_last_grid(inputs.teacher, inputs.features, name))
             targets[name] = F.layer_norm(tokens_BND, tokens_BND.shape[-1:])
-        targets[None] = _normalised_patches(crops_BCSS, own.grid, own.patch)
+        targets[None] = _normalised_patches(inputs.crops_BCSS, projection.grid, projection.patch)
         return Targets(targets)
 
-    def embedding_of_base(self, seen: StepOutputs) -> Tensor:
-        return seen.features.base.tokens_BND
+    def embedding_of_base(self, outputs: StepOutputs) -> Tensor:
+        return outputs.features.base.tokens_BND
 
-    def toward(self, seen: StepOutputs, name: str, embedding: Tensor) -> Tensor:
-        predicted_BND = _of_head(seen.student.heads[name]).base_map(embedding)
-        return _masked_error(predicted_BND, seen.targets.of[name], seen, name)
+    def loss_toward_head(self, outputs: StepOutputs, name: str, embedding: Tensor) -> Tensor:
+        predicted_BND = _projection_of_head(outputs.student.heads[name]).base_map(embedding)
+        return _masked_error(predicted_BND, outputs.targets.by_owner[name], outputs, name)
 
-    def own_of_head(self, seen: StepOutputs, name: str) -> Tensor:
-        tokens_BND = _on_last_grid(seen.student, seen.features, name)
-        predicted_BNX = _of_head(seen.student.heads[name]).decoder(tokens_BND)
-        return _masked_error(predicted_BNX, seen.by(name, _pixels(seen)), seen, name)
+    def own_loss_of_head(self, outputs: StepOutputs, name: str) -> Tensor:
+        tokens_BND = _tokens_on_last_grid(outputs.student, outputs.features, name)
+        predicted_BNX = _projection_of_head(outputs.student.heads[name]).decoder(tokens_BND)
+        pixels_BNX = outputs.for_head(name, _pixels(outputs))
+        return _masked_error(predicted_BNX, pixels_BNX, outputs, name)
 
-    def own_of_base(self, seen: StepOutputs, embedding: Tensor) -> Tensor:
-        predicted_BNX = _of_base(seen.student).decoder(embedding)
-        return _masked_error(predicted_BNX, _pixels(seen), seen)
+    def own_loss_of_base(self, outputs: StepOutputs, embedding: Tensor) -> Tensor:
+        predicted_BNX = _projection_of_base(outputs.student).decoder(embedding)
+        return _masked_error(predicted_BNX, _pixels(outputs), outputs)
 
     def summary_of_base(self, base: BaseOutput) -> Tensor:
         return base.tokens_BND.mean(dim=1)
 
-    def kept_of_base(self, seen: StepOutputs) -> Tensor:
-        return self.own_of_base(seen, self.embedding_of_base(seen))
+    def kept_of_base(self, outputs: StepOutputs) -> Tensor:
+        return self.own_loss_of_base(outputs, self.embedding_of_base(outputs))
 
 
-def _of_base(network: Network) -> MaeBaseProjection:
+def _projection_of_base(network: Network) -> MaeBaseProjection:
     return cast(MaeBaseProjection, network.projection)
 
 
-def _of_head(head: AttachedHead) -> MaeHeadProjection:
+def _projection_of_head(head: AttachedHead) -> MaeHeadProjection:
     return cast(MaeHeadProjection, head.projection)
 
 
-def _pixels(seen: StepOutputs) -> Tensor:
+def _pixels(outputs: StepOutputs) -> Tensor:
     """The normalised pixels (2B, N, X) of all patches."""
-    return seen.targets.of[None]
+    return outputs.targets.by_owner[None]
 
 
 def _masked_error(
-    predicted_BNX: Tensor, target_BNX: Tensor, seen: StepOutputs, head: str | None = None
+    predicted_BNX: Tensor, target_BNX: Tensor, outputs: StepOutputs, head: str | None = None
 ) -> Tensor:
-    """The squared error where patches are masked, of the crops that a head sees, or of all."""
-    assert seen.mask_BHW is not None
-    mask_BHW = seen.mask_BHW if head is None else seen.by(head, seen.mask_BHW)
+    """The mean squared error over masked patches, of a head's crops, or of all crops for None."""
+    assert outputs.mask_BHW is not None
+    mask_BHW = outputs.mask_BHW if head is None else outputs.for_head(head, outputs.mask_BHW)
     error_BN = (upcast(predicted_BNX) - target_BNX).square().mean(dim=-1)
     return masked_mean(error_BN, mask_BHW)
 
 
-def _on_last_grid(network: Network, features: Features, name: str) -> Tensor:
-    """A head's tokens (2B, N, D) on the grid of the last map."""
-    tokens_BND, grid = features.heads_BND[name], _of_base(network).grid
-    own_grid = features.base.maps_BDHW[network.heads[name].feature_index].shape[-2:]
-    if tuple(own_grid) == grid:
+def _tokens_on_last_grid(network: Network, features: Features, name: str) -> Tensor:
+    """A head's tokens (2B, N, D), averaged onto the grid of the base's last map if finer."""
+    tokens_BND, grid = features.heads_BND[name], _projection_of_base(network).grid
+    head_grid = features.base.maps_BDHW[network.heads[name].feature_index].shape[-2:]
+    if tuple(head_grid) == grid:
         return tokens_BND
-    map_BDHW = tokens_BND.transpose(1, 2).unflatten(2, own_grid)
+    map_BDHW = tokens_BND.transpose(1, 2).unflatten(2, head_grid)
     return tokens_of(F.adaptive_avg_pool2d(map_BDHW, grid))
 
 
 def _normalised_patches(
     crops_BCSS: Tensor, grid: tuple[int, int], patch: tuple[int, ...]
 ) -> Tensor:
-    """The pixels (2B, N, X) of each patch, less their mean, over their deviation."""
+    """The pixels (2B, N, X) of each patch, normalised to mean 0 and variance 1.
+
+    Crops that the grid does not divide are resized first.
+    """
     size = (grid[0] * patch[0], grid[1] * patch[1])
     if crops_BCSS.shape[-2:] != size:
         crops_BCSS = F.interpolate(crops_BCSS, size=size, mode="bilinear", align_corners=False)

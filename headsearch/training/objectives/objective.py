@@ -1,20 +1,28 @@
-"""What every objective shares: where the heterogeneous target enters, and how losses combine.
+"""Base class of the self-supervised objectives: targets, losses, and how heads enter them.
 
-Two crops q ≠ v of each image; T is the teacher, S the student. An objective says what a base or a
-head loses on its own, ℓ_base and ℓ_h; what the base loses toward a head's output, ℓ(T_h(q),
-S_base(v)); and which part of its own loss the base keeps beside that, m_base (masked patches, in
-objectives that mask). With the head h alone (Li et al. 2025, arXiv 2310.05108, as DESIGN.md states
-it for the published objective, `ibot`):
+Notation: q ≠ v are two crops of an image, T is the teacher, S the student, h a head, ℓ the loss of
+the objective. An objective defines four terms:
+
+- ℓ_base: the loss of the base by itself, which is the objective as published;
+- ℓ_h: the loss of the head h by itself, on its own features;
+- ℓ(T_h(q), S_base(v)): the heterogeneous term. The base predicts, from crop v, the target that the
+  teacher's head h computes from crop q;
+- m_base: the part of ℓ_base that the base keeps beside the heterogeneous term. It is the loss on
+  masked patches, and 0 in objectives that mask nothing.
+
+With one head h the total loss is that of Li et al. 2025 (https://arxiv.org/abs/2310.05108), as
+DESIGN.md states it for the published objective, `ibot`:
 
     L = ½ [ℓ(T_h(q), S_base(v)) + ℓ_h] + m_base
 
-With K heads in *joint* coupling, the losses of all heads are added, and the gradient is scaled by
-1/K wherever it passes from a head, or from a term toward a head's target, into the base. So the
-base follows the mean over heads of L, and each head its own L in full. In *observe* coupling, and
-when no head is attached, the base learns from ℓ_base alone, and each head from ℓ_h on detached
+With K heads and coupling *joint*, the losses of all heads are added, and gradients are scaled by
+1/K wherever they enter the base: from a head, or from a heterogeneous term. The base therefore
+follows the mean of L over heads, and each head follows its own L in full. With coupling *observe*,
+or with no head attached, the base is trained by ℓ_base alone, and each head by ℓ_h on detached
 features.
 
-Shapes: 2B crops (the B first ones, then the B second ones), D width, H × W the last map's grid.
+Shapes: 2B crops (the first crop of each of B images, then the second of each), D feature width,
+H × W the grid of the base's last feature map.
 """
 
 from __future__ import annotations
@@ -33,43 +41,67 @@ from headsearch.models.network import Features, Network
 from headsearch.training.schedules import StepPosition
 
 
-class Targets(NamedTuple):
-    """What a step's predictions are compared with; carries no gradient."""
+@dataclass(frozen=True)
+class TargetInputs:
+    """Arguments of `Objective.make_targets`, the same for all objectives.
 
-    of: dict[str | None, Tensor]
-    """By head; the base's own under None."""
+    Attributes:
+        teacher: the network that computes the targets. The student itself where the objective has
+            no teacher.
+        student: the network that is trained. It holds the state that tracks the teacher's outputs,
+            such as centres.
+        features: the teacher's features of the crops, none of them masked.
+        crops_BCSS: the crops, (2B, C, S, S).
+        temperature: the temperature of the teacher's softmax at this step, shape ().
+    """
+
+    teacher: Network
+    student: Network
+    features: Features
+    crops_BCSS: Tensor
+    temperature: Tensor
+
+
+class Targets(NamedTuple):
+    """The targets of a step's predictions. They carry no gradient."""
+
+    by_owner: dict[str | None, Tensor]
+    """The target from each head, by the head's name; the base's own target under None."""
     patches: Tensor | None = None
-    """Of masked patches, for objectives that have any."""
+    """The targets of the base's patches, for objectives that predict masked patches this way."""
 
 
 @dataclass(frozen=True)
 class StepOutputs:
-    """What the student made of a step's crops, and what that is compared with."""
+    """The student's features of a step's crops, and the targets to compare predictions with."""
 
     student: Network
     features: Features
     targets: Targets
     mask_BHW: Tensor | None = None
-    """The patches that the student did not see."""
+    """True at the patches that were hidden from the student; None if nothing was masked."""
     shares: HeadBatches | None = None
-    """The crops that each head sees, where those are not all: its features and its targets are of
-    them alone, while the base's, and the mask, are of all."""
+    """Which crops each head sees; None if every head sees all of them. A head's features and
+    targets cover its own crops only. The base's features and targets, and the mask, cover all."""
 
-    def by(self, name: str, of_all: Tensor) -> Tensor:
-        """Of something of all crops (2B, …), what the head `name` sees of it."""
-        return of_all if self.shares is None else self.shares.of([name], of_all)[name]
+    def for_head(self, name: str, all_crops: Tensor) -> Tensor:
+        """The rows of a tensor over all crops (2B, …) that belong to the crops of one head."""
+        return all_crops if self.shares is None else self.shares.of([name], all_crops)[name]
 
-    def by_heads(self, of_all: Tensor) -> dict[str, Tensor]:
-        """Of something of all crops (2B, …), what each head sees of it."""
+    def for_each_head(self, all_crops: Tensor) -> dict[str, Tensor]:
+        """The rows of a tensor over all crops (2B, …) that belong to each head's crops, by head."""
         names = list(self.student.heads)
         if self.shares is None:
-            return dict.fromkeys(names, of_all)
-        return self.shares.of(names, of_all)
+            return dict.fromkeys(names, all_crops)
+        return self.shares.of(names, all_crops)
 
 
 @dataclass(frozen=True)
 class Losses:
-    """The losses of a step: the base's, each head's own, and the one that is differentiated."""
+    """The losses of a step, all scalars: of the base, of each head, and the one to differentiate.
+
+    `base` and `heads` are reported; `total` is what `backward` is called on.
+    """
 
     base: Tensor
     heads: dict[str, Tensor]
@@ -77,43 +109,47 @@ class Losses:
 
 
 class Objective(ABC):
-    """One self-supervised objective in its heterogeneous form.
+    """A self-supervised objective in its heterogeneous form (see the top of this file).
 
-    It is stateless: what moves (projectors, prototypes, centres) lives in the modules that it
-    makes for a base and for a head, so that a head takes all that is its own along when it leaves.
-    Nothing of one head depends on which others there are.
+    An objective holds no state. Everything that changes during training (projectors, prototypes,
+    centres) lives in the modules that it makes for the base and for each head, so that detaching a
+    head also removes everything that belongs to it. Nothing of one head depends on which other
+    heads are attached.
     """
 
     clip_norm: float | None = None
-    """The largest gradient norm of each parameter tensor; None does not clip."""
+    """Maximum gradient norm of each parameter tensor; None disables clipping."""
     has_prototypes: ClassVar[bool] = False
+    """Whether the objective assigns images to prototypes (`prototypes_of`)."""
     has_teacher: ClassVar[bool] = True
-    """False: targets come from the student itself, without gradient, and the student is scored."""
+    """Whether an EMA teacher computes the targets. If not, the student computes them, without
+    gradient, and the student is the network that is scored."""
 
     @abstractmethod
     def base_projection(self, plan: BasePlan) -> nn.Module:
-        """What the objective puts on the base."""
+        """Makes the modules that the objective adds to the base, such as a projector."""
 
     @abstractmethod
     def head_projection(self, dim: int, of_base: nn.Module) -> nn.Module:
-        """What the objective gives to one head, whose features have width `dim`.
+        """Makes the modules that the objective adds to one head.
 
-        `of_base` is the base's own projection, for the shapes in it.
+        Args:
+            dim: the width of the head's features.
+            of_base: the base's modules, from `base_projection`; read for their shapes.
         """
 
     def mask(
         self, student: Network, crops: int, generator: torch.Generator | None
     ) -> Tensor | None:
-        """The patches (2B, H, W) that the student must not see; None hides nothing.
+        """Draws the patches to hide from the student, (2B, H, W) bool; None hides nothing.
 
         Args:
-            student: its base's projection knows the grid.
-            crops: 2B.
-            generator: of the student's device; None only on `meta`.
+            student: its base projection knows the grid.
+            crops: the number of crops, 2B.
+            generator: a generator on the student's device; None only on the `meta` device.
         """
         return None
 
-    @abstractmethod
     def targets(
         self,
         teacher: Network,
@@ -122,71 +158,84 @@ class Objective(ABC):
         crops_BCSS: Tensor,
         temperature: Tensor,
     ) -> Targets:
-        """The targets, from the teacher's features of the whole crops. Runs without gradient.
+        """Computes the targets of a step; call it under `torch.no_grad()`.
 
-        `temperature` is that of this step, ().
+        The arguments are those of `TargetInputs`. Objectives implement `make_targets`.
+        """
+        return self.make_targets(TargetInputs(teacher, student, features, crops_BCSS, temperature))
 
-        State that follows the teacher's outputs (a centre) is moved here, in the student's
-        modules, after the targets were made with it as it was. Without a teacher, the student
-        stands in its place.
+    @abstractmethod
+    def make_targets(self, inputs: TargetInputs) -> Targets:
+        """Computes the targets from the teacher's features of the unmasked crops.
+
+        State that tracks the teacher's outputs (a centre) is updated here, in the student's
+        modules, after the targets have been computed with its previous value.
         """
 
     @abstractmethod
-    def embedding_of_base(self, seen: StepOutputs) -> Tensor:
-        """What the base's predictions are made from, once for all heads."""
+    def embedding_of_base(self, outputs: StepOutputs) -> Tensor:
+        """The input (2B, …) of all predictions of the base, computed once for all heads."""
 
     @abstractmethod
-    def toward(self, seen: StepOutputs, name: str, embedding: Tensor) -> Tensor:
-        """ℓ(T_h(q), S_base(v)): what the base loses toward the output of the head `name`.
+    def loss_toward_head(self, outputs: StepOutputs, name: str, embedding: Tensor) -> Tensor:
+        """The heterogeneous term ℓ(T_h(q), S_base(v)): the base predicts a head's target.
 
-        `embedding` is `embedding_of_base`, of the crops that the head sees.
+        Args:
+            outputs: the outputs of the step.
+            name: the head h.
+            embedding: `embedding_of_base`, restricted to the crops that the head sees.
         """
 
     @abstractmethod
-    def own_of_head(self, seen: StepOutputs, name: str) -> Tensor:
-        """ℓ_h: what the head `name` loses on its own."""
+    def own_loss_of_head(self, outputs: StepOutputs, name: str) -> Tensor:
+        """ℓ_h: the loss of the head `name` by itself."""
 
     @abstractmethod
-    def own_of_base(self, seen: StepOutputs, embedding: Tensor) -> Tensor:
-        """ℓ_base: what the base loses with no head to follow: the objective as it was published."""
+    def own_loss_of_base(self, outputs: StepOutputs, embedding: Tensor) -> Tensor:
+        """ℓ_base: the loss of the base by itself, which is the objective as published."""
 
-    def kept_of_base(self, seen: StepOutputs) -> Tensor | None:
-        """m_base: the part of its own loss that the base keeps beside a head's target."""
+    def kept_of_base(self, outputs: StepOutputs) -> Tensor | None:
+        """m_base: the part of ℓ_base that stays beside the heterogeneous term; None for 0."""
         return None
 
     def temperature(self, position: StepPosition) -> float:
-        """The temperature of the teacher's softmax, for objectives that have one."""
+        """The temperature of the teacher's softmax, in objectives that have one."""
         return 1.0
 
     def adjust_gradients(self, student: Network, position: StepPosition) -> None:  # noqa: B027
-        """Changes clipped gradients before the update, where the objective does."""
+        """Changes gradients after clipping and before the update. By default it does nothing."""
 
     def summary_of_base(self, base: BaseOutput) -> Tensor:
-        """The features (B, D) that stand for an image in the base's scores.
+        """The features (B, D) that represent an image when the base is scored.
 
-        The base's own summary; an objective that does not train it takes another.
+        By default the base's own pooled features. An objective that does not train those overrides
+        this method.
         """
         return base.pooled_BD
 
     def prototypes_of(self, network: Network) -> Prototypes | None:
-        """How the network sorts images into prototypes; None for objectives without any."""
+        """How a network assigns images to prototypes; None for objectives without prototypes."""
         return None
 
-    def losses(self, seen: StepOutputs) -> Losses:
-        """The base's loss and each head's."""
-        student, names = seen.student, list(seen.student.heads)
-        embedding = self.embedding_of_base(seen)
+    def losses(self, outputs: StepOutputs) -> Losses:
+        """Computes the losses of a step, as the top of this file defines them."""
+        student, names = outputs.student, list(outputs.student.heads)
+        embedding = self.embedding_of_base(outputs)
         if student.coupling == "observe" or not names:
-            of_heads = {name: self.own_of_head(seen, name) for name in names}
-            of_base = self.own_of_base(seen, embedding)
+            of_heads = {name: self.own_loss_of_head(outputs, name) for name in names}
+            of_base = self.own_loss_of_base(outputs, embedding)
             return Losses(of_base, of_heads, torch.stack([of_base, *of_heads.values()]).sum())
-        of_heads = {name: 0.5 * self.own_of_head(seen, name) for name in names}
-        # Scaled where it leaves the base, not in the loss: what a head owns on the way keeps its
-        # full gradient.
-        shared = seen.by_heads(student.coupled(embedding))
-        toward = torch.stack([0.5 * self.toward(seen, name, shared[name]) for name in names])
+        of_heads = {name: 0.5 * self.own_loss_of_head(outputs, name) for name in names}
+        # The 1/K is applied to the gradient where it enters the base, not to the loss: modules that
+        # a head owns on the way (such as the base's predictor toward it) keep their full gradient.
+        embeddings = outputs.for_each_head(student.coupled(embedding))
+        toward = torch.stack(
+            [0.5 * self.loss_toward_head(outputs, name, embeddings[name]) for name in names]
+        )
+        # The base reports the mean over heads, which is what it follows. The total adds the terms
+        # up, since their gradients are scaled already.
         of_base, total = toward.mean(), torch.stack([*toward.unbind(), *of_heads.values()]).sum()
-        kept = self.kept_of_base(seen)
+        kept = self.kept_of_base(outputs)
         if kept is not None:
             of_base, total = of_base + kept, total + kept
         return Losses(of_base, of_heads, total)

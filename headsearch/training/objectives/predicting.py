@@ -1,11 +1,6 @@
-"""What MoCo v3, BYOL and SimSiam share: a predictor on the student's side alone.
+"""Base class of MoCo v3, BYOL and SimSiam: the student predicts the teacher's projection.
 
-The target is the projection of the teacher; the prediction is the student's projection after a
-predictor. In the heterogeneous form, which is ours, after Li et al. 2025, arXiv 2310.05108, the
-base predicts the projection of each head's teacher. Each head owns the predictor of the base
-toward it, since the projections of two heads live in spaces that nothing aligns.
-
-Shapes: 2B crops, P width of the compared embeddings.
+Shapes: 2B crops, D feature width, P width of the compared embeddings.
 """
 
 from __future__ import annotations
@@ -16,14 +11,14 @@ from typing import cast
 from torch import Tensor, nn
 
 from headsearch.models.bases import BasePlan
-from headsearch.models.network import AttachedHead, Features, Network
+from headsearch.models.network import AttachedHead, Network
 from headsearch.training.objectives.across_views import AcrossViews, pooled_by_owner
 from headsearch.training.objectives.layers import mlp
-from headsearch.training.objectives.objective import Targets
+from headsearch.training.objectives.objective import TargetInputs, Targets
 
 
 class PredictorProjection(nn.Module):
-    """Projector and predictor; a head's also holds the predictor of the base toward it."""
+    """A projector and a predictor; that of a head also holds the base's predictor toward it."""
 
     def __init__(self, projector: list[int], predictor: list[int], *, for_head: bool) -> None:
         super().__init__()
@@ -34,51 +29,63 @@ class PredictorProjection(nn.Module):
 
 @dataclass(frozen=True)
 class Predicting(AcrossViews):
-    """An objective with a predictor; `hidden` layers of the projector are two, of the predictor
-    one."""
+    """An objective with a predictor on the student's side only.
+
+    The target is the teacher's projection of one crop. The prediction is the student's projection
+    of the other crop, passed through a predictor.
+
+    Where heads enter (our own form, after Li et al. 2025, https://arxiv.org/abs/2310.05108): the
+    base predicts the projection of each head's teacher. The projections of two heads lie in spaces
+    that nothing aligns, so each head owns a separate predictor from the base's projection to its
+    own.
+
+    Args:
+        hidden: width of the hidden layers; the projector has two, the predictor one.
+        width: P.
+        clip_norm: maximum gradient norm of each parameter tensor.
+    """
 
     hidden: int = 512
     width: int = 128
     clip_norm: float | None = 0.3
 
     def base_projection(self, plan: BasePlan) -> nn.Module:
-        return self._projection(plan.dim, for_head=False)
+        return self._make_projection(plan.dim, for_head=False)
 
     def head_projection(self, dim: int, of_base: nn.Module) -> nn.Module:
-        return self._projection(dim, for_head=True)
+        return self._make_projection(dim, for_head=True)
 
-    def _projection(self, dim: int, *, for_head: bool) -> nn.Module:
+    def _make_projection(self, dim: int, *, for_head: bool) -> nn.Module:
         return PredictorProjection(
             [dim, self.hidden, self.hidden, self.width],
             [self.width, self.hidden, self.width],
             for_head=for_head,
         )
 
-    def targets(
-        self,
-        teacher: Network,
-        student: Network,
-        features: Features,
-        crops_BCSS: Tensor,
-        temperature: Tensor,
-    ) -> Targets:
-        return Targets({
-            owner: _of(teacher if owner is None else teacher.heads[owner]).projector(pooled_BD)
-            for owner, pooled_BD in pooled_by_owner(teacher, features).items()
-        })  # fmt: skip
+    def make_targets(self, inputs: TargetInputs) -> Targets:
+        teacher = inputs.teacher
+        targets = {}
+        for name, pooled_BD in pooled_by_owner(teacher, inputs.features).items():
+            owner = teacher if name is None else teacher.heads[name]
+            targets[name] = _projection(owner).projector(pooled_BD)
+        return Targets(targets)
 
-    def of_head(self, network: Network, head: AttachedHead, pooled_BD: Tensor) -> Tensor:
-        own = _of(head)
-        return cast(Tensor, own.predictor(own.projector(pooled_BD)))
+    def embed_base(self, network: Network, pooled_BD: Tensor) -> Tensor:
+        return cast(Tensor, _projection(network).projector(pooled_BD))
 
-    def of_base(self, network: Network, pooled_BD: Tensor) -> Tensor:
-        return cast(Tensor, _of(network).projector(pooled_BD))
+    def predict_from_head(self, network: Network, head: AttachedHead, pooled_BD: Tensor) -> Tensor:
+        projection = _projection(head)
+        return cast(Tensor, projection.predictor(projection.projector(pooled_BD)))
 
-    def predict(self, network: Network, head: AttachedHead | None, embedding_BP: Tensor) -> Tensor:
-        predictor = _of(network).predictor if head is None else _of(head).base_predictor
+    def predict_from_base(
+        self, network: Network, head: AttachedHead | None, embedding_BP: Tensor
+    ) -> Tensor:
+        if head is None:
+            return cast(Tensor, _projection(network).predictor(embedding_BP))
+        predictor = _projection(head).base_predictor
         assert predictor is not None
         return cast(Tensor, predictor(embedding_BP))
 
 
-def _of(owner: Network | AttachedHead) -> PredictorProjection:
+def _projection(owner: Network | AttachedHead) -> PredictorProjection:
     return cast(PredictorProjection, owner.projection)
