@@ -32,7 +32,8 @@ from PIL import Image
 from sqlalchemy import event
 from torch.utils.flop_counter import FlopCounterMode
 
-from headsearch.cluster.engine.queue import Task, Tasks
+from headsearch.cluster.engine.claims import Task
+from headsearch.cluster.engine.queue import Tasks
 from headsearch.cluster.worker import found
 from headsearch.data.image.decode import decode
 from headsearch.device import mixed_precision

@@ -32,7 +32,8 @@ import pandas as pd
 from optuna.trial import TrialState
 from simulated_world import READ_ALL, Database, Process, World, exponential
 
-from headsearch.cluster.engine.queue import Claim, Rules, TakenOverError, Task, Tasks
+from headsearch.cluster.engine.claims import Claim, Rules, TakenOverError, Task
+from headsearch.cluster.engine.queue import Tasks
 from headsearch.cluster.worker import FIRST_PAUSE_S, GROWTH, LONGEST_PAUSE_S
 from headsearch.runs.storage import STORAGE_ERRORS, patiently, reason_of
 

@@ -78,7 +78,7 @@ def submit(
 
     import optuna
 
-    from headsearch.cluster.engine.queue import Rules
+    from headsearch.cluster.engine.claims import Rules
     from headsearch.cluster.shared_study import check_can_be_shared
     from headsearch.cluster.shared_study import submit as write
     from headsearch.report.console import print_notes

@@ -16,7 +16,7 @@ from optuna.distributions import json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
-from headsearch.cluster.engine.queue import Standing
+from headsearch.cluster.engine.claims import Standing
 from headsearch.cluster.shared_study import COHORT, SOLO, SharedStudy, cohort_key
 from headsearch.errors import UserError
 from headsearch.pretraining.verification import keep_solo_rows

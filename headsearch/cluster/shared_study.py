@@ -18,7 +18,8 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
 from headsearch.cluster.engine.chunked_attributes import pieces, whole
-from headsearch.cluster.engine.queue import Rules, Task, Tasks
+from headsearch.cluster.engine.claims import Rules, Task
+from headsearch.cluster.engine.queue import Tasks
 from headsearch.cluster.initial_weights import absolute, fetch, share
 from headsearch.config import formats
 from headsearch.config.settings import RunConfig

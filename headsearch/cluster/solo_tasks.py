@@ -5,7 +5,7 @@ A solo run trains the base with a single head and verifies the ranking of the se
 
 from __future__ import annotations
 
-from headsearch.cluster.engine.queue import Task
+from headsearch.cluster.engine.claims import Task
 from headsearch.cluster.shared_study import SOLO, SharedStudy, share_first_weights
 from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import resolve

@@ -11,7 +11,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from headsearch.cluster.engine.queue import Standing, Tasks
+from headsearch.cluster.engine.claims import Standing
+from headsearch.cluster.engine.queue import Tasks
 from headsearch.cluster.shared_study import COHORT, SharedStudy
 from headsearch.text import duration
 

@@ -21,9 +21,10 @@ from typing import Any, TypeAlias, TypeVar
 from optuna.trial import FixedTrial, TrialState
 
 from headsearch import torchrun
+from headsearch.cluster.engine.claims import Claim, TakenOverError
 from headsearch.cluster.engine.dashboard import Mirror, sweep
 from headsearch.cluster.engine.heartbeat import Pulse
-from headsearch.cluster.engine.queue import Claim, TakenOverError, Tasks
+from headsearch.cluster.engine.queue import Tasks
 from headsearch.cluster.jobs import (
     cohort_result,
     cohort_search,

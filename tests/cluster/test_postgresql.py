@@ -19,7 +19,7 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy import create_engine, text
 
-from headsearch.cluster.engine.queue import Rules
+from headsearch.cluster.engine.claims import Rules
 from headsearch.cluster.shared_study import open_study
 from headsearch.runs.storage import open_storage
 from helpers.stepwise import stepwise

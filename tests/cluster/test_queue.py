@@ -17,7 +17,8 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
 from headsearch.cluster.engine.chunked_attributes import PIECE, pieces, whole
-from headsearch.cluster.engine.queue import Claim, Rules, TakenOverError, Task, Tasks
+from headsearch.cluster.engine.claims import Claim, Rules, TakenOverError, Task
+from headsearch.cluster.engine.queue import Tasks
 from headsearch.runs.storage import open_storage, patiently
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

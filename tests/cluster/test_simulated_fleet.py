@@ -11,7 +11,7 @@ pytest.importorskip("greenlet")
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from simulated_fleet import TASK_S, Faults, Fleet, simulate
 
-from headsearch.cluster.engine.queue import Claim, Rules
+from headsearch.cluster.engine.claims import Claim, Rules
 
 HARSH = Faults(
     dies=3 * TASK_S, preempted=4 * TASK_S, freezes=2 * TASK_S, slow=0.2,

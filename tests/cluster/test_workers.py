@@ -16,7 +16,8 @@ import yaml
 from optuna.exceptions import StorageInternalError
 from optuna.storages import InMemoryStorage, JournalStorage
 
-from headsearch.cluster.engine.queue import Rules, Task, Tasks
+from headsearch.cluster.engine.claims import Rules, Task
+from headsearch.cluster.engine.queue import Tasks
 from headsearch.cluster.shared_study import COHORT, open_study, prepare_as_submitted
 from headsearch.cluster.worker import Worker
 from headsearch.config.settings import resolve

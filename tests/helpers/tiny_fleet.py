@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from headsearch.cluster.collect import collect
-from headsearch.cluster.engine.queue import Rules
+from headsearch.cluster.engine.claims import Rules
 from headsearch.cluster.shared_study import open_study, prepare_as_submitted, submit
 from headsearch.cluster.worker import WEIGHTS_FOLDER, Worker
 from headsearch.config.settings import resolve

@@ -15,7 +15,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState, create_trial
 
-from headsearch.cluster.engine.queue import Claim
+from headsearch.cluster.engine.claims import Claim
 
 TOKEN = "claim"
 

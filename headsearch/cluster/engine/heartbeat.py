@@ -6,7 +6,7 @@ import threading
 import time
 from types import TracebackType
 
-from headsearch.cluster.engine.queue import Claim, TakenOverError
+from headsearch.cluster.engine.claims import Claim, TakenOverError
 from headsearch.runs.storage import reason_of
 
 
