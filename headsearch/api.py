@@ -21,8 +21,8 @@ import pandas as pd
 from torch import nn
 
 from headsearch import torchrun
-from headsearch.config.settings import RunConfig
-from headsearch.errors import UserError, unknown
+from headsearch.config.settings import flags_from
+from headsearch.errors import UserError
 from headsearch.models.bases import base_arguments, plan_base, plan_module
 from headsearch.models.space import Space, as_space
 from headsearch.pretraining import session as sessions
@@ -96,7 +96,7 @@ def search(
         UserError: a setting, the space or the data cannot be used, or the base diverged.
     """
     inputs = inputs_from(base, data, eval_data)
-    flags = _flags(settings, base=base, data=data, eval_data=eval_data)
+    flags = flags_from(settings, base=base, data=data, eval_data=eval_data)
     if isinstance(space, str | Path):
         flags["space"] = str(space)
     else:
@@ -201,18 +201,7 @@ def candidates(
     if listing is None:
         size = "infinitely many" if space.size is None else f"{space.size:,}"
         raise UserError(f"{space.source} has {size} points, more than limit={limit}")
-    return pd.DataFrame(
-        {
-            "candidate": candidate.name,
-            "family": candidate.family,
-            "control": candidate.control,
-            "params_m": candidate.params_m,
-            "params_share": candidate.params_m / plan.params_m,
-            "gflops": candidate.gflops,
-            "gflops_share": candidate.gflops / plan.gflops,
-        }
-        for candidate in listing.candidates
-    )
+    return listing.table(plan)
 
 
 def pretrain(
@@ -241,7 +230,7 @@ def pretrain(
     """
     result = _result(run)
     inputs = inputs_from(base, data, eval_data)
-    flags = _flags(settings, base=base, data=data, eval_data=eval_data)
+    flags = flags_from(settings, base=base, data=data, eval_data=eval_data)
     if result is not None:
         inputs = InMemoryInputs(
             base=inputs.base if base is not None else result.inputs.base,
@@ -405,19 +394,6 @@ def _result(run: Result | str | Path) -> Result: ...
 def _result(run: None) -> None: ...
 def _result(run: Result | str | Path | None) -> Result | None:
     return run if run is None or isinstance(run, Result) else load(run)
-
-
-def _flags(settings: Mapping[str, Any], **objects: Any) -> dict[str, Any]:
-    """Settings as the command line would have them; an object goes by the name of its class."""
-    for name in settings:
-        if name not in RunConfig.model_fields:
-            raise unknown("setting", name, RunConfig.model_fields)
-    named = {
-        name: str(value) if isinstance(value, str | Path) else type(value).__name__
-        for name, value in objects.items()
-        if value is not None
-    }
-    return {**settings, **named}
 
 
 def _log(log: str | None) -> dict[str, str]:

@@ -343,6 +343,19 @@ def resolve(
     return config.model_copy(update={"lr": scaled_lr})
 
 
+def flags_from(settings: Mapping[str, Any], **objects: Any) -> dict[str, Any]:
+    """Settings as the command line would have them; an object goes by the name of its class."""
+    for name in settings:
+        if name not in RunConfig.model_fields:
+            raise unknown("setting", name, RunConfig.model_fields)
+    named = {
+        name: str(value) if isinstance(value, str | Path) else type(value).__name__
+        for name, value in objects.items()
+        if value is not None
+    }
+    return {**settings, **named}
+
+
 def check_log(config: RunConfig) -> None:
     """Raises UserError where curves are to be written and what writes them is not installed."""
     if config.log == "tensorboard":

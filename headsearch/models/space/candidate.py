@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import pandas as pd
 from torch import nn
 
 from headsearch.models.heads import Family, Grid, Value, fit_to_map
@@ -81,3 +82,18 @@ class Listing:
     candidates: tuple[Candidate, ...]
     merged: tuple[tuple[str, str], ...]
     excluded: tuple[tuple[Candidate, str], ...]
+
+    def table(self, base: BaseShape) -> pd.DataFrame:
+        """A row a candidate with its cost, as it is and as a share of the base's."""
+        return pd.DataFrame(
+            {
+                "candidate": candidate.name,
+                "family": candidate.family,
+                "control": candidate.control,
+                "params_m": candidate.params_m,
+                "params_share": candidate.params_m / base.params_m,
+                "gflops": candidate.gflops,
+                "gflops_share": candidate.gflops / base.gflops,
+            }
+            for candidate in self.candidates
+        )
