@@ -12,7 +12,7 @@ from headsearch import torchrun
 from headsearch.cli.flags import settings_as_flags
 from headsearch.cli.output import conclude, console_here, end
 from headsearch.cli.pretraining import finish_pretraining
-from headsearch.config.settings import RunConfig, check_log, read_config_file, resolve
+from headsearch.config.settings import RunConfig, check_here, read_config_file, resolve
 from headsearch.errors import UserError
 from headsearch.runs.directory import claimed
 
@@ -45,7 +45,7 @@ def run(
     if dry_run:
         _foresee(given, config)
         return
-    check_log(settings)
+    check_here(settings)
     console = console_here()
     if not torchrun.first():
         from headsearch.study.session import run_search

@@ -29,11 +29,7 @@ def cohort_search(
 ) -> Search:
     """The search of one cohort, ready to run, in a directory of its own."""
     return Search(
-        replace(
-            prepared,
-            config=prepared.config.model_copy(update={"out": directory}),
-            listing=Listing(tuple(candidates), (), ()),
-        )
+        replace(prepared.with_settings(out=directory), listing=Listing(tuple(candidates), (), ()))
     )
 
 

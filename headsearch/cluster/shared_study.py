@@ -9,7 +9,7 @@ workers there are or which of them takes what.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ def submit(
         )
     location = absolute(shared)
     seeds = range(config.seed, config.seed + config.seeds)
-    hashes = share_first_weights(config, prepared.plan, prepared.objective, seeds, location)
+    hashes = share_first_weights(config, prepared.plan, prepared.training.objective, seeds, location)
     content = {
         "settings": {**settings_of(prepared, Path(name)), "storage": None},
         "facts": first_facts(prepared),
@@ -234,7 +234,7 @@ def prepare_as_submitted(
     if other is not None:
         raise UserError(f"--study {study.name} was submitted with other data: {other}")
     files = {seed: fetch(study.shared, sha, cache) for seed, sha in study.first_weights.items()}
-    return prepared.starting_from(files)
+    return replace(prepared, training=prepared.training.starting_from(files))
 
 
 def share_first_weights(

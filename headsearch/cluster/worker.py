@@ -133,7 +133,7 @@ class Worker:
                 case TakeCohort():
                     follow(self.prepared)
                 case TakeSolo(payload):
-                    setup = self.prepared.under(int(payload["seed"]))
+                    setup = self.prepared.training.under(int(payload["seed"]))
                     head = self._head(payload["candidate"])
                     planned = solo_setup(setup, head, float(payload["lr"]))
                     with suppress(SoloDivergedError):  # the first process says so
@@ -284,7 +284,7 @@ class Worker:
         seed = int(payload["seed"])
         cache = self.out / WEIGHTS_FOLDER
         setup = under_first_weights(
-            self.study, self.prepared, seed, payload["first_weights"], cache
+            self.study, self.prepared.training, seed, payload["first_weights"], cache
         )
         planned = solo_setup(setup, self._head(payload["candidate"]), float(payload["lr"]), folder)
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
+from headsearch import torchrun
 from headsearch.config import formats
 from headsearch.config.recipes import find_recipe
 from headsearch.config.yaml_file import Located, read_yaml
@@ -356,8 +357,8 @@ def flags_from(settings: Mapping[str, Any], **objects: Any) -> dict[str, Any]:
     return {**settings, **named}
 
 
-def check_log(config: RunConfig) -> None:
-    """Raises UserError where curves are to be written and what writes them is not installed."""
+def check_here(config: RunConfig) -> None:
+    """Raises UserError where this process cannot do what the settings ask for."""
     if config.log == "tensorboard":
         found = find_spec("tensorboard")
         if found is None or found.origin is None:  # a mere folder of that name has no origin
@@ -365,6 +366,10 @@ def check_log(config: RunConfig) -> None:
                 "--log tensorboard needs the package tensorboard: "
                 "pip install 'headsearch[tensorboard]'"
             )
+    if config.download and torchrun.count() > 1:
+        raise UserError(
+            "--download would fetch the data once a process: fetch them before, by one alone"
+        )
 
 
 def _explain(

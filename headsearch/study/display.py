@@ -108,7 +108,7 @@ class _LiveTable:
 
     def __init__(self, console: Console, search: Search, live: Live) -> None:
         self._console, self._live = console, live
-        self._steps = search.prepared.steps * search.config.seeds
+        self._steps = search.prepared.training.steps * search.config.seeds
         self._rungs = search.config.rungs
         self._stop = search.stop
 

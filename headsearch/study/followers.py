@@ -29,9 +29,9 @@ def follow(prepared: SearchSetup) -> Path:
         match distributed.receive_object():
             case SetUp(seeds, lr):
                 cohort.replicas.clear()
-                release_memory(prepared.device)
+                release_memory(prepared.training.device)
                 cohort = Cohort(0, 0, dict.fromkeys(seeds, 0))
-                cohort.set_up(prepared, [], lr)
+                cohort.set_up(prepared.training, [], lr)
             case Attach(parameters):
                 candidate = prepared.space.suggest(FixedTrial(dict(parameters)))
                 cohort.attach(Entry(candidate, trial=0, cohort=0))
@@ -43,7 +43,7 @@ def follow(prepared: SearchSetup) -> Path:
                 replica = cohort.under(seed)
                 train_window(replica.trainer, replica.loader, window)
             case Score(seed):
-                prepared.scores(cohort.under(seed).trainer.teacher.network)
+                prepared.training.scores(cohort.under(seed).trainer.teacher.network)
             case End(run_directory):
                 return run_directory
             case word:

@@ -165,7 +165,7 @@ class Search:
             return index + 1
         cohort = state.cohort(index)
         try:
-            cohort.set_up(self.prepared, state.leaderboard.live(index), state.lr)
+            cohort.set_up(self.prepared.training, state.leaderboard.live(index), state.lr)
             state.load_into(cohort)
             self._train_cohort(cohort)
             return index + 1
@@ -182,7 +182,7 @@ class Search:
             diverged = None
         # Outside of the handlers nothing but the cohort refers to the networks: free their memory.
         cohort.replicas.clear()
-        release_memory(self.prepared.device)
+        release_memory(self.prepared.training.device)
         if diverged is not None:
             index, news = recovery.go_back(state, cohort, *diverged)
         else:
@@ -208,7 +208,7 @@ class Search:
             state.keep(cohort, at_rung=True)
             state.tell_ended()
             state.save("running")
-            step = self.prepared.rung_step(rung)
+            step = self.prepared.training.rung_step(rung)
             self._observers.notify(
                 Scored(cohort.index, rung, step, scores, state.throughput, state.leaderboard)
             )
@@ -259,11 +259,11 @@ class Search:
         """
         state, rung, live = self.state, cohort.rung, cohort.live
         state.throughput.start()
-        step = self.prepared.rung_step(rung)
+        step = self.prepared.training.rung_step(rung)
         by_seed = {}
         for replica in cohort.replicas:
             broadcast_object(Score(replica.seed))
-            by_seed[replica.seed] = self.prepared.scores(replica.trainer.teacher.network)
+            by_seed[replica.seed] = self.prepared.training.scores(replica.trainer.teacher.network)
         for seed, scores in by_seed.items():
             if not math.isfinite(scores.base.effective_rank):  # its features are not finite
                 raise DivergedError(seed, cohort.steps[seed])

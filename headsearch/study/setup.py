@@ -1,4 +1,4 @@
-"""Before a search: everything opened, fitted and checked, and nothing written."""
+"""The set-up of a search: everything opened, fitted and checked; nothing written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from headsearch.config.settings import RunConfig
+from headsearch.data import Data
 from headsearch.errors import UserError
+from headsearch.models.bases import BasePlan
 from headsearch.models.head_batches import check_images_per_head, head_batch_size
 from headsearch.models.space import Candidate, Listing, ResolvedSpace, find_space, load_space
 from headsearch.runs.storage_url import masked
@@ -24,13 +26,40 @@ from headsearch.training.setup import TrainingSetup, prepare_training
 
 
 @dataclass(frozen=True)
-class SearchSetup(TrainingSetup):
-    """All that a run needs, opened and checked."""
+class SearchSetup:
+    """All that a search needs, opened and checked.
 
+    Attributes:
+        training: what it shares with a solo run: data, base, objective and settings.
+        space: the search space on this base.
+        listing: all candidates of a space that is small enough to be listed; None for others.
+    """
+
+    training: TrainingSetup
     space: ResolvedSpace
     listing: Listing | None
-    notes: tuple[str, ...]
-    """What was decided, a line each, for the run to say before it starts."""
+
+    @property
+    def config(self) -> RunConfig:
+        return self.training.config
+
+    @property
+    def data(self) -> Data:
+        return self.training.data
+
+    @property
+    def plan(self) -> BasePlan:
+        return self.training.plan
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided, a line each, to be shown before the search starts."""
+        return tuple(_notes(self))
+
+    def with_settings(self, **changes: Any) -> SearchSetup:
+        """The same with other settings, which are not checked."""
+        config = self.config.model_copy(update=changes)
+        return replace(self, training=replace(self.training, config=config))
 
     @property
     def batch(self) -> int:
@@ -58,6 +87,7 @@ class SearchSetup(TrainingSetup):
 
     @property
     def rank_by(self) -> str:
+        """The score that ranks; `auto` is accuracy where there are labels."""
         if self.config.rank_by != "auto":
             return self.config.rank_by
         return "accuracy" if self.data.bank is not None else "discrepancy"
@@ -72,8 +102,8 @@ def prepare(
 
     Args:
         config: the resolved settings.
-        progress: told how the decoding of images goes.
-        given: what a Python caller hands over in place of what a setting names.
+        progress: called with the images decoded so far and those to decode.
+        inputs: objects that a Python caller passes in place of names.
 
     Raises:
         UserError: something in the settings, the space or the data cannot be used.
@@ -81,29 +111,29 @@ def prepare(
     make_pruner(config.pruner, eta=config.eta, min_keep=config.min_keep, rungs=config.rungs)
     make_sampler(config.sampler, config.seed)
     space = load_space(find_space(config.space)) if inputs.space is None else inputs.space
-    setup = prepare_training(config, inputs, progress)
-    if setup.data.bank is None and config.rank_by in ("accuracy", "balanced"):
+    training = prepare_training(config, inputs, progress)
+    if training.data.bank is None and config.rank_by in ("accuracy", "balanced"):
         raise UserError(
             f"--rank-by {config.rank_by} needs labels, and {config.eval_data or config.data} has "
             "none; use --rank-by discrepancy or labelled --eval-data"
         )
     if len(set(distributed.gather_objects(space.hash))) > 1:
         raise UserError(f"the processes of this job have different spaces: {config.space}")
-    resolved = space.on(setup.plan)
+    resolved = space.on(training.plan)
     listing = resolved.enumerate(config.trials)
     if listing is None and config.trials <= len(resolved.controls):
         raise UserError(
             f"--trials {config.trials} leaves no room beside the {len(resolved.controls)} controls "
             "of the space; use more"
         )
-    prepared = SearchSetup(**vars(setup), space=resolved, listing=listing, notes=())
+    prepared = SearchSetup(training, resolved, listing)
     check_images_per_head(config.images_per_head, prepared.batch, prepared.most_heads)
-    return replace(prepared, notes=tuple(_notes(prepared)))
+    return prepared
 
 
 def _notes(prepared: SearchSetup) -> Iterator[str]:
     config, listing = prepared.config, prepared.listing
-    yield from setup_notes(prepared)
+    yield from setup_notes(prepared.training)
     count = candidate_count(listing, config)
     if listing is None:
         yield f"{count} candidates, sampled by {config.sampler} from {config.space}"
@@ -113,21 +143,21 @@ def _notes(prepared: SearchSetup) -> Iterator[str]:
     yield from prepared.space.notes
     seeds = f" under each of {config.seeds} seeds" if config.seeds > 1 else ""
     yield (
-        f"{prepared.steps} steps of {config.batch_size} images ({config.epochs} epochs){seeds}, "
+        f"{prepared.training.steps} steps of {config.batch_size} images ({config.epochs} epochs){seeds}, "
         f"scored at {config.rungs} rungs, ranked by {prepared.rank_by}, heads {config.coupling}"
     )
     if config.images_per_head != "all":
         seen = head_batch_size(config.images_per_head, prepared.batch, prepared.most_heads)
         more = ", and more once heads have left" if config.images_per_head == "share" else ""
         yield f"each head sees {seen} of the {prepared.batch} images of a step{more}"
-    yield machine_note(prepared)
+    yield machine_note(prepared.training)
 
 
 def settings_of(prepared: SearchSetup, run_directory: Path) -> dict[str, Any]:
-    """What config.yaml holds: the settings, and all else that decides what the run finds."""
+    """What config.yaml holds: the settings, and all else that decides the results."""
     space = prepared.space.space
     return {
-        **recorded_settings(prepared, run_directory),
+        **recorded_settings(prepared.training, run_directory),
         "rank_by": prepared.rank_by,
         "storage": _written(prepared.config.storage),
         "study_name": f"{run_directory.name}-{space.hash}-{secrets.token_hex(4)}",

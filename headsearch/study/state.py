@@ -48,7 +48,7 @@ class SearchState:
         self.run_directory, self.prepared, self.trials = run_directory, prepared, trials
         self.leaderboard = Leaderboard()
         self.sizes = prepared.cohort_sizes
-        steps = prepared.steps * config.seeds
+        steps = prepared.training.steps * config.seeds
         self.throughput = Throughput(config.batch_size, steps, config.rungs, len(self.sizes))
         self.facts = first_facts(prepared)
         self.left: Snapshot | None = None
@@ -178,7 +178,7 @@ class SearchState:
         batch = self.prepared.batch
         shown = head_batch_size(self.prepared.config.images_per_head, batch, len(live))
         heads = sum(head.candidate.gflops for head in live.values()) / whole * shown / batch
-        self.facts["cost_base_equivalents"] += (1 + heads) * steps / self.prepared.steps
+        self.facts["cost_base_equivalents"] += (1 + heads) * steps / self.prepared.training.steps
         self.facts["solo_equivalents"] = self.prepared.config.seeds * sum(
             1 + entry.candidate.gflops / whole for entry in self.leaderboard.entries.values()
         )

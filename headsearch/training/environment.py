@@ -13,7 +13,7 @@ from typing import Any
 import timm.layers
 import torch
 
-from headsearch.config.settings import RunConfig, check_log, resolve
+from headsearch.config.settings import RunConfig, check_here, resolve
 from headsearch.device import (
     choose_device,
     fast_at_bf16,
@@ -29,7 +29,7 @@ def resolve_here(flags: Mapping[str, Any], config_file: Path | None = None) -> R
         UserError: as `resolve`, no such device, or nothing here that could write its log.
     """
     settings = resolve(flags, config_file)
-    check_log(settings)
+    check_here(settings)
     if choose_device(settings.device).type == "cpu":
         return settings
     return resolve(flags, config_file, accelerator=True)

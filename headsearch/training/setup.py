@@ -1,7 +1,7 @@
-"""What pretraining stands on, with any head or with none: opened, fitted and checked.
+"""The set-up that a search and a solo run share: data, base, objective, settings; then networks.
 
-A search and a solo run share it, so that the base, its first weights, the images and their order
-are the same in both.
+Everything is opened and checked before the first step. Base, first weights, images and their order
+depend on the settings alone, so that they are the same with any head and with none.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -18,7 +18,7 @@ from headsearch import torchrun
 from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import Coupling, RunConfig
 from headsearch.data import Data, DataSettings, open_data
-from headsearch.data.factory import BUILT_IN_FULL
+from headsearch.data.factory import BUILT_IN, BUILT_IN_FULL
 from headsearch.data.fingerprint import difference, fingerprint
 from headsearch.data.loader import Loader, steps_per_epoch
 from headsearch.errors import UserError, unknown
@@ -46,12 +46,19 @@ from headsearch.training.trainer import Trainer
 CPU_IMAGE_SIZE, ACCELERATOR_IMAGE_SIZE = 64, 224
 """The largest image side in pixels that is chosen where `--image-size` is not given."""
 
-G = TypeVar("G", bound="TrainingSetup")
-
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """All that pretraining needs beside its heads."""
+    """All that training needs besides heads, opened and checked.
+
+    Attributes:
+        config: the resolved settings.
+        autocast: whether matrix products run in bfloat16.
+        plan: the base, fitted to the images.
+        inputs: what a Python caller passed as objects.
+        first_weights: files with the first weights of the student without heads, by seed; they
+            replace those that the seed decides.
+    """
 
     config: RunConfig
     device: torch.device
@@ -60,8 +67,7 @@ class TrainingSetup:
     plan: BasePlan
     objective: Objective
     inputs: InMemoryInputs
-    first_weights: Mapping[int, Path] = field(default_factory=dict, kw_only=True)
-    """Of the student without heads, by seed: files that stand in for what the seed decides."""
+    first_weights: Mapping[int, Path] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -79,7 +85,7 @@ class TrainingSetup:
         """
         return replace(self, config=self.config.model_copy(update={"seed": seed, **changes}))
 
-    def starting_from(self: G, files: Mapping[int, Path]) -> G:
+    def starting_from(self, files: Mapping[int, Path]) -> TrainingSetup:
         """The same, with first weights from these files, by seed."""
         return replace(self, first_weights={**self.first_weights, **files})
 
@@ -133,38 +139,48 @@ def prepare_training(
 ) -> TrainingSetup:
     """Opens the data, fits the base and checks the names. Writes nothing.
 
+    What can be refused without the data is refused before they are opened, which may take long.
+
     Args:
         config: the resolved settings.
-        given: what a Python caller hands over in place of what a setting names.
-        progress: told how the decoding of images goes.
+        inputs: objects that a Python caller passes in place of names.
+        progress: called with the images decoded so far and those to decode.
 
     Raises:
         UserError: something in the settings or the data cannot be used.
     """
     recipe = find_recipe(config.recipe)
     objective = make_objective(config.objective, **recipe.sizes_for(config.objective))
-    if config.discrepancy not in (*DISCREPANCIES, PROTOTYPE_KL):
-        raise unknown("discrepancy", config.discrepancy, (*DISCREPANCIES, PROTOTYPE_KL))
-    if config.discrepancy == PROTOTYPE_KL and not objective.has_prototypes:
-        raise UserError(
-            f"--discrepancy {PROTOTYPE_KL} needs an objective with prototypes "
-            f"({' or '.join(with_prototypes())}), but --objective is {config.objective}"
-        )
+    _check_discrepancy(config, objective)
     arguments, weights = named_base(config) if inputs.base is None else ({}, None)
-    if config.download and torchrun.count() > 1:
-        raise UserError(
-            "--download would fetch the data once a process: fetch them before, by one alone"
-        )
     if config.out is not None:
-        new_run_directory(config.out, "")  # refused now rather than after decoding
+        new_run_directory(config.out, "")
     device, autocast = set_up(config)
     accelerator = device.type != "cpu"
-    data = open_data(
+    data = _open_data(config, inputs, progress, accelerator=accelerator)
+    plan = plan_for(
+        config, inputs, data.train.image_size, arguments, weights, accelerator=accelerator
+    )
+    setup = TrainingSetup(config, device, autocast, data, plan, objective, inputs)
+    _check_base(setup)
+    _check_steps(setup)
+    _check_alike(setup)
+    return setup
+
+
+def _open_data(
+    config: RunConfig,
+    inputs: InMemoryInputs,
+    progress: Callable[[int, int], None] | None,
+    *,
+    accelerator: bool,
+) -> Data:
+    return open_data(
         config.data if inputs.data is None else inputs.data,
         config.eval_data if inputs.eval_data is None else inputs.eval_data,
         DataSettings(
             image_size=config.image_size,
-            images=config.images or (BUILT_IN_FULL if config.data == "scenes" else 0),
+            images=config.images or (BUILT_IN_FULL if config.data == BUILT_IN else 0),
             eval_images=config.eval_images,
             bank_images=config.bank_images,
             seed=config.seed if config.data_seed is None else config.data_seed,
@@ -175,19 +191,35 @@ def prepare_training(
         ),
         progress,
     )
-    plan = plan_for(
-        config, inputs, data.train.image_size, arguments, weights, accelerator=accelerator
-    )
-    if recipe.drop_path:
-        with torch.device("meta"):
-            plan.build(recipe.drop_path)  # refused now rather than when training starts
-    setup = TrainingSetup(config, device, autocast, data, plan, objective, inputs)
+
+
+def _check_discrepancy(config: RunConfig, objective: Objective) -> None:
+    """Raises UserError for a measure that there is not, or not with this objective."""
+    if config.discrepancy not in (*DISCREPANCIES, PROTOTYPE_KL):
+        raise unknown("discrepancy", config.discrepancy, (*DISCREPANCIES, PROTOTYPE_KL))
+    if config.discrepancy == PROTOTYPE_KL and not objective.has_prototypes:
+        raise UserError(
+            f"--discrepancy {PROTOTYPE_KL} needs an objective with prototypes "
+            f"({' or '.join(with_prototypes())}), but --objective is {config.objective}"
+        )
+
+
+def _check_base(setup: TrainingSetup) -> None:
+    """Raises UserError where the base cannot be built or compiled as the settings ask for."""
+    config, recipe = setup.config, find_recipe(setup.config.recipe)
     if config.compile:
-        check_compiler(device)
-        with torch.device("meta"):
-            if not repeated_blocks(plan.build().trunk):
-                raise UserError(f"--compile: {config.base} has no blocks that repeat")
-    batch = min(config.batch_size, len(data.train))
+        check_compiler(setup.device)
+    with torch.device("meta"):  # builds without memory or time
+        if recipe.drop_path:
+            setup.plan.build(recipe.drop_path)
+        if config.compile and not repeated_blocks(setup.plan.build().trunk):
+            raise UserError(f"--compile: {config.base} has no blocks that repeat")
+
+
+def _check_steps(setup: TrainingSetup) -> None:
+    """Raises UserError where steps cannot be shared by the processes, or are too few for rungs."""
+    config = setup.config
+    batch = min(config.batch_size, len(setup.data.train))
     if batch % torchrun.count():
         raise UserError(
             f"{batch} images of a step cannot be shared out evenly to {torchrun.count()} "
@@ -198,8 +230,6 @@ def prepare_training(
             f"{setup.steps} steps are fewer than {config.rungs} rungs; use more --images or "
             "--epochs, or a smaller --batch-size or --rungs"
         )
-    _check_alike(setup)
-    return setup
 
 
 MAY_DIFFER_OVER_RANKS = {"device", "threads", "out", "data_dir"}
