@@ -51,12 +51,12 @@ def main() -> None:
     wanted = [head for head in prepared.listing.candidates if head.name not in done]
     if not wanted:
         return
-    first = round(arguments.share * prepared.steps)
-    together = prepared.new_trainer(prepared.config.coupling)
+    first = round(arguments.share * prepared.training.steps)
+    together = prepared.training.new_trainer(prepared.config.coupling)
     for head in prepared.listing.candidates:
         attach(together, prepared, head)
     run_through(together, prepared, 0, first)
-    cost = cost_of(prepared, first / prepared.steps)
+    cost = cost_of(prepared, first / prepared.training.steps)
     for head in wanted:
         rows.append({"candidate": head.name, "seed": arguments.seed,
                      **finish(together, prepared, head, first),
@@ -76,11 +76,11 @@ def finish(
     together: Trainer, prepared: SearchSetup, head: Candidate, first: int
 ) -> dict[str, float]:
     """The base's accuracies after going on with one head alone, on the labels that may choose."""
-    alone = prepared.new_trainer("joint")
-    attach(alone, prepared, head)
+    alone = prepared.training.new_trainer("joint")
+    attach(alone, prepared.training, head)
     alone.load_state(together.state([head.name]))
-    run_through(alone, prepared, first, prepared.steps)
-    scores = prepared.scores(alone.teacher.network)
+    run_through(alone, prepared, first, prepared.training.steps)
+    scores = prepared.training.scores(alone.teacher.network)
     assert scores.base.choose is not None
     of_head = scores.heads[head.name].choose
     assert of_head is not None
@@ -93,7 +93,7 @@ def finish(
 
 
 def run_through(trainer: Trainer, prepared: SearchSetup, first: int, last: int) -> None:
-    loader = prepared.new_loader()
+    loader = prepared.training.new_loader()
     while first < last:
         progress = train_window(trainer, loader, window_from(first, last))
         first = progress.step

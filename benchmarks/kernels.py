@@ -56,7 +56,7 @@ def main() -> None:
     heads, top, graphs, csv = (given.pop(name) for name in ("heads", "top", "graphs", "csv"))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     prepared = prepare_bench(bench_settings(resolve_here({**given, "device": "cuda"}), max(heads)))
-    rate = product_rate(prepared.device, autocast=prepared.autocast) / TERA
+    rate = product_rate(prepared.training.device, autocast=prepared.training.autocast) / TERA
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {prepared.plan}")
     print(f"one matrix product: {rate:.0f} TFLOP/s")
     for count, recorded in itertools.product(heads, graphs):
@@ -68,12 +68,12 @@ def main() -> None:
 
 def report(prepared: SearchSetup, count: int, rate: float, top: int) -> dict[str, Any]:
     torch.cuda.reset_peak_memory_stats()
-    config, device, side = prepared.config, prepared.device, prepared.plan.image_size
-    trainer = prepared.new_trainer(config.coupling)
+    config, device, side = prepared.config, prepared.training.device, prepared.plan.image_size
+    trainer = prepared.training.new_trainer(config.coupling)
     for head in bench_heads(prepared, count):
         attach(trainer, prepared, head)
     crops = torch.randn(2, config.batch_size, 3, side, side).to(device)
-    flops = step_flops(prepared, bench_heads(prepared, count)) / TERA
+    flops = step_flops(prepared.training, bench_heads(prepared, count)) / TERA
 
     def step() -> None:
         trainer.step(crops, MIDDLE)
@@ -114,7 +114,7 @@ def report(prepared: SearchSetup, count: int, rate: float, top: int) -> dict[str
 
 def seconds_with_data(trainer: Trainer, prepared: SearchSetup) -> float:
     """Seconds of a step with its crops, made of images that lie in memory."""
-    config, device, side = prepared.config, prepared.device, prepared.plan.image_size
+    config, device, side = prepared.config, prepared.training.device, prepared.plan.image_size
     pixels = torch.randint(0, 256, (4 * config.batch_size, 3, side, side), dtype=torch.uint8)
     images = ImagesInMemory("noise", pixels, None, ())
     longer = config.model_copy(update={"epochs": WITH_DATA})

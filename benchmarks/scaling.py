@@ -1,13 +1,13 @@
-"""What a search costs at the scale of ImageNet, on paper.
+"""Computes, without a GPU, what a search costs at the scale of ImageNet.
 
     python benchmarks/scaling_parts.py    # counts the parts on this machine
     python benchmarks/simulated_fleet.py  # simulates the queue
-    python benchmarks/scaling.py          # computes; writes tables into results/scaling/
-    python benchmarks/scaling_page.py     # brings them into docs/scaling.md, and draws
+    python benchmarks/scaling.py          # computes; writes tables to results/scaling/
+    python docs/make_scaling_page.py      # updates docs/scaling.md and its picture
 
-Counted: numbers, FLOPs and kept bytes of base and heads, statements of the queue's calls. From data
-sheets: what accelerators and links do at best. Assumed, and named so: how much of that is reached.
-No time of a GPU is measured.
+Counted: parameters, FLOPs and kept activations of base and heads, and SQL statements of the queue's
+calls. From data sheets: the peak rates of accelerators and links. Assumed, and marked as such: the
+share of those rates that is reached. No time is measured on a GPU.
 """
 
 from __future__ import annotations

@@ -168,8 +168,8 @@ def counted(prepared: SearchSetup, images: int) -> tuple[float, float, float]:
 def numbers_beside(prepared: SearchSetup, head: Candidate) -> tuple[float, float]:
     """What a head trains beside its blocks (norm and projection), and the shared prototypes."""
     with torch.device("meta"):
-        shared = prepared.objective.base_projection(prepared.plan)
-        projection = prepared.objective.head_projection(prepared.plan.dim, shared)
+        shared = prepared.training.objective.base_projection(prepared.plan)
+        projection = prepared.training.objective.head_projection(prepared.plan.dim, shared)
     width = prepared.plan.dim
     beside = 2 * width + sum(p.numel() for p in projection.parameters())
     prototypes = sum(p.numel() for n, p in shared.named_parameters() if "prototypes" in n)

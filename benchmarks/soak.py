@@ -23,7 +23,7 @@ import pandas as pd
 
 from headsearch.config.settings import resolve
 from headsearch.runs.tables import write_table
-from headsearch.study.events import Scored
+from headsearch.study.events import Event, Scored
 from headsearch.study.search import Search
 from headsearch.study.setup import prepare
 
@@ -62,15 +62,19 @@ def main() -> None:
         run = arguments.run or Path(folder) / "run"
         search = Search(prepare(resolve({**settings(arguments.cohorts, Path(folder)), "out": run})))
         rungs = 0
-        for event in search.run():
+
+        def measure(event: Event) -> None:
+            nonlocal rungs
             if not isinstance(event, Scored):
-                continue
+                return
             rungs += 1
             if event.rung == RUNGS and (event.cohort + 1) % 10 == 0:
                 gc.collect()
                 rows.append({"cohorts": event.cohort + 1, "rungs": rungs, **_held(search)})
                 print(rows[-1], flush=True)
                 write_table(arguments.out, pd.DataFrame(rows))
+
+        search.run(measure)
     table = pd.DataFrame(rows)
     third = len(table) // 3
     second, last = table.iloc[third : 2 * third], table.iloc[-third:]

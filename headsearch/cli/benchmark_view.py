@@ -1,95 +1,93 @@
-"""What a person sees of a benchmark: what is measured now, and what came out."""
+"""What `headsearch bench` prints: its progress on a terminal, and the tables of its results."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from rich.console import Console
 
 from headsearch.report import Table
 from headsearch.report.console import HarmlessConsole, print_table, say
 from headsearch.study.profiling.benchmark import Bench
+from headsearch.study.profiling.benchmark_findings import BenchFindings
 
 LEGEND = (
-    "A step is forward, backward, clipping, update and the teacher's move, on crops that lie "
-    "ready. Own: what a head adds to a step by itself, on given features of the base. Overhead: "
-    "joint over base + own; 1 is the sum of the parts. Saving: joint over the same heads one by "
-    "one. In brackets the least and the most of {repeats} repeats, whose medians the figures are. "
-    "Memory: {memory}. Counted: what the numbers trained and the kept activations come to."
+    "A step is forward and backward pass, clipping, optimizer update and teacher update, on crops "
+    "made in advance. Own: what a head adds to a step by itself, on fixed features of the base. "
+    "Overhead: joint over base + own; 1 means that joint training adds nothing to the parts. "
+    "Saving: joint over the same heads one by one. Times are medians of {repeats} repeats, with "
+    "the smallest and the largest ratio in brackets. Memory: {memory}. Counted: the memory of all "
+    "trained parameters and kept activations, as a dry run predicts it."
 )
-OF_PROCESS = "the most that a process of its own held, of which {before:.0f} MB before training"
+OF_PROCESS = "the peak of a separate process, of which {before:.0f} MB before training"
 OF_DEVICE = "the most that PyTorch had allocated on the device"
 
 
 def watch(bench: Bench) -> None:
-    """Measures, and says on a terminal what comes next; standard output stays free."""
+    """Runs the measurements, with a status line on standard error if that is a terminal."""
     console = HarmlessConsole(stderr=True, highlight=False, markup=False)
     if not console.is_terminal:
-        for _ in bench.measure():
-            pass
+        bench.measure()
         return
     with console.status("") as status:
-        for what in bench.measure():
-            status.update(f"measuring {what} …")
+        bench.measure(lambda part: status.update(f"measuring {part} …"))
 
 
-def print_findings(console: Console, found: dict[str, Any]) -> None:
-    """The tables of a benchmark's findings, and what they mean."""
-    base, machine = found["base"], found["machine"]
+def print_findings(console: Console, findings: BenchFindings) -> None:
+    """The tables of a benchmark's results, with a legend."""
+    base, machine = findings.base, findings.machine
     threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
     where = machine["accelerator"] or f"{machine['processor']}, {threads}"
     say(
         console,
-        f"{base['name']} on {base['image_size']}×{base['image_size']} images, "
-        f"{found['objective']}, {found['coupling']}, batches of {found['batch_size']}, "
-        f"{found['precision']} on {where}",
+        f"{base.name} on {base.image_size}×{base.image_size} images, "
+        f"{findings.objective}, {findings.coupling}, batches of {findings.batch_size}, "
+        f"{findings.precision} on {where}",
     )
     say(
         console,
-        f"the base alone: {found['base_ms']:.1f} ms a step, "
-        f"{found['base_images_per_second']:.0f} images/s, {found['base_peak_memory_mb']:.0f} MB; "
-        f"a step's crops take {found['crops_ms']:.1f} ms more, in none of these figures",
+        f"the base alone: {findings.base_ms:.1f} ms a step, "
+        f"{findings.base_images_per_second:.0f} images/s, {findings.base_peak_memory_mb:.0f} MB; "
+        f"making a step's crops takes {findings.crops_ms:.1f} ms more, which is in no other figure",
     )
-    reached, product = found["base_tflops_per_second"], found["product_tflops_per_second"]
+    reached, product = findings.base_tflops_per_second, findings.product_tflops_per_second
     say(
         console,
-        f"that is {reached:.3g} TFLOP/s, {reached / product:.0%} of the {product:.3g} that one "
-        "matrix product reaches here",
+        f"that is {reached:.3g} TFLOP/s, {reached / product:.0%} of the {product:.3g} TFLOP/s of "
+        "a large matrix product on this device",
     )
     console.print()
-    print_table(console, _heads(found))
+    print_table(console, _head_table(findings))
     console.print()
-    print_table(console, _cohorts(found))
+    print_table(console, _cohort_table(findings))
     console.print()
     say(
         console,
-        f"each further head: {found['ms_per_head']:.1f} ms and "
-        f"{found['memory_per_head_mb']:.0f} MB (the straight line through all rows)",
+        f"each further head: {findings.ms_per_head:.1f} ms and "
+        f"{findings.memory_per_head_mb:.0f} MB (slope of a line fitted to all rows and the base)",
     )
     memory = OF_DEVICE if machine["accelerator"] else OF_PROCESS
-    memory = memory.format(before=found["process_memory_mb"])
-    say(console, LEGEND.format(repeats=found["repeats"], memory=memory))
+    memory = memory.format(before=findings.process_memory_mb)
+    say(console, LEGEND.format(repeats=findings.repeats, memory=memory))
 
 
-def _heads(found: dict[str, Any]) -> Table:
+def _head_table(findings: BenchFindings) -> Table:
     return Table(
         ["Head", "Params (M)", "GFLOPs", "Own (ms)", "of base", "With the base (ms)"],
         [False, True, True, True, True, True],
         [
             [
-                head["candidate"],
-                f"{head['params_m']:.2f}",
-                f"{head['gflops']:.3f}",
-                f"{head['own_ms']:.1f}",
-                f"{100 * head['own_ms'] / found['base_ms']:.0f} %",
-                f"{head['solo_ms']:.1f}",
+                head.candidate,
+                f"{head.params_m:.2f}",
+                f"{head.gflops:.3f}",
+                f"{head.own_ms:.1f}",
+                f"{100 * head.own_ms / findings.base_ms:.0f} %",
+                f"{head.solo_ms:.1f}",
             ]
-            for head in found["heads"]
+            for head in findings.heads
         ],
     )
 
 
-def _cohorts(found: dict[str, Any]) -> Table:
+def _cohort_table(findings: BenchFindings) -> Table:
     headings = [
         "Heads", "Images each", "Joint (ms)", "Base + own (ms)", "Overhead", "One by one (ms)",
         "Saving", "Images/s", "ms a head", "Memory (MB)", "Counted (MB)", "MB a head",
@@ -99,23 +97,23 @@ def _cohorts(found: dict[str, Any]) -> Table:
         [True] * len(headings),
         [
             [
-                str(cohort["heads"]),
-                str(cohort["images_per_head"]),
-                f"{cohort['joint_ms']:.1f}",
-                f"{cohort['parts_ms']:.1f}",
-                _ratio(cohort["overhead_ratio"], cohort["overhead_range"]),
-                f"{cohort['solo_ms']:.1f}",
-                _ratio(cohort["saving_ratio"], cohort["saving_range"]),
-                f"{cohort['images_per_second']:.0f}",
-                f"{cohort['ms_per_head']:.1f}",
-                f"{cohort['peak_memory_mb']:.0f}",
-                f"{cohort['predicted_memory_mb']:.0f}",
-                f"{cohort['memory_per_head_mb']:.0f}",
+                str(cohort.heads),
+                str(cohort.images_per_head),
+                f"{cohort.joint_ms:.1f}",
+                f"{cohort.parts_ms:.1f}",
+                _with_range(cohort.overhead_ratio, cohort.overhead_range),
+                f"{cohort.solo_ms:.1f}",
+                _with_range(cohort.saving_ratio, cohort.saving_range),
+                f"{cohort.images_per_second:.0f}",
+                f"{cohort.ms_per_head:.1f}",
+                f"{cohort.peak_memory_mb:.0f}",
+                f"{cohort.predicted_memory_mb:.0f}",
+                f"{cohort.memory_per_head_mb:.0f}",
             ]
-            for cohort in found["cohorts"]
+            for cohort in findings.cohorts
         ],
     )
 
 
-def _ratio(value: float, bounds: list[float]) -> str:
-    return f"{value:.2f} [{bounds[0]:.2f}, {bounds[1]:.2f}]"
+def _with_range(ratio: float, bounds: list[float]) -> str:
+    return f"{ratio:.2f} [{bounds[0]:.2f}, {bounds[1]:.2f}]"

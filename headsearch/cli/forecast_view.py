@@ -1,4 +1,4 @@
-"""What a person sees of a dry run: candidates, cohorts, rungs, time and memory."""
+"""What `--dry-run` prints: candidates, cohorts and rungs of a search, and its time and memory."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from headsearch.text import duration
 GB = 1e9
 
 
-def show_forecast(prepared: SearchSetup, console: Console) -> None:
-    """Prints what a search would do and what it would take."""
-    measuring = HarmlessConsole(stderr=True, highlight=False, markup=False)
-    with measuring.status("measuring a few steps …"):
-        found = forecast(prepared)
+def show_forecast(setup: SearchSetup, console: Console) -> None:
+    """Measures some steps of a search, and prints what it would do and take."""
+    # On standard error, so that the output can be piped.
+    status_console = HarmlessConsole(stderr=True, highlight=False, markup=False)
+    with status_console.status("measuring a few steps …"):
+        plan = forecast(setup)
     console.print()
-    print_table(console, _candidates(found))
+    print_table(console, _candidate_table(plan))
     console.print()
-    print_table(console, _rungs(found))
+    print_table(console, _rung_table(plan))
     console.print()
-    for line in forecast_words(found, prepared):
+    for line in forecast_words(plan, setup):
         say(console, line)
 
 
-def _candidates(found: Forecast) -> Table:
+def _candidate_table(plan: Forecast) -> Table:
     return Table(
         ["Candidate", "Cohort", "Params (M)", "GFLOPs", "ms a step", "of base", ""],
         [False, True, True, True, True, True, False],
@@ -39,68 +40,72 @@ def _candidates(found: Forecast) -> Table:
                 str(number),
                 f"{head.params_m:.2f}",
                 f"{head.gflops:.3f}",
-                f"{1000 * found.costs.heads[head.name].seconds:.1f}",
-                f"{100 * found.costs.heads[head.name].seconds / found.costs.base:.0f} %",
+                f"{1000 * plan.costs.heads[head.name].seconds:.1f}",
+                f"{100 * plan.costs.heads[head.name].seconds / plan.costs.base:.0f} %",
                 "control" if head.control else "",
             ]
-            for number, cohort in enumerate(found.cohorts, start=1)
+            for number, cohort in enumerate(plan.cohorts, start=1)
             for head in cohort
         ],
     )
 
 
-def _rungs(found: Forecast) -> Table:
-    which = " (each cohort)" if len(found.sizes) > 1 else ""
+def _rung_table(plan: Forecast) -> Table:
+    which = " (each cohort)" if len(plan.sizes) > 1 else ""
     return Table(
-        [f"Rung{which}", "Step", "Heads", "About"],
+        [f"Rung{which}", "Step", "Heads", "Time (about)"],
         [True] * 4,
         [
             [str(rung.rung), str(rung.step), str(rung.heads), duration(rung.seconds)]
-            for rung in found.rungs
+            for rung in plan.rungs
         ],
     )
 
 
-def forecast_words(found: Forecast, prepared: SearchSetup) -> Iterator[str]:
-    """The sums, and what they rest on, a line each."""
-    costs, config = found.costs, prepared.config
-    unknown = found.sizes[len(found.cohorts) :]
+def forecast_words(plan: Forecast, setup: SearchSetup) -> Iterator[str]:
+    """The lines below the tables: totals of time and memory, and what they were computed from."""
+    costs, config = plan.costs, setup.config
+    unknown = plan.sizes[len(plan.cohorts) :]
     if unknown:
         cohorts = "one more cohort" if len(unknown) == 1 else f"{len(unknown)} more cohorts"
         yield (
-            f"{sum(unknown)} candidates in {cohorts}, sampled by {config.sampler} once those "
-            "before them are scored; taken to cost as much"
+            f"{sum(unknown)} candidates in {cohorts}, sampled by {config.sampler} after the "
+            "cohorts before them are scored; assumed to cost the same"
         )
-    elif len(found.sizes) > 1:
-        yield f"{len(found.sizes)} cohorts of {max(found.sizes)} heads at most"
-    yield f"time: {_time(found)}, from the first step on"
+    elif len(plan.sizes) > 1:
+        yield f"{len(plan.sizes)} cohorts of at most {max(plan.sizes)} heads"
+    yield f"time: {_time_words(plan)}; counted from the first step"
     yield (
-        f"the base alone: about {duration(found.base_alone)}; with every head in turn, one by "
-        f"one: about {duration(found.one_by_one)}"
+        f"the base alone: about {duration(plan.base_alone)}; with each head alone, one run after "
+        f"the other: about {duration(plan.one_by_one)}"
     )
-    yield f"memory: about {found.memory / GB:.1f} GB{_where(prepared)}{_free(found)}"
-    if found.fitting is not None:
-        yield f"that may not fit: --cohort {max(1, found.fitting)} is about what does"
+    yield f"memory: about {plan.memory / GB:.1f} GB{_where(setup)}{_available(plan)}"
+    if plan.fitting is not None:
+        yield f"that may not fit into memory: try --cohort {max(1, plan.fitting)}"
     yield (
         f"measured here: {costs.measured} of {len(costs.heads)} heads, the base "
         f"({1000 * costs.base:.0f} ms a step of {config.batch_size} images), a step's crops "
         f"({1000 * costs.crops:.0f} ms), scoring ({costs.score_base:.1f} s, and "
-        f"{costs.score_head:.1f} s a head); others by their GFLOPs"
+        f"{costs.score_head:.1f} s a head); other heads are estimated from their GFLOPs"
     )
     yield "a dry run: nothing is written"
 
 
-def _time(found: Forecast) -> str:
-    bounds = f"{duration(found.least)} to {duration(found.most)}"
-    if found.sure:
-        return f"about {duration(found.seconds)} ({bounds}, by which heads stay)"
-    return f"{bounds}, by which heads stay and how many"
+def _time_words(plan: Forecast) -> str:
+    bounds = f"{duration(plan.least)} to {duration(plan.most)}"
+    if plan.sure:
+        return f"about {duration(plan.seconds)} ({bounds}, depending on which heads stay)"
+    return f"{bounds}, depending on which heads stay and how many"
 
 
-def _where(prepared: SearchSetup) -> str:
-    return " with the process" if prepared.device.type == "cpu" else f" on {prepared.device}"
+def _where(setup: SearchSetup) -> str:
+    if setup.training.device.type == "cpu":
+        return ", this process included"
+    return f" on {setup.training.device}"
 
 
-def _free(found: Forecast) -> str:
-    free = found.costs.free
-    return "" if free is None else f"; {(free + found.costs.process) / GB:.1f} GB are there for it"
+def _available(plan: Forecast) -> str:
+    free = plan.costs.free
+    if free is None:
+        return ""
+    return f"; {(free + plan.costs.process) / GB:.1f} GB are available"

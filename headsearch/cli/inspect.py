@@ -76,7 +76,7 @@ steps, and steps with one head each. Made-up images are all it needs; nothing is
     )
     watch(found)
     if as_json:
-        print(json.dumps(found.findings(), indent=2))
+        print(json.dumps(found.findings().to_json(), indent=2))
     else:
         print_findings(console_here(), found.findings())
 

@@ -1,4 +1,4 @@
-"""What `headsearch space` prints: the candidates of a space on a base, with their cost."""
+"""What `headsearch space` prints: the candidates of a search space on a base, and their cost."""
 
 from __future__ import annotations
 
@@ -10,14 +10,24 @@ from headsearch.report.console import print_table, say
 
 
 def print_space(console: Console, space: ResolvedSpace, limit: int) -> None:
-    """A space on a base: its candidates and their cost, or what there is to say of a large one."""
+    """Prints the candidates of a space with their cost, or the size of a space too large to list.
+
+    Args:
+        console: where to print.
+        space: the space on a base.
+        limit: a space of more points than this is not listed, but for its controls.
+    """
     say(console, str(space.base))
     for note in space.notes:
         say(console, f"· {note}")
     listing = space.enumerate(limit)
     if listing is None:
         size = f"{space.size:,}" if space.size is not None else "infinitely many"
-        say(console, f"{space.space.source}: {size} points, more than {limit}: a run samples them.")
+        say(
+            console,
+            f"{space.space.source}: {size} points, more than --limit {limit}: "
+            "a run samples from them",
+        )
     candidates = listing.candidates if listing is not None else space.controls
     print_table(
         console,

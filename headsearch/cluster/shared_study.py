@@ -135,7 +135,9 @@ def submit(
         )
     location = absolute(shared)
     seeds = range(config.seed, config.seed + config.seeds)
-    hashes = share_first_weights(config, prepared.plan, prepared.training.objective, seeds, location)
+    hashes = share_first_weights(
+        config, prepared.plan, prepared.training.objective, seeds, location
+    )
     content = {
         "settings": {**settings_of(prepared, Path(name)), "storage": None},
         "facts": first_facts(prepared),

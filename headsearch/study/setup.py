@@ -143,8 +143,9 @@ def _notes(prepared: SearchSetup) -> Iterator[str]:
     yield from prepared.space.notes
     seeds = f" under each of {config.seeds} seeds" if config.seeds > 1 else ""
     yield (
-        f"{prepared.training.steps} steps of {config.batch_size} images ({config.epochs} epochs){seeds}, "
-        f"scored at {config.rungs} rungs, ranked by {prepared.rank_by}, heads {config.coupling}"
+        f"{prepared.training.steps} steps of {config.batch_size} images ({config.epochs} epochs)"
+        f"{seeds}, scored at {config.rungs} rungs, ranked by {prepared.rank_by}, "
+        f"heads {config.coupling}"
     )
     if config.images_per_head != "all":
         seen = head_batch_size(config.images_per_head, prepared.batch, prepared.most_heads)

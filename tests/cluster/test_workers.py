@@ -325,9 +325,10 @@ def test_first_weights_are_those_that_were_shared(tmp_path: Path, url: str) -> N
     submitted(tmp_path, url)
     study = open_study(url, "heads")
     prepared = prepare_as_submitted(study, {"device": "cpu"}, tmp_path / "cache")
-    other = prepared.starting_from({7: prepared.first_weights[0]}).under(7)
-    own = prepared.under(7).new_trainer("observe").student.state_dict()
-    first = prepared.new_trainer("observe").student.state_dict()
+    training = prepared.training
+    other = training.starting_from({7: training.first_weights[0]}).under(7)
+    own = training.under(7).new_trainer("observe").student.state_dict()
+    first = training.new_trainer("observe").student.state_dict()
     loaded = other.new_trainer("observe").student.state_dict()
     assert all((loaded[name] == first[name]).all() for name in first)
     assert any((own[name] != first[name]).any() for name in first)

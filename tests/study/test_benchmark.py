@@ -1,4 +1,4 @@
-"""`headsearch bench`: what is measured, and how the ratios come from the parts."""
+"""`headsearch bench`: what it measures, and how ratios are computed from the parts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,16 @@ from headsearch.study.profiling import step_profiler
 from headsearch.study.profiling.benchmark import Bench
 from headsearch.study.profiling.benchmark_setup import bench_heads, bench_settings, prepare_bench
 from headsearch.study.profiling.peak_memory import Memory, peak_memory
-from headsearch.study.profiling.step_profiler import Size, StepMeter, step_flops
+from headsearch.study.profiling.step_profiler import (
+    MIDDLE,
+    Size,
+    StepProfiler,
+    activation_bytes,
+    step_flops,
+)
 from headsearch.study.setup import SearchSetup
 from headsearch.training.objectives import OBJECTIVES
+from headsearch.training.setup import attach
 from helpers.command_line import in_process
 
 TINY = {
@@ -47,7 +54,7 @@ def tiny(space_file: str, heads: int = 4, **changes: Any) -> SearchSetup:
     return prepare_bench(bench_settings(settings, heads))
 
 
-def test_the_heads_are_the_spaces_own_and_come_again_where_it_has_too_few(space_file: str) -> None:
+def test_heads_are_those_of_the_space_repeated_where_it_has_too_few(space_file: str) -> None:
     heads = bench_heads(tiny(space_file), 5)
     assert [head.name for head in heads] == [
         "convnext-d1-k3", "mixer-d1", "poolformer-d1-p3", "convnext-d1-k3+1", "mixer-d1+1",
@@ -55,7 +62,7 @@ def test_the_heads_are_the_spaces_own_and_come_again_where_it_has_too_few(space_
 
 
 def count_flops(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets steps be measured in FLOPs, which have no noise."""
+    """Measures steps in FLOPs in place of seconds: they have no noise."""
 
     def flops(step: Callable[[], None], device: torch.device) -> float:
         with FlopCounterMode(display=False) as counter:
@@ -67,35 +74,35 @@ def count_flops(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("objective", ["simclr", "ibot", "mae"])
 @pytest.mark.parametrize("coupling", ["joint", "observe"])
-def test_what_a_head_adds_on_given_features_is_what_it_adds_to_a_step(
+def test_a_head_adds_as_much_on_fixed_features_as_to_a_step(
     objective: str, coupling: str, space_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Backward and the teacher's forward are in it."""
+    """Its backward pass and the teacher's forward pass are included."""
     count_flops(monkeypatch)
     prepared = tiny(space_file, objective=objective, coupling=coupling)
-    meter = StepMeter(prepared)
+    profiler = StepProfiler(prepared.training)
     first, second = bench_heads(prepared, 2)
-    base = meter.joint([])
-    assert meter.own(first) == meter.joint([first]) - base > 0
-    assert meter.own(second) == meter.joint([second]) - base > 0
-    if coupling == "observe":  # else the base leaves its own loss for the heads'
-        parts = base + meter.own(first) + meter.own(second)
-        assert meter.joint([first, second]) == parts
+    base = profiler.joint([])
+    assert profiler.own(first) == profiler.joint([first]) - base > 0
+    assert profiler.own(second) == profiler.joint([second]) - base > 0
+    if coupling == "observe":  # in `joint`, the losses of the base depend on the heads
+        parts = base + profiler.own(first) + profiler.own(second)
+        assert profiler.joint([first, second]) == parts
 
 
-def test_flops_are_those_of_the_products_of_a_step(space_file: str) -> None:
+def test_flops_are_those_of_the_matrix_products_of_a_step(space_file: str) -> None:
     prepared = tiny(space_file, coupling="observe")
     first, second = bench_heads(prepared, 2)
     dim, hidden, width = 64, 512, 128
-    # Of each of 16 crops: forward, gradient toward the weights, gradient toward the input.
+    # For each of 16 crops three products: forward, gradient of the weights, of the input.
     projector = 2 * 3 * 16 * (dim * hidden + hidden * hidden + hidden * width)
     loss = 2 * 3 * 16 * 16 * width
     in_blocks = 2 * 3 * 16 * prepared.plan.gflops * 1e9 / 2
     no_gradient_to_images = 2 * 16 * 16 * (3 * 4 * 4 * dim)
     expected = in_blocks + projector + loss - no_gradient_to_images
-    base, one, two = (step_flops(prepared, heads) for heads in ([], [first], [second]))
+    base, one, two = (step_flops(prepared.training, heads) for heads in ([], [first], [second]))
     assert base == pytest.approx(expected)
-    assert step_flops(prepared, [first, second]) == one + two - base > base
+    assert step_flops(prepared.training, [first, second]) == one + two - base > base
 
 
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
@@ -105,100 +112,118 @@ def test_flops_on_the_meta_device_are_those_of_a_step(
     count_flops(monkeypatch)
     prepared = tiny(space_file, objective=objective, coupling="joint", images_per_head="share")
     heads = bench_heads(prepared, 2)
-    assert step_flops(prepared, heads) == StepMeter(prepared).joint(heads)
+    assert step_flops(prepared.training, heads) == StepProfiler(prepared.training).joint(heads)
 
 
 def test_the_rate_of_a_product_is_its_flops_over_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    count_flops(monkeypatch)  # as if each took a second
+    count_flops(monkeypatch)  # FLOPs in place of seconds: their ratio is 1
     assert step_profiler.product_rate(torch.device("cpu"), autocast=False) == 1
 
 
-def test_heads_that_share_a_batch_cost_as_much_as_on_their_part_of_it(
+def test_heads_that_share_a_batch_cost_what_their_part_of_it_costs(
     space_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count_flops(monkeypatch)
     prepared = tiny(space_file, coupling="observe", images_per_head="share")
-    meter = StepMeter(prepared)
+    profiler = StepProfiler(prepared.training)
     first, second = bench_heads(prepared, 2)
-    parts = meter.joint([]) + meter.own(first, 4) + meter.own(second, 4)
-    assert meter.joint([first, second]) == parts
-    assert meter.own(first, 4) < 0.6 * meter.own(first)
-    assert meter.solo(first) == meter.joint([first]) == meter.joint([]) + meter.own(first)
+    parts = profiler.joint([]) + profiler.own(first, 4) + profiler.own(second, 4)
+    assert profiler.joint([first, second]) == parts
+    assert profiler.own(first, 4) < 0.6 * profiler.own(first)
+    alone = profiler.joint([]) + profiler.own(first)
+    assert profiler.solo(first) == profiler.joint([first]) == alone
 
 
-def test_counting_what_is_kept_keeps_nothing(space_file: str) -> None:
-    """Nor a graph that nothing refers to any more, which would hold a step's activations."""
+def test_counting_activations_keeps_none_of_them(space_file: str) -> None:
+    """Nor an unreferenced graph, which would hold the activations of a step for ever."""
     prepared = tiny(space_file)
-    meter = StepMeter(prepared)
+    trainer = prepared.training.new_trainer(prepared.config.coupling)
     (head,) = bench_heads(prepared, 1)
-    weights = list(meter._with(meter._whole, [head]).student.parameters())
+    attach(trainer, prepared, head)
+    weights = list(trainer.student.parameters())
+    crops = torch.randn(2 * 8, 3, 16, 16)
 
-    def ends() -> list[Any]:
-        """Where gradients arrive: made with a graph, or the same again while one lives."""
+    def accumulators() -> list[Any]:
+        """Where the weights' gradients arrive: the same objects as long as a graph holds them."""
         return [weight.view_as(weight).grad_fn.next_functions[0][0] for weight in weights]
 
-    marked = ends()
-    for end in marked:
-        end.metadata["marked"] = True
-    assert meter._kept(meter._with(meter._whole, [head])) > 0
-    del marked, end
-    assert not any("marked" in end.metadata for end in ends())
+    marked = accumulators()
+    for accumulator in marked:
+        accumulator.metadata["marked"] = True
+    assert activation_bytes(lambda: trainer.losses(crops, MIDDLE), weights) > 0
+    del marked, accumulator
+    assert not any("marked" in accumulator.metadata for accumulator in accumulators())
 
 
-def test_so_many_heads_that_none_could_share_are_refused(space_file: str) -> None:
+def test_activations_are_counted_once_and_without_what_is_known() -> None:
+    weight = torch.ones(4, 4, requires_grad=True)
+    inputs = torch.ones(2, 4)
+
+    def forward() -> torch.Tensor:
+        return (inputs @ weight).exp()  # the product keeps its input, exp keeps its output
+
+    assert activation_bytes(forward, [inputs, weight]) == 2 * 4 * 4
+    assert activation_bytes(forward, [weight]) == 2 * 4 * 4 + 2 * 4 * 4
+
+
+def test_more_heads_than_can_share_a_batch_are_refused(space_file: str) -> None:
     with pytest.raises(UserError, match="leaves 5 heads 1 of 8 images each"):
         Bench(tiny(space_file, 5, images_per_head="share"), [1, 5])
-    assert Bench(tiny(space_file, 4, images_per_head="share"), [1, 4])  # three in the space
+    assert Bench(tiny(space_file, 4, images_per_head="share"), [1, 4])  # the space holds three
 
 
 def test_the_ratios_come_from_the_medians_of_the_parts(space_file: str) -> None:
     bench = Bench(tiny(space_file, objective="byol"), [1, 4], repeats=3)
-    bench.seconds.update({
-        ("crops",): [0.001, 0.001, 0.001],
-        ("base",): [0.100, 0.120, 0.110],
-        ("own", "convnext-d1-k3", 8): [0.010, 0.010, 0.040],
-        ("own", "mixer-d1", 8): [0.020, 0.020, 0.020],
-        ("own", "poolformer-d1-p3", 8): [0.030, 0.030, 0.030],
-        ("solo", "convnext-d1-k3"): [0.120, 0.120, 0.120],
-        ("solo", "mixer-d1"): [0.130, 0.130, 0.130],
-        ("solo", "poolformer-d1-p3"): [0.140, 0.140, 0.140],
-        ("joint", 1): [0.110, 0.132, 0.121],
-        ("joint", 4): [0.200, 0.190, 0.180],
+    times = bench.times
+    times.crops.extend([0.001, 0.001, 0.001])
+    times.base.extend([0.100, 0.120, 0.110])
+    times.own[8].update({
+        "convnext-d1-k3": [0.010, 0.010, 0.040],
+        "mixer-d1": [0.020, 0.020, 0.020],
+        "poolformer-d1-p3": [0.030, 0.030, 0.030],
     })  # fmt: skip
+    times.solo.update({
+        "convnext-d1-k3": [0.120, 0.120, 0.120],
+        "mixer-d1": [0.130, 0.130, 0.130],
+        "poolformer-d1-p3": [0.140, 0.140, 0.140],
+    })  # fmt: skip
+    times.joint.update({1: [0.110, 0.132, 0.121], 4: [0.200, 0.190, 0.180]})
     bench.memory = {0: Memory(50, 100), 1: Memory(50, 130), 4: Memory(50, 220)}
     bench.sizes = {
         "": Size(1e6, 3e6), "convnext-d1-k3": Size(2e6, 4e6), "mixer-d1": Size(1e6, 1e6),
         "poolformer-d1-p3": Size(1e6, 1e6),
     }  # fmt: skip
     bench.flops, bench.product_rate = {0: 22e9, 1: 24.2e9, 4: 38e9}, 1e12
-    found = bench.findings()
-    one, four = found["cohorts"]
-    assert found["base_ms"] == pytest.approx(110)
-    assert found["base_images_per_second"] == pytest.approx(8 / 0.110)
-    assert found["base_tflops_per_second"] == pytest.approx(0.2)  # 22 GFLOPs in 110 ms
-    assert found["product_tflops_per_second"] == 1
-    assert four["tflops_per_second"] == pytest.approx(0.2)
-    assert one["parts_ms"] == pytest.approx(110 + 10)
-    assert one["overhead_ratio"] == pytest.approx(121 / 120)
-    assert one["overhead_range"] == pytest.approx([121 / 150, 132 / 130])
-    # the fourth head is the first one again
-    assert four["own_ms"] == pytest.approx(10 + 20 + 30 + 10)
-    assert four["overhead_ratio"] == pytest.approx(190 / 180)
-    assert four["saving_ratio"] == pytest.approx(190 / (120 + 130 + 140 + 120))
-    assert four["images_per_second"] == pytest.approx(8 / 0.190)
-    assert four["ms_per_head"] == pytest.approx(80 / 4)
-    assert four["memory_per_head_mb"] == pytest.approx(30)
-    assert found["memory_per_head_mb"] == pytest.approx(30)  # 100, 130, 220: a line
-    assert found["ms_per_head"] == pytest.approx((80 * 4 + 11 - 91 * 5 / 3) / (17 - 25 / 3))
-    # 50 before, five numbers of four bytes for each that is trained, the teacher's among them,
-    # and what is kept
-    assert one["predicted_memory_mb"] == pytest.approx(50 + 20 * (1 + 2) + 3 + 4)
-    assert four["predicted_memory_mb"] == pytest.approx(50 + 20 * (1 + 2 + 1 + 1 + 2) + 13)
-    assert json.loads(json.dumps(found)) == found
+    findings = bench.findings()
+    one, four = findings.cohorts
+    assert findings.base_ms == pytest.approx(110)
+    assert findings.base_images_per_second == pytest.approx(8 / 0.110)
+    assert findings.base_tflops_per_second == pytest.approx(0.2)  # 22 GFLOPs in 110 ms
+    assert findings.product_tflops_per_second == 1
+    assert four.tflops_per_second == pytest.approx(0.2)
+    assert one.parts_ms == pytest.approx(110 + 10)
+    assert one.overhead_ratio == pytest.approx(121 / 120)
+    assert one.overhead_range == pytest.approx([121 / 150, 132 / 130])
+    # the fourth head is the first one once more
+    assert four.own_ms == pytest.approx(10 + 20 + 30 + 10)
+    assert four.overhead_ratio == pytest.approx(190 / 180)
+    assert four.saving_ratio == pytest.approx(190 / (120 + 130 + 140 + 120))
+    assert four.images_per_second == pytest.approx(8 / 0.190)
+    assert four.ms_per_head == pytest.approx(80 / 4)
+    assert four.memory_per_head_mb == pytest.approx(30)
+    assert findings.memory_per_head_mb == pytest.approx(30)  # 100, 130, 220 lie on a line
+    assert findings.ms_per_head == pytest.approx((80 * 4 + 11 - 91 * 5 / 3) / (17 - 25 / 3))
+    # 50 MB before; for each parameter five numbers of four bytes, one of them the teacher's; and
+    # the kept activations
+    assert one.predicted_memory_mb == pytest.approx(50 + 20 * (1 + 2) + 3 + 4)
+    assert four.predicted_memory_mb == pytest.approx(50 + 20 * (1 + 2 + 1 + 1 + 2) + 13)
+    as_json = findings.to_json()
+    assert json.loads(json.dumps(as_json)) == as_json
+    assert as_json["cohorts"][0]["overhead_ratio"] == one.overhead_ratio
 
 
 def make_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spares repeated steps, and the processes that measure memory; one test has one."""
+    """Measures each step once, and starts no processes to measure memory."""
     monkeypatch.setattr(step_profiler, "AT_LEAST_S", 1e-9)
     monkeypatch.setattr(
         bench_module, "peak_memory", lambda config, heads: Memory(100.0, 150.0 + heads)
@@ -218,11 +243,11 @@ def bench(
         "bench", *flags, "--space", space_file, "--heads", "2,1", "--repeats", "2", *more,
     )  # fmt: skip
     assert code == 0, err
-    assert list(folder.iterdir()) == []  # nothing is written
+    assert list(folder.iterdir()) == []  # the command writes no file
     return out
 
 
-def test_the_command_prints_one_json_object_with_everything_in_it(
+def test_the_command_prints_one_json_object_with_all_results(
     space_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -248,13 +273,13 @@ def test_the_command_prints_a_row_a_head_and_a_row_a_cohort(
     assert any("Overhead" in line and "Saving" in line for line in lines)
 
 
-def test_memory_is_that_of_a_process_that_trains_and_does_nothing_else(space_file: str) -> None:
+def test_memory_is_measured_in_a_new_process(space_file: str) -> None:
     found = peak_memory(tiny(space_file).config, 2)
     assert 10 < found.before < found.peak < 10_000
 
 
 @pytest.mark.parametrize("heads", ["0", "two", "1,,2", ""])
-def test_numbers_of_heads_that_are_none_are_refused_in_one_line(
+def test_invalid_numbers_of_heads_are_refused_in_one_line(
     heads: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, _, err = in_process(capsys, monkeypatch, "bench", "--heads", heads)

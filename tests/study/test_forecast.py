@@ -1,4 +1,4 @@
-"""`headsearch run --dry-run`: what a search is going to do, and what it will take."""
+"""`headsearch run --dry-run`: what a search will do, and the time and memory it will take."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headsearch.runs.run import read_run
 from headsearch.study.profiling import costs, step_profiler
 from headsearch.study.profiling.costs import HeadCost, measure_costs
 from headsearch.study.profiling.forecast import forecast_with
-from headsearch.study.profiling.step_profiler import Size, StepMeter
+from headsearch.study.profiling.step_profiler import Size, StepProfiler
 from headsearch.study.search import Search
 from helpers.command_line import in_process
 from helpers.made_up_costs import MB, SPACE, TINY, foresee, made_up, tiny
@@ -23,10 +23,10 @@ from helpers.stepwise import stepwise
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 WIDE = "families: {mixer: {depth: {low: 1, high: 3}, mlp_ratio: {low: 1.0, high: 4.0}}}"
-"""More points than any search tries."""
+"""A space of more points than a search can enumerate, which is sampled therefore."""
 
 
-def test_the_search_then_does_what_was_foreseen(tmp_path: Path) -> None:
+def test_the_search_then_does_what_was_forecast(tmp_path: Path) -> None:
     prepared = tiny(tmp_path, cohort=4, out=tmp_path / "run")
     found = foresee(prepared)
     search = Search(prepared)
@@ -45,7 +45,7 @@ def test_the_search_then_does_what_was_foreseen(tmp_path: Path) -> None:
     )  # fewer where a head collapsed
 
 
-def test_of_a_sampled_space_the_first_cohort_is_known(tmp_path: Path) -> None:
+def test_the_first_cohort_of_a_sampled_space_is_known(tmp_path: Path) -> None:
     prepared = tiny(tmp_path, WIDE, trials=8, cohort=4, out=tmp_path / "run")
     found = foresee(prepared)
     assert len(found.cohorts) == 1
@@ -74,24 +74,24 @@ def test_the_time_is_the_sum_of_the_parts(tmp_path: Path) -> None:
 
 
 def test_a_snapshot_is_written_at_each_rung(tmp_path: Path) -> None:
-    """A second for each million numbers that are trained: three of four bytes of each."""
+    """At a second for each million parameters: three numbers of four bytes a parameter."""
     plain, written = (foresee(tiny(tmp_path), write_byte=s) for s in (0.0, 1 / (12 * MB)))
     more = [w.seconds - p.seconds for w, p in zip(written.rungs, plain.rungs, strict=True)]
     assert more == pytest.approx([1 + 7, 1 + 7, 1 + 4, 1 + 3])
-    # a solo run ends with its last rung, of three
+    # a solo run ends with its last rung of three, and writes no snapshot there
     assert written.base_alone - plain.base_alone == pytest.approx(3)
     assert written.one_by_one - plain.one_by_one == pytest.approx(7 * 3 * 2)
 
 
-def test_heads_that_take_short_are_timed_more_than_once(tmp_path: Path) -> None:
-    brief = foresee(tiny(tmp_path), dict.fromkeys(("mixer-d1", "identity"), 0.01))
-    middling = foresee(tiny(tmp_path), dict.fromkeys(("mixer-d1", "identity"), 0.06))
+def test_fast_heads_are_timed_more_than_once_as_they_enter(tmp_path: Path) -> None:
+    fast = foresee(tiny(tmp_path), dict.fromkeys(("mixer-d1", "identity"), 0.01))
+    medium = foresee(tiny(tmp_path), dict.fromkeys(("mixer-d1", "identity"), 0.06))
     heads = 5 * 2 + (5 + 7)
-    assert brief.rungs[0].seconds == pytest.approx(heads + 2 * 3 * 0.01)
-    assert middling.rungs[0].seconds == pytest.approx(heads + 2 * 0.1)
+    assert fast.rungs[0].seconds == pytest.approx(heads + 2 * 3 * 0.01)
+    assert medium.rungs[0].seconds == pytest.approx(heads + 2 * 0.1)
 
 
-def test_which_heads_stay_gives_the_range(tmp_path: Path) -> None:
+def test_the_range_of_time_comes_from_which_heads_stay(tmp_path: Path) -> None:
     costly = foresee(tiny(tmp_path), {"mixer-d1": 8.0})
     mean = (5 * 2 + 8) / 6
     # two steps each toward rungs 2 and 3, with three and two of the six
@@ -99,7 +99,7 @@ def test_which_heads_stay_gives_the_range(tmp_path: Path) -> None:
     assert costly.most - costly.least == pytest.approx(2 * 2 * (8 - 2))
 
 
-def test_seeds_multiply_and_a_pruner_that_nobody_foresees_gives_a_range(tmp_path: Path) -> None:
+def test_seeds_multiply_the_time_and_optunas_own_pruners_give_a_range(tmp_path: Path) -> None:
     kept = foresee(tiny(tmp_path, pruner="none"))
     assert [rung.heads for rung in kept.rungs] == [7, 7, 7, 7]
     twice = foresee(tiny(tmp_path, pruner="none", seeds=2))
@@ -108,11 +108,11 @@ def test_seeds_multiply_and_a_pruner_that_nobody_foresees_gives_a_range(tmp_path
     optunas = foresee(tiny(tmp_path, pruner="median"))
     assert not optunas.sure
     assert optunas.most == kept.seconds
-    # one contestant and the control from rung 1 on
+    # from rung 1 on, one contestant and the control may be all that is left
     assert kept.seconds - optunas.least == 2 * 2 * (5 * 2) + 2 * 5
 
 
-def test_the_memory_is_that_of_training_or_of_a_snapshot(tmp_path: Path) -> None:
+def test_memory_is_the_larger_of_training_and_of_a_snapshot(tmp_path: Path) -> None:
     prepared = tiny(tmp_path)
     found = foresee(prepared)
     params = 8 * MB  # the base's and seven heads'
@@ -121,24 +121,24 @@ def test_the_memory_is_that_of_training_or_of_a_snapshot(tmp_path: Path) -> None
     assert found.memory == 1000 * MB + 4 * 4 * params + kept
     with_teacher = tiny(tmp_path, objective="byol")
     assert foresee(with_teacher).memory == 1000 * MB + 4 * 5 * params + kept
-    # and what is held twice while a snapshot is written
+    # While a snapshot is written, all state is held twice; here that is more than activations.
     cohorts = prepared.known_cohorts()
     frugal = made_up(cohorts, {}, base_size=Size(MB, 0))
     frugal = replace(frugal, heads={name: HeadCost(2.0, Size(MB, 0)) for name in frugal.heads})
     assert forecast_with(prepared, cohorts, frugal).memory == 1000 * MB + 4 * 6 * params
 
 
-def test_a_cohort_that_may_not_fit_is_told_with_one_that_would(tmp_path: Path) -> None:
+def test_a_cohort_that_may_not_fit_is_reported_with_the_size_that_would(tmp_path: Path) -> None:
     prepared = tiny(tmp_path)
     roomy = foresee(prepared, free=1000 * MB)
     assert roomy.fitting is None
     tight = foresee(prepared, free=200 * MB)
-    # 116 MB the base, and 26 MB each head
+    # the base takes 116 MB, and each head 26 MB
     assert tight.fitting == 3
-    assert "that may not fit: --cohort 3 is about what does" in forecast_words(tight, prepared)
+    assert "that may not fit into memory: try --cohort 3" in forecast_words(tight, prepared)
 
 
-def test_heads_that_are_not_measured_lie_on_the_line_of_those_that_are(
+def test_costs_of_heads_that_are_not_measured_are_estimated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(step_profiler, "AT_LEAST_S", 1e-9)
@@ -148,20 +148,20 @@ def test_heads_that_are_not_measured_lie_on_the_line_of_those_that_are(
     found = measure_costs(prepared, heads)
     assert found.measured == 2
     assert found.heads.keys() == {head.name for head in heads}
-    assert all(of.seconds > 0 and of.size.kept > 0 for of in found.heads.values())
-    meter = StepMeter(prepared)
+    assert all(cost.seconds > 0 and cost.size.kept > 0 for cost in found.heads.values())
+    profiler = StepProfiler(prepared.training)
     for head in heads:
-        assert found.heads[head.name].size.params == pytest.approx(meter.size_of(head).params)
+        assert found.heads[head.name].size.params == pytest.approx(profiler.size_of(head).params)
 
 
-def test_what_a_forward_keeps_grows_with_the_batch(tmp_path: Path) -> None:
-    small, large = (StepMeter(tiny(tmp_path, batch_size=size)) for size in (8, 16))
+def test_kept_activations_grow_with_the_batch(tmp_path: Path) -> None:
+    small, large = (StepProfiler(tiny(tmp_path, batch_size=size).training) for size in (8, 16))
     assert large.size_of_base().params == small.size_of_base().params
     ratio = large.size_of_base().kept / small.size_of_base().kept
     assert ratio == pytest.approx(2, rel=0.05)
 
 
-def test_a_dry_run_says_it_all_and_writes_nothing(
+def test_a_dry_run_prints_the_forecast_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(step_profiler, "AT_LEAST_S", 1e-9)

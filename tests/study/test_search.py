@@ -640,8 +640,8 @@ def test_scores_are_of_the_teacher_on_the_split_they_belong_to(space_file: Path)
 
     prepared = prepare(resolve(tiny(space_file, Path("unused"))))
     data = prepared.data
-    network = prepared.new_trainer("joint").teacher.network
-    scores = prepared.scores(network)
+    network = prepared.training.new_trainer("joint").teacher.network
+    scores = prepared.training.scores(network)
     assert data.bank is not None
     with torch.no_grad():
         network.eval()

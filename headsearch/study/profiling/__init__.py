@@ -1,1 +1,1 @@
-"""What steps, heads and searches cost: measured costs, forecasts, benchmarks."""
+"""Measured costs of steps, heads and searches: benchmark, step profiler, memory, forecast."""

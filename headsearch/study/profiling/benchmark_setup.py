@@ -1,4 +1,4 @@
-"""What a benchmark measures: the base, objective and heads of a run, and no data of its own."""
+"""Set-up of a benchmark: a run's base, objective and heads, with as little data as possible."""
 
 from __future__ import annotations
 
@@ -10,50 +10,57 @@ from headsearch.models.space import Candidate
 from headsearch.study.setup import SearchSetup, prepare
 
 ROOM_FOR_CONTROLS = 8
-"""Controls come first among a search's candidates, and are not measured."""
+"""Extra trials of a benchmark's search: its controls are proposed first, and are not measured."""
 
 
 def bench_settings(config: RunConfig, heads: int) -> RunConfig:
-    """These settings with as little data as a run can have, and so many heads at once."""
-    own: dict[str, Any] = {name: getattr(config, name) for name in OF_A_STEP}
+    """Settings of a benchmark: what decides the cost of a step is kept, the data are minimal.
+
+    Args:
+        config: the settings of the run whose steps are measured.
+        heads: the largest number of heads that train together.
+    """
+    of_a_step: dict[str, Any] = {name: getattr(config, name) for name in OF_A_STEP}
     count = heads + ROOM_FOR_CONTROLS
     return RunConfig(
-        **own,
+        **of_a_step,
         images=max(config.batch_size, 32),
         rungs=1,
         eval_images=32,
         bank_images=8,
         trials=max(config.trials, count),
         cohort=max(config.trials, count),
-        lr=1e-6,  # the weights stay about where they are
+        lr=1e-6,  # so small that the weights hardly change while steps are measured
     )
 
 
 def prepare_bench(settings: RunConfig) -> SearchSetup:
-    """A run with `bench_settings`, whose shares are for the benchmark to check: a space may hold
-    fewer heads than it measures, or more.
+    """The set-up of a run with `bench_settings`.
+
+    `images_per_head` is left for the benchmark to check: the space may hold fewer heads than it
+    measures, or more.
 
     Raises:
         UserError: something in the settings or the space cannot be used.
     """
-    prepared = prepare(settings.model_copy(update={"images_per_head": "all"}))
-    return replace(prepared, config=settings)
+    setup = prepare(settings.model_copy(update={"images_per_head": "all"}))
+    return setup.with_settings(images_per_head=settings.images_per_head)
 
 
-def bench_heads(prepared: SearchSetup, count: int) -> list[Candidate]:
-    """The heads that are measured: the space's own, as a search asks for them, without controls.
+def bench_heads(setup: SearchSetup, count: int) -> list[Candidate]:
+    """The heads to measure: those that a search of the space would try first, without controls.
 
-    Where the space has fewer, they come again under other names.
+    A space with fewer heads is repeated: the copies are numbered, as in `mixer-d1+1`.
     """
-    asked = prepared.known_cohorts()[0]
-    heads = [head for head in asked if not head.control] or asked
-    return [_again(heads[index % len(heads)], index // len(heads)) for index in range(count)]
+    proposed = setup.known_cohorts()[0]
+    heads = [head for head in proposed if not head.control] or proposed
+    return [_copy(heads[index % len(heads)], index // len(heads)) for index in range(count)]
 
 
-def _again(head: Candidate, time: int) -> Candidate:
-    return replace(head, name=f"{head.name}+{time}") if time else head
+def _copy(head: Candidate, number: int) -> Candidate:
+    return replace(head, name=f"{head.name}+{number}") if number else head
 
 
 def without_number(head: Candidate) -> str:
-    """The name that a head has in the space."""
+    """The name that a head of `bench_heads` has in the space."""
     return head.name.partition("+")[0]

@@ -1,7 +1,11 @@
-"""The memory that training takes at most, measured in a process that does nothing else.
+"""Peak memory of a training step, measured in a process that does nothing else.
 
-On a CPU that is the resident memory of the whole process, Python and PyTorch included, whose
-highest mark only a fresh process starts from nothing; on an accelerator what PyTorch had allocated.
+On a CPU it is the resident memory of the whole process, Python and PyTorch included; the peak of a
+process is never reset, so each measurement needs a new one. On an accelerator it is the memory that
+PyTorch had allocated.
+
+Run as `python -m headsearch.study.profiling.peak_memory HEADS`, this module reads the settings of a
+benchmark as JSON from standard input, and prints a `Memory` as JSON.
 """
 
 from __future__ import annotations
@@ -22,15 +26,17 @@ from headsearch.study.setup import SearchSetup
 from headsearch.training.setup import attach
 
 MB = 1e6
+"""Bytes."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """In MB (10⁶ bytes).
+    """Memory of a process, in MB (10⁶ bytes).
 
     Attributes:
-        before: what the process had held at most before base and heads were made.
-        peak: what it had held at most when two steps were done, or more until one is recorded.
+        before: the peak before base and heads are built.
+        peak: the peak after two training steps, or on CUDA after the step that is recorded as a
+            CUDA graph where that comes later.
     """
 
     before: float
@@ -38,52 +44,56 @@ class Memory:
 
 
 def peak_memory(config: RunConfig, heads: int) -> Memory:
-    """The memory of two steps with so many heads, in a process of its own.
+    """The memory of two steps with this many heads, measured in a new process.
+
+    Args:
+        config: `bench_settings`.
 
     Raises:
-        UserError: it does not fit.
+        UserError: the process failed, for lack of memory or for another reason.
     """
-    # A session of its own: Ctrl-C ends this process, which then ends that one.
+    # In its own session, so that Ctrl-C reaches this process alone, which then ends the new one.
     child = subprocess.run(
-        [sys.executable, "-m", "headsearch.study.search.profiling.peak_memory", str(heads)],
+        [sys.executable, "-m", __name__, str(heads)],
         input=config.model_dump_json(), capture_output=True, text=True, check=False,
         start_new_session=True,
     )  # fmt: skip
     if child.returncode != 0:
-        said = child.stderr.strip().splitlines()
-        why = f" ({said[-1]})" if said else ""
+        error_lines = child.stderr.strip().splitlines()
+        reason = f" ({error_lines[-1]})" if error_lines else ""
         raise UserError(
-            f"{heads} heads could not be trained here{why}: use fewer --heads, or a smaller "
+            f"{heads} heads could not be trained here{reason}: use fewer --heads, or a smaller "
             "--batch-size or --image-size"
         )
     return Memory(**json.loads(child.stdout))
 
 
-def measured_here(prepared: SearchSetup, heads: int) -> Memory:
-    """The memory of two steps with so many heads, if this process has done nothing else before."""
-    config, device, side = prepared.config, prepared.device, prepared.plan.image_size
-    before = _highest(device)
-    trainer = prepared.new_trainer(config.coupling)
-    for head in bench_heads(prepared, heads):
-        attach(trainer, prepared, head)
+def measured_here(setup: SearchSetup, heads: int) -> Memory:
+    """The memory of two steps with this many heads, in a process that has done nothing else."""
+    config, device, side = setup.config, setup.training.device, setup.plan.image_size
+    before = _peak_so_far(device)
+    trainer = setup.training.new_trainer(config.coupling)
+    for head in bench_heads(setup, heads):
+        attach(trainer, setup.training, head)
     crops = torch.randn(2, config.batch_size, 3, side, side).to(device)
     steps = 0
-    while steps < 2 or not trainer.settled:  # the first one makes the optimizer's state
+    # Two at least: the first step allocates the optimizer's state at its end.
+    while steps < 2 or not trainer.settled:
         trainer.step(crops, MIDDLE)
         steps += 1
-    return Memory(before, _highest(device))
+    return Memory(before, _peak_so_far(device))
 
 
-def _highest(device: torch.device) -> float:
+def _peak_so_far(device: torch.device) -> float:
     """The most that this process has held so far, in MB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MB
     status = Path("/proc/self/status")
     if status.exists():
-        # Not ru_maxrss: Linux lets a child begin with the mark of the process that started it.
+        # Not getrusage's ru_maxrss: on Linux a child process starts with the value of its parent.
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return int(lines["VmHWM"].split()[0]) * 1024 / MB
-    import resource
+    import resource  # not on Windows
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MB  # bytes on macOS
 

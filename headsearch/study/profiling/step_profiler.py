@@ -1,6 +1,6 @@
-"""What a training step takes, in time and memory: with the whole base, or on given features.
+"""Time and memory of one training step: of the whole base, and of a head on fixed base features.
 
-Shapes: B images; crops of a step stand as (2B, C, S, S).
+Shapes: B images; the two crops of a step's images are stacked as (2B, C, S, S).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import cast
 
 import torch
@@ -28,40 +28,40 @@ from headsearch.training.setup import TrainingSetup, attach
 from headsearch.training.trainer import Trainer
 
 AT_LEAST_S = 0.2
-"""Work shorter than this is timed as several in a row."""
+"""Work that takes less than this many seconds is repeated, and its mean time is reported."""
 PRODUCT_SIDES, PRODUCT_S = (1024, 2048, 4096, 8192), 0.02
-"""Sides of square matrices in growing order, and the seconds of a product after which none larger
-is tried: it is at the device's rate."""
+"""Sides of the square matrices of `product_rate`, in growing order. The first product that takes
+longer than `PRODUCT_S` seconds reaches the device's peak rate, so no larger one is tried."""
 MIDDLE = StepPosition(50, 100)
-"""The moment that every step is timed at: nothing is frozen any more, nothing is over."""
+"""The position in a run at which steps are measured: no part of the network is frozen any more."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """What a base or a head holds in training.
+    """What a base or a head holds in memory during training.
 
     Attributes:
-        params: numbers that are trained, its norm and projection included.
-        kept: bytes that a step's forward keeps for the backward, weights apart.
+        params: number of trained parameters, norm and projection included.
+        kept: bytes of activations that the forward pass of a step keeps for the backward pass.
     """
 
     params: float
     kept: float
 
     def seeing(self, share: float) -> Size:
-        """The same where only so much of a step's images is seen."""
+        """The size where only this share (0 to 1) of a step's images is seen."""
         return Size(self.params, share * self.kept)
 
 
-class StepMeter:
-    """Measures steps of the trainer that a search uses, on random crops that lie ready.
+class StepProfiler:
+    """Measures steps of the search's own trainer on random crops that are made in advance.
 
-    A step is all that `Trainer.step` does: forward and backward of base and heads over both crops,
-    the teacher's forward where the objective has one, clipping, the update, the teacher's move.
-    Data and augmentation come before it and are not in it.
+    A step is all that `Trainer.step` does: forward and backward passes of base and heads over both
+    crops, the teacher's forward pass where the objective has a teacher, gradient clipping, the
+    optimizer's update and the update of the teacher. Loading and augmentation are not included.
 
     Args:
-        ground: what is trained.
+        setup: the base, objective and settings whose steps are measured.
     """
 
     def __init__(self, setup: TrainingSetup) -> None:
@@ -71,93 +71,87 @@ class StepMeter:
         shape = (2, config.batch_size, 3, side, side)
         self._crops = torch.randn(shape, generator=generator).to(device)
         self._whole = setup.new_trainer(config.coupling)
-        self._features = self._features_of_crops()
-        self._given = self._on_given_features()
+        self._features = self._base_features()
+        self._fixed = self._trainer_on_fixed_features("all")
+        self._fixed_images: ImagesPerHead = "all"
 
     def joint(self, heads: Sequence[Candidate]) -> float:
-        """Seconds of a step of the base with these heads, or with none, as a search takes it."""
-        return self._seconds(self._whole, heads, self._setup.config.images_per_head)
+        """Seconds of a step of the base with these heads, or with none, as in a search."""
+        return self._step_seconds(self._whole, heads)
 
     def solo(self, head: Candidate) -> float:
-        """Seconds of a step of the base with this head, which sees all images."""
-        return self._seconds(self._whole, [head], "all")
+        """Seconds of a step of the base with this head alone, which sees all images."""
+        return self._step_seconds(self._solo, [head])
 
     def crops(self) -> float:
-        """Seconds that the crops of a step take: images read or decoded, and augmented."""
+        """Seconds that it takes to make the crops of a step: read or decode, and augment."""
         setup = self._setup
 
-        def make() -> None:
-            # A loader anew, so that nothing was read ahead.
+        def make_crops() -> None:
+            # A new loader each time, so that nothing was read ahead.
             Loader(setup.data.train, setup.config, setup.device).crops(setup.steps - 1)
 
-        return seconds_of(make, setup.device)
+        return seconds_of(make_crops, setup.device)
 
     def own(self, head: Candidate, images: ImagesPerHead = "all") -> float:
-        """Seconds that a head adds to a step by itself, where the base's features are given.
+        """Seconds that a head by itself adds to a step, measured on fixed features of the base.
 
-        The difference of two steps on given features, with the head and without: all that is the
-        head's own. That is its forward and backward over both crops with its norm, its projection
-        and its losses (the base's toward it as well), the gradient toward the base's features
-        (in `joint` coupling), its teacher's forward where the objective has one, and its share of
-        clipping, update and teacher's move.
+        The difference of two steps on fixed features, with the head and without. It holds all work
+        that is the head's own: its forward and backward passes over both crops with its norm, its
+        projection and its losses (also those of the base toward it), the gradient toward the
+        base's features (in `joint` coupling), its teacher's forward pass where the objective has a
+        teacher, and its share of clipping, optimizer update and teacher update.
 
         Args:
             images: how many of the step's images the head sees.
         """
-        without = self._seconds(self._given, [], "all")
-        return max(0.0, self._seconds(self._given, [head], images) - without)
+        trainer = self._on_fixed_features(images)
+        without_head = self._step_seconds(trainer, [])
+        return max(0.0, self._step_seconds(trainer, [head]) - without_head)
 
     def scoring(self, heads: Sequence[Candidate], data: Data) -> float:
-        """Seconds that it takes to score the base with these heads on these images, once."""
-        network = self._with(self._whole, heads).teacher.network
+        """Seconds that it takes to score the base with these heads once on these images."""
+        network = self._attached(self._whole, heads).teacher.network
         setup = replace(self._setup, data=data)
-        return _passed(lambda: setup.scores(network), 1, setup.device)
+        return _elapsed(lambda: setup.scores(network), 1, setup.device)
 
     def size_of_base(self) -> Size:
         """What the base holds without heads."""
-        trainer = self._with(self._whole, [])
+        trainer = self._attached(self._whole, [])
         parameters = (parameter for _, parameter in trainer.student.base_parameters())
-        return Size(_numbers(parameters), self._kept(trainer))
+        return Size(_count(parameters), self._kept(trainer))
 
     def size_of(self, head: Candidate) -> Size:
-        """What a head that sees all images adds to that, where the base's features are given."""
-        without = self._kept(self._with(self._given, []))
-        trainer = self._with(self._given, [head])
-        numbers = _numbers(trainer.student.heads[head.name].parameters())
-        return Size(numbers, max(0, self._kept(trainer) - without))
+        """What a head that sees all images adds to that, on fixed features of the base."""
+        trainer = self._on_fixed_features("all")
+        without_head = self._kept(self._attached(trainer, []))
+        with_head = self._kept(self._attached(trainer, [head]))
+        params = _count(trainer.student.heads[head.name].parameters())
+        return Size(params, max(0, with_head - without_head))
 
-    def _seconds(
-        self, trainer: Trainer, heads: Sequence[Candidate], images: ImagesPerHead
-    ) -> float:
-        """Seconds of a step with these heads attached and no others."""
-        self._with(trainer, heads, images)
+    def _step_seconds(self, trainer: Trainer, heads: Sequence[Candidate]) -> float:
+        """Seconds of a step with exactly these heads attached."""
+        self._attached(trainer, heads)
         while not trainer.settled:
             trainer.step(self._crops, MIDDLE)
-        return seconds_of(lambda: trainer.step(self._crops, MIDDLE), self._setup.device)
+        seconds = seconds_of(lambda: trainer.step(self._crops, MIDDLE), self._setup.device)
+        # On CUDA a recorded step keeps its memory, which the next trainer's steps may need.
+        trainer.drop_graph()
+        return seconds
 
     def _kept(self, trainer: Trainer) -> int:
-        """Bytes that the forward of a step keeps for its backward, but for what is given."""
+        """Bytes of activations that the forward pass of a step keeps for its backward pass."""
         maps, *summaries = self._features
-        given = (*maps.values(), *summaries, self._crops, *trainer.student.state_dict().values())
-        known = {tensor.untyped_storage().data_ptr() for tensor in given}
-        kept: dict[int, int] = {}
+        # The crops and the fixed features stand in for a batch and the base: they are no
+        # activations of what is measured here.
+        weights = trainer.student.state_dict().values()
+        return activation_bytes(
+            lambda: trainer.losses(self._crops.flatten(0, 1), MIDDLE),
+            (*maps.values(), *summaries, self._crops, *weights),
+        )
 
-        def keep(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in known:
-                kept[storage.data_ptr()] = storage.nbytes()
-            return tensor.detach()  # itself, where a node keeps its own output, would live forever
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            features, losses = trainer.losses(self._crops.flatten(0, 1), MIDDLE)
-        del features, losses  # alive until here, so that no storage came twice
-        return sum(kept.values())
-
-    def _with(
-        self, trainer: Trainer, heads: Sequence[Candidate], images: ImagesPerHead = "all"
-    ) -> Trainer:
-        """A trainer with these heads attached and no others, each seeing so many images."""
-        trainer.images_per_head = images
+    def _attached(self, trainer: Trainer, heads: Sequence[Candidate]) -> Trainer:
+        """The trainer with exactly these heads attached; others are detached."""
         wanted = {head.name for head in heads}
         for name in trainer.student.heads.keys() - wanted:
             trainer.detach(name)
@@ -166,19 +160,43 @@ class StepMeter:
                 attach(trainer, self._setup, head)
         return trainer
 
-    def _features_of_crops(self) -> BaseOutput:
-        """What the base makes of the crops, at every place that a head may take."""
+    @cached_property
+    def _solo(self) -> Trainer:
+        """A trainer of the base whose heads see all images: the joint one, if its heads do."""
+        setup = self._seeing("all")
+        if setup.config == self._setup.config:
+            return self._whole
+        return setup.new_trainer(setup.config.coupling)
+
+    def _seeing(self, images: ImagesPerHead) -> TrainingSetup:
+        """The setup in which each head sees this many images of a step."""
+        config = self._setup.config.model_copy(update={"images_per_head": images})
+        return replace(self._setup, config=config)
+
+    def _base_features(self) -> BaseOutput:
+        """The base's output on the crops, with a map for every block that a head may attach to."""
         setup, base = self._setup, self._whole.student.base.train()
         feature_indices = range(len(setup.plan.stages))
         with torch.no_grad(), mixed_precision(setup.device, setup.autocast):
             features: BaseOutput = base(self._crops.flatten(0, 1), feature_indices=feature_indices)
         return features
 
-    def _on_given_features(self) -> Trainer:
-        """A trainer whose base costs nothing: it gives those features."""
-        setup = self._setup
+    def _on_fixed_features(self, images: ImagesPerHead) -> Trainer:
+        """The trainer on fixed features whose heads see this many images.
+
+        One is kept, not one for each number of images: the teacher's network holds a copy of all
+        features.
+        """
+        if images != self._fixed_images:
+            self._fixed = self._trainer_on_fixed_features(images)
+            self._fixed_images = images
+        return self._fixed
+
+    def _trainer_on_fixed_features(self, images: ImagesPerHead) -> Trainer:
+        """A trainer whose base computes nothing: it returns the fixed features."""
+        setup = self._seeing(images)
         projection = setup.objective.base_projection(setup.plan)
-        base = cast(Base, _GivenFeatures(self._features))
+        base = cast(Base, _FixedFeatures(self._features))
         return Trainer(
             Network(base, projection, setup.config.coupling),
             setup.objective,
@@ -188,8 +206,8 @@ class StepMeter:
         )
 
 
-class _GivenFeatures(nn.Module):
-    """Stands in for a base: gives the same features whatever the images."""
+class _FixedFeatures(nn.Module):
+    """Stands in for a base: returns the same features for all images."""
 
     def __init__(self, features: BaseOutput) -> None:
         super().__init__()
@@ -201,15 +219,12 @@ class _GivenFeatures(nn.Module):
         mask_BHW: Tensor | None = None,
         feature_indices: Sequence[int] = (0,),
     ) -> BaseOutput:
-        # Fresh leaves: gradients are computed up to here, as in training, and dropped.
-        given = self._features
+        # New leaf tensors: gradients are computed up to here, as in training, and then dropped.
+        features = self._features
         return BaseOutput(
-            {
-                feature_index: _leaf(given.maps_BDHW[feature_index])
-                for feature_index in feature_indices
-            },
-            _leaf(given.tokens_BND),
-            _leaf(given.pooled_BD),
+            {index: _leaf(features.maps_BDHW[index]) for index in feature_indices},
+            _leaf(features.tokens_BND),
+            _leaf(features.pooled_BD),
         )
 
 
@@ -217,21 +232,45 @@ def _leaf(features: Tensor) -> Tensor:
     return features.detach().requires_grad_(torch.is_grad_enabled())
 
 
-def _numbers(parameters: Iterable[nn.Parameter]) -> int:
+def _count(parameters: Iterable[nn.Parameter]) -> int:
     return sum(parameter.numel() for parameter in parameters)
 
 
-def step_flops(setup: TrainingSetup, heads: Sequence[Candidate]) -> float:
-    """FLOPs (two a multiply-add) of the products and convolutions of a step with these heads.
+def activation_bytes(forward: Callable[[], object], known: Iterable[Tensor]) -> int:
+    """Bytes of the tensors that a forward pass keeps for its backward pass.
 
-    Counted on the meta device, as the step is without compiling.
+    Args:
+        forward: computes the forward pass. What it returns is kept alive until all is counted.
+        known: tensors that are not counted where autograd keeps them: weights and inputs.
+    """
+    known_storages = {tensor.untyped_storage().data_ptr() for tensor in known}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known_storages:
+            kept[storage.data_ptr()] = storage.nbytes()
+        # Not the tensor itself: a node that keeps its own output would then never be freed.
+        return tensor.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        outputs = forward()
+    # Freed any earlier, a storage's address could be used again and counted once for two tensors.
+    del outputs
+    return sum(kept.values())
+
+
+def step_flops(setup: TrainingSetup, heads: Sequence[Candidate]) -> float:
+    """FLOPs (two a multiply-add) of a step's matrix products and convolutions with these heads.
+
+    Counted on the meta device, for the step without `--compile`.
     """
     meta, side = torch.device("meta"), setup.plan.image_size
     config = setup.config.model_copy(update={"compile": False})
-    counted = replace(setup, config=config, device=meta, autocast=False)
-    trainer = counted.new_trainer(config.coupling)
+    on_meta = replace(setup, config=config, device=meta, autocast=False)
+    trainer = on_meta.new_trainer(config.coupling)
     for head in heads:
-        attach(trainer, counted, head)
+        attach(trainer, on_meta, head)
     crops = torch.empty(2 * config.batch_size, 3, side, side, device=meta)
     with FlopCounterMode(display=False) as counter:
         _, losses = trainer.losses(crops, MIDDLE)
@@ -240,9 +279,9 @@ def step_flops(setup: TrainingSetup, heads: Sequence[Candidate]) -> float:
 
 
 def product_rate(device: torch.device, *, autocast: bool) -> float:
-    """FLOPs a second of a matrix product alone, the most of several sizes.
+    """FLOPs a second of a square matrix product, the highest of several sizes.
 
-    How much of it a step reaches says how well it uses the device.
+    The share of it that a training step reaches says how well the step uses the device.
     """
     rates = []
     for side in PRODUCT_SIDES:
@@ -259,13 +298,13 @@ def product_rate(device: torch.device, *, autocast: bool) -> float:
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """What work takes in seconds, after once to warm up; the mean of several if it is short."""
-    count = math.ceil(AT_LEAST_S / max(_passed(work, 1, device), 1e-6))
-    return _passed(work, count, device) / count
+    """Seconds that work takes after one call to warm up; the mean of several calls if short."""
+    count = math.ceil(AT_LEAST_S / max(_elapsed(work, 1, device), 1e-6))
+    return _elapsed(work, count, device) / count
 
 
-def _passed(work: Callable[[], object], count: int, device: torch.device) -> float:
-    """Seconds that pass while work is done so many times."""
+def _elapsed(work: Callable[[], object], count: int, device: torch.device) -> float:
+    """Seconds that this many calls take."""
     synchronize(device)
     started = time.perf_counter()
     for _ in range(count):

@@ -1,35 +1,36 @@
-"""Brings the tables of benchmarks/scaling.py into docs/scaling.md, and draws docs/scaling.png.
+"""Updates the tables in docs/scaling.md from results/scaling/*.csv, and draws docs/scaling.png.
 
-    python benchmarks/scaling_page.py
+    python docs/make_scaling_page.py
 
-A table stands between `<!-- table NAME -->` and `<!-- end -->`; the words around it stay.
+`benchmarks/scaling.py` and `benchmarks/simulated_fleet.py` write the CSV files. In the page, a
+table is what stands between `<!-- table NAME -->` and `<!-- end -->`; the text around it is kept.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from scaling import GPUS, OUT, WAYS
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parent
+TABLES = DOCS.parent / "results" / "scaling"
 NAMES = {"vit_s": "ViT-S", "vit_b": "ViT-B"}
 
 
 def main() -> None:
     page = DOCS / "scaling.md"
     text = page.read_text(encoding="utf-8")
-    for name, made in TABLES.items():
+    for name, to_markdown in MARKDOWN.items():
         block = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         assert block.search(text), name
-        table = made(pd.read_csv(OUT / f"{name.partition(' ')[0]}.csv"))
-        text = block.sub(lambda found, table=table: found[1] + table + found[2], text)
+        table = to_markdown(pd.read_csv(TABLES / f"{name}.csv"))
+        text = block.sub(lambda match, table=table: match[1] + table + match[2], text)
     page.write_text(text, encoding="utf-8")
-    draw(pd.read_csv(OUT / "searches.csv"), pd.read_csv(OUT / "fleet.csv"))
+    draw(pd.read_csv(TABLES / "searches.csv"), pd.read_csv(TABLES / "fleet.csv"))
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -38,7 +39,7 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def short(value: float) -> str:
-    """Two or three digits, as many as mean anything here."""
+    """A value with two or three digits: the figures are no more precise than that."""
     if value == 0 or value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
@@ -58,11 +59,11 @@ def loads(table: pd.DataFrame) -> str:
         "images that fit beside them into 80 GB": "most_images_on_80_gb",
         "embeddings gathered, contrastive, batch 1,024 (MB)": "gathered_mb_batch_1024",
     }
-    of = table.set_index("base")
+    by_base = table.set_index("base")
     return markdown(
         ["", *NAMES.values()],
         [
-            [label, *(short(of.loc[base, column]) for base in NAMES)]
+            [label, *(short(by_base.loc[base, column]) for base in NAMES)]
             for label, column in rows.items()
         ],
     )
@@ -82,12 +83,12 @@ def steps(table: pd.DataFrame) -> str:
             ms = [
                 1000 * r[c] for c in ("compute_s", "update_s", "all_reduce_s", "all_reduce_s_slow")
             ]
-            alone = gpus <= 8
+            one_node = gpus <= 8  # the network is not used
             rows.append([
                 f"{name}, {batch:,} images", str(gpus), short(r["images_per_gpu"]),
-                *map(short, ms[:3]), "–" if alone else short(ms[3]),
+                *map(short, ms[:3]), "–" if one_node else short(ms[3]),
                 f"{100 * r['all_reduce_share']:.0f}%",
-                "–" if alone else f"{100 * r['all_reduce_s_slow'] / r['step_s_slow']:.0f}%",
+                "–" if one_node else f"{100 * r['all_reduce_s_slow'] / r['step_s_slow']:.0f}%",
                 short(r["memory_gb"]) + ("" if r["fits"] else " (does not fit)"),
                 f"{r['images_per_s_node']:,.0f}", short(r["cores_node"]),
             ])  # fmt: skip
@@ -100,6 +101,7 @@ def steps(table: pd.DataFrame) -> str:
 
 
 def searches(table: pd.DataFrame) -> str:
+    ways = list(table["way"].unique())
     rows = []
     for base, name in NAMES.items():
         for gpus in (8, 64, 512):
@@ -107,16 +109,16 @@ def searches(table: pd.DataFrame) -> str:
             cells = [
                 f"{short(r['hours'])} [{short(r['hours_least'])}–"
                 f"{short(r['hours_most'])}] on {r['gpus_busy']:.0f}"
-                if r["hours"] == r["hours"]
+                if not math.isnan(r["hours"])
                 else "does not fit"
-                for r in (own.loc[way] for way in WAYS)
+                for r in (own.loc[way] for way in ways)
             ]
             spent = " : ".join(
                 short(own.loc[way, "gpu_hours"]) if own.loc[way, "hours"] > 0 else "–"
-                for way in WAYS
+                for way in ways
             )
             rows.append([f"{name}, {gpus} GPUs", f"{own['batch'].iloc[0]:,}", *cells, spent])
-    return markdown(["hours", "batch", *WAYS, "GPU-hours"], rows)
+    return markdown(["hours", "batch", *ways, "GPU-hours"], rows)
 
 
 def storage(table: pd.DataFrame) -> str:
@@ -133,9 +135,10 @@ def storage(table: pd.DataFrame) -> str:
 
 
 def queue(table: pd.DataFrame) -> str:
-    fleet = pd.read_csv(OUT / "fleet.csv")
+    fleet = pd.read_csv(TABLES / "fleet.csv")
     both = table.merge(fleet, on=["faults", "workers"])
-    both = both[(both["workers"] >= 512) | (both["faults"] == "usual")]  # fleet.csv has all
+    # Of small fleets the page shows the usual faults alone; fleet.csv has all rows.
+    both = both[(both["workers"] >= 512) | (both["faults"] == "usual")]
     return markdown(
         ["faults, workers", "cohorts", "time over the ideal", "work done again", "deaths",
          "given back", "thrown away", "beats/s", "statements/s", "in the busiest minute, read"],
@@ -161,15 +164,17 @@ def rerun(table: pd.DataFrame) -> str:
     )  # fmt: skip
 
 
-TABLES: dict[str, Callable[[Any], str]] = {
+MARKDOWN: dict[str, Callable[[pd.DataFrame], str]] = {
     "loads": loads, "steps": steps, "searches": searches, "storage": storage, "queue": queue,
     "rerun": rerun,
 }  # fmt: skip
+"""The table in Markdown, by the name of its CSV file."""
 
 
-def draw(found: pd.DataFrame, fleet: pd.DataFrame) -> None:
+def draw(searched: pd.DataFrame, fleet: pd.DataFrame) -> None:
+    """Draws the hours of a search over GPUs, and the time of simulated fleets over workers."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    own = found[found["base"] == "vit_b"]
+    own = searched[searched["base"] == "vit_b"]
     for colour, (way, rows) in zip(("C0", "C1", "C2"), own.groupby("way", sort=False), strict=True):
         left.plot(rows["gpus"], rows["hours"], "o-", color=colour, label=way, ms=4)
         left.fill_between(
@@ -177,7 +182,8 @@ def draw(found: pd.DataFrame, fleet: pd.DataFrame) -> None:
         )
     left.set(xscale="log", yscale="log", xlabel="H100s", ylabel="hours",
              title="ViT-B, 24 heads, 100 epochs")  # fmt: skip
-    left.set_xticks(GPUS, map(str, GPUS))
+    gpus = sorted(own["gpus"].unique())
+    left.set_xticks(gpus, map(str, gpus))
     left.minorticks_off()
     left.legend(frameon=False, fontsize=8)
     for name, rows in fleet.groupby("faults", sort=False):
