@@ -33,6 +33,7 @@ from headsearch.evaluation.scores import (
     Scores,
 )
 from headsearch.evaluation.similarity import (
+    BaseGram,
     dominant_share_of_gram,
     gram,
     map_features,
@@ -82,15 +83,16 @@ def score_rung(
         features = RungFeatures(network, data, names, batch_size, summary, autocast=autocast)
         maps_PDHW = features.base_on_probe()
         if base_pooled is None:
-            base_gram = gram(map_features(tokens_of(maps_PDHW[0].float())))
-            beside_base = {form: by.beside(base_gram) for form, by in DISCREPANCIES.items()}
+            base = BaseGram(gram(map_features(tokens_of(maps_PDHW[0].float()))))
         forms: dict[str, dict[str, float]] = {}
         differences: dict[str, Estimate] = {}
         for name in names:
             head_gram = gram(map_features(features.head_on_probe(name, maps_PDHW)))
-            forms[name] = {form: float(of_head(head_gram)) for form, of_head in beside_base.items()}
+            forms[name] = {
+                form: float(entry.compare(base, head_gram)) for form, entry in DISCREPANCIES.items()
+            }
             if measure != PROTOTYPE_KL:
-                differences[name] = discrepancy_of_grams(base_gram, head_gram, measure)
+                differences[name] = discrepancy_of_grams(base.gram_NN, head_gram, measure)
         del maps_PDHW
         features.finish()
         if base_pooled is None:
@@ -110,7 +112,7 @@ def score_rung(
             scores[name] = replace(own, discrepancy=differences[name], forms=forms[name])
         del features  # before the next turn's
     return RungScores(
-        base=scores.pop(BASE), heads=scores, dominant_share=dominant_share_of_gram(base_gram)
+        base=scores.pop(BASE), heads=scores, dominant_share=dominant_share_of_gram(base.gram_NN)
     )
 
 

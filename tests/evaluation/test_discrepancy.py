@@ -26,7 +26,7 @@ from headsearch.evaluation import (
     map_features,
     prototype_kl,
 )
-from headsearch.evaluation.similarity import cka_of_subsets
+from headsearch.evaluation.similarity import BaseGram, cka_of_subsets
 
 
 def gaussian(*shape: int, seed: int) -> Tensor:
@@ -200,12 +200,12 @@ def test_cka_of_many_subsets_at_once_is_that_of_each_alone() -> None:
 
 
 @pytest.mark.parametrize("measure", DISCREPANCIES)
-def test_many_heads_beside_one_base_measure_as_each_alone(measure: str) -> None:
+def test_many_heads_compared_with_one_base_measure_as_each_alone(measure: str) -> None:
     entry, base = DISCREPANCIES[measure], gram(gaussian(40, 12, seed=0))
-    beside = entry.beside(base)
+    shared = BaseGram(base)
     for seed in (1, 2, 3):
         head = gram(gaussian(40, 9, seed=seed))
-        assert float(beside(head)) == float(entry.function(base, head))
+        assert float(entry.compare(shared, head)) == float(entry.function(base, head))
 
 
 def test_unknown_measure_names_the_nearest() -> None:
