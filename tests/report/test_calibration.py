@@ -14,7 +14,8 @@ from scipy import stats
 
 from headsearch.errors import UserError
 from headsearch.report.calibration import calibration_table, calibration_words
-from headsearch.report.statistics.calibration import calibrate, calibrate_runs, tau
+from headsearch.report.statistics.calibration import calibrate, calibrate_runs
+from headsearch.report.statistics.rank_correlation import tau_b
 from headsearch.report.statistics.score_columns import SCORES
 from headsearch.runs.run import Run
 from headsearch.runs.tables import SOLO_COLUMNS
@@ -71,7 +72,7 @@ def test_tau_rho_and_p_are_those_of_scipy() -> None:
     score = scores.groupby("candidate")["good"].mean().to_numpy()
     assert found.tau.value == pytest.approx(stats.kendalltau(score, truth).statistic)
     assert found.rho.value == pytest.approx(stats.spearmanr(score, truth).statistic)
-    taus = [abs(tau(np.array(order), truth)) for order in permutations(score)]
+    taus = [abs(tau_b(np.array(order), truth)) for order in permutations(score)]
     assert found.p == pytest.approx(np.mean(np.array(taus) >= abs(found.tau.value) - 1e-9))
     assert found.p == pytest.approx(stats.kendalltau(score, truth, method="exact").pvalue)
 
@@ -133,7 +134,7 @@ def test_what_the_parameters_explain_is_taken_out() -> None:
         frame.groupby("candidate")[column].mean().to_numpy()
         for frame, column in ((own, "good"), (noisy, "accuracy"), (own, "params_m"))
     )
-    xy, xz, yz = tau(x, y), tau(x, z), tau(y, z)
+    xy, xz, yz = tau_b(x, y), tau_b(x, z), tau_b(y, z)
     expected = (xy - xz * yz) / math.sqrt((1 - xz**2) * (1 - yz**2))
     assert found.partial == pytest.approx(expected)
 
@@ -183,7 +184,7 @@ def test_leaving_a_family_out_gives_the_bounds() -> None:
     x = scores.groupby("candidate")["good"].mean().to_numpy()
     y = solo.groupby("candidate")["accuracy"].mean().to_numpy()
     taus = [
-        tau(np.delete(x, [2 * f, 2 * f + 1]), np.delete(y, [2 * f, 2 * f + 1])) for f in range(4)
+        tau_b(np.delete(x, [2 * f, 2 * f + 1]), np.delete(y, [2 * f, 2 * f + 1])) for f in range(4)
     ]
     assert found.without_family == pytest.approx((min(taus), max(taus)))
 
