@@ -64,7 +64,7 @@ def test_advice_names_the_best_head_why_and_what_it_cannot_be_told_apart_from(tm
     run = synthetic_runs.run(tmp_path, config_changes={"rank_by": "discrepancy"})
     text = advice(run)
     assert text.startswith("bottleneck-d2-k3: ")
-    assert "because of the 5 heads that got as far it differs most from the base" in text
+    assert "because among the 5 heads at the same rung it differs most from the base" in text
     assert "discrepancy 0.292, 95% interval 0.268 to 0.316, k-NN 35.5 ± 3.8%" in text
     assert "cannot be told apart from convnext-d3-k7-noshortcut" in text
     assert text.count(". ") == 0
@@ -86,8 +86,8 @@ def test_advice_never_recommends_a_control(tmp_path: Path):
     assert "ahead of the best candidate mixer-d2" in text
     alone = advice(synthetic_runs.run(tmp_path, heads={"identity": ("identity", 0.0, 0.34)}))
     assert alone == (
-        "No head is recommended, because the control identity ranks first and no other head got "
-        "as far."
+        "No head is recommended, because the control identity ranks first and no other head "
+        "reached its rung."
     )
 
 
@@ -108,7 +108,7 @@ def test_advice_when_everything_collapsed_or_nothing_is_scored(tmp_path: Path):
     assert "only the untrained network" in of("untrained only")
     assert of("interrupted").startswith("Provisional (interrupted at rung 2 of 4): bottleneck")
     assert "there were no labels" in of("no labels")
-    assert "compared with none" in of("one candidate")
+    assert "there is no comparison" in of("one candidate")
 
 
 def test_advice_warns_where_the_base_has_not_learnt(tmp_path: Path):
@@ -142,12 +142,12 @@ def test_the_report_tells_of_learning_rates_that_were_lowered(tmp_path: Path):
     again = {"cohort": 0, "rung": 2, "seed": 0, "step": 31, "back_to": 0, "lr": 0.025}
     once = "\n".join(content(synthetic_runs.run(tmp_path, lowered=[first])).trust)
     assert "the learning rate was lowered once: to 0.05 from step 24 of cohort 1 on (it had" in once
-    assert "do not compare: search again" not in once
+    assert "are not comparable: search again" not in once
     run = synthetic_runs.run(tmp_path, lowered=[first, again])
     run.ranking.loc[0, "cohort"] = 1
     twice = "\n".join(content(run).trust)
-    assert "and to 0.025 from step 0 of cohort 1 on (it had diverged at step 31). It holds" in twice
-    assert "different rates do not compare: search again with --lr 0.025" in twice
+    assert "and to 0.025 from step 0 of cohort 1 on (it had diverged at step 31). It stay" in twice
+    assert "different rates are not comparable: search again with --lr 0.025" in twice
     assert "lowered" not in "\n".join(content(synthetic_runs.run(tmp_path)).trust)
 
 
@@ -448,7 +448,7 @@ def test_a_trend_is_claimed_where_interval_and_permutation_test_agree(
     real = trend(found, "discrepancy", "head_knn")
     assert real is not None
     made_up = real._replace(correlation=Correlation(12, figure, figure, p))
-    monkeypatch.setattr("headsearch.report.content.trend", lambda *_: made_up)
+    monkeypatch.setattr("headsearch.report.trust.trend", lambda *_: made_up)
     write_report(found)
     (line,) = [s for s in (found.path / "report.md").read_text().splitlines() if "Kendall" in s]
     assert verdict in line

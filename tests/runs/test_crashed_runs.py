@@ -94,8 +94,8 @@ FAULTS: dict[str, Callable[[Path], object]] = {
 NOTHING_YET = "No head can be recommended yet, because no rung has been scored."
 UNTRAINED = "No head can be recommended yet, because only the untrained network (rung 0) has"
 UNKNOWN = "Provisional (status unknown at rung 1 of 2): "
-UNREAD = "The study of this run could not be read: how it ended is unknown."
-INTERRUPTED = "The run is interrupted: what follows is provisional."
+UNREAD = "The study of this run could not be read, so it is unknown how the run ended."
+INTERRUPTED = "The run is interrupted: everything in this report is provisional."
 # where the run ended, what is lost since, how the advice begins, what the report warns of
 CASES = [
     ("config.yaml alone", "nothing", NOTHING_YET, UNREAD),
@@ -105,7 +105,7 @@ CASES = [
     ("complete", "nothing", "", "One seed (0)"),
     ("study opened", "study missing", NOTHING_YET, UNREAD),
     *(("rung 1", fault, UNKNOWN, UNREAD) for fault in FAULTS if fault.startswith("study ")),
-    ("rung 1", "no ranking.csv", "No head can be recommended, because ranking.csv is lost.", ""),
+    ("rung 1", "no ranking.csv", "No head can be recommended, because ranking.csv is missing.", ""),
     ("rung 1", "no rungs.csv", "Provisional (interrupted at rung 1 of 2): ", INTERRUPTED),
     ("rung 1", "no scores.csv", "Provisional (interrupted at rung 1 of 2): ", INTERRUPTED),
     ("complete", "config.yaml and study alone", NOTHING_YET, "nothing to rank"),

@@ -117,13 +117,14 @@ def permutation_p(
     fixed_NN = np.sign(fixed_N[:, None] - fixed_N[None, :])
     observed = abs((permuted_NN * fixed_NN).sum())
 
-    def as_large(order_N: Sequence[int] | npt.NDArray[np.int64]) -> bool:
+    def as_large(order_N: npt.NDArray[np.int64]) -> bool:
         concordance = (permuted_NN[np.ix_(order_N, order_N)] * fixed_NN).sum()
         return bool(abs(concordance) >= observed)
 
     number = len(fixed_N)
     if enumerate_few and math.factorial(number) <= permutations:
-        return sum(map(as_large, all_orders(range(number)))) / math.factorial(number)
+        orders = map(np.array, all_orders(range(number)))
+        return sum(map(as_large, orders)) / math.factorial(number)
     rng = np.random.default_rng(seed)
     hits = sum(as_large(rng.permutation(number)) for _ in range(permutations))
     return (1 + hits) / (1 + permutations)
