@@ -160,7 +160,8 @@ class BaseGram:
         """A square root R of the centred Gram matrix K: R·Rᵀ = K. Needs finite entries."""
         values_N, vectors_NN = torch.linalg.eigh(self.centred_NN)
         # Rounding can make eigenvalues that should be 0 slightly negative.
-        return values_N.clamp_min(0).sqrt() * vectors_NN
+        root_NN: Tensor = values_N.clamp_min(0).sqrt() * vectors_NN
+        return root_NN
 
 
 def procrustes_cosine(base: BaseGram, head_NN: Tensor) -> Tensor:
