@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM: the first asks a run to stop after its step, a second Ctrl-C interrupts."""
+"""Handling of Ctrl-C and SIGTERM: the first stops a run after its step, a second Ctrl-C
+interrupts."""
 
 from __future__ import annotations
 
@@ -14,19 +15,19 @@ E = TypeVar("E")
 
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
-"""Ctrl-C, and what a cluster sends before it takes the machine away."""
+"""Ctrl-C, and the signal that a cluster sends before it takes the machine away."""
 
 
 @dataclass
 class Heard:
-    """The last signal that asked to stop; 0 for none."""
+    """The last stop signal that was received; 0 for none."""
 
     number: int = 0
 
 
 @contextmanager
 def stops_heard(stop: threading.Event) -> Iterator[Heard]:
-    """In this block Ctrl-C and SIGTERM set `stop`; a second Ctrl-C raises as ever."""
+    """In this block Ctrl-C and SIGTERM set `stop`; a second Ctrl-C raises KeyboardInterrupt."""
     heard = Heard()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -41,9 +42,10 @@ def stops_heard(stop: threading.Event) -> Iterator[Heard]:
 
 @contextmanager
 def interrupts_heard() -> Iterator[Heard]:
-    """In this block Ctrl-C and SIGTERM raise KeyboardInterrupt, with the signal's number.
+    """In this block Ctrl-C and SIGTERM raise KeyboardInterrupt with the signal's number.
 
-    They are remembered too: Python drops what is raised where a destructor is running.
+    The signal is recorded too, because Python drops an exception that is raised while a destructor
+    runs; see `until`.
     """
     heard = Heard()
 
@@ -56,7 +58,7 @@ def interrupts_heard() -> Iterator[Heard]:
 
 
 def until(heard: Heard, events: Iterable[E]) -> Iterator[E]:
-    """The events, up to a signal that was heard and lost."""
+    """The events, up to a signal whose KeyboardInterrupt was lost; raises it then."""
     for event in events:
         yield event
         if heard.number:
@@ -65,9 +67,9 @@ def until(heard: Heard, events: Iterable[E]) -> Iterator[E]:
 
 @contextmanager
 def _signals_to(on_signal: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """In this block a function hears Ctrl-C and SIGTERM; none does outside the main thread."""
+    """In this block a function handles Ctrl-C and SIGTERM; no effect outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals go to the main thread alone
+        yield  # only the main thread receives signals
         return
     before: dict[int, Any] = {number: signal.signal(number, on_signal) for number in STOPPING}
     try:
