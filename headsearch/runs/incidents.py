@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 LOWERINGS = 3
-"""How often a run lowers the learning rate before a diverging base ends it …"""
+"""The number of times a run lowers the learning rate; a base that then still diverges ends it …"""
 LOWERED_TO = 0.5
 """… each time to this share of the previous rate."""
 TOO_LARGE = "too large for memory"

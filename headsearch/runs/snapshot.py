@@ -121,7 +121,7 @@ def _read_first(run_directory: Path, names: Iterable[str]) -> Snapshot | None:
 
 
 def _link(file: Path, name: Path) -> None:
-    """Gives a file a second name, replacing that of another file; a copy if links are not supported.
+    """Gives a file a second name, which another file may have had; a copy without link support.
 
     The file must not be modified under either name afterwards.
     """

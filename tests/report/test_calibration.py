@@ -1,4 +1,4 @@
-"""How well scores rank heads, against scipy, formulas and worlds whose truth is known."""
+"""Calibration of scores against gains: compared with scipy, formulas and simulated truths."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from helpers import synthetic_runs
 def world(
     heads: int = 8, seeds: int = 3, searches: int = 2, *, noise: float = 0.0, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Solo runs and scores: `good` is the truth and noise, `bad` is noise, params a third thing."""
+    """Simulated solo runs and scores: `good` is the truth plus noise, `bad` is noise, params_m is
+    unrelated."""
     rng = np.random.default_rng(seed)
     truth, size, useless = rng.normal(0, 1, heads), rng.permutation(heads), rng.normal(0, 1, heads)
     solo = pd.DataFrame(
@@ -108,7 +109,7 @@ def test_the_interval_covers_a_known_tau_and_does_not_shrink_to_0_by_ties() -> N
 
 
 def test_reliability_is_what_another_set_of_seeds_finds_again() -> None:
-    """ICC(3, S) against the variances that the runs were made with."""
+    """ICC(3, S) compared with the variances that the runs were simulated with."""
     estimates = [
         calibrate(*world(40, 4, noise=1.0, seed=seed), primary="good").reliability
         for seed in range(6)
@@ -120,7 +121,7 @@ def test_reliability_is_what_another_set_of_seeds_finds_again() -> None:
     )  # fmt: skip
 
 
-def test_what_the_parameters_explain_is_taken_out() -> None:
+def test_partial_tau_controls_for_the_number_of_parameters() -> None:
     solo, scores = world(10, noise=0.3)
     truth = solo.groupby("candidate")["accuracy"].mean()
     scores["params_m"] = scores["candidate"].map(truth)
@@ -139,7 +140,7 @@ def test_what_the_parameters_explain_is_taken_out() -> None:
     assert found.partial == pytest.approx(expected)
 
 
-def test_regret_is_what_the_first_head_lacks() -> None:
+def test_regret_is_the_best_gain_minus_that_of_the_first_head() -> None:
     solo, scores = world()
     truth = solo.groupby("candidate")["accuracy"].mean()
     scores["bad"] = -scores["candidate"].map(truth)
@@ -161,7 +162,7 @@ def test_one_search_is_worth_the_mean_of_single_ones() -> None:
     assert found.tau_of_one_search == pytest.approx(np.mean(single))
 
 
-def test_ranks_are_meant_within_each_search() -> None:
+def test_ranks_are_taken_within_each_search() -> None:
     rows = pd.DataFrame(
         {
             "candidate": ["a", "b", "c", "a", "b", "c"],
@@ -189,7 +190,7 @@ def test_leaving_a_family_out_gives_the_bounds() -> None:
     assert found.without_family == pytest.approx((min(taus), max(taus)))
 
 
-def test_gaps_are_named() -> None:
+def test_missing_cells_are_named() -> None:
     solo, scores = world()
     with pytest.raises(ValueError, match="accuracy is missing for h0 at seed 0"):
         calibrate(solo.iloc[1:], scores, primary="good")
@@ -203,7 +204,7 @@ def test_gaps_are_named() -> None:
 
 
 def verified_run(path: Path, gains: dict[str, float]) -> Run:
-    """A search that pruned nothing; solo runs of two seeds whose gains are these."""
+    """A search without pruning, with solo runs of two seeds that have these gains."""
     states = dict.fromkeys(synthetic_runs.HEADS, ("complete", synthetic_runs.RUNGS, ""))
     rows = [
         {"candidate": name, "family": name.split("-")[0], "seed": seed,

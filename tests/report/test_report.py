@@ -1,4 +1,4 @@
-"""What the user reads after a run: the advice, the report, the plots."""
+"""The report of a run: advice, texts, tables, plots."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_advice_never_recommends_a_control(tmp_path: Path):
     )
 
 
-def test_advice_names_a_control_that_keeps_up_before_all_others(tmp_path: Path):
+def test_advice_names_a_control_that_is_as_good_before_all_others(tmp_path: Path):
     text = advice(synthetic_runs.run(tmp_path, config_changes={"rank_by": "accuracy"}))
     assert "cannot be told apart from the control own-d2, the control identity, convnext" in text
     assert "and 1 more" in text
@@ -123,7 +123,7 @@ def test_advice_warns_where_the_base_has_not_learnt(tmp_path: Path):
 # The report
 
 
-def test_the_report_tells_how_much_of_the_order_is_the_seeds_doing(tmp_path: Path):
+def test_the_report_says_how_much_the_ranking_depends_on_the_seed(tmp_path: Path):
     one = "\n".join(content(synthetic_runs.run(tmp_path)).trust)
     assert "One seed (0): how much another seed moves the ranks is unknown" in one
     run = synthetic_runs.run(tmp_path, seeds=3)
@@ -225,7 +225,7 @@ def test_the_report_warns_of_what_undermines_it(tmp_path: Path):
     assert "variance" not in " ".join(content(synthetic_runs.run(tmp_path)).trust)
 
 
-def test_the_command_repeats_every_setting_that_the_budget_does_not_say(tmp_path: Path):
+def test_the_command_repeats_every_setting_that_the_budget_does_not_set(tmp_path: Path):
     changes = {"epochs": 7, "data": "my folder", "out": "results/x", "seed": 3}
     command = content(synthetic_runs.run(tmp_path, config_changes=changes)).command
     assert command == (
@@ -234,7 +234,7 @@ def test_the_command_repeats_every_setting_that_the_budget_does_not_say(tmp_path
     )
 
 
-def test_the_table_leaves_out_what_nobody_has_and_is_short_for_a_terminal(tmp_path: Path):
+def test_the_table_leaves_out_empty_columns_and_is_short_for_a_terminal(tmp_path: Path):
     table = ranking_table(synthetic_runs.run(tmp_path, labelled=False))
     assert "k-NN (%)" not in table.headings
     compact = ranking_table(synthetic_runs.run(tmp_path), compact=True)
@@ -266,7 +266,7 @@ def test_durations_read_as_a_person_says_them(seconds, text):
 
 
 def texts_of(figure: Figure) -> dict[str, list[tuple[float, float, float, float]]]:
-    """The extents in pixels of all texts that are seen."""
+    """The extents in pixels of all visible texts."""
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
     unseen = {
@@ -286,7 +286,7 @@ def texts_of(figure: Figure) -> dict[str, list[tuple[float, float, float, float]
 
 
 def small_heads() -> dict[str, tuple[str, float, float]]:
-    """Discrepancies over four decades, as a little training leaves them."""
+    """Discrepancies over four decades, as after little training."""
     return {
         name: (family, discrepancy * 10.0 ** -(i % 4), accuracy)
         for i, (name, (family, discrepancy, accuracy)) in enumerate(synthetic_runs.HEADS.items())

@@ -1,4 +1,4 @@
-"""`report` and `plot` on what is left of a run, wherever it ended and whatever is lost since."""
+"""`report` and `plot` on an interrupted run, at every stage and with lost files."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_report_and_plot(
 
 
 @pytest.mark.parametrize("fault", ["study of a later Optuna", "study no database"])
-def test_a_run_whose_study_cannot_be_read_is_not_gone_on_with(
+def test_a_run_whose_study_cannot_be_read_is_not_resumed(
     fault: str,
     stages: dict[str, Path],
     tmp_path: Path,
@@ -173,7 +173,7 @@ def test_a_run_that_is_held_is_running(stages: dict[str, Path], tmp_path: Path) 
     assert status == "running", "as far as can be seen from here"
 
 
-def test_a_run_that_was_begun_before_some_settings_and_formats_goes_on(
+def test_a_run_from_before_some_settings_and_formats_is_resumed(
     stages: dict[str, Path], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
