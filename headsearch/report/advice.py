@@ -69,12 +69,12 @@ def _verified_advice(solo: Verified) -> str:
         )
     if over_control is None:
         return f"{first}: take this head, because {gains}."
-    beside = f"{_amount(over_control)} over the control {solo.control}"
+    versus_control = f"{_amount(over_control)} over the control {solo.control}"
     if over_control.better:
-        return f"{first}: take this head, because {gains}, and {beside}."
+        return f"{first}: take this head, because {gains}, and {versus_control}."
     return (
         f"{first}: it helps, but is not shown to help more than the base's own kind of block, "
-        f"because {gains}, and {beside}."
+        f"because {gains}, and {versus_control}."
     )
 
 

@@ -55,9 +55,9 @@ def trust(run: Run) -> Iterator[str]:
         of_heads = (row.accuracy for row in rows if math.isfinite(row.accuracy))
         typical = baselines.get("base_knn") or baselines.get("base_linear") or next(of_heads, 0.5)
         yield (
-            f"Accuracies are measured on {images:,} reporting images: one like the base's has the "
-            f"interval {with_error(typical, images)} (95%, binomial). Choosing and pruning used "
-            "other images."
+            f"Accuracies are measured on {images:,} reporting images: an accuracy like the base's "
+            f"has the interval {with_error(typical, images)} (95%, binomial). Choosing and pruning "
+            "used other images."
         )
     yield from _comparisons(run, rows)
     measured = verified(run)
@@ -92,8 +92,9 @@ def _seeds(run: Run) -> Iterator[str]:
         f"{noise.seeds} seeds ({first} to {first + noise.seeds - 1}): a head's score scatters by "
         f"{noise.deviation:.2g} (standard deviation) from seed to seed, and the rankings of two "
         f"seeds agree with Kendall's τ = {signed(noise.seed_to_seed)} on average. Two heads differ "
-        f"significantly from a difference of {noise.least_difference:.2g} on (Tukey, 95% for all "
-        "pairs at once). Heads that share a letter do not; brackets behind ranks are 95% intervals."
+        f"significantly if their scores differ by more than {noise.least_difference:.2g} (Tukey, "
+        "95% for all pairs at once). Heads that share a letter do not; brackets behind ranks are "
+        "95% intervals."
     )
 
 

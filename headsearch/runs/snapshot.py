@@ -58,25 +58,25 @@ def write_snapshot(run_directory: Path, snapshot: Snapshot, *, at_rung: bool = F
     """
     folder = run_directory / FOLDER
     folder.mkdir(exist_ok=True)
-    aside, latest = folder / ASIDE, folder / LATEST
+    temporary, latest = folder / ASIDE, folder / LATEST
     tensors = {
         # Copied: the file format does not support tensors that share memory.
         name: tensor.detach().cpu().contiguous().clone()
         for name, tensor in snapshot.tensors.items()
     }
     record = json.dumps(snapshot.record)
-    aside.unlink(missing_ok=True)  # may be a second name of the rung's snapshot
+    temporary.unlink(missing_ok=True)  # may be a second name of the rung's snapshot
     try:
-        save_file(tensors, aside, metadata={"format": FORMAT, "record": record})
+        save_file(tensors, temporary, metadata={"format": FORMAT, "record": record})
     except SafetensorError as error:
         raise OSError(str(error)) from None
-    _flush(aside)
+    _flush(temporary)
     # First: once it is the latest, training resumes from it and may have to return to the rung.
     if at_rung:
-        _link(aside, folder / RUNG)
+        _link(temporary, folder / RUNG)
     if latest.exists():
         latest.replace(folder / BEFORE)
-    aside.replace(latest)
+    temporary.replace(latest)
     _flush(folder)
 
 
@@ -125,14 +125,14 @@ def _link(file: Path, name: Path) -> None:
 
     The file must not be modified under either name afterwards.
     """
-    aside = name.with_suffix(".linking")
-    aside.unlink(missing_ok=True)
+    temporary = name.with_suffix(".linking")
+    temporary.unlink(missing_ok=True)
     try:
-        os.link(file, aside)
+        os.link(file, temporary)
     except OSError:
-        shutil.copyfile(file, aside)
-        _flush(aside)
-    aside.replace(name)
+        shutil.copyfile(file, temporary)
+        _flush(temporary)
+    temporary.replace(name)
 
 
 def _flush(path: Path) -> None:

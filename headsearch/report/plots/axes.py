@@ -52,9 +52,9 @@ def make_room(figure: Figure) -> None:
     width, height = figure.get_size_inches()
     left = 0.0
     for axes in figure.axes:
-        beside = axes.yaxis.get_tightbbox(renderer)
-        if beside is not None:
-            left = max(left, axes.get_position().x0 * width - beside.x0 / figure.dpi)
+        labels_box = axes.yaxis.get_tightbbox(renderer)
+        if labels_box is not None:
+            left = max(left, axes.get_position().x0 * width - labels_box.x0 / figure.dpi)
     left += EDGE
     for axes in figure.axes:
         place = axes.get_position()

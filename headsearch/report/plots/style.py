@@ -71,10 +71,10 @@ class FamilyStyle:
 def family_styles(families: Iterable[str]) -> dict[str, FamilyStyle]:
     """A style for each family, by name; controls are grey."""
     present = set(families)
-    found = sorted(present - set(CONTROL_FAMILIES))
+    discovered = sorted(present - set(CONTROL_FAMILIES))
     styles = {
         family: FamilyStyle(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
-        for i, family in enumerate(found)
+        for i, family in enumerate(discovered)
     }
     controls = {
         family: FamilyStyle(CONTROL_COLOUR, CONTROL_MARKERS[family])

@@ -56,28 +56,28 @@ class Calibration:
         """The table calibration.csv: a row a score."""
         return pd.DataFrame(
             {
-                "score": found.score,
-                "primary": found.primary,
-                "tau": found.tau.value,
-                "tau_low": found.tau.low,
-                "tau_high": found.tau.high,
-                "tau_of_one_search": found.tau_of_one_search,
+                "score": each.score,
+                "primary": each.primary,
+                "tau": each.tau.value,
+                "tau_low": each.tau.low,
+                "tau_high": each.tau.high,
+                "tau_of_one_search": each.tau_of_one_search,
                 "ceiling": self.ceiling,
-                "rho": found.rho.value,
-                "rho_low": found.rho.low,
-                "rho_high": found.rho.high,
-                "p": found.p,
-                "partial_tau": found.partial,
-                "tau_without_family_low": found.without_family[0],
-                "tau_without_family_high": found.without_family[1],
-                "regret": found.regret,
-                "regret_sd": found.regret_sd,
-                "best_in_top3": found.best_in_top3,
-                "seed_to_seed_tau": found.seed_to_seed,
-                "rung_to_rung_tau": found.rung_to_rung,
+                "rho": each.rho.value,
+                "rho_low": each.rho.low,
+                "rho_high": each.rho.high,
+                "p": each.p,
+                "partial_tau": each.partial,
+                "tau_without_family_low": each.without_family[0],
+                "tau_without_family_high": each.without_family[1],
+                "regret": each.regret,
+                "regret_sd": each.regret_sd,
+                "best_in_top3": each.best_in_top3,
+                "seed_to_seed_tau": each.seed_to_seed,
+                "rung_to_rung_tau": each.rung_to_rung,
                 "heads": self.heads,
             }
-            for found in self.agreements
+            for each in self.agreements
         )
 
 

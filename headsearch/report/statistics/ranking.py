@@ -69,7 +69,7 @@ def _verdict(first: Interval, second: Interval) -> int:
 def contenders(rows: Sequence[Ranked]) -> list[Ranked]:
     """The healthy heads that are comparable to the first-ranked one, best first.
 
-    These are the heads that were last scored at the same rung, and likewise still in the run or
+    These were last scored at the same rung and are in the same kind of state: still in the run, or
     pruned.
     """
     healthy = [row for row in rows if row.healthy]
