@@ -297,7 +297,7 @@ def read_config_file(path: Path) -> dict[str, Located]:
     if formats.KEY in entries:
         written = entries[formats.KEY]
         formats.check_format(written.plain(), formats.RUN, written.where)
-    recorded = set(RECORDED) & set(entries)
+    recorded = set(RECORDED) & set(entries)  # not empty: a run's own config.yaml
     settings = {}
     for key, value in entries.items():
         name = key.replace("-", "_")
@@ -339,6 +339,7 @@ def resolve(
         config = RunConfig.model_validate({**preset, **recipe.settings, **given, "budget": budget})
     except ValidationError as error:
         raise UserError(_explain(error, flags, located)) from None
+    # After validation, because the rate depends on the resolved batch size.
     scaled_lr = recipe.lr(config.batch_size)
     if scaled_lr is None or "lr" in given:
         return config

@@ -121,7 +121,7 @@ def read_yaml(path: Path) -> Located:
     if len(data) > LARGEST_FILE:
         raise UserError(f"{shown}: {len(data)} bytes; settings have at most {LARGEST_FILE}")
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")  # also with the byte order mark of Windows editors
     except UnicodeDecodeError as error:
         raise UserError(f"{shown}: not a text file (UTF-8)") from error
     try:

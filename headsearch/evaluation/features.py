@@ -85,6 +85,7 @@ class RungFeatures:
     def finish(self) -> None:
         """Runs base and heads on all other images."""
         queries, bank, size = self._data.queries, self._data.bank, self._batch_size
+        # The probe images, the first queries, are done already.
         for images in chain(batches(queries, size, first=PROBE_IMAGES), batches(bank, size)):
             maps_BDHW = self._maps(images)
             for name, head in self._heads.items():

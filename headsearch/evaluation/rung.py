@@ -132,6 +132,7 @@ def _with_prototypes(
     if prototypes is None:
         return scores
     logits = prototypes.logits(owner, pooled_ND[: len(data.queries)]).float()
+    # The mean over the images stands for the teacher's centre.
     entropies = prototype_entropies(logits - logits.mean(dim=0), prototypes.temperature)
     return replace(scores, prototype_use=PrototypeUse(*entropies, logits.shape[1]))
 

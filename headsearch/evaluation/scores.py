@@ -100,6 +100,7 @@ class Scores:
         if rank_by == "accuracy":
             return self.choose.mean
         assert rank_by == "balanced"
+        # A debiased discrepancy can be slightly negative.
         return math.sqrt(max(0.0, difference) * self.choose.mean)
 
 

@@ -67,7 +67,7 @@ def write_report(run: Run) -> Path:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("headsearch.report", ""),
         autoescape=jinja2.select_autoescape(("html.j2",)),
-        undefined=jinja2.StrictUndefined,
+        undefined=jinja2.StrictUndefined,  # a misspelt name in a template is an error
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

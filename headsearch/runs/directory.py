@@ -131,7 +131,7 @@ def claimed(config: RunConfig, given: Mapping[str, Any]) -> Iterator[Path]:
     path = new_run_directory(config.out, run_label(config))
     new_parents = [parent for parent in path.absolute().parents if not parent.exists()]
     settings = {name: str(value) for name, value in given.items()} | {"out": str(path)}
-    if "storage" in settings:
+    if "storage" in settings:  # config.yaml must not contain a password
         settings["storage"] = masked(settings["storage"])
     create(path, {**settings, "versions": {"headsearch": VERSION}})
     lock = hold(path)
@@ -187,7 +187,7 @@ def abandoned(path: Path) -> bool:
     if f" on {socket.gethostname()} since " not in holder.read_text(encoding="utf-8"):
         return False
     lock = FileLock(path.absolute() / LOCK, is_singleton=True)
-    if lock.is_locked:
+    if lock.is_locked:  # by this process
         return False
     try:
         lock.acquire(timeout=0)
@@ -203,9 +203,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
+            # Without fsync, a crash after the renaming can leave an empty file.
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
+        Path(temporary).chmod(0o644)  # mkstemp allows only the owner to read
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -131,6 +131,7 @@ def read_run(path: Path) -> Run:
 
 def _read_facts(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """The facts in the run's study; empty without a study or if its storage cannot be reached."""
+    # Opening a SQLite study that does not exist would create it.
     if not config.get("storage") and not (path / "study.db").is_file():
         return {}
     try:

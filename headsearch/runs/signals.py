@@ -1,5 +1,4 @@
-"""Handling of Ctrl-C and SIGTERM: the first stops a run after its step, a second Ctrl-C
-interrupts."""
+"""Ctrl-C and SIGTERM: the first stops a run after its step, a second Ctrl-C interrupts it."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a table of a run: {str(error).splitlines()[0]}") from None
-    if frame.empty:
+    if frame.empty:  # pandas cannot infer the type of empty columns
         frame = frame.astype({name: float for name in columns if name in frame.columns})
     missing = [column for column in columns if column not in frame.columns]
     if missing:

@@ -39,7 +39,7 @@ class Throughput:
         passed = time.perf_counter() - self._mark
         self._train_s += passed
         self._steps_done += steps
-        if steps > 0:
+        if steps > 0:  # else steps were undone, which says nothing about the speed
             self._step_s = passed / steps
         self.start()
 
@@ -71,7 +71,7 @@ class Throughput:
         mean_step_s = self._train_s / self._steps_done
         cohorts_left = self.cohorts - done - (1 if in_cohort else 0)
         steps_left = self._steps - in_cohort if in_cohort else 0
-        rungs_left = self.cohorts * (self._rungs + 1) - self._rungs_done
+        rungs_left = self.cohorts * (self._rungs + 1) - self._rungs_done  # + 1: rung 0
         mean_rung_s = self._score_s / max(1, self._rungs_done)
         return (
             steps_left * self._step_s

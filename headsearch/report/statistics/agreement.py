@@ -89,6 +89,7 @@ def agreement(
     taus, rhos, hits = _resampled(truth_HS, score_HZ)
     kept = [np.array([f != left_out for f in families]) for left_out in sorted(set(families))]
     without = [tau_b(score_H[keep], truth_H[keep]) for keep in kept if keep.sum() > 1]
+    # Accuracies instead of gains: the accuracy without a head cancels in the difference.
     regret = float(truth_H.max() - truth_H[score_H.argmax()])
     pairs = combinations(range(score_HZ.shape[1]), 2)
     between = [tau_b(score_HZ[:, a], score_HZ[:, b]) for a, b in pairs]
@@ -123,6 +124,7 @@ def _resampled(truth_HS: Array, score_HZ: Array) -> tuple[Array, Array, float]:
     heads, seeds, searches = len(truth_HS), truth_HS.shape[1], score_HZ.shape[1]
     taus, rhos, hits = np.empty(RESAMPLES), np.empty(RESAMPLES), 0
     for index in range(RESAMPLES):
+        # Whole columns, because the accuracies of one seed are correlated.
         truth_H = truth_HS[:, rng.integers(seeds, size=seeds)].mean(axis=1)
         score_H = score_HZ[:, rng.integers(searches, size=searches)].mean(axis=1)
         hits += bool(truth_H.argmax() in np.argsort(-score_H, kind="stable")[:TOP])
