@@ -1,6 +1,6 @@
-"""Randomness by purpose: every random choice is a pure function of the seed and what it is for.
+"""Seeded randomness: every random choice depends only on the seed and its purpose.
 
-So a head starts from the same weights whatever cohort it is in, and a step sees the same crops
+A head therefore starts from the same weights in every cohort, and a step gets the same crops
 whether or not the run was resumed before it.
 """
 
@@ -15,7 +15,7 @@ import torch
 
 
 def seed_for(seed: int, *purpose: int | str) -> int:
-    """A seed of 63 bits for one purpose, independent of those for others."""
+    """A 63-bit seed for one purpose, independent of the seeds for other purposes."""
     words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in purpose]
     state = np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)[0]
     return int(state >> np.uint64(1))
@@ -24,13 +24,16 @@ def seed_for(seed: int, *purpose: int | str) -> int:
 def seeded_generator(
     seed: int, *purpose: int | str, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """A generator of the device for one purpose."""
+    """A torch generator on the device for one purpose."""
     return torch.Generator(device).manual_seed(seed_for(seed, *purpose))
 
 
 @contextmanager
 def seeded_layers(seed: int, *purpose: int | str, device: torch.device) -> Iterator[None]:
-    """Layers that draw from torch's own generators (drop path) draw the same in this block."""
+    """In this block, layers that use torch's global generators (drop path) are reproducible.
+
+    The generators are restored afterwards.
+    """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed_for(seed, *purpose))
         yield
@@ -38,7 +41,10 @@ def seeded_layers(seed: int, *purpose: int | str, device: torch.device) -> Itera
 
 @contextmanager
 def seeded_weights(seed: int, *purpose: int | str) -> Iterator[None]:
-    """Modules built in this block on the CPU get weights fixed by the seed and the purpose."""
+    """Modules built on the CPU in this block get weights determined by seed and purpose.
+
+    The generator is restored afterwards.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, *purpose))
         yield

@@ -1,7 +1,7 @@
-"""Wording: lists, ordinals, durations; and names from elsewhere, escaped for each medium.
+"""Text for users: lists, ordinals, durations; escaping of untrusted names for each medium.
 
-Names of heads, classes and files, and the messages of a user's code, come from spaces, archives and
-run directories that others made, so they are escaped wherever they are shown or stored.
+Names of heads, classes and files, and error messages of a user's code, come from spaces, archives
+and run directories that others made. They are escaped wherever they are shown or stored.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import re
 from headsearch.errors import UserError
 
 FORMULA_STARTS = tuple("=+-@＝＋－＠")
-"""What makes a spreadsheet compute a cell; tabs and line ends, which do too, are escaped anyway."""
+"""Characters that make a spreadsheet evaluate a cell. Tabs and line ends do too, but `printable`
+escapes these anyway."""
 
 
 def printable(text: str) -> str:
-    r"""Text in which nothing steers a terminal: what does not print stands as in Python (`\x1b`).
+    r"""Text without characters that control a terminal: unprintable ones are escaped (`\x1b`).
 
-    That takes in line ends, marks that turn the direction of writing, and the bytes of a file name
-    that are no UTF-8.
+    That includes line ends, marks that change the writing direction, and bytes of a file name that
+    are not UTF-8.
     """
     if text.isprintable():
         return text
@@ -26,18 +27,18 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Likewise, but line ends stay: for what is laid out in lines already."""
+    """Like `printable`, but keeps line ends: for text that is already laid out in lines."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def for_csv(text: str) -> str:
-    """Text as a cell that no spreadsheet takes for a formula (an apostrophe before it)."""
+    """Text as a cell that no spreadsheet evaluates: an apostrophe is put before a formula."""
     shown = printable(text)
     return f"'{shown}" if shown.startswith(FORMULA_STARTS) else shown
 
 
 def for_markdown(text: str) -> str:
-    """Text as Markdown shows it literally, in a table's cell and at the start of a line too."""
+    """Text that Markdown shows literally, also in a table's cell and at the start of a line."""
     shown = printable(text.replace("\n", " "))
     escaped = shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     escaped = re.sub(r"([\\|`*_~$\[\]])", r"\\\1", escaped)
@@ -45,18 +46,19 @@ def for_markdown(text: str) -> str:
 
 
 def for_file_name(name: str) -> str:
-    """The name, where it can be part of a file's name and of nothing else.
+    """The name, if it is safe as part of a file name.
 
     Raises:
-        UserError: it has more in it than letters, digits and `.+_-`, or starts otherwise.
+        UserError: it has characters other than letters, digits and `.+_-`, or does not start with a
+            letter or digit.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+_-]*", name):
-        raise UserError(f"{name!r} is no name of a head: no file is called like that")
+        raise UserError(f"{name!r} is no name of a head: it may only have letters, digits and .+_-")
     return name
 
 
 def duration(seconds: float) -> str:
-    """312.4 → '5 min 12 s'."""
+    """Seconds in words: 312.4 → '5 min 12 s'."""
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
@@ -70,7 +72,12 @@ ENDINGS = {1: "st", 2: "nd", 3: "rd"}
 
 
 def listing(names: list[str], *, final: bool = True) -> str:
-    """a; a and b; a, b and c. Without `final`, commas alone, for a list that goes on."""
+    """A list in words: 'a'; 'a and b'; 'a, b and c'.
+
+    Args:
+        names: the items.
+        final: whether 'and' comes before the last item; False for a list that continues.
+    """
     if len(names) < 2 or not final:
         return ", ".join(names)
     return f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,7 +1,7 @@
-"""The formats of what headsearch writes for a later headsearch to read.
+"""Format numbers of the files that headsearch writes, and the check when a file is read.
 
-A number goes up when an older headsearch could no longer read the file, or would read it wrongly.
-Files of before there were formats name none, and are of the first.
+A number is raised when an older headsearch could no longer read the file, or would read it wrongly.
+Files written before there were format numbers have none and count as format 1.
 """
 
 from __future__ import annotations
@@ -10,24 +10,25 @@ from headsearch.errors import UserError
 from headsearch.version import VERSION
 
 KEY = "format"
+"""The key under which a file holds its format number."""
 RUN = 1
-"""Of a run directory: config.yaml, its tables, and what the study says of the run."""
+"""Format of a run directory: config.yaml, the tables, and the attributes of the study."""
 SPACE = 1
-"""Of a search space."""
+"""Format of a search space."""
 FLEET = 1
-"""Of a study that many machines work at, and of its tasks and their results."""
+"""Format of a study that several machines share, of its tasks and their results."""
 
 
 def check_format(found: object, known: int, where: str) -> None:
-    """Refuses a file of a format that is later than this headsearch, or is none.
+    """Refuses a file whose format is invalid or later than this headsearch can read.
 
     Args:
-        found: what the file says under `KEY`; None where it says nothing.
-        known: the latest format that is read here.
-        where: the file, as a message calls it.
+        found: the format number in the file; None if it has none.
+        known: the latest format that can be read.
+        where: how an error message names the file.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     if found is None:
         return

@@ -1,8 +1,8 @@
-"""Published ways to train, by name: the settings they fix, and what moves over a run.
+"""Training recipes by name: the settings that they fix, and the schedules over a run.
 
-A published recipe counts in epochs of a long pretraining. Here such a count is a share of the run,
-so that a run of another length keeps the recipe's shape. `short` is the recipe where none is asked
-for: it fixes no setting, and its teacher can follow the student, whatever the run's length.
+A published recipe states durations in epochs of a long pretraining. Here they are shares of the
+run, so that a run of any length has schedules of the same shape. `short` is the default recipe: it
+fixes no setting, and the teacher's momentum is adapted to the length of the run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 from headsearch.errors import unknown
 
 LR_BATCH = 256
-"""The batch size that published learning rates are stated for; others scale it linearly."""
+"""The batch size that published learning rates refer to; they scale linearly with the batch
+size."""
 
 
 def _frozen(**entries: Any) -> Mapping[str, Any]:
@@ -24,23 +25,24 @@ def _frozen(**entries: Any) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a way to train fixes.
+    """What a recipe fixes.
 
     Attributes:
         help: one line for the user, with the source.
-        settings: fields of `RunConfig`; they win over the budget's, and flags win over them.
-        objective_sizes: arguments of the objective that the recipe is for.
-        lr_per_256: peak learning rate of a batch of 256 images, scaled with `batch_size`; None
-            leaves it to the setting.
-        lr_floor: the learning rate that the cosine ends at.
+        settings: fields of `RunConfig`. They override those of the budget; flags override them.
+        objective_sizes: arguments of the objective that the recipe is made for.
+        lr_per_256: peak learning rate for a batch of 256 images, scaled with `batch_size`; None
+            uses the setting `lr`.
+        lr_floor: the learning rate at the end of the cosine.
         warm_up: the share of the run in which the learning rate rises.
-        weight_decay_end: where the cosine of the weight decay, which starts at the setting, ends;
+        weight_decay_end: the weight decay at the end of the cosine, which starts at the setting;
             None keeps it constant.
-        momentum: of the teacher's moving average at the start; a cosine leads it to 1.
-        turnovers: the least (1 − momentum) · steps, how often over the run the teacher's weights
-            are renewed: a short run starts with a lower momentum. 0 takes the momentum as it is.
-        drop_path: the rate at the base's last block; it rises linearly from 0 at its first. The
-            student's base alone drops paths.
+        momentum: of the teacher's moving average at the start; a cosine raises it to 1.
+        turnovers: the minimum of (1 − momentum) · steps, how often the teacher's weights are
+            renewed over the run. A short run therefore starts with a lower momentum. 0 uses the
+            momentum as it is.
+        drop_path: the rate at the base's last block; it rises linearly from 0 at the first block.
+            Only the student's base drops paths.
         crop_scale: smallest and largest area of a crop, as a share of the image.
     """
 
@@ -57,11 +59,11 @@ class Recipe:
     crop_scale: tuple[float, float] = (0.2, 1.0)
 
     def lr(self, batch_size: int) -> float | None:
-        """The peak learning rate that the recipe gives a batch of this size, if it says one."""
+        """The peak learning rate for a batch of this size; None if the recipe does not fix it."""
         return None if self.lr_per_256 is None else self.lr_per_256 * batch_size / LR_BATCH
 
     def sizes_for(self, objective: str) -> Mapping[str, int]:
-        """The arguments of an objective: those of the recipe's own, none for another."""
+        """The arguments of an objective: the recipe's for its own objective, none for others."""
         return self.objective_sizes if objective == self.settings.get("objective") else {}
 
 
@@ -69,10 +71,10 @@ SHORT = Recipe(help="schedules that fit a run of any length")
 
 
 def _hssl(base: str, size: str) -> Recipe:
-    """HSSL as its authors train it, 100 epochs; Li et al. 2025, arXiv 2310.05108.
+    """HSSL as its authors train it for 100 epochs; Li et al. 2025, arXiv 2310.05108.
 
     The temperatures (0.04 → 0.07 over 50 of the 100 epochs) and the freezing of prototypes (3 of
-    100) are constants of the objective, which no recipe changes.
+    100) are constants of the objective and not part of the recipe.
     """
     return Recipe(
         help=f"HSSL of a {size} as published, 100 epochs at 224 pixels (arXiv 2310.05108)",
@@ -106,7 +108,11 @@ RECIPES: dict[str, Recipe] = {
 
 
 def find_recipe(name: object) -> Recipe:
-    """The recipe of this name. Raises UserError for a name that is not known."""
+    """The recipe of this name.
+
+    Raises:
+        UserError: no such recipe.
+    """
     if not isinstance(name, str) or name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
     return RECIPES[name]

@@ -1,8 +1,8 @@
-"""Every setting of a run: typed, validated, saved with the run.
+"""All settings of a run: their types, bounds, help texts and defaults, and how they are resolved.
 
-A setting is one field of `RunConfig`: its type, its bounds, its help and its panel in `--help`.
-The command line makes its flags from these fields, so a setting is written once. Values are
-resolved in the order preset < recipe < config file < flag.
+A setting is a field of `RunConfig` with its type, bounds, help text and panel in `--help`. The
+command line makes its flags from these fields, so a setting is defined once. Values are resolved in
+the order preset < recipe < config file < flag.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ImagesPerHead: TypeAlias = Literal["all", "share"] | int
 
 
 def _images_per_head(value: Any) -> Any:
-    """`all`, `share`, or a whole number from 2 on, also where a flag gives it as a text."""
+    """`all`, `share`, or a whole number of at least 2, which a flag gives as text."""
     if value in ("all", "share"):
         return value
     number = int(value) if str(value).isascii() and str(value).isdigit() else 0
@@ -43,22 +43,23 @@ def _images_per_head(value: Any) -> Any:
 
 
 PRESETS: dict[str, dict[str, float]] = {
-    # Sized for two CPU cores without bfloat16 and a ViT-S on a 4×4 map: about five minutes.
+    # For two CPU cores without bfloat16 and a ViT-S with a 4×4 map: about five minutes.
     "quick": {
         "images": 1024,
         "epochs": 2,
         "batch_size": 64,
-        # Ten times as much leaves a ViT-S near collapse after these 32 steps: effective rank 7 and
-        # 12 of 108 under two seeds, with this 91 and 84.
+        # With a ten times larger rate, a ViT-S is near collapse after these 32 steps: effective
+        # rank 7 and 12 of 108 under two seeds, compared with 91 and 84 at this rate.
         "lr": 5e-5,
         "trials": 16,
         "cohort": 16,
         "rungs": 4,
-        # As many as the discrepancy is measured on, and a bank as large: a rung costs three steps.
+        # As many as the discrepancy is measured on, and a bank as large: a rung then costs as much
+        # as three steps.
         "eval_images": 512,
         "bank_images": 512,
     },
-    # Enough for a small base to leave raw pixels well behind (results/cifar10/vit-standard).
+    # Enough for a small base to be well above raw pixels (results/cifar10/vit-standard).
     "standard": {
         "images": 20_000,
         "epochs": 8,
@@ -70,7 +71,7 @@ PRESETS: dict[str, dict[str, float]] = {
         "eval_images": 4000,
         "bank_images": 4000,
     },
-    # All the images there are, for accelerators.
+    # All training images; for accelerators.
     "full": {
         "images": 0,
         "epochs": 100,
@@ -83,7 +84,7 @@ PRESETS: dict[str, dict[str, float]] = {
         "bank_images": 20_000,
     },
 }
-"""What a budget decides; every figure has a flag of its own that wins over it."""
+"""The settings that a budget decides; a flag of each setting overrides them."""
 
 
 WHAT = "What to search"
@@ -94,7 +95,7 @@ MACHINE = "Machine and output"
 
 
 def setting(default: Any, help: str, panel: str, **bounds: Any) -> Any:
-    """A pydantic field that also says its help text and the panel it stands in."""
+    """A pydantic field with its help text and its panel in `--help`."""
     return Field(default, description=help, json_schema_extra={"panel": panel}, **bounds)
 
 
@@ -104,17 +105,19 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     base: str = setting(
-        "vit_s", "The model to pretrain: vit_t, vit_s, vit_b, convnext_t, … or any timm name.", WHAT
+        "vit_s",
+        "Model to pretrain: vit_t, vit_s, vit_b, convnext_t, … or any timm model.",
+        WHAT,
     )
     base_args: str | None = setting(
-        None, "Arguments of timm's model, as KEY=VALUE,…: depth=6,embed_dim=192,num_heads=6.", WHAT
+        None, "Arguments of the timm model: KEY=VALUE,… (depth=6,embed_dim=192,num_heads=6).", WHAT
     )
     base_weights: Path | None = setting(
-        None, "First weights of the base: a .safetensors file or a torch checkpoint.", WHAT
+        None, "Initial weights of the base: a .safetensors file or a torch checkpoint.", WHAT
     )
     pretrained: bool = setting(False, "Start the base from timm's pretrained weights.", WHAT)
     space: str = setting(
-        "heads.yaml", "The search space: a YAML file, or the name of one that ships.", WHAT
+        "heads.yaml", "The search space: a YAML file, or the name of a built-in space.", WHAT
     )
     data: str = setting(
         "scenes",
@@ -122,15 +125,15 @@ class RunConfig(BaseModel):
         WHAT,
     )
     eval_data: str | None = setting(
-        None, "Evaluation images, named like --data. [default: held out from --data]", WHAT
+        None, "Evaluation images, named as in --data. [default: held out from --data]", WHAT
     )
     data_dir: Path | None = setting(
-        None, "Where timm's datasets (torch/…, hfds/…, …) lie or are downloaded to.", WHAT
+        None, "The folder of timm's datasets (torch/…, hfds/…, …), also for downloads.", WHAT
     )
     max_bad_images: float = setting(
-        0.05, "Share of the images that may be unreadable; more stop the run.", WHAT, ge=0, le=1
+        0.05, "Largest share of unreadable images; above it the run stops.", WHAT, ge=0, le=1
     )
-    download: bool = setting(False, "Let timm's datasets be downloaded.", WHAT)
+    download: bool = setting(False, "Allow timm to download datasets.", WHAT)
     objective: str = setting(
         "simclr",
         "The self-supervised objective: dino, ibot, mocov3, byol, simsiam, simclr, barlow, vicreg "
@@ -140,24 +143,24 @@ class RunConfig(BaseModel):
 
     recipe: str = setting(
         "short",
-        "How to train: short (schedules that fit a run of any length), or as published, with base, "
-        "objective and all: hssl-vit-s, hssl-vit-b. Other flags win over it.",
+        "Training recipe: short (schedules for a run of any length), or a published one, which "
+        "also sets base and objective: hssl-vit-s, hssl-vit-b. Other flags override it.",
         TRAIN,
     )
     budget: Budget = setting(
         "auto",
-        "Decides images, epochs, trials, cohort and rungs: quick, standard, full or auto "
+        "Preset of images, epochs, trials, cohort, rungs and more: quick, standard, full or auto "
         "(quick on a CPU, standard on an accelerator).",
         TRAIN,
     )
-    images: int = setting(0, "Training images, drawn by the seed; 0 means all.", TRAIN, ge=0)
+    images: int = setting(0, "Training images, drawn at random; 0 means all.", TRAIN, ge=0)
     epochs: int = setting(1, "Passes over the training images.", TRAIN, ge=1)
-    batch_size: int = setting(64, "Images in a step.", TRAIN, ge=4)
+    batch_size: int = setting(64, "Images per training step.", TRAIN, ge=4)
     image_size: int | None = setting(
         None, "Side of the square images in pixels. [default: follows the data]", TRAIN, ge=16
     )
     patch_size: int | None = setting(
-        None, "Patch side in pixels, for bases that have one. [default: for a map of 4×4 or more]",
+        None, "Patch side in pixels, for bases with patches. [default: for a map of at least 4×4]",
         TRAIN, ge=1,
     )  # fmt: skip
     lr: float = setting(
@@ -165,29 +168,29 @@ class RunConfig(BaseModel):
         TRAIN, gt=0, lt=100,
     )  # fmt: skip
     weight_decay: float = setting(
-        0.05, "Weight decay; none on biases and norms.", TRAIN, ge=0, lt=100
+        0.05, "Weight decay; not applied to biases and norms.", TRAIN, ge=0, lt=100
     )
     coupling: Coupling = setting(
         "observe",
-        "observe: heads train on detached features of a base that trains on its own, and cannot "
-        "disturb one another; joint: heads shape the base too, as in the published training.",
+        "observe: the base trains alone and heads train on its detached features, so no head "
+        "influences another; joint: heads also train the base, as in the HSSL paper.",
         TRAIN,
     )
     images_per_head: Annotated[ImagesPerHead, BeforeValidator(_images_per_head)] = setting(
         "all",
-        "Images of a step that each head sees, the base all of them: all, a number, or share: "
-        "those of a step divided among the live heads.",
+        "How many images of a step each head trains on: all, a number, or share (the images are "
+        "divided among the live heads). The base always trains on all.",
         TRAIN,
     )
 
-    trials: int = setting(12, "Candidates at most.", SEARCH, ge=1)
-    cohort: int = setting(12, "Heads that train together at once.", SEARCH, ge=1)
-    rungs: int = setting(4, "How often all live heads are scored and the pruner decides.", SEARCH,
+    trials: int = setting(12, "Maximum number of candidates.", SEARCH, ge=1)
+    cohort: int = setting(12, "Maximum number of heads that train together.", SEARCH, ge=1)
+    rungs: int = setting(4, "How often heads are scored and pruned during training.", SEARCH,
                          ge=1)  # fmt: skip
     seeds: int = setting(
         1,
-        "Seeds that every cohort is trained under, from --seed on: scores are their means, and the "
-        "report tells how far they agree.",
+        "Number of seeds, starting at --seed, that every cohort is trained with: scores are means "
+        "over seeds, and the report shows how well the seeds agree.",
         SEARCH, ge=1, le=100,
     )  # fmt: skip
     sampler: str = setting(
@@ -195,71 +198,70 @@ class RunConfig(BaseModel):
     )
     pruner: str = setting(
         "rung",
-        "Which heads leave early: rung, none, median, percentile, successive-halving, hyperband.",
+        "Pruner: rung, none, median, percentile, successive-halving, hyperband.",
         SEARCH,
     )
     eta: float = setting(2.0, "The rung pruner keeps the best 1/eta of the live heads.", SEARCH,
                          ge=1, le=1000)  # fmt: skip
-    min_keep: int = setting(3, "Heads that the rung pruner keeps at least.", SEARCH, ge=1)
+    min_keep: int = setting(3, "Minimum number of heads that the rung pruner keeps.", SEARCH, ge=1)
     storage: str | None = setting(
         None, "Optuna storage URL. [default: SQLite in the run directory]", SEARCH
     )
 
     rank_by: RankBy = setting(
         "auto",
-        "The score that pruner and ranking use: discrepancy, accuracy or balanced (the geometric "
-        "mean of both). auto: accuracy with labels, discrepancy without.",
+        "Score for pruning and ranking: discrepancy, accuracy or balanced (the geometric mean of "
+        "both). auto: accuracy with labels, discrepancy without.",
         SCORES,
     )
     discrepancy: str = setting(
         "cka",
-        "How discrepancy is measured: cka, mutual_knn, procrustes, or, with dino and ibot, "
-        "prototype_kl.",
+        "Measure of discrepancy: cka, mutual_knn, procrustes or (dino and ibot only) prototype_kl.",
         SCORES,
     )
-    eval_images: int = setting(600, "Held-out images that score the heads.", SCORES, ge=32)
+    eval_images: int = setting(600, "Held-out images on which the heads are scored.", SCORES, ge=32)
     bank_images: int = setting(
-        1000, "Labelled images that k-NN and the linear probe learn from.", SCORES, ge=8
+        1000, "Labelled images that k-NN and the linear probe are fitted on.", SCORES, ge=8
     )
 
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, …", MACHINE)
     precision: Precision = setting(
-        "auto", "auto, bf16 or float32; auto is bf16 where the hardware is fast at it.", MACHINE
+        "auto", "auto, bf16 or float32; auto is bf16 if the hardware is fast at it.", MACHINE
     )
     cuda_graphs: CudaGraphs = setting(
         "auto",
-        "auto: on CUDA a step is recorded once and replayed, so that Python does not hold up small "
-        "bases and many heads; never: kernel by kernel, which modules need that draw or branch in "
-        "Python.",
+        "auto: on CUDA, record the training step once as a CUDA graph and replay it, which is "
+        "faster for small bases and many heads; never: for modules with random draws or branches "
+        "in Python.",
         MACHINE,
     )
     compile: bool = setting(
         False,
-        "Compile the base's blocks (torch.compile): starts slower, then trains faster.",
+        "Compile the base's blocks (torch.compile): slower start, then faster training.",
         MACHINE,
     )
     threads: int | None = setting(None, "CPU threads. [default: PyTorch's]", MACHINE, ge=1, le=4096)
-    seed: int = setting(0, "Seed of everything random.", MACHINE, ge=0, lt=2**32)
+    seed: int = setting(0, "Seed of all random choices.", MACHINE, ge=0, lt=2**32)
     data_seed: int | None = setting(
         None,
-        "Seed of which images are drawn and how labels are split. [default: --seed]",
+        "Seed for drawing images and splitting labels. [default: --seed]",
         MACHINE, ge=0, lt=2**32,
     )  # fmt: skip
     snapshot_every: float = setting(
-        10.0, "Minutes between snapshots, beside those at rungs.", MACHINE, gt=0
+        10.0, "Minutes between snapshots; each rung also writes one.", MACHINE, gt=0
     )
     log: Log = setting(
         "none",
-        "Curves for whoever watches: tensorboard writes them into the run directory.",
+        "tensorboard: write training curves for TensorBoard into the run directory.",
         MACHINE,
     )
     out: Path | None = setting(
-        None, "The run directory. [default: a fresh one under results/]", MACHINE
+        None, "The run directory. [default: a new one under results/]", MACHINE
     )
 
 
 def panel_of(field: str) -> str:
-    """The help panel that a setting stands in."""
+    """The panel of a setting in `--help`."""
     extra = RunConfig.model_fields[field].json_schema_extra
     assert isinstance(extra, dict)
     return str(extra["panel"])
@@ -269,39 +271,39 @@ OF_SEARCH_ALONE = (
     "space", "coupling", "images_per_head", "trials", "cohort", "seeds", "sampler", "pruner",
     "eta", "min_keep", "storage", "rank_by",
 )  # fmt: skip
-"""Settings that pretraining with one head has no use for."""
+"""Settings that pretraining with one head does not use."""
 
 OF_A_STEP = (
     "base", "base_args", "space", "objective", "recipe", "budget", "batch_size", "image_size",
     "patch_size", "coupling", "images_per_head", "device", "precision", "cuda_graphs", "compile",
     "threads", "seed",
 )  # fmt: skip
-"""Settings that decide what one training step takes."""
+"""Settings that the time and memory of a training step depend on."""
 
 RECORDED = (
     formats.KEY, "study_name", "space_hash", "space_content", "base_arguments", "first_weights",
     "git_commit", "versions", "given", "solo_head", "processes", "fleet",
 )  # fmt: skip
-"""What a run's own config.yaml holds beside its settings; not read back as settings."""
+"""Keys of a run's own config.yaml besides its settings; they are not read back as settings."""
 
 
 def read_config_file(path: Path) -> dict[str, Located]:
-    """The settings in a YAML file, each with its line; a run's own config.yaml is one.
+    """The settings in a YAML file, each with its line. A run's own config.yaml is such a file.
 
     Raises:
-        UserError: the file cannot be read, or names something that is no setting.
+        UserError: the file cannot be read, or has a key that is no setting.
     """
     root = read_yaml(path)
     entries = root.mapping("the settings")
     if formats.KEY in entries:
         written = entries[formats.KEY]
         formats.check_format(written.plain(), formats.RUN, written.where)
-    recorded = set(RECORDED) & set(entries)
+    recorded = set(RECORDED) & set(entries)  # not empty: a run's own config.yaml
     settings = {}
     for key, value in entries.items():
         name = key.replace("-", "_")
         if name in RECORDED or (recorded and name == "out"):
-            continue  # repeating a run, not writing into it
+            continue  # a run's own config.yaml repeats the run in another directory
         if name not in RunConfig.model_fields:
             raise root.key_error(key, unknown("setting", name, RunConfig.model_fields))
         if isinstance(value.value, list | dict):
@@ -316,9 +318,9 @@ def resolve(
     """The settings of a run: preset < recipe < config file < flag.
 
     Args:
-        flags: the settings that were given on the command line, by field name.
+        flags: the settings given on the command line, by field name.
         config_file: a YAML file of settings, or None.
-        accelerator: whether the run's device is one; decides the budget `auto`.
+        accelerator: whether the run's device is an accelerator; decides the budget `auto`.
 
     Raises:
         UserError: a setting is unknown, of the wrong type or out of bounds.
@@ -333,11 +335,12 @@ def resolve(
     recipe = find_recipe(given.get("recipe", RunConfig.model_fields["recipe"].default))
     preset = dict(PRESETS[budget])
     if {"images", "epochs"} & given.keys():
-        del preset["lr"]  # which is for that many steps
+        del preset["lr"]  # it was chosen for the preset's number of steps
     try:
         config = RunConfig.model_validate({**preset, **recipe.settings, **given, "budget": budget})
     except ValidationError as error:
         raise UserError(_explain(error, flags, located)) from None
+    # After validation, because the rate depends on the resolved batch size.
     scaled_lr = recipe.lr(config.batch_size)
     if scaled_lr is None or "lr" in given:
         return config
@@ -345,7 +348,11 @@ def resolve(
 
 
 def flags_from(settings: Mapping[str, Any], **objects: Any) -> dict[str, Any]:
-    """Settings as the command line would have them; an object goes by the name of its class."""
+    """Settings as the command line has them; an object is named by its class.
+
+    Raises:
+        UserError: there is no such setting.
+    """
     for name in settings:
         if name not in RunConfig.model_fields:
             raise unknown("setting", name, RunConfig.model_fields)
@@ -358,10 +365,14 @@ def flags_from(settings: Mapping[str, Any], **objects: Any) -> dict[str, Any]:
 
 
 def check_here(config: RunConfig) -> None:
-    """Raises UserError where this process cannot do what the settings ask for."""
+    """Checks that this process can do what the settings ask for.
+
+    Raises:
+        UserError: tensorboard is not installed, or each process of a job would download the data.
+    """
     if config.log == "tensorboard":
-        found = find_spec("tensorboard")
-        if found is None or found.origin is None:  # a mere folder of that name has no origin
+        spec = find_spec("tensorboard")
+        if spec is None or spec.origin is None:  # a mere folder of that name has no origin
             raise UserError(
                 "--log tensorboard needs the package tensorboard: "
                 "pip install 'headsearch[tensorboard]'"
@@ -375,6 +386,7 @@ def check_here(config: RunConfig) -> None:
 def _explain(
     error: ValidationError, flags: Mapping[str, Any], located: Mapping[str, Located]
 ) -> str:
+    """The first error of pydantic as one line that names the flag, or the file and line."""
     first = error.errors()[0]
     name = str(first["loc"][0])
     source = "--" + name.replace("_", "-") if name in flags else f"{located[name].where}: {name}"

@@ -1,4 +1,4 @@
-"""A YAML file whose values know the line that they stand on, so that an error can name it."""
+"""Reads YAML files into values that know their line, so that errors can name it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 
 from headsearch.errors import UserError, unknown
 
-LARGEST_FILE = 256 * 1024  # bytes; a settings file is a few hundred
+LARGEST_FILE = 256 * 1024  # bytes; a settings file has a few hundred
 DEEPEST = 20  # levels of nesting
 
 Scalar: TypeAlias = bool | int | float | str | None
@@ -19,12 +19,12 @@ Scalar: TypeAlias = bool | int | float | str | None
 
 @dataclass(frozen=True)
 class Located:
-    """A value of a YAML file: a scalar, a list or a mapping by name, and where it stands.
+    """A value of a YAML file (a scalar, a list or a mapping) with its position.
 
     Attributes:
-        value: of a list or a mapping, again located.
+        value: the items of a list and the values of a mapping are again `Located`.
         where: file and line, "heads.yaml:12".
-        keys: of a mapping, its names with where each stands.
+        keys: the position of each key of a mapping; empty for other values.
     """
 
     value: Scalar | list[Located] | dict[str, Located]
@@ -32,21 +32,36 @@ class Located:
     keys: dict[str, str]
 
     def error(self, message: object) -> UserError:
-        """The error that names this value's line."""
+        """An error that names this value's line."""
         return UserError(f"{self.where}: {message}")
 
     def key_error(self, key: str, message: object) -> UserError:
-        """The error that names the line of one of a mapping's keys."""
+        """An error that names the line of a key of this mapping."""
         return UserError(f"{self.keys[key]}: {message}")
 
     def items(self, what: str) -> list[Located]:
-        """The items of a list; `what` says what was expected otherwise."""
+        """The items of a list.
+
+        Args:
+            what: how the error names the value.
+
+        Raises:
+            UserError: it is not a list.
+        """
         if not isinstance(self.value, list):
             raise self.error(f"{what} must be a list, but is {self.shown()}")
         return self.value
 
     def mapping(self, what: str, known: tuple[str, ...] | None = None) -> dict[str, Located]:
-        """The entries of a mapping; with `known`, no other keys than these."""
+        """The entries of a mapping.
+
+        Args:
+            what: how the error names the value.
+            known: the only allowed keys; None allows all.
+
+        Raises:
+            UserError: it is not a mapping, or has an unknown key.
+        """
         if not isinstance(self.value, dict):
             raise self.error(f"{what} must be a mapping (key: value), but is {self.shown()}")
         for key in self.value:
@@ -55,7 +70,14 @@ class Located:
         return self.value
 
     def number(self, what: str) -> float:
-        """A finite number."""
+        """A finite number.
+
+        Args:
+            what: how the error names the value.
+
+        Raises:
+            UserError: it is not a finite number.
+        """
         if isinstance(self.value, bool) or not isinstance(self.value, int | float):
             raise self.error(f"{what} must be a number, but is {self.shown()}")
         if not abs(self.value) < float("inf"):
@@ -63,7 +85,7 @@ class Located:
         return self.value
 
     def plain(self) -> Any:
-        """The value as dicts, lists and scalars that know no lines."""
+        """The value as dicts, lists and scalars, without positions."""
         if isinstance(self.value, list):
             return [item.plain() for item in self.value]
         if isinstance(self.value, dict):
@@ -82,14 +104,14 @@ class Located:
 
 
 def read_yaml(path: Path) -> Located:
-    """The one document in a YAML file.
+    """The single document in a YAML file.
 
-    Aliases, tags, deep nesting and files over 256 KiB are refused: no settings file needs them, and
-    with them a small file can stand for an enormous one.
+    Aliases, tags, deep nesting and files over 256 KiB are refused. No settings file needs them, and
+    with them a small file can expand to an enormous value.
 
     Raises:
-        UserError: where the file cannot be read, is empty, is not YAML (with the line), holds a key
-            twice, or holds what is refused.
+        UserError: the file cannot be read, is empty, is not YAML (with the line), has a key twice,
+            or contains something that is refused.
     """
     shown = str(path)
     try:
@@ -99,7 +121,7 @@ def read_yaml(path: Path) -> Located:
     if len(data) > LARGEST_FILE:
         raise UserError(f"{shown}: {len(data)} bytes; settings have at most {LARGEST_FILE}")
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")  # also with the byte order mark of Windows editors
     except UnicodeDecodeError as error:
         raise UserError(f"{shown}: not a text file (UTF-8)") from error
     try:
@@ -112,19 +134,20 @@ def read_yaml(path: Path) -> Located:
         mark = error.problem_mark or error.context_mark
         where = f"{shown}:{mark.line + 1}" if mark else shown
         raise UserError(f"{where}: not valid YAML: {error.problem}") from error
-    except yaml.YAMLError as error:  # a character that YAML does not permit
+    except yaml.YAMLError as error:  # a character that YAML does not allow
         reason = str(error).splitlines()[0]
         raise UserError(f"{shown}: not valid YAML: {reason}") from error
 
 
 def located(value: Any, where: str) -> Located:
-    """A value built in Python as if it had been read: dicts, lists and scalars, where they stand.
+    """A value built in Python (dicts, lists, scalars) as if it had been read from a file.
 
     Args:
-        where: what an error calls the value; the way to a part of it is appended.
+        value: the value.
+        where: how an error names the value; the path to a part of it is appended.
 
     Raises:
-        UserError: there is something else in it, or it is nested too deeply.
+        UserError: it contains something else, or is nested too deeply.
     """
     if where.count(".") > DEEPEST:
         raise UserError(f"{where}: nested more than {DEEPEST} levels deep")
@@ -144,6 +167,7 @@ def located(value: Any, where: str) -> Located:
 
 
 def _refuse_unsafe(text: str, shown: str) -> None:
+    """Raises UserError for aliases, tags and deep nesting."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         assert event.start_mark is not None
@@ -159,6 +183,7 @@ def _refuse_unsafe(text: str, shown: str) -> None:
 
 
 def _located(node: yaml.Node, shown: str, scalars: yaml.SafeLoader) -> Located:
+    """The value of a node, with its position."""
     where = f"{shown}:{node.start_mark.line + 1}"
     if isinstance(node, yaml.SequenceNode):
         return Located([_located(item, shown, scalars) for item in node.value], where, {})
@@ -179,11 +204,12 @@ def _located(node: yaml.Node, shown: str, scalars: yaml.SafeLoader) -> Located:
 
 
 def _scalar(node: yaml.Node, where: str, scalars: yaml.SafeLoader) -> Scalar:
+    """The value of a scalar node."""
     if not isinstance(node, yaml.ScalarNode):
         raise UserError(f"{where}: a key must be a word, but is a list or a mapping")
     try:
         value: Any = scalars.construct_object(node)
-    except ValueError as error:  # a date that is none, an integer of 5000 digits
+    except ValueError as error:  # an impossible date, an integer of 5000 digits
         raise UserError(f"{where}: {error}") from error
-    # Dates and the like, which no setting is, stay the text that they are written as.
+    # No setting is a date or another such type: these stay texts as they are written.
     return value if value is None or isinstance(value, bool | int | float | str) else node.value

@@ -1,4 +1,4 @@
-"""What a representation is worth: discrepancy, proxy accuracy, collapse."""
+"""Evaluation of representations: discrepancy, proxy accuracy, detection of collapse."""
 
 from headsearch.evaluation.collapse import collapse_reason, effective_rank, prototype_entropies
 from headsearch.evaluation.discrepancy import (

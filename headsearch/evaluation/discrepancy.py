@@ -1,6 +1,6 @@
-"""How different a head's representation is from the base's, with its interval over images.
+"""Discrepancy: how different a head's representation is from the base's, with a 95 % interval.
 
-Dimensions: N images, P features of an image (`map_features`).
+Dimensions: N images, P and Q features of an image (`map_features`), S subsets of the images.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from torch import Tensor
 from headsearch.errors import unknown
 from headsearch.evaluation.jackknife import Estimate, jackknife, jackknife_at_once
 from headsearch.evaluation.similarity import (
+    BaseGram,
     cka_of_grams,
     cka_of_subsets,
     dominant_share,
     gram,
     knn_overlap_of_grams,
     map_features,
-    procrustes_cosine_beside,
+    procrustes_cosine,
 )
 
 __all__ = [
@@ -39,26 +40,39 @@ class Discrepancy:
 
     Attributes:
         name: the name in `DISCREPANCIES`.
-        help: one line for the user: its range, and what to beware of.
-        beside: from the base's Gram to the measure of a head by its own (both N, N; of centred
-            features, float64); what only the base decides is computed once.
-        of_subsets: the same from both Grams and which images each of S subsets keeps, (S, N) bool,
-            for all subsets at once: (S,). None where that is no faster than one by one.
+        help: one line for the user: the range, and the known weakness.
+        compare: the measure of a base and a head, the head by its Gram matrix (N, N): a
+            0-dimensional tensor.
+        of_subsets: the measure of S subsets of the images at once, (S,), from both Gram matrices
+            and the images that each subset keeps, (S, N) bool. None if computing them together is
+            not faster than one by one.
     """
 
     name: str
     help: str
-    beside: Callable[[Tensor], Callable[[Tensor], Tensor]]
+    compare: Callable[[BaseGram, Tensor], Tensor]
     of_subsets: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
     def function(self, base_NN: Tensor, head_NN: Tensor) -> Tensor:
-        """The measure: a 0-dimensional tensor."""
-        return self.beside(base_NN)(head_NN)
+        """The measure from two Gram matrices: a 0-dimensional tensor."""
+        return self.compare(BaseGram(base_NN), head_NN)
 
 
-def _procrustes_beside(k_NN: Tensor) -> Callable[[Tensor], Tensor]:
-    cosine = procrustes_cosine_beside(k_NN)
-    return lambda l_NN: cosine(l_NN).clamp(max=1).arccos()  # above 1 by rounding only
+def _cka(base: BaseGram, head_NN: Tensor) -> Tensor:
+    return 1 - cka_of_grams(base.gram_NN, head_NN)
+
+
+def _cka_of_subsets(base_NN: Tensor, head_NN: Tensor, kept_SN: Tensor) -> Tensor:
+    return 1 - cka_of_subsets(base_NN, head_NN, kept_SN)
+
+
+def _mutual_knn(base: BaseGram, head_NN: Tensor) -> Tensor:
+    return 1 - knn_overlap_of_grams(base.gram_NN, head_NN)
+
+
+def _procrustes(base: BaseGram, head_NN: Tensor) -> Tensor:
+    cosine = procrustes_cosine(base, head_NN)
+    return cosine.clamp(max=1).arccos()  # only rounding makes a cosine exceed 1
 
 
 DISCREPANCIES: dict[str, Discrepancy] = {
@@ -67,19 +81,19 @@ DISCREPANCIES: dict[str, Discrepancy] = {
         Discrepancy(
             "cka",
             "1 − debiased linear CKA; 0 to about 1, independent features average 1",
-            lambda k_NN: lambda l_NN: 1 - cka_of_grams(k_NN, l_NN),
-            lambda k_NN, l_NN, kept_SN: 1 - cka_of_subsets(k_NN, l_NN, kept_SN),
+            _cka,
+            _cka_of_subsets,
         ),
         Discrepancy(
             "mutual_knn",
-            "1 − overlap of the 10 nearest images; 0 to 1, looks at neighbourhoods alone",
-            lambda k_NN: lambda l_NN: 1 - knn_overlap_of_grams(k_NN, l_NN),
+            "1 − overlap of the 10 nearest images; 0 to 1, compares neighbourhoods only",
+            _mutual_knn,
         ),
         Discrepancy(
             "procrustes",
             "angle in radians after the best rotation; 0 to π/2, too small where features "
             "outnumber images",
-            _procrustes_beside,
+            _procrustes,
         ),
     )
 }
@@ -88,7 +102,12 @@ DISCREPANCIES: dict[str, Discrepancy] = {
 def discrepancy_of_grams(
     base_NN: Tensor, head_NN: Tensor, measure: str = "cka", groups: int = 20
 ) -> Estimate:
-    """`discrepancy` from `gram`s, for callers that compare many heads with one base."""
+    """`discrepancy` from Gram matrices (`gram`), for comparing many heads with one base.
+
+    Raises:
+        UserError: no such measure.
+        ValueError: too few images, too many groups, or different numbers of images.
+    """
     if measure not in DISCREPANCIES:
         raise unknown("discrepancy", measure, DISCREPANCIES)
     if base_NN.shape != head_NN.shape:
@@ -99,8 +118,8 @@ def discrepancy_of_grams(
     if of_subsets is not None:
 
         def at_once(kept_SN: Tensor) -> list[float]:
-            found: list[float] = of_subsets(base_NN, head_NN, kept_SN).tolist()
-            return found
+            values: list[float] = of_subsets(base_NN, head_NN, kept_SN).tolist()
+            return values
 
         return jackknife_at_once(at_once, len(base_NN), groups)
 
@@ -119,17 +138,17 @@ def discrepancy(
     """How different two representations of the same images are, with a 95 % interval.
 
     The interval is a jackknife over images in `groups` fixed groups (`jackknife`). Use 256 images
-    or more. NaN where one representation is constant or not finite.
+    or more. NaN if one representation is constant or not finite.
 
     Args:
-        base_NP: (N, P) features of the base, one row an image; `map_features`.
+        base_NP: (N, P) features of the base, a row an image; `map_features`.
         head_NP: (N, Q) features of the head on the same images in the same order.
         measure: a name in `DISCREPANCIES`.
-        groups: at most as many as images, and few enough to leave a measure its minimum of images
-            when one group is out (cka 4, mutual_knn 11).
+        groups: at most as many as images. With one group left out, at least as many images must
+            remain as the measure needs (cka 4, mutual_knn 11).
 
     Raises:
         UserError: no such measure.
-        ValueError: too few images, too many groups, or not the same images on both sides.
+        ValueError: too few images, too many groups, or different numbers of images.
     """
     return discrepancy_of_grams(gram(base_NP), gram(head_NP), measure, groups)

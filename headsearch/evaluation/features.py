@@ -1,6 +1,6 @@
-"""The features that a rung is scored by: of base and heads, on the same held-out images.
+"""Pooled features of the base and of several heads, computed in one pass over the images.
 
-Shapes: P probe images, B images of a batch, N tokens, D width.
+Shapes: P probe images, N images or tokens, B images of a batch, D width, H × W the grid of a map.
 """
 
 from __future__ import annotations
@@ -18,22 +18,24 @@ from headsearch.models.bases import BaseOutput
 from headsearch.models.network import Network
 
 PROBE_IMAGES = 512
-"""Images that the discrepancy is measured on, at most, the first of the queries: its cost grows
-with their square."""
+"""At most so many images, the first queries, are used to measure discrepancy: its cost grows with
+the square of their number."""
 
 
 class RungFeatures:
     """Pooled features of the base and of some heads, on queries and bank in this order.
 
-    They are made in three turns: `base_on_probe`, `head_on_probe` for each head, `finish`. So each
-    head passes over each image once, though its tokens on the probe images are wanted as well.
+    Call `base_on_probe`, then `head_on_probe` for each head, then `finish`. In this order each head
+    processes each image once, although its tokens on the probe images are needed in addition to the
+    pooled features.
 
     Args:
         network: in evaluation mode.
         data: bank and queries are used.
         names: the heads.
-        batch_size: images in a forward.
-        summary: the features (B, D) that stand for an image in the base's scores.
+        batch_size: images in a forward pass.
+        summary: from the base's output to the features (B, D) that represent an image in the base's
+            scores.
         autocast: whether matrix products run in bfloat16.
     """
 
@@ -51,64 +53,70 @@ class RungFeatures:
         self._summary, self._autocast = summary, autocast
         self._device = next(network.parameters()).device
         self._heads = {name: network.heads[name] for name in names}
-        self._of_base: list[Tensor] = []
-        self._of_heads: dict[str, list[Tensor]] = {name: [] for name in names}
+        self._base_pooled: list[Tensor] = []
+        self._head_pooled: dict[str, list[Tensor]] = {name: [] for name in names}
 
     def base_on_probe(self) -> dict[int, Tensor]:
-        """The base's maps (P, D, H, W) on the probe images, by place."""
+        """The base's maps (P, D, H, W) on the probe images, by feature index."""
         maps: dict[int, list[Tensor]] = {
             feature_index: [] for feature_index in self._network.feature_indices
         }
         for images in batches(self._data.queries, self._batch_size, last=PROBE_IMAGES):
             for feature_index, map_BDHW in self._maps(images).items():
                 maps[feature_index].append(map_BDHW)
-        return {feature_index: torch.cat(found) for feature_index, found in maps.items()}
+        return {feature_index: torch.cat(parts) for feature_index, parts in maps.items()}
 
     def head_on_probe(self, name: str, maps_PDHW: Mapping[int, Tensor]) -> Tensor:
-        """A head's tokens (P, N, D) on the probe images, before its norm."""
-        head, found = self._heads[name], []
+        """A head's tokens (P, N, D) on the probe images, before its norm.
+
+        Args:
+            name: of the head.
+            maps_PDHW: from `base_on_probe`.
+        """
+        head, tokens = self._heads[name], []
         for map_BDHW in maps_PDHW[head.feature_index].split(self._batch_size):
             with mixed_precision(self._device, self._autocast):
                 tokens_BND = head.tokens(map_BDHW)
                 normed_BND = head.norm(tokens_BND)
-            self._of_heads[name].append(normed_BND.mean(dim=1).float())
-            found.append(tokens_BND.float())
-        return torch.cat(found)
+            self._head_pooled[name].append(normed_BND.mean(dim=1).float())
+            tokens.append(tokens_BND.float())
+        return torch.cat(tokens)
 
     def finish(self) -> None:
-        """Base and heads on all other images."""
+        """Runs base and heads on all other images."""
         queries, bank, size = self._data.queries, self._data.bank, self._batch_size
+        # The probe images, the first queries, are done already.
         for images in chain(batches(queries, size, first=PROBE_IMAGES), batches(bank, size)):
             maps_BDHW = self._maps(images)
             for name, head in self._heads.items():
                 with mixed_precision(self._device, self._autocast):
                     tokens_BND = head(maps_BDHW[head.feature_index])
-                self._of_heads[name].append(tokens_BND.mean(dim=1).float())
+                self._head_pooled[name].append(tokens_BND.mean(dim=1).float())
 
     def base(self) -> Tensor:
-        """(N, D) of the base, the queries' first."""
-        return torch.cat(self._of_base)
+        """The pooled features of the base: (N, D), queries before bank."""
+        return torch.cat(self._base_pooled)
 
     def head(self, name: str) -> Tensor:
-        """(N, D) of a head, likewise."""
-        return torch.cat(self._of_heads[name])
+        """The pooled features of a head: (N, D), queries before bank."""
+        return torch.cat(self._head_pooled[name])
 
     def _maps(self, images: Tensor) -> dict[int, Tensor]:
-        """The base's maps of a batch; its summary is kept."""
+        """The base's maps of a batch, by feature index; stores the summary of the base."""
         images = normalize(images.to(self._device))
         with mixed_precision(self._device, self._autocast):
             base: BaseOutput = self._network.base(
                 images, feature_indices=self._network.feature_indices
             )
-        self._of_base.append(self._summary(base).float())
+        self._base_pooled.append(self._summary(base).float())
         return base.maps_BDHW
 
 
 def batches(
     images: Images | None, batch_size: int, first: int = 0, last: int | None = None
 ) -> Iterator[Tensor]:
-    """The images from `first` to before `last` in batches (B, 3, S, S) uint8; none of None."""
+    """The images `first` to `last` − 1 in batches (B, 3, S, S) uint8; none if `images` is None."""
     indices = torch.arange(len(images) if images is not None else 0)[first:last]
     if images is not None and len(indices):
-        for of_batch in indices.split(batch_size):
-            yield images.batch(of_batch)
+        for batch_indices in indices.split(batch_size):
+            yield images.batch(batch_indices)

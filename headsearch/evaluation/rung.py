@@ -1,9 +1,9 @@
-"""The scores of a rung: every live head and the base, on the same held-out images.
+"""Scores of a rung: the base and every live head, on the same held-out images.
 
-Teacher network, no augmentation. Labels are split: what `choose` holds may decide, what `report`
-holds is only ever reported.
+The teacher network is scored, without augmentation. The labels are split: the scores on the split
+`choose` decide about pruning and ranking; those on the split `report` are only reported.
 
-Shapes: M queries, P probe images, D width, H × W the grid of a map.
+Shapes: N images, M queries, P probe images, D width, H × W the grid of a map.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from headsearch.evaluation.scores import (
     Scores,
 )
 from headsearch.evaluation.similarity import (
+    BaseGram,
     dominant_share_of_gram,
     gram,
     map_features,
@@ -42,8 +43,8 @@ from headsearch.models.bases import BaseOutput
 from headsearch.models.network import BASE, AttachedHead, Network, tokens_of
 
 POOLED_NUMBERS = 2**26
-"""Pooled features that are held together, at most: 256 MiB. More heads take turns, and the base
-passes over the images anew for each turn."""
+"""At most so many pooled features are held in memory: 256 MiB. If the heads need more, they are
+scored in groups, and the base processes the images once per group."""
 
 
 @torch.no_grad()
@@ -60,19 +61,20 @@ def score_rung(
 ) -> RungScores:
     """Scores the base and heads of a network, which is left in evaluation mode.
 
-    The base passes over bank and queries once for as many heads as `POOLED_NUMBERS` lets be held
-    together. The probe images come first: token maps are kept of the base alone and only on these,
-    from which each head's are made in its turn: memory does not grow with the number of heads.
+    Memory for token maps does not grow with the number of heads: only the base's maps on the probe
+    images are kept, and the tokens of one head at a time are computed from them.
 
     Args:
         network: the teacher.
         data: bank and queries are used; without a bank there are no accuracies.
-        measure: which discrepancy: of `DISCREPANCIES`, or `PROTOTYPE_KL` if there are prototypes.
-        batch_size: images in a forward.
+        measure: the discrepancy: a name in `DISCREPANCIES`, or `PROTOTYPE_KL` if there are
+            prototypes.
+        batch_size: images in a forward pass.
         autocast: whether matrix products run in bfloat16.
-        summary: the features (B, D) that stand for an image in the base's scores.
-        prototypes: the objective's, where it has any.
-        heads: which ones; by default all.
+        summary: from the base's output to the features (B, D) that represent an image in the base's
+            scores.
+        prototypes: the objective's, if it has any.
+        heads: the names of those to score; all by default.
     """
     network.eval()
     scored = {name: network.heads[name] for name in (network.heads if heads is None else heads)}
@@ -82,16 +84,17 @@ def score_rung(
         features = RungFeatures(network, data, names, batch_size, summary, autocast=autocast)
         maps_PDHW = features.base_on_probe()
         if base_pooled is None:
-            base_gram = gram(map_features(tokens_of(maps_PDHW[0].float())))
-            beside_base = {form: by.beside(base_gram) for form, by in DISCREPANCIES.items()}
+            base = BaseGram(gram(map_features(tokens_of(maps_PDHW[0].float()))))
         forms: dict[str, dict[str, float]] = {}
         differences: dict[str, Estimate] = {}
         for name in names:
             head_gram = gram(map_features(features.head_on_probe(name, maps_PDHW)))
-            forms[name] = {form: float(of_head(head_gram)) for form, of_head in beside_base.items()}
+            forms[name] = {
+                form: float(entry.compare(base, head_gram)) for form, entry in DISCREPANCIES.items()
+            }
             if measure != PROTOTYPE_KL:
-                differences[name] = discrepancy_of_grams(base_gram, head_gram, measure)
-        del maps_PDHW
+                differences[name] = discrepancy_of_grams(base.gram_NN, head_gram, measure)
+        del maps_PDHW  # the other images need the memory
         features.finish()
         if base_pooled is None:
             base_pooled = features.base()
@@ -108,14 +111,14 @@ def score_rung(
                 )
             own = _with_prototypes(_scores(pooled, data), name, pooled, data, prototypes)
             scores[name] = replace(own, discrepancy=differences[name], forms=forms[name])
-        del features  # before the next turn's
+        del features  # frees memory for the next group
     return RungScores(
-        base=scores.pop(BASE), heads=scores, dominant_share=dominant_share_of_gram(base_gram)
+        base=scores.pop(BASE), heads=scores, dominant_share=dominant_share_of_gram(base.gram_NN)
     )
 
 
 def _groups(heads: Mapping[str, AttachedHead], data: Data) -> list[list[str]]:
-    """Heads whose pooled features may be held together; one empty group where there are none."""
+    """Groups of heads whose pooled features fit into memory; one empty group without heads."""
     images = len(data.queries) + (len(data.bank) if data.bank is not None else 0)
     widest = max((head.norm.weight.numel() for head in heads.values()), default=1)
     names, at_once = list(heads), max(1, POOLED_NUMBERS // (images * widest))
@@ -125,10 +128,11 @@ def _groups(heads: Mapping[str, AttachedHead], data: Data) -> list[list[str]]:
 def _with_prototypes(
     scores: Scores, owner: str, pooled_ND: Tensor, data: Data, prototypes: Prototypes | None
 ) -> Scores:
-    """The same with the use of prototypes, where there are any."""
+    """The scores with the use of prototypes added, if there are any."""
     if prototypes is None:
         return scores
     logits = prototypes.logits(owner, pooled_ND[: len(data.queries)]).float()
+    # The mean over the images stands for the teacher's centre.
     entropies = prototype_entropies(logits - logits.mean(dim=0), prototypes.temperature)
     return replace(scores, prototype_use=PrototypeUse(*entropies, logits.shape[1]))
 
@@ -136,20 +140,22 @@ def _with_prototypes(
 def _prototype_difference(
     prototypes: Prototypes, base: tuple[str, Tensor], head: tuple[str, Tensor]
 ) -> Estimate:
-    """The objective's own measure on the queries, with its interval over images."""
-    of_base, of_head = (prototypes.logits(owner, pooled).float() for owner, pooled in (base, head))
+    """The objective's own discrepancy on the queries, with its interval over images."""
+    base_logits, head_logits = (
+        prototypes.logits(owner, pooled).float() for owner, pooled in (base, head)
+    )
 
     def score(kept: Tensor | None) -> float:
         if kept is None:
-            return prototype_kl(of_base, of_head, prototypes.temperature)
-        kept = kept.to(of_base.device)
-        return prototype_kl(of_base[kept], of_head[kept], prototypes.temperature)
+            return prototype_kl(base_logits, head_logits, prototypes.temperature)
+        kept = kept.to(base_logits.device)
+        return prototype_kl(base_logits[kept], head_logits[kept], prototypes.temperature)
 
-    return jackknife(score, len(of_base))
+    return jackknife(score, len(base_logits))
 
 
 def raw_pixels(data: Data, side: int = 32) -> Scores:
-    """The scores of the images' own pixels, shrunk to `side`: a baseline that learns nothing."""
+    """The scores of the images' own pixels, shrunk to `side`: a baseline without learning."""
     shrunk = [
         F.adaptive_avg_pool2d(normalize(images), min(side, data.queries.image_size)).flatten(1)
         for images in chain(batches(data.queries, 256), batches(data.bank, 256))
@@ -158,7 +164,7 @@ def raw_pixels(data: Data, side: int = 32) -> Scores:
 
 
 def _scores(pooled_ND: Tensor, data: Data) -> Scores:
-    """What can be said of pooled features of queries and bank, in this order."""
+    """Effective rank and accuracies of pooled features, queries before bank."""
     queries_MD = pooled_ND[: len(data.queries)]
     rank = effective_rank(queries_MD)
     if data.bank is None or data.bank.labels is None or data.queries.labels is None:
@@ -170,8 +176,8 @@ def _scores(pooled_ND: Tensor, data: Data) -> Scores:
     knn = knn_predict(bank_ND, bank_labels, queries_MD, classes)
     linear = linear_predict(bank_ND, bank_labels, queries_MD, classes)
 
-    def on(split: Tensor) -> Accuracies:
-        of_split = labels[split]
-        return Accuracies(accuracy(knn[split], of_split), accuracy(linear[split], of_split))
+    def accuracies_on(split: Tensor) -> Accuracies:
+        target = labels[split]
+        return Accuracies(accuracy(knn[split], target), accuracy(linear[split], target))
 
-    return Scores(rank, choose=on(data.choose), report=on(data.report))
+    return Scores(rank, choose=accuracies_on(data.choose), report=accuracies_on(data.report))

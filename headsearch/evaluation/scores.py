@@ -1,4 +1,4 @@
-"""Scores of one rung as typed values: accuracies, discrepancy, prototype use; means over seeds."""
+"""The scores of one rung as typed values: accuracies, discrepancy, prototypes; means over seeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor
 from headsearch.evaluation.jackknife import Estimate
 
 PROTOTYPE_KL = "prototype_kl"
-"""The measure that only objectives with prototypes offer, beside those of `DISCREPANCIES`."""
+"""A further measure of discrepancy, for objectives with prototypes only; the other measures are in
+`DISCREPANCIES`."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Accuracies:
 
     @property
     def mean(self) -> float:
+        """The mean of k-NN and linear probe."""
         return (self.knn + self.linear) / 2
 
 
@@ -37,7 +39,7 @@ def accuracy_columns(prefix: str, accuracies: Accuracies | None) -> dict[str, fl
 
 @dataclass(frozen=True)
 class Prototypes:
-    """How an objective sorts images into prototypes, for objectives that have them.
+    """The prototypes of an objective that has them.
 
     Attributes:
         logits: from the name of a head (`BASE` for the base) and its pooled features (N, D) to
@@ -51,7 +53,13 @@ class Prototypes:
 
 @dataclass(frozen=True)
 class PrototypeUse:
-    """How a representation uses its prototypes: entropies in nats, see `prototype_entropies`."""
+    """How a representation uses its prototypes; entropies in nats, see `prototype_entropies`.
+
+    Attributes:
+        of_mean: entropy of the mean prototype distribution.
+        of_images: mean entropy of the images' distributions.
+        prototypes: their number.
+    """
 
     of_mean: float
     of_images: float
@@ -59,23 +67,30 @@ class PrototypeUse:
 
     @property
     def information(self) -> float:
-        """What the prototypes say about an image, in nats."""
+        """The information that the prototypes carry about an image, in nats."""
         return self.of_mean - self.of_images
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of one representation; accuracies are None without labels."""
+    """The scores of one representation.
+
+    Attributes:
+        effective_rank: of the pooled features of the queries.
+        choose: accuracies on the labels that decide; None without labels.
+        report: accuracies on the labels that are only reported; None without labels.
+        discrepancy: from the base, with its interval; None for the base itself.
+        forms: the discrepancy by every measure of `DISCREPANCIES`, without intervals; empty for the
+            base itself.
+        prototype_use: None if the objective has no prototypes.
+    """
 
     effective_rank: float
     choose: Accuracies | None
     report: Accuracies | None
     discrepancy: Estimate | None = None
-    """How different it is from the base; None for the base itself."""
     forms: Mapping[str, float] = field(default_factory=dict)
-    """The same by every measure of `DISCREPANCIES`, without intervals; none of the base itself."""
     prototype_use: PrototypeUse | None = None
-    """None where the objective has no prototypes."""
 
     @property
     def discrepancy_value(self) -> float:
@@ -95,10 +110,12 @@ class Scores:
         }
 
     def by(self, rank_by: str) -> float:
-        """The one figure that pruner and ranking go by; accuracies are those of `choose`.
+        """The one figure that pruner and ranking use; accuracies are those on `choose`.
 
-        `discrepancy`; `accuracy`: the mean of k-NN and linear probe; `balanced`: the geometric
-        mean of these two, so that neither a copy of the base nor a useless head scores.
+        Args:
+            rank_by: `discrepancy`; `accuracy`, the mean of k-NN and linear probe; or `balanced`,
+                the geometric mean of these two, with which neither a copy of the base nor a useless
+                head scores high.
         """
         assert self.discrepancy is not None
         difference = self.discrepancy.value
@@ -108,36 +125,45 @@ class Scores:
         if rank_by == "accuracy":
             return self.choose.mean
         assert rank_by == "balanced"
+        # A debiased discrepancy can be slightly negative.
         return math.sqrt(max(0.0, difference) * self.choose.mean)
 
 
 @dataclass(frozen=True)
 class RungScores:
-    """The scores of the base and of every head at one rung."""
+    """The scores of the base and of every head at one rung.
+
+    Attributes:
+        base: of the base.
+        heads: by the name of the head.
+        dominant_share: the share of variance of the base's first principal component on the probe
+            images.
+    """
 
     base: Scores
     heads: dict[str, Scores]
     dominant_share: float
-    """The share of the base's first principal component on the probe images."""
 
 
-def mean_over_seeds(found: Sequence[RungScores]) -> RungScores:
-    """The scores of a rung under several seeds as one: means, with mean intervals over images.
+def mean_over_seeds(scores: Sequence[RungScores]) -> RungScores:
+    """The mean of the scores of a rung under several seeds, also of the bounds of intervals.
 
-    The seeds share their images, so averaging does not narrow what the images leave open.
+    All seeds use the same images, so averaging does not reduce the uncertainty over images.
     """
-    if len(found) == 1:
-        return found[0]
+    if len(scores) == 1:
+        return scores[0]
     return RungScores(
-        base=_mean([each.base for each in found]),
-        heads={name: _mean([each.heads[name] for each in found]) for name in found[0].heads},
-        dominant_share=fmean(each.dominant_share for each in found),
+        base=_mean([each.base for each in scores]),
+        heads={name: _mean([each.heads[name] for each in scores]) for name in scores[0].heads},
+        dominant_share=fmean(each.dominant_share for each in scores),
     )
 
 
 def _mean(scores: Sequence[Scores]) -> Scores:
-    def accuracies(of: Sequence[Accuracies | None]) -> Accuracies | None:
-        known = [each for each in of if each is not None]
+    """The mean of each score of one representation."""
+
+    def accuracies(on_seeds: Sequence[Accuracies | None]) -> Accuracies | None:
+        known = [each for each in on_seeds if each is not None]
         return (
             Accuracies(*map(fmean, zip(*((a.knn, a.linear) for a in known), strict=True)))
             if known

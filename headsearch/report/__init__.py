@@ -1,4 +1,4 @@
-"""What a run tells its user: the advice, the tables, the report and the plots."""
+"""The report of a run: advice, tables, Markdown and HTML documents, plots."""
 
 from headsearch.report.advice import advice
 from headsearch.report.document import write_report

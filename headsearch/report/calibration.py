@@ -1,20 +1,21 @@
-"""How well a search's scores rank heads: a table, and what it means."""
+"""The calibration report: how well a search's scores rank heads, as a table and a sentence."""
 
 from __future__ import annotations
 
 import math
 
 from headsearch.report.columns import percent, signed
-from headsearch.report.statistics.calibration import Agreement, Calibration
+from headsearch.report.statistics.agreement import Agreement
+from headsearch.report.statistics.calibration import Calibration
 from headsearch.report.statistics.intervals import Interval
 from headsearch.report.tables import Table
 
 
-def calibration_table(found: Calibration) -> Table:
-    """A row a score, the primary one first."""
-    rows = sorted(found.agreements, key=lambda each: not each.primary)
+def calibration_table(calibration: Calibration) -> Table:
+    """A row a score, the primary score first."""
+    rows = sorted(calibration.agreements, key=lambda each: not each.primary)
     return Table(
-        ["Score", "τ with the gain", "ρ", "p", "τ less params", "Regret (points)",
+        ["Score", "τ with the gain", "ρ", "p", "τ given params", "Regret (points)",
          "Regret (SD)", "Best in top 3", "Seed to seed τ", "Rung to rung τ"],
         [False, *(True for _ in range(9))],
         [
@@ -35,17 +36,17 @@ def calibration_table(found: Calibration) -> Table:
     )  # fmt: skip
 
 
-def calibration_words(found: Calibration) -> str:
-    """What the primary score comes to, beside the most that any score could."""
-    primary = next(each for each in found.agreements if each.primary)
+def calibration_words(calibration: Calibration) -> str:
+    """The result for the primary score, and the highest τ that any score could reach."""
+    primary = next(each for each in calibration.agreements if each.primary)
     ceiling = (
-        "how much noise the gains hold is unknown with one seed"
-        if math.isnan(found.ceiling)
-        else f"a perfect score would reach {signed(found.ceiling)}, for the gains themselves are "
-        f"noisy (reliability {signed(found.reliability)})"
+        "with one seed, the noise of the gains is unknown"
+        if math.isnan(calibration.ceiling)
+        else f"a perfect score would reach {signed(calibration.ceiling)}, because the gains "
+        f"themselves are noisy (reliability {signed(calibration.reliability)})"
     )
     return (
-        f"{found.heads} heads. {primary.score} ranks them with τ = {_interval(primary.tau)}; "
+        f"{calibration.heads} heads. {primary.score} ranks them with τ = {_interval(primary.tau)}; "
         f"{ceiling}. {_verdict(primary)}"
     )
 

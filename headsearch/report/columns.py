@@ -1,4 +1,4 @@
-"""What each figure of ranking.csv and rungs.csv is called, its unit and how it is printed."""
+"""Titles, units and number formats of the columns of ranking.csv and rungs.csv."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from headsearch.runs.tables import Ranked
 
 @dataclass(frozen=True)
 class Column:
-    """How a numeric column reads in a table and on an axis.
+    """How a numeric column is shown in a table and on an axis.
 
     Attributes:
-        title: what the column holds, as an axis says it.
-        short: the same in a table's heading.
-        unit: of the figure as shown, empty for a count or a ratio.
-        scale: what a stored figure is multiplied by to be shown (100 for a fraction in %).
+        title: the title of an axis.
+        short: the heading in a table.
+        unit: of the shown figure; empty for a count or a ratio.
+        scale: factor from the stored to the shown figure (100 for a fraction in %).
         digits: decimals in a table.
-        interval: the columns of its interval, when it has one.
-        decades: whether its values may span decades, so that an axis of them may be logarithmic.
+        interval: the columns with the bounds of its interval, if it has one.
+        decades: whether the values can span several decades, so that its axis may be logarithmic.
     """
 
     title: str
@@ -35,16 +35,18 @@ class Column:
 
     @property
     def axis_title(self) -> str:
+        """The title with its unit."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
     @property
     def heading(self) -> str:
+        """The table heading with its unit."""
         return f"{self.short} ({self.unit})" if self.unit else self.short
 
     def text(self, value: float) -> str:
-        """The figure as a table shows it, without its unit; a dash where it is missing.
+        """The figure as a table shows it, without its unit; a dash if it is missing.
 
-        One that may span decades keeps two significant digits where it is small.
+        A small figure of a column that can span decades keeps two significant digits.
         """
         if math.isnan(value):
             return "–"
@@ -89,6 +91,7 @@ COLUMNS: dict[str, Column] = {
     "images": Column("Images seen", "Images", "thousands", 0.001, 1),
     "loss": Column("Training loss", "Loss", "nats", 1, 3),
 }
+"""The columns by their name in the files."""
 
 
 def shown(row: Ranked, name: str) -> float:
@@ -97,7 +100,11 @@ def shown(row: Ranked, name: str) -> float:
 
 
 def shown_interval(run: Run, row: Ranked, name: str) -> Interval:
-    """The same with its 95 % interval: its own, or an accuracy's binomial one, or none (NaN)."""
+    """A figure of the ranking with its 95 % interval, in the unit that it is shown in.
+
+    The interval is the column's own, or the binomial one of an accuracy; its bounds are NaN for
+    other columns.
+    """
     column, images = COLUMNS[name], reporting_images(run)
     value, low, high = shown(row, name), math.nan, math.nan
     if column.interval is not None:
@@ -109,15 +116,15 @@ def shown_interval(run: Run, row: Ranked, name: str) -> Interval:
 
 
 def points(fraction: float) -> str:
-    """0.0213 → '+2.1', −0.004 → '−0.4': percentage points, with a minus sign that is one."""
+    """A fraction as percentage points with a true minus sign: 0.0213 → '+2.1', −0.004 → '−0.4'."""
     return f"{100 * fraction:+.1f}".replace("-", "−")
 
 
 def signed(value: float) -> str:
-    """−0.29, with a minus sign that is one."""
+    """A number with two decimals and a true minus sign: '−0.29'."""
     return f"{value:.2f}".replace("-", "−")
 
 
 def percent(fraction: float) -> str:
-    """0.3814 → '38.1%'."""
+    """A fraction in per cent: 0.3814 → '38.1%'."""
     return f"{100 * fraction:.1f}%"

@@ -1,4 +1,4 @@
-"""report.md, report.html and the plots of a run."""
+"""Writes report.md, report.html and the plots of a run."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from headsearch.text import for_markdown, printable_lines
 
 
 def _gain(run: Run) -> Figure | None:
+    """Gain against discrepancy; None if no head was verified."""
     return column_figure(run, "discrepancy", "gain") if "gain" in run.ranking.columns else None
 
 
@@ -29,29 +30,30 @@ PLOTS: dict[str, tuple[Callable[[Run], Figure | None], str]] = {
     "discrepancy_accuracy": (
         discrepancy_accuracy,
         "Each head's accuracy against its discrepancy from the base: a curve through its rungs, "
-        "ending in its marker. Bars are 95% intervals, of the discrepancy over images and of the "
-        "accuracy on the reporting images. The trend is taken at the last rung before pruning.",
+        "ending at its marker. Bars are 95% intervals of the discrepancy (over images) and of the "
+        "accuracy (on the reporting images). The trend is that at the last rung before pruning.",
     ),
     "scores_over_rungs": (
         scores_over_rungs,
-        "Discrepancy, accuracy and loss while training goes on. Black is the base itself.",
+        "Discrepancy, accuracy and loss during training. Black is the base itself.",
     ),
     "pruning_timeline": (
         pruning_timeline,
-        "Which head lived until which rung, in the order of the ranking.",
+        "How long each head was trained: its last rung, in the order of the ranking.",
     ),
     "discrepancy_gain": (
         _gain,
-        "What each verified head gains the base when it trains alone, against the discrepancy that "
-        "the search found. Bars are 95% intervals, of the gain for all heads at once.",
+        "The gain of each verified head in solo runs, against the discrepancy that the search "
+        "measured. Bars are 95% intervals; those of the gain hold for all heads at once.",
     ),
 }
+"""The plots of a report: name to the function that builds it and its caption."""
 
 
 def write_report(run: Run) -> Path:
     """Writes report.md, report.html and plots/ into the run directory; returns report.html.
 
-    Works on an unfinished run too. The same run gives the same bytes.
+    Works for an unfinished run too. The same run gives the same bytes.
 
     Raises:
         UserError: the run directory cannot be written.
@@ -65,7 +67,7 @@ def write_report(run: Run) -> Path:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("headsearch.report", ""),
         autoescape=jinja2.select_autoescape(("html.j2",)),
-        undefined=jinja2.StrictUndefined,
+        undefined=jinja2.StrictUndefined,  # a misspelt name in a template is an error
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -84,16 +86,16 @@ def write_report(run: Run) -> Path:
 
 
 def _harmless(value: object) -> object:
-    """What a template writes, without what does not print; plots are markup of our own."""
+    """A value for the template without unprintable characters; our own SVG markup is left as is."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     return printable_lines(value)
 
 
 def _write_plot(run: Run, name: str, build: Callable[[Run], Figure | None]) -> str | None:
-    """Writes plots/NAME.svg and .png; returns the SVG as it can stand within the HTML.
+    """Writes plots/NAME.svg and .png; returns the SVG for embedding in the HTML.
 
-    None where there is nothing to plot.
+    None if there is nothing to plot.
     """
     with plotting():
         figure = build(run)
@@ -105,7 +107,10 @@ def _write_plot(run: Run, name: str, build: Callable[[Run], Figure | None]) -> s
 
 
 def _inline(svg: str, name: str) -> str:
-    """The SVG without its prolog, its ids made unique to the plot, its size left to the page."""
+    """The SVG for embedding: without prolog, with ids unique to the plot, without a size.
+
+    Ids must be unique because several SVGs stand in one HTML page; the page sets the size.
+    """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)

@@ -1,4 +1,4 @@
-"""What befell a run on its way, as reasons to trust its ranking less."""
+"""Sentences for the report on lowered learning rates and split cohorts."""
 
 from __future__ import annotations
 
@@ -8,22 +8,26 @@ from headsearch.runs.run import Run
 from headsearch.text import listing
 
 
-def befell(run: Run) -> Iterator[str]:
-    """A sentence or two on lowered learning rates, and on cohorts that were split."""
+def incident_sentences(run: Run) -> Iterator[str]:
+    """Sentences on learning rates that were lowered and cohorts that were split.
+
+    Both make the ranking less trustworthy. See `runs.incidents` for when they happen.
+    """
     lowered, splits = run.facts.get("lowered", []), run.facts.get("splits", [])
     if lowered:
         times = {1: "once", 2: "twice"}.get(len(lowered), f"{len(lowered)} times")
         each = [
-            f"to {found['lr']:g} from step {found['back_to']} of cohort {found['cohort'] + 1} on "
-            f"(it had diverged at step {found['step']})"
-            for found in lowered
+            f"to {drop['lr']:g} from step {drop['back_to']} of cohort {drop['cohort'] + 1} on "
+            f"(it had diverged at step {drop['step']})"
+            for drop in lowered
         ]
         text = f"The base diverged, and the learning rate was lowered {times}: {listing(each)}."
         if run.ranking["cohort"].nunique() > 1:
-            text += " It holds in later cohorts too."
-            if any(found["cohort"] or found["back_to"] for found in lowered):
+            text += " It stays lowered in later cohorts."
+            # A first cohort that restarted at step 0 trained at the lowered rate throughout.
+            if any(drop["cohort"] or drop["back_to"] for drop in lowered):
                 text += (
-                    " Heads of cohorts that trained at different rates do not compare: search "
+                    " Heads of cohorts that trained at different rates are not comparable: search "
                     f"again with --lr {lowered[-1]['lr']:g} to be sure."
                 )
         yield text
@@ -31,6 +35,6 @@ def befell(run: Run) -> Iterator[str]:
         parts = " and ".join(map(str, split["parts"]))
         yield (
             f"Cohort {split['cohort'] + 1} did not fit into memory: its {sum(split['parts'])} "
-            f"heads trained in cohorts of {parts}, each from the same first weights, and were "
-            "pruned within them from there on."
+            f"heads trained in cohorts of {parts}, each from the same initial weights, and were "
+            "then pruned within these smaller cohorts."
         )

@@ -1,4 +1,4 @@
-"""The tables of a report, built once for the console, Markdown and HTML alike."""
+"""The tables of a report, as texts: the same for the console, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -29,7 +29,13 @@ COMPACT_FIGURES = ("discrepancy", "head_knn", "head_linear", "gain", "params_m")
 
 @dataclass(frozen=True)
 class Table:
-    """Texts in rows. `numeric` says which columns are to be aligned right."""
+    """A table of texts.
+
+    Attributes:
+        headings: of the columns.
+        numeric: whether each column is aligned right.
+        rows: the cells of each row.
+    """
 
     headings: list[str]
     numeric: list[bool]
@@ -37,10 +43,10 @@ class Table:
 
 
 def ranking_table(run: Run, *, compact: bool = False) -> Table:
-    """The ranking, a row a candidate, best first; figures that no candidate has are left out.
+    """The ranking, a row a candidate, best first. Columns that are empty for all are left out.
 
     Args:
-        run: the run, finished or not.
+        run: finished or not.
         compact: only the columns that fit a terminal.
     """
     rows = ranked(run.ranking)
@@ -48,7 +54,7 @@ def ranking_table(run: Run, *, compact: bool = False) -> Table:
         name
         for name in (COMPACT_FIGURES if compact else FIGURES)
         if any(math.isfinite(_figure(row, name)) for row in rows)
-        # Ranked by one figure, the score says nothing that the figure's column does not.
+        # With a single measure, the score repeats that measure's column.
         and (name != "score" or rank_by(run) == "balanced")
     ]
     intervals = not compact
@@ -81,7 +87,7 @@ def ranking_table(run: Run, *, compact: bool = False) -> Table:
 
 
 def _places(row: Ranked, noise: RankNoise | None) -> list[str]:
-    """The rank with its interval, and the letters of its group where seeds tell of them."""
+    """The rank with its interval, and the head's group letters if several seeds were run."""
     if noise is None or row.candidate not in noise.ranks:
         return [str(row.rank), *(["–"] if noise and noise.groups else [])]
     low, high = noise.ranks[row.candidate]
@@ -103,7 +109,10 @@ def _cell(row: Ranked, name: str, intervals: bool) -> str:
 
 
 def baselines_table(run: Run) -> Table | None:
-    """What raw pixels, the untrained and the trained base, and the best head score, or None."""
+    """Accuracies of raw pixels, untrained base, trained base and first-ranked head.
+
+    None if no baseline was measured.
+    """
     baselines = run.facts.get("baselines", {})
     images = reporting_images(run)
     probes = [

@@ -1,4 +1,4 @@
-"""What solo runs say of a search's heads: a table, and a verdict in plain words."""
+"""The results of solo runs in the report: a table and a verdict in sentences."""
 
 from __future__ import annotations
 
@@ -12,33 +12,32 @@ from headsearch.runs.tables import NO_HEAD
 from headsearch.text import listing
 
 VERIFIED_LEGEND = (
-    "Each run pretrained the base with that head alone, as long as the search did. A gain is in "
-    "the mean of k-NN and linear accuracy on the reporting labels; the order was found on the "
-    "others. "
-    "Intervals are 95%, hold for all heads at once (Dunnett), and have the seeds' own effect taken "
-    "out; p is that of no difference from the control."
+    "Each run pretrained the base with that head alone, as long as the search did. A gain is the "
+    "difference in the mean of k-NN and linear accuracy on the reporting labels; the order was "
+    "found on the other labels. Intervals are 95% intervals for all heads at once (Dunnett), with "
+    "the effect of the seed removed; p is the p-value of no difference from the control."
 )
 
 
 def verified_table(run: Run) -> Table | None:
-    """The verified heads by their gain, then the controls; None without solo runs to compare."""
-    found = verified(run)
-    if found is None:
+    """The verified heads by their gain, then the controls; None without comparable solo runs."""
+    solo = verified(run)
+    if solo is None:
         return None
-    over = found.control is not None
+    has_control = solo.control is not None
     ranks = dict(zip(run.ranking["candidate"], run.ranking["rank"], strict=True))
     by_name = run.solo.groupby("candidate")
     knn, linear = (dict(by_name[probe].mean()) for probe in ("base_knn", "base_linear"))
     runs = run.solo["candidate"].value_counts()
-    others = [name for name in found.over_none if name not in found.order]
+    others = [name for name in solo.over_none if name not in solo.order]
     headings = ["Solo", "Candidate", "In the search", "Gain over no head (points)"]
-    headings += [f"Over {found.control} (points)", "p"] if over else []
+    headings += [f"Over {solo.control} (points)", "p"] if has_control else []
     rows = []
-    for name in (*found.order, *others, NO_HEAD):
-        place = str(found.order.index(name) + 1) if name in found.order else "control"
-        cells = [place, name, str(ranks.get(name, "–")), _gain(found.over_none.get(name))]
-        if over:
-            gain = found.over_control.get(name)
+    for name in (*solo.order, *others, NO_HEAD):
+        place = str(solo.order.index(name) + 1) if name in solo.order else "control"
+        cells = [place, name, str(ranks.get(name, "–")), _gain(solo.over_none.get(name))]
+        if has_control:
+            gain = solo.over_control.get(name)
             cells += [_gain(gain), _p(gain)]
         rows.append([*cells, percent(knn[name]), percent(linear[name]), str(int(runs[name]))])
     return Table(
@@ -48,22 +47,22 @@ def verified_table(run: Run) -> Table | None:
     )
 
 
-def verdict(found: Verified) -> str:
-    """Which heads help, and which cannot be told apart, in a few sentences."""
-    where = "one seed" if found.seeds == 1 else f"{found.seeds} seeds"
-    if found.seeds == 1 or math.isnan(found.deviation):
-        first = found.order[0]
-        gain = found.over_none[first]
+def verdict(solo: Verified) -> str:
+    """Which heads help, and which cannot be told apart from the control, in a few sentences."""
+    seeds = "one seed" if solo.seeds == 1 else f"{solo.seeds} seeds"
+    if solo.seeds == 1 or math.isnan(solo.deviation):
+        first = solo.order[0]
+        gain = solo.over_none[first]
         return (
-            f"Solo runs of {where}: {first} gains most, {points(gain.value)} points over no head; "
-            "without a second seed nobody knows whether that is chance."
+            f"Solo runs of {seeds}: {first} gains most, {points(gain.value)} points over no head; "
+            "without a second seed it is unknown whether that is chance."
         )
-    parts = [f"Solo runs of {where}:"]
-    if found.control is None:
-        parts.append(_against(found, found.over_none, "no head"))
+    parts = [f"Solo runs of {seeds}:"]
+    if solo.control is None:
+        parts.append(_against(solo, solo.over_none, "no head"))
     else:
-        parts.append(_against(found, found.over_control, f"the control {found.control}"))
-        gaining = [name for name in found.order if found.over_none[name].better]
+        parts.append(_against(solo, solo.over_control, f"the control {solo.control}"))
+        gaining = [name for name in solo.order if solo.over_none[name].better]
         parts.append(
             f"Over no head at all, {listing(gaining)} {_verb(gaining, 'gains', 'gain')} beyond "
             "chance."
@@ -73,10 +72,11 @@ def verdict(found: Verified) -> str:
     return " ".join(parts)
 
 
-def _against(found: Verified, compared: dict[str, Gain], control: str) -> str:
-    better = [name for name in found.order if compared[name].better]
-    worse = [name for name in found.order if compared[name].worse]
-    equal = [name for name in found.order if name not in (*better, *worse)]
+def _against(solo: Verified, compared: dict[str, Gain], control: str) -> str:
+    """The heads that are better than a control, those that are not, and those that are worse."""
+    better = [name for name in solo.order if compared[name].better]
+    worse = [name for name in solo.order if compared[name].worse]
+    equal = [name for name in solo.order if name not in (*better, *worse)]
     parts = []
     if better:
         best = compared[better[0]]

@@ -1,1 +1,1 @@
-"""Run directories: what a run writes, how it is read back, snapshots, Optuna storages."""
+"""Run directories: their files, tables, snapshots, storage; signals and throughput of a run."""

@@ -1,7 +1,6 @@
-"""The run directory itself: found a name for, made, held by one process at a time.
+"""The run directory: choosing its name, creating it, locking it for one process.
 
-Light enough to be imported before anything heavy, so that a run has its directory, and can be gone
-on with, from its first second.
+Imports little, so that a run has its directory, and can be resumed, from its first second.
 """
 
 from __future__ import annotations
@@ -28,16 +27,19 @@ from headsearch.runs.storage_url import masked
 from headsearch.version import VERSION
 
 CONFIG = "config.yaml"
+"""The file with the run's settings."""
 LOCK = ".lock"
+"""The lock file of the process that uses the directory."""
 HOLDER = ".holder"
+"""The file that names the process that uses the directory, for error messages."""
 
 
 def new_run_directory(out: Path | None, label: str) -> Path:
-    """The path of a run directory that does not exist yet; nothing is made.
+    """The path of a run directory that does not exist yet; nothing is created.
 
     Args:
-        out: what the user asked for, or None for a fresh directory under results/.
-        label: what the fresh directory's name ends with, after the time.
+        out: the path that the user gave, or None for a new directory under results/.
+        label: the end of the new directory's name, after the time.
 
     Raises:
         UserError: `out` exists.
@@ -46,7 +48,7 @@ def new_run_directory(out: Path | None, label: str) -> Path:
         try:
             exists = out.exists()
         except OSError as error:
-            raise UserError(f"{out}: no name for a run directory: {error.strerror}") from None
+            raise UserError(f"{out}: cannot be a run directory: {error.strerror}") from None
         if exists:
             raise UserError(f"{out}: the run directory exists already; choose another --out")
         return out
@@ -60,7 +62,11 @@ def new_run_directory(out: Path | None, label: str) -> Path:
 
 
 def create(path: Path, config: Mapping[str, Any]) -> None:
-    """Makes the run directory with its config.yaml. Raises UserError where that is not possible."""
+    """Creates the run directory with its config.yaml.
+
+    Raises:
+        UserError: it cannot be created.
+    """
     try:
         path.mkdir(parents=True)
     except OSError as error:
@@ -69,7 +75,11 @@ def create(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def write_config(path: Path, config: Mapping[str, Any]) -> None:
-    """Writes a run directory's config.yaml. Raises UserError where that is not possible."""
+    """Writes the config.yaml of a run directory.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     try:
         write_atomically(
             path / CONFIG,
@@ -84,10 +94,10 @@ def write_config(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """What config.yaml of a run directory holds, less its format, which is one that is read here.
+    """The contents of the config.yaml of a run directory, without the format number.
 
     Raises:
-        UserError: there is none, it is no run's, or a later headsearch wrote it.
+        UserError: there is none, it is not that of a run, or a later headsearch wrote it.
     """
     file = path / CONFIG
     if not file.is_file():
@@ -100,28 +110,28 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def run_label(config: RunConfig) -> str:
-    """What the name of a search's fresh directory ends with."""
+    """The end of the name of a search's new run directory."""
     return f"{config.base}-{Path(config.space).stem}"
 
 
 @contextmanager
 def claimed(config: RunConfig, given: Mapping[str, Any]) -> Iterator[Path]:
-    """A fresh run directory, held, with the given settings in it, before anything is opened.
+    """Creates and locks a new run directory that contains the given settings.
 
-    From then on the run can be gone on with. Where the settings turn out to be unusable within
-    the block, nothing is left.
+    This happens before data and storage are opened; from then on the run can be resumed. If the
+    settings turn out to be unusable within the block (UserError), the directory is removed again.
 
     Args:
-        config: the settings as far as they are known; the device may decide on others.
-        given: those that were asked for.
+        config: the settings as far as they are known; some depend on the device.
+        given: the settings that the user gave.
 
     Raises:
-        UserError: it exists or cannot be made.
+        UserError: the directory exists or cannot be created.
     """
     path = new_run_directory(config.out, run_label(config))
-    made = [parent for parent in path.absolute().parents if not parent.exists()]
+    new_parents = [parent for parent in path.absolute().parents if not parent.exists()]
     settings = {name: str(value) for name, value in given.items()} | {"out": str(path)}
-    if "storage" in settings:
+    if "storage" in settings:  # config.yaml must not contain a password
         settings["storage"] = masked(settings["storage"])
     create(path, {**settings, "versions": {"headsearch": VERSION}})
     lock = hold(path)
@@ -129,9 +139,10 @@ def claimed(config: RunConfig, given: Mapping[str, Any]) -> Iterator[Path]:
         yield path
     except UserError:
         lock.release()
+        # Anything else in it may be worth keeping.
         if {file.name for file in path.iterdir()} <= {CONFIG, LOCK, HOLDER}:
             shutil.rmtree(path)
-            for parent in made:
+            for parent in new_parents:
                 with suppress(OSError):
                     parent.rmdir()
         raise
@@ -140,10 +151,10 @@ def claimed(config: RunConfig, given: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def hold(path: Path) -> FileLock:
-    """Takes a run directory for this process, until the lock is released or the process ends.
+    """Locks a run directory for this process, until the lock is released or the process ends.
 
-    The system gives it up with the process, so that none outlives a crash. A process that holds it
-    already may take it again, and releases it as often.
+    The operating system releases the lock with the process, so none remains after a crash. A
+    process that already holds the lock may take it again, and must release it as often.
 
     Raises:
         UserError: another process holds it, or the directory cannot be written.
@@ -166,14 +177,17 @@ def hold(path: Path) -> FileLock:
 
 
 def abandoned(path: Path) -> bool:
-    """Whether a process of this machine held a run directory to its own end, and none does now."""
+    """Whether a process of this machine used a run directory, and none uses it now.
+
+    False if the last process ran on another machine, because its state cannot be seen from here.
+    """
     holder = path / HOLDER
     if not holder.is_file():
         return False
     if f" on {socket.gethostname()} since " not in holder.read_text(encoding="utf-8"):
-        return False  # whether another machine's process lives cannot be seen from here
+        return False
     lock = FileLock(path.absolute() / LOCK, is_singleton=True)
-    if lock.is_locked:
+    if lock.is_locked:  # by this process
         return False
     try:
         lock.acquire(timeout=0)
@@ -184,14 +198,15 @@ def abandoned(path: Path) -> bool:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replaces a file by this content, so that a reader sees the old one or the new one."""
+    """Replaces the contents of a file, so that a reader sees either the old or the new contents."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
+            # Without fsync, a crash after the renaming can leave an empty file.
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
+        Path(temporary).chmod(0o644)  # mkstemp allows only the owner to read
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -1,8 +1,7 @@
-"""What befalls a search on its way, and how it goes on: a base that diverges, a cohort that does
-not fit into memory.
+"""Incidents of a search: a base that diverges, a cohort that does not fit into memory.
 
-Each is kept in the run's facts as it happens, and told in the same words on the console and in the
-report. Cohorts count from 0 here, and from 1 in the words.
+They are recorded in the run's facts when they happen, and the console and the report describe them.
+Cohorts count from 0 in the records and from 1 in the sentences.
 """
 
 from __future__ import annotations
@@ -12,19 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 LOWERINGS = 3
-"""How often in a run the learning rate is lowered before a base that diverges ends it…"""
+"""The number of times a run lowers the learning rate; a base that then still diverges ends it …"""
 LOWERED_TO = 0.5
-"""… each time to this share of what it was."""
+"""… each time to this share of the previous rate."""
 TOO_LARGE = "too large for memory"
-"""Why a head is set aside that does not fit even alone with the base."""
+"""The reason recorded for a head that does not fit into memory even alone with the base."""
 
 
 class DivergedError(Exception):
-    """The base's own features or gradients are not finite: its heads cannot go on either.
+    """The base's features or gradients are not finite, so its heads cannot train on either.
 
     Attributes:
-        seed: under which.
-        step: how many steps were sound.
+        seed: the seed of the training that diverged.
+        step: the number of steps before that with finite values.
     """
 
     def __init__(self, seed: int, step: int) -> None:
@@ -34,15 +33,15 @@ class DivergedError(Exception):
 
 @dataclass(frozen=True)
 class LearningRateDrop:
-    """The base diverged: its cohort went back, and goes on with a lower learning rate.
+    """The base diverged: its cohort returned to an earlier step with a lower learning rate.
 
     Attributes:
-        cohort: which.
-        rung: the one that it trained toward.
-        seed: under which it diverged; the cohort goes back under all.
-        step: at which it diverged.
-        back_to: the step that it went back to.
-        lr: the peak learning rate from there on, in later cohorts too.
+        cohort: its number.
+        rung: the rung that it was training towards.
+        seed: the seed under which it diverged; the cohort returns under all seeds.
+        step: the step at which it diverged.
+        back_to: the step that it returned to.
+        lr: the peak learning rate from there on, also in later cohorts.
     """
 
     cohort: int
@@ -62,11 +61,11 @@ class LearningRateDrop:
 
 @dataclass(frozen=True)
 class CohortSplit:
-    """A cohort did not fit into memory: its heads train in several, from the first weights.
+    """A cohort did not fit into memory: its heads train in several cohorts from the start.
 
     Attributes:
-        cohort: its number; its parts have this and the next, and those that follow move up.
-        parts: how many heads each has; one that did not fit alone is set aside.
+        cohort: its number; its parts get this and the next numbers, and later cohorts move up.
+        parts: the number of heads of each part; a head that does not fit even alone is set aside.
     """
 
     cohort: int
@@ -77,18 +76,18 @@ class CohortSplit:
         sizes = " and ".join(map(str, self.parts))
         return (
             f"cohort {self.cohort + 1} does not fit into memory: its {heads} heads train in "
-            f"cohorts of {sizes}, each from the base's first weights"
+            f"cohorts of {sizes}, each from the base's initial weights"
         )
 
 
 def current_learning_rate(facts: Mapping[str, Any], lr: float) -> float:
-    """The peak learning rate that a run has come to, which began with `lr`."""
+    """The peak learning rate that a run has reached, which began with `lr`."""
     lowered = facts.get("lowered")
     return float(lowered[-1]["lr"]) if lowered else lr
 
 
 def incidents(facts: Mapping[str, Any]) -> Iterator[str]:
-    """All that befell a run, a sentence each."""
+    """The incidents of a run, one sentence each."""
     for lowering in facts.get("lowered", []):
         yield str(LearningRateDrop(**lowering))
     for split in facts.get("splits", []):

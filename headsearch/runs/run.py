@@ -1,4 +1,4 @@
-"""What a run leaves in its directory, and how that is read back."""
+"""Reads a run directory back, and checks that a run is resumed with the settings it began with."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ class Run:
     Attributes:
         path: the directory.
         config: the contents of config.yaml: every resolved setting.
-        facts: what the run measured about itself (baselines, split sizes, cost); see `study.py`.
-        ranking: ranking.csv, a row a candidate; no rows before rung 0 is scored.
+        facts: what the run recorded about itself (baselines, split sizes, costs); see
+            `study.run_facts`.
+        ranking: ranking.csv, a row a candidate; empty before rung 0 is scored.
         rungs: rungs.csv, a row a candidate and rung.
-        scores: scores.csv, a row a candidate, rung and seed: all that may choose, measured on the
-            labels that choose; no rows in runs of before it was written.
-        solo: solo.csv, a row a solo run of `verify` that has ended; no rows without any.
+        scores: scores.csv, a row a candidate, rung and seed: the scores that may choose, on the
+            labels that choose. Empty for runs made before it was written.
+        solo: solo.csv, a row a finished solo run of `verify`; empty without any.
     """
 
     path: Path
@@ -54,62 +55,63 @@ class Run:
 UNREADABLE = (
     KeyError, ImportError, ValueError, RuntimeError, StorageInternalError, SQLAlchemyError,
 )  # fmt: skip
-"""What opening a study raises; RuntimeError where a later Optuna made it."""
+"""Errors that opening a study can raise; RuntimeError if a later Optuna made it."""
 SOLO_HEAD = "solo_head"
-"""What config.yaml of a pretraining calls its head; no search's has it."""
+"""The key of config.yaml that names the head of a pretraining; a search has no such key."""
 MAY_DIFFER = (
     "out", "device", "threads", "precision", "cuda_graphs", "compile", "snapshot_every",
     "git_commit", "versions", "study_name", "max_bad_images", "processes", "log",
 )  # fmt: skip
-"""What a run may be gone on with otherwise than it was begun; the same bits need them all alike."""
+"""Settings that may change when a run is resumed. Bitwise equal results need them unchanged too."""
 _DEFAULTS = RunConfig().model_dump(mode="json")
-"""What a run of before a setting was there did."""
+"""The settings of a run that was made before a setting existed."""
 
 
 def check_same_settings(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a run directory was begun with, where these are the same.
+    """The settings that a run directory began with, if these are the same.
 
     Raises:
-        UserError: something has changed since that decides what the run finds.
+        UserError: a setting that affects the results has changed since.
     """
     file, begun = path / CONFIG, read_config(path)
     if not {"study_name", SOLO_HEAD} & begun.keys():
-        # it ended before its data were opened: nothing hangs on it yet
+        # It ended before its data were opened, so no result depends on its settings yet.
         write_config(path, settings)
         return dict(settings)
+    # Through YAML, as the settings in the file were: tuples become lists, for example.
     now = yaml.safe_load(yaml.safe_dump(dict(settings)))
     then = {**_DEFAULTS, **begun}
     changed = sorted(k for k in now if k not in MAY_DIFFER and then.get(k) != now[k])
     if changed:
-        before, after = (str(of.get(changed[0])) for of in (then, now))
-        values = f", from {before} to {after}" if len(before + after) < 80 else ""
+        before, after = (str(values.get(changed[0])) for values in (then, now))
+        change = f", from {before} to {after}" if len(before + after) < 80 else ""
         raise UserError(
             f"{file}: {changed[0].replace('_content', '')} has changed since the run "
-            f"began{values}: it cannot be gone on with"
+            f"began{change}: the run cannot be resumed"
         )
     return {**now, **begun}
 
 
 def storage_of(path: Path, config: Mapping[str, Any]) -> str | BaseStorage:
-    """Where the run's Optuna study lives.
+    """The storage of the run's Optuna study.
 
     Raises:
-        UserError: the storage that it names cannot be opened.
+        UserError: the storage in the settings cannot be opened.
     """
     named = config.get("storage")
     return open_storage(str(named)) if named else f"sqlite:///{(path / 'study.db').absolute()}"
 
 
 def is_pretraining(path: Path) -> bool:
-    """Whether a run directory is one of a pretraining, not of a search."""
+    """Whether a run directory belongs to a pretraining, not to a search."""
     return (path / CONFIG).is_file() and SOLO_HEAD in read_config(path)
 
 
 def read_run(path: Path) -> Run:
-    """Reads a run directory back, finished or not.
+    """Reads a run directory, finished or not.
 
     Raises:
-        UserError: there is no such directory, or it is no run's.
+        UserError: there is no such directory, or it is not that of a search.
     """
     if not path.is_dir():
         raise UserError(f"{path}: no such run directory")
@@ -128,7 +130,8 @@ def read_run(path: Path) -> Run:
 
 
 def _read_facts(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts in the run's study; none where it has none or its storage is out of reach."""
+    """The facts in the run's study; empty without a study or if its storage cannot be reached."""
+    # Opening a SQLite study that does not exist would create it.
     if not config.get("storage") and not (path / "study.db").is_file():
         return {}
     try:
@@ -139,5 +142,5 @@ def _read_facts(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     except UNREADABLE:
         return {}
     if facts.get("status") == "running" and abandoned(path):
-        facts["status"] = "interrupted"  # by what left it no time to say so
+        facts["status"] = "interrupted"  # the process ended before it could record that
     return facts

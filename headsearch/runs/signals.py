@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks a run to stop after its step, a second Ctrl-C interrupts."""
+"""Ctrl-C and SIGTERM: the first stops a run after its step, a second Ctrl-C interrupts it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from types import FrameType
 from typing import Any
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
-"""Ctrl-C, and what a cluster sends before it takes the machine away."""
+"""Ctrl-C, and the signal that a cluster sends before it takes the machine away."""
 
 
 @dataclass
 class Heard:
-    """The last signal that asked to stop; 0 for none."""
+    """The last stop signal that was received; 0 for none."""
 
     number: int = 0
 
@@ -40,7 +40,7 @@ def stops_heard(stop: threading.Event) -> Iterator[Heard]:
 def _signals_to(on_signal: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """In this block a function handles Ctrl-C and SIGTERM, which reach the main thread alone."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals go to the main thread alone
+        yield  # only the main thread receives signals
         return
     before: dict[int, Any] = {number: signal.signal(number, on_signal) for number in STOPPING}
     try:

@@ -1,8 +1,8 @@
-"""The snapshot of a run: one file with all that moves, from which it goes on after any end.
+"""Snapshots: everything that changes during a run, in one file, from which the run is resumed.
 
-Tensors stand in a safetensors file, and all else as JSON in its metadata: reading one executes
-nothing. It is written aside, flushed to the disk and renamed, and the one before is kept, so that
-whatever interrupts the writing leaves a whole one.
+Tensors are stored in a safetensors file and everything else as JSON in its metadata, so reading a
+snapshot executes no code. A snapshot is written to a temporary file, flushed to the disk and
+renamed, and the previous one is kept, so an interruption at any point leaves a complete snapshot.
 """
 
 from __future__ import annotations
@@ -23,21 +23,22 @@ from headsearch.errors import UserError
 from headsearch.runs.directory import write_atomically
 
 FOLDER = "checkpoint"
+"""The folder of the snapshots within the run directory."""
 LATEST, BEFORE, ASIDE = "snapshot.safetensors", "snapshot-before.safetensors", "snapshot.writing"
 RUNG = "snapshot-rung.safetensors"
-"""The last rung's, to go back to where the base diverges: when others are written, a clock or a
-signal decides, and what a run finds must not hang on either."""
+"""The snapshot of the last rung, which a run returns to if the base diverges. The time of other
+snapshots depends on a clock or a signal, on which the results of a run must not depend."""
 FORMAT = "1"
-"""Of the record; a snapshot of another format cannot be gone on from."""
+"""Format of the record; a snapshot of another format cannot be resumed from."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a run needs to go on.
+    """The state that a run is resumed from.
 
     Attributes:
-        tensors: weights, moments and what else lives on a device, by name.
-        record: everything else, as JSON can hold it (NaN included).
+        tensors: weights, optimizer moments and other tensors, by name.
+        record: everything else, as JSON can represent it (NaN included).
     """
 
     tensors: Mapping[str, Tensor]
@@ -45,53 +46,60 @@ class Snapshot:
 
 
 def write_snapshot(run_directory: Path, snapshot: Snapshot, *, at_rung: bool = False) -> None:
-    """Writes a snapshot; the one that was there is kept as the one before.
+    """Writes a snapshot; the latest one is kept as the previous one.
 
     Args:
-        at_rung: whether it is one to go back to; it replaces the last such.
+        run_directory: the run's.
+        snapshot: to write.
+        at_rung: whether the run is at a rung; the snapshot then also replaces the last rung's.
 
     Raises:
-        OSError: it cannot be written; what was there is untouched.
+        OSError: it cannot be written; the existing snapshots are unchanged.
     """
     folder = run_directory / FOLDER
     folder.mkdir(exist_ok=True)
-    aside, latest = folder / ASIDE, folder / LATEST
+    temporary, latest = folder / ASIDE, folder / LATEST
     tensors = {
-        # a copy where tensors share memory, which the file format does not know
+        # Copied: the file format does not support tensors that share memory.
         name: tensor.detach().cpu().contiguous().clone()
         for name, tensor in snapshot.tensors.items()
     }
     record = json.dumps(snapshot.record)
-    aside.unlink(missing_ok=True)  # by now it may be the rung's under another name
+    temporary.unlink(missing_ok=True)  # may be a second name of the rung's snapshot
     try:
-        save_file(tensors, aside, metadata={"format": FORMAT, "record": record})
+        save_file(tensors, temporary, metadata={"format": FORMAT, "record": record})
     except SafetensorError as error:
         raise OSError(str(error)) from None
-    _flush(aside)
-    if at_rung:  # first: once it is the latest, training goes on from it and may have to go back
-        _link(aside, folder / RUNG)
+    _flush(temporary)
+    # First: once it is the latest, training resumes from it and may have to return to the rung.
+    if at_rung:
+        _link(temporary, folder / RUNG)
     if latest.exists():
         latest.replace(folder / BEFORE)
-    aside.replace(latest)
+    temporary.replace(latest)
     _flush(folder)
 
 
 def read_snapshot(run_directory: Path) -> Snapshot | None:
-    """The latest whole snapshot of a run; None where there is none.
+    """The latest complete snapshot of a run; None if there is none.
 
     Raises:
-        UserError: it was written by a headsearch whose snapshots this one cannot read.
+        UserError: this headsearch cannot read the format of the snapshot.
     """
     return _read_first(run_directory, (LATEST, BEFORE))
 
 
 def read_rung_snapshot(run_directory: Path) -> Snapshot | None:
-    """The snapshot of the last rung, None where there is none; raises as `read_snapshot`."""
+    """The snapshot of the last rung; None if there is none.
+
+    Raises:
+        UserError: this headsearch cannot read the format of the snapshot.
+    """
     return _read_first(run_directory, (RUNG,))
 
 
 def _read_first(run_directory: Path, names: Iterable[str]) -> Snapshot | None:
-    """The first of these that is whole."""
+    """The first of these snapshots that is complete."""
     for name in names:
         file = run_directory / FOLDER / name
         if not file.is_file():
@@ -102,33 +110,33 @@ def _read_first(run_directory: Path, names: Iterable[str]) -> Snapshot | None:
                 tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
             record = json.loads(metadata.get("record", ""))
         except (SafetensorError, OSError, ValueError):
-            continue  # not whole: a file system that lost what it had promised
+            continue  # incomplete: the file system lost data that it had flushed
         if metadata.get("format") != FORMAT:
             raise UserError(
                 f"{file}: a snapshot of format {metadata.get('format')}, and this headsearch reads "
-                f"format {FORMAT}: go on with the version that its config.yaml names"
+                f"format {FORMAT}: resume with the version that its config.yaml names"
             )
         return Snapshot(tensors, record)
     return None
 
 
 def _link(file: Path, name: Path) -> None:
-    """Gives a file a second name, which another file may have had; a copy where links are unknown.
+    """Gives a file a second name, which another file may have had; a copy without link support.
 
-    The file is not to be written to again under either.
+    The file must not be modified under either name afterwards.
     """
-    aside = name.with_suffix(".linking")
-    aside.unlink(missing_ok=True)
+    temporary = name.with_suffix(".linking")
+    temporary.unlink(missing_ok=True)
     try:
-        os.link(file, aside)
+        os.link(file, temporary)
     except OSError:
-        shutil.copyfile(file, aside)
-        _flush(aside)
-    aside.replace(name)
+        shutil.copyfile(file, temporary)
+        _flush(temporary)
+    temporary.replace(name)
 
 
 def _flush(path: Path) -> None:
-    """Waits until a file or a folder is on the disk."""
+    """Waits until a file or a folder is written to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -137,5 +145,5 @@ def _flush(path: Path) -> None:
 
 
 def write_weights(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Writes contiguous tensors that share no memory as safetensors, whole or not at all."""
+    """Writes contiguous tensors that share no memory as safetensors, completely or not at all."""
     write_atomically(path, save(tensors, metadata={"format": "pt"}))

@@ -1,6 +1,6 @@
-"""Where Optuna keeps studies: SQLite, PostgreSQL, MySQL, a journal file, or a gRPC proxy of these.
+"""Opens Optuna storages: SQLite, PostgreSQL, MySQL, a journal file, or a gRPC proxy of these.
 
-Whatever opens a study opens its storage here, so that a storage means the same everywhere.
+All code that opens a study opens its storage here, so a URL has the same meaning everywhere.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ T = TypeVar("T")
 
 try:
     from grpc import RpcError
-except ImportError:  # then no storage raises it
+except ImportError:  # not installed, so no storage can raise it
 
     class RpcError(Exception):  # type: ignore[no-redef]
-        """Stands for gRPC's where it is not installed."""
+        """Stands for gRPC's error if gRPC is not installed."""
 
 
 STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError, RpcError)
-"""What Optuna's storages raise when they cannot be read or written."""
+"""Errors of Optuna's storages when they cannot be read or written."""
 OUT_OF_REACH = (*STORAGE_ERRORS, OSError, RuntimeError)
-"""What their calls raise while they are away: a journal's lock has a plain RuntimeError."""
+"""Errors of calls while a storage is unreachable: a journal's lock raises a plain RuntimeError."""
 DRIVERS = {
-    # dialect: SQLAlchemy's own choice, the package of our extra, and what that extra is called
+    # dialect: SQLAlchemy's default driver, the driver of our extra, the name of that extra
     "postgresql": ("psycopg2", "psycopg", "postgresql"),
     "mysql": ("MySQLdb", "pymysql", "mysql"),
 }
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
-"""Between tries at a storage that does not answer."""
+"""Seconds between attempts to reach a storage: the pause doubles from the first to the longest."""
 
 
 def open_storage(url: str) -> BaseStorage:
-    """The storage of a URL, with a password that was hidden in it looked up.
+    """The storage of a URL; a password that is hidden in the URL is looked up.
 
     Args:
         url: SQLAlchemy's (`sqlite:///…`, `postgresql://…`, `mysql://…`), `journal:///FILE`, or
@@ -67,22 +67,22 @@ def open_storage(url: str) -> BaseStorage:
         if url.startswith("journal://"):
             return JournalStorage(JournalFileBackend(url.removeprefix("journal://")))
         known = _with_driver(make_url(url))
-        # A connection that a restarted database has dropped is noticed, and made anew.
+        # Detects and replaces connections that a restarted database has dropped.
         ping = {"pool_pre_ping": True} if known.get_backend_name() in DRIVERS else {}
         backend = RDBStorage(known.render_as_string(hide_password=False), engine_kwargs=ping)
         return optuna.storages.get_storage(backend)
     except UserError:
         raise
-    except Exception as error:  # each kind of storage has errors of its own
+    except Exception as error:  # each kind of storage has its own errors
         raise UserError(f"--storage: cannot open it: {reason_of(error)}") from None
 
 
 @contextmanager
 def within_reach() -> Iterator[None]:
-    """In this block a storage that fails is told in a line.
+    """Turns errors of the storage in this block into one line for the user.
 
     Raises:
-        UserError: it did.
+        UserError: the storage failed.
     """
     try:
         yield
@@ -91,20 +91,20 @@ def within_reach() -> Iterator[None]:
 
 
 def reason_of(error: Exception) -> str:
-    """The first line of what a storage says: the cause, where Optuna only says that there is one.
+    """The first line of a storage's error message, from the underlying error if there is one.
 
-    No driver's message holds a password.
+    Optuna's own error only says that there is a cause. No driver's message contains a password.
     """
     cause = error.__cause__ if isinstance(error, StorageInternalError) else None
-    said = str(cause or error).strip().splitlines()
-    return said[0] if said else repr(error)
+    lines = str(cause or error).strip().splitlines()
+    return lines[0] if lines else repr(error)
 
 
 def check_storage(url: str) -> None:
-    """Opens a storage that the user named.
+    """Checks that a storage that the user named can be opened and read.
 
     Raises:
-        UserError: it cannot be opened.
+        UserError: it cannot.
     """
     storage = open_storage(url)
     try:
@@ -114,10 +114,12 @@ def check_storage(url: str) -> None:
 
 
 def check_shared(url: str) -> None:
-    """Refuses what several machines cannot share: a claim must be one worker's alone.
+    """Refuses a storage that several machines cannot share.
+
+    Only one worker may win a claim of a task; with SQLite, two can.
 
     Raises:
-        UserError: it is SQLite, whose claims two workers may both win.
+        UserError: it is SQLite.
     """
     if url.startswith("sqlite"):
         raise UserError(
@@ -127,30 +129,31 @@ def check_shared(url: str) -> None:
 
 
 def _proxy(url: str) -> BaseStorage:
+    """The gRPC proxy of a URL. Raises UserError if gRPC is not installed or nobody answers."""
     if find_spec("grpc") is None or find_spec("google.protobuf") is None:
         raise UserError("--storage grpc://… needs grpcio: pip install 'headsearch[grpc]'")
-    where = urlsplit(url)
+    parts = urlsplit(url)
     try:
-        port = where.port
+        port = parts.port
     except ValueError:
         port = None
-    if not where.hostname or port is None:
-        raise UserError(f"--storage {masked(url)}: grpc://HOST:PORT is what such a URL is like")
+    if not parts.hostname or port is None:
+        raise UserError(f"--storage {masked(url)}: must have the form grpc://HOST:PORT")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        proxy = optuna.storages.GrpcStorageProxy(host=where.hostname, port=port)
+        proxy = optuna.storages.GrpcStorageProxy(host=parts.hostname, port=port)
     try:
         proxy.wait_server_ready(timeout=int(LONGEST_PAUSE_S))
     except ConnectionError:
-        raise UserError(f"--storage {masked(url)}: nobody answers there") from None
+        raise UserError(f"--storage {masked(url)}: no server answers there") from None
     return proxy
 
 
 def _with_driver(url: URL) -> URL:
-    """The URL with a driver that is there, where it names none.
+    """The URL with an installed driver, if it names none.
 
     Raises:
-        UserError: none is.
+        UserError: no driver is installed.
     """
     dialect, _, driver = url.drivername.partition("+")
     if dialect not in DRIVERS:
@@ -171,19 +174,25 @@ def patiently(
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], object] = time.sleep,
 ) -> T:
-    """What a call at a storage returns; asked again, for so long, while the storage fails.
+    """The result of a call to a storage, repeated for up to `seconds` while the storage fails.
 
-    A database that restarts is gone for seconds. Whether a call that failed was carried out is not
-    known, so it must be one that may be carried out twice.
+    A database that restarts is unreachable for seconds. It is unknown whether a failed call was
+    carried out, so the call must be one that may be carried out twice.
+
+    Args:
+        call: the call.
+        seconds: how long to repeat it.
+        clock: the time in seconds; replaced in tests.
+        pause: waits so many seconds; replaced in tests.
 
     Raises:
-        Exception: what the storage raised last.
+        Exception: the last error of the storage.
     """
     end, wait = clock() + seconds, FIRST_PAUSE_S
     while True:
         try:
             return call()
-        except UpdateFinishedTrialError:  # an answer, though it is a RuntimeError
+        except UpdateFinishedTrialError:  # an answer of the storage, although a RuntimeError
             raise
         except OUT_OF_REACH:
             left = end - clock()

@@ -1,6 +1,6 @@
-"""The URL of an Optuna storage, as it may be shown and written: without its password.
+"""Storage URLs that can be shown and written: without their password.
 
-Light enough to be imported before anything heavy.
+Imports little, so that it can be imported before anything heavy.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import re
 from urllib.parse import quote_plus
 
 _opened: dict[str, str] = {}
-"""The URLs that this process was given, by how they are written."""
+"""The URLs that this process was given, by their masked form."""
 VARIABLE = "HEADSEARCH_STORAGE"
-"""The environment variable that a URL is taken from, password and all, where no flag gives one."""
+"""The environment variable with the storage URL, including its password, if no flag gives one."""
 SECRETS = ("password", "passwd", "sslpassword")
-"""Keys of a URL's query that hold what must not be shown."""
+"""Keys of a URL's query whose values must not be shown."""
 HIDDEN = "***"
-"""What stands for a password in what is shown or written."""
+"""The replacement of a password in what is shown or written."""
 
 
 def masked(url: str) -> str:
-    """The URL with its password hidden, in its query too."""
+    """The URL with its passwords hidden, also those in its query."""
     if "@" not in url and "?" not in url:
         return url
     from sqlalchemy.engine import make_url
@@ -34,16 +34,16 @@ def masked(url: str) -> str:
         secret = {key: HIDDEN for key in shown.query if key.lower() in SECRETS}
         written = shown.update_query_dict(secret).render_as_string(hide_password=True)
         return written.replace(quote_plus(HIDDEN), HIDDEN)
-    except (ArgumentError, ValueError):  # no URL that could be opened: its end tells nothing
+    except (ArgumentError, ValueError):  # not a valid URL: keep only parts without secrets
         return f"{scheme}://{HIDDEN}@{rest.rpartition('@')[2].partition('?')[0]}"
 
 
 def unmasked(url: str) -> str:
-    """A URL that can be opened, of one whose password was hidden when it was written.
+    """A URL that can be opened, from one whose password was hidden when it was written.
 
-    It is one that this process was given before, or the one of the environment, where that is the
-    same but for the password; else the one without any, for which the database's own client looks
-    elsewhere (PGPASSWORD, ~/.pgpass).
+    The result is a URL that this process was given before, or that of the environment, if it is the
+    same except for the password. Otherwise it is the URL without a password, which the database's
+    client then looks up elsewhere (PGPASSWORD, ~/.pgpass).
     """
     if HIDDEN not in url:
         _opened[masked(url)] = url

@@ -84,13 +84,14 @@ SOLO_COLUMNS = (
 
 
 STATES = ("running", "complete", "pruned", "collapsed", "failed")
+"""The states of a candidate."""
 
 
 _TEXT_COLUMNS = {"candidate", "family", "state", "reason"}
 
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:
-    """Writes a table as CSV, whole or not at all; no text in it is a formula."""
+    """Writes a table as CSV, completely or not at all; no text in it can be read as a formula."""
     for name in frame.columns:
         if not pd.api.types.is_numeric_dtype(frame[name]):
             cells = (for_csv(cell) if isinstance(cell, str) else cell for cell in frame[name])
@@ -99,6 +100,15 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
 
 
 def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Reads a table of a run; an empty one if the file does not exist.
+
+    Args:
+        path: of the file.
+        columns: that it must have; further ones are kept.
+
+    Raises:
+        UserError: the file is not such a table.
+    """
     if not path.is_file():
         return pd.DataFrame(columns=list(columns))
     try:
@@ -107,7 +117,7 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a table of a run: {str(error).splitlines()[0]}") from None
-    if frame.empty:
+    if frame.empty:  # pandas cannot infer the type of empty columns
         frame = frame.astype({name: float for name in columns if name in frame.columns})
     missing = [column for column in columns if column not in frame.columns]
     if missing:
@@ -115,26 +125,28 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     for column in columns:
         if column not in _TEXT_COLUMNS and not pd.api.types.is_numeric_dtype(frame[column]):
             raise UserError(f"{path}: column {column!r} holds something other than numbers")
-    for column in _TEXT_COLUMNS & set(columns):  # others wrote it, and plots and tables show it
+    for column in _TEXT_COLUMNS & set(columns):  # untrusted: plots and tables show these texts
         frame[column] = frame[column].map(printable, na_action="ignore")
     if "state" in columns and not set(frame["state"]) <= set(STATES):
-        strange = sorted(set(map(str, frame["state"])) - set(STATES))
-        raise UserError(f"{path}: no such state of a candidate: {strange[0]!r}")
+        unknown = sorted(set(map(str, frame["state"])) - set(STATES))
+        raise UserError(f"{path}: no such state of a candidate: {unknown[0]!r}")
     return frame
 
 
 STATE_CLASS = {"complete": 0, "running": 0, "pruned": 1, "collapsed": 2, "failed": 3}
-"""Where a state stands in the ranking: whatever its score, a collapsed head never wins."""
+"""The first key of the ranking: whatever its score, a collapsed head never ranks first."""
 
 
 UNHEALTHY = ("collapsed", "failed")
+"""States of heads whose scores mean nothing."""
 
 
 CONTROL_FAMILIES = ("identity", "own")
+"""Families that serve as a reference and are never recommended."""
 
 
 NO_HEAD = "none"
-"""The name that stands for no head at all."""
+"""The name that stands for pretraining without a head."""
 
 
 def rank(rows: pd.DataFrame) -> pd.DataFrame:
@@ -144,7 +156,7 @@ def rank(rows: pd.DataFrame) -> pd.DataFrame:
     (higher first, missing last), name. The order of `rows` does not matter.
 
     Args:
-        rows: a row a candidate, with RANKING_COLUMNS less `rank`; further columns are kept.
+        rows: a row a candidate, with RANKING_COLUMNS except `rank`; further columns are kept.
 
     Returns:
         RANKING_COLUMNS in their order, then the further columns.
@@ -168,7 +180,7 @@ def rank(rows: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A row of ranking.csv. Figures that are missing are NaN, texts that are missing are empty."""
+    """A row of ranking.csv. Missing figures are NaN, missing texts are empty."""
 
     rank: int
     candidate: str
@@ -192,16 +204,18 @@ class Ranked:
 
     @property
     def healthy(self) -> bool:
+        """Whether the head neither collapsed nor failed."""
         return self.state not in UNHEALTHY
 
     @property
     def control(self) -> bool:
-        """Whether this is a yardstick (`identity`, the base's own block), not a discovery."""
+        """Whether this is a reference (`identity`, the base's own kind of block), not a
+        discovery."""
         return self.family in CONTROL_FAMILIES
 
     @property
     def accuracy(self) -> float:
-        """k-NN accuracy, or the linear probe's where that alone was measured."""
+        """The k-NN accuracy, or the linear probe's if only that was measured."""
         return self.head_linear if math.isnan(self.head_knn) else self.head_knn
 
 
@@ -217,6 +231,7 @@ def ranked(frame: pd.DataFrame) -> list[Ranked]:
 
 
 def _typed(value: Any, kind: str) -> Any:
+    """A cell as `str`, `int` or `float`, with the default of its type if it is missing."""
     missing = value is None or value is pd.NA or value != value
     if kind == "str":
         return "" if missing else str(value)

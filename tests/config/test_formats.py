@@ -1,4 +1,4 @@
-"""What an older headsearch wrote is read; what a later one wrote is refused, and why is said."""
+"""File formats: older files are read, later ones are refused with the reason."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from helpers.command_line import in_process
 PUBLISHED = sorted((Path(__file__).parents[2] / "results" / "cifar10").glob("*/config.yaml"))
 
 
-def test_published_runs_are_of_before_and_after_there_was_a_format() -> None:
+def test_published_runs_include_some_with_and_some_without_a_format() -> None:
     assert {formats.KEY in yaml.safe_load(file.read_text()) for file in PUBLISHED} == {True, False}
 
 
@@ -35,7 +35,7 @@ def test_published_runs_are_read(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Most are of before runs had a format, seeds or solo runs."""
+    """Most were made before runs had a format, seeds or solo runs."""
     monkeypatch.setitem(RC, "savefig.dpi", 50)
     run = tmp_path / "run"
     shutil.copytree(config.parent, run)
@@ -121,7 +121,7 @@ def test_a_space_of_a_later_headsearch(
 
 
 @pytest.mark.parametrize("found", ["0", "-1", "1.0", "yes", "one", "[1]", "{a: 1}"])
-def test_what_is_no_format(found: str, tmp_path: Path) -> None:
+def test_an_invalid_format_is_refused(found: str, tmp_path: Path) -> None:
     file = tmp_path / "space.yaml"
     file.write_text(f"format: {found}\nfamilies: {{mixer: {{depth: 1}}}}\n")
     with pytest.raises(UserError, match=r"space\.yaml:1: format must be a whole number from 1 on"):

@@ -1,4 +1,4 @@
-"""Recipes: every published figure is set, flags win over them, and a step follows the formulas."""
+"""Recipes: published values are set, flags override them, and a step follows the formulas."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_learning_rate_follows_the_batch_size_unless_it_is_given(tmp_path: P
     assert resolve(longer).lr == RunConfig.model_fields["lr"].default
 
 
-def test_a_recipe_that_is_not_known_is_told_and_each_is_named_in_the_help() -> None:
+def test_an_unknown_recipe_is_refused_and_the_help_names_all_recipes() -> None:
     with pytest.raises(UserError, match="unknown recipe 'hssl-vit-l'; did you mean 'hssl-vit-"):
         resolve({"recipe": "hssl-vit-l"})
     text = str(RunConfig.model_fields["recipe"].description)
@@ -90,7 +90,7 @@ def half_cosine(start: float, end: float, share: float) -> float:
 
 
 def published(step: int) -> dict[str, float]:
-    """What moves over a run, at a step of 1000: DESIGN.md's figures of 100 epochs."""
+    """The scheduled values at a step of 1000, from DESIGN.md's figures for 100 epochs."""
     share, peak = step / 999, 0.00075 * 6 / 256
     return {
         "lr": peak * (step + 1) / 101
@@ -141,7 +141,7 @@ def test_a_step_of_the_published_recipe_is_that_of_the_formulas(step: int) -> No
 
 
 def centres_by_hand(trainer: Trainer) -> dict[str, Tensor]:
-    """0.9 of the old centre and 0.1 of the teacher's mean logits over whole crops."""
+    """0.9 of the old centre plus 0.1 of the teacher's mean logits over whole crops."""
     student, teacher = trainer.student, trainer.teacher.network
     whole = made(teacher, crops().flatten(0, 1), None)
     prototypes = teacher.projection.prototypes_PZ

@@ -1,4 +1,4 @@
-"""Settings: preset < config file < flag; what is wrong is named."""
+"""Settings: flag over config file over preset; errors name the wrong setting."""
 
 from __future__ import annotations
 
@@ -74,6 +74,6 @@ def test_a_runs_own_record_is_a_config_file_and_names_no_directory(tmp_path: Pat
     assert (config.epochs, config.out) == (5, None)
 
 
-def test_a_wrong_flag_is_named_as_the_flag_it_is() -> None:
+def test_the_error_for_a_wrong_flag_names_the_flag() -> None:
     with pytest.raises(UserError, match=r"--batch-size: .* but got 1"):
         resolve({"batch_size": 1})

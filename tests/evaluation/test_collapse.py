@@ -1,4 +1,4 @@
-"""The collapse gate: catches each way to say nothing, and lets honest short runs pass."""
+"""Detection of collapse: every kind is flagged, and healthy short runs are not."""
 
 from __future__ import annotations
 
@@ -114,8 +114,9 @@ def test_an_entropy_needs_its_prototypes() -> None:
         collapse_reason(100.0, 192, 1.0)
 
 
-def test_prototypes_that_say_little_anywhere_are_no_collapse_of_a_head() -> None:
-    """Early in a run the base's own say next to nothing; what counts is a head beside it."""
+def test_little_information_in_base_and_head_alike_is_no_collapse() -> None:
+    """Early in a run the base's prototypes carry little information too; only less than theirs
+    counts."""
 
     def gate(information: float, of_base: float | None) -> str | None:
         return collapse_reason(

@@ -1,4 +1,4 @@
-"""Discrepancy of a head from its base: the right number, without bias, an honest interval."""
+"""Discrepancy of a head from its base: correct, unbiased, with an interval that covers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from headsearch.evaluation import (
     map_features,
     prototype_kl,
 )
-from headsearch.evaluation.similarity import cka_of_subsets
+from headsearch.evaluation.similarity import BaseGram, cka_of_subsets
 
 
 def gaussian(*shape: int, seed: int) -> Tensor:
@@ -39,7 +39,7 @@ def related(n: int, p: int, noise: float, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def hsic_u(k: np.ndarray, l: np.ndarray) -> float:  # noqa: E741
-    """The U-statistic that HSIC₁ is, as a sum over all 4-tuples of different images (Song 2012)."""
+    """HSIC₁ as a U-statistic: a sum over all 4-tuples of different images (Song 2012)."""
     n, total = len(k), 0.0
     for a, b, c, d in itertools.permutations(range(n), 4):
         total += k[a, b] * (l[a, b] + l[c, d] - 2 * l[a, c])
@@ -74,7 +74,7 @@ def test_cka_of_independent_features_is_zero_where_the_plain_one_says_three_quar
 
 
 def test_tokens_as_samples_make_independent_images_alike_and_images_as_samples_do_not() -> None:
-    """Tokens share their image's position pattern: networks with nothing else in common."""
+    """The images share nothing but the position pattern of their tokens."""
     position_ND = 1.5 * gaussian(16, 24, seed=7)
     rotated_ND = position_ND @ torch.linalg.qr(gaussian(24, 24, seed=8))[0]
     x_BND = position_ND + gaussian(256, 16, 24, seed=1)
@@ -163,7 +163,7 @@ def test_procrustes_is_the_angle_left_after_scipys_best_rotation() -> None:
 
 @pytest.mark.parametrize("measure", DISCREPANCIES)
 def test_every_replicate_is_the_measure_on_the_images_left(measure: str) -> None:
-    """Brute force: from the features of the images that remain, not from sub-Grams."""
+    """Brute force: from the features of the remaining images, not from sub-matrices of the Gram."""
     base, head = related(47, 6, noise=0.6, seed=9)
     groups, n = 5, 47
     got = discrepancy(base, head, measure, groups=groups)
@@ -200,12 +200,12 @@ def test_cka_of_many_subsets_at_once_is_that_of_each_alone() -> None:
 
 
 @pytest.mark.parametrize("measure", DISCREPANCIES)
-def test_many_heads_beside_one_base_measure_as_each_alone(measure: str) -> None:
+def test_many_heads_compared_with_one_base_measure_as_each_alone(measure: str) -> None:
     entry, base = DISCREPANCIES[measure], gram(gaussian(40, 12, seed=0))
-    beside = entry.beside(base)
+    shared = BaseGram(base)
     for seed in (1, 2, 3):
         head = gram(gaussian(40, 9, seed=seed))
-        assert float(beside(head)) == float(entry.function(base, head))
+        assert float(entry.compare(shared, head)) == float(entry.function(base, head))
 
 
 def test_unknown_measure_names_the_nearest() -> None:
@@ -213,7 +213,7 @@ def test_unknown_measure_names_the_nearest() -> None:
         discrepancy(gaussian(30, 4, seed=0), gaussian(30, 4, seed=1), "procrustis")
 
 
-def test_sides_with_different_images_are_refused() -> None:
+def test_base_and_head_with_different_images_are_refused() -> None:
     with pytest.raises(ValueError, match="same images, but got 30 and 31"):
         discrepancy(gaussian(30, 4, seed=0), gaussian(31, 4, seed=1))
 

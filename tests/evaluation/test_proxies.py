@@ -1,4 +1,4 @@
-"""Proxy accuracy: k-NN and the linear probe predict what the reference implementations predict."""
+"""Proxy accuracy: k-NN and linear probe agree with reference implementations."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_linear_probe_takes_nothing_from_a_constant_feature() -> None:
     assert torch.equal(linear_predict(wide_bank, labels, wide_queries, CLASSES), plain)
 
 
-def test_linear_probe_knows_only_the_classes_it_was_shown() -> None:
+def test_linear_probe_predicts_only_classes_of_the_bank() -> None:
     bank, labels = blobs(120, 10, seed=10)
     shown = (labels == 1) | (labels == 4)
     got = linear_predict(bank[shown], labels[shown], bank, CLASSES)

@@ -1,4 +1,4 @@
-"""The scores of a rung: the same however many heads' features are held together."""
+"""Scores of a rung: they do not depend on how many heads are scored together."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def grown(**changes: Any) -> tuple[TrainingSetup, Network]:
 
 
 @pytest.mark.parametrize("changes", [{}, {"objective": "dino", "discrepancy": "prototype_kl"}])
-def test_heads_that_take_turns_score_as_together(
+def test_heads_scored_in_groups_score_as_when_scored_together(
     changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setup, network = grown(**changes)

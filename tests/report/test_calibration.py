@@ -1,4 +1,4 @@
-"""How well scores rank heads, against scipy, formulas and worlds whose truth is known."""
+"""Calibration of scores against gains: compared with scipy, formulas and simulated truths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from scipy import stats
 
 from headsearch.errors import UserError
 from headsearch.report.calibration import calibration_table, calibration_words
-from headsearch.report.statistics.calibration import calibrate, calibrate_runs, tau
+from headsearch.report.statistics.calibration import calibrate, calibrate_runs
+from headsearch.report.statistics.rank_correlation import tau_b
 from headsearch.report.statistics.score_columns import SCORES
 from headsearch.runs.run import Run
 from headsearch.runs.tables import SOLO_COLUMNS
@@ -24,7 +25,8 @@ from helpers import synthetic_runs
 def world(
     heads: int = 8, seeds: int = 3, searches: int = 2, *, noise: float = 0.0, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Solo runs and scores: `good` is the truth and noise, `bad` is noise, params a third thing."""
+    """Simulated solo runs and scores: `good` is the truth plus noise, `bad` is noise, params_m is
+    unrelated."""
     rng = np.random.default_rng(seed)
     truth, size, useless = rng.normal(0, 1, heads), rng.permutation(heads), rng.normal(0, 1, heads)
     solo = pd.DataFrame(
@@ -71,7 +73,7 @@ def test_tau_rho_and_p_are_those_of_scipy() -> None:
     score = scores.groupby("candidate")["good"].mean().to_numpy()
     assert found.tau.value == pytest.approx(stats.kendalltau(score, truth).statistic)
     assert found.rho.value == pytest.approx(stats.spearmanr(score, truth).statistic)
-    taus = [abs(tau(np.array(order), truth)) for order in permutations(score)]
+    taus = [abs(tau_b(np.array(order), truth)) for order in permutations(score)]
     assert found.p == pytest.approx(np.mean(np.array(taus) >= abs(found.tau.value) - 1e-9))
     assert found.p == pytest.approx(stats.kendalltau(score, truth, method="exact").pvalue)
 
@@ -107,7 +109,7 @@ def test_the_interval_covers_a_known_tau_and_does_not_shrink_to_0_by_ties() -> N
 
 
 def test_reliability_is_what_another_set_of_seeds_finds_again() -> None:
-    """ICC(3, S) against the variances that the runs were made with."""
+    """ICC(3, S) compared with the variances that the runs were simulated with."""
     estimates = [
         calibrate(*world(40, 4, noise=1.0, seed=seed), primary="good").reliability
         for seed in range(6)
@@ -119,7 +121,7 @@ def test_reliability_is_what_another_set_of_seeds_finds_again() -> None:
     )  # fmt: skip
 
 
-def test_what_the_parameters_explain_is_taken_out() -> None:
+def test_partial_tau_controls_for_the_number_of_parameters() -> None:
     solo, scores = world(10, noise=0.3)
     truth = solo.groupby("candidate")["accuracy"].mean()
     scores["params_m"] = scores["candidate"].map(truth)
@@ -133,12 +135,12 @@ def test_what_the_parameters_explain_is_taken_out() -> None:
         frame.groupby("candidate")[column].mean().to_numpy()
         for frame, column in ((own, "good"), (noisy, "accuracy"), (own, "params_m"))
     )
-    xy, xz, yz = tau(x, y), tau(x, z), tau(y, z)
+    xy, xz, yz = tau_b(x, y), tau_b(x, z), tau_b(y, z)
     expected = (xy - xz * yz) / math.sqrt((1 - xz**2) * (1 - yz**2))
     assert found.partial == pytest.approx(expected)
 
 
-def test_regret_is_what_the_first_head_lacks() -> None:
+def test_regret_is_the_best_gain_minus_that_of_the_first_head() -> None:
     solo, scores = world()
     truth = solo.groupby("candidate")["accuracy"].mean()
     scores["bad"] = -scores["candidate"].map(truth)
@@ -160,7 +162,7 @@ def test_one_search_is_worth_the_mean_of_single_ones() -> None:
     assert found.tau_of_one_search == pytest.approx(np.mean(single))
 
 
-def test_ranks_are_meant_within_each_search() -> None:
+def test_ranks_are_taken_within_each_search() -> None:
     rows = pd.DataFrame(
         {
             "candidate": ["a", "b", "c", "a", "b", "c"],
@@ -183,12 +185,12 @@ def test_leaving_a_family_out_gives_the_bounds() -> None:
     x = scores.groupby("candidate")["good"].mean().to_numpy()
     y = solo.groupby("candidate")["accuracy"].mean().to_numpy()
     taus = [
-        tau(np.delete(x, [2 * f, 2 * f + 1]), np.delete(y, [2 * f, 2 * f + 1])) for f in range(4)
+        tau_b(np.delete(x, [2 * f, 2 * f + 1]), np.delete(y, [2 * f, 2 * f + 1])) for f in range(4)
     ]
     assert found.without_family == pytest.approx((min(taus), max(taus)))
 
 
-def test_gaps_are_named() -> None:
+def test_missing_cells_are_named() -> None:
     solo, scores = world()
     with pytest.raises(ValueError, match="accuracy is missing for h0 at seed 0"):
         calibrate(solo.iloc[1:], scores, primary="good")
@@ -202,7 +204,7 @@ def test_gaps_are_named() -> None:
 
 
 def verified_run(path: Path, gains: dict[str, float]) -> Run:
-    """A search that pruned nothing; solo runs of two seeds whose gains are these."""
+    """A search without pruning, with solo runs of two seeds that have these gains."""
     states = dict.fromkeys(synthetic_runs.HEADS, ("complete", synthetic_runs.RUNGS, ""))
     rows = [
         {"candidate": name, "family": name.split("-")[0], "seed": seed,

@@ -1,4 +1,4 @@
-"""Gains over a control from solo runs, against formulas of complete tables and scipy."""
+"""Gains from solo runs: compared with formulas for complete tables and with scipy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ranking: its order, its statistics against independent formulas, what can be told apart."""
+"""Ranking: its order, its statistics against independent formulas, significant differences."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from helpers import synthetic_runs
 
 
 def rows_of(*heads: tuple[str, str, int, float]) -> pd.DataFrame:
-    """Rows as the study has them, from (candidate, state, rungs, score)."""
+    """Rows of ranking.csv from (candidate, state, rungs, score)."""
     columns = [name for name in RANKING_COLUMNS if name != "rank"]
     filled = {
         "candidate": [head[0] for head in heads],

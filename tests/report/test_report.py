@@ -1,4 +1,4 @@
-"""What the user reads after a run: the advice, the report, the plots."""
+"""The report of a run: advice, texts, tables, plots."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_advice_names_the_best_head_why_and_what_it_cannot_be_told_apart_from(tm
     run = synthetic_runs.run(tmp_path, config_changes={"rank_by": "discrepancy"})
     text = advice(run)
     assert text.startswith("bottleneck-d2-k3: ")
-    assert "because of the 5 heads that got as far it differs most from the base" in text
+    assert "because among the 5 heads at the same rung it differs most from the base" in text
     assert "discrepancy 0.292, 95% interval 0.268 to 0.316, k-NN 35.5 ± 3.8%" in text
     assert "cannot be told apart from convnext-d3-k7-noshortcut" in text
     assert text.count(". ") == 0
@@ -86,12 +86,12 @@ def test_advice_never_recommends_a_control(tmp_path: Path):
     assert "ahead of the best candidate mixer-d2" in text
     alone = advice(synthetic_runs.run(tmp_path, heads={"identity": ("identity", 0.0, 0.34)}))
     assert alone == (
-        "No head is recommended, because the control identity ranks first and no other head got "
-        "as far."
+        "No head is recommended, because the control identity ranks first and no other head "
+        "reached its rung."
     )
 
 
-def test_advice_names_a_control_that_keeps_up_before_all_others(tmp_path: Path):
+def test_advice_names_a_control_that_is_as_good_before_all_others(tmp_path: Path):
     text = advice(synthetic_runs.run(tmp_path, config_changes={"rank_by": "accuracy"}))
     assert "cannot be told apart from the control own-d2, the control identity, convnext" in text
     assert "and 1 more" in text
@@ -108,7 +108,7 @@ def test_advice_when_everything_collapsed_or_nothing_is_scored(tmp_path: Path):
     assert "only the untrained network" in of("untrained only")
     assert of("interrupted").startswith("Provisional (interrupted at rung 2 of 4): bottleneck")
     assert "there were no labels" in of("no labels")
-    assert "compared with none" in of("one candidate")
+    assert "there is no comparison" in of("one candidate")
 
 
 def test_advice_warns_where_the_base_has_not_learnt(tmp_path: Path):
@@ -123,7 +123,7 @@ def test_advice_warns_where_the_base_has_not_learnt(tmp_path: Path):
 # The report
 
 
-def test_the_report_tells_how_much_of_the_order_is_the_seeds_doing(tmp_path: Path):
+def test_the_report_says_how_much_the_ranking_depends_on_the_seed(tmp_path: Path):
     one = "\n".join(content(synthetic_runs.run(tmp_path)).trust)
     assert "One seed (0): how much another seed moves the ranks is unknown" in one
     run = synthetic_runs.run(tmp_path, seeds=3)
@@ -142,12 +142,12 @@ def test_the_report_tells_of_learning_rates_that_were_lowered(tmp_path: Path):
     again = {"cohort": 0, "rung": 2, "seed": 0, "step": 31, "back_to": 0, "lr": 0.025}
     once = "\n".join(content(synthetic_runs.run(tmp_path, lowered=[first])).trust)
     assert "the learning rate was lowered once: to 0.05 from step 24 of cohort 1 on (it had" in once
-    assert "do not compare: search again" not in once
+    assert "are not comparable: search again" not in once
     run = synthetic_runs.run(tmp_path, lowered=[first, again])
     run.ranking.loc[0, "cohort"] = 1
     twice = "\n".join(content(run).trust)
-    assert "and to 0.025 from step 0 of cohort 1 on (it had diverged at step 31). It holds" in twice
-    assert "different rates do not compare: search again with --lr 0.025" in twice
+    assert "and to 0.025 from step 0 of cohort 1 on (it had diverged at step 31). It stay" in twice
+    assert "different rates are not comparable: search again with --lr 0.025" in twice
     assert "lowered" not in "\n".join(content(synthetic_runs.run(tmp_path)).trust)
 
 
@@ -225,7 +225,7 @@ def test_the_report_warns_of_what_undermines_it(tmp_path: Path):
     assert "variance" not in " ".join(content(synthetic_runs.run(tmp_path)).trust)
 
 
-def test_the_command_repeats_every_setting_that_the_budget_does_not_say(tmp_path: Path):
+def test_the_command_repeats_every_setting_that_the_budget_does_not_set(tmp_path: Path):
     changes = {"epochs": 7, "data": "my folder", "out": "results/x", "seed": 3}
     command = content(synthetic_runs.run(tmp_path, config_changes=changes)).command
     assert command == (
@@ -234,7 +234,7 @@ def test_the_command_repeats_every_setting_that_the_budget_does_not_say(tmp_path
     )
 
 
-def test_the_table_leaves_out_what_nobody_has_and_is_short_for_a_terminal(tmp_path: Path):
+def test_the_table_leaves_out_empty_columns_and_is_short_for_a_terminal(tmp_path: Path):
     table = ranking_table(synthetic_runs.run(tmp_path, labelled=False))
     assert "k-NN (%)" not in table.headings
     compact = ranking_table(synthetic_runs.run(tmp_path), compact=True)
@@ -266,7 +266,7 @@ def test_durations_read_as_a_person_says_them(seconds, text):
 
 
 def texts_of(figure: Figure) -> dict[str, list[tuple[float, float, float, float]]]:
-    """The extents in pixels of all texts that are seen."""
+    """The extents in pixels of all visible texts."""
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
     unseen = {
@@ -286,7 +286,7 @@ def texts_of(figure: Figure) -> dict[str, list[tuple[float, float, float, float]
 
 
 def small_heads() -> dict[str, tuple[str, float, float]]:
-    """Discrepancies over four decades, as a little training leaves them."""
+    """Discrepancies over four decades, as after little training."""
     return {
         name: (family, discrepancy * 10.0 ** -(i % 4), accuracy)
         for i, (name, (family, discrepancy, accuracy)) in enumerate(synthetic_runs.HEADS.items())
@@ -448,7 +448,7 @@ def test_a_trend_is_claimed_where_interval_and_permutation_test_agree(
     real = trend(found, "discrepancy", "head_knn")
     assert real is not None
     made_up = real._replace(correlation=Correlation(12, figure, figure, p))
-    monkeypatch.setattr("headsearch.report.content.trend", lambda *_: made_up)
+    monkeypatch.setattr("headsearch.report.trust.trend", lambda *_: made_up)
     write_report(found)
     (line,) = [s for s in (found.path / "report.md").read_text().splitlines() if "Kendall" in s]
     assert verdict in line

@@ -1,4 +1,4 @@
-"""How far an order can be trusted: against the paired t-test and known worlds."""
+"""Seed noise of a ranking: compared with the paired t-test and simulated truths."""
 
 from __future__ import annotations
 

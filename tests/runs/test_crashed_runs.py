@@ -1,4 +1,4 @@
-"""`report` and `plot` on what is left of a run, wherever it ended and whatever is lost since."""
+"""`report` and `plot` on an interrupted run, at every stage and with lost files."""
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ FAULTS: dict[str, Callable[[Path], object]] = {
 NOTHING_YET = "No head can be recommended yet, because no rung has been scored."
 UNTRAINED = "No head can be recommended yet, because only the untrained network (rung 0) has"
 UNKNOWN = "Provisional (status unknown at rung 1 of 2): "
-UNREAD = "The study of this run could not be read: how it ended is unknown."
-INTERRUPTED = "The run is interrupted: what follows is provisional."
+UNREAD = "The study of this run could not be read, so it is unknown how the run ended."
+INTERRUPTED = "The run is interrupted: everything in this report is provisional."
 # where the run ended, what is lost since, how the advice begins, what the report warns of
 CASES = [
     ("config.yaml alone", "nothing", NOTHING_YET, UNREAD),
@@ -106,7 +106,7 @@ CASES = [
     ("complete", "nothing", "", "One seed (0)"),
     ("study opened", "study missing", NOTHING_YET, UNREAD),
     *(("rung 1", fault, UNKNOWN, UNREAD) for fault in FAULTS if fault.startswith("study ")),
-    ("rung 1", "no ranking.csv", "No head can be recommended, because ranking.csv is lost.", ""),
+    ("rung 1", "no ranking.csv", "No head can be recommended, because ranking.csv is missing.", ""),
     ("rung 1", "no rungs.csv", "Provisional (interrupted at rung 1 of 2): ", INTERRUPTED),
     ("rung 1", "no scores.csv", "Provisional (interrupted at rung 1 of 2): ", INTERRUPTED),
     ("complete", "config.yaml and study alone", NOTHING_YET, "nothing to rank"),
@@ -147,7 +147,7 @@ def test_report_and_plot(
 
 
 @pytest.mark.parametrize("fault", ["study of a later Optuna", "study no database"])
-def test_a_run_whose_study_cannot_be_read_is_not_gone_on_with(
+def test_a_run_whose_study_cannot_be_read_is_not_resumed(
     fault: str,
     stages: dict[str, Path],
     tmp_path: Path,
@@ -174,7 +174,7 @@ def test_a_run_that_is_held_is_running(stages: dict[str, Path], tmp_path: Path) 
     assert status == "running", "as far as can be seen from here"
 
 
-def test_a_run_that_was_begun_before_some_settings_and_formats_goes_on(
+def test_a_run_from_before_some_settings_and_formats_is_resumed(
     stages: dict[str, Path], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""The run directory: written whole or not at all, and read back at any stage."""
+"""The run directory: written completely or not at all, and read back at every stage."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def test_a_table_reads_back_as_it_was_written(tmp_path: Path) -> None:
     assert read_run(tmp_path / "run").rungs["candidate"].tolist() == ["convnext-d3"]
 
 
-def test_a_setting_that_a_run_is_older_than_was_at_its_default(tmp_path: Path) -> None:
-    """A run begun before there was `--images-per-head` can be gone on with."""
+def test_a_run_older_than_a_setting_is_resumed_with_its_default(tmp_path: Path) -> None:
+    """A run from before `--images-per-head` existed can be resumed."""
     settings = resolve({}).model_dump(mode="json") | {"study_name": "old"}
     begun = {name: value for name, value in settings.items() if name != "images_per_head"}
     create(tmp_path / "run", begun)

@@ -1,1 +1,1 @@
-"""Proxy accuracy: cheap classifiers fitted on frozen features."""
+"""Proxies: cheap classifiers (k-NN, linear probe) on frozen features."""

@@ -1,4 +1,4 @@
-"""Weighted k-NN on frozen features.
+"""Weighted k-NN classification of frozen features.
 
 Dimensions: N images of the bank, M queries, D features, C classes, K neighbours.
 """
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 1024
-"""Queries that are compared with the bank at a time: bounds the memory to CHUNK·N."""
+"""Queries that are compared with the bank at a time; limits the memory to CHUNK·N."""
 
 
 def knn_predict(
@@ -21,15 +21,21 @@ def knn_predict(
     k: int = 20,
     temperature: float = 0.07,
 ) -> Tensor:
-    """The classes that a weighted k-NN gives the queries: (M,) int64.
+    """The classes of the queries by a weighted k-NN on the bank: (M,) int64.
 
-    The k most similar images of the bank (cosine; all of a bank smaller than k) vote with weight
-    exp(similarity / temperature): Wu et al. 2018, arXiv 1805.01978, section 3.4. Of classes with
-    equal votes the first wins.
+    The k most similar images of the bank (cosine; all images if the bank is smaller than k) vote
+    with weight exp(similarity / temperature): Wu et al. 2018, arXiv 1805.01978, section 3.4. If
+    classes have equal votes, the first one wins.
 
     Args:
         bank_ND, queries_MD: features, not normalised.
         bank_labels_N: int64, 0 to classes − 1.
+        classes: C.
+        k: neighbours.
+        temperature: above 0.
+
+    Raises:
+        ValueError: `k` below 1 or `temperature` not above 0.
     """
     if k < 1:
         raise ValueError(f"Neighbours must be at least 1, but got {k=}.")
@@ -48,5 +54,5 @@ def knn_predict(
 
 
 def accuracy(predictions_M: Tensor, labels_M: Tensor) -> float:
-    """The share of predictions that are right, 0 to 1; NaN of none."""
+    """The share of correct predictions, 0 to 1; NaN without predictions."""
     return float((predictions_M == labels_M).double().mean())

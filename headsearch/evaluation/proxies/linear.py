@@ -1,6 +1,6 @@
-"""Proxy accuracy: how well cheap classifiers read a frozen representation.
+"""Linear probe: logistic regression on frozen features.
 
-Dimensions: N images of the bank, M queries, D features, C classes, K neighbours.
+Dimensions: N images of the bank, M queries, D features, C classes, R principal axes.
 """
 
 from __future__ import annotations
@@ -18,43 +18,49 @@ def linear_predict(
     l2: float = 1e-2,
     max_iterations: int = 200,
 ) -> Tensor:
-    """The classes that a linear probe, fitted on the bank, gives the queries: (M,) int64.
+    """The classes of the queries by a linear probe that is fitted on the bank: (M,) int64.
 
-    Multinomial logistic regression on features standardised by the bank: the minimum of
-    mean cross-entropy + l2/2·‖W‖², biases free. That is scikit-learn's LogisticRegression with
-    C = 1 / (l2·N). Deterministic: full batches, L-BFGS from zero, until the gradient (of the scaled
-    problem) is under 1e-6 or `max_iterations` are done. A class that the bank does not
-    show is never predicted.
+    Multinomial logistic regression on features standardised by the bank: the minimum of mean
+    cross-entropy + l2/2·‖W‖², without a penalty on the biases. That is scikit-learn's
+    LogisticRegression with C = 1 / (l2·N). Deterministic: full-batch L-BFGS from zero, until the
+    gradient (of the rescaled problem) is below 1e-6 or `max_iterations` are done. A class that the
+    bank does not contain is never predicted.
 
     Args:
         bank_ND, queries_MD: features.
         bank_labels_N: int64, 0 to classes − 1.
+        classes: C.
+        l2: weight of the penalty, above 0.
+        max_iterations: of L-BFGS.
+
+    Raises:
+        ValueError: `l2` is not above 0.
     """
     if not l2 > 0:
         raise ValueError(f"l2 must be above 0, but got {l2=}.")
     assert int(bank_labels_N.max()) < classes
     dtype = torch.float32 if bank_ND.device.type == "mps" else torch.float64
-    # an absent class has its best bias at −∞, where no iteration arrives
+    # The optimal bias of an absent class is −∞, which no iteration reaches: leave such classes out.
     present_C, target_N = torch.unique(bank_labels_N, return_inverse=True)
     bank_ND, queries_MD = bank_ND.to(dtype), queries_MD.to(dtype)
     mean_D = bank_ND.mean(0)
     std_D = bank_ND.std(0, correction=0)
-    # what a constant feature has left is rounding; it must not be blown up to variance 1
+    # A constant feature varies by rounding error only, which must not be scaled to variance 1.
     std_D = torch.where(std_D > 1e-6 * (mean_D.abs() + std_D), std_D, torch.inf)
     bank_ND, queries_MD = (bank_ND - mean_D) / std_D, (queries_MD - mean_D) / std_D
 
-    # The weights lie in the span of the bank's rows: no more directions than images or features.
-    # Böhning's bound (1992): the Hessian is at most ½·XᵀX/N + l2. Rotated and scaled by its inverse
-    # root, the problem is well conditioned whatever the features' spectrum.
+    # The weights lie in the span of the bank's rows, so min(N, D) directions suffice. Böhning's
+    # bound (1992): the Hessian is at most ½·XᵀX/N + l2. Rotated and scaled by the inverse root of
+    # that bound, the problem is well conditioned whatever the spectrum of the features.
     values_R, axes_DR = _principal_axes(bank_ND)
     scale_R = (values_R / 2 + l2).rsqrt()
-    turned_NR = bank_ND @ axes_DR * scale_R
+    rotated_NR = bank_ND @ axes_DR * scale_R
     penalty_R = l2 * scale_R.square()
 
-    # Classes are rows: few rows times a large matrix are twice as fast as the same transposed.
-    shown_CN = F.one_hot(target_N, len(present_C)).T.to(dtype).contiguous()
-    weight_CR = turned_NR.new_zeros(len(present_C), turned_NR.shape[1], requires_grad=True)
-    bias_C1 = turned_NR.new_zeros(len(present_C), 1, requires_grad=True)
+    # Classes are rows: few rows times a large matrix is twice as fast as the transposed product.
+    target_CN = F.one_hot(target_N, len(present_C)).T.to(dtype).contiguous()
+    weight_CR = rotated_NR.new_zeros(len(present_C), rotated_NR.shape[1], requires_grad=True)
+    bias_C1 = rotated_NR.new_zeros(len(present_C), 1, requires_grad=True)
     solver = torch.optim.LBFGS(
         [weight_CR, bias_C1],
         max_iter=max_iterations,
@@ -67,15 +73,15 @@ def linear_predict(
 
     @torch.no_grad()
     def closure() -> Tensor:
-        """The loss; its gradient by hand, of softmax less target."""
-        logits_CN = torch.addmm(bias_C1, weight_CR, turned_NR.T)
-        logits_CN -= logits_CN.amax(0)
+        """The loss; sets its gradient, softmax minus target, without autograd."""
+        logits_CN = torch.addmm(bias_C1, weight_CR, rotated_NR.T)
+        logits_CN -= logits_CN.amax(0)  # keeps exp from overflowing
         powers_CN = logits_CN.exp()
         sums_N = powers_CN.sum(0)
-        entropy = (sums_N.log().sum() - (logits_CN * shown_CN).sum()) / len(target_N)
-        off_CN = (powers_CN / sums_N - shown_CN) / len(target_N)
-        weight_CR.grad = torch.addcmul(off_CN @ turned_NR, penalty_R, weight_CR)
-        bias_C1.grad = off_CN.sum(1, keepdim=True)
+        entropy = (sums_N.log().sum() - (logits_CN * target_CN).sum()) / len(target_N)
+        error_CN = (powers_CN / sums_N - target_CN) / len(target_N)
+        weight_CR.grad = torch.addcmul(error_CN @ rotated_NR, penalty_R, weight_CR)
+        bias_C1.grad = error_CN.sum(1, keepdim=True)
         return entropy + (penalty_R * weight_CR.square()).sum() / 2
 
     solver.step(closure)
@@ -86,10 +92,10 @@ def linear_predict(
 
 
 def _principal_axes(x_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (R,) of XᵀX/N and their axes (D, R): all that are not 0, R ≤ min(N, D)."""
+    """The eigenvalues (R,) of XᵀX/N that are not 0, and their axes (D, R); R ≤ min(N, D)."""
     count, width = x_ND.shape
     gram = (x_ND.T @ x_ND if width <= count else x_ND @ x_ND.T) / count
     values, vectors = torch.linalg.eigh(gram)
-    kept = values > values[-1] * 1e-12
+    kept = values > values[-1] * 1e-12  # the rest is rounding error
     values, vectors = values[kept], vectors[:, kept]
     return values, vectors if width <= count else x_ND.T @ vectors / (count * values).sqrt()

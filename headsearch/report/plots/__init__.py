@@ -1,1 +1,1 @@
-"""The plots of a report."""
+"""The plots of a report, and plots of any two columns of a run."""

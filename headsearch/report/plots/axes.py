@@ -1,4 +1,4 @@
-"""Axes that fit the figures: their scale, their limits and the marks on them."""
+"""Figures with axes that fit their data: size, margins, scale, limits, ticks, reference lines."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ from headsearch.report.plots.legend import draw_legend, legend_height
 from headsearch.report.plots.style import FAINT, SOFT, WIDTH
 
 DECADE = 10.0
-MARGIN = 0.05  # of the axis, free on either side
-CHARACTER = 0.06  # inches, a digit of a tick label and a little more
-EDGE = 0.04  # inches, free at the figure's edge
-NARROWEST = 1.5  # inches, of axes beside long names
+MARGIN = 0.05  # share of the axis that stays free at either end
+CHARACTER = 0.06  # inches, width of a digit of a tick label with some space
+EDGE = 0.04  # inches that stay free at the figure's edge
+NARROWEST = 1.5  # inches, minimum width of axes beside long names
 
 
 def one_axes(
     handles: Sequence[Line2D], *, height: float = 2.45, right: float = 0.1
 ) -> tuple[Figure, Axes]:
-    """A figure one column wide, with axes `height` inches tall above its legend.
+    """A figure one column wide, with axes above its legend.
 
-    `right` are the inches right of the axes; those to the left are `make_room`'s.
+    Args:
+        handles: of the legend.
+        height: of the axes, inches.
+        right: inches to the right of the axes; `make_room` sets those to the left.
     """
     left = 0.46
     bottom = 0.36 + legend_height(handles)
@@ -41,7 +44,7 @@ def one_axes(
 
 
 def make_room(figure: Figure) -> None:
-    """Moves the left end of the figure's axes to where tick labels and titles of y just fit.
+    """Moves the left end of the axes to where tick labels and titles of y just fit.
 
     Names too long for one column make the figure wider. Limits must be final.
     """
@@ -49,9 +52,9 @@ def make_room(figure: Figure) -> None:
     width, height = figure.get_size_inches()
     left = 0.0
     for axes in figure.axes:
-        beside = axes.yaxis.get_tightbbox(renderer)
-        if beside is not None:
-            left = max(left, axes.get_position().x0 * width - beside.x0 / figure.dpi)
+        labels_box = axes.yaxis.get_tightbbox(renderer)
+        if labels_box is not None:
+            left = max(left, axes.get_position().x0 * width - labels_box.x0 / figure.dpi)
     left += EDGE
     for axes in figure.axes:
         place = axes.get_position()
@@ -62,16 +65,16 @@ def make_room(figure: Figure) -> None:
 
 
 def say(axes: Axes, text: str) -> None:
-    """A note in the middle of axes that have nothing to show."""
+    """Writes a note in the middle of axes that have nothing to show."""
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
 
 
 def fit_x(axes: Axes, values: Sequence[float], *, decades: bool) -> None:
-    """Limits and scale of a horizontal axis that holds `values`.
+    """Sets limits and scale of a horizontal axis that holds `values`.
 
-    Linear, but logarithmic where `decades` allows and positive values span more than one. An
-    axis that also holds 0 (the control `identity`) is then linear below the smallest decade
-    (symlog).
+    The scale is linear. It is logarithmic if `decades` is true and the positive values span more
+    than one decade. If the axis also holds 0 (the control `identity`), it is linear below the
+    smallest decade (symlog).
     """
     finite = [value for value in values if math.isfinite(value)]
     positive = [value for value in finite if value > 0]
@@ -79,7 +82,7 @@ def fit_x(axes: Axes, values: Sequence[float], *, decades: bool) -> None:
         axes.set_xlim(*padded(finite))
         return
     low, high = min(finite), max(finite)
-    # Below a hundredth of the largest value the figures are noise about 0: no decades for them.
+    # Below a hundredth of the largest value, figures are noise around 0 and get no decades.
     threshold = DECADE ** math.floor(math.log10(_smallest_of_note(positive)))
     if low > 0 and low >= threshold:
         axes.set_xscale("log")
@@ -94,11 +97,15 @@ def fit_x(axes: Axes, values: Sequence[float], *, decades: bool) -> None:
 
 
 def _smallest_of_note(positive: Sequence[float]) -> float:
+    """The smallest positive value, but at least a hundredth of the largest."""
     return max(min(positive), max(positive) / 100)
 
 
 def _ticks(axes: Axes, low: float, high: float, threshold: float) -> list[float]:
-    """0 and 1, 2, 5 or 1, 3 of each decade within low..high, as far as their labels fit."""
+    """The tick positions within low..high whose labels fit.
+
+    0 and the powers of ten, with 2 and 5 or else with 3 of each decade if there is room.
+    """
     decades = range(round(math.log10(threshold)), math.ceil(math.log10(high)) + 1)
     kept = [0.0] if low <= 0 else []
     for decade in decades:
@@ -113,7 +120,7 @@ def _ticks(axes: Axes, low: float, high: float, threshold: float) -> list[float]
 
 
 def _labels_fit(axes: Axes, marks: Sequence[float]) -> bool:
-    """Whether the labels of these ascending marks stand clear of one another."""
+    """Whether the labels of these ascending ticks do not touch."""
     figure = axes.figure
     assert isinstance(figure, Figure)
     places = [axes.get_xaxis_transform().transform((m, 0))[0] / figure.dpi for m in marks]
@@ -125,7 +132,7 @@ def _labels_fit(axes: Axes, marks: Sequence[float]) -> bool:
 
 
 def padded(values: Sequence[float]) -> tuple[float, float]:
-    """The range of the finite values with a margin; 0..1 about nothing, ±½ about a single one."""
+    """The range of the finite values with a margin: 0..1 without any, ±½ around a single 0."""
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return 0.0, 1.0
@@ -137,9 +144,12 @@ def padded(values: Sequence[float]) -> tuple[float, float]:
 def reference_lines(
     axes: Axes, lines: Sequence[tuple[str, float]], fontsize: float = 6
 ) -> list[tuple[str, float]]:
-    """Labelled horizontal lines; labels stand right of the axes, spread where lines are close.
+    """Draws labelled horizontal lines.
 
-    Limits must be final. Returns the lines that were drawn (NaN is left out).
+    Labels stand to the right of the axes and are spread if lines are close. Limits must be final.
+
+    Returns:
+        The lines that were drawn; those at NaN are left out.
     """
     drawn = [(text, value) for text, value in lines if math.isfinite(value)]
     low, high = axes.get_ylim()

@@ -1,4 +1,4 @@
-"""Any figure of a run against any other."""
+"""A plot of any column of a run's tables against any other."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from headsearch.runs.tables import Ranked, ranked
 
 
 def plot_columns(run: Run, x: str, y: str, out: Path) -> Path:
-    """Plots column `y` over column `x` into `out` (.png, .svg or .pdf) and returns it.
+    """Plots column `y` over column `x` into `out` (.png, .svg or .pdf) and returns `out`.
 
-    Two columns of ranking.csv give a point a head, with error bars where the figure has an
-    interval. Where either is in rungs.csv alone, a curve a head through its rungs.
+    Two columns of ranking.csv give a point a head, with error bars if a figure has an interval. If
+    one of them is in rungs.csv only, each head is a curve through its rungs.
 
     Raises:
         UserError: a column is unknown or empty in this run, or `out` cannot be written.
@@ -44,7 +44,7 @@ def plot_columns(run: Run, x: str, y: str, out: Path) -> Path:
 
 
 def column_figure(run: Run, x: str, y: str) -> Figure | None:
-    """Column `y` over column `x`; None where no head has both."""
+    """Column `y` over column `x`; None if no head has both."""
     rows = ranked(run.ranking)
     styles = family_styles(row.family for row in rows)
     per_head = x in run.ranking.columns and y in run.ranking.columns
@@ -63,7 +63,7 @@ def column_figure(run: Run, x: str, y: str) -> Figure | None:
     if not dots:
         return None
     figure, axes = one_axes(legend_handles([dot.row for dot in dots], styles))
-    xs, ys = scatter.reach(dots)
+    xs, ys = scatter.extent(dots)
     fit_x(axes, xs, decades=COLUMNS[x].decades)
     axes.set_ylim(*padded(ys))
     axes.set_xlabel(COLUMNS[x].axis_title)
@@ -75,18 +75,19 @@ def column_figure(run: Run, x: str, y: str) -> Figure | None:
 
 
 def _path(run: Run, row: Ranked, x: str, y: str) -> list[Point]:
-    """The head's points in the order of the rungs, in the units shown, missing ones left out."""
+    """The head's points at its rungs in the units shown, without missing ones."""
     own = run.rungs[run.rungs["candidate"] == row.candidate].sort_values("rung")
     points = zip(_over_rungs(row, own, x), _over_rungs(row, own, y), strict=True)
     return [point for point in points if all(math.isfinite(figure) for figure in point)]
 
 
 def _over_rungs(row: Ranked, own: pd.DataFrame, name: str) -> list[float]:
-    """A head's figure at each of its rungs; one of the ranking's own is the same at all."""
+    """A head's figure at each of its rungs; a figure of ranking.csv is the same at all of them."""
     if name not in own.columns:
         return [shown(row, name)] * len(own)
     return [float(value) * COLUMNS[name].scale for value in own[name]]
 
 
 def _exact(value: float) -> Interval:
+    """A value without an interval."""
     return Interval(value, math.nan, math.nan)

@@ -1,4 +1,4 @@
-"""The main plot: how accurate each head is against how different it is from the base."""
+"""The main plot of a report: accuracy of each head against its discrepancy from the base."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ DOTTED = (0, (1, 1.5))
 
 
 def discrepancy_accuracy(run: Run) -> Figure:
-    """A curve a head through its rungs, ending in its marker with error bars.
+    """A curve a head through its rungs, ending at its marker with error bars.
 
-    Horizontal bars are the discrepancy's interval, vertical ones the binomial interval of an
-    accuracy on the reporting images, both 95 %. Without labels y is the effective rank, which
-    has no curve.
+    Horizontal bars are the interval of the discrepancy, vertical ones the binomial interval of an
+    accuracy on the reporting images, both 95 %. Without labels, y is the effective rank, which is
+    in ranking.csv only and has no curve.
     """
     rows = ranked(run.ranking)
     y = accuracy_column(run)
@@ -53,17 +53,17 @@ def discrepancy_accuracy(run: Run) -> Figure:
         for row in rows
         if math.isfinite(shown(row, X)) and math.isfinite(shown(row, y))
     ]
-    found = trend(run, X, y) if y in run.rungs.columns else None
+    correlated = trend(run, X, y) if y in run.rungs.columns else None
     references = _references(run, y)
 
     handles = legend_handles([dot.row for dot in dots], styles)
-    if found is not None:
-        text = f"trend at rung {found.rung}"
+    if correlated is not None:
+        text = f"trend at rung {correlated.rung}"
         handles.append(Line2D([], [], color=INK, linewidth=0.8, linestyle=DOTTED, label=text))
     figure, axes = one_axes(handles, right=0.58 if references else 0.1)
     if not dots:
         say(axes, "no rung scored yet" if run.rungs.empty else "no head has both figures")
-    xs, ys = scatter.reach(dots)
+    xs, ys = scatter.extent(dots)
     fit_x(axes, xs, decades=COLUMNS[X].decades)
     axes.set_ylim(*padded(ys + [value for _, value in references]))
     axes.set_xlabel(_x_title(run))
@@ -72,14 +72,14 @@ def discrepancy_accuracy(run: Run) -> Figure:
     reference_lines(axes, references)
     scatter.draw(axes, dots)
     lines = [[(x, value) for x in axes.get_xlim()] for _, value in references]
-    if found is not None:
-        lines.append(_draw_trend(axes, found, COLUMNS[y].scale))
+    if correlated is not None:
+        lines.append(_draw_trend(axes, correlated, COLUMNS[y].scale))
     scatter.name_finalists(axes, dots, lines)
     return figure
 
 
 def accuracy_column(run: Run) -> str:
-    """The column that stands for accuracy: k-NN, else linear probe, else effective rank."""
+    """The accuracy that is plotted: k-NN, else linear probe, else the effective rank."""
     for name in ("head_knn", "head_linear", "effective_rank"):
         if run.ranking[name].notna().any():
             return name
@@ -92,7 +92,7 @@ def _x_title(run: Run) -> str:
 
 
 def _path(run: Run, row: Ranked, y: str) -> list[Point]:
-    """The head's figures at its rungs, ending in those of the ranking."""
+    """The head's figures at its rungs, ending with those of the ranking."""
     end = (shown(row, X), shown(row, y))
     if y not in run.rungs.columns:
         return [end]
@@ -102,6 +102,7 @@ def _path(run: Run, row: Ranked, y: str) -> list[Point]:
 
 
 def _references(run: Run, y: str) -> list[tuple[str, float]]:
+    """The accuracies of base, untrained base and raw pixels, with their labels."""
     probe = y.removeprefix("head_")
     baselines = run.facts.get("baselines", {})
     texts = (("base", "base"), ("untrained", "untrained"), ("raw", "raw pixels"))
@@ -112,18 +113,22 @@ def _references(run: Run, y: str) -> list[tuple[str, float]]:
     ]
 
 
-def _draw_trend(axes: Axes, found: Trend, scale: float) -> list[Point]:
-    """The Theil–Sen line, Kendall's companion, straight on the axes' own scale."""
+def _draw_trend(axes: Axes, correlated: Trend, scale: float) -> list[Point]:
+    """Draws the Theil–Sen line and writes Kendall's τ above the axes; returns the line's points.
+
+    The Theil–Sen slope is the estimator that belongs to Kendall's τ. The line is straight on the
+    scale of the x axis, which may be logarithmic.
+    """
     transform = axes.xaxis.get_transform()
-    shown_N = transform.transform(found.x)
-    slope, intercept, *_ = stats.theilslopes(found.y * scale, shown_N)
+    shown_N = transform.transform(correlated.x)
+    slope, intercept, *_ = stats.theilslopes(correlated.y * scale, shown_N)
     line_P = np.linspace(shown_N.min(), shown_N.max(), 60)
     x_P, y_P = transform.inverted().transform(line_P), intercept + slope * line_P
     axes.plot(x_P, y_P, color=INK, linewidth=0.8, linestyle=DOTTED, zorder=2)
-    tau, number = found.correlation.kendall, found.correlation.number
+    tau, number = correlated.correlation.kendall, correlated.correlation.number
     text = (
-        f"Rung {found.rung}, {number} heads: Kendall's τ = {signed(tau.value)} "
-        f"[{signed(tau.low)}, {signed(tau.high)}], p = {found.correlation.p:.2g}"
+        f"Rung {correlated.rung}, {number} heads: Kendall's τ = {signed(tau.value)} "
+        f"[{signed(tau.low)}, {signed(tau.high)}], p = {correlated.correlation.p:.2g}"
     )
     figure = axes.figure
     assert isinstance(figure, Figure)

@@ -1,4 +1,4 @@
-"""Labels that keep clear of the markers, of the lines and of one another."""
+"""Placement of labels in a plot: clear of markers, of lines and of one another."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from matplotlib.transforms import Bbox
 
 DISTANCES = (5, 9, 14, 20, 27, 35, 44, 54)  # points from the marker's centre, nearest first
 ANGLES = (0, 180, 45, 135, -45, -135, 90, -90, 22, 158, -22, -158, 67, 113, -67, -113)
-PAD = 1.5  # pixels of air around a label
+PAD = 1.5  # pixels of free space around a label
 LEADER = 8  # points from marker to label beyond which a line joins them
-# Costs of a place, in quarters of a point of distance: for each 2 pixels of line that the label
+# Costs of a place, where 4 points of distance cost 1: for each 2 pixels of line that the label
 # covers, and for each marker or label that its leader crosses.
 COVERING = 0.8
 CROSSING = 100
@@ -28,6 +28,7 @@ HALO = [patheffects.withStroke(linewidth=1.5, foreground="white")]
 
 
 Point = tuple[float, float]
+"""x and y."""
 
 
 class Label(NamedTuple):
@@ -46,17 +47,21 @@ def place(
     segments: Sequence[Sequence[Point]] = (),
     fontsize: float = 6,
 ) -> list[Annotation]:
-    """Writes each label where it covers no point and no other label, and fewest segments.
+    """Writes each label where it covers no point, no other label and as few segments as possible.
 
-    A label goes to the free place nearest its point, with a thin leader where that is far off.
-    One that finds no free place is left out, and of several on one point all but the first:
-    the table names every head.
+    A label takes the free place nearest to its point; a thin leader line joins them if that is far.
+    A label without a free place is left out; of several labels on one point, only the first is
+    written. The report's table names every head.
 
     Args:
         axes: whose limits and position are final.
         labels: the most important first.
         points: markers and bars to keep clear of, in data coordinates.
-        segments: polylines in data coordinates that a label had better not cross.
+        segments: polylines in data coordinates that labels should avoid.
+        fontsize: points.
+
+    Returns:
+        The labels that were written.
     """
     figure = axes.figure
     assert isinstance(figure, Figure)
@@ -110,11 +115,12 @@ def place(
 
 
 def renderer_of(figure: Figure) -> RendererBase:
-    """What measures the figure's texts, in pixels at the figure's own dpi."""
+    """A renderer that measures the figure's texts, in pixels at the figure's own dpi."""
     return cast(RendererBase, FigureCanvasAgg(figure).get_renderer())  # type: ignore[no-untyped-call]
 
 
 def _one_a_point(axes: Axes, labels: Sequence[Label]) -> list[Label]:
+    """The labels without those on a point that already has one."""
     kept: list[Label] = []
     for label in labels:
         here = axes.transData.transform((label.x, label.y))
@@ -125,7 +131,7 @@ def _one_a_point(axes: Axes, labels: Sequence[Label]) -> list[Label]:
 
 
 def _leader(axes: Axes, point: Point, box: Bbox, colour: str) -> None:
-    """A thin line from the point to its label's nearest edge, where they are not neighbours."""
+    """Draws a thin line from the point to its label's nearest edge, unless they are close."""
     tip = _nearest(box, point)
     if math.dist(tip, point) <= LEADER * axes.figure.dpi / 72:
         return
@@ -134,17 +140,18 @@ def _leader(axes: Axes, point: Point, box: Bbox, colour: str) -> None:
 
 
 def _nearest(box: Bbox, point: Point) -> Point:
-    """The point of the box that is nearest."""
+    """The point of the box nearest to a point."""
     return min(max(point[0], box.x0), box.x1), min(max(point[1], box.y0), box.y1)
 
 
 def _around(axes: Axes, point: Point, reach: float) -> Bbox:
+    """The box of this half-width around a point, in pixels."""
     x, y = axes.transData.transform(point)
     return Bbox.from_extents(x - reach, y - reach, x + reach, y + reach)
 
 
 def _sampled(axes: Axes, segments: Sequence[Sequence[Point]]) -> np.ndarray:
-    """Points in pixels along the polylines, close enough that no label slips between two."""
+    """Points in pixels along the polylines, close enough that no label fits between two."""
     samples = [np.empty((0, 2))]
     for line in segments:
         pixels = axes.transData.transform(np.asarray(line, dtype=float))
@@ -155,21 +162,23 @@ def _sampled(axes: Axes, segments: Sequence[Sequence[Point]]) -> np.ndarray:
 
 
 def _covered(box: Bbox, pixels_P2: np.ndarray) -> float:
+    """The number of points that a box covers."""
     x, y = pixels_P2.T
     return float(((x > box.x0) & (x < box.x1) & (y > box.y0) & (y < box.y1)).sum())
 
 
 def _inside(frame: Bbox, box: Bbox) -> bool:
+    """Whether the box lies within the frame."""
     return bool(
         box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1
     )
 
 
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """The positions moved as little as it takes to lie `gap` apart within low..high.
+    """The positions moved as little as necessary to be `gap` apart within low..high.
 
-    Neighbours that would touch are merged into a block around their mean, block by block
-    (pool adjacent violators). Needs (len − 1) · gap ≤ high − low.
+    Neighbours that would touch are merged into a block around their mean (pool adjacent violators).
+    Needs (len − 1) · gap ≤ high − low.
     """
     order = sorted(range(len(positions)), key=lambda i: positions[i])
     blocks: list[tuple[list[int], float]] = []  # members in order, the first one's position

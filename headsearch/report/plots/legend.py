@@ -1,4 +1,4 @@
-"""The legend below a plot: families by colour and marker, states by how the marker is filled."""
+"""The legend below a plot: families by colour and marker, states by the fill of the marker."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROW = 0.135  # inches
 
 
 def legend_handles(rows: Sequence[Ranked], styles: dict[str, FamilyStyle]) -> list[Line2D]:
-    """An entry a family, then what filled, hollow and crossed mean."""
+    """An entry for each family, then one for each state."""
     handles = []
     present = {row.family for row in rows}
     for family, style in styles.items():
@@ -28,9 +28,9 @@ def legend_handles(rows: Sequence[Ranked], styles: dict[str, FamilyStyle]) -> li
 
 
 def state_handles(states: Iterable[str]) -> list[Line2D]:
-    """Legend entries that say what filled, hollow and crossed mean, for the states present."""
-    grey = FamilyStyle(INK, "o")
-    entries = {"complete": grey, "running": grey, "pruned": grey}
+    """Entries for the states that are present: filled, hollow and crossed markers."""
+    any_family = FamilyStyle(INK, "o")
+    entries = {"complete": any_family, "running": any_family, "pruned": any_family}
     present = set(states)
     handles = []
     for state, style in entries.items():
@@ -38,21 +38,21 @@ def state_handles(states: Iterable[str]) -> list[Line2D]:
             handle = marker_handle(style, state)
             handle.set_label(state)
             handles.append(handle)
-    aside = [state for state in ("collapsed", "failed") if state in present]
-    if aside:
+    crossed = [state for state in ("collapsed", "failed") if state in present]
+    if crossed:
         handles.append(
-            Line2D([], [], linestyle="none", color=INK, marker="x", label=", ".join(aside))
+            Line2D([], [], linestyle="none", color=INK, marker="x", label=", ".join(crossed))
         )
     return handles
 
 
 def legend_height(handles: Sequence[Line2D]) -> float:
-    """Inches that the legend of these entries takes at the foot of a figure."""
+    """The height in inches of a legend with these entries."""
     return ROW * math.ceil(len(handles) / COLUMNS_ABREAST) + 0.08 if handles else 0.0
 
 
 def draw_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """The legend at the foot of the figure; nothing without entries."""
+    """Draws the legend at the bottom of the figure; nothing without entries."""
     if handles:
         figure.legend(
             handles=list(handles),

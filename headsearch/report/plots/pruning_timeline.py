@@ -1,4 +1,4 @@
-"""Which head lived until which rung."""
+"""The pruning timeline: up to which rung each head was trained."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headsearch.runs.run import Run
 from headsearch.runs.tables import ranked
 
 ROW = 0.145  # inches a head
-SHOWN = 60  # heads, best first: more than a page's height says nothing more
+SHOWN = 60  # heads, best first: more do not fit on a page
 
 
 def pruning_timeline(run: Run) -> Figure:
@@ -28,18 +28,18 @@ def pruning_timeline(run: Run) -> Figure:
         height=ROW * max(len(shown), 4),
         right=0.12,
     )
-    for place, row in enumerate(shown):
+    for y, row in enumerate(shown):
         style, end = styles[row.family], int(reached.get(row.candidate, 0))
         axes.plot(
             (0, end),
-            (place, place),
+            (y, y),
             color=style.colour,
             linewidth=1.6,
             alpha=0.45,
             solid_capstyle="butt",
             zorder=2,
         )
-        draw_marker(axes, end, place, style, row.state)
+        draw_marker(axes, end, y, style, row.state)
     if not shown:
         say(axes, "no rung scored yet")
     axes.set_ylim(max(len(shown), 4) - 0.4, -0.6)

@@ -1,4 +1,4 @@
-"""Heads as points with error bars, each at the end of its curve, the finalists named."""
+"""Heads as points with error bars, each at the end of its curve; the best ones are named."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ class Dot(NamedTuple):
     """A head in a plot, in the units shown. Bounds that it does not have are NaN.
 
     Attributes:
-        path: where it was at its rungs; the last point is the marker.
-        x: the marker's place across, with its error bar.
-        y: the same along.
+        row: of the ranking.
+        style: of its family.
+        path: its points at its rungs; the last one is the marker's.
+        x: horizontal position of the marker, with its error bar.
+        y: vertical position of the marker, with its error bar.
     """
 
     row: Ranked
@@ -35,16 +37,16 @@ class Dot(NamedTuple):
     y: Interval
 
 
-def reach(dots: Sequence[Dot]) -> tuple[list[float], list[float]]:
-    """All x and all y that the axes must hold; NaN among them is to be left out."""
+def extent(dots: Sequence[Dot]) -> tuple[list[float], list[float]]:
+    """All x and all y that the axes must show; NaN among them must be ignored."""
     xs = [x for dot in dots for x in (*dot.x, *(point[0] for point in dot.path))]
     ys = [y for dot in dots for y in (*dot.y, *(point[1] for point in dot.path))]
     return xs, ys
 
 
 def draw(axes: Axes, dots: Sequence[Dot]) -> None:
-    """Curves, error bars and markers; the first head lies on top."""
-    for row, style, path, x, y in reversed(dots):
+    """Draws curves, error bars and markers; the first head lies on top."""
+    for row, style, path, x, y in reversed(dots):  # the best head is drawn last
         x_N, y_N = np.array(path).T
         colour = style.colour
         axes.plot(x_N, y_N, color=colour, linewidth=0.6, alpha=0.35, zorder=2)
@@ -68,9 +70,15 @@ def name_finalists(
     *,
     gains: bool = True,
 ) -> None:
-    """Writes the names of the best heads where they cover nothing; `segments` are to be avoided.
+    """Writes the names of the best heads where they cover nothing.
 
-    Heads that were verified are named too, with what they gain where `gains` says so.
+    Verified heads are named too, with their gain if `gains` is true.
+
+    Args:
+        axes: whose limits are final.
+        dots: the heads, best first.
+        segments: further polylines that names should avoid.
+        gains: whether to write the gain of a verified head behind its name.
     """
     finalists = {row.candidate for row in contenders([dot.row for dot in dots])[:NAMED]}
     finalists |= {dot.row.candidate for dot in dots if math.isfinite(dot.row.gain)}
@@ -89,7 +97,7 @@ def name_finalists(
 
 
 def _name(row: Ranked, gains: bool) -> str:
-    """The candidate, with its gain where solo runs have measured it."""
+    """The candidate, with its gain if solo runs have measured it."""
     if not gains or math.isnan(row.gain):
         return row.candidate
     return f"{row.candidate} ({points(row.gain)} points)"

@@ -1,4 +1,4 @@
-"""How each head's discrepancy, accuracy and loss move while training goes on."""
+"""Discrepancy, accuracy and loss of each head during training."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from headsearch.report.plots.style import INK, WIDTH, FamilyStyle, draw_marker, 
 from headsearch.runs.run import Run
 from headsearch.runs.tables import Ranked, ranked
 
-# column, its column of the base, and a title that fits a low panel
 PANELS = (
     ("discrepancy", None, "Discrepancy"),
     ("head_knn", "base_knn", "k-NN accuracy (%)"),
     ("head_linear", "base_linear", "Linear probe (%)"),
     ("loss", None, "Loss (nats)"),
 )
+"""A column, the base's column that belongs to it, and a title that fits a low panel."""
 PANEL_HEIGHT = 1.15  # inches
 GAP = 0.1
 
@@ -41,9 +41,9 @@ def scores_over_rungs(run: Run) -> Figure:
     height = bottom + len(panels) * (PANEL_HEIGHT + GAP)
     figure = Figure(figsize=(WIDTH, height))
     for index, (name, base, title) in enumerate(panels):
-        low = bottom + (len(panels) - 1 - index) * (PANEL_HEIGHT + GAP)
+        y0 = bottom + (len(panels) - 1 - index) * (PANEL_HEIGHT + GAP)
         axes = figure.add_axes(
-            (0.46 / WIDTH, low / height, (WIDTH - 0.56) / WIDTH, PANEL_HEIGHT / height)
+            (0.46 / WIDTH, y0 / height, (WIDTH - 0.56) / WIDTH, PANEL_HEIGHT / height)
         )
         for row in reversed(rows):
             _draw_head(axes, run, row, name, styles[row.family])
@@ -64,6 +64,7 @@ def scores_over_rungs(run: Run) -> Figure:
 
 
 def _draw_head(axes: Axes, run: Run, row: Ranked, name: str, style: FamilyStyle) -> None:
+    """Draws one head's curve with its marker at the end."""
     own = run.rungs[run.rungs["candidate"] == row.candidate].sort_values("rung")
     points_N2 = own[["images", name]].dropna().to_numpy(dtype=float)
     if not len(points_N2):
@@ -74,7 +75,7 @@ def _draw_head(axes: Axes, run: Run, row: Ranked, name: str, style: FamilyStyle)
 
 
 def _draw_base(axes: Axes, run: Run, name: str) -> None:
-    """The base's accuracy by images seen: the mean over cohorts, each of which trains a copy."""
+    """Draws the base's accuracy: the mean over cohorts, each of which trains its own copy."""
     means = run.rungs.groupby("images")[name].mean().dropna()
     x_N = np.array(means.index, dtype=float) * COLUMNS["images"].scale
     y_N = means.to_numpy(dtype=float) * COLUMNS[name].scale

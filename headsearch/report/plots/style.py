@@ -1,4 +1,4 @@
-"""How every plot looks, and how it is written so that the same data give the same bytes."""
+"""Colours, markers and fonts of all plots; saving gives the same bytes for the same data."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ RC: Any = {
     "axes.spines.right": False,
     "figure.dpi": 100,
     "savefig.dpi": 300,
-    "text.parse_math": False,  # a name with $ in it is a name
-    "svg.fonttype": "path",  # a label keeps its measured width where the font is missing
-    "svg.hashsalt": "headsearch",
+    "text.parse_math": False,  # else a name with $ in it is read as a formula
+    "svg.fonttype": "path",  # a label keeps its measured width where the font is not installed
+    "svg.hashsalt": "headsearch",  # fixed, else the ids in the file are random
     "pdf.fonttype": 42,
 }
 
-# Okabe & Ito's colours that stand out on white, and markers that differ without colour. Their
-# numbers share no divisor, so the first 42 families differ in the pair.
+# Okabe & Ito's colours that stand out on white, and markers that differ without colour. There are
+# 6 colours and 7 markers, numbers without a common divisor, so the first 42 families all differ.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "p")
 CONTROL_COLOUR = SOFT
@@ -62,7 +62,7 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 @dataclass(frozen=True)
 class FamilyStyle:
-    """The colour and marker that a family has in every plot of a run."""
+    """The colour and marker of a family in every plot of a run."""
 
     colour: str
     marker: str
@@ -71,10 +71,10 @@ class FamilyStyle:
 def family_styles(families: Iterable[str]) -> dict[str, FamilyStyle]:
     """A style for each family, by name; controls are grey."""
     present = set(families)
-    found = sorted(present - set(CONTROL_FAMILIES))
+    discovered = sorted(present - set(CONTROL_FAMILIES))
     styles = {
         family: FamilyStyle(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
-        for i, family in enumerate(found)
+        for i, family in enumerate(discovered)
     }
     controls = {
         family: FamilyStyle(CONTROL_COLOUR, CONTROL_MARKERS[family])
@@ -87,7 +87,7 @@ def family_styles(families: Iterable[str]) -> dict[str, FamilyStyle]:
 def draw_marker(
     axes: Axes, x: float, y: float, style: FamilyStyle, state: str, size: float = 4.5
 ) -> None:
-    """A head's marker: filled while it lasts, hollow once pruned, crossed when set aside."""
+    """Draws a head's marker: filled while it trains, hollow once pruned, crossed if it failed."""
     axes.add_line(marker_handle(style, state, size, x=x, y=y))
     if state in ("collapsed", "failed"):
         axes.add_line(
@@ -100,7 +100,7 @@ def draw_marker(
 def marker_handle(
     style: FamilyStyle, state: str, size: float = 4.5, *, x: float = 0.0, y: float = 0.0
 ) -> Line2D:
-    """The marker as a line of one point, for the axes or a legend."""
+    """The marker as a line with one point, for the axes or a legend."""
     filled = state in ("complete", "running")
     return Line2D(
         [x],
@@ -117,25 +117,33 @@ def marker_handle(
 
 @contextmanager
 def plotting() -> Iterator[None]:
-    """The settings under which figures are built and saved; left as they were afterwards."""
+    """Context in which figures are built and saved; matplotlib's settings are restored after it."""
     with mpl.rc_context(RC):
         yield
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Writes the figure without dates. Raises UserError for a format or place that is no good."""
+    """Writes the figure, without dates in its metadata; returns the path.
+
+    Raises:
+        UserError: an unknown format, or the file cannot be written.
+    """
     suffix = check_suffix(path)
-    dateless = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": None}[suffix]
+    no_date = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": None}[suffix]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format=suffix[1:], metadata=dateless)
+        figure.savefig(path, format=suffix[1:], metadata=no_date)
     except OSError as error:
         raise UserError(f"{path}: cannot write the plot: {error.strerror}") from None
     return path
 
 
 def check_suffix(path: Path) -> str:
-    """The path's suffix in lower case. Raises UserError for one that plots are not written in."""
+    """The path's suffix in lower case.
+
+    Raises:
+        UserError: plots are not written in this format.
+    """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise UserError(

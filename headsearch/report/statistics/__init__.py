@@ -1,1 +1,1 @@
-"""Order of candidates, intervals, rank correlation, gains, calibration."""
+"""Statistics of a run: ranks, intervals, rank correlation, gains, seed noise, calibration."""

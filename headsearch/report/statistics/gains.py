@@ -1,10 +1,11 @@
-"""How much each head helps the base, from solo runs that share seeds, and how sure that is.
+"""Gains: how much each head improves the base in solo runs, with simultaneous intervals.
 
-Runs of one seed start from the same weights and see the same images in the same order, so they rise
-and fall together. The model takes that out: accuracy(head h, seed s) = μ_h + σ_s + ε, fitted by
-least squares, with one variance of ε for all heads: three runs alone say little of a head's own.
-Gains are differences of the μ_h from a control's. Their intervals hold for all heads at once, after
-Dunnett (1955, JASA 50), so that the best of many is not called better by luck.
+Runs of one seed start from the same weights and see the same images in the same order, so their
+accuracies are correlated. The model therefore has an effect for each seed: accuracy(head h, seed s)
+= μ_h + σ_s + ε, fitted by least squares. The variance of ε is the same for all heads, because the
+few runs of one head say little about a variance of its own. A gain is the difference of a head's
+μ_h from a control's. The intervals hold for all heads at once (Dunnett 1955, JASA 50), so that the
+best of many heads is not called better by chance.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from headsearch.runs.run import Run
 from headsearch.runs.tables import CONTROL_FAMILIES, NO_HEAD, RANKING_COLUMNS, write_table
 
 DRAWS = 200_000
-"""Draws behind a critical value: it is exact to about 0.3 %, and the same every time."""
+"""Draws behind a critical value, which is accurate to about 0.3 % and the same every time."""
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What a head adds to the accuracy of the base, against a control.
+    """What a head adds to the accuracy of the base, compared with a control.
 
     Attributes:
         value: the difference, as a fraction.
         low, high: bounds of its 95 % interval, simultaneous over all heads; NaN with one seed.
-        p: of no difference, two-sided, adjusted for the number of heads; NaN with one seed.
-        runs: solo runs of this head.
+        p: two-sided p-value of no difference, adjusted for the number of heads; NaN with one seed.
+        runs: the number of solo runs of this head.
     """
 
     value: float
@@ -42,40 +43,47 @@ class Gain:
 
     @property
     def better(self) -> bool:
+        """Whether the head is better than the control beyond error."""
         return self.low > 0
 
     @property
     def worse(self) -> bool:
+        """Whether the head is worse than the control beyond error."""
         return self.high < 0
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Means over seeds with the seed's own effect taken out, and their uncertainty."""
+    """The fitted model: means over seeds without the seeds' effects, and their uncertainty.
+
+    Attributes:
+        names: the heads.
+        means: μ of each head.
+        covariance: of the means; NaN if no degree of freedom is left.
+        freedom: degrees of freedom of the variance.
+        deviation: standard deviation of ε, one run around its head's mean.
+    """
 
     names: tuple[str, ...]
     means: npt.NDArray[np.float64]
     covariance: npt.NDArray[np.float64]
-    """Of the means; NaN where no degree of freedom is left."""
     freedom: int
-    """Degrees of freedom behind the variance."""
     deviation: float
-    """Of one run around its head's mean, the seed's effect taken out."""
 
 
 def fit(table: pd.DataFrame, column: str) -> Fit:
-    """Fits the model of this page.
+    """Fits accuracy(head h, seed s) = μ_h + σ_s + ε by least squares.
 
     Args:
-        table: a row a solo run: `candidate`, `seed` and the column; heads may lack seeds, but
-            every seed must share a head with the others.
+        table: a row a solo run: `candidate`, `seed` and the column. Heads may lack seeds, but every
+            seed must share a head with the others.
         column: the accuracy.
     """
     names = tuple(dict.fromkeys(table["candidate"]))
     seeds = list(dict.fromkeys(table["seed"]))
     of_head = np.equal.outer(table["candidate"].to_numpy(), np.array(names, dtype=object))
     of_seed = np.equal.outer(table["seed"].to_numpy(), np.array(seeds))
-    # Seed effects add up to 0: each is the contrast with the last seed's.
+    # Seed effects add up to 0, so the last seed's is minus the sum of the others.
     of_seed = of_seed[:, :-1].astype(float) - of_seed[:, -1:].astype(float)
     design = np.hstack([of_head.astype(float), of_seed])
     values = table[column].to_numpy(dtype=float)
@@ -88,39 +96,42 @@ def fit(table: pd.DataFrame, column: str) -> Fit:
 
 
 def gains(table: pd.DataFrame, column: str, control: str) -> dict[str, Gain]:
-    """The gain of every candidate but the control, against it.
+    """The gain of every candidate but the control, compared with the control.
 
     Args:
         table: as in `fit`.
+        column: the accuracy.
         control: the candidate that the others are compared with.
     """
-    found = fit(table, column)
-    at = found.names.index(control)
-    others = [index for index in range(len(found.names)) if index != at]
-    contrast = np.zeros((len(others), len(found.names)))
+    fitted = fit(table, column)
+    at = fitted.names.index(control)
+    others = [index for index in range(len(fitted.names)) if index != at]
+    contrast = np.zeros((len(others), len(fitted.names)))
     contrast[np.arange(len(others)), others] = 1
     contrast[:, at] = -1
-    values = contrast @ found.means
-    covariance = contrast @ found.covariance @ contrast.T
-    runs = [int(number) for number in (table["candidate"].value_counts()[list(found.names)])]
+    values = contrast @ fitted.means
+    covariance = contrast @ fitted.covariance @ contrast.T
+    runs = [int(number) for number in (table["candidate"].value_counts()[list(fitted.names)])]
     errors = np.sqrt(np.diag(covariance))
-    sure = bool(found.freedom and (errors > 0).all())
-    largest = largest_of_t(covariance, found.freedom) if sure else np.full(DRAWS, math.nan)
-    reach = float(np.quantile(largest, 0.95))
+    # One seed leaves no degree of freedom: gains without intervals.
+    has_error = bool(fitted.freedom and (errors > 0).all())
+    largest = largest_of_t(covariance, fitted.freedom) if has_error else np.full(DRAWS, math.nan)
+    critical = float(np.quantile(largest, 0.95))
     result = {}
     for index, value, error in zip(others, map(float, values), map(float, errors), strict=True):
-        half = reach * error
-        p = (1 + int((largest >= abs(value) / error).sum())) / (1 + DRAWS) if sure else math.nan
-        result[found.names[index]] = Gain(value, value - half, value + half, p, runs[index])
+        half = critical * error
+        hits = int((largest >= abs(value) / error).sum()) if has_error else 0
+        p = (1 + hits) / (1 + DRAWS) if has_error else math.nan
+        result[fitted.names[index]] = Gain(value, value - half, value + half, p, runs[index])
     return result
 
 
 def largest_of_t(
     covariance: npt.NDArray[np.float64], freedom: int, seed: int = 0
 ) -> npt.NDArray[np.float64]:
-    """Draws of max |T_i|, T multivariate t with this covariance's correlations.
+    """Draws of max |T_i|, where T is multivariate t with the correlations of this covariance.
 
-    Drawn rather than integrated, for runs that are missing leave correlations that no table has.
+    Drawn rather than looked up: missing runs lead to correlations that no published table covers.
     """
     error = np.sqrt(np.diag(covariance))
     rng = np.random.default_rng(seed)
@@ -134,17 +145,18 @@ def largest_of_t(
 
 @dataclass(frozen=True)
 class Verified:
-    """What the solo runs of a search say.
+    """What the solo runs of a search show.
 
     Attributes:
         over_none: the gain of every candidate over the base pretrained alone.
-        over_control: over the homogeneous control, of all but that.
-        control: the base's own kind of block, or `identity` where the base has none; None
-            where neither ran.
-        order: the heads, controls left out, the largest gain first. It is found on the labels that
-            may choose; the gains themselves are on the reporting labels.
-        deviation: of one run, the seed's effect taken out, as a fraction; NaN with one seed.
-        seeds: how many there are.
+        over_control: the gain of every candidate but the control over the control.
+        control: the head of the base's own kind of block, or `identity` if the base has none; None
+            if neither ran.
+        order: the heads without controls, the largest gain first. The order is found on the labels
+            that may choose; the gains themselves are on the reporting labels.
+        deviation: standard deviation of one run, the seed's effect removed, as a fraction; NaN with
+            one seed.
+        seeds: the number of seeds.
     """
 
     over_none: dict[str, Gain]
@@ -156,20 +168,26 @@ class Verified:
 
 
 def verified(run: Run) -> Verified | None:
-    """What the solo runs of a search say; None without one of no head and one of another."""
+    """What the solo runs of a search show.
+
+    None unless there are runs with no head and runs with at least one head.
+    """
     table = run.solo
     if NO_HEAD not in set(table["candidate"]) or table["candidate"].nunique() < 2:
         return None
+    # A seed without a run of no head has nothing to compare with.
     shared = table[table["seed"].isin(table.loc[table["candidate"] == NO_HEAD, "seed"])]
     scored = shared.assign(
         accuracy=shared[["base_knn", "base_linear"]].mean(axis=1),
         chooses=shared[["choose_knn", "choose_linear"]].mean(axis=1),
     )
     families = dict(zip(scored["candidate"], scored["family"], strict=True))
-    heads = [name for name, of in families.items() if of not in (NO_HEAD, *CONTROL_FAMILIES)]
+    heads = [
+        name for name, family in families.items() if family not in (NO_HEAD, *CONTROL_FAMILIES)
+    ]
     choosing = fit(scored, "chooses")
     means = dict(zip(choosing.names, choosing.means, strict=True))
-    controls = {of: name for name, of in families.items() if of in CONTROL_FAMILIES}
+    controls = {family: name for name, family in families.items() if family in CONTROL_FAMILIES}
     control = controls.get("own", controls.get("identity"))
     return Verified(
         over_none=gains(scored, "accuracy", NO_HEAD),
@@ -182,14 +200,14 @@ def verified(run: Run) -> Verified | None:
 
 
 def write_gains(run: Run) -> None:
-    """Adds to ranking.csv what each head gains the base, where solo runs say so."""
-    found = verified(run)
-    if found is None:
+    """Adds the columns gain, gain_low and gain_high to ranking.csv, if there are solo runs."""
+    result = verified(run)
+    if result is None:
         return
     ranking = run.ranking[list(RANKING_COLUMNS)].copy()
     for column, name in (("gain", "value"), ("gain_low", "low"), ("gain_high", "high")):
         ranking[column] = [
-            getattr(found.over_none[head], name) if head in found.over_none else math.nan
+            getattr(result.over_none[head], name) if head in result.over_none else math.nan
             for head in ranking["candidate"]
         ]
     write_table(run.path / "ranking.csv", ranking)

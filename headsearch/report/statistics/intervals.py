@@ -1,4 +1,4 @@
-"""95 % intervals of accuracies, and whether two figures can be told apart."""
+"""95 % intervals of accuracies, and whether two figures differ beyond them."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ class Interval(NamedTuple):
 
 
 def accuracy_interval(accuracy: float, images: int) -> Interval:
-    """An accuracy measured on `images` images with its binomial interval (Wilson 1927, JASA 22).
+    """An accuracy on `images` images with its binomial interval (Wilson 1927, JASA 22).
 
-    Raises nothing; NaN stays NaN. Unlike the normal interval it stays within 0..1.
+    Unlike the normal interval, it stays within 0 to 1. NaN gives NaN.
     """
-    spread = Z_95**2 / images
-    centre = (accuracy + spread / 2) / (1 + spread)
-    half = math.sqrt(accuracy * (1 - accuracy) * spread + spread**2 / 4) / (1 + spread)
+    z2_n = Z_95**2 / images  # z²/n in Wilson's formula
+    centre = (accuracy + z2_n / 2) / (1 + z2_n)
+    half = math.sqrt(accuracy * (1 - accuracy) * z2_n + z2_n**2 / 4) / (1 + z2_n)
     return Interval(accuracy, centre - half, centre + half)
 
 
 def told_apart(first: Interval, second: Interval) -> bool:
     """Whether the 95 % interval of the two figures' difference excludes 0.
 
-    The interval of the difference comes from the two intervals by Newcombe's square-and-add (1998,
-    Statistics in Medicine 17, method 10), which takes them as independent. Two heads scored on
-    the same images err together, so this says "cannot be told apart" rather too often.
+    The interval of the difference comes from the two intervals by Newcombe's square-and-add method
+    (1998, Statistics in Medicine 17, method 10), which assumes that they are independent. The
+    errors of two heads scored on the same images are correlated, so this function is conservative:
+    it says False somewhat too often.
     """
     upper, lower = (first, second) if first.value >= second.value else (second, first)
-    reach = math.hypot(upper.value - upper.low, lower.high - lower.value)
-    return upper.value - lower.value > reach
+    margin = math.hypot(upper.value - upper.low, lower.high - lower.value)
+    return upper.value - lower.value > margin

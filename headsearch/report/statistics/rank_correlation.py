@@ -1,9 +1,10 @@
-"""Rank correlation over candidates (Kendall, Spearman) with intervals and permutation tests."""
+"""Kendall's and Spearman's rank correlation over candidates, intervals and permutation tests."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import permutations as all_orders
 from typing import NamedTuple
 
 import numpy as np
@@ -12,21 +13,23 @@ from scipy import stats
 
 from headsearch.report.statistics.intervals import Z_95, Interval
 from headsearch.runs.run import Run
-from headsearch.runs.tables import (
-    ranked,
-)
+from headsearch.runs.tables import ranked
 
-MIN_CORRELATED = 5  # Kendall's interval divides by n − 4
-
-
-PERMUTED = 64  # pairs; the work grows with their square
+MIN_CORRELATED = 5
+"""Fewest pairs: the variance of Kendall's τ divides by n − 4."""
+PERMUTED = 64
+"""Pairs up to which p is found by permutations: the work grows with their square."""
 
 
 class Correlation(NamedTuple):
     """Rank correlation of two figures over candidates.
 
-    `p` is the two-sided p-value of Kendall's tau-b: by permutations, of more than `PERMUTED` pairs
-    by the normal distribution that it then has.
+    Attributes:
+        number: pairs without a missing figure.
+        kendall: Kendall's τ-b.
+        spearman: Spearman's ρ.
+        p: two-sided p-value of τ-b, by permutations up to `PERMUTED` pairs, beyond that from the
+            normal approximation.
     """
 
     number: int
@@ -42,14 +45,15 @@ def correlation(
     permutations: int = 9999,
     seed: int = 0,
 ) -> Correlation | None:
-    """Kendall's tau-b and Spearman's rho of the pairs without a missing figure.
+    """Kendall's τ-b and Spearman's ρ of the pairs without a missing figure.
 
     The intervals are those of Bonett & Wright (2000, Psychometrika 65): Fisher's z with variance
-    0.437/(n − 4) for tau and (1 + rho²/2)/(n − 3) for rho. A bootstrap over a dozen candidates
-    draws many of them twice, and such ties pull tau-b about; these are deterministic and cover.
+    0.437/(n − 4) for τ and (1 + ρ²/2)/(n − 3) for ρ. A bootstrap over a dozen candidates draws many
+    of them twice, and such ties shift τ-b; these intervals are deterministic and keep their
+    coverage.
 
     Returns:
-        None with fewer than 5 pairs, or where all of one side's figures are equal.
+        None with fewer than 5 pairs, or if all figures of one side are equal.
     """
     pairs = np.stack([np.asarray(x, dtype=float), np.asarray(y, dtype=float)])
     pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
@@ -61,16 +65,24 @@ def correlation(
     rho = float(stats.spearmanr(pairs[0], pairs[1]).statistic)
     return Correlation(
         number,
-        # A perfect order would have an interval without width: half a discordant pair is granted.
+        # A perfect order would have an interval of width 0; the margin, half a discordant pair,
+        # avoids that.
         _fisher_interval(tau, 0.437 / (number - 4), 2 / (number * (number - 1))),
         _fisher_interval(rho, (1 + rho**2 / 2) / (number - 3), 6 / (number**3 - number)),
-        _permutation_p(pairs[0], pairs[1], permutations, seed)
+        permutation_p(pairs[1], pairs[0], permutations=permutations, seed=seed)
         if number <= PERMUTED
         else float(kendall.pvalue),
     )
 
 
 def _fisher_interval(value: float, variance: float, margin: float) -> Interval:
+    """The interval by Fisher's z transformation.
+
+    Args:
+        value: the correlation.
+        variance: of Fisher's z.
+        margin: how far from ±1 the centre is kept, where z is infinite.
+    """
     centre = math.atanh(min(max(value, margin - 1), 1 - margin))
     half = Z_95 * math.sqrt(variance)
     return Interval(
@@ -78,26 +90,59 @@ def _fisher_interval(value: float, variance: float, margin: float) -> Interval:
     )
 
 
-def _permutation_p(
-    x_N: npt.NDArray[np.float64], y_N: npt.NDArray[np.float64], permutations: int, seed: int
+def permutation_p(
+    permuted_N: npt.NDArray[np.float64],
+    fixed_N: npt.NDArray[np.float64],
+    *,
+    permutations: int = 9999,
+    seed: int = 0,
+    enumerate_few: bool = False,
 ) -> float:
-    """Share of orders of y, the observed one among them, with |tau-b| as large as observed.
+    """Two-sided p-value of Kendall's τ-b: the share of orders with |τ-b| as large as observed.
 
-    Ties keep their number under permutation, so |concordant − discordant| orders as |tau-b| does.
+    Args:
+        permuted_N: one figure of each candidate; its order is permuted.
+        fixed_N: the other figure, in the same order of candidates.
+        permutations: orders that are drawn; the observed one counts as one more.
+        seed: of the draws.
+        enumerate_few: use all N! orders instead where these are at most `permutations`.
+
+    Returns:
+        The p-value; NaN if all figures of one side are equal.
     """
-    signs_x_NN = np.sign(x_N[:, None] - x_N[None, :])
-    signs_y_NN = np.sign(y_N[:, None] - y_N[None, :])
-    observed = abs((signs_x_NN * signs_y_NN).sum())
+    if not np.ptp(permuted_N) or not np.ptp(fixed_N):
+        return math.nan
+    # Permuting does not change the number of ties, so |concordant − discordant| ranks as |τ-b|.
+    permuted_NN = np.sign(permuted_N[:, None] - permuted_N[None, :])
+    fixed_NN = np.sign(fixed_N[:, None] - fixed_N[None, :])
+    observed = abs((permuted_NN * fixed_NN).sum())
+
+    def as_large(order_N: npt.NDArray[np.int64]) -> bool:
+        concordance = (permuted_NN[np.ix_(order_N, order_N)] * fixed_NN).sum()
+        return bool(abs(concordance) >= observed)
+
+    number = len(fixed_N)
+    if enumerate_few and math.factorial(number) <= permutations:
+        orders = map(np.array, all_orders(range(number)))
+        return sum(map(as_large, orders)) / math.factorial(number)
     rng = np.random.default_rng(seed)
-    as_large = 1
-    for _ in range(permutations):
-        order_N = rng.permutation(len(y_N))
-        as_large += abs((signs_x_NN * signs_y_NN[np.ix_(order_N, order_N)]).sum()) >= observed
-    return float(as_large / (permutations + 1))
+    hits = sum(as_large(rng.permutation(number)) for _ in range(permutations))
+    return (1 + hits) / (1 + permutations)
+
+
+def tau_b(x_N: npt.NDArray[np.float64], y_N: npt.NDArray[np.float64]) -> float:
+    """Kendall's τ-b; NaN if all figures of one side are equal."""
+    return float(stats.kendalltau(x_N, y_N).statistic)
 
 
 class Trend(NamedTuple):
-    """How two columns of rungs.csv go together over the heads, at one rung that all of them saw."""
+    """The rank correlation of two columns of rungs.csv over the heads, at one rung.
+
+    Attributes:
+        rung: the last rung that all heads reached.
+        x, y: the two figures of each head at that rung.
+        correlation: of the two.
+    """
 
     rung: int
     x: npt.NDArray[np.float64]
@@ -108,20 +153,23 @@ class Trend(NamedTuple):
 def trend(run: Run, x: str, y: str) -> Trend | None:
     """The trend of `y` over `x` at the last rung before anything was pruned.
 
-    Heads that survive pruning were selected by a score that both figures enter, which alone
-    makes the two go against each other among the survivors (Berkson's paradox); and figures of
-    different rungs differ by the training in between. Collapsed and failed heads are left out,
-    and so is rung 0, the untrained network. None where `correlation` is.
+    The heads that survive pruning were selected by a score that depends on both figures. This alone
+    makes the two anticorrelated among the survivors (Berkson's paradox). Figures of different rungs
+    differ by the training in between. Collapsed and failed heads are left out, and so is rung 0,
+    the untrained network.
+
+    Returns:
+        None without scored rungs, or where `correlation` returns None.
     """
     healthy = {row.candidate for row in ranked(run.ranking) if row.healthy}
     rows = run.rungs[run.rungs["candidate"].isin(healthy) & (run.rungs["rung"] > 0)]
     if rows.empty:
         return None
     rungs_N = rows["rung"].to_numpy(dtype=int)
-    heads = dict(zip(*np.unique(rungs_N, return_counts=True), strict=True))
-    rung = int(max(index for index, number in heads.items() if number == max(heads.values())))
+    heads_at = dict(zip(*np.unique(rungs_N, return_counts=True), strict=True))
+    rung = int(max(index for index, heads in heads_at.items() if heads == max(heads_at.values())))
     at_rung = rows[rows["rung"] == rung].sort_values("candidate")
     x_N = at_rung[x].to_numpy(dtype=float)
     y_N = at_rung[y].to_numpy(dtype=float)
-    found = correlation(x_N, y_N)
-    return found and Trend(rung, x_N, y_N, found)
+    correlated = correlation(x_N, y_N)
+    return correlated and Trend(rung, x_N, y_N, correlated)

@@ -1,6 +1,6 @@
-"""The order of the candidates, and how far their figures can be told apart.
+"""What a run's ranking goes by, and which heads are comparable and differ beyond error.
 
-All accuracies are fractions (0..1) on the reporting split. Every interval is a 95 % interval.
+Accuracies are fractions (0 to 1) on the reporting split. Intervals are 95 % intervals.
 """
 
 from __future__ import annotations
@@ -9,44 +9,41 @@ from collections.abc import Sequence
 
 from headsearch.report.statistics.intervals import Interval, accuracy_interval, told_apart
 from headsearch.runs.run import Run
-from headsearch.runs.tables import (
-    STATE_CLASS,
-    Ranked,
-)
+from headsearch.runs.tables import STATE_CLASS, Ranked
 
 
 def rank_by(run: Run) -> str:
-    """What the score measures: discrepancy, accuracy or balanced. Without labels: discrepancy."""
+    """What the ranking score measures: `discrepancy`, `accuracy` or `balanced`."""
     if run.facts.get("labelled") is False:
-        return "discrepancy"
+        return "discrepancy"  # the only measure that needs no labels
     chosen = str(run.config.get("rank_by", "auto"))
     return "accuracy" if chosen == "auto" else chosen
 
 
 def reporting_images(run: Run) -> int | None:
-    """Images behind every reported accuracy, or None where the run has not said."""
+    """The number of images behind every reported accuracy; None if the run did not record it."""
     number = run.facts.get("eval", {}).get("report")
     return int(number) if number else None
 
 
 def last_rung(run: Run) -> int | None:
-    """The last rung that was scored, or None before rung 0."""
-    scored = run.ranking.loc[run.ranking["score"].notna(), "rungs"]  # where rungs.csv is lost
+    """The last rung that was scored; None before rung 0."""
+    scored = run.ranking.loc[run.ranking["score"].notna(), "rungs"]  # in case rungs.csv is lost
     rungs = [*run.rungs["rung"], *scored]
     return int(max(rungs)) if rungs else None
 
 
 def distinct(first: Ranked, second: Ranked, run: Run) -> bool:
-    """Whether `first` beats `second` in what the ranking measures, by more than their intervals.
+    """Whether `first` beats `second` in what the ranking measures, beyond their intervals.
 
-    Of two measures (balanced) at least one must be better and none worse: a head that trades
-    one for the other is not shown to be the better one.
+    For a score of two measures (balanced), at least one must be better and none worse: a head that
+    is better in one measure and worse in the other is not shown to be the better one.
     """
-    wanted, images = rank_by(run), reporting_images(run)
+    criterion, images = rank_by(run), reporting_images(run)
     verdicts = []
-    if wanted in ("discrepancy", "balanced"):
+    if criterion in ("discrepancy", "balanced"):
         verdicts.append(_verdict(_discrepancy(first), _discrepancy(second)))
-    if wanted in ("accuracy", "balanced"):
+    if criterion in ("accuracy", "balanced"):
         verdicts.append(
             0
             if images is None
@@ -63,14 +60,18 @@ def _discrepancy(row: Ranked) -> Interval:
 
 
 def _verdict(first: Interval, second: Interval) -> int:
-    """1 where `first` is larger, −1 where it is smaller, 0 where they cannot be told apart."""
+    """1 if `first` is larger, −1 if it is smaller, 0 if the intervals do not tell."""
     if not told_apart(first, second):
         return 0
     return 1 if first.value > second.value else -1
 
 
 def contenders(rows: Sequence[Ranked]) -> list[Ranked]:
-    """The healthy heads that were scored as late as the leader: those it can be compared with."""
+    """The healthy heads that are comparable to the first-ranked one, best first.
+
+    These were last scored at the same rung and are in the same kind of state: still in the run, or
+    pruned.
+    """
     healthy = [row for row in rows if row.healthy]
     if not healthy:
         return []
@@ -83,7 +84,7 @@ def contenders(rows: Sequence[Ranked]) -> list[Ranked]:
 
 
 def base_has_learnt(run: Run) -> bool | None:
-    """Whether the base's accuracy is above its untrained self's beyond error; None if unknown."""
+    """Whether the base is more accurate than its untrained self beyond error; None if unknown."""
     baselines, images = run.facts.get("baselines", {}), reporting_images(run)
     for probe in ("knn", "linear"):
         trained, untrained = baselines.get(f"base_{probe}"), baselines.get(f"untrained_{probe}")

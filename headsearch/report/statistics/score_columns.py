@@ -1,4 +1,4 @@
-"""The scores that calibration compares, each a column computed from the tables of searches."""
+"""The scores that calibration compares, each computed as a column from the tables of a search."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ from headsearch.errors import UserError
 from headsearch.runs.run import Run
 
 
-def of_search(run: Run, index: int, back: int) -> pd.DataFrame:
-    """The scores of a search; every seed of every search counts as one of its own."""
-    found = search_scores(run, back)
-    return found.assign(seed=[f"{index}-{seed}" for seed in found["seed"]])
+def scores_of_search(run: Run, index: int, back: int) -> pd.DataFrame:
+    """The scores of one of several searches, its seeds renamed to be unique among all of them.
+
+    Args:
+        run: the search.
+        index: of the search.
+        back: how many rungs before the last.
+    """
+    scores = search_scores(run, back)
+    return scores.assign(seed=[f"{index}-{seed}" for seed in scores["seed"]])
 
 
 def search_scores(run: Run, back: int = 0) -> pd.DataFrame:
-    """`candidate, seed` and every score of `SCORES`, of the heads that the last rung saw.
+    """The columns `candidate, seed` and every score of `SCORES`, of the heads at the last rung.
 
     Args:
-        run: a search, whose scores are those on the labels that may choose.
-        back: how many rungs before the last; none are left at rung 0 and before.
+        run: a search; its accuracies are on the labels that may choose.
+        back: how many rungs before the last. Rung 0 and before give no rows.
 
     Raises:
         UserError: the run was made before scores.csv was written.
@@ -31,47 +37,51 @@ def search_scores(run: Run, back: int = 0) -> pd.DataFrame:
         raise UserError(f"{run.path}: no scores.csv with scores of a rung in it: search again")
     rungs = run.scores["rung"]
     final = run.scores[rungs == rungs.max()]
-    at = run.scores[(rungs == rungs.max() - back) & (rungs > 0)]
-    at = at[at["candidate"].isin(final["candidate"])].merge(
+    rows = run.scores[(rungs == rungs.max() - back) & (rungs > 0)]
+    rows = rows[rows["candidate"].isin(final["candidate"])].merge(
         run.ranking[["candidate", "params_m", "gflops"]], on="candidate"
     )
-    return scores_from(at)
+    return scores_from(rows)
 
 
-def scores_from(at: pd.DataFrame) -> pd.DataFrame:
-    """`candidate, seed` and every score, from rows of scores.csv with the heads' sizes."""
-    scores = {name: of(at) for name, of in SCORES.items()}
-    return pd.DataFrame({"candidate": at["candidate"], "seed": at["seed"], **scores})
+def scores_from(rows: pd.DataFrame) -> pd.DataFrame:
+    """The columns `candidate, seed` and every score, from scores.csv with the heads' sizes."""
+    scores = {name: score(rows) for name, score in SCORES.items()}
+    return pd.DataFrame({"candidate": rows["candidate"], "seed": rows["seed"], **scores})
 
 
-def _accuracy(at: pd.DataFrame) -> pd.Series[float]:
-    return at[["choose_knn", "choose_linear"]].mean(axis=1)
+def _accuracy(rows: pd.DataFrame) -> pd.Series[float]:
+    return rows[["choose_knn", "choose_linear"]].mean(axis=1)
 
 
-def _base_accuracy(at: pd.DataFrame) -> pd.Series[float]:
-    return at[["base_choose_knn", "base_choose_linear"]].mean(axis=1)
+def _base_accuracy(rows: pd.DataFrame) -> pd.Series[float]:
+    return rows[["base_choose_knn", "base_choose_linear"]].mean(axis=1)
 
 
-def _ranks(at: pd.DataFrame, score: pd.Series[float]) -> pd.Series[float]:
-    """The share of the heads of its seed that a head is no worse than."""
-    return score.groupby(at["seed"]).rank(pct=True)
+def _ranks(rows: pd.DataFrame, score: pd.Series[float]) -> pd.Series[float]:
+    """The share of the heads of the same seed that a head is at least as good as."""
+    return score.groupby(rows["seed"]).rank(pct=True)
 
 
 SCORES: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
-    "balanced": lambda at: np.sqrt(at["discrepancy"].clip(lower=0) * _accuracy(at)),
-    "discrepancy": lambda at: at["discrepancy"],
-    "cka": lambda at: at["cka"],
-    "mutual_knn": lambda at: at["mutual_knn"],
-    "procrustes": lambda at: at["procrustes"],
-    "head_knn": lambda at: at["choose_knn"],
-    "head_linear": lambda at: at["choose_linear"],
+    "balanced": lambda rows: np.sqrt(rows["discrepancy"].clip(lower=0) * _accuracy(rows)),
+    "discrepancy": lambda rows: rows["discrepancy"],
+    "cka": lambda rows: rows["cka"],
+    "mutual_knn": lambda rows: rows["mutual_knn"],
+    "procrustes": lambda rows: rows["procrustes"],
+    "head_knn": lambda rows: rows["choose_knn"],
+    "head_linear": lambda rows: rows["choose_linear"],
     "head_accuracy": _accuracy,
-    "head_minus_base": lambda at: _accuracy(at) - _base_accuracy(at),
-    "mean_of_ranks": lambda at: (_ranks(at, at["discrepancy"]) + _ranks(at, _accuracy(at))) / 2,
-    "effective_rank": lambda at: at["effective_rank"],
-    "params_m": lambda at: at["params_m"],
-    "gflops": lambda at: at["gflops"],
+    "head_minus_base": lambda rows: _accuracy(rows) - _base_accuracy(rows),
+    "mean_of_ranks": lambda rows: (
+        (_ranks(rows, rows["discrepancy"]) + _ranks(rows, _accuracy(rows))) / 2
+    ),
+    "effective_rank": lambda rows: rows["effective_rank"],
+    "params_m": lambda rows: rows["params_m"],
+    "gflops": lambda rows: rows["gflops"],
 }
-"""Each score of a head, larger is better, from scores.csv and the head's size: `discrepancy` by the
-measure that the search used, accuracies on the labels that may choose. Parameters and GFLOPs are
-what a score has to beat."""
+"""The scores: name to a function from rows of scores.csv with the heads' sizes to a column.
+
+Larger is better. `discrepancy` is by the measure that the search used; accuracies are on the labels
+that may choose. `params_m` and `gflops` are the trivial scores that any other has to beat.
+"""

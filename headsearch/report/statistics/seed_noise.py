@@ -1,11 +1,12 @@
-"""How far a search's order can be trusted, from its scores under several seeds.
+"""Seed noise: how far a search's ranking can be trusted, from its scores under several seeds.
 
-The scores of a seed rise and fall together, and a head's own scatter over three seeds says little.
-So the model is that of solo runs (`gains.fit`): score(head, seed) = μ_head + σ_seed + ε with one
-variance of ε for all heads. Two heads are told apart where their means differ by more than Tukey's
-honestly significant difference, which holds for all pairs at once. From the same comparisons follow
-the interval of a head's rank, between 1 + those that are better and all but those that are worse
-(Al Mohamad, Goeman & van Zwet 2022, Biometrika 109), and the letters of heads that share a rank.
+The scores of one seed are correlated, and the scatter of one head over three seeds says little. So
+the model is that of solo runs (`gains.fit`): score(head, seed) = μ_head + σ_seed + ε, with one
+variance of ε for all heads. Two heads differ significantly if their means differ by more than
+Tukey's honestly significant difference, which holds for all pairs at once. The same comparisons
+give the interval of a head's rank (Al Mohamad, Goeman & van Zwet 2022, Biometrika 109): its lower
+end is 1 + the number of heads that are better, its upper end the number of heads minus those that
+are worse. They also give the letters of heads that do not differ.
 """
 
 from __future__ import annotations
@@ -28,17 +29,19 @@ from headsearch.runs.tables import Ranked, ranked
 
 @dataclass(frozen=True)
 class RankNoise:
-    """What the seeds say of an order.
+    """How the ranking varies with the seed.
 
-    What only several seeds can tell is NaN, or empty, with one.
+    With one seed, the fields that need several are NaN or empty.
 
     Attributes:
-        seeds: how many.
-        deviation: of a head's score under one seed around its mean, the seed's effect taken out.
-        least_difference: of two means, from which on heads are told apart; 95 %, for all pairs.
-        ranks: 95 % interval of each head's rank, with several seeds for all heads at once.
-        groups: the letters of each head: heads that share one cannot be told apart.
-        seed_to_seed: mean Kendall's τ between two seeds' orders.
+        seeds: the number of seeds.
+        deviation: standard deviation of a head's score under one seed around its mean, the seed's
+            effect removed.
+        least_difference: the smallest significant difference of two means; 95 %, for all pairs at
+            once.
+        ranks: 95 % interval of each head's rank; with several seeds, for all heads at once.
+        groups: the letters of each head; heads that share a letter do not differ significantly.
+        seed_to_seed: mean Kendall's τ between the rankings of two seeds.
     """
 
     seeds: int
@@ -50,12 +53,13 @@ class RankNoise:
 
 
 def rank_noise(run: Run) -> RankNoise | None:
-    """The noise of a run's order at its last rung; None with fewer than two heads.
+    """The noise of a run's ranking at its last rung; None with fewer than two heads.
 
-    Only heads of the leader's own cohort are compared where heads shape their base: another
-    cohort's base is another one. `identity` is not: in discrepancy it is 0 under every seed, and
-    its want of noise is not the others'. With one seed only intervals of ranks are known, pair by
-    pair and from images alone: what another seed would say is not.
+    If heads shape their base (coupling joint), only heads of the leader's own cohort are compared,
+    because every cohort then has a different base. `identity` is left out: its discrepancy is 0
+    under every seed, so it does not share the variance of the others. With one seed, only intervals
+    of ranks are known. They come from pairwise comparisons and reflect the noise of the images, not
+    of the seed.
     """
     peers = contenders(ranked(run.ranking))
     if run.config.get("coupling") != "observe" and peers:
@@ -79,29 +83,29 @@ def rank_noise(run: Run) -> RankNoise | None:
 
 
 def seeds_of(run: Run) -> int:
-    """How many seeds the run's scores are means of; 1 where it does not say."""
+    """The number of seeds that the run's scores are means of; 1 if it is not recorded."""
     return max(1, int(run.scores["seed"].nunique()))
 
 
 def noise_of(table: pd.DataFrame, column: str = "score") -> RankNoise:
-    """The noise of the order of a score.
+    """The noise of the ranking by a score.
 
     Args:
-        table: `candidate, seed` and the score, larger is better: two heads or more, every one
-            under each of two seeds or more.
+        table: `candidate, seed` and the score, larger is better: at least two heads, each under the
+            same two or more seeds.
         column: the score.
     """
     wide = table.pivot(index="candidate", columns="seed", values=column)
     heads, seeds = wide.shape
-    found = fit(table, column)
-    error = found.deviation / math.sqrt(seeds)
-    least = _critical_range(heads, found.freedom) * error
-    means = dict(zip(found.names, map(float, found.means), strict=True))
+    fitted = fit(table, column)
+    error = fitted.deviation / math.sqrt(seeds)
+    least = _critical_range(heads, fitted.freedom) * error
+    means = dict(zip(fitted.names, map(float, fitted.means), strict=True))
     order = sorted(means, key=lambda name: (-means[name], name))
     taus = [stats.kendalltau(wide[a], wide[b]).statistic for a, b in combinations(wide, 2)]
     return RankNoise(
         seeds,
-        found.deviation,
+        fitted.deviation,
         least,
         {name: _rank_interval(name, means, least) for name in order},
         _letters([means[name] for name in order], order, least),
@@ -110,9 +114,10 @@ def noise_of(table: pd.DataFrame, column: str = "score") -> RankNoise:
 
 
 def clearly_ahead(first: Ranked, second: Ranked, run: Run) -> bool:
-    """Whether a head is ahead of another beyond error: of seeds where there are several.
+    """Whether a head is ahead of another beyond error: that of seeds if there are several.
 
-    With one seed, of images alone (`ranking.distinct`): what another seed would say is unknown.
+    With one seed, beyond the error of the images (`ranking.distinct`): the effect of another seed
+    is unknown.
     """
     noise = rank_noise(run) if seeds_of(run) > 1 else None
     if noise is None or not {first.candidate, second.candidate} <= set(noise.groups):
@@ -128,6 +133,7 @@ def _critical_range(heads: int, freedom: int) -> float:
 
 
 def _rank_interval(name: str, means: dict[str, float], least: float) -> tuple[int, int]:
+    """The interval of a head's rank: from 1 + those better to all but those worse."""
     better = sum(mean - means[name] > least for mean in means.values())
     worse = sum(means[name] - mean > least for mean in means.values())
     return 1 + better, len(means) - worse
@@ -136,17 +142,17 @@ def _rank_interval(name: str, means: dict[str, float], least: float) -> tuple[in
 def _letters(
     means: Sequence[float], names: Sequence[str], least: float
 ) -> dict[str, tuple[str, ...]]:
-    """A letter for each longest run of heads of which no two are told apart, best first."""
+    """A letter for each longest run of heads of which no two differ significantly, best first."""
     letters: dict[str, tuple[str, ...]] = dict.fromkeys(names, ())
-    reached = 0
+    last_end = 0
     used = 0
     for first in range(len(names)):
         end = next((i for i in range(first, len(names)) if means[first] - means[i] > least),
                    len(names))  # fmt: skip
-        if end > reached:
+        if end > last_end:  # else the run lies within the one before
             for name in names[first:end]:
                 letters[name] += (_letter(used),)
-            reached, used = end, used + 1
+            last_end, used = end, used + 1
     return letters
 
 

@@ -1,0 +1,42 @@
+"""The settings of a run as the report lists them, and the command that repeats the run."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from headsearch.config.settings import PRESETS, RunConfig
+from headsearch.runs.run import Run
+from headsearch.text import printable
+
+
+def command(config: dict[str, Any]) -> str:
+    """The command that repeats the run, without settings that budget or defaults already give."""
+    preset = PRESETS.get(str(config.get("budget")), {})
+    words = ["headsearch", "run"]
+    for name, field in RunConfig.model_fields.items():
+        value = config.get(name)
+        implied = name not in ("base", "space", "budget") and value == preset.get(
+            name, field.default
+        )
+        if name != "out" and value is not None and not implied:
+            words += ["--" + name.replace("_", "-"), shlex.quote(str(value))]
+    return printable(" ".join(words))  # escaped: it must stay one line
+
+
+def settings_list(run: Run) -> list[tuple[str, str]]:
+    """The settings as names and values; the contents of the space stay in config.yaml."""
+    return [
+        (name, _setting(value))
+        for name, value in run.config.items()
+        if name not in ("versions", "space_content")
+    ]
+
+
+def _setting(value: Any) -> str:
+    """A value as text on one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_setting(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_setting(item) for item in value)
+    return "–" if value is None else str(value)
