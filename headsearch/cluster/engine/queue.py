@@ -387,8 +387,8 @@ class Tasks:
         return found
 
     def _queue(self, attributes: Mapping[str, Any]) -> None:
-        waiting = create_trial(state=TrialState.WAITING, user_attrs=dict(attributes))
-        self.storage.create_new_trial(self._study, waiting)
+        trial = create_trial(state=TrialState.WAITING, user_attrs=dict(attributes))
+        self.storage.create_new_trial(self._study, trial)
 
     def _read(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
         return self.storage.get_all_trials(self._study, deepcopy=False, states=states)
