@@ -90,7 +90,7 @@ def _write(study: SharedStudy, results: Mapping[str, Any], out: Path, *, complet
     rung_rows: list[dict[str, Any]] = []
     score_rows: list[dict[str, Any]] = []
     trials: list[dict[str, Any]] = []
-    facts = {**study.facts, "status": "complete" if complete else "interrupted"}
+    facts: dict[str, Any] = {**study.facts, "status": "complete" if complete else "interrupted"}
     facts["lowered"], facts["splits"], facts["baselines"] = [], [], {}
     facts |= dict.fromkeys(SUMS, 0.0) | {"wall_s": 0.0, "score_s": 0.0}
     trained_s, steps, first, devices = 0.0, 0, 0, []

@@ -28,6 +28,7 @@ from headsearch.data.fingerprint import difference, fingerprint
 from headsearch.errors import UserError
 from headsearch.models.bases import BasePlan
 from headsearch.models.space import Space, load_space, read_space
+from headsearch.runs.facts import RunFacts
 from headsearch.runs.storage import check_shared, open_storage
 from headsearch.runs.storage_url import masked
 from headsearch.study.proposals import draw_cohorts
@@ -68,7 +69,7 @@ class SharedStudy:
     url: str
     name: str
     settings: Mapping[str, Any]
-    facts: Mapping[str, Any]
+    facts: RunFacts
     cohorts: tuple[tuple[Mapping[str, Any], ...], ...]
     shared: str
     first_weights: Mapping[int, str]

@@ -6,9 +6,10 @@ Cohorts count from 0 in the records and from 1 in the sentences.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+
+from headsearch.runs.facts import RunFacts
 
 LOWERINGS = 3
 """The number of times a run lowers the learning rate; a base that then still diverges ends it …"""
@@ -80,13 +81,13 @@ class CohortSplit:
         )
 
 
-def current_learning_rate(facts: Mapping[str, Any], lr: float) -> float:
+def current_learning_rate(facts: RunFacts, lr: float) -> float:
     """The peak learning rate that a run has reached, which began with `lr`."""
     lowered = facts.get("lowered")
     return float(lowered[-1]["lr"]) if lowered else lr
 
 
-def incidents(facts: Mapping[str, Any]) -> Iterator[str]:
+def incidents(facts: RunFacts) -> Iterator[str]:
     """The incidents of a run, one sentence each."""
     for lowering in facts.get("lowered", []):
         yield str(LearningRateDrop(**lowering))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 import pandas as pd
@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from headsearch.config.settings import RunConfig
 from headsearch.errors import UserError
 from headsearch.runs.directory import CONFIG, abandoned, read_config, write_config
+from headsearch.runs.facts import RunFacts
 from headsearch.runs.storage import open_storage
 from headsearch.runs.tables import (
     RANKING_COLUMNS,
@@ -35,7 +36,7 @@ class Run:
         path: the directory.
         config: the contents of config.yaml: every resolved setting.
         facts: what the run recorded about itself (baselines, split sizes, costs); see
-            `study.run_facts`.
+            `facts.py`.
         ranking: ranking.csv, a row a candidate; empty before rung 0 is scored.
         rungs: rungs.csv, a row a candidate and rung.
         scores: scores.csv, a row a candidate, rung and seed: the scores that may choose, on the
@@ -45,7 +46,7 @@ class Run:
 
     path: Path
     config: dict[str, Any]
-    facts: dict[str, Any]
+    facts: RunFacts
     ranking: pd.DataFrame
     rungs: pd.DataFrame
     scores: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SCORE_COLUMNS)))
@@ -129,7 +130,7 @@ def read_run(path: Path) -> Run:
     )
 
 
-def _read_facts(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+def _read_facts(path: Path, config: Mapping[str, Any]) -> RunFacts:
     """The facts in the run's study; empty without a study or if its storage cannot be reached."""
     # Opening a SQLite study that does not exist would create it.
     if not config.get("storage") and not (path / "study.db").is_file():
@@ -138,7 +139,7 @@ def _read_facts(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         study = optuna.load_study(
             study_name=str(config.get("study_name")), storage=storage_of(path, config)
         )
-        facts = dict(study.user_attrs.get("facts", {}))
+        facts = cast(RunFacts, dict(study.user_attrs.get("facts", {})))
     except UNREADABLE:
         return {}
     if facts.get("status") == "running" and abandoned(path):

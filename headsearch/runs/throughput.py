@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+
+from headsearch.runs.facts import RunFacts
 
 _KEPT = ("steps_done", "rungs_done", "train_s", "score_s", "step_s")
 """Attributes (without their underscore) that `record_of` saves."""
@@ -90,7 +91,7 @@ class Throughput:
             setattr(self, f"_{name}", record[name])
         self._started = time.perf_counter() - record["wall_s"]
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> RunFacts:
         """Wall time and throughput so far, for the report."""
         images = self._steps_done * self._batch_size
         return {

@@ -1,19 +1,19 @@
-"""What a run says about itself: read back as `checkpoint.Run.facts`."""
+"""The facts of a search: what is known before its first step, and its baselines."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 import torch
 
 from headsearch.evaluation.features import PROBE_IMAGES
 from headsearch.evaluation.scores import Scores
+from headsearch.runs.facts import RunFacts
 from headsearch.study.setup import SearchSetup
 
 
-def first_facts(prepared: SearchSetup) -> dict[str, Any]:
-    """What is known before the first step."""
+def first_facts(prepared: SearchSetup) -> RunFacts:
+    """The facts that are known before the first step."""
     data, plan = prepared.data, prepared.plan
     return {
         "started": datetime.now().isoformat(timespec="seconds"),
@@ -45,14 +45,14 @@ def first_facts(prepared: SearchSetup) -> dict[str, Any]:
         "excluded": len(prepared.listing.excluded) if prepared.listing is not None else None,
         "cost_base_equivalents": 0.0,
         "solo_equivalents": 0.0,
-        "lowered": [],  # see `incidents`
+        "lowered": [],
         "splits": [],
-        "went_back": None,  # to which cohort and toward which rung, the last time
+        "went_back": None,
     }
 
 
-def note_baseline(facts: dict[str, Any], name: str, scores: Scores) -> None:
-    """Adds accuracies to compare a run's with, on the reporting labels."""
+def note_baseline(facts: RunFacts, name: str, scores: Scores) -> None:
+    """Adds accuracies to compare with, on the labels that are reported."""
     if scores.report is not None:
         facts["baselines"][f"{name}_knn"] = scores.report.knn
         facts["baselines"][f"{name}_linear"] = scores.report.linear

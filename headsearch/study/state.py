@@ -156,7 +156,8 @@ class SearchState:
 
     def save(self, status: str) -> None:
         """Writes the tables and the facts as they are now."""
-        self.facts.update(status=status, **self.throughput.facts())
+        self.facts["status"] = status
+        self.facts.update(self.throughput.facts())
         self.facts["baselines"].update(self.leaderboard.base_of_the_first())
         try:
             self.leaderboard.write(self.run_directory)

@@ -13,7 +13,7 @@ from headsearch.cluster.engine.chunked_attributes import pieces
 if TYPE_CHECKING:
     from headsearch.cluster.engine.queue import Tasks
 
-RESULT = "result"
+RESULT, PAYLOAD = "result", "payload"
 GONE = "gone"
 """Trial attribute: the reason why the trial failed."""
 
@@ -189,3 +189,12 @@ class Claim:
     def _taken_over(self, trial: FrozenTrial) -> TakenOverError:
         why = trial.user_attrs.get(GONE, "it was ended elsewhere")
         return TakenOverError(f"{self.task.key} was taken from {self.worker}: {why}")
+
+
+def task_attributes(trial: FrozenTrial) -> dict[str, Any]:
+    """The attributes of a trial that describe its task, without those of the attempt."""
+    return {
+        name: value
+        for name, value in trial.user_attrs.items()
+        if name in ("key", "kind", SINCE, PAYLOAD) or name.startswith(f"{PAYLOAD}.")
+    }

@@ -40,6 +40,7 @@ from headsearch.cluster.engine.chunked_attributes import pieces, whole
 from headsearch.cluster.engine.claims import (
     COUNTS,
     GONE,
+    PAYLOAD,
     RESULT,
     SINCE,
     SUPERFLUOUS,
@@ -48,9 +49,10 @@ from headsearch.cluster.engine.claims import (
     SeenBeat,
     Standing,
     Task,
+    task_attributes,
 )
 
-SUFFIX, PAYLOAD = ".tasks", "payload"
+SUFFIX = ".tasks"
 
 
 class Tasks:
@@ -254,7 +256,7 @@ class Tasks:
                 continue
             if self._lost(of_key):
                 continue
-            self._queue(_task_attributes(of_key[-1]))
+            self._queue(task_attributes(of_key[-1]))
             news.append(f"{key} waits for attempt {1 + self._failures(of_key)}")
         return news
 
@@ -267,7 +269,7 @@ class Tasks:
         news = []
         for key, of_key in self._by_key(self._read()).items():
             if self._lost(of_key):
-                self._queue({**_task_attributes(of_key[-1]), SINCE: of_key[-1].number + 1})
+                self._queue({**task_attributes(of_key[-1]), SINCE: of_key[-1].number + 1})
                 news.append(f"{key} was lost, and is tried again")
         return news
 
@@ -392,12 +394,3 @@ class Tasks:
 
     def _read(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
         return self.storage.get_all_trials(self._study, deepcopy=False, states=states)
-
-
-def _task_attributes(trial: FrozenTrial) -> dict[str, Any]:
-    """The attributes of a trial that describe its task, without those of the attempt."""
-    return {
-        name: value
-        for name, value in trial.user_attrs.items()
-        if name in ("key", "kind", SINCE, PAYLOAD) or name.startswith(f"{PAYLOAD}.")
-    }
