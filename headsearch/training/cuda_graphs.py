@@ -32,14 +32,13 @@ Inputs = TypeVar("Inputs", bound=GraphInputs)
 
 
 class CudaGraphStep(Generic[Inputs]):
-    """Runs the same work step after step, from a recording once there is one.
+    """Does the same work step after step, from a recording once there is one.
 
     The work must read nothing back from the device, draw random numbers from torch's own generators
     alone, and leave its results in place, or as gradients of some parameters. Where it cannot be
     recorded it runs as it is; a first warning says so.
 
     Args:
-        work: what is done with the inputs of a step.
         parameters: those whose gradients it leaves; called whenever it is recorded.
         device: where it runs.
         possible: whether it is to be recorded.
@@ -47,14 +46,12 @@ class CudaGraphStep(Generic[Inputs]):
 
     def __init__(
         self,
-        work: Callable[[Inputs], None],
         parameters: Callable[[], Iterable[nn.Parameter]],
         device: torch.device,
         *,
         possible: bool,
     ) -> None:
-        self._work, self._parameters = work, parameters
-        self._device, self._possible = device, possible
+        self._parameters, self._device, self._possible = parameters, device, possible
         self._warned = False
         self.forget()
 
@@ -75,18 +72,23 @@ class CudaGraphStep(Generic[Inputs]):
         """Whether the work takes as long from now on as it will take later."""
         return not self._possible or self._failed or self._graph is not None
 
-    def __call__(self, inputs: Inputs) -> None:
-        """Does the work on these inputs, or replays it on copies of them."""
+    def __call__(self, inputs: Inputs, work: Callable[[Inputs], None]) -> None:
+        """Does the work on these inputs, or replays it on copies of them.
+
+        Args:
+            work: that of the call before, unless `forget` came between. It is not kept: whoever
+                owns this object would never be freed if it held one of the owner's methods.
+        """
         tensors = inputs.tensors()
         shapes = [tensor.shape for tensor in tensors]
         if shapes != self._shapes:
             self.forget()
             self._shapes = shapes
         if not self.settled and self._warm >= WARM_UP:
-            self._record(inputs)
+            self._record(inputs, work)
         if self._graph is None:
             self._warm += 1
-            self._work(inputs)
+            work(inputs)
             return
         for copy, tensor in zip(self._inputs, tensors, strict=True):
             copy.copy_(tensor, non_blocking=True)
@@ -94,7 +96,7 @@ class CudaGraphStep(Generic[Inputs]):
         for parameter, gradient in self._gradients:
             parameter.grad = gradient
 
-    def _record(self, inputs: Inputs) -> None:
+    def _record(self, inputs: Inputs, work: Callable[[Inputs], None]) -> None:
         """Records the kernels that the work launches; none of them runs yet."""
         copies = inputs.clone()
         try:
@@ -105,7 +107,7 @@ class CudaGraphStep(Generic[Inputs]):
                 torch.cuda.stream(torch.cuda.current_stream(self._device)),
                 torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
             ):
-                self._work(copies)
+                work(copies)
         except BaseException as error:
             for parameter in self._parameters():
                 parameter.grad = None

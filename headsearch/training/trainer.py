@@ -141,8 +141,8 @@ class Trainer:
         # each recording would hold the memory of a step.
         alone = torchrun.count() == 1 and config.seeds == 1
         record = device.type == "cuda" and config.cuda_graphs == "auto" and alone
-        self._gradients = CudaGraphStep(
-            self._compute_gradients, self.student.parameters, device, possible=record
+        self._graph: CudaGraphStep[StepInputs] = CudaGraphStep(
+            self.student.parameters, device, possible=record
         )
 
     def attach(
@@ -162,7 +162,7 @@ class Trainer:
         for group in _decay_groups(name, self._parameters[name], self.weight_decay):
             self.optimizer.add_param_group(group)
         self._meters[name] = Meter(self.device)
-        self._gradients.forget()
+        self._graph.forget()
 
     def detach(self, name: str) -> None:
         """Takes a head away with all that is its own; everything else stays bitwise as it was."""
@@ -174,7 +174,7 @@ class Trainer:
             group for group in self.optimizer.param_groups if group["owner"] != name
         ]
         del self._meters[name]
-        self._gradients.forget()
+        self._graph.forget()
 
     def step(self, crops: Tensor, position: StepPosition) -> None:
         """One update of base and heads from two crops of each image, (2, B, C, S, S).
@@ -186,7 +186,7 @@ class Trainer:
         self.unread += 1
         inputs = self._step_inputs(crops.flatten(0, 1), position)
         with self._seeded_layers(position):
-            self._gradients(inputs)  # `_compute_gradients`, on CUDA replayed from a recording
+            self._graph(inputs, self._compute_gradients)  # on CUDA replayed from a recording
         self.objective.adjust_gradients(self.student, position)
 
         for group in self.optimizer.param_groups:
@@ -272,11 +272,11 @@ class Trainer:
     @property
     def settled(self) -> bool:
         """Whether steps take as long from now on as they will take later."""
-        return self._gradients.settled
+        return self._graph.settled
 
     def drop_graph(self) -> None:
         """Frees the memory of a recorded step; the next steps are recorded anew."""
-        self._gradients.forget()
+        self._graph.forget()
 
     def _step_inputs(self, crops: Tensor, position: StepPosition) -> StepInputs:
         """Draws all that a step needs besides weights, for the crops of this process."""
@@ -358,7 +358,7 @@ class Trainer:
         self._base_sound, self._sound = flags["base"], flags["step"]
         self.unread = int(flags["unread"])
         self._blamed = set()
-        self._gradients.forget()
+        self._graph.forget()
 
     def read(self) -> StepStats:
         """Losses and health since the last read, which start anew. Waits for the device."""

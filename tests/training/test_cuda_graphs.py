@@ -36,8 +36,8 @@ class Bench:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, failure: BaseException | None) -> None:
         self.parameter = nn.Parameter(torch.zeros(2))
-        self.recorder = CudaGraphStep(
-            self.work, lambda: [self.parameter], torch.device("cuda"), possible=True
+        self.recorder: CudaGraphStep[Inputs] = CudaGraphStep(
+            lambda: [self.parameter], torch.device("cuda"), possible=True
         )
         self.recorded: list[Inputs] = []
         self._recording = False
@@ -76,7 +76,7 @@ class Bench:
 
     def gradient_of(self, value: float) -> list[float]:
         """The gradient that the work leaves for one input, with the gradients cleared after it."""
-        self.recorder(Inputs(torch.full((2,), float(value))))
+        self.recorder(Inputs(torch.full((2,), float(value))), self.work)
         assert self.parameter.grad is not None
         found = self.parameter.grad.tolist()
         self.parameter.grad = None
@@ -101,7 +101,7 @@ def test_other_shapes_are_recorded_anew(monkeypatch: pytest.MonkeyPatch) -> None
     for _ in range(WARM_UP + 1):
         bench.gradient_of(1)
     assert bench.recorder.settled
-    bench.recorder(Inputs(torch.ones(3)))
+    bench.recorder(Inputs(torch.ones(3)), bench.work)
     assert not bench.recorder.settled
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -254,9 +256,7 @@ def test_steps_that_cannot_be_recorded_are_taken_as_they_are() -> None:
     if torch.cuda.is_available():
         pytest.skip("here they can be recorded")
     trainer, plain = (make_trainer(["mixer"], dtype=torch.float32) for _ in range(2))
-    trainer._gradients = CudaGraphStep(
-        trainer._compute_gradients, trainer.student.parameters, trainer.device, possible=True
-    )
+    trainer._graph = CudaGraphStep(trainer.student.parameters, trainer.device, possible=True)
     for step in range(WARM_UP):
         assert not trainer.settled
         trainer.step(crops(step, dtype=torch.float32), StepPosition(step, 9))
@@ -289,3 +289,17 @@ def test_reading_ahead_starts_no_threads_of_its_own() -> None:
         assert [batches[step].item() for step in range(3)] == [0, 0, 0]
     finally:
         torch.set_num_threads(1)
+
+
+def test_a_trainer_is_freed_with_its_last_reference() -> None:
+    """The next cohort's networks are built then; a cycle would hold both in memory."""
+    trainer = make_trainer(["mixer"], dtype=torch.float32)
+    trainer.step(crops(0, dtype=torch.float32), StepPosition(0, 9))
+    gone = weakref.ref(trainer)
+    gc.collect()
+    gc.disable()
+    try:
+        del trainer
+        assert gone() is None
+    finally:
+        gc.enable()
