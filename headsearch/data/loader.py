@@ -44,11 +44,11 @@ class Loader:
         self._per_epoch = steps_per_epoch(images, config)
         self.steps = config.epochs * self._per_epoch
         self._order: tuple[int, Tensor] | None = None
-        self._batches = ReadAhead(self._read, self.steps)
+        self._batches = ReadAhead(self.steps)
 
     def crops(self, step: int) -> Tensor:
         """Two crops of each image of a step: (2, B, C, S, S), float32, on the training device."""
-        batch = self._batches[step].to(self._device, non_blocking=True)
+        batch = self._batches.get(step, self._read).to(self._device, non_blocking=True)
         generator = seeded_generator(self._seed, "views", step, device=self._device)
         part = (torchrun.rank(), torchrun.count())
         return make_views(batch, generator, self._views, part=part)
@@ -67,23 +67,27 @@ class ReadAhead:
     """Reads the images of the next step in a thread, while the device works on those of this one.
 
     Args:
-        read: gives the images of a step; called in the thread alone.
         steps: how many there are; nothing is read beyond them.
     """
 
-    def __init__(self, read: Callable[[int], Tensor], steps: int) -> None:
-        self._read, self._steps = read, steps
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
         # One thread: batches are read one after the other, and only one waits in memory.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._coming: dict[int, Future[Tensor]] = {}
 
-    def __getitem__(self, step: int) -> Tensor:
-        """What was read for a step. What went wrong while reading it is raised here."""
+    def get(self, step: int, read: Callable[[int], Tensor]) -> Tensor:
+        """What was read for a step. An error in reading it is raised here.
+
+        Args:
+            read: gives the images of a step; called in the thread alone. It is not kept, so that a
+                loader, and its thread with it, is freed with its last reference.
+        """
         # Where training went back, what was read ahead belongs to another step and is dropped.
-        wanted = self._coming.get(step) or self._thread.submit(self._read, step)
+        wanted = self._coming.get(step) or self._thread.submit(read, step)
         self._coming = {}
         if step + 1 != self._steps:
-            self._coming[step + 1] = self._thread.submit(self._read, step + 1)
+            self._coming[step + 1] = self._thread.submit(read, step + 1)
         return wanted.result()
 
 

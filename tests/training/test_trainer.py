@@ -198,17 +198,17 @@ def test_the_next_batch_is_read_while_this_one_is_worked_on() -> None:
         begun[step].set()
         return torch.tensor(step)
 
-    batches = ReadAhead(read, 4)
+    batches = ReadAhead(4)
     for step in range(3):
-        assert int(batches[step]) == step
+        assert int(batches.get(step, read)) == step
         assert begun[step + 1].wait(timeout=20)
         assert not any(begun[later].is_set() for later in range(step + 2, 4))
-    assert int(batches[3]) == 3
+    assert int(batches.get(3, read)) == 3
 
 
 def test_any_step_can_be_asked_for_as_where_training_goes_back() -> None:
-    batches = ReadAhead(torch.tensor, 9)
-    assert [int(batches[step]) for step in (0, 1, 2, 1, 2, 8, 0)] == [0, 1, 2, 1, 2, 8, 0]
+    batches, steps = ReadAhead(9), [0, 1, 2, 1, 2, 8, 0]
+    assert [int(batches.get(step, torch.tensor)) for step in steps] == steps
 
 
 def test_an_error_in_reading_ahead_is_raised_at_its_step() -> None:
@@ -217,10 +217,10 @@ def test_an_error_in_reading_ahead_is_raised_at_its_step() -> None:
             raise UserError("gone")
         return torch.tensor(step)
 
-    batches = ReadAhead(read, 4)
-    assert [int(batches[step]) for step in (0, 1)] == [0, 1]
+    batches = ReadAhead(4)
+    assert [int(batches.get(step, read)) for step in (0, 1)] == [0, 1]
     with pytest.raises(UserError, match="gone"):
-        batches[2]
+        batches.get(2, read)
 
 
 def test_nothing_is_read_beyond_the_last_step() -> None:
@@ -230,8 +230,8 @@ def test_nothing_is_read_beyond_the_last_step() -> None:
         asked.append(step)
         return torch.tensor(step)
 
-    batches = ReadAhead(read, 3)
-    assert [int(batches[step]) for step in range(3)] == [0, 1, 2]
+    batches = ReadAhead(3)
+    assert [int(batches.get(step, read)) for step in range(3)] == [0, 1, 2]
     assert asked == [0, 1, 2]
 
 
@@ -285,8 +285,8 @@ def test_reading_ahead_starts_no_threads_of_its_own() -> None:
 
     torch.set_num_threads(2)
     try:
-        batches = ReadAhead(read, 3)
-        assert [batches[step].item() for step in range(3)] == [0, 0, 0]
+        batches = ReadAhead(3)
+        assert [batches.get(step, read).item() for step in range(3)] == [0, 0, 0]
     finally:
         torch.set_num_threads(1)
 
