@@ -42,13 +42,22 @@ def test_heads_scored_in_groups_score_as_when_scored_together(
     changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setup, network = grown(**changes)
+    passes = 0
+
+    def count(*_: Any) -> None:
+        nonlocal passes
+        passes += 1
+
+    network.base.register_forward_hook(count)
     together = setup.scores(network)
-    assert len(rung._groups(network.heads, setup.data)) == 1
+    in_one_group, passes = passes, 0
     monkeypatch.setattr(rung, "POOLED_NUMBERS", 2 * 96 * setup.plan.dim)
-    assert [len(names) for names in rung._groups(network.heads, setup.data)] == [2, 2]
     assert setup.scores(network) == together
+    in_two_groups, passes = passes, 0
     monkeypatch.setattr(rung, "POOLED_NUMBERS", 1)
     assert setup.scores(network) == together
+    # The base passes over the images anew for each group: the more groups, the more passes.
+    assert in_one_group < in_two_groups < passes
     assert list(together.heads) == list(HEADS)
 
 
