@@ -53,7 +53,8 @@ def run_search(
         InterruptedAtOnceError: at a second Ctrl-C.
     """
     config = resolve_here(flags, config_file)
-    if directory is not None:
+    if directory is not None or not torchrun.first():
+        # The directory is there: claimed for this search, or by the first process of the job.
         config = config.model_copy(update={"out": None})
     with quiet_optuna():
         return _searched(lambda: prepare(config, inputs=inputs), directory, console)
