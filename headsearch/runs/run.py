@@ -88,7 +88,7 @@ def check_same_settings(path: Path, settings: Mapping[str, Any]) -> dict[str, An
         change = f", from {before} to {after}" if len(before + after) < 80 else ""
         raise UserError(
             f"{file}: {changed[0].replace('_content', '')} has changed since the run "
-            f"began{change}: the run cannot be resumed"
+            f"began{change}: it cannot be resumed"
         )
     return {**now, **begun}
 

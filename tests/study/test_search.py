@@ -515,7 +515,7 @@ def test_a_cohort_that_does_not_fit_into_memory_trains_as_two_would(
     events = list(stepwise(search.run))
     assert [event.text for event in events if isinstance(event, Noted)] == [
         "cohort 1 does not fit into memory: its 5 heads train in cohorts of 3 and 2, each from the "
-        "base's first weights"
+        "base's initial weights"
     ]
     found = read_run(search.run_directory)
     assert found.facts["status"] == "complete"
