@@ -92,7 +92,7 @@ def test_the_snippet_is_the_head(
     family: str, parameters: Mapping[str, Value], plan: BasePlan
 ) -> None:
     candidate = candidate_of(family, parameters, plan)
-    dim, grid = plan.stages[candidate.place]
+    dim, grid = plan.stages[candidate.feature_index]
     # As its family makes it: how a search computes it on a small map is test_small_map's.
     mine = candidate.made_by.make(dim, grid, candidate.parameters).eval()
     theirs = executed(snippet_text(candidate, plan))["build_head"]().eval()
@@ -193,7 +193,7 @@ def test_a_family_of_the_users_own_is_exported_as_where_it_lies(
 
 
 def test_nothing_is_written_where_a_run_or_its_ranking_is_not_there(tmp_path: Path) -> None:
-    from synthetic_runs import run as made_up
+    from helpers.synthetic_runs import run as made_up
 
     with pytest.raises(UserError, match="no ranking yet"):
         export_from(made_up(tmp_path, last=-1))

@@ -289,7 +289,7 @@ def test_a_place_that_the_base_has_not_is_told() -> None:
 
 
 def test_ranks_are_those_of_the_ranking(tmp_path: Path) -> None:
-    from synthetic_runs import run as made_up
+    from helpers.synthetic_runs import run as made_up
 
     found = made_up(tmp_path, states={"mixer-d2-r4": ("collapsed", 2, "effective rank 3")})
     best = found.ranking.iloc[0]
@@ -330,5 +330,5 @@ def test_a_head_of_an_earlier_map_is_attached_there() -> None:
     attach(trainer, planned.setup, planned.candidate)
     (head,) = trainer.student.heads.values()
     assert planned.setup.plan.stages[1].dim != planned.setup.plan.dim
-    assert head.place == 1
+    assert head.feature_index == 1
     assert head.norm.normalized_shape == (planned.setup.plan.stages[1].dim,)
