@@ -128,7 +128,7 @@ class Pretraining:
         if self._left is None:
             return self.planned.notes
         where = f"step {self._left.record['step']}, before rung {self._left.record['rung']}"
-        return (*self.planned.notes, f"going on from the last snapshot: {where}")
+        return (*self.planned.notes, f"resuming from the last snapshot: {where}")
 
     @property
     def complete(self) -> bool:

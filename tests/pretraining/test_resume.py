@@ -78,7 +78,7 @@ def test_one_that_is_stopped_again_and_again_ends_as_if_it_never_was(
             break
         stops += 1
         running = Pretraining(prepare_again(directory), directory)
-        assert running.notes[-1].startswith("going on from the last snapshot: step ")
+        assert running.notes[-1].startswith("resuming from the last snapshot: step ")
     assert stops > TRAINING["rungs"] + 1
     assert left(directory) == left(whole)
 
