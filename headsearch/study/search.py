@@ -145,7 +145,7 @@ class Search:
         except STORAGE_ERRORS as error:
             raise state.cannot_write(str(error)) from error
         except RankLostError:
-            raise  # the run stays "interrupted": it can be resumed with all processes
+            raise  # another process ended; the run itself did not fail and stays "interrupted"
         except Exception:
             status = "failed"
             raise
@@ -341,8 +341,8 @@ class Search:
         for name, head in live.items():
             head.losses[replica.seed] = stats.owners[name].loss
         diverged = [name for name in live if name in stats.blamed]
-        # With joint coupling a diverged head makes the base's gradients infinite too. The base is
-        # to blame only if its features are not finite, or if no head is to blame.
+        # With joint coupling a diverged head makes the base's gradients non-finite too. The base
+        # is to blame only if its own features are not finite, or if no head is to blame.
         if not stats.base_sound or not (diverged or stats.owners[BASE].finite):
             raise DivergedError(replica.seed, cohort.steps[replica.seed])
         cohort.base_losses[replica.seed] = stats.owners[BASE].loss
