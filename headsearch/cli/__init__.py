@@ -68,7 +68,7 @@ def _interrupted(interrupt: BaseException) -> int:
     if run is None:
         print("headsearch: interrupted", file=sys.stderr)
     else:
-        print(f"interrupted at once: headsearch resume {run} goes on from the last snapshot")
+        print(f"interrupted at once: headsearch resume {run} continues from the last snapshot")
     return 130
 
 

@@ -173,7 +173,7 @@ def prepare_training(
     setup = TrainingSetup(config, device, autocast, data, plan, objective, inputs)
     _check_base(setup)
     _check_steps(setup)
-    _check_alike(setup)
+    _check_ranks_agree(setup)
     return setup
 
 
@@ -245,7 +245,7 @@ MAY_DIFFER_OVER_RANKS = {"device", "threads", "out", "data_dir"}
 """Settings that the processes of a job need not agree on: they don't change the results."""
 
 
-def _check_alike(setup: TrainingSetup) -> None:
+def _check_ranks_agree(setup: TrainingSetup) -> None:
     """Raises UserError if another process of the job has other settings or other data."""
     if torchrun.count() == 1:
         return
