@@ -40,7 +40,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The API is loaded when it is first asked for: torch takes seconds, `--help` must not."""
+    """Loads the API on first use: torch takes seconds to import, and `--help` must not wait."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module("headsearch.api"), name)

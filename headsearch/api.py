@@ -1,13 +1,13 @@
-"""headsearch from Python: what the commands do, on names and files or on objects of one's own.
+"""The Python API: the functions of the command line, with names, files or your own objects.
 
     import headsearch
 
-    found = headsearch.search(base=my_model, space="heads.yaml", data=my_dataset)
-    found.ranking                      # a pandas frame
-    found.pretrain(rank=1).weights     # a file of the base's weights
+    result = headsearch.search(base=my_model, space="heads.yaml", data=my_dataset)
+    result.ranking                      # a pandas data frame
+    result.pretrain(rank=1).weights     # the file with the base's weights
 
-Settings are those of the command line, by the same names and with the same defaults. What is wrong
-with them is told by `headsearch.UserError`.
+Settings have the names and the defaults of the command line. Mistakes that a user can make raise
+`headsearch.UserError`.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from headsearch.training.inputs import NO_INPUTS, InMemoryInputs, inputs_from
 
 @dataclass(frozen=True, repr=False)
 class Result(RunView):
-    """A search, finished or not, read from its run directory.
+    """A search, complete or not, read from its run directory.
 
     Attributes:
-        inputs: the objects that the search was given in Python, which no file holds.
+        inputs: the objects that the search was started with in Python, which no file holds.
     """
 
     inputs: InMemoryInputs = field(default=NO_INPUTS)
@@ -54,7 +54,7 @@ class Result(RunView):
     def pretrain(
         self, rank: int | None = None, *, head: str | Path | None = None, **settings: Any
     ) -> Pretrained:
-        """Pretrains the search's base with a head of its ranking; see `headsearch.pretrain`."""
+        """Pretrains the search's base with one head of its ranking; see `headsearch.pretrain`."""
         return pretrain(self, rank=rank, head=head, **settings)
 
     def verify(self, **choices: Any) -> Result:
@@ -68,7 +68,7 @@ class Result(RunView):
         head: str | Path | None = None,
         out: str | Path | None = None,
     ) -> Exported:
-        """Writes a head of the ranking as YAML and as PyTorch; see `headsearch.export`."""
+        """Writes a head of the ranking as YAML and as PyTorch code; see `headsearch.export`."""
         return export(self, rank=rank, head=head, out=out)
 
 
@@ -84,13 +84,13 @@ def search(
     """Trains candidate heads together, prunes the weak, ranks the rest: `headsearch run`.
 
     Args:
-        base: a name, or a module of your own, which is copied and left as it is.
-        space: a YAML file, the name of one that ships, a dict of the same form, or a `Space`.
-        data: a name as for `--data`, or a map-style dataset that gives `(image, label)` or `image`:
-            a PIL image, a uint8 tensor (3, H, W) or a float tensor in [0, 1].
-        eval_data: likewise; held out of `data` where it is None.
-        progress: whether to show how it goes; by default in a terminal or notebook.
-        settings: those of `headsearch run`, as `epochs=3` for `--epochs 3`.
+        base: a name, or a module of your own, which is copied and not changed.
+        space: a YAML file, the name of a built-in space, a dict of the same form, or a `Space`.
+        data: a name as for `--data`, or a map-style dataset of `(image, label)` or `image`, where
+            an image is a PIL image, a uint8 tensor (3, H, W) or a float tensor in [0, 1].
+        eval_data: the evaluation images, likewise; by default held out of `data`.
+        progress: whether to show progress; by default only in a terminal or notebook.
+        settings: those of `headsearch run`, for example `epochs=3` for `--epochs 3`.
 
     Raises:
         UserError: a setting, the space or the data cannot be used, or the base diverged.
@@ -100,8 +100,8 @@ def search(
     if isinstance(space, str | Path):
         flags["space"] = str(space)
     else:
-        found = as_space(space)
-        inputs, flags["space"] = replace(inputs, space=found), found.source
+        own_space = as_space(space)
+        inputs, flags["space"] = replace(inputs, space=own_space), own_space.source
     return _result_of(*run_search(flags, inputs=inputs, console=console_for(progress)), inputs)
 
 
@@ -115,35 +115,35 @@ def resume(
     log: str | None = None,
     progress: bool | None = None,
 ) -> Result:
-    """Goes on with a search that was interrupted, from its last snapshot: `headsearch resume`.
+    """Resumes a search that was interrupted from its last snapshot: `headsearch resume`.
 
     Args:
         run: the search.
-        base, data, eval_data, space: what the search was given as objects, which no file holds.
-        log: none or tensorboard; by default as it was begun.
-        progress: whether to show how it goes; by default in a terminal or notebook.
+        base, data, eval_data, space: the objects that the search was started with.
+        log: none or tensorboard; by default as the search was started.
+        progress: whether to show progress; by default only in a terminal or notebook.
 
     Returns:
-        The search at its end; one that is complete as it is.
+        The search at its end. A search that is complete is returned as it is.
 
     Raises:
-        UserError: no such run, or something that decides what it finds has changed since.
+        UserError: no such run, or something that decides its results has changed.
     """
     result = _result(run)
     if has_ended(result.run_directory):
         return result
-    found = None if space is None else as_space(space)
-    inputs = replace(inputs_from(base, data, eval_data), space=found)
+    own_space = None if space is None else as_space(space)
+    inputs = replace(inputs_from(base, data, eval_data), space=own_space)
     return _result_of(
         *resume_search(result.run, inputs=inputs, log=log, console=console_for(progress)), inputs
     )
 
 
 def has_ended(run_directory: Path) -> bool:
-    """Whether a search or a pretraining has come to its end, and cannot be resumed.
+    """Whether a search or a pretraining is complete, so that there is nothing to resume.
 
     Raises:
-        UserError: there is no such directory, or it is no run's.
+        UserError: there is no such directory, or it is not a run's.
     """
     if is_pretraining(run_directory):
         return pretraining_has_ended(run_directory)
@@ -151,24 +151,24 @@ def has_ended(run_directory: Path) -> bool:
 
 
 def _result_of(run_directory: Path, signal: int, inputs: InMemoryInputs) -> Result:
-    """The result of a search that came to its end.
+    """The result of a search that has ended.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C or SIGTERM stopped it, with a snapshot.
+        KeyboardInterrupt: Ctrl-C or SIGTERM stopped it after it wrote a snapshot.
     """
     if signal:
         raise KeyboardInterrupt
-    found = read_run(run_directory)
+    run = read_run(run_directory)
     if torchrun.first():
-        write_report(found)
-    return Result(found, inputs)
+        write_report(run)
+    return Result(run, inputs)
 
 
 def load(run_directory: str | Path) -> Result:
-    """A search read back, finished or not; `report` and `plot` of the command line start here.
+    """Reads a search, complete or not. `Result.report` and `Result.plot` work on what it returns.
 
     Raises:
-        UserError: there is no such directory, or it is no search's.
+        UserError: there is no such directory, or it is not a search's.
     """
     return Result(read_run(Path(run_directory)))
 
@@ -182,11 +182,11 @@ def candidates(
     base_args: str | None = None,
     limit: int = 200,
 ) -> pd.DataFrame:
-    """The candidates of a space on a base and what they cost: `headsearch space`.
+    """The candidates of a space on a base, and their cost: `headsearch space`.
 
     Returns:
-        A row a candidate: `candidate, family, control, params_m, params_share, gflops,
-        gflops_share`; shares are of the base's.
+        A row for each candidate: `candidate, family, control, params_m, params_share, gflops,
+        gflops_share`. Shares are relative to the base.
 
     Raises:
         UserError: no such space or base, a mistake in the space, or more candidates than `limit`.
@@ -215,15 +215,15 @@ def pretrain(
     progress: bool | None = None,
     **settings: Any,
 ) -> Pretrained:
-    """Pretrains a base with one head, or with none, and keeps the base: `headsearch pretrain`.
+    """Pretrains a base with one head or none, and saves the base: `headsearch pretrain`.
 
     Args:
         run: a search whose base, data, objective, seed and training are repeated.
         rank: a rank of its ranking, by default the first.
-        head: instead, a candidate's name, a YAML file of one head, or "none".
-        base, data, eval_data: as for `search`; the run's own where they are left out.
-        progress: whether to show how it goes; by default in a terminal or notebook.
-        settings: those of `headsearch pretrain`; they win over the run's own.
+        head: instead of a rank: a candidate's name, a YAML file of one head, or "none".
+        base, data, eval_data: as for `search`; by default those of the run.
+        progress: whether to show progress; by default only in a terminal or notebook.
+        settings: those of `headsearch pretrain`; they override those of the run.
 
     Raises:
         UserError: no such run, rank or head, settings that cannot be used, or it diverged.
@@ -256,21 +256,21 @@ def resume_pretraining(
     log: str | None = None,
     progress: bool | None = None,
 ) -> Pretrained:
-    """Goes on with a pretraining that was interrupted: `headsearch resume`.
+    """Resumes a pretraining that was interrupted from its last snapshot: `headsearch resume`.
 
     Args:
-        run_directory: of the pretraining.
-        base, data, eval_data: what it was given as objects, which no file holds.
-        log: none or tensorboard; by default as it was begun.
-        progress: whether to show how it goes; by default in a terminal or notebook.
+        run_directory: the directory of the pretraining.
+        base, data, eval_data: the objects that it was started with.
+        log: none or tensorboard; by default as it was started.
+        progress: whether to show progress; by default only in a terminal or notebook.
 
     Raises:
-        UserError: it is no pretraining, has ended, or something has changed since that decides what
-            it comes to.
+        UserError: the directory is not that of a pretraining, the pretraining is complete, or
+            something that decides its results has changed.
     """
     directory = Path(run_directory)
     if pretraining_has_ended(directory):
-        raise UserError(f"{directory} has come to its end already: there is nothing to resume")
+        raise UserError(f"{directory} is complete: there is nothing to resume")
     inputs = inputs_from(base, data, eval_data)
     return _pretrained(
         *sessions.resume_pretraining(
@@ -280,19 +280,19 @@ def resume_pretraining(
 
 
 def _pretrained(running: Pretraining | None, signal: int) -> Pretrained:
-    """What a pretraining leaves, in every process of a job.
+    """The results of a pretraining, in every process of a job.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C or SIGTERM stopped it, with a snapshot.
+        KeyboardInterrupt: Ctrl-C or SIGTERM stopped it after it wrote a snapshot.
     """
     if signal:
         raise KeyboardInterrupt
     if running is None:
-        kept: Pretrained = distributed.receive_object()
-        return kept
-    found = Pretrained(running.run_directory, running.weights, running.scores, running.loading)
-    distributed.broadcast_object(found)
-    return found
+        received: Pretrained = distributed.receive_object()
+        return received
+    result = Pretrained(running.run_directory, running.weights, running.scores, running.loading)
+    distributed.broadcast_object(result)
+    return result
 
 
 def export(
@@ -302,16 +302,16 @@ def export(
     head: str | Path | None = None,
     out: str | Path | None = None,
 ) -> Exported:
-    """Writes a head as YAML and as a PyTorch file of its own: `headsearch export`.
+    """Writes a head as YAML and as a stand-alone PyTorch file: `headsearch export`.
 
     Args:
         run: a search.
         rank: a rank of its ranking, by default the first.
-        head: instead, a candidate's name or a YAML file of one head.
-        out: the directory to write into; by default the run's own `heads/`.
+        head: instead of a rank: a candidate's name or a YAML file of one head.
+        out: the directory to write into; by default `heads/` in the run directory.
 
     Raises:
-        UserError: no such run, rank or head, or the files are there already.
+        UserError: no such run, rank or head, or the files exist already.
     """
     _by_one_process("export")
     result = _result(run)
@@ -335,57 +335,58 @@ def verify(
     device: str = "auto",
     progress: bool | None = None,
 ) -> Result:
-    """Pretrains a search's base with its best heads, each alone: `headsearch verify`.
+    """Pretrains a search's base with each of its best heads alone: `headsearch verify`.
 
     Args:
-        run: a search; not one that was given objects, which other processes cannot see.
-        top: how many heads, from the first of the ranking.
-        seeds: solo runs of each.
-        controls: whether `identity` and the base's own kind of block run too; no head always does.
-        jobs: solo runs at once; by default one a core, or one a GPU.
-        threads: CPU threads of each; by default the cores are shared out.
+        run: a search that was started with names, not with objects: processes of their own train.
+        top: the number of heads, from the top of the ranking.
+        seeds: the number of solo runs of each head.
+        controls: whether to run `identity` and the base's own kind of block too. The base without
+            a head is always run.
+        jobs: solo runs at a time; by default one for each CPU core or GPU.
+        threads: CPU threads of each run; by default the cores are divided evenly.
         device: auto, cpu, cuda, cuda:1, ….
-        progress: whether to show how it goes; by default in a terminal or notebook.
+        progress: whether to show progress; by default only in a terminal or notebook.
 
     Returns:
-        The search with its gains: `ranking` has them, `solo` the runs, `verdict` what they say.
+        The search with its gains: see its `ranking`, `solo` and `verdict`.
 
     Raises:
         UserError: no such run, or one that cannot be verified.
     """
     _by_one_process("verify")
     result = _result(run)
-    found = Verification(
+    verification = Verification(
         result.run, top=top, seeds=seeds, controls=controls, jobs=jobs, threads=threads,
         device=device,
     )  # fmt: skip
-    if sessions.run_verification(found, console_for(progress)):
+    if sessions.run_verification(verification, console_for(progress)):
         raise KeyboardInterrupt
-    again = read_run(result.run_directory)
-    write_report(again)
-    return Result(again, result.inputs)
+    verified = read_run(result.run_directory)
+    write_report(verified)
+    return Result(verified, result.inputs)
 
 
 def calibrate(runs: Sequence[Result | str | Path], primary: str = "head_accuracy") -> pd.DataFrame:
-    """How well each score ranks heads by what they gain the base alone: `headsearch calibrate`.
+    """How well each score of a search predicts the gains of heads: `headsearch calibrate`.
 
     Args:
-        runs: verified searches over the same heads, each a seed.
+        runs: verified searches over the same heads, each with another seed.
         primary: the score that counts; the p-values of the others are corrected.
 
     Returns:
-        A row a score: calibration.csv.
+        A row for each score, as in calibration.csv.
 
     Raises:
-        UserError: too few heads were verified, or not all under the same seeds.
+        UserError: too few heads were verified, or not all with the same seeds.
     """
     return calibrate_runs([_result(run).run for run in runs], primary).table()
 
 
 def _by_one_process(name: str) -> None:
-    """Raises UserError in a job of several, each of which would do all of it."""
+    """Raises UserError in a job of several processes, each of which would do all the work."""
     if torchrun.count() > 1:
-        raise UserError(f"headsearch.{name} works in one process, and this is one of a job's")
+        raise UserError(f"headsearch.{name} works in one process only: leave torchrun out")
 
 
 @overload
@@ -394,7 +395,3 @@ def _result(run: Result | str | Path) -> Result: ...
 def _result(run: None) -> None: ...
 def _result(run: Result | str | Path | None) -> Result | None:
     return run if run is None or isinstance(run, Result) else load(run)
-
-
-def _log(log: str | None) -> dict[str, str]:
-    return {} if log is None else {"log": log}

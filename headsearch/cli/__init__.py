@@ -1,4 +1,4 @@
-"""The commands: parse, call, print. Heavy imports wait until a command runs."""
+"""The command line: its entry point and its commands. torch is imported only by commands."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ app = typer.Typer(
 
 
 OF_A_JOB = ("run", "resume", "pretrain", "worker")
-"""Commands that the processes of a job carry out together."""
+"""Commands that several processes, started by torchrun, carry out together."""
 
 _UsageError: Any = typer.BadParameter.__mro__[1]
-"""click's error for wrong arguments, which typer brings along under changing names."""
+"""click's error for wrong arguments. typer bundles click, under a path that changed before."""
 
 
 def main() -> None:
-    """The entry point: what a user can cause ends in one line and exit code 2, not a traceback."""
+    """The entry point. Errors that a user can cause print one line and exit with code 2."""
     try:
         code = app(standalone_mode=False)
     except UserError as error:
@@ -47,7 +47,8 @@ def main() -> None:
         code = _fail("out of memory; use a lower --cohort, --batch-size or --image-size")
     except (KeyboardInterrupt, typer.Abort) as interrupt:
         code = _interrupted(interrupt)
-    if not code and "torch" in sys.modules:  # else others may be waiting for this one
+    # Not after an error: other processes may still be waiting for this one.
+    if not code and "torch" in sys.modules:
         from headsearch.training import distributed
 
         distributed.leave_processes()
@@ -55,18 +56,19 @@ def main() -> None:
 
 
 def _fail(message: str) -> int:
-    who = f"headsearch, rank {torchrun.rank()}" if torchrun.count() > 1 else "headsearch"
-    print(f"{who}: {printable(' '.join(message.split()))}", file=sys.stderr)
+    """Prints an error in one line; returns the exit code."""
+    program = f"headsearch, rank {torchrun.rank()}" if torchrun.count() > 1 else "headsearch"
+    print(f"{program}: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
 
 
 def _interrupted(interrupt: BaseException) -> int:
-    """Says how a run that was interrupted at once is resumed."""
+    """Says how to resume a run that a second Ctrl-C ended at once; returns the exit code."""
     run = getattr(interrupt, "run_directory", None)
     if run is None:
         print("headsearch: interrupted", file=sys.stderr)
     else:
-        print(f"interrupted at once: headsearch resume {run} goes on from the last snapshot")
+        print(f"interrupted at once: headsearch resume {run} continues from the last snapshot")
     return 130
 
 

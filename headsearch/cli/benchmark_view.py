@@ -1,4 +1,4 @@
-"""What `headsearch bench` prints: its progress on a terminal, and the tables of its results."""
+"""The output of `headsearch bench`: its progress in a terminal, and the tables of its results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands of a search that many machines work at."""
+"""The commands of a search on many machines: submit, worker, collect and status."""
 
 from __future__ import annotations
 
@@ -54,27 +54,27 @@ def submit(
         ),
     ],
     heartbeat: Annotated[
-        float, typer.Option(help="Seconds between the signs of life of a worker.", min=0.1)
+        float, typer.Option(help="Seconds between two heartbeats of a worker.", min=0.1)
     ] = 20.0,
     grace: Annotated[
-        float, typer.Option(help="Seconds without one after which its cohort is taken over.")
+        float, typer.Option(help="Seconds without a heartbeat until others take its cohort over.")
     ] = 120.0,
     attempts: Annotated[
-        int, typer.Option(min=1, help="How often a cohort may fail until it counts as lost.")
+        int, typer.Option(min=1, help="Failures after which a cohort counts as lost.")
     ] = 5,
     config: Annotated[
-        Path | None, typer.Option(help="Read settings from a YAML file; flags win over it.")
+        Path | None, typer.Option(help="Read settings from a YAML file; flags override it.")
     ] = None,
     **flags: Any,
 ) -> None:
-    """Write a search as a study that any number of machines take cohorts of.
+    """Write a search into a shared study, whose cohorts any number of machines can train.
 
-    Takes the settings of `run`. Nothing trains here: start `headsearch worker` where it shall.
+    Takes the settings of `run`. Nothing trains here: start `headsearch worker` on each machine.
 
     Example: [bold]headsearch submit --storage URL --study NAME --shared /mnt/first[/bold]
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    settings = resolve(given, config)  # wrong values are told before anything heavy is loaded
+    settings = resolve(given, config)  # reports wrong values before anything slow is imported
 
     import optuna
 
@@ -107,10 +107,10 @@ def worker(
     study: StudyOption,
     out: Annotated[
         Path | None,
-        typer.Option(help="A folder of its own. \\[default: a fresh one under results/]"),
+        typer.Option(help="The worker's own folder. \\[default: a new one under results/]"),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="What others see of it. \\[default: host and process]")
+        str | None, typer.Option(help="Its name, shown to others. \\[default: host and process]")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
     threads: Annotated[
@@ -127,17 +127,17 @@ def worker(
     ] = None,
     space: Annotated[
         Path | None,
-        typer.Option(help="The search space, needed where it has families of your own."),
+        typer.Option(help="The search space; needed if it has families of your own."),
     ] = None,
     retry_lost: Annotated[
         bool,
-        typer.Option("--retry-lost", help="Try tasks again that failed too often, from now on."),
+        typer.Option("--retry-lost", help="Try lost tasks again, which failed too often."),
     ] = False,
 ) -> None:
-    """Take one cohort of a study after another, and train it, until none is left.
+    """Train one cohort of a study after another, until none is left.
 
-    Ctrl-C and SIGTERM give the cohort under way back at once. The cohort of a worker that dies is \
-taken over by others.
+    Ctrl-C and SIGTERM give the current cohort back at once. If a worker dies, others take its \
+cohort over.
 
     Example: [bold]headsearch worker --storage URL --study NAME[/bold]
     """
@@ -187,9 +187,9 @@ def collect(
     study: StudyOption,
     out: Annotated[Path, typer.Option(help="The run directory to write.")],
 ) -> None:
-    """Write what workers have found into a run directory, as that of `run`.
+    """Write the results of workers into a run directory, as `run` writes it.
 
-    Also while cohorts are still training: run it again, and it adds what has come since.
+    Works while cohorts are still training: run it again to add the results that are new.
 
     Example: [bold]headsearch collect --storage URL --study NAME --out results/RUN[/bold]
     """
@@ -208,10 +208,10 @@ def status(
     storage: StorageOption,
     study: StudyOption,
     watch: Annotated[
-        float | None, typer.Option(min=0.1, help="Again every so many seconds, to the end.")
+        float | None, typer.Option(min=0.1, help="Repeat every so many seconds, to the end.")
     ] = None,
 ) -> None:
-    """Show a study's cohorts, its workers and their signs of life, the best heads, the time left.
+    """Show a study's cohorts, its workers and their heartbeats, the best heads, the time left.
 
     Example: [bold]headsearch status --storage URL --study NAME --watch 5[/bold]
     """

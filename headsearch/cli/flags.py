@@ -1,4 +1,4 @@
-"""The flags of commands: one for every setting of a run, and those that commands share."""
+"""The flags of the commands: one for every setting of a run, and flags that commands share."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run director
 def settings_as_flags(
     *, without: Collection[str] = (), show_defaults: bool = True
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command, in place of its **flags, a flag for every setting of `RunConfig`.
+    """A decorator that replaces a command's **flags by one flag for every setting of `RunConfig`.
 
     Args:
-        without: settings that mean nothing to the command.
-        show_defaults: whether the help says what a setting is by default.
+        without: settings that do not apply to the command.
+        show_defaults: whether the help shows the defaults of settings.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -50,7 +50,7 @@ def settings_as_flags(
 
 
 def _flag_type(setting: str) -> Any:
-    """What the command line parses a setting as: a switch or a text, which the setting checks."""
+    """The type that the command line parses: a switch, or text that `RunConfig` checks later."""
     return (bool if RunConfig.model_fields[setting].annotation is bool else str) | None
 
 
@@ -65,7 +65,7 @@ def _flag(setting: str, show_default: bool) -> Any:
         help_text += f" [default: {field.default}]"
     return typer.Option(
         "--" + setting.replace("_", "-"),
-        help=help_text.replace("[", "\\["),  # rich would take it for markup
+        help=help_text.replace("[", "\\["),  # rich would read it as markup
         rich_help_panel=panel_of(setting),
         show_default=False,
         metavar="|".join(_choices(field.annotation)) or _kind(field.annotation),
@@ -73,7 +73,7 @@ def _flag(setting: str, show_default: bool) -> Any:
 
 
 def _choices(annotation: Any) -> list[str]:
-    """What a setting chooses between, N for a number where that will do as well."""
+    """The choices of a setting, with N if it may be a number too; empty if it has no choices."""
     parts = (annotation, *get_args(annotation))
     named = [choice for part in parts for choice in get_args(part) if isinstance(choice, str)]
     return [*named, "N"] if named and int in parts else named

@@ -1,4 +1,4 @@
-"""What `--dry-run` prints: candidates, cohorts and rungs of a search, and its time and memory."""
+"""The output of `--dry-run`: candidates, cohorts and rungs of a search, its time and memory."""
 
 from __future__ import annotations
 

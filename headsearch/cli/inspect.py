@@ -1,4 +1,4 @@
-"""Commands to know before a search what it will meet."""
+"""The commands to use before a search: `space` lists candidates, `bench` measures their cost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headsearch.errors import UserError
 
 
 def space(
-    file: Annotated[str, typer.Argument(help="A YAML file, or the name of a space that ships.")],
+    file: Annotated[str, typer.Argument(help="A YAML file, or the name of a built-in space.")],
     base: Annotated[str, typer.Option(help="The base that heads are resolved on.")] = "vit_s",
     base_args: Annotated[
         str | None, typer.Option(help="Arguments of timm's model: depth=6,embed_dim=192.")
@@ -41,22 +41,22 @@ def space(
 @settings_as_flags(without=[name for name in RunConfig.model_fields if name not in OF_A_STEP])
 def bench(
     heads: Annotated[
-        str, typer.Option(help="How many heads are trained together, as numbers with commas.")
+        str, typer.Option(help="Numbers of heads to train together, separated by commas.")
     ] = "1,2,4,8,16",
-    repeats: Annotated[int, typer.Option(min=1, help="How often each time is taken.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each time.")] = 5,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of tables.")
     ] = False,
     config: Annotated[
         Path | None,
-        typer.Option(help="Read settings from a YAML file, a run's config.yaml say; flags win."),
+        typer.Option(help="Read settings from a YAML file (a run's config.yaml); flags override."),
     ] = None,
     **flags: Any,
 ) -> None:
-    """Measure here what heads cost together, in parts, and one at a time.
+    """Measure on this machine what heads cost together, in parts, and one at a time.
 
-    In one run and in turn: the base's step without heads, what each head adds by itself, joint \
-steps, and steps with one head each. Made-up images are all it needs; nothing is written.
+    Measures in turn: the base's step without heads, what each head adds by itself, joint steps, \
+and steps with one head each. Uses synthetic images and writes nothing.
 
     Example: [bold]headsearch bench --base vit_s --space heads.yaml[/bold]
     """
@@ -88,5 +88,5 @@ def _counts(heads: str) -> list[int]:
     except ValueError:
         counts = [0]
     if min(counts) < 1:
-        raise UserError(f"--heads: numbers from 1 on with commas between, but got {heads!r}")
+        raise UserError(f"--heads takes numbers from 1 on, separated by commas, but got {heads!r}")
     return counts

@@ -1,4 +1,4 @@
-"""Where commands print to, and what all that search or verify end with."""
+"""The console of the commands, and the final output of a search, a verification or a collect."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PIPE_WIDTH = 240
-"""Columns that a table may take where no terminal limits it."""
+"""The width of tables, in columns, if the output is not a terminal."""
 
 
 def console_here() -> Console:
@@ -24,21 +24,23 @@ def console_here() -> Console:
 
 
 def end(signal: int, run_directory: Path, console: Console) -> None:
-    """Says how a run that a signal stopped is resumed, and exits with the signal's code.
+    """Says how to resume a run that a signal stopped, and exits with the signal's exit code.
 
     Args:
-        signal: its number; 0 for none, where the command goes on.
+        signal: the number of the signal; 0 if the run ended, and then nothing happens.
+        run_directory: the directory of the run.
+        console: where to print.
     """
     if signal:
         from headsearch.report.console import say
 
         how = f"headsearch resume {run_directory}"
-        say(console, f"interrupted, with all that was done kept: {how} goes on from here")
+        say(console, f"interrupted, all progress is saved: {how} continues from here")
         raise typer.Exit(128 + signal)
 
 
 def conclude(run_directory: Path, console: Console) -> None:
-    """The final table, the advice, and where the report lies."""
+    """Writes the report, and prints the final tables, the advice and the path of the report."""
     from headsearch.report import advice, ranking_table, verdict, verified_table, write_report
     from headsearch.report.console import print_table, say
     from headsearch.report.statistics.gains import verified

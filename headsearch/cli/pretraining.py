@@ -1,4 +1,4 @@
-"""`headsearch pretrain` and `headsearch verify`: training the base with one head at a time."""
+"""The commands `pretrain` and `verify`, which train the base with one head at a time."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def pretrain(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="Without a RUN: read settings from a YAML file; flags win over it."),
+        typer.Option(help="Without a RUN: read settings from a YAML file; flags override it."),
     ] = None,
     **flags: Any,
 ) -> None:
-    """Pretrain the base with one head, as the search did, and keep the base.
+    """Pretrain the base with one head, as the search did, and save the base.
 
-    Every setting is that of RUN where no flag says otherwise; without a RUN, that of `run`. The \
-weights kept are those that are scored: the EMA teacher's, where the objective has one.
+    Settings without a flag are those of RUN, or the defaults of `run` without a RUN. The weights \
+saved are those that are scored: the EMA teacher's, if the objective has one.
 
     Example: [bold]headsearch pretrain results/RUN --rank 1[/bold]
 
@@ -51,7 +51,7 @@ weights kept are those that are scored: the EMA teacher's, where the objective h
     """
     given = {name: value for name, value in flags.items() if value is not None}
     if run is None:
-        resolve(given, config)  # wrong values are told before anything heavy is loaded
+        resolve(given, config)  # reports wrong values before anything slow is imported
 
     from headsearch.pretraining.session import run_pretraining
     from headsearch.pretraining.setup import prepare_pretraining
@@ -64,11 +64,12 @@ weights kept are those that are scored: the EMA teacher's, where the objective h
 
 
 def finish_pretraining(pretraining: Pretraining | None, signal: int, console: Console) -> None:
-    """Says how the weights are loaded, and how a pretraining that was stopped is resumed.
+    """Says how to load the weights, and how to resume a pretraining that was stopped.
 
     Args:
-        pretraining: None in all but the first process of a job.
-        signal: the number of the one that stopped it; 0 for none.
+        pretraining: the pretraining; None in all processes of a job but the first.
+        signal: the number of the signal that stopped it; 0 for none.
+        console: where to print.
     """
     if pretraining is None:
         return
@@ -85,15 +86,15 @@ def verify(
     seeds: Annotated[int, typer.Option(min=1, help="Solo runs of each head.")] = 3,
     controls: Annotated[
         bool,
-        typer.Option(help="Also run identity and the base's own kind of block; no head always is."),
+        typer.Option(help="Also run identity and the base's kind of block; no head always runs."),
     ] = True,
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, help="Solo runs at once. \\[default: one a core, or one a GPU]"),
+        typer.Option(min=1, help="Solo runs at a time. \\[default: one per core, or per GPU]"),
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="CPU threads of each. \\[default: the cores, shared out]"),
+        typer.Option(min=1, help="CPU threads of each run. \\[default: the cores, divided evenly]"),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
     by_workers: Annotated[
@@ -101,7 +102,7 @@ def verify(
         typer.Option(
             "--by-workers",
             help="Queue the solo runs for the workers of the study that RUN was collected from, "
-            "and bring what they have done.",
+            "and collect those that are done.",
         ),
     ] = False,
     storage: Annotated[
@@ -114,13 +115,16 @@ def verify(
     ] = None,
     study: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Likewise: its name. \\[default: as RUN was collected]"),
+        typer.Option(
+            metavar="NAME",
+            help="With --by-workers: the study's name. \\[default: as RUN was collected]",
+        ),
     ] = None,
 ) -> None:
-    """Pretrain the base with the best heads, each alone, and say what each gains it.
+    """Pretrain the base with each of the best heads alone, and measure what it gains.
 
-    A search predicts; solo runs measure, with the same base, data and length, under several \
-seeds. Those that have ended are not repeated, so an interrupted command goes on where it was.
+    A search predicts; solo runs measure, with the same base, data and length, with several seeds. \
+Runs that have ended are not repeated: start the command again if it was interrupted.
 
     Example: [bold]headsearch verify results/RUN --top 3 --seeds 3[/bold]
     """
@@ -143,13 +147,13 @@ seeds. Those that have ended are not repeated, so an interrupted command goes on
         return
     signal = run_verification(verification, console)
     if signal:
-        console.print("interrupted, with all that was done kept: the same command goes on")
+        console.print("interrupted, all progress is saved: start the same command again")
         raise typer.Exit(128 + signal)
     conclude(run, console)
 
 
 def _spread(verification: Verification, storage: str | None, study: str | None) -> list[str]:
-    """Queues solo runs for workers, and brings what they have done; what there is to say."""
+    """Queues solo runs for workers and collects those that are done; returns notes to print."""
     from headsearch.cli.cluster import open_shared
     from headsearch.cluster.collect import bring_solos, collected_from, solo_failures
     from headsearch.cluster.shared_study import SOLO
@@ -159,7 +163,9 @@ def _spread(verification: Verification, storage: str | None, study: str | None) 
     known = collected_from(run.path) or {}
     url, name = storage or known.get("storage"), study or known.get("study")
     if url is None or name is None:
-        raise UserError(f"{run.path} was not collected from workers: --by-workers means nothing")
+        raise UserError(
+            f"{run.path} was not collected from workers: --by-workers needs --storage and --study"
+        )
     shared = open_shared(url, name)
     results = shared.tasks().results(SOLO)
     bring_solos(run, results)
@@ -171,7 +177,7 @@ def _spread(verification: Verification, storage: str | None, study: str | None) 
     notes = [f"{len(verification.solos)} solo runs: {queued} queued now, {done} done by workers"]
     if done < len(standings):
         notes.append(
-            f"headsearch worker --storage {shared.url} --study {name} does them; then the same "
-            "command brings what they found"
+            f"headsearch worker --storage {shared.url} --study {name} trains them; then start the "
+            "same command again"
         )
     return [*notes, *lost, *solo_failures(results)]

@@ -1,4 +1,4 @@
-"""Commands that read what a run has left."""
+"""The commands that read a run: export, calibrate, report and plot."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def export(
     rank: RankOption = None,
     head: Annotated[
         str | None,
-        typer.Option(help="Instead: a candidate's name, or a YAML file of one head."),
+        typer.Option(help="Instead of --rank: a candidate's name, or a YAML file of one head."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A directory. \\[default: heads in RUN]")] = None,
 ) -> None:
-    """Write a head as YAML, for --head and --space, and as PyTorch that needs no headsearch.
+    """Write a head as YAML, for --head and --space, and as PyTorch code without headsearch.
 
     Example: [bold]headsearch export results/RUN --rank 1[/bold]
     """
@@ -49,7 +49,7 @@ def calibrate(
         Path | None, typer.Option(help="A .csv file. \\[default: calibration.csv in the first RUN]")
     ] = None,
 ) -> None:
-    """Say how well each score of a search ranks heads by what they gain the base alone.
+    """Say how well each score of a search predicts what heads gain when trained alone.
 
     Takes searches of one or more seeds, run with --pruner none, whose heads were verified by \
 `headsearch verify RUN --top N`.
@@ -76,7 +76,7 @@ def calibrate(
 
 
 def report(run: RunArgument) -> None:
-    """Write the report and the plots of a run again, finished or not.
+    """Write the report and the plots of a run again, complete or not.
 
     Example: [bold]headsearch report results/RUN[/bold]
     """

@@ -1,4 +1,4 @@
-"""`headsearch run` and `headsearch resume`."""
+"""The commands `run` and `resume`: start a search, and resume a search or a pretraining."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ LOG_HELP = RunConfig.model_fields["log"].description
 @settings_as_flags()
 def run(
     config: Annotated[
-        Path | None, typer.Option(help="Read settings from a YAML file; flags win over it.")
+        Path | None, typer.Option(help="Read settings from a YAML file; flags override it.")
     ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
             "--dry-run",
-            help="Only say what would be done, in which time and memory: measures a few steps, "
-            "and writes nothing.",
+            help="Only print what a search would do, and its time and memory: measures a few "
+            "steps, and writes nothing.",
         ),
     ] = False,
     **flags: Any,
@@ -39,11 +39,11 @@ def run(
     Example: [bold]headsearch run --base vit_s --space heads.yaml[/bold]
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    settings = resolve(given, config)  # wrong values are told before anything heavy is loaded
+    settings = resolve(given, config)  # reports wrong values before anything slow is imported
     if dry_run and torchrun.count() > 1:
         raise UserError("--dry-run measures one process: leave torchrun out")
     if dry_run:
-        _foresee(given, config)
+        _dry_run(given, config)
         return
     check_here(settings)
     console = console_here()
@@ -52,8 +52,8 @@ def run(
 
         run_search(given, config)
         return
-    # The directory comes first, before anything heavy is loaded: whatever happens from here on, the
-    # run can be resumed.
+    # The directory is made before anything slow is imported: whatever happens from here on, the run
+    # can be resumed.
     in_file = read_config_file(config) if config is not None else {}
     asked = {**{name: entry.value for name, entry in in_file.items()}, **given}
     with claimed(settings, asked) as directory:
@@ -64,8 +64,8 @@ def run(
     end(signal, found, console)
 
 
-def _foresee(given: Mapping[str, Any], config: Path | None) -> None:
-    """Says what a search would do."""
+def _dry_run(given: Mapping[str, Any], config: Path | None) -> None:
+    """Prints what a search would do, and its time and memory."""
     from headsearch.cli.forecast_view import show_forecast
     from headsearch.report.console import print_notes
     from headsearch.report.session import quiet_optuna
@@ -83,13 +83,13 @@ def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     log: Annotated[
         str | None,
-        typer.Option(metavar="none|tensorboard", help=f"{LOG_HELP} \\[default: as it was begun]"),
+        typer.Option(metavar="none|tensorboard", help=f"{LOG_HELP} \\[default: as started]"),
     ] = None,
 ) -> None:
-    """Go on with a search or a pretraining that was interrupted, from its last snapshot.
+    """Resume a search or a pretraining that was interrupted, from its last snapshot.
 
-    However it ended: Ctrl-C, a cluster's SIGTERM, kill -9, a power cut, a full disk. It comes to \
-what it would have come to without the interruption.
+    However it ended: Ctrl-C, a cluster's SIGTERM, kill -9, a power cut, a full disk. The results \
+are those of a run without interruption.
 
     Example: [bold]headsearch resume results/RUN[/bold]
     """
@@ -101,9 +101,7 @@ what it would have come to without the interruption.
     console = console_here()
     if has_ended(run):
         if torchrun.first():
-            console.print(
-                f"· {run} has come to its end already: there is nothing to resume", soft_wrap=True
-            )
+            console.print(f"· {run} is complete: there is nothing to resume", soft_wrap=True)
         return
     if is_pretraining(run):
         finish_pretraining(*resume_pretraining(run, log=log, console=console), console)

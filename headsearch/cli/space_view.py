@@ -1,4 +1,4 @@
-"""What `headsearch space` prints: the candidates of a search space on a base, and their cost."""
+"""The output of `headsearch space`: the candidates of a search space on a base, and their cost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def print_space(console: Console, space: ResolvedSpace, limit: int) -> None:
     Args:
         console: where to print.
         space: the space on a base.
-        limit: a space of more points than this is not listed, but for its controls.
+        limit: if the space has more points than this, only its controls are listed.
     """
     say(console, str(space.base))
     for note in space.notes:

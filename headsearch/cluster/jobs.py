@@ -1,7 +1,7 @@
-"""The two jobs of a distributed search: one cohort, and one solo run; from inputs to a result.
+"""The two kinds of work in a distributed search, one cohort or one solo run: set-up and result.
 
-A cohort is trained by an ordinary `Search` over its candidates alone, in a directory of its own.
-Results are dictionaries that JSON can hold.
+A cohort is trained by an ordinary `Search` over its candidates alone, in its own directory. Results
+are dictionaries that can be stored as JSON.
 """
 
 from __future__ import annotations
@@ -27,14 +27,20 @@ from headsearch.training.setup import TrainingSetup
 def cohort_search(
     prepared: SearchSetup, candidates: Sequence[Candidate], directory: Path
 ) -> Search:
-    """The search of one cohort, ready to run, in a directory of its own."""
+    """The search of one cohort, ready to run.
+
+    Args:
+        prepared: the set-up of the whole search.
+        candidates: the candidates of the cohort.
+        directory: the run directory to create.
+    """
     return Search(
         replace(prepared.with_settings(out=directory), listing=Listing(tuple(candidates), (), ()))
     )
 
 
 def cohort_result(search: Search) -> dict[str, Any]:
-    """What the search of one cohort found."""
+    """The result of the search of one cohort: tables, facts and trials, as JSON data."""
     state = search.state
     return {
         "rows": [entry.row() for entry in state.leaderboard.entries.values()],
@@ -49,7 +55,8 @@ def cohort_result(search: Search) -> dict[str, Any]:
                 "value": trial.value,
                 "params": trial.params,
                 "distributions": {
-                    name: distribution_to_json(of) for name, of in trial.distributions.items()
+                    name: distribution_to_json(distribution)
+                    for name, distribution in trial.distributions.items()
                 },
                 "intermediate": {str(at): v for at, v in trial.intermediate_values.items()},
                 "attrs": trial.user_attrs,
@@ -66,20 +73,27 @@ def solo_setup(
     """One solo run, ready to train.
 
     Args:
-        setup: of the search, under the seed of the run.
-        head: None for the base alone.
+        setup: the set-up of the search with the seed of the solo run.
+        head: the head; None for the base alone.
         lr: the peak learning rate.
-        directory: where it writes; None where it writes nothing.
+        directory: the run directory to create; None if nothing is written.
     """
-    own = {"rungs": 1, "lr": lr, "out": directory, **ALWAYS}
-    setup = replace(setup, config=setup.config.model_copy(update=own))
+    changes = {"rungs": 1, "lr": lr, "out": directory, **ALWAYS}
+    setup = replace(setup, config=setup.config.model_copy(update=changes))
     return PretrainingSetup(setup, head, ())
 
 
 def solo_result(
     planned: PretrainingSetup, observe: Callable[[SoloEvent], None]
 ) -> Mapping[str, Any] | None:
-    """Trains one solo run: its last row of pretrain.csv, None where an observer stopped it.
+    """Trains one solo run.
+
+    Args:
+        planned: the solo run.
+        observe: called with every event; it may raise an error to stop the run.
+
+    Returns:
+        The last row of pretrain.csv; None if the run was stopped before its end.
 
     Raises:
         SoloDivergedError: base or head diverged.
@@ -90,7 +104,12 @@ def solo_result(
 
 
 def rung_line(event: Scored, rungs: int) -> str:
-    """A rung of a cohort in one line."""
+    """A rung of a cohort in one line: the best head, and how many are live.
+
+    Args:
+        event: the rung's event.
+        rungs: the number of rungs.
+    """
     entries = list(event.leaderboard.entries.values())
     live = sum(entry.state == "running" for entry in entries)
     best = max(

@@ -1,9 +1,9 @@
-"""A search that many machines work at: a study in a storage that all of them reach.
+"""The shared study of a search on many machines: settings, hashes and tasks in a shared storage.
 
-`submit` writes it: the settings, the hashes of all that decides what is found, and a task a cohort.
-Workers, `collect` and `status` read it back. All candidates are drawn before any has trained, and a
-cohort begins with the same first weights wherever it trains, so that nothing hangs on how many
-workers there are or which of them takes what.
+`submit` writes the settings, the hashes of everything that decides the results, and a task for each
+cohort. Workers, `collect` and `status` read them back. All candidates are drawn before any of them
+trains, and a cohort starts from the same first weights on any machine. The results therefore do not
+depend on the number of workers, or on which worker takes which cohort.
 """
 
 from __future__ import annotations
@@ -40,28 +40,28 @@ from headsearch.training.objectives import Objective
 from headsearch.training.setup import TrainingSetup, first_student
 
 CONTENT = "headsearch"
-"""The attribute of the study that holds what submit wrote."""
+"""The attribute of the study that holds what `submit` wrote."""
 COHORT, SOLO = "cohort", "solo"
 """The kinds of tasks."""
 INDEPENDENT = ("rung", "none")
-"""Pruners that judge a cohort by nothing but itself."""
+"""Pruners whose decisions about a cohort depend on that cohort alone."""
 LEARNING = ("tpe", "nsgaii")
-"""Samplers that learn from candidates that have ended."""
+"""Samplers that learn from candidates that have been scored."""
 
 
 @dataclass(frozen=True)
 class SharedStudy:
-    """What submit wrote.
+    """A study that `submit` wrote.
 
     Attributes:
-        storage: where it is.
-        url: of the storage, without its password.
-        name: of the study.
-        settings: what config.yaml of a search holds.
-        facts: what is known before the first step.
-        cohorts: the candidates of each, with what an Optuna trial holds for them.
-        shared: where the first weights lie.
-        first_weights: their hashes, by seed.
+        storage: the storage that holds it.
+        url: the URL of the storage, without its password.
+        name: the name of the study.
+        settings: the settings, as in config.yaml of a search.
+        facts: the facts of the run that are known before the first step.
+        cohorts: the candidates of each cohort: their names and the parameters of their trials.
+        shared: the location of the first weights.
+        first_weights: the hashes of the first weights, by seed.
         images: the fingerprint of the images.
     """
 
@@ -76,10 +76,10 @@ class SharedStudy:
     images: Mapping[str, Any]
 
     def tasks(self) -> Tasks:
-        """Its tasks.
+        """The queue of its tasks.
 
         Raises:
-            UserError: it has none.
+            UserError: it has none, because `submit` was interrupted.
         """
         try:
             return Tasks(self.storage, self.name)
@@ -91,33 +91,34 @@ class SharedStudy:
 
     @property
     def id(self) -> int:
-        """The storage's own name of the study."""
+        """The number of the study in its storage."""
         return self.storage.get_study_id_from_name(self.name)
 
 
 def check_can_be_shared(config: RunConfig) -> None:
-    """Raises UserError where cohorts would depend on which of them ended before."""
+    """Raises UserError if a cohort's results would depend on the order in which cohorts end."""
     if config.pruner not in INDEPENDENT:
         raise UserError(
-            f"--pruner {config.pruner} judges by what has ended before, and many machines end in "
-            f"no fixed order; use {' or '.join(INDEPENDENT)}"
+            f"--pruner {config.pruner} judges by what has ended before, and on many machines that "
+            f"has no fixed order; use {' or '.join(INDEPENDENT)}"
         )
 
 
 def submit(
     prepared: SearchSetup, name: str, url: str, shared: str, rules: Rules
 ) -> tuple[SharedStudy, list[str]]:
-    """Writes a study for workers to take cohorts of.
+    """Writes a study whose cohorts workers can train.
 
     Args:
-        prepared: what is searched.
-        name: of the study.
-        url: of the storage.
-        shared: where all machines find the first weights: a path or any URL that fsspec knows.
-        rules: how patient its queue is.
+        prepared: the set-up of the search.
+        name: the name of the study.
+        url: the URL of the storage.
+        shared: a location for the first weights that all machines can reach: a path or any URL that
+            fsspec knows.
+        rules: the time limits of its queue, and how often a task may fail.
 
     Returns:
-        It, and what there is to say, a line each.
+        The study, and notes for the user, one line each.
 
     Raises:
         UserError: there is a study of this name, or it cannot be written.
@@ -168,7 +169,7 @@ def submit(
 
 
 def cohort_key(index: int) -> str:
-    """The key of a cohort's task; cohorts count from 0 here, and from 1 in it."""
+    """The key of a cohort's task. The index counts from 0, the key from 1."""
     return f"cohort {index + 1}"
 
 
@@ -176,10 +177,12 @@ def open_study(url: str, name: str, storage: BaseStorage | None = None) -> Share
     """Reads a study back.
 
     Args:
-        storage: that of the URL, where it is open already.
+        url: the URL of the storage.
+        name: the name of the study.
+        storage: the storage, if it is open already.
 
     Raises:
-        UserError: there is none of this name, or submit did not write it.
+        UserError: there is no study of this name, or `submit` did not write it.
     """
     check_shared(url)
     opened = open_storage(url) if storage is None else storage
@@ -201,7 +204,7 @@ def open_study(url: str, name: str, storage: BaseStorage | None = None) -> Share
         facts=content["facts"],
         cohorts=tuple(map(tuple, content["cohorts"])),
         shared=content["shared"],
-        first_weights={int(seed): name for seed, name in content["first_weights"].items()},
+        first_weights={int(seed): sha for seed, sha in content["first_weights"].items()},
         images=content["images"],
     )
 
@@ -209,29 +212,33 @@ def open_study(url: str, name: str, storage: BaseStorage | None = None) -> Share
 def prepare_as_submitted(
     study: SharedStudy, overrides: Mapping[str, Any], cache: Path, space_file: Path | None = None
 ) -> SearchSetup:
-    """Opens and checks on this machine all that the study's cohorts need. Writes to the cache only.
+    """Opens and checks on this machine everything that the study's cohorts need.
+
+    Writes nothing but the cache.
 
     Args:
-        overrides: settings that are this machine's own: device, threads, where the data lie.
+        study: the study.
+        overrides: settings of this machine: device, threads, the location of the data.
         cache: a folder for the first weights.
-        space_file: the search space, where it has families of the user's own.
+        space_file: the search space; needed if it has families of the user's own.
 
     Raises:
-        UserError: something cannot be opened here, or is not what the study was made with.
+        UserError: something cannot be opened here, or is not what the study was submitted with.
     """
-    # The first weights are fetched as they are: what they were read from need not be here.
-    own = {"base_weights": None, "pretrained": False, "out": None, "storage": None, **overrides}
-    known = {name: study.settings[name] for name in RunConfig.model_fields} | own
-    config = RunConfig.model_validate(known)
+    # The first weights are fetched from the shared location, so the file or model that they were
+    # read from need not exist on this machine.
+    local = {"base_weights": None, "pretrained": False, "out": None, "storage": None, **overrides}
+    settings = {name: study.settings[name] for name in RunConfig.model_fields} | local
+    config = RunConfig.model_validate(settings)
     base = plan_as_recorded(config, study.settings["base_arguments"])
     if base is None:
         raise UserError(
-            f"--study {study.name}: {config.base} is built otherwise here than where it was "
+            f"--study {study.name}: {config.base} is built differently here than where it was "
             "submitted: use the same versions of headsearch and timm"
         )
     space = _space_of(study, space_file)
     if space.hash != study.settings["space_hash"]:
-        raise UserError(f"--study {study.name}: the space is another than the one submitted")
+        raise UserError(f"--study {study.name}: the space differs from the one submitted")
     prepared = prepare(config, inputs=InMemoryInputs(base=base, space=space))
     other = difference(fingerprint(prepared.data), dict(study.images))
     if other is not None:
@@ -243,7 +250,7 @@ def prepare_as_submitted(
 def share_first_weights(
     config: RunConfig, plan: BasePlan, objective: Objective, seeds: Iterable[int], location: str
 ) -> dict[int, str]:
-    """Writes the first weights under each seed to the shared location; their hashes."""
+    """Writes the first weights of each seed to the shared location; returns their hashes."""
     return {
         seed: share(
             location,
@@ -258,7 +265,7 @@ def share_first_weights(
 def under_first_weights(
     study: SharedStudy, setup: TrainingSetup, seed: int, sha: str, cache: Path
 ) -> TrainingSetup:
-    """The ground under a seed, with the first weights of this hash."""
+    """The set-up with another seed, and the first weights that have this hash."""
     return setup.under(seed).starting_from({seed: fetch(study.shared, sha, cache)})
 
 
@@ -271,11 +278,14 @@ def _drawn(prepared: SearchSetup) -> list[list[dict[str, Any]]]:
 
 
 def _space_of(study: SharedStudy, file: Path | None) -> Space:
-    """The study's space: from the study itself, but for code, which no storage may bring."""
+    """The study's space, read from the study, or from a file if it has families of the user's own.
+
+    Such families are code, and a storage must not be able to run code on this machine.
+    """
     if file is not None:
         return load_space(file)
     content = study.settings["space_content"]
-    if any("module" in (knobs or {}) for knobs in content["families"].values()):
+    if any("module" in (entry or {}) for entry in content["families"].values()):
         raise UserError(
             f"--study {study.name}: its space {study.settings['space']} has families of the "
             "user's own, which are code: give the file here with --space"

@@ -1,9 +1,9 @@
-"""A worker: takes one task of a shared study after another, until nothing is left.
+"""A worker: takes one task of a shared study after another, until no task is left.
 
-A cohort is trained by an ordinary `Search` over its candidates alone, in a directory of the
-worker's own, so that a base that diverges, a cohort too large for memory or a head that collapses
-is dealt with as in any search. What it finds is committed as one result, and nothing of a worker
-that dies before counts.
+A task is a cohort or a solo run. A cohort is trained by an ordinary `Search` over its candidates,
+in a directory of the worker, so that a diverging base, a cohort that does not fit into memory and a
+collapsing head are treated as in any search. The result is committed as a whole: a worker that dies
+before leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -51,52 +51,57 @@ T = TypeVar("T")
 Say: TypeAlias = Callable[[str], None]
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S, GROWTH = 1.0, 30.0, 1.5
-"""Between looks at a queue in which nothing waits; each is varied by half, so that workers that
-started together do not ask together."""
+"""Pauses in seconds between two looks at a queue without free tasks: the first, the longest, and
+the factor between them. Each pause is varied by half, so that workers that started together do not
+ask at the same moment."""
 WEIGHTS_FOLDER = "first-weights"
 FAILURES = 2
-"""Failures in a row after which a worker ends: one may be the task's fault, two are the
-machine's."""
+"""The number of failures in a row after which a worker ends. One failure may be the task's fault;
+two in a row point to the machine."""
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
-    """The worker was told to stop in the midst of a task."""
+    """The worker was asked to stop in the middle of a task."""
 
 
 @dataclass(frozen=True)
 class TakeCohort:
-    """A worker's job: the search of a cohort begins, which has orders of its own."""
+    """To the other processes of a job: follow the search of a cohort and its commands."""
 
 
 @dataclass(frozen=True)
 class TakeSolo:
-    """A worker's job: a solo run begins, that of this task."""
+    """To the other processes of a job: train the solo run of this task.
+
+    Attributes:
+        payload: the content of the task.
+    """
 
     payload: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Wait:
-    """A worker's job: nothing is to be done for now. Who hears nothing for long gives up."""
+    """To the other processes of a job: no task is free. Without a message they would time out."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A worker's job is over."""
+    """To the other processes of a job: the worker has ended."""
 
 
 class Worker:
-    """Works at a shared study. Making one claims nothing.
+    """Trains tasks of a shared study. Creating a `Worker` claims nothing.
 
     Args:
-        study: which.
-        prepared: what its cohorts need, as `fleet.prepare_as_submitted` made it ready.
-        out: a folder of its own.
-        name: what others see of it.
+        study: the study.
+        prepared: the set-up of its cohorts (`shared_study.prepare_as_submitted`).
+        out: the worker's own folder.
+        name: the worker's name, which others see.
 
     Attributes:
-        stop: once set, the task under way is given back, and no other is taken.
-        done: tasks whose results it has committed.
+        stop: set it to give the current task back and take no other.
+        done: the number of tasks whose results it has committed.
     """
 
     def __init__(self, study: SharedStudy, prepared: SearchSetup, out: Path, name: str) -> None:
@@ -108,13 +113,13 @@ class Worker:
         self._rules = self._tasks.rules
 
     def run(self, say: Say = lambda line: None) -> None:
-        """Works until nothing is left or it is told to stop.
+        """Takes tasks until none is left or `stop` is set.
 
-        Of a job's processes the first does, and the others take part (`follow`).
+        In a job of several processes, the first one calls this, and the others call `follow`.
 
         Args:
-            say: called with a line about everything that happens. An error in it ends the worker,
-                and the task under way is given back.
+            say: called with a line of text about everything that happens. If it raises an error,
+                the current task is given back and the worker ends.
 
         Raises:
             UserError: a task cannot be done here, or the storage stays out of reach.
@@ -123,10 +128,10 @@ class Worker:
         broadcast_object(Part())
 
     def follow(self) -> None:
-        """Takes part in what the first process of the job does, to its end.
+        """Carries out what the first process of the job broadcasts, until the worker ends.
 
         Raises:
-            UserError: another process has gone.
+            UserError: another process of the job has ended early.
         """
         while True:
             match receive_object():
@@ -136,16 +141,17 @@ class Worker:
                     setup = self.prepared.training.under(int(payload["seed"]))
                     head = self._head(payload["candidate"])
                     planned = solo_setup(setup, head, float(payload["lr"]))
-                    with suppress(SoloDivergedError):  # the first process says so
+                    with suppress(SoloDivergedError):  # the first process reports it
                         SoloRun(planned.setup, planned.candidate).run()
                 case Wait():
                     pass
                 case Part():
                     return
-                case word:
-                    raise AssertionError(f"no order of a worker: {word}")
+                case other:
+                    raise AssertionError(f"not a message of a worker: {other}")
 
     def _until_nothing_is_left(self, say: Say) -> None:
+        """Claims and trains tasks; waits while all unfinished ones are with other workers."""
         pause = FIRST_PAUSE_S
         while not self.stop.is_set():
             news = self._ask(self._tasks.look)
@@ -165,13 +171,14 @@ class Worker:
             pause = min(GROWTH * pause, LONGEST_PAUSE_S, self._rules.grace / 4)
 
     def _ask(self, call: Callable[[], T]) -> T:
-        """What the storage says, which may be gone for a while."""
+        """Calls the storage, again and again if it is out of reach for a while."""
         try:
             return patiently(call, self._rules.grace)
         except OUT_OF_REACH as error:
             raise UserError(f"the storage is out of reach: {reason_of(error)}") from None
 
     def _work_at(self, claim: Claim, say: Say) -> None:
+        """Trains a claimed task; if that fails or is stopped, the task is left to others."""
         key, attempt = claim.task.key, claim.attempt
         began = time.monotonic()
         folder = self.out / for_file_name(f"{key.replace(' ', '-')}-{claim.token[:8]}")
@@ -187,20 +194,21 @@ class Worker:
         except Stopped:
             self._give(claim.release, "its worker was told to stop")
             say(f"{key} is given back")
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # a second Ctrl-C
             self._give(claim.release, "its worker was told to stop")
             raise
         except Exception as error:
             self._give(claim.fail, f"{self.name}: {reason_of(error)}")
             self._failed += 1
-            if self._failed == FAILURES or torchrun.count() > 1:  # others are in the midst of it
+            # In a job, the other processes are in the middle of the task: only an end stops them.
+            if self._failed == FAILURES or torchrun.count() > 1:
                 raise
             say(f"{key} failed, and is left to others: {reason_of(error)}")
         else:
             self.done, self._failed = self.done + 1, 0
             say(f"{key} done in {duration(time.monotonic() - began)}")
         finally:
-            shutil.rmtree(folder, ignore_errors=True)  # of no use to whoever has the task next
+            shutil.rmtree(folder, ignore_errors=True)  # the next worker of the task starts anew
 
     def _give(self, back: Callable[[str], None], reason: str) -> None:
         with suppress(TakenOverError, *OUT_OF_REACH):
@@ -210,7 +218,7 @@ class Worker:
         self._ask(lambda: claim.commit({**result, "worker": self.name}))
 
     def _check(self, pulse: Pulse) -> None:
-        """Raises where a task is not to be gone on with."""
+        """Raises if the current task was taken over by another worker, or `stop` is set."""
         if pulse.lost is not None:
             raise TakenOverError(pulse.lost)
         if self.stop.is_set():
@@ -239,7 +247,7 @@ class Worker:
             mirror.end(name, TrialState[trial["state"]], trial["value"], reason)
 
     def _search(self, search: Search, claim: Claim, mirror: Mirror, pulse: Pulse, say: Say) -> None:
-        """Searches to the end, or to where the base is beyond help, which is a result too."""
+        """Runs the search of a cohort. That its base diverges for good counts as a result too."""
 
         def observe(event: Event) -> None:
             self._check(pulse)
@@ -260,7 +268,7 @@ class Worker:
         except UserError as error:
             if not search.state.facts.get("diverged"):
                 raise
-            # The other processes wait for the end, for this is a result too.
+            # A search that fails does not send this, but the worker and its job continue here.
             broadcast_object(End(search.run_directory))
             say(f"{claim.task.key}: {error}")
         else:
@@ -297,7 +305,7 @@ class Worker:
         about = {name: payload[name] for name in ("candidate", "family", "seed")}
         try:
             row = solo_result(planned, observe)
-        except SoloDivergedError as error:  # it would anywhere, so this is a result too
+        except SoloDivergedError as error:  # it would diverge on any machine: that is the result
             self._commit(claim, {"about": about, "failure": str(error)})
             say(f"{claim.task.key}: {error}")
         else:

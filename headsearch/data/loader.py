@@ -22,19 +22,19 @@ from headsearch.seeding import seeded_generator
 
 
 class Loader:
-    """Gives the crops of any step of a training.
+    """Gives the crops of any training step.
 
-    Which images a step sees, and how they are augmented, depends on the seed and the number of the
-    step alone, so that a training resumes at any step. In a job of several processes each one
-    loads its own images of every step.
+    The images of a step and their augmentation depend on the seed and the number of the step alone,
+    so that training can resume at any step. In a job of several processes, each loads its own
+    images of every step.
 
     Args:
         images: the training images.
-        config: batch size, epochs, seed and the recipe's crop scale are taken from it.
-        device: where the crops are made.
+        config: gives batch size, epochs, seed and the recipe's crop scale.
+        device: the device that the crops are made on.
 
     Attributes:
-        steps: of the whole training.
+        steps: the number of steps of the whole training.
     """
 
     def __init__(self, images: Images, config: RunConfig, device: torch.device) -> None:
@@ -59,38 +59,38 @@ class Loader:
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, epoch_order(len(self._images), epoch, self._seed)
         chosen = self._order[1][index * self._batch_size : (index + 1) * self._batch_size]
-        own = chosen.chunk(torchrun.count())[torchrun.rank()]
-        return staged(self._images.batch(own), self._device)
+        local = chosen.chunk(torchrun.count())[torchrun.rank()]
+        return staged(self._images.batch(local), self._device)
 
 
 class ReadAhead:
-    """Reads the images of the next step in a thread, while the device works on those of this one.
+    """Reads the images of the next step in a thread, while the device works on the current step.
 
     Args:
-        steps: how many there are; nothing is read beyond them.
+        steps: the number of steps; nothing is read beyond the last one.
     """
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
         # One thread: batches are read one after the other, and only one waits in memory.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
-        self._coming: dict[int, Future[Tensor]] = {}
+        self._pending: dict[int, Future[Tensor]] = {}
 
     def get(self, step: int, read: Callable[[int], Tensor]) -> Tensor:
-        """What was read for a step. An error in reading it is raised here.
+        """The images of a step. Raises the error that occurred while they were read, if any.
 
         Args:
-            read: gives the images of a step; called in the thread alone. It is not kept, so that a
-                loader, and its thread with it, is freed with its last reference.
+            read: returns the images of a step; it is called only in the thread. It is not kept, so
+                that a loader, and its thread with it, is freed with its last reference.
         """
-        # Where training went back, what was read ahead belongs to another step and is dropped.
-        wanted = self._coming.get(step) or self._thread.submit(read, step)
-        self._coming = {}
+        # If training went back to an earlier step, the images read ahead are not needed: drop them.
+        wanted = self._pending.get(step) or self._thread.submit(read, step)
+        self._pending = {}
         if step + 1 != self._steps:
-            self._coming[step + 1] = self._thread.submit(read, step + 1)
+            self._pending[step + 1] = self._thread.submit(read, step + 1)
         return wanted.result()
 
 
 def steps_per_epoch(images: Images, config: RunConfig) -> int:
-    """Whole batches in an epoch; a last partial one is left out."""
+    """The number of steps in an epoch. A last, smaller batch is left out; there is at least one."""
     return max(1, len(images) // config.batch_size)

@@ -1,1 +1,1 @@
-"""Pretraining a base with one head, and the solo runs that verify a search."""
+"""Pretraining a base with one head, and verifying a search by such solo runs."""

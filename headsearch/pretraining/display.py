@@ -1,4 +1,4 @@
-"""How pretrainings and verifications are shown while they run: progress, and a line a result."""
+"""Progress of pretrainings and verifications on the console, and one line for each result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from headsearch.text import duration
 
 @contextmanager
 def shown(pretraining: Pretraining, console: Console) -> Iterator[Callable[[SoloEvent], None]]:
-    """The observer that shows a pretraining: a line a rung, in a terminal below it the latest."""
+    """The observer that shows a pretraining: a line for each rung; in a terminal a progress bar."""
     rungs, steps = pretraining.config.rungs, pretraining.setup.steps
 
     def print_rung(event: SoloEvent) -> None:
@@ -41,13 +41,13 @@ def shown(pretraining: Pretraining, console: Console) -> Iterator[Callable[[Solo
 
 
 def points_of(event: SoloEvent) -> Points | None:
-    """The points of TensorBoard's curves that an event has; None where it has none."""
+    """The points that an event adds to TensorBoard's curves, or None if it adds none."""
     if isinstance(event, SoloScored):
         scores = {BASE: event.scores.base, **event.scores.heads}
         values = {
             tag(chart, name): value
-            for name, own in scores.items()
-            for chart, value in own.charts().items()
+            for name, owner_scores in scores.items()
+            for chart, value in owner_scores.charts().items()
         }
         return Points(event.step, values, scored=True)
     if isinstance(event, SoloAdvanced) and event.read:
@@ -59,7 +59,7 @@ def points_of(event: SoloEvent) -> Points | None:
 
 
 def rung_line(event: SoloScored, rungs: int) -> str:
-    """A rung in one line: the base's scores, its loss, and how fast it goes."""
+    """A rung in one line: the base's scores, its loss, and the speed of training."""
     base = event.scores.base
     parts = [f"rung {event.rung}/{rungs}", f"step {event.step}"]
     if base.report is not None:
@@ -73,7 +73,10 @@ def rung_line(event: SoloScored, rungs: int) -> str:
 
 @contextmanager
 def shown_verification(console: Console) -> Iterator[Callable[[Progress], None]]:
-    """The observer that shows a verification: a line a solo run that ended, and those under way."""
+    """The observer that shows a verification: a line for each solo run that has ended.
+
+    In a terminal it also shows the solo runs that are running.
+    """
 
     def print_ended(progress: Progress) -> None:
         if progress.ended is not None:
@@ -94,7 +97,7 @@ def shown_verification(console: Console) -> Iterator[Callable[[Progress], None]]
 
 
 def ended_line(progress: Progress) -> str:
-    """A solo run that ended, in one line."""
+    """A solo run that has just ended, in one line."""
     assert progress.ended is not None
     parts = [f"{progress.done}/{progress.total} {progress.ended}"]
     scores = progress.ended.scores()

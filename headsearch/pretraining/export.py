@@ -1,4 +1,4 @@
-"""`export`: a head for other hands, as a search space of its own and as a PyTorch snippet."""
+"""`export`: writes a head as a YAML search space and as a stand-alone PyTorch file."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from headsearch.version import VERSION
 
 
 class Exported(NamedTuple):
-    """Where the files of a head lie; of one of the user's own family there is no PyTorch."""
+    """The files of an exported head; `python` is None if its family is the user's own code."""
 
     yaml: Path
     python: Path | None
 
 
 class ExportedHead(NamedTuple):
-    """A head, its files, and what was decided, a line each."""
+    """An exported head, its files, and notes for the user, one line each."""
 
     candidate: Candidate
     files: Exported
@@ -55,8 +55,8 @@ def export_from(
         run: the search.
         rank: a rank of its ranking; the first if neither this nor `head` is given.
         head: a candidate's name, or a YAML file of one head.
-        out: the directory to write into; by default `heads/` in the run's.
-        given: the base, where the search was given a module.
+        out: the directory to write into; by default `heads/` in the run directory.
+        inputs: the base, if the search was started with a module.
 
     Raises:
         UserError: no such rank or head, or what `export_head` raises.
@@ -76,18 +76,19 @@ def export_from(
     chosen = head_on(plan, head, run)
     notes += chosen.notes
     if chosen.origin:
+        # Such a family is code that the user has already.
         notes.append(f"{chosen.candidate.family} is a family of your own: no PyTorch is written")
     files = export_head(chosen, plan, run.path / "heads" if out is None else out)
     return ExportedHead(chosen.candidate, files, notes)
 
 
 def export_head(head: Head, plan: BasePlan, out: Path) -> Exported:
-    """Writes `<candidate>.yaml` and `<candidate>.py` into a directory, which is made if need be.
+    """Writes `<candidate>.yaml` and `<candidate>.py` into a directory, which is made if missing.
 
-    A family from elsewhere is code of the user's already, and gets the YAML alone.
+    A head of a user's own family gets the YAML file only: the user has its code already.
 
     Raises:
-        UserError: one of them is there already, or cannot be written.
+        UserError: one of the files exists already or cannot be written.
     """
     name = for_file_name(head.candidate.name)
     files = Exported(out / f"{name}.yaml", None if head.origin else out / f"{name}.py")
@@ -121,11 +122,11 @@ HOW_TO_ATTACH = '''
       the teacher head's output for the other crop, and so does the head.
     - After pretraining it is thrown away.
     """'''
-"""What a training code of one's own has to do with the head: the docstring of its function."""
+"""The docstring of the exported function: how other training code has to use the head."""
 
 
 def space_text(head: Head, plan: BasePlan) -> str:
-    """The head as YAML: a search space that holds it alone."""
+    """The head as YAML: a search space with this head and no other."""
     candidate = head.candidate
     written = {formats.KEY: formats.SPACE, **written_head(candidate, head.origin)}
     return (
@@ -136,10 +137,10 @@ def space_text(head: Head, plan: BasePlan) -> str:
 
 
 def snippet_text(candidate: Candidate, plan: BasePlan) -> str:
-    """The head as a Python file that needs torch and timm alone; see `snippet`."""
+    """The head as a Python file that needs only torch and timm (see `models.heads.standalone`)."""
     dim, grid = plan.stages[candidate.feature_index]
     family = candidate.made_by
-    function, values = _bare(family, family.settled(dim, grid, candidate.parameters))
+    function, values = _innermost(family, family.settled(dim, grid, candidate.parameters))
     sources = Sources(
         lambda part: part.settled(dim, grid, {}),
         [value for value in values.values() if isinstance(value, str)],
@@ -162,25 +163,25 @@ def snippet_text(candidate: Candidate, plan: BasePlan) -> str:
 
 
 def _map_words(feature_index: int) -> str:
-    """Which of the base's maps a head takes."""
+    """The words that say which of the base's feature maps a head takes."""
     if feature_index == 0:
         return "before the base's final norm"
     last = "block" if feature_index == 1 else f"{feature_index} blocks"
     return f"before the base's last {last} (stages, in a base of stages)"
 
 
-def _bare(
+def _innermost(
     family: Family, values: Mapping[str, Value]
 ) -> tuple[Callable[..., nn.Module], Mapping[str, Value]]:
-    """A family's function, and what it is called with.
+    """The function that builds a family's head, and the arguments to call it with.
 
-    A family may lend further knobs to another that it closes over. Where those are at their
-    defaults they change nothing, and the other's own function is what a reader wants to see.
+    A family may wrap another one to add parameters to it. If the added parameters are at their
+    defaults, they change nothing, and the wrapped family's function is shorter to read.
     """
-    lent_to = inspect.getclosurevars(family.build).nonlocals.get("family")
-    if isinstance(lent_to, Family):
-        further = values.keys() - lent_to.parameters.keys()
-        if all(values[name] == family.parameters[name].default for name in further):
-            own = {name: values[name] for name in values if name not in further}
-            return _bare(lent_to, own)
+    wrapped = inspect.getclosurevars(family.build).nonlocals.get("family")
+    if isinstance(wrapped, Family):
+        added = values.keys() - wrapped.parameters.keys()
+        if all(values[name] == family.parameters[name].default for name in added):
+            inner_values = {name: values[name] for name in values if name not in added}
+            return _innermost(wrapped, inner_values)
     return family.build, values

@@ -1,4 +1,4 @@
-"""Which head `--rank` and `--head` mean: a row of a ranking, a candidate's name, or a YAML file."""
+"""Finds the head that `--rank` or `--head` names: by rank, by candidate name, or in a YAML file."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from headsearch.runs.tables import NO_HEAD, ranked
 
 
 def name_at(run: Run, rank: int) -> tuple[str, str | None]:
-    """The candidate at a rank of ranking.csv, and what there is to say of taking it.
+    """The candidate at a rank of ranking.csv, and a note if it is a doubtful choice.
 
     Raises:
-        UserError: no ranking yet, no such rank, or what stands there collapsed or failed.
+        UserError: there is no ranking yet or no such rank, or the candidate collapsed or failed.
     """
     rows = {row.rank: row for row in ranked(run.ranking)}
     if not rows:
-        raise UserError(f"{run.path} has no ranking yet: no rung of it was scored")
+        raise UserError(f"{run.path} has no ranking yet: none of its rungs was scored")
     if rank not in rows:
         raise UserError(f"{run.path} has no rank {rank}: its ranks are 1 to {max(rows)}")
     row = rows[rank]
@@ -50,12 +50,13 @@ def name_at(run: Run, rank: int) -> tuple[str, str | None]:
 
 
 class Head(NamedTuple):
-    """The head that was chosen.
+    """The chosen head.
 
     Attributes:
-        candidate: on the base.
-        origin: where its family is from if it is not headsearch's own, as a space records that.
-        notes: what was decided, a line each.
+        candidate: the candidate, on the base that it is to be attached to.
+        origin: the module and function of a user's own family, as a space records them; empty for
+            headsearch's families.
+        notes: notes for the user, one line each.
     """
 
     candidate: Candidate
@@ -64,13 +65,13 @@ class Head(NamedTuple):
 
 
 def head_on(base: BaseShape, spec: str, run: Run | None = None) -> Head:
-    """The head that `--head` means, on this base.
+    """The head that `--head` names, on this base.
 
     Args:
-        base: what the head is to be attached to.
-        spec: a YAML file that holds one head, or a candidate's name, whether or not it was in any
-            run; parameters that the name leaves out are at their defaults.
-        run: whose heads a name may mean.
+        base: the base to attach the head to.
+        spec: a YAML file that holds one head, or a candidate's name. It need not be a candidate of
+            any run; parameters that the name leaves out have their defaults.
+        run: a search whose candidates may be named too, also those of a user's own family.
 
     Raises:
         UserError: no such file or head, or it does not fit the base.
@@ -82,18 +83,18 @@ def head_on(base: BaseShape, spec: str, run: Run | None = None) -> Head:
     check_head(spec, run)
     try:
         family, parameters = read_name(spec)
-    except UserError:  # a kind of head that this run alone knows
-        found = _of_run(spec, base, run)
-        if found is None:
+    except UserError:  # not one of headsearch's families: perhaps the run's space defines it
+        head = _head_in_space_of(run, spec, base)
+        if head is None:
             raise
-        return found
+        return head
     candidate = sole_candidate(space_of(family, parameters, f"--head {spec}"), base)
     notes = [f"{spec} is {candidate.name} on this base"] if candidate.name != spec else []
     return Head(candidate, {}, notes)
 
 
 def check_head(spec: str, run: Run | None = None) -> None:
-    """Raises UserError for what `--head` cannot mean on any base."""
+    """Raises UserError if `--head` names nothing that could be a head on any base."""
     if Path(spec).suffix in (".yaml", ".yml"):
         load_space(Path(spec))
     elif spec != NO_HEAD and (run is None or spec not in set(run.ranking["candidate"])):
@@ -106,35 +107,41 @@ def check_head(spec: str, run: Run | None = None) -> None:
 
 
 def sole_candidate(space: Space, base: BaseShape) -> Candidate:
-    """The one head of a space that holds one.
+    """The head of a space that holds exactly one.
 
     Raises:
-        UserError: it holds several, or the one does not fit the base.
+        UserError: the space holds several heads, or its head does not fit the base.
     """
     resolved = space.on(base)
     listing = resolved.enumerate(ENUMERABLE)
     count = len(listing.candidates) if listing is not None else ENUMERABLE + 1
     if listing is None or count > 1:
         raise UserError(
-            f"{space.source} holds {count if listing is not None else 'many'} heads, and one is "
-            "wanted; `headsearch export` writes such a file (a space without `controls: {}` has "
-            "all controls)"
+            f"{space.source} holds {count if listing is not None else 'many'} heads, but must hold "
+            "one; `headsearch export` writes such a file (a space without `controls: {}` has all "
+            "controls)"
         )
     if count == 0:
-        faults = [reason for _, reason in listing.excluded]
-        raise UserError(f"{space.source}: {' '.join((*faults, *resolved.notes))}")
+        reasons = [reason for _, reason in listing.excluded]
+        raise UserError(f"{space.source}: {' '.join((*reasons, *resolved.notes))}")
     return listing.candidates[0]
 
 
 def space_of(family: str, parameters: Mapping[str, Value], source: str) -> Space:
-    """The space that holds one head."""
+    """The search space that holds one head.
+
+    Args:
+        family: its family.
+        parameters: its parameters; those left out have their defaults.
+        source: what error messages call the space.
+    """
     part = "controls" if family in CONTROLS else "families"
     written = {"families": {}, "controls": {}, part: {family: dict(parameters)}}
     return read_space(located(written, source), source)
 
 
 def written_head(candidate: Candidate, origin: Mapping[str, str]) -> dict[str, Any]:
-    """A head as YAML holds it: a space with this head and nothing else."""
+    """A head as YAML data: a search space with this head and no other."""
     attached = {"attach_at": candidate.feature_index} if candidate.feature_index else {}
     part = "controls" if candidate.control else "families"
     return {
@@ -144,46 +151,48 @@ def written_head(candidate: Candidate, origin: Mapping[str, str]) -> dict[str, A
 
 
 def read_head(written: Mapping[str, Any], base: BaseShape, source: str) -> Head:
-    """The head that `written_head` wrote, on this base; raises UserError where it is none."""
+    """The head that `written_head` wrote, on this base; raises UserError if it isn't one."""
     space = read_space(located(written, source), source)
     candidate = sole_candidate(space, base)
     return Head(candidate, _origin(space, candidate.family, Path()), [])
 
 
 def read_name(name: str) -> tuple[str, dict[str, Value]]:
-    """A candidate's name taken apart: its family, and the parameters that the name shows.
+    """Parses a candidate's name into its family and the parameters that the name shows.
 
     Raises:
-        UserError: no such family, a part that is none of its parameters', or a value out of bounds.
+        UserError: no such family, a part that belongs to none of its parameters, or a value out of
+            bounds.
     """
     family = name.split("-")[0]
     if family not in PARAMETERS:
         raise unknown("head", name, map(default_name, PARAMETERS))
-    found = _assign(family, name.removeprefix(family), list(PARAMETERS[family].items()))
-    if found is None:
-        labels = ", ".join(knob.label.replace("{}", "…") for knob in PARAMETERS[family].values())
+    values = _parse_parts(family, name.removeprefix(family), list(PARAMETERS[family].items()))
+    if values is None:
+        labels = ", ".join(p.label.replace("{}", "…") for p in PARAMETERS[family].values())
         raise UserError(
             f"unknown head {name!r}: after {family!r} a name has parts like {labels or 'nothing'}, "
             f"in this order; by default it is {default_name(family)!r}"
         )
-    return family, found
+    return family, values
 
 
-def _of_run(name: str, base: BaseShape, run: Run | None) -> Head | None:
-    """The head of this name in the run's own space, where that can be listed."""
+def _head_in_space_of(run: Run | None, name: str, base: BaseShape) -> Head | None:
+    """The head of this name in the run's own space, if that space can be listed."""
     content = run.config.get("space_content") if run is not None else None
     if run is None or content is None:
         return None
     folder = Path(str(run.config.get("space", ""))).parent
     space = read_space(located(content, "space_content"), str(run.path), folder)
     listing = space.on(base).enumerate(ENUMERABLE)
-    every = [*listing.candidates, *(found for found, _ in listing.excluded)] if listing else []
-    found = next((candidate for candidate in every if candidate.name == name), None)
-    return Head(found, _origin(space, found.family, folder), []) if found is not None else None
+    # A constraint of the space may exclude a head from the search, but not from being named here.
+    listed = [*listing.candidates, *(head for head, _ in listing.excluded)] if listing else []
+    match = next((candidate for candidate in listed if candidate.name == name), None)
+    return Head(match, _origin(space, match.family, folder), []) if match is not None else None
 
 
 def _origin(space: Space, family: str, folder: Path) -> Mapping[str, str]:
-    """Where a family is from, its file by a path that means the same from everywhere."""
+    """The module and function of a user's own family, with an absolute path if it is a file."""
     user = space.from_elsewhere.get(family)
     origin = dict(user.origin) if user is not None else {}
     if origin.get("module", "").rpartition(":")[0].endswith(".py"):
@@ -192,40 +201,50 @@ def _origin(space: Space, family: str, folder: Path) -> Mapping[str, str]:
 
 
 def default_name(family: str) -> str:
-    """The name of a family's head whose parameters are all at their defaults."""
-    parts = (knob.name_part(knob.default) for knob in PARAMETERS[family].values())
+    """The name of the head of a family whose parameters all have their defaults."""
+    parts = (p.name_part(p.default) for p in PARAMETERS[family].values())
     return "-".join((family, *filter(None, parts)))
 
 
-def _assign(
-    family: str, rest: str, knobs: Sequence[tuple[str, Parameter]]
+def _parse_parts(
+    family: str, rest: str, parameters: Sequence[tuple[str, Parameter]]
 ) -> dict[str, Value] | None:
-    """Which knobs the rest of a name shows, and with what value; they are in the same order."""
-    if not rest or not knobs:
+    """Parses the parts of a name after its family; None if some part fits no parameter.
+
+    A name shows some of the parameters, in their order. Two labels may begin alike, so a match that
+    leaves an unreadable rest is given up, and the next parameter is tried.
+
+    Args:
+        family: the family, for error messages.
+        rest: the part of the name that is still to be parsed.
+        parameters: the parameters that it may show.
+    """
+    if not rest or not parameters:
         return None if rest else {}
-    (name, knob), *others = knobs
-    shown = re.match(f"-{_pattern(knob)}(?=-|$)", rest)
-    if shown is not None:
-        found = _assign(family, rest[shown.end() :], others)
-        if found is not None:
-            return {name: knob.check(f"{family}.{name}", _value(knob, shown)), **found}
-    return _assign(family, rest, others)
+    (name, parameter), *others = parameters
+    match = re.match(f"-{_pattern(parameter)}(?=-|$)", rest)
+    if match is not None:
+        values = _parse_parts(family, rest[match.end() :], others)
+        if values is not None:
+            return {name: parameter.check(f"{family}.{name}", _value(parameter, match)), **values}
+    return _parse_parts(family, rest, others)
 
 
-def _pattern(knob: Parameter) -> str:
-    """What a knob's part of a name looks like."""
-    number = r"\d+" if knob.kind == "int" else r"[\d.]+(?:e-?\d+)?"
-    text = "|".join(map(re.escape, knob.choices)) if knob.kind == "choice" else number
+def _pattern(parameter: Parameter) -> str:
+    """The regular expression of a parameter's part of a name; its group is the value."""
+    number = r"\d+" if parameter.kind == "int" else r"[\d.]+(?:e-?\d+)?"
+    text = "|".join(map(re.escape, parameter.choices)) if parameter.kind == "choice" else number
     return "".join(f"({text})" if part == "{}" else re.escape(part) for part in
-                   re.split(r"(\{\})", knob.label))  # fmt: skip
+                   re.split(r"(\{\})", parameter.label))  # fmt: skip
 
 
-def _value(knob: Parameter, shown: re.Match[str]) -> Value:
-    if knob.kind == "bool":
-        return not knob.default
-    if knob.kind == "choice":
-        return shown[1]
+def _value(parameter: Parameter, match: re.Match[str]) -> Value:
+    """The value that a part of a name gives to its parameter."""
+    if parameter.kind == "bool":  # a name shows a switch only where it is not at its default
+        return not parameter.default
+    if parameter.kind == "choice":
+        return match[1]
     try:
-        return int(shown[1]) if knob.kind == "int" else float(shown[1])
+        return int(match[1]) if parameter.kind == "int" else float(match[1])
     except ValueError:
-        raise UserError(f"{shown.string!r}: {shown[1]!r} is no number") from None
+        raise UserError(f"{match.string!r}: {match[1]!r} is no number") from None

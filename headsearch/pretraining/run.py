@@ -1,9 +1,9 @@
-"""`pretrain`: a solo run in a directory of its own, which ends with the weights of the base.
+"""`pretrain`: a solo run in its own directory; it saves scores and the weights of the base.
 
-The directory holds `config.yaml`, written before training; `pretrain.csv`, a row a rung;
-`base.safetensors`, the base alone under timm's own parameter names; and, until the run has ended,
-the snapshot that `resume` goes on from. The weights are the teacher's, the moving average of the
-student's, for it is the teacher that is scored.
+The directory holds `config.yaml`, written before training; `pretrain.csv`, with one row for each
+rung; `base.safetensors`, the base without its head under timm's parameter names; and, until the run
+has ended, the snapshot to resume from. The weights are those of the teacher, which is the moving
+average of the student, because the teacher is what is scored.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ from headsearch.runs.tables import NO_HEAD, write_table
 from headsearch.training.provenance import recorded_settings
 from headsearch.training.setup import TrainingSetup
 
-# Of the base on the reporting labels, and on those that may choose between heads; then the head's.
+# `base_*` is the base's accuracy on the reporting labels, `choose_*` that on the labels that may be
+# used to choose between heads; `head_*` is the head's accuracy on the reporting labels.
 PRETRAIN_COLUMNS = (
     "rung",
     "step",
@@ -59,7 +60,7 @@ WEIGHTS, TABLE = "base.safetensors", "pretrain.csv"
 
 
 def has_ended(directory: Path) -> bool:
-    """Whether the pretraining in this directory has come to its end."""
+    """Whether the pretraining in this directory is complete."""
     table = directory / TABLE
     if not table.is_file():
         return False
@@ -71,19 +72,21 @@ def has_ended(directory: Path) -> bool:
 
 
 class Pretraining:
-    """A solo run in its directory. Making one writes the directory with its config.yaml.
+    """A solo run in its directory. Creating one writes the directory with config.yaml.
 
     Args:
-        planned: what is trained.
-        directory: one that an earlier process left with these settings, to be gone on with.
+        planned: the setup: data, base, head and settings.
+        directory: the directory of an earlier process with the same settings, to be resumed. By
+            default a new one is made.
 
     Attributes:
-        run_directory: where it writes.
-        weights: the file of the base's weights, there from rung 1 on.
-        stop: once set, the step under way is the last, and a snapshot is written.
+        run_directory: the directory that the run writes to.
+        weights: the file with the base's weights; it exists from rung 1 on.
+        rows: the rows of pretrain.csv.
+        stop: set it to stop training after the current step, with a snapshot.
 
     Raises:
-        UserError: the directory exists, cannot be made, or cannot be gone on with.
+        UserError: the directory exists, cannot be made, or cannot be resumed.
     """
 
     def __init__(self, planned: PretrainingSetup, directory: Path | None = None) -> None:
@@ -116,45 +119,46 @@ class Pretraining:
         self._kept_at = time.monotonic()
 
     def _settings(self) -> dict[str, Any]:
+        """The content of config.yaml."""
         head = self.planned.head
         written = written_head(head.candidate, head.origin) if head else NO_HEAD
         settings = recorded_settings(self.setup, self.run_directory)
-        ours = {name: value for name, value in settings.items() if name not in OF_SEARCH_ALONE}
-        return {**ours, SOLO_HEAD: written}
+        kept = {name: value for name, value in settings.items() if name not in OF_SEARCH_ALONE}
+        return {**kept, SOLO_HEAD: written}
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was decided, and where it goes on, a line each."""
+        """The decisions made before the first step, and where a resumed run continues."""
         if self._left is None:
             return self.planned.notes
         where = f"step {self._left.record['step']}, before rung {self._left.record['rung']}"
-        return (*self.planned.notes, f"going on from the last snapshot: {where}")
+        return (*self.planned.notes, f"resuming from the last snapshot: {where}")
 
     @property
     def complete(self) -> bool:
-        """Whether it has come to its end."""
+        """Whether the last rung was scored."""
         return self._solo.rung > self.setup.config.rungs
 
     def run(self, *observers: Callable[[SoloEvent], None]) -> None:
-        """Trains to the end, or until `stop` is set, with a snapshot to resume from.
+        """Trains to the end, or until `stop` is set; the run can be resumed from its snapshot.
 
-        Every rung leaves its scores and the base's weights.
+        At every rung, the scores and the base's weights are written.
 
         Args:
-            observers: called with every event. An error in one of them stops the training like
-                `stop`, and is raised once the snapshot is written.
+            observers: called with every event. If one raises an error, training stops as if `stop`
+                were set, and the error is raised once the snapshot is written.
 
         Raises:
-            UserError: base or head diverged, or the directory cannot be written any more.
+            UserError: base or head diverged, or the directory can no longer be written.
         """
-        watching = Observers(observers, self.stop)
+        all_observers = Observers(observers, self.stop)
 
         def observe(event: SoloEvent) -> None:
             if isinstance(event, SoloScored):
                 self._keep(event)
             elif time.monotonic() - self._kept_at > 60 * self.config.snapshot_every:
                 self._snapshot()
-            watching.notify(event)
+            all_observers.notify(event)
 
         try:
             self._solo.run(observe)
@@ -163,14 +167,17 @@ class Pretraining:
         except OSError as error:
             raise UserError(
                 f"{self.run_directory}: cannot write: {error.strerror or error}; what was written "
-                f"before stands: mend that, then headsearch resume {self.run_directory}"
+                f"before is kept: fix the cause, then headsearch resume {self.run_directory}"
             ) from error
         finally:
             self._lock.release()
-        watching.raise_error()
+        all_observers.raise_error()
 
     def _keep(self, event: SoloScored) -> None:
-        """Writes what a rung leaves, the table last: by it others see that a run has ended."""
+        """Writes weights, snapshot and table of a rung.
+
+        The table comes last, because its last row tells other processes that the run is complete.
+        """
         self.rows.append(_row(event, self.setup, self.planned.candidate))
         if event.rung > 0:
             write_weights(self.weights, base_weights(event.base))
@@ -188,19 +195,19 @@ class Pretraining:
 
     @property
     def scores(self) -> pd.DataFrame:
-        """pretrain.csv: a row a rung."""
+        """pretrain.csv: a row for each rung."""
         return pd.DataFrame(self.rows, columns=list(PRETRAIN_COLUMNS))
 
     @property
     def loading(self) -> str:
-        """The line of Python that builds the base with its weights."""
+        """A line of Python code that builds the base with its weights."""
         if isinstance(self.setup.inputs.base, nn.Module):
             return f"module.load_state_dict(safetensors.torch.load_file({str(self.weights)!r}))"
         return loading_line(self.setup.plan, self.weights)
 
 
 def base_weights(base: Base) -> dict[str, Tensor]:
-    """A base's parameters and buffers, under timm's own names or its module's, on the CPU."""
+    """A base's parameters and buffers on the CPU, under the names of its timm model or module."""
     trunk: nn.Module = base.trunk
     return {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -209,7 +216,7 @@ def base_weights(base: Base) -> dict[str, Tensor]:
 
 
 def loading_line(plan: BasePlan, weights: Path) -> str:
-    """The line of Python that builds a base with the weights of this file."""
+    """A line of Python code that builds a base with the weights of this file."""
     arguments = "".join(f", {name}={value!r}" for name, value in plan.arguments.items())
     return (
         f"timm.create_model({plan.timm_name!r}, num_classes=0{arguments}, "
@@ -236,14 +243,14 @@ def _row(event: SoloScored, setup: TrainingSetup, candidate: Candidate | None) -
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What a pretraining leaves.
+    """The results of a pretraining.
 
     Attributes:
         run_directory: its directory.
-        weights: the base alone, as safetensors under timm's own parameter names. They are those
-            of the teacher, the moving average of the student, which is what was scored.
-        scores: pretrain.csv, a row a rung.
-        loading: the line of Python that builds the base with these weights.
+        weights: a safetensors file with the base alone, under timm's parameter names. The weights
+            are those of the teacher, the moving average of the student, which is what was scored.
+        scores: pretrain.csv, with a row for each rung.
+        loading: a line of Python code that builds the base with these weights.
     """
 
     run_directory: Path

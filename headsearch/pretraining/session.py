@@ -1,4 +1,4 @@
-"""A pretraining or a verification to its end: shown, stopped by signals, resumed.
+"""Whole pretrainings and verifications, with progress display and signal handling.
 
 The Python API and the command line both pretrain and verify through these functions.
 """
@@ -31,16 +31,17 @@ def run_pretraining(
     """Runs a pretraining.
 
     Args:
-        directory: where an earlier process left it, to be resumed.
-        console: where progress is shown; None for nowhere.
+        planned: the setup.
+        directory: the directory of an earlier process, to be resumed.
+        console: where to show progress; None shows none.
 
     Returns:
-        The pretraining, None in all but the first process of a job, and the number of the signal
-        that stopped it; 0 where it came to its end.
+        The pretraining (None in all processes of a job but the first), and the number of the signal
+        that stopped it; 0 if it ended.
 
     Raises:
         UserError: base or head diverged, or the directory cannot be written.
-        InterruptedAtOnceError: at a second Ctrl-C.
+        InterruptedAtOnceError: Ctrl-C was pressed a second time.
     """
     if not torchrun.first():
         solo = SoloRun(planned.setup, planned.candidate)
@@ -55,7 +56,7 @@ def run_pretraining(
 def observers_of(
     pretraining: Pretraining, console: Console | None
 ) -> Iterator[AbstractContextManager[Callable[[SoloEvent], None]]]:
-    """What watches a pretraining: the curves its settings ask for, and a person at the console."""
+    """The observers of a pretraining: TensorBoard's curves if asked for, and the console's."""
     if pretraining.config.log == "tensorboard":
         yield curves_written(pretraining.run_directory, points_of)
     if console is not None:
@@ -69,17 +70,30 @@ def resume_pretraining(
     log: str | None = None,
     console: Console | None = None,
 ) -> tuple[Pretraining | None, int]:
-    """Resumes a pretraining that has not ended; returns and raises as `run_pretraining`."""
+    """Resumes a pretraining that has not ended.
+
+    Args:
+        directory: its directory.
+        inputs: the objects that it was started with in Python.
+        log: none or tensorboard; by default as it was started.
+        console: where to show progress; None shows none.
+
+    Returns and raises as `run_pretraining`.
+    """
     with listed_where_too_many(directory):
         planned = prepare_again(directory, inputs, flags={} if log is None else {"log": log})
     return run_pretraining(planned, directory, console)
 
 
 def run_verification(verification: Verification, console: Console | None = None) -> int:
-    """Carries out solo runs.
+    """Runs the solo runs of a verification.
+
+    Args:
+        verification: the verification.
+        console: where to show progress; None shows none.
 
     Returns:
-        The number of the signal that stopped it; 0 where all have ended.
+        The number of the signal that stopped it; 0 if all solo runs have ended.
     """
     if console is None:
         return carry_out(verification)

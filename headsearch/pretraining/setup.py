@@ -1,4 +1,4 @@
-"""All that a pretraining with one head needs, opened and checked before its first step."""
+"""The set-up of a pretraining with one head: opens and checks everything before the first step."""
 
 from __future__ import annotations
 
@@ -28,20 +28,27 @@ from headsearch.training.provenance import machine_note, setup_notes
 from headsearch.training.setup import TrainingSetup, prepare_training
 
 ALWAYS = {"coupling": "joint", "images_per_head": "all"}
-"""A head that only watches would leave the base as it is without one."""
+"""Settings of every solo run. A head that only observes would leave the base as it is without
+one."""
 
 
 @dataclass(frozen=True)
 class PretrainingSetup:
-    """A solo run, ready to start."""
+    """A solo run, ready to start.
+
+    Attributes:
+        setup: data, base, objective and settings.
+        head: the head; None for the base alone.
+        notes: the decisions made, one line each.
+    """
 
     setup: TrainingSetup
     head: Head | None
     notes: tuple[str, ...]
-    """What was decided, a line each."""
 
     @property
     def candidate(self) -> Candidate | None:
+        """The candidate of the head; None for the base alone."""
         return self.head.candidate if self.head else None
 
 
@@ -55,16 +62,16 @@ def prepare_pretraining(
     config_file: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PretrainingSetup:
-    """Opens and checks all that a solo run needs. Writes nothing.
+    """Opens and checks everything that a solo run needs. Writes nothing.
 
     Args:
-        flags: settings by name. They win over the run's own, or over `config_file`.
-        run: a search, whose base, data, objective, seed and training are repeated.
+        flags: settings by name. They override those of the run or of `config_file`.
+        run: a search whose base, data, objective, seed and training are repeated.
         rank: a rank of its ranking; the first if neither this nor `head` is given.
         head: a candidate's name, a YAML file of one head, or "none" for the base alone.
-        given: what a Python caller hands over in place of what a setting names.
-        config_file: settings, where there is no run.
-        progress: told how the decoding of images goes.
+        inputs: objects that a Python caller passes in place of names.
+        config_file: a YAML file of settings, if there is no run.
+        progress: called with the number of images decoded so far, and the number to decode.
 
     Raises:
         UserError: no such run, rank or head, or settings or data that cannot be used.
@@ -72,7 +79,7 @@ def prepare_pretraining(
     for name in OF_SEARCH_ALONE:
         if name in flags:
             raise UserError(
-                f"--{name.replace('_', '-')} means nothing to pretraining with one head"
+                f"--{name.replace('_', '-')} does not apply to pretraining with one head"
             )
     if rank is not None and head is not None:
         raise UserError("--rank and --head both choose a head: give one of them")
@@ -80,7 +87,7 @@ def prepare_pretraining(
         what = "--rank needs a RUN; name a head" if rank is not None else "no head is named: choose"
         raise UserError(f"{what} with --head, or --head {NO_HEAD} for the base alone")
     if run is not None and config_file is not None:
-        raise UserError("a RUN brings its own settings: leave out --config")
+        raise UserError("a RUN has its own settings: leave out --config")
     notes = []
     if run is not None and head is None:
         head, note = name_at(run, 1 if rank is None else rank)
@@ -88,8 +95,9 @@ def prepare_pretraining(
     assert head is not None
     config = settings_like(run, flags, inputs) if run else resolve_here(flags, config_file)
     config = config.model_copy(update=ALWAYS)
-    check_head(head, run)  # told before images are decoded
+    check_head(head, run)  # before images are decoded, which may take long
     if run is not None and inputs.base is None and repeats_base(run, config):
+        # Fitted as in the search, also if this is another kind of device.
         inputs = replace(inputs, base=plan_of_run(run))
     setup = prepare_training(config, inputs, progress)
     chosen = head_on(setup.plan, head, run) if head != NO_HEAD else None
@@ -103,16 +111,17 @@ def prepare_again(
     progress: Callable[[int, int], None] | None = None,
     flags: Mapping[str, Any] | None = None,
 ) -> PretrainingSetup:
-    """Opens and checks all that a pretraining needs to go on where an earlier process left it.
+    """Opens and checks everything that is needed to resume a pretraining.
 
     Args:
-        given: what was given to it in Python.
-        progress: told how the decoding of images goes.
-        flags: settings that it goes on with otherwise than it was begun.
+        directory: its directory.
+        inputs: the objects that it was started with in Python.
+        progress: called with the number of images decoded so far, and the number to decode.
+        flags: settings to change on resuming.
 
     Raises:
-        UserError: it is no pretraining's directory, lacks what was given to it, or its settings or
-            data cannot be used any more.
+        UserError: the directory is not that of a pretraining, an object that it was started with is
+            missing, or its settings or data can no longer be used.
     """
     written = read_config(directory)
     if SOLO_HEAD not in written:
@@ -129,6 +138,7 @@ def prepare_again(
 
 
 def _planned(setup: TrainingSetup, head: Head | None, notes: list[str]) -> PretrainingSetup:
+    """A solo run with its notes: those of the set-up, those on the head, steps and device."""
     config = setup.config
     with_head = f"with the head {head.candidate.name}" if head else "without a head"
     steps = (
@@ -141,12 +151,14 @@ def _planned(setup: TrainingSetup, head: Head | None, notes: list[str]) -> Pretr
 def settings_like(
     run: Run, flags: Mapping[str, Any], inputs: InMemoryInputs = NO_INPUTS
 ) -> RunConfig:
-    """The settings of a search, and these over them; a `budget` brings its own figures.
+    """The settings of a search, overridden by these flags.
 
-    Where its base diverged, the learning rate is the one that it was lowered to.
+    A `budget` among the flags brings the settings of its preset. If the search's base diverged, the
+    learning rate is the one that it was lowered to.
 
     Raises:
-        UserError: a setting is out of bounds, or stands for something that was given in Python.
+        UserError: a setting is out of bounds, or stands for an object that was passed in Python and
+            is missing.
     """
     for name in run.config.get("given", []):
         if name != "space" and name not in flags and getattr(inputs, name) is None:
@@ -157,7 +169,7 @@ def settings_like(
     asked: dict[str, Any] = dict(PRESETS.get(str(flags.get("budget")), {}))
     own_preset = PRESETS.get(str(run.config.get("budget")), {})
     if run.config.get("lr") != own_preset.get("lr") and "recipe" not in flags:
-        asked.pop("lr", None)  # chosen for this base, not by its budget
+        asked.pop("lr", None)  # the user chose the search's rate for this base: keep it
     if run.facts.get("lowered"):
         asked["lr"] = run.facts["lowered"][-1]["lr"]
     if "recipe" in flags:

@@ -1,8 +1,8 @@
-"""A solo run: pretraining the base with one head, or with none. The ground truth of a search.
+"""A solo run: pretrains the base with one head or none; such runs check a search's ranking.
 
-Base, first weights, images and their order are those of a search with the same settings, and so
-are the first weights of the head. The coupling is always joint: with `observe` the base would train
-as without a head.
+The base, its first weights, the images and their order, and the head's first weights are those of a
+search with the same settings. The coupling is always joint: with `observe`, the base would train as
+it does without a head.
 """
 
 from __future__ import annotations
@@ -28,17 +28,19 @@ from headsearch.training.setup import TrainingSetup, attach
 
 
 class SoloDivergedError(UserError):
-    """Base or head diverged."""
+    """The base or the head diverged: a loss or gradient is not finite."""
 
 
 @dataclass(frozen=True)
 class SoloAdvanced:
-    """Some steps were done.
+    """Some training steps were taken.
 
     Attributes:
-        loss: the base's mean loss since the last read; NaN before there is one.
-        head_losses: the head's, if there is a head, by its name.
-        read: whether this step brought new losses; not where training was told to stop at it.
+        step: the number of steps taken so far.
+        loss: the base's mean loss since the last read; NaN before the first read.
+        head_losses: the head's mean loss by its name; empty without a head.
+        read: whether losses were read at this step. False if training stops before a read.
+        throughput: speed and remaining time.
     """
 
     step: int
@@ -50,12 +52,15 @@ class SoloAdvanced:
 
 @dataclass(frozen=True)
 class SoloScored:
-    """A rung was scored; of the rungs 0 … R, the last one holds the final scores.
+    """A rung was scored. Of the rungs 0 … R, the last one holds the final scores.
 
     Attributes:
+        rung: the rung.
+        step: the number of steps taken so far.
         loss: the base's mean loss in the last steps before the rung; NaN at rung 0.
-        scores: of the base, and of the head under its name.
-        base: what was scored, the teacher's base; training goes on to move it.
+        scores: the scores of the base, and of the head under its name.
+        base: the teacher's base, which was scored. Later steps change it in place.
+        throughput: speed and remaining time.
     """
 
     rung: int
@@ -70,17 +75,17 @@ SoloEvent: TypeAlias = SoloAdvanced | SoloScored
 
 
 class SoloRun:
-    """A solo run, from its first step or from where a snapshot left it.
+    """A solo run, from its first step or from a snapshot. Writes nothing.
 
     Args:
         setup: base, data, objective and settings.
         candidate: the head; None for the base alone.
 
     Attributes:
-        rung: the next one to be scored.
-        step: how many steps are done.
-        loss: the base's mean loss since the last read; NaN before there is one.
-        stop: once set, the step under way is the last.
+        rung: the next rung to score.
+        step: the number of steps taken so far.
+        loss: the base's mean loss since the last read; NaN before the first read.
+        stop: set it to stop after the current step.
     """
 
     def __init__(self, setup: TrainingSetup, candidate: Candidate | None) -> None:
@@ -96,12 +101,15 @@ class SoloRun:
         self.stop = threading.Event()
 
     def run(self, observe: Callable[[SoloEvent], None] = lambda event: None) -> None:
-        """Trains to the end, or until `stop` is set; the last rung is the last event.
+        """Trains to the end, or until `stop` is set.
 
-        All processes of a job call it, and start where the first one stands.
+        All processes of a job call it, and start from the state of the first one.
+
+        Args:
+            observe: called with every event. The last event is the last rung.
 
         Raises:
-            UserError: base or head diverged.
+            SoloDivergedError: base or head diverged.
         """
         setup, config = self._setup, self._setup.config
         trainer, throughput = self._trainer, self._throughput
@@ -120,7 +128,7 @@ class SoloRun:
                 self.step = progress.step
                 if progress.stats is not None:
                     check_stats(progress.stats, config.lr)
-                    losses = {name: of.loss for name, of in progress.stats.owners.items()}
+                    losses = {name: stats.loss for name, stats in progress.stats.owners.items()}
                     self.loss, self._head_losses = losses.pop(BASE), losses
                 read = progress.stats is not None
                 observe(SoloAdvanced(self.step, self.loss, self._head_losses, read, throughput))
@@ -135,18 +143,18 @@ class SoloRun:
             observe(SoloScored(self.rung - 1, last, self.loss, scores, network.base, throughput))
 
     def _to_stop(self) -> bool:
-        """Whether it is to stop, here or in any other process of the job."""
+        """Whether to stop, because this or any other process of the job was asked to."""
         if distributed.any_process(self.stop.is_set()):
             self.stop.set()
         return self.stop.is_set()
 
     def snapshot(self) -> Snapshot:
-        """All that another process needs to resume from here."""
+        """Everything that another process needs to resume from here."""
         record = {"rung": self.rung, "step": self.step, "loss": self.loss}
         return Snapshot(self._trainer.state(), {**record, "pace": self._throughput.record_of()})
 
     def restore(self, left: Snapshot) -> None:
-        """Restores the run that a snapshot was taken of."""
+        """Restores the state of a run from its snapshot."""
         self._trainer.load_state(left.tensors)
         self._throughput.restore(left.record["pace"])
         self.rung, self.step = left.record["rung"], left.record["step"]
@@ -154,9 +162,13 @@ class SoloRun:
 
 
 def check_stats(stats: StepStats, lr: float) -> None:
-    """Raises SoloDivergedError where a loss or gradient was not finite.
+    """Raises SoloDivergedError if a loss or gradient was not finite.
 
-    No such step changes a weight.
+    The trainer lets no such step change a weight.
+
+    Args:
+        stats: losses and flags since the last read.
+        lr: the learning rate, for the error message.
     """
     diverged = [owner for owner, state in stats.owners.items() if not state.finite]
     if diverged or not stats.base_sound:

@@ -1,10 +1,11 @@
-"""`verify`: solo runs of a search's best heads and of controls, and what each gains the base.
+"""`verify`: pretrains the base with each of a search's best heads alone, and measures the gain.
 
-Every solo run is a `headsearch pretrain` of its own, a process with its own directory under
-`RUN/solo/`: base, data, objective and length are the search's, and runs of one seed share first
-weights, images and their order. A run that ended is not repeated, and one that did not goes on from
-its snapshot. `solo.csv` holds a row for each, and `ranking.csv` gets `gain`, `gain_low` and
-`gain_high`.
+The gain of a head is the base's accuracy after such a solo run minus its accuracy after a run
+without a head. Every solo run is a `headsearch pretrain` process with its own directory under
+`RUN/solo/`. Base, data, objective and length are those of the search, and runs with the same seed
+share first weights, images and their order. A run that has ended is not repeated; one that was
+interrupted is resumed. `solo.csv` holds a row for each run, and `ranking.csv` gets the columns
+`gain`, `gain_low` and `gain_high`.
 """
 
 from __future__ import annotations
@@ -39,22 +40,32 @@ from headsearch.text import for_file_name
 from headsearch.training.base_plan import plan_of_run
 
 POLL_S = 0.2
+"""Seconds between two looks at the processes that are running."""
 
 
 @dataclass(frozen=True)
 class Solo:
-    """One solo run."""
+    """One solo run of a verification.
+
+    Attributes:
+        candidate: the name of the head, or "none".
+        family: the family of the head, or "none".
+        seed: its seed.
+        directory: its directory.
+        lr: the peak learning rate. It is the same for all solo runs of a verification: if a later
+            search lowered it, runs of different rates would not be comparable.
+    """
 
     candidate: str
     family: str
     seed: int
     directory: Path
     lr: float
-    """Of all solo runs of a verification: what a search lowered since would set some apart."""
 
     def scores(self) -> dict[str, Any] | None:
         """Its row of solo.csv; None until it has ended."""
         table = self.directory / "pretrain.csv"
+        # A run with another learning rate does not count: it will be repeated.
         if not table.is_file() or self.begun().get("lr", self.lr) != self.lr:
             return None
         last = pd.read_csv(table).reindex(columns=list(PRETRAIN_COLUMNS)).iloc[-1]
@@ -64,18 +75,19 @@ class Solo:
         return about | {name: last[name] for name in SOLO_COLUMNS if name not in about}
 
     def begun(self) -> dict[str, Any]:
-        """What it was begun with; nothing before it is."""
-        known = (self.directory / CONFIG).is_file()
-        return read_config(self.directory) if known else {}
+        """The settings that it was started with; empty before it is started."""
+        started = (self.directory / CONFIG).is_file()
+        return read_config(self.directory) if started else {}
 
     def left_on(self) -> str | None:
-        """The device that it left a snapshot on to go on from; None where it left none."""
+        """The device on which it left a snapshot to resume from; None if there is none."""
         begun = self.begun()
         left = (self.directory / FOLDER).is_dir() and begun.get("lr") == self.lr
         return str(begun["device"]) if left else None
 
     @property
     def log(self) -> Path:
+        """The file with the output of its process."""
         return self.directory.with_name(self.directory.name + ".log")
 
     def __str__(self) -> str:
@@ -84,15 +96,15 @@ class Solo:
 
 @dataclass(frozen=True)
 class Progress:
-    """How the solo runs stand.
+    """The progress of a verification.
 
     Attributes:
-        ended: the run that ended just now, if any.
-        failure: why it failed; None where it did not.
-        done: runs that have ended, earlier ones too.
-        total: of all.
-        running: under way.
-        seconds_left: None until one has ended.
+        ended: the solo run that has just ended, if any.
+        failure: why that run failed; None if it did not.
+        done: the number of runs that have ended, including those of earlier calls.
+        total: the number of runs.
+        running: the runs that are running.
+        seconds_left: the estimated remaining time; None until a run has ended.
     """
 
     ended: Solo | None
@@ -104,19 +116,20 @@ class Progress:
 
 
 class Verification:
-    """The solo runs of a search's best heads. Creating one writes nothing.
+    """The solo runs of a search's best heads. Creating a `Verification` writes nothing.
 
     Args:
         search: the run of the search.
-        top: how many heads of its ranking, from the first; controls do not count.
-        seeds: how many seeds, from the search's own on.
-        controls: whether `identity` and the base's own kind of block run too; no head always does.
-        jobs: runs at once; by default one a CUDA device, or one a core.
-        threads: of each run; by default the cores are shared out.
+        top: the number of heads to verify, from the top of its ranking; controls do not count.
+        seeds: the number of seeds, beginning with that of the search.
+        controls: whether to run `identity` and the base's own kind of block too. The base without
+            a head is always run.
+        jobs: the number of runs at a time; by default one for each CUDA device or CPU core.
+        threads: CPU threads of each run; by default the cores are divided evenly.
         device: auto, cpu or cuda.
 
     Attributes:
-        stop: once set, the solo runs under way are ended, and those that have ended are kept.
+        stop: set it to end the solo runs that are running; those that have ended are kept.
 
     Raises:
         UserError: the run cannot be verified.
@@ -135,21 +148,22 @@ class Verification:
     ) -> None:
         if search.config.get("given"):
             raise UserError(
-                f"{search.path}: its {search.config['given'][0]} was given in Python, where a "
-                "process of its own cannot find it"
+                f"{search.path}: its {search.config['given'][0]} was given in Python, and the "
+                "processes of solo runs cannot load it"
             )
         if search.facts.get("labelled") is False:
-            raise UserError(f"{search.path} has no labels, and a gain is one in accuracy")
+            raise UserError(f"{search.path} has no labels, but a gain is measured in accuracy")
         self.search = search
         self.stop = threading.Event()
         self._done = 0
         config = resolve({}, search.path / "config.yaml")
-        found = choose_device(device)
+        chosen = choose_device(device)
         self.devices = (
             [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-            if found.type == "cuda" and found.index is None
-            else [str(found)]
+            if chosen.type == "cuda" and chosen.index is None
+            else [str(chosen)]
         )
+        # The cores that this process may use, which a cluster's scheduler may have limited.
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         self.seeds = tuple(range(config.seed, config.seed + seeds))
         self.data_seed = config.seed if config.data_seed is None else config.data_seed
@@ -163,14 +177,14 @@ class Verification:
                 *heads,
             ]
         )
-        one_a_core = cores if found.type == "cpu" else len(self.devices)
-        self.jobs = max(1, min(jobs or one_a_core, len(self.solos)))
+        default_jobs = cores if chosen.type == "cpu" else len(self.devices)
+        self.jobs = max(1, min(jobs or default_jobs, len(self.solos)))
         self.threads = threads or max(1, cores // self.jobs)
         self._resumed: set[Solo] = set()
 
     @property
     def run_directory(self) -> Path:
-        """That of the search."""
+        """The run directory of the search."""
         return self.search.path
 
     @property
@@ -180,7 +194,7 @@ class Verification:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is going to run, a line each."""
+        """What is going to run, one line each."""
         names = list(dict.fromkeys(solo.candidate for solo in self.solos))
         ended = sum(solo.scores() is not None for solo in self.solos)
         before = f", {ended} of them ended before" if ended else ""
@@ -191,24 +205,26 @@ class Verification:
         )
 
     def run(self, *observers: Callable[[Progress], None]) -> None:
-        """Carries out the solo runs that have not ended; keeps solo.csv and ranking.csv up to date.
+        """Runs the solo runs that have not ended, and updates solo.csv and ranking.csv after each.
 
         Args:
-            observers: called whenever a solo run has ended, and about five times a second. An error
-                in one of them stops the verification like `stop`, and is raised at its end.
+            observers: called whenever a solo run has ended, and about five times a second. If one
+                raises an error, the verification stops as if `stop` were set, and the error is
+                raised at the end.
 
         Raises:
-            UserError: the run directory cannot be written, or another process holds it.
+            UserError: the run directory cannot be written, or another process uses it.
         """
-        watching = Observers(observers, self.stop)
+        all_observers = Observers(observers, self.stop)
         lock = hold(self.run_directory)
         try:
-            self._run_all(watching.notify)
+            self._run_all(all_observers.notify)
         finally:
             lock.release()
-        watching.raise_error()
+        all_observers.raise_error()
 
     def _run_all(self, notify: Callable[[Progress], None]) -> None:
+        """Starts processes while devices are free, and collects their results."""
         try:
             (self.run_directory / "solo").mkdir(exist_ok=True)
         except OSError as error:
@@ -233,6 +249,7 @@ class Verification:
             while (waiting or running) and not self.stop.is_set():
                 while waiting and free:
                     solo = waiting.pop(0)
+                    # A run is resumed on the device that it began on; on another it starts anew.
                     device = left if (left := solo.left_on()) in free else free[0]
                     free.remove(device)
                     running[solo] = self._start(solo, device), device
@@ -261,14 +278,14 @@ class Verification:
                 process.wait()
 
     def _start(self, solo: Solo, device: str) -> subprocess.Popen[bytes]:
-        """Starts a run, or goes on with one that did not end, where it was begun on this device.
+        """Starts a run on a device, or resumes it if it was interrupted on that device.
 
         Raises:
-            UserError: a process that an earlier verification left still trains it.
+            UserError: a process of an earlier verification still trains it.
         """
         command = [sys.executable, "-m", "headsearch"]
         if solo.directory.exists():
-            hold(solo.directory).release()
+            hold(solo.directory).release()  # raises if another process holds it
         if solo.left_on() == device:
             command += ["resume", str(solo.directory)]
             self._resumed.add(solo)
@@ -301,11 +318,11 @@ class Verification:
 
 
 def keep_solo_rows(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Adds rows to solo.csv, in place of earlier ones of the same runs, and writes the gains."""
-    now = pd.DataFrame(list(rows), columns=list(SOLO_COLUMNS))
+    """Adds rows to solo.csv, replacing earlier rows of the same runs, and writes the gains."""
+    new = pd.DataFrame(list(rows), columns=list(SOLO_COLUMNS))
     known = run.solo
     key = ["candidate", "seed"]
-    table = pd.concat([known, now] if len(known) else [now]).drop_duplicates(key, keep="last")
+    table = pd.concat([known, new] if len(known) else [new]).drop_duplicates(key, keep="last")
     table = table.sort_values(["seed", "candidate"], kind="stable")
     if table.empty:
         return
@@ -314,7 +331,7 @@ def keep_solo_rows(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _heads(run: Run, top: int) -> list[tuple[str, str]]:
-    """The first `top` heads that are no controls and neither collapsed nor failed."""
+    """The first `top` heads of the ranking, without controls and heads that collapsed or failed."""
     rows = [row for row in ranked(run.ranking) if row.healthy and not row.control]
     if not rows:
         raise UserError(f"{run.path} ranks no head that could be verified")
@@ -322,15 +339,17 @@ def _heads(run: Run, top: int) -> list[tuple[str, str]]:
 
 
 def _controls(run: Run) -> list[tuple[str, str]]:
-    """The search's controls; where it had none, their defaults, as far as the base has any."""
-    inside = [(row.candidate, row.family) for row in ranked(run.ranking) if row.control]
-    missing = [family for family in CONTROL_FAMILIES if family not in {f for _, f in inside}]
+    """The search's controls, and the default ones of families that it had no control of."""
+    searched = [(row.candidate, row.family) for row in ranked(run.ranking) if row.control]
+    missing = [family for family in CONTROL_FAMILIES if family not in {f for _, f in searched}]
+    # Not every base has a kind of block that headsearch can build as a head.
     if "own" in missing and plan_of_run(run).own_family is None:
         missing.remove("own")
-    return [*((default_name(family), family) for family in missing), *inside]
+    return [*((default_name(family), family) for family in missing), *searched]
 
 
 def _last_line(log: Path) -> str:
+    """The last line of a process's output, which says why it failed."""
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
-    said = [line.strip() for line in lines if line.strip()]
-    return said[-1].removeprefix("headsearch: ") if said else "it ended without a word"
+    nonempty = [line.strip() for line in lines if line.strip()]
+    return nonempty[-1].removeprefix("headsearch: ") if nonempty else "it ended without any output"

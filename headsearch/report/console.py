@@ -1,4 +1,4 @@
-"""The console of all commands, through which no text can steer the terminal."""
+"""Console output of all commands; control characters in texts never reach the terminal."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from headsearch.text import duration, printable_lines
 
 
 class HarmlessConsole(Console):
-    """rich's console, whose own styles and movements are all that a terminal obeys."""
+    """rich's console, which passes only rich's own control codes on to the terminal.
+
+    Names of files, classes and heads come from users and their data, and may hold escape codes.
+    """
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Every text passes here, in tables and live displays too."""
+        """Makes every text printable; those in tables and live displays pass here too."""
         for segment in super().render(renderable, options):
             if segment.control or segment.text.isprintable():
                 yield segment
@@ -30,28 +33,28 @@ class HarmlessConsole(Console):
 
 
 def say(console: Console, text: str) -> None:
-    """A line: wrapped at words in a terminal, whole in a pipe."""
+    """Prints a line of text, which is wrapped at words in a terminal but not in a pipe."""
     console.print(Text(text), soft_wrap=not console.is_terminal)
 
 
 def print_notes(console: Console, notes: Iterable[str]) -> None:
-    """What was decided before a run starts, a line each."""
+    """Prints notes, one line each."""
     for note in notes:
         say(console, f"· {note}")
 
 
 def print_table(console: Console, table: Table) -> None:
-    """One of the report's tables."""
-    drawn = RichTable(box=None, pad_edge=False, header_style="bold")
+    """Prints one of the report's tables."""
+    rich_table = RichTable(box=None, pad_edge=False, header_style="bold")
     for heading, numeric in zip(table.headings, table.numeric, strict=True):
-        drawn.add_column(heading, justify="right" if numeric else "left", no_wrap=True)
+        rich_table.add_column(heading, justify="right" if numeric else "left", no_wrap=True)
     for row in table.rows:
-        drawn.add_row(*(Text(cell) for cell in row))
-    console.print(drawn)
+        rich_table.add_row(*(Text(cell) for cell in row))
+    console.print(rich_table)
 
 
 def progress_line(words: list[str], step: int, steps: int, pace: Throughput) -> RenderableType:
-    """A bar, these words, and how fast it goes."""
+    """A progress bar with these words, the step, the speed and the time left."""
     line = RichTable.grid(padding=(0, 1))
     left = pace.seconds_left
     words = [
@@ -66,7 +69,12 @@ def progress_line(words: list[str], step: int, steps: int, pace: Throughput) -> 
 
 
 def speed_words(pace: Throughput, *, last: bool) -> list[str]:
-    """How fast it goes, for a line in a pipe: images a second, and the time left if any is."""
+    """Images per second and the time left, for a line in a pipe.
+
+    Args:
+        pace: the measured speed.
+        last: whether the run is at its end, so that no time is left.
+    """
     words = []
     if pace.images_per_second:
         words.append(f"{pace.images_per_second:.0f} images/s")

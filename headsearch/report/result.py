@@ -1,4 +1,4 @@
-"""A search read back from its run directory: tables, advice, report and plots, for Python."""
+"""The Python view of a search: tables, advice, report and plots from its run directory."""
 
 from __future__ import annotations
 
@@ -20,45 +20,46 @@ from headsearch.runs.tables import ranked
 
 @dataclass(frozen=True, repr=False)
 class RunView:
-    """A search, finished or not, read from its run directory."""
+    """A search, complete or not, read from its run directory."""
 
     run: Run
 
     @property
     def run_directory(self) -> Path:
+        """The run directory."""
         return self.run.path
 
     @property
     def ranking(self) -> pd.DataFrame:
-        """ranking.csv: a row a candidate, best first."""
+        """ranking.csv: a row for each candidate, the best first."""
         return self.run.ranking.copy()
 
     @property
     def rungs(self) -> pd.DataFrame:
-        """rungs.csv: a row a candidate and rung."""
+        """rungs.csv: a row for each candidate and rung."""
         return self.run.rungs.copy()
 
     @property
     def solo(self) -> pd.DataFrame:
-        """solo.csv: a row a solo run of `verify`."""
+        """solo.csv: a row for each solo run of `verify`."""
         return self.run.solo.copy()
 
     @property
     def best(self) -> str | None:
-        """The first-ranked candidate that is no control and did not collapse or fail, if any."""
+        """The best candidate that is not a control and did not collapse or fail, or None."""
         rows = ranked(self.run.ranking)
         return next((row.candidate for row in rows if row.healthy and not row.control), None)
 
     @property
     def advice(self) -> str:
-        """Which head to take, why, and how sure that is."""
+        """Which head to use, why, and how certain that is, in a sentence."""
         return advice(self.run)
 
     @property
     def verdict(self) -> str | None:
-        """What the solo runs of `verify` say, None without any."""
-        found = verified(self.run)
-        return verdict(found) if found is not None else None
+        """What the solo runs of `verify` show, in words; None if there are none."""
+        verification = verified(self.run)
+        return verdict(verification) if verification is not None else None
 
     def report(self) -> Path:
         """Writes report.md, report.html and the plots; returns report.html."""
@@ -67,7 +68,16 @@ class RunView:
     def plot(
         self, x: str = "discrepancy", y: str = "head_knn", out: str | Path | None = None
     ) -> Path:
-        """Plots any column of `ranking` or `rungs` against another; returns the file."""
+        """Plots one column of `ranking` or `rungs` against another.
+
+        Args:
+            x: the column on the horizontal axis.
+            y: the column on the vertical axis.
+            out: the file to write: .png, .svg or .pdf. By default a file in RUN/plots.
+
+        Returns:
+            The file.
+        """
         target = self.run_directory / "plots" / f"{y}-over-{x}.png" if out is None else Path(out)
         return plot_columns(self.run, x, y, target)
 

@@ -1,7 +1,7 @@
-"""One session of a run: shown where somebody looks, stopped by signals, its curves written.
+"""One session of a run: signal handling, observers, and the console that shows progress.
 
-Searches, pretrainings and verifications are carried out here, for the command line and for Python
-alike.
+Searches, pretrainings and verifications all run through `carry_out`, on the command line and in
+Python.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ R = TypeVar("R")
 
 
 class InterruptedAtOnceError(KeyboardInterrupt):
-    """A second Ctrl-C: the run ended where it was, with the last snapshot that was written.
+    """A second Ctrl-C ended the run at once, in the middle of a step.
 
     Attributes:
-        run_directory: what it can be resumed from.
+        run_directory: the run's directory, with the last snapshot to resume from.
     """
 
     def __init__(self, run_directory: Path) -> None:
@@ -53,49 +53,50 @@ class InterruptedAtOnceError(KeyboardInterrupt):
 
 
 def carry_out(running: Running[E], *observers: AbstractContextManager[Callable[[E], None]]) -> int:
-    """Runs to the end, or to where Ctrl-C or SIGTERM stops it after the step under way.
+    """Runs to the end, or until Ctrl-C or SIGTERM stops the run after the current step.
 
     Args:
-        running: what is carried out.
-        observers: what watches it; each is open for as long as it runs.
+        running: the search, pretraining or verification.
+        observers: context managers that give observers of its events. They are open while it runs.
 
     Returns:
-        The number of the signal that stopped it; 0 where it came to its end.
+        The number of the signal that stopped it; 0 if it ended.
 
     Raises:
-        InterruptedAtOnceError: at a second Ctrl-C.
+        InterruptedAtOnceError: Ctrl-C was pressed a second time.
     """
     with ExitStack() as stack:
-        watching = [stack.enter_context(observer) for observer in observers]
+        opened = [stack.enter_context(observer) for observer in observers]
         heard = stack.enter_context(stops_heard(running.stop))
         try:
-            running.run(*watching)
+            running.run(*opened)
         except KeyboardInterrupt:
             raise InterruptedAtOnceError(running.run_directory) from None
     return 0 if running.complete else heard.number
 
 
 def take_part(follow: Callable[[], R]) -> R:
-    """Takes part in what the first process of a job does, in one of the others.
+    """Calls `follow` in a process that is not the first one of its job, ignoring stop signals.
 
-    Signals reach all processes. The first one decides when to stop; the others wait for it.
+    A signal reaches all processes of a job. The first one decides when to stop, and the others must
+    keep following it until then.
     """
     with stops_heard(threading.Event()):
         return follow()
 
 
 def introduce(console: Console | None, notes: tuple[str, ...], run_directory: Path) -> None:
-    """Shows what was decided, and where the run writes."""
+    """Prints the notes of a run and its directory, unless the console is None."""
     if console is not None:
         print_notes(console, notes)
         console.print(f"run directory: {run_directory}", soft_wrap=True)
 
 
 def console_for(progress: bool | None) -> Console | None:
-    """The console of a Python caller: None where progress is not to be shown.
+    """The console that shows progress to a Python caller, or None to show none.
 
     Args:
-        progress: whether it is; by default in a terminal or a notebook.
+        progress: whether to show it; by default only in a terminal or a notebook.
     """
     console = HarmlessConsole(highlight=False, markup=False)
     shown = console.is_terminal or console.is_jupyter if progress is None else progress
@@ -104,7 +105,7 @@ def console_for(progress: bool | None) -> Console | None:
 
 @contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Keeps Optuna from logging every trial on its own within this block."""
+    """Within this block, Optuna does not log every trial."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

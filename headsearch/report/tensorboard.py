@@ -1,8 +1,8 @@
-"""TensorBoard: curves of a search or a pretraining, written into RUN/tensorboard/.
+"""TensorBoard: writes the curves of a search or a pretraining into RUN/tensorboard/.
 
-A cohort of a search has a sub-folder of its own, `cohort-1` first. Steps are counted over the
-cohort, those of all its seeds together. Where a run resumes, or goes back to an earlier step, the
-points from that step on are purged, so that no step has two points.
+Each cohort of a search has its own sub-folder, beginning with `cohort-1`. Steps are counted over
+the cohort, summed over its seeds. If a run resumes or goes back to an earlier step, the points from
+that step on are purged, so that no step has two points.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ E = TypeVar("E")
 
 FOLDER = "tensorboard"
 BASE_TAG = "(base)"
-"""The base's own name in tags: before all heads in their order, and no head's."""
+"""The base's name in tags. It sorts before the names of heads, and no head can have it."""
 CHARTS = ("loss", "discrepancy", "k-NN", "linear", "effective rank")
-"""Groups of tags, one a head. Each is also one chart with a curve a head, under Custom Scalars."""
+"""Groups of tags, each with one tag for every head. Under Custom Scalars, each group is one chart
+with a curve for every head."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,10 @@ class Points:
     """Points of curves at one step.
 
     Attributes:
-        values: by their tags; NaN for curves that have no point here.
-        scored: whether they are scores of a rung, taken at the step of the losses before them.
-        folder: the sub-folder that they are written into; empty for none.
+        step: the step.
+        values: the values by tag; NaN for curves that have no point at this step.
+        scored: whether the values are scores of a rung. Those follow the losses of the same step.
+        folder: the sub-folder to write to; empty for none.
     """
 
     step: int
@@ -54,7 +56,8 @@ def curves_written(
     """The observer that writes the curves of a run.
 
     Args:
-        points_of: the points that an event has.
+        run_directory: the run's directory.
+        points_of: returns the points that an event adds, or None.
     """
     with closing(TensorBoard(run_directory)) as board:
         yield lambda event: board.write(points_of(event))
@@ -64,7 +67,7 @@ class TensorBoard:
     """The curves of a run.
 
     Args:
-        run_directory: of the run; earlier processes may have written curves into it.
+        run_directory: the run's directory; earlier processes may have written curves into it.
     """
 
     def __init__(self, run_directory: Path) -> None:
@@ -72,10 +75,10 @@ class TensorBoard:
         self._boards: dict[str, _Board] = {}
 
     def write(self, points: Points | None) -> None:
-        """Writes points, if there are any, to the disk at once: a snapshot may follow.
+        """Writes points, if there are any, to the disk at once, since a snapshot may follow.
 
         Raises:
-            UserError: they cannot be written.
+            UserError: the file cannot be written.
         """
         if points is None:
             return
@@ -89,7 +92,7 @@ class TensorBoard:
 
 
 class _Board:
-    """The curves of one folder, which may hold files of earlier processes."""
+    """The curves of one folder, which may hold files that earlier processes wrote."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -100,7 +103,7 @@ class _Board:
         step = points.step
         try:
             if self._writer is None or step < self._step:
-                # A rung is scored at the step of the last losses before it, which stay.
+                # A rung is scored at the step of the losses before it: keep those, purge after.
                 self._open(step + 1 if points.scored and step > 0 else step)
             self._step = step
             assert self._writer is not None
@@ -112,15 +115,15 @@ class _Board:
             raise UserError(f"{self._folder}: cannot write: {error.strerror or error}") from error
 
     def _open(self, step: int) -> None:
-        """Opens a new file; the points of earlier files from this step on no longer count."""
+        """Opens a new file, which purges the points of earlier files from this step on."""
         from torch.utils.tensorboard import SummaryWriter  # an extra, and slow to import
 
         self.close()
-        # Files are read in the order of their names, which hold the second they were opened in.
+        # TensorBoard reads files in the order of their names, which hold the time in seconds.
         if any(f".{int(time.time())}." in file.name for file in self._folder.glob("events.*")):
             time.sleep(1)
-        # The first file says where it starts too: TensorBoard takes only a second start for a
-        # restart, and purges nothing before it has seen one.
+        # The first file gets a start too: TensorBoard takes only a second start for a restart, and
+        # purges nothing before it has seen one.
         self._writer = SummaryWriter(str(self._folder), purge_step=step)
         self._writer.add_custom_scalars(
             {"heads": {chart: ["Multiline", [f"^{chart}/"]] for chart in CHARTS}}

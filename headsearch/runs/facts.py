@@ -1,6 +1,6 @@
-"""What a run records about itself in its Optuna study, beside settings and tables.
+"""The facts that a run records about itself in its Optuna study, besides settings and tables.
 
-Facts are plain JSON, so they are a typed dictionary. Runs of older versions lack some of them.
+They are stored as JSON, hence a typed dictionary. Runs of older versions lack some of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class BaseFacts(TypedDict, total=False):
 
 
 class EvaluationFacts(TypedDict, total=False):
-    """How many images each part of the evaluation set has, and how many classes."""
+    """The number of images in each part of the evaluation set, and the number of classes."""
 
     bank: int
     choose: int
@@ -33,22 +33,30 @@ class RunFacts(TypedDict, total=False):
     """All facts of a run.
 
     Attributes:
-        started: date and time in ISO format.
-        images: training images.
-        labelled: whether there are labels, and so accuracies.
+        started: date and time of the start in ISO format.
+        base: the base.
+        device: the device.
+        precision: bf16 or float32.
+        threads: the number of CPU threads.
+        images: the number of training images.
+        eval: the sizes of the evaluation set.
+        labelled: whether the data has labels, and the run has accuracies.
         baselines: accuracies to compare with, by name: `raw_knn`, `untrained_linear`, `base_knn`, …
-        steps: of one cohort under one seed.
-        space_size: points of the space; None where there are infinitely many.
-        excluded: candidates left out by constraints; None where the space is sampled.
-        cost_base_equivalents: cost so far, in trainings of the base alone of the same length.
-        solo_equivalents: what training every candidate alone would have cost, in the same unit.
+        rung_count: the number of rungs after rung 0.
+        seeds: the number of seeds.
+        steps: the number of training steps of one cohort with one seed.
+        space_size: the number of points of the space; None if there are infinitely many.
+        excluded: the number of candidates that constraints exclude; None for a sampled space.
+        cost_base_equivalents: cost so far, in units of training the base alone for as long.
+        solo_equivalents: cost of training every candidate alone, in the same unit.
         lowered, splits: incidents (`incidents.py`), as dictionaries.
-        went_back: the cohort and the rung that the search last went back for.
-        diverged: whether the base diverged beyond help.
-        dominant_share: of the base's first principal component, at the last rung.
+        went_back: the cohort and the rung at which the base last diverged.
+        diverged: whether the search gave up because the base diverged.
+        dominant_share: share of the base's first principal component in its variance, at the last
+            rung.
         status: running, complete, interrupted or failed.
-        wall_s, score_s: seconds in all, and of them scoring.
-        images_per_second: while training; None before the first step.
+        wall_s, score_s: seconds in total, and seconds of scoring among them.
+        images_per_second: speed of training; None before the first step.
     """
 
     started: str

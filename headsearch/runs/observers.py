@@ -12,12 +12,12 @@ E = TypeVar("E")
 class Observers(Generic[E]):
     """The observers of one run.
 
-    An error in an observer must not cost the step that the run has just taken. So it stops the run
-    as a signal does, and is raised once the run has ended with its snapshot.
+    An error in an observer must not lose the steps that the run has taken. It therefore stops the
+    run as a signal does, and is raised once the run has written its snapshot.
 
     Args:
-        observers: called in this order.
-        stop: set where one of them raises.
+        observers: functions that are called with each event, in this order.
+        stop: the run's stop flag, which is set if an observer raises an error.
     """
 
     def __init__(self, observers: Sequence[Callable[[E], None]], stop: threading.Event) -> None:
@@ -34,6 +34,6 @@ class Observers(Generic[E]):
             self._stop.set()
 
     def raise_error(self) -> None:
-        """Raises what an observer raised, if one did. Call it where the run has ended."""
+        """Raises the last error of an observer, if any. Call it after the run has ended."""
         if self._error is not None:
             raise self._error

@@ -1,7 +1,7 @@
-"""A cohort in training: heads on one shared base, once under each seed.
+"""A cohort: heads that train together on one shared base, once for each seed.
 
-In a job of several processes, what the first process does to its cohort is broadcast to the others
-(`commands.py`), which do the same to theirs (`followers.py`).
+In a job of several processes, the first process broadcasts what it does to its cohort as commands
+(`commands.py`). The other processes do the same to their copies (`followers.py`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from headsearch.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class Replica:
-    """A cohort's training under one seed."""
+    """A cohort's training with one seed: its own networks, optimizer and image order."""
 
     setup: TrainingSetup
     trainer: Trainer
@@ -39,15 +39,15 @@ class Replica:
 
 @dataclass
 class Cohort:
-    """The heads that train together, and how far they are.
+    """The heads that train together, and their progress.
 
     Attributes:
-        index: its number, from 0.
-        rung: the next one to be scored.
-        steps: done under each seed.
-        replicas: one a seed; none before `set_up`.
-        live: its heads that still train, by name.
-        base_losses: the base's mean loss since the last read, under each seed.
+        index: the number of the cohort, from 0.
+        rung: the next rung to score.
+        steps: the number of steps taken, by seed.
+        replicas: one for each seed; empty before `set_up`.
+        live: the heads that still train, by name.
+        base_losses: the base's mean loss since the last read, by seed.
     """
 
     index: int
@@ -63,24 +63,27 @@ class Cohort:
         return fmean(self.base_losses.values()) if self.base_losses else math.nan
 
     def set_up(self, setup: TrainingSetup, entries: Iterable[Entry], lr: float) -> None:
-        """Builds the networks before their first step: the base that the seed decides, and heads.
+        """Builds the networks of each seed, with their first weights, and attaches the heads.
 
         Args:
+            setup: what the cohort trains with, whatever its seed and learning rate.
+            entries: the heads to attach.
             lr: the peak learning rate.
         """
         broadcast_object(SetUp(tuple(self.steps), lr))
         for seed in self.steps:
-            under = setup.under(seed, lr=lr)
-            trainer = under.new_trainer(under.config.coupling)
-            self.replicas.append(Replica(under, trainer, under.new_loader()))
+            seed_setup = setup.under(seed, lr=lr)
+            trainer = seed_setup.new_trainer(seed_setup.config.coupling)
+            self.replicas.append(Replica(seed_setup, trainer, seed_setup.new_loader()))
         for entry in entries:
             self.attach(entry)
         if torchrun.count() > 1 and torchrun.first():
-            # The first weights may differ between machines, and a user's module has no seed.
+            # The same seed may give other first weights on another machine, and a module of the
+            # user's own has no seed. Loading the state broadcasts the first process's weights.
             self.load_state(self.state())
 
     def attach(self, entry: Entry) -> None:
-        """Attaches a head under every seed; the first time, a step of it on its own is timed."""
+        """Attaches a head for every seed, and times one step of it alone if that is not known."""
         broadcast_object(Attach(entry.candidate.trial_params))
         setup, candidate = self.replicas[0].setup, entry.candidate
         for replica in self.replicas:
@@ -94,7 +97,13 @@ class Cohort:
         self.live[candidate.name] = entry
 
     def leave(self, name: str, state: str, reason: str) -> None:
-        """Ends a head's training: detaches it from the networks and notes how it ended."""
+        """Ends a head's training: detaches it from the networks and records how it ended.
+
+        Args:
+            name: the candidate.
+            state: complete, pruned, collapsed or failed.
+            reason: why, in a few words.
+        """
         broadcast_object(Leave(name))
         entry = self.live.pop(name)
         for replica in self.replicas:
@@ -106,7 +115,7 @@ class Cohort:
         return next(replica for replica in self.replicas if replica.seed == seed)
 
     def state(self) -> dict[str, Tensor]:
-        """All tensors that training updates, under each seed."""
+        """All tensors that training updates, for all seeds; each name begins with the seed."""
         return {
             f"{replica.seed}.{name}": tensor
             for replica in self.replicas
@@ -114,9 +123,9 @@ class Cohort:
         }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Loads a `state` that was taken with the heads that are attached here.
+        """Loads a `state` that was taken with the same heads attached.
 
-        In a job of several processes all load the first one's.
+        In a job of several processes, all processes load the state of the first one.
         """
         broadcast_object(Load())
         state = broadcast_tensors(state, self.replicas[0].setup.device)

@@ -1,7 +1,8 @@
-"""Commands that the first process of a job broadcasts to the others, one after the other.
+"""The commands that the first process of a distributed job broadcasts to the other processes.
 
-The first process alone decides: it talks to Optuna, asks the pruner, writes the run directory and
-stops. The others hold the same cohort and do the same to it (`followers.py`).
+Only the first process makes decisions: it talks to Optuna, asks the pruner, writes the run
+directory and handles signals. The other processes hold a copy of the cohort and carry out the
+commands on it (`followers.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SetUp:
-    """Set up a new cohort without heads, in place of the one before."""
+    """Set up a new cohort without heads. It replaces the current one."""
 
     seeds: tuple[int, ...]
     lr: float
@@ -22,7 +23,7 @@ class SetUp:
 
 @dataclass(frozen=True)
 class Attach:
-    """Attach a head of the space, given by the parameters of its trial."""
+    """Attach the head of the search space that has these trial parameters."""
 
     parameters: Mapping[str, Any]
 
@@ -36,12 +37,12 @@ class Leave:
 
 @dataclass(frozen=True)
 class Load:
-    """Load a state, whose tensors are broadcast next."""
+    """Load a state. The tensors are broadcast right after this command."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Take training steps under a seed, then read losses."""
+    """Take the training steps of a window with one seed, then read the losses."""
 
     seed: int
     window: range
@@ -49,13 +50,13 @@ class Steps:
 
 @dataclass(frozen=True)
 class Score:
-    """Score the rung under a seed."""
+    """Score base and heads with one seed."""
 
     seed: int
 
 
 @dataclass(frozen=True)
 class End:
-    """The search has ended; its results are in this directory."""
+    """The search has ended. Its results are in this directory."""
 
     run_directory: Path

@@ -1,4 +1,4 @@
-"""How a search is shown while it runs: a live table in a terminal, a line a rung elsewhere."""
+"""Progress of a search on the console: a live table in a terminal, else one line for each rung."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ STATE_STYLES = {
     "failed": "red",
 }
 LIVE_ROWS = 30
-"""Heads that the live table shows at most; the ranking afterwards has them all."""
+"""The largest number of heads in the live table. The ranking at the end has all of them."""
 
 
 @contextmanager
 def shown(search: Search, console: Console) -> Iterator[Callable[[Event], None]]:
-    """The observer that shows a search: a live table in a terminal, a line a rung elsewhere."""
+    """The observer that shows a search: a live table in a terminal, else a line for each rung."""
     if not console.is_terminal:
         yield _Lines(console, search)
         return
@@ -41,16 +41,20 @@ def shown(search: Search, console: Console) -> Iterator[Callable[[Event], None]]
 
 
 def points_of(event: Event, seeds: int) -> Points | None:
-    """The points of TensorBoard's curves that an event has; None where it has none."""
+    """The points that an event adds to TensorBoard's curves, or None if it adds none.
+
+    Args:
+        seeds: the number of seeds that each cohort trains with.
+    """
     if isinstance(event, Scored):
         live = len(event.leaderboard.live(event.cohort))
         scores = {BASE: event.scores.base, **event.scores.heads}
         values: dict[str, float] = {
             tag(chart, name): value
-            for name, own in scores.items()
-            for chart, value in own.charts().items()
+            for name, owner_scores in scores.items()
+            for chart, value in owner_scores.charts().items()
         }
-        # the step of a rung is that of each seed, and curves count those of all seeds
+        # A rung counts the steps of one seed; the curves of losses count those of all seeds.
         step, values["search/live heads"] = event.step * seeds, live
     elif isinstance(event, Advanced) and event.read:
         entries = event.leaderboard.live(event.cohort)
@@ -64,12 +68,12 @@ def points_of(event: Event, seeds: int) -> Points | None:
 
 
 class _Lines:
-    """One plain line a rung."""
+    """Prints one plain line for each rung."""
 
     def __init__(self, console: Console, search: Search) -> None:
         self._console = console
         self._rungs = search.config.rungs
-        self._gone: set[str] = set()
+        self._reported: set[str] = set()  # heads that an earlier line named as left
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Scored):
@@ -81,8 +85,8 @@ class _Lines:
         entries = list(event.leaderboard.entries.values())
         cohort = [s for s in entries if s.cohort == event.cohort]
         live = sum(s.state == "running" for s in cohort)
-        left = [s for s in cohort if _left_early(s) and s.candidate.name not in self._gone]
-        self._gone.update(s.candidate.name for s in left)
+        left = [s for s in cohort if _left_early(s) and s.candidate.name not in self._reported]
+        self._reported.update(s.candidate.name for s in left)
         best = max(
             (s for s in cohort if s.scores and s.rungs == event.rung and s.state != "collapsed"),
             key=lambda s: (not s.candidate.control, s.score if s.score == s.score else -math.inf),
@@ -92,7 +96,7 @@ class _Lines:
         if event.scores.base.report is not None:
             parts.append(f"base k-NN {100 * event.scores.base.report.knn:.1f}%")
         if best is not None:
-            parts.append(f"best {best.candidate.name} ({_figures(best)})")
+            parts.append(f"best {best.candidate.name} ({_score_words(best)})")
         parts.append(f"{live} heads live" if event.rung < self._rungs else "complete")
         if left:
             names = (
@@ -104,7 +108,7 @@ class _Lines:
 
 
 class _LiveTable:
-    """A live table, a row a head."""
+    """Draws a live table with one row for each head."""
 
     def __init__(self, console: Console, search: Search, live: Live) -> None:
         self._console, self._live = console, live
@@ -114,7 +118,7 @@ class _LiveTable:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Noted):
-            print_notes(self._console, [event.text])  # stays, above the table
+            print_notes(self._console, [event.text])  # stays above the table when it is redrawn
         else:
             self._live.update(self._draw(event))
 
@@ -125,14 +129,15 @@ class _LiveTable:
         for heading in ("Loss", "Discrepancy", "k-NN %", "Linear %"):
             rows.add_column(heading, justify="right", no_wrap=True)
         rows.add_column("State", no_wrap=True)
-        shown = _in_order(event.leaderboard, event.cohort)
-        room = max(5, min(LIVE_ROWS, self._console.size.height - 6))
-        for entry in shown[:room]:
+        entries = _in_order(event.leaderboard, event.cohort)
+        # The headline, the column names and the last line take up to 6 lines of the terminal.
+        row_count = max(5, min(LIVE_ROWS, self._console.size.height - 6))
+        for entry in entries[:row_count]:
             rows.add_row(*_cells(entry), style=STATE_STYLES[entry.state])
-        rung = max(entry.rungs for entry in shown)
+        rung = max(entry.rungs for entry in entries)
         parts: list[RenderableType] = [self._headline(event, rung), rows]
-        if len(shown) > room:
-            parts.append(Text(f"… and {len(shown) - room} more", style="dim"))
+        if len(entries) > row_count:
+            parts.append(Text(f"… and {len(entries) - row_count} more", style="dim"))
         return Group(*parts)
 
     def _headline(self, event: Advanced | Scored, rung: int) -> RenderableType:
@@ -145,34 +150,37 @@ class _LiveTable:
 
 
 def _in_order(leaderboard: Leaderboard, cohort: int) -> list[Entry]:
-    """A cohort's heads: those that train first, the best on top."""
+    """A cohort's heads: those still in training before those that left, each by score."""
 
-    def place_of(entry: Entry) -> tuple[bool, int, float]:
-        score = entry.score if entry.score == entry.score else -math.inf
+    def sort_key(entry: Entry) -> tuple[bool, int, float]:
+        score = entry.score if entry.score == entry.score else -math.inf  # NaN sorts last
         return _left_early(entry), -entry.rungs, -score
 
-    return sorted((s for s in leaderboard.entries.values() if s.cohort == cohort), key=place_of)
+    return sorted((s for s in leaderboard.entries.values() if s.cohort == cohort), key=sort_key)
 
 
 def _left_early(entry: Entry) -> bool:
+    """Whether a head's training ended before the last rung."""
     return entry.state in ("pruned", "collapsed", "failed")
 
 
 def _cells(entry: Entry) -> Iterator[Text]:
+    """The cells of a head's row; a cell is empty while its value is unknown."""
     scores = entry.scores
-    difference = scores.discrepancy if scores else None
+    discrepancy = scores.discrepancy if scores else None
     reported = scores.report if scores else None
     yield Text(entry.candidate.name)
     yield Text(entry.candidate.family)
     yield Text(f"{entry.loss:.3f}" if entry.loss == entry.loss else "")
-    yield Text(f"{difference.value:.3f}" if difference else "")
+    yield Text(f"{discrepancy.value:.3f}" if discrepancy else "")
     yield Text(f"{100 * reported.knn:.1f}" if reported else "")
     yield Text(f"{100 * reported.linear:.1f}" if reported else "")
     rung = f" at rung {entry.rungs}" if _left_early(entry) else ""
     yield Text(f"{entry.state}{rung}")
 
 
-def _figures(entry: Entry) -> str:
+def _score_words(entry: Entry) -> str:
+    """A scored head's discrepancy and k-NN accuracy, in words."""
     scores = entry.scores
     assert scores is not None
     words = []

@@ -1,4 +1,4 @@
-"""What a search reports as it goes: steps done, a rung scored, something to tell the user."""
+"""The events that a search reports to its observers: steps taken, a rung scored, a note."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from headsearch.study.leaderboard import Leaderboard
 
 @dataclass(frozen=True)
 class Advanced:
-    """Some steps of a cohort were done; the ledger holds the new losses.
+    """A cohort took some training steps; the leaderboard holds the new losses.
 
     Attributes:
-        step: steps of the cohort, under all seeds together.
-        base_loss: of late, the mean over seeds; NaN before there is one.
-        read: whether this step brought new losses; not where training was told to stop at it.
+        cohort: the index of the cohort.
+        step: the number of steps that the cohort has taken, summed over seeds.
+        throughput: speed and remaining time of the search.
+        leaderboard: all candidates of the search.
+        base_loss: the base's loss since the last read, averaged over seeds; NaN before the first.
+        read: whether losses were read at this step. False if the search stops before a read.
     """
 
     cohort: int
@@ -30,7 +33,16 @@ class Advanced:
 
 @dataclass(frozen=True)
 class Scored:
-    """A rung was scored and the pruner has decided; the tables are written."""
+    """A rung was scored, the pruner has decided, and the tables are written.
+
+    Attributes:
+        cohort: the index of the cohort.
+        rung: the rung.
+        step: the number of steps that each seed has taken.
+        scores: scores of base and heads, averaged over seeds.
+        throughput: speed and remaining time of the search.
+        leaderboard: all candidates of the search.
+    """
 
     cohort: int
     rung: int
@@ -42,7 +54,13 @@ class Scored:
 
 @dataclass(frozen=True)
 class Noted:
-    """Something befell the search that whoever watches should know; the report tells it too."""
+    """The search lowered the learning rate, split a cohort or set heads aside.
+
+    The report of the run says so too.
+
+    Attributes:
+        text: what happened, in a sentence for the user.
+    """
 
     text: str
 

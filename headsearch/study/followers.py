@@ -1,4 +1,4 @@
-"""The other processes of a job: each does to its cohort what the first process commands."""
+"""All processes of a distributed job but the first: they carry out the first one's commands."""
 
 from __future__ import annotations
 
@@ -16,35 +16,37 @@ from headsearch.training.loop import train_window
 
 
 def follow(prepared: SearchSetup) -> Path:
-    """Takes part in a search of the first process, until that ends it.
+    """Carries out the commands of the first process until the search ends.
 
     Returns:
-        The run directory, which the first process has written.
+        The run directory that the first process wrote.
 
     Raises:
-        UserError: another process has gone.
+        UserError: another process of the job has ended early.
     """
     cohort = Cohort(0, 0, {})
     while True:
         match distributed.receive_object():
             case SetUp(seeds, lr):
-                cohort.replicas.clear()
+                cohort.replicas.clear()  # free the old networks before the new ones are built
                 release_memory(prepared.training.device)
                 cohort = Cohort(0, 0, dict.fromkeys(seeds, 0))
                 cohort.set_up(prepared.training, [], lr)
             case Attach(parameters):
                 candidate = prepared.space.suggest(FixedTrial(dict(parameters)))
+                # Only the first process keeps the leaderboard, so trial and cohort don't matter.
                 cohort.attach(Entry(candidate, trial=0, cohort=0))
             case Leave(name):
                 cohort.leave(name, "", "")
             case Load():
-                cohort.load_state({})
+                cohort.load_state({})  # the tensors come from the first process
             case Steps(seed, window):
                 replica = cohort.under(seed)
                 train_window(replica.trainer, replica.loader, window)
             case Score(seed):
+                # Each process scores some of the heads; the first process uses the result.
                 prepared.training.scores(cohort.under(seed).trainer.teacher.network)
             case End(run_directory):
                 return run_directory
-            case word:
-                raise AssertionError(f"no command of a search: {word}")
+            case other:
+                raise AssertionError(f"not a command of a search: {other}")

@@ -1,4 +1,4 @@
-"""The leaderboard of a search: what is known of each candidate, as the tables of the run."""
+"""The leaderboard of a search: state and scores of every candidate, written as the run's tables."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ from headsearch.runs.tables import RANKING_COLUMNS, RUNG_COLUMNS, SCORE_COLUMNS,
 
 @dataclass
 class Entry:
-    """What is known of one candidate: its row in ranking.csv.
+    """The state and the scores of one candidate: its row in ranking.csv.
 
     Attributes:
         trial: the number of its Optuna trial.
-        step_ms: forward and backward of the head alone, in milliseconds.
-        rungs: the last rung that it was scored at.
-        losses: its mean loss since the last read, under each seed.
-        told: whether Optuna knows how it ended.
+        cohort: the index of its cohort.
+        step_ms: time of one forward and backward pass of the head alone, in milliseconds.
+        state: running, complete, pruned, collapsed or failed.
+        rungs: the last rung at which it was scored.
+        score: the score that ranks candidates, averaged over seeds; NaN before the first rung.
+        losses: its mean loss since the last read, by seed.
+        scores: all its scores at that rung, averaged over seeds.
+        reason: why its training ended early; empty otherwise.
+        told: whether its end was reported to Optuna.
     """
 
     candidate: Candidate
@@ -42,11 +47,12 @@ class Entry:
     told: bool = False
 
     def end(self, state: str, reason: str) -> None:
-        """Notes how its training ended: complete, pruned, collapsed or failed, and why."""
+        """Records how its training ended: complete, pruned, collapsed or failed, and why."""
         self.state, self.reason = state, reason
 
     @property
     def ended(self) -> bool:
+        """Whether its training has ended, for whatever reason."""
         return self.state != "running"
 
     @property
@@ -55,8 +61,9 @@ class Entry:
         return fmean(self.losses.values()) if self.losses else math.nan
 
     def row(self) -> dict[str, Any]:
+        """The row of ranking.csv, without the rank; unknown numbers are NaN."""
         scores = self.scores
-        difference = scores.discrepancy if scores else None
+        discrepancy = scores.discrepancy if scores else None
         accuracies = accuracy_columns("head", scores.report if scores else None)
         return {
             "candidate": self.candidate.name,
@@ -65,9 +72,9 @@ class Entry:
             "state": self.state,
             "rungs": self.rungs,
             "score": self.score,
-            "discrepancy": difference.value if difference else math.nan,
-            "discrepancy_low": difference.low if difference else math.nan,
-            "discrepancy_high": difference.high if difference else math.nan,
+            "discrepancy": discrepancy.value if discrepancy else math.nan,
+            "discrepancy_low": discrepancy.low if discrepancy else math.nan,
+            "discrepancy_high": discrepancy.high if discrepancy else math.nan,
             **accuracies,
             "effective_rank": scores.effective_rank if scores else math.nan,
             "params_m": self.candidate.params_m,
@@ -79,34 +86,41 @@ class Entry:
 
 @dataclass
 class Leaderboard:
-    """All candidates of a run and their scores at every rung, in the order they came."""
+    """All candidates of a run and their scores at every rung.
+
+    Attributes:
+        entries: the candidates by name, in the order in which they entered the search.
+        rung_rows: the rows of rungs.csv.
+        score_rows: the rows of scores.csv.
+    """
 
     entries: dict[str, Entry] = field(default_factory=dict)
     rung_rows: list[dict[str, Any]] = field(default_factory=list)
     score_rows: list[dict[str, Any]] = field(default_factory=list)
 
     def enter(self, candidate: Candidate, trial: int, cohort: int) -> Entry:
+        """Adds a candidate that is about to train."""
         entry = Entry(candidate, trial, cohort)
         self.entries[candidate.name] = entry
         return entry
 
     @property
     def cohorts(self) -> dict[int, int]:
-        """The cohort of each candidate, by the number of its trial."""
+        """The cohort of each candidate, by trial number."""
         return {entry.trial: entry.cohort for entry in self.entries.values()}
 
     def live(self, cohort: int) -> list[Entry]:
-        """The heads of a cohort that have not ended."""
+        """The heads of a cohort that still train."""
         return [e for e in self.entries.values() if e.cohort == cohort and not e.ended]
 
     def move_up(self, cohort: int, by: int) -> None:
-        """Gives the cohorts after this one higher numbers."""
+        """Adds `by` to the index of all cohorts after this one."""
         for entry in self.entries.values():
             if entry.cohort > cohort:
                 entry.cohort += by
 
     def begin_anew(self, entry: Entry, cohort: int) -> None:
-        """Clears the results of a candidate, which trains again from the start in this cohort."""
+        """Clears the results of a candidate that starts training anew in this cohort."""
         name = entry.candidate.name
         self.entries[name] = Entry(entry.candidate, entry.trial, cohort, entry.step_ms)
         self.rung_rows = [row for row in self.rung_rows if row["candidate"] != name]
@@ -115,14 +129,18 @@ class Leaderboard:
     def record(
         self, name: str, rung: int, step: int, images: int, scores: RungScores, score: float
     ) -> None:
-        """Notes a candidate's scores at a rung, beside the base's: a row of rungs.csv.
+        """Records a candidate's scores at a rung, and the base's: a row of rungs.csv.
 
         Args:
-            scores: the means over seeds.
-            score: the one that ranks, the mean over seeds.
+            name: the candidate.
+            rung: the rung.
+            step: the number of steps that each seed has taken.
+            images: the number of images that those steps used.
+            scores: scores of base and heads, averaged over seeds.
+            score: the score that ranks candidates, averaged over seeds.
         """
-        entry, own = self.entries[name], scores.heads[name]
-        entry.scores, entry.rungs, entry.score = own, rung, score
+        entry, head_scores = self.entries[name], scores.heads[name]
+        entry.scores, entry.rungs, entry.score = head_scores, rung, score
         self.rung_rows.append(
             {
                 "candidate": name,
@@ -130,8 +148,8 @@ class Leaderboard:
                 "rung": rung,
                 "step": step,
                 "images": images,
-                "discrepancy": own.discrepancy_value,
-                **accuracy_columns("head", own.report),
+                "discrepancy": head_scores.discrepancy_value,
+                **accuracy_columns("head", head_scores.report),
                 **accuracy_columns("base", scores.base.report),
                 "loss": entry.loss,
             }
@@ -140,11 +158,12 @@ class Leaderboard:
     def record_seed(
         self, name: str, seed: int, rung: int, step: int, scores: RungScores, score: float
     ) -> None:
-        """Notes a candidate's scores under one seed: a row of scores.csv.
+        """Records a candidate's scores with one seed: a row of scores.csv.
 
-        These are on the labels that may choose between heads, not on those that are reported.
+        Accuracies are measured on the labels that may be used to choose between heads, not on the
+        labels that are reported. The arguments are those of `record`, for one seed.
         """
-        own = scores.heads[name]
+        head_scores = scores.heads[name]
         self.score_rows.append(
             {
                 "candidate": name,
@@ -152,19 +171,19 @@ class Leaderboard:
                 "rung": rung,
                 "step": step,
                 "score": score,
-                "discrepancy": own.discrepancy_value,
-                **own.forms,
-                **accuracy_columns("choose", own.choose),
+                "discrepancy": head_scores.discrepancy_value,
+                **head_scores.forms,
+                **accuracy_columns("choose", head_scores.choose),
                 **accuracy_columns("base_choose", scores.base.choose),
-                "effective_rank": own.effective_rank,
+                "effective_rank": head_scores.effective_rank,
                 "loss": self.entries[name].losses.get(seed, math.nan),
             }
         )
 
     def record_of(self) -> dict[str, Any]:
-        """All of it as JSON can hold it; `restore` reads it back.
+        """The leaderboard as JSON data; `restore` reads it back.
 
-        The keys are those of snapshots of version 0.1, which stay readable.
+        The keys are those of version 0.1, whose snapshots stay readable.
         """
         entries = {
             name: {
@@ -182,11 +201,11 @@ class Leaderboard:
         }
 
     def restore(self, record: Mapping[str, Any], candidates: Mapping[int, Candidate]) -> None:
-        """Restores the leaderboard that a record was made of.
+        """Restores a leaderboard from its record.
 
         Args:
-            record: of `record_of`.
-            candidates: by the number of their trials.
+            record: what `record_of` returned.
+            candidates: the candidates by trial number.
         """
         self.rung_rows, self.score_rows = list(record["rung_rows"]), list(record["score_rows"])
         self.entries = {}
@@ -202,10 +221,11 @@ class Leaderboard:
             )
 
     def ranking(self) -> pd.DataFrame:
+        """ranking.csv: a row for each candidate, the best first."""
         return ordered([entry.row() for entry in self.entries.values()])
 
     def base_of_the_first(self) -> dict[str, float]:
-        """The base's accuracies beside the first-ranked head (`base_of_the_first` below)."""
+        """The accuracies of the base that trained with the first-ranked head (see below)."""
         return base_of_the_first(self.ranking(), self.rung_rows)
 
     def write(self, run_directory: Path) -> None:
@@ -214,7 +234,7 @@ class Leaderboard:
 
 
 def ordered(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """ranking.csv, of a row a candidate."""
+    """ranking.csv, made from one row for each candidate."""
     if not rows:
         return pd.DataFrame(columns=list(RANKING_COLUMNS))
     ranking: pd.DataFrame = rank(pd.DataFrame(list(rows)))
@@ -224,9 +244,10 @@ def ordered(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 def base_of_the_first(
     ranking: pd.DataFrame, rung_rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
-    """The base's accuracies at the last rung of the first-ranked head, in its own cohort.
+    """The base's accuracies at the last rung of the first-ranked head, in that head's cohort.
 
-    In joint coupling each cohort has a base of its own. Empty before rung 1 and without labels.
+    With joint coupling, the heads change the base, so each cohort has a different one. The result
+    is empty before rung 1 and for data without labels.
     """
     if ranking.empty or ranking.iloc[0]["rungs"] == 0:
         return {}

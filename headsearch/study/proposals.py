@@ -1,6 +1,6 @@
-"""Which candidates train together: a small space is enumerated, a large one is sampled by Optuna.
+"""Which candidates train together: a small space is listed in full, a large one is sampled.
 
-Each candidate is one Optuna trial, whether it was enumerated or sampled.
+Optuna samples. Each candidate is one Optuna trial, whether it was listed or sampled.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from headsearch.models.space import Candidate, Listing, ResolvedSpace
 from headsearch.study.samplers import make_sampler
 
 TRIES = 30
-"""How often in a row a sampler may propose a candidate that is known or excluded. After as many
-uniform draws that fail as well, the space counts as exhausted."""
+"""How many times in a row a sampler may propose a candidate that is known or excluded. After as
+many uniform draws that fail too, the space counts as exhausted."""
 
 
 @dataclass(frozen=True)
@@ -30,24 +30,24 @@ class Proposal:
 
 
 def cohort_sizes(count: int, at_once: int) -> list[int]:
-    """How many heads each cohort gets: as few cohorts of at most `at_once` as possible, evenly.
+    """The size of each cohort: as few cohorts of at most `at_once` heads as possible, evenly.
 
-    Heads are pruned against their own cohort, so a small last cohort would judge by another
-    measure.
+    Sizes are even because the pruner compares heads within their own cohort: in a small last
+    cohort, a head would have fewer rivals.
     """
     cohorts = max(1, math.ceil(count / at_once))
     return [count // cohorts + (index < count % cohorts) for index in range(cohorts)]
 
 
 def candidate_count(listing: Listing | None, config: RunConfig) -> int:
-    """How many candidates a run will try: all of a listed space, else `--trials`."""
+    """The number of candidates that a run tries: all of a listed space, else `--trials`."""
     return config.trials if listing is None else len(listing.candidates)
 
 
 def enqueue(study: optuna.Study, space: ResolvedSpace, listing: Listing | None) -> None:
-    """Enqueues all candidates of a listed space in their order, else the controls alone.
+    """Enqueues all candidates of a listed space in their order, or only the controls of another.
 
-    What the study knows already is skipped.
+    Candidates that the study holds already are skipped.
     """
     for candidate in listing.candidates if listing is not None else space.controls:
         study.enqueue_trial(dict(candidate.trial_params), skip_if_exists=True)
@@ -61,22 +61,24 @@ def ask_for_cohort(
     size: int,
     known: Mapping[int, int],
 ) -> list[Proposal]:
-    """Asks Optuna for the candidates of a cohort, in the order they come.
+    """Asks Optuna for the candidates of a cohort.
 
-    Call it when the cohort before is finished, so that the sampler learns from it. The study may be
-    ahead of the run, whose latest snapshots may be lost: trials that it holds already are taken
-    first, in their order, and are not asked for again.
+    Call it when the cohort before has finished, so that the sampler learns from its scores. The
+    study may be ahead of the run if the process died before a snapshot was written. Trials that
+    the study holds already are therefore used first, in their order, before new ones are asked for.
 
     Args:
-        size: how many; fewer are returned where no new ones come.
-        known: the cohort of candidates that are in one already, by the number of their trials.
+        index: the index of the cohort.
+        size: how many candidates to return; fewer are returned if the space is exhausted.
+        known: the cohort of each candidate that has one already, by trial number.
     """
     trials = study.get_trials(deepcopy=False)
-    inside = [trial for trial in trials if known.get(trial.number) == index]
+    in_cohort = [trial for trial in trials if known.get(trial.number) == index]
+    # Asked for by an earlier process that died before it wrote a snapshot with them.
     asked = [t for t in trials if t.number not in known and "cohort" in t.user_attrs]
     proposals = [
         Proposal(space.suggest(trial), optuna.Trial(study, trial._trial_id))
-        for trial in [*inside, *asked][: max(size, len(inside))]
+        for trial in [*in_cohort, *asked][: max(size, len(in_cohort))]
     ]
     while len(proposals) < size:
         proposal = _ask(study, space, config)
@@ -90,10 +92,10 @@ def ask_for_cohort(
 def draw_cohorts(
     space: ResolvedSpace, listing: Listing | None, config: RunConfig
 ) -> Iterator[list[Proposal]]:
-    """The cohorts that a run would ask for, from a study in memory in which nothing ever trains.
+    """Yields the cohorts that a run would ask for, using a study in memory without any scores.
 
-    Of a listed space these are the cohorts of the run. Of a sampled one only the first is sure to
-    be: a sampler that learns proposes later ones by the scores of those before.
+    For a listed space these are the cohorts of the run. For a sampled space only the first one is
+    certain: a sampler that learns proposes later ones from the scores of earlier ones.
     """
     study = optuna.create_study(direction="maximize")
     enqueue(study, space, listing)
@@ -103,24 +105,28 @@ def draw_cohorts(
         known |= {proposal.trial.number: index for proposal in proposals}
         if proposals:
             yield proposals
-        if len(proposals) < size:  # no more come
+        if len(proposals) < size:  # the space is exhausted
             return
 
 
 def _ask(study: optuna.Study, space: ResolvedSpace, config: RunConfig) -> Proposal | None:
-    """A trial of a new candidate that the constraints permit, None when none comes.
+    """A trial of a new candidate that meets the constraints, or None if the space is exhausted.
 
-    A sampler's random state is in no storage: it is made anew for each trial, from the seed and
-    the trial's number, so that a resumed study goes on as it would have.
+    Optuna's storage does not hold a sampler's random state. The sampler is therefore made anew for
+    each trial, seeded by the run's seed and the trial's number, so that a resumed study proposes
+    what an uninterrupted one would have.
     """
     for attempt in range(2 * TRIES):
         trials = study.get_trials(deepcopy=False)
         known = {t.user_attrs["candidate"] for t in trials if "cohort" in t.user_attrs}
-        left = [t for t in trials if t.state == TrialState.RUNNING and "cohort" not in t.user_attrs]
+        # A process that died in here may have left a trial without a cohort: use that one first.
+        orphans = [
+            t for t in trials if t.state == TrialState.RUNNING and "cohort" not in t.user_attrs
+        ]
         name = config.sampler if attempt < TRIES else "random"
-        number = left[0].number if left else len(trials)
+        number = orphans[0].number if orphans else len(trials)
         study.sampler = make_sampler(name, config.seed, number)
-        trial = optuna.Trial(study, left[0]._trial_id) if left else study.ask()
+        trial = optuna.Trial(study, orphans[0]._trial_id) if orphans else study.ask()
         candidate = space.suggest(trial)
         reason = "tried already" if candidate.name in known else space.excluded(candidate)
         if reason is None:
@@ -132,8 +138,9 @@ def _ask(study: optuna.Study, space: ResolvedSpace, config: RunConfig) -> Propos
 
 
 def _describe(proposal: Proposal, cohort: int) -> None:
-    """Writes to a trial which candidate it is; only trials with a cohort count as candidates."""
+    """Records in a trial which candidate it is; only trials with a cohort count as candidates."""
     candidate, trial = proposal.candidate, proposal.trial
     trial.set_user_attr("candidate", candidate.name)
     trial.set_user_attr("control", candidate.control)
-    trial.set_user_attr("cohort", cohort)  # last, so that a trial with a cohort has all of them
+    # Last, so that a trial that has a cohort has the other attributes too.
+    trial.set_user_attr("cohort", cohort)

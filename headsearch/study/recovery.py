@@ -1,8 +1,8 @@
-"""How a search goes on after its base diverged, or after a cohort did not fit into memory.
+"""Recovery of a search whose base diverged, or whose cohort did not fit into memory.
 
-A base that diverges goes back to the last rung with a lower learning rate. A cohort that does not
-fit into memory starts anew as two. Both are decided by what the snapshots hold and by nothing else,
-so that a search that is interrupted around them comes to the same result.
+If the base diverges, its cohort goes back to the last rung with a lower learning rate. If a cohort
+does not fit into memory, it starts anew as two cohorts. Both decisions depend on nothing but the
+snapshots, so that a search that is interrupted around them reaches the same result.
 """
 
 from __future__ import annotations
@@ -28,20 +28,23 @@ from headsearch.study.state import SearchState
 
 
 def go_back(state: SearchState, cohort: Cohort, seed: int, step: int) -> tuple[int, str]:
-    """Takes a cohort whose base diverged back, with a lower learning rate from there on.
+    """Takes a cohort whose base diverged back to an earlier state, with a lower learning rate.
 
-    It goes back to the last rung, under all seeds. Where it diverges again before the next one, it
-    goes back to the first weights: those of the last rung may be damaged already.
+    The cohort goes back to the last rung, for all seeds. If the base diverges again before the next
+    rung, the cohort goes back to its first weights: those of the last rung may be damaged already.
 
     Args:
-        seed: under which the base diverged.
-        step: how many steps were finite.
+        state: the state of the search.
+        cohort: the cohort.
+        seed: the seed with which the base diverged.
+        step: the number of steps that were finite.
 
     Returns:
-        The index of the cohort to go on with, and a sentence for the user.
+        The index of the cohort to continue with, and a sentence for the user.
 
     Raises:
-        UserError: the learning rate was lowered often enough, or no learning rate can help.
+        UserError: the learning rate was lowered `LOWERINGS` times already, or the base diverged in
+            its first step, which no learning rate can help.
     """
     lowered, index = state.facts["lowered"], cohort.index
     if step == 0 or len(lowered) == LOWERINGS:
@@ -49,7 +52,7 @@ def go_back(state: SearchState, cohort: Cohort, seed: int, step: int) -> tuple[i
     lr, again = LOWERED_TO * state.lr, state.facts["went_back"] == [index, cohort.rung]
     kept = read_rung_snapshot(state.run_directory)
     if kept is not None:
-        # The clock does not go back: the time was spent.
+        # The steps are taken back, but the time that they took was spent all the same.
         kept.record["pace"]["wall_s"] = state.throughput.record_of()["wall_s"]
         state.restore(kept)
     anew = kept is None or (again and cohort.rung > 1)
@@ -65,7 +68,7 @@ def go_back(state: SearchState, cohort: Cohort, seed: int, step: int) -> tuple[i
 
 
 def _give_up(state: SearchState, index: int, step: int) -> UserError:
-    """Ends the heads of a cohort whose base diverged; returns the error that says what may help."""
+    """Ends the heads of a cohort whose base diverged; returns the error with advice."""
     for head in state.leaderboard.live(index):
         head.end("failed", "the base diverged")
     state.facts["diverged"] = True
@@ -73,7 +76,7 @@ def _give_up(state: SearchState, index: int, step: int) -> UserError:
     if step == 0:
         return UserError(
             "the base diverged in its first step: its features or gradients are not finite "
-            "before any update, which no lower --lr mends; look at its first weights and at "
+            "before any update, and a lower --lr does not help; check its first weights and "
             "the images"
         )
     return UserError(
@@ -84,13 +87,13 @@ def _give_up(state: SearchState, index: int, step: int) -> UserError:
 
 
 def split(state: SearchState, cohort: Cohort) -> tuple[int, str]:
-    """Splits a cohort that did not fit into memory in two; sets a head aside that does not alone.
+    """Splits a cohort that did not fit into memory in two; a single head is set aside instead.
 
     Returns:
-        The index of the cohort to go on with, and a sentence for the user.
+        The index of the cohort to continue with, and a sentence for the user.
 
     Raises:
-        UserError: the base does not fit even without heads.
+        UserError: the base does not fit into memory even without heads.
     """
     live = state.leaderboard.live(cohort.index)
     if not live:
@@ -99,10 +102,10 @@ def split(state: SearchState, cohort: Cohort) -> tuple[int, str]:
         )
     if len(live) > 1:
         parts = _in_parts(live, 2)
-        found = CohortSplit(cohort.index, tuple(map(len, parts)))
-        state.facts["splits"] = [*state.facts["splits"], asdict(found)]
+        cohort_split = CohortSplit(cohort.index, tuple(map(len, parts)))
+        state.facts["splits"] = [*state.facts["splits"], asdict(cohort_split)]
         state.facts["went_back"] = None
-        return _start_anew(state, cohort, parts=2), str(found)
+        return _start_anew(state, cohort, parts=2), str(cohort_split)
     for head in live:
         head.end("failed", TOO_LARGE)
     state.start_from({}, state.new_cohort(cohort.index + 1))
@@ -115,25 +118,29 @@ def split(state: SearchState, cohort: Cohort) -> tuple[int, str]:
 
 
 def _start_anew(state: SearchState, cohort: Cohort, parts: int) -> int:
-    """Lets the live heads of a cohort train from the first weights again, in so many cohorts.
+    """Restarts the live heads of a cohort from their first weights, divided into new cohorts.
 
-    Heads that have ended keep their results, as a cohort of their own. Later cohorts move up.
+    Heads that have ended keep their results and become a cohort of their own. The indices of later
+    cohorts increase accordingly.
+
+    Args:
+        parts: the number of cohorts to divide the live heads into.
 
     Returns:
         The index of the first of the new cohorts.
     """
     index, live = cohort.index, state.leaderboard.live(cohort.index)
     ended = state.sizes[index] - len(live)
-    shared = _in_parts(live, parts)
+    divided = _in_parts(live, parts)
     first = index + (ended > 0)
-    new = [ended] * (ended > 0) + [len(part) for part in shared]
-    state.sizes[index : index + 1] = new
-    later = len(new) - 1
-    state.leaderboard.move_up(index, later)
+    new_sizes = [ended] * (ended > 0) + [len(part) for part in divided]
+    state.sizes[index : index + 1] = new_sizes
+    added = len(new_sizes) - 1
+    state.leaderboard.move_up(index, added)
     for incident in (*state.facts["lowered"], *state.facts["splits"]):
         if incident["cohort"] > index:
-            incident["cohort"] += later
-    for number, part in enumerate(shared, first):
+            incident["cohort"] += added
+    for number, part in enumerate(divided, first):
         for entry in part:
             state.leaderboard.begin_anew(entry, number)
     state.throughput.cohorts = len(state.sizes)
@@ -145,7 +152,7 @@ def _start_anew(state: SearchState, cohort: Cohort, parts: int) -> int:
 
 
 def _in_parts(heads: Sequence[Entry], parts: int) -> list[Sequence[Entry]]:
-    """Heads in so many even parts, in the order they came: controls first."""
+    """Divides heads into even parts, keeping their order (controls come first)."""
     sizes = cohort_sizes(len(heads), max(1, math.ceil(len(heads) / parts)))
     ends = list(accumulate(sizes))
     return [heads[end - size : end] for end, size in zip(ends, sizes, strict=True)]

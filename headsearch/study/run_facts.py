@@ -1,4 +1,4 @@
-"""The facts of a search: what is known before its first step, and its baselines."""
+"""The facts that a search records about itself before its first step, and its baselines."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def first_facts(prepared: SearchSetup) -> RunFacts:
 
 
 def note_baseline(facts: RunFacts, name: str, scores: Scores) -> None:
-    """Adds accuracies to compare with, on the labels that are reported."""
+    """Adds the accuracies of a baseline, measured on the reporting labels."""
     if scores.report is not None:
         facts["baselines"][f"{name}_knn"] = scores.report.knn
         facts["baselines"][f"{name}_linear"] = scores.report.linear

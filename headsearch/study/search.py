@@ -1,7 +1,7 @@
-"""The search: cohorts train, every rung is scored and reported to Optuna, the pruner decides.
+"""The search: trains cohorts, scores every rung, reports the scores to Optuna and prunes heads.
 
-`Search` takes what `setup.prepare` opened and checked, writes the run directory and runs. What it
-does is reported to observers as events (`events.py`).
+`Search` takes the setup that `setup.prepare` opened and checked, writes the run directory and runs.
+It reports its progress to observers as events (`events.py`).
 """
 
 from __future__ import annotations
@@ -46,19 +46,20 @@ from headsearch.training.meters import StepStats
 
 
 class Search:
-    """A search in its run directory: one loop over cohorts, in each one loop over rungs.
+    """A search in its run directory: a loop over cohorts, and for each cohort a loop over rungs.
 
-    Creating one writes the run directory with its config.yaml and the Optuna study, or opens those
-    that an earlier process left.
+    Creating a `Search` writes the run directory with config.yaml and the Optuna study, or opens
+    those of an earlier process.
 
     Args:
-        prepared: what is searched.
-        directory: a run directory with these settings that exists already: claimed for this search
-            (`runs.directory.claimed`), or left by an earlier process, to be resumed.
+        prepared: the setup: data, base, search space and settings.
+        directory: an existing run directory with the same settings: either claimed for this search
+            (`runs.directory.claimed`), or left by an earlier process and to be resumed. By default
+            a new one is made.
 
     Attributes:
-        run_directory: where it writes.
-        stop: once set, the step under way is the last, and a snapshot is written.
+        run_directory: the directory that the search writes to.
+        stop: set it to stop the search after the current step, with a snapshot.
 
     Raises:
         UserError: the run directory exists, cannot be made, or cannot be resumed.
@@ -83,9 +84,9 @@ class Search:
             raise
 
     def _open(self, settings: Mapping[str, Any]) -> None:
-        """Opens the study and the snapshot, or makes the first of both."""
+        """Creates the study, or opens it and restores the state if there is a snapshot."""
         snapshot = read_snapshot(self.run_directory)
-        begun = snapshot is not None
+        begun = snapshot is not None  # a run that has a snapshot must have a study too
         self.trials = Trials(self.run_directory, self.config, settings, begun=begun)
         self.state = SearchState(self.run_directory, self.prepared, self.trials)
         if snapshot is not None:
@@ -93,7 +94,7 @@ class Search:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was decided, and where a resumed search continues, a line each."""
+        """The decisions made before the first step, and where a resumed search continues."""
         if self.state.left is None:
             return self.prepared.notes
         record = self.state.left.record
@@ -102,29 +103,29 @@ class Search:
         return (
             *self.prepared.notes,
             *incidents(self.state.facts),
-            f"going on from the last snapshot: {where}",
+            f"resuming from the last snapshot: {where}",
         )
 
     @property
     def complete(self) -> bool:
-        """Whether it has come to its end."""
+        """Whether the search has trained and scored all its cohorts."""
         return self.state.facts.get("status") == "complete"
 
     def run(self, *observers: Callable[[Event], None]) -> None:
-        """Searches to the end, or until `stop` is set, with a snapshot to resume from.
+        """Runs the search to its end, or until `stop` is set; it can be resumed from its snapshot.
 
         Args:
-            observers: called with every event, in the order of events. An error in one of them
-                stops the search like `stop`, and is raised once the snapshot is written.
+            observers: called with every event, in order. If one raises an error, the search stops
+                as if `stop` were set, and the error is raised once the snapshot is written.
 
         Raises:
-            UserError: the base diverges whatever is tried, or the run directory cannot be written
-                any more.
+            UserError: the base diverges at every learning rate that was tried, or the run
+                directory can no longer be written.
         """
         self._observers = Observers(observers, self.stop)
         self._run_cohorts()
-        # A search that fails does not tell the other processes of the job, which may be in the
-        # midst of a step: the end of this process ends the job.
+        # A search that fails does not send this to the other processes of the job, which may be in
+        # the middle of a step: when this process ends, torchrun ends the job.
         broadcast_object(End(self.run_directory))
         self._observers.raise_error()
 
@@ -144,21 +145,22 @@ class Search:
         except STORAGE_ERRORS as error:
             raise state.cannot_write(str(error)) from error
         except RankLostError:
-            raise
+            raise  # another process ended; the run itself did not fail and stays "interrupted"
         except Exception:
             status = "failed"
             raise
         finally:
+            # An error while saving must not hide the one that ended the search.
             with suppress(UserError, *STORAGE_ERRORS):
                 state.save(status)
                 write_gains(read_run(self.run_directory))
             self._lock.release()
 
     def _run_cohort(self, index: int) -> int:
-        """Trains a cohort to its end, or to where it has to go back or to be split.
+        """Trains a cohort to its end, or until it diverges or runs out of memory.
 
         Returns:
-            The index of the cohort to go on with.
+            The index of the cohort to continue with.
         """
         state = self.state
         if not state.enter(index):
@@ -174,27 +176,28 @@ class Search:
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            if torchrun.count() > 1:  # the others may have memory enough, and would wait for this
+            if torchrun.count() > 1:  # the others may have enough memory and would wait forever
                 raise UserError(
-                    f"memory does not suffice for a cohort of {len(cohort.live)} heads, and one "
-                    "that several processes train is not split: search again with a lower --cohort"
+                    f"not enough memory for a cohort of {len(cohort.live)} heads; a cohort that "
+                    "several processes train is not split: search again with a lower --cohort"
                 ) from error
             diverged = None
-        # Outside of the handlers nothing but the cohort refers to the networks: free their memory.
+        # In the handlers above, the error's traceback still refers to the networks. Here only the
+        # cohort does, so their memory can be freed.
         cohort.replicas.clear()
         release_memory(self.prepared.training.device)
         if diverged is not None:
-            index, news = recovery.go_back(state, cohort, *diverged)
+            index, note = recovery.go_back(state, cohort, *diverged)
         else:
-            index, news = recovery.split(state, cohort)
+            index, note = recovery.split(state, cohort)
         state.save("running")
-        self._observers.notify(Noted(news))
+        self._observers.notify(Noted(note))
         return index
 
     def _train_cohort(self, cohort: Cohort) -> None:
-        """Trains a cohort through its rungs, under every seed, or until the search is to stop.
+        """Trains a cohort through its rungs with every seed, or until the search is to stop.
 
-        At each rung the seeds wait for one another: the pruner decides by their mean.
+        All seeds reach a rung before it is scored, because the pruner uses their mean score.
         """
         state = self.state
         while cohort.rung <= self.config.rungs:
@@ -206,7 +209,7 @@ class Search:
             self._decide(cohort)
             cohort.rung = rung + 1 if cohort.live else self.config.rungs + 1
             state.keep(cohort, at_rung=True)
-            state.tell_ended()
+            state.tell_ended()  # after the snapshot: Optuna cannot take it back
             state.save("running")
             step = self.prepared.training.rung_step(rung)
             self._observers.notify(
@@ -216,10 +219,10 @@ class Search:
                 return
 
     def _train_to_rung(self, cohort: Cohort, replica: Replica) -> bool:
-        """Trains a cohort under one seed up to its next rung.
+        """Trains a cohort with one seed up to its next rung.
 
         Returns:
-            Whether it got there; False where the search is to stop before.
+            True if it reached the rung, False if the search is to stop before.
         """
         state, seed = self.state, replica.seed
         last = replica.setup.rung_step(cohort.rung)
@@ -252,10 +255,13 @@ class Search:
         return True
 
     def _score(self, cohort: Cohort) -> RungScores:
-        """Scores base and heads, sets collapsed heads aside, reports the others to Optuna.
+        """Scores base and heads, sets collapsed heads aside, and reports the others to Optuna.
 
         Returns:
-            The means over seeds.
+            The scores, averaged over seeds.
+
+        Raises:
+            DivergedError: the base's features are not finite.
         """
         state, rung, live = self.state, cohort.rung, cohort.live
         state.throughput.start()
@@ -265,7 +271,7 @@ class Search:
             broadcast_object(Score(replica.seed))
             by_seed[replica.seed] = self.prepared.training.scores(replica.trainer.teacher.network)
         for seed, scores in by_seed.items():
-            if not math.isfinite(scores.base.effective_rank):  # its features are not finite
+            if not math.isfinite(scores.base.effective_rank):  # so its features are not finite
                 raise DivergedError(seed, cohort.steps[seed])
         mean = mean_over_seeds(list(by_seed.values()))
         state.facts["dominant_share"] = mean.dominant_share
@@ -282,58 +288,61 @@ class Search:
             state.leaderboard.record(name, rung, step, images, mean, fmean(ranked_by.values()))
             reasons = [self._collapse(name, scores, entry) for scores in by_seed.values()]
             reason = next(filter(None, reasons), None)
-            if rung and reason is not None:  # at rung 0 the network is untrained
+            # At rung 0 the network is untrained, so a low rank says nothing about training.
+            if rung and reason is not None:
                 cohort.leave(name, "collapsed", reason)
         self.trials.report({head.trial: head.score for head in live.values()}, rung)
         state.throughput.scored()
         return mean
 
     def _collapse(self, name: str, scores: RungScores, entry: Entry) -> str | None:
-        """Why a head counts as collapsed under a seed, None if it does not."""
+        """Why a head counts as collapsed, given its scores with one seed; None if it does not."""
         head, base = scores.heads[name], scores.base
-        use = head.prototype_use
+        prototype_use = head.prototype_use
         return collapse_reason(
             head.effective_rank,
             self.prepared.plan.stages[entry.candidate.feature_index].dim,
-            use.of_mean if use else None,
-            use.prototypes if use else None,
+            prototype_use.of_mean if prototype_use else None,
+            prototype_use.prototypes if prototype_use else None,
             images=len(self.prepared.data.queries),
             base_rank=base.effective_rank,
-            image_entropy=use.of_images if use else None,
+            image_entropy=prototype_use.of_images if prototype_use else None,
             base_information=base.prototype_use.information if base.prototype_use else None,
         )
 
     def _decide(self, cohort: Cohort) -> None:
-        """Lets the pruner decide at a rung which heads leave; after the last all are complete."""
+        """Lets the pruner decide which heads leave at this rung; at the last, all are complete."""
         rung, live = cohort.rung, cohort.live
         if rung == self.config.rungs:
             for name in list(live):
                 cohort.leave(name, "complete", "")
         elif rung > 0:
-            # All heads have reported, and all are asked about before any leaves, so that their
-            # order cannot matter.
-            gone = self.trials.pruned([head.trial for head in live.values()], rung)
-            pruned = [name for name, head in live.items() if head.trial in gone]
-            contest = sum(not head.candidate.control for head in live.values())
-            stay = contest - len(pruned)
+            # The pruner decides about all heads before any of them leaves, so that their order
+            # cannot matter.
+            pruned_trials = self.trials.pruned([head.trial for head in live.values()], rung)
+            pruned = [name for name, head in live.items() if head.trial in pruned_trials]
+            competing = sum(not head.candidate.control for head in live.values())
+            staying = competing - len(pruned)
             for name in pruned:
                 reason = (
-                    f"not among the best {stay} of {contest} at rung {rung}"
+                    f"not among the best {staying} of {competing} at rung {rung}"
                     if self.config.pruner == "rung"
                     else f"pruned by {self.config.pruner} at rung {rung}"
                 )
                 cohort.leave(name, "pruned", reason)
 
     def _note_stats(self, stats: StepStats, replica: Replica, cohort: Cohort) -> None:
-        """Notes the losses; sets aside, under all seeds, heads that were not finite under one.
+        """Records the losses read with one seed, and ends heads that diverged, for all seeds.
 
         Raises:
-            DivergedError: the base itself diverged; its heads cannot go on either.
+            DivergedError: the base itself diverged, so its heads cannot continue either.
         """
         live = cohort.live
         for name, head in live.items():
             head.losses[replica.seed] = stats.owners[name].loss
         diverged = [name for name in live if name in stats.blamed]
+        # With joint coupling a diverged head makes the base's gradients non-finite too. The base
+        # is to blame only if its own features are not finite, or if no head is to blame.
         if not stats.base_sound or not (diverged or stats.owners[BASE].finite):
             raise DivergedError(replica.seed, cohort.steps[replica.seed])
         cohort.base_losses[replica.seed] = stats.owners[BASE].loss
@@ -344,14 +353,16 @@ class Search:
 def resumed_search(
     run: Run, inputs: InMemoryInputs = NO_INPUTS, flags: Mapping[str, Any] | None = None
 ) -> Search:
-    """The search that goes on where an earlier process left this run.
+    """The search that resumes this run from its last snapshot.
 
     Args:
-        given: what was given to it in Python.
-        flags: settings that it goes on with otherwise than it was begun.
+        run: the run.
+        inputs: the objects that the search was started with in Python.
+        flags: settings to change on resuming.
 
     Raises:
-        UserError: it lacks something that was given, or something has changed since it began.
+        UserError: an object that the search was started with is missing, or something that decides
+            its results has changed.
     """
     return Search(prepared_again(run, inputs, flags), run.path)
 
@@ -359,10 +370,12 @@ def resumed_search(
 def prepared_again(
     run: Run, inputs: InMemoryInputs = NO_INPUTS, flags: Mapping[str, Any] | None = None
 ) -> SearchSetup:
-    """All that this run needs to go on; raises as `resumed_search`."""
+    """The setup that this run needs to be resumed; arguments and errors as of `resumed_search`."""
     check_inputs(run.path, run.config, inputs, "resume")
     if run.config.get("fleet"):
-        raise UserError(f"{run.path} was collected from workers: collect it again to go on with it")
+        raise UserError(
+            f"{run.path} was collected from workers and cannot be resumed: collect it again"
+        )
     if run.facts.get("diverged"):
         raise UserError(f"{run.path}: its base diverged; search again with a lower --lr")
     config = resolve_here(flags or {}, run.path / "config.yaml")

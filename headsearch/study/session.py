@@ -1,6 +1,6 @@
-"""A search from its settings to its end: shown, stopped by signals, resumed.
+"""`run_search` and `resume_search`: a whole search with progress display and signal handling.
 
-The Python API and the command line both search through `run_search` and `resume_search`.
+The Python API and the command line both search through these functions.
 """
 
 from __future__ import annotations
@@ -35,26 +35,25 @@ def run_search(
     directory: Path | None = None,
     console: Console | None = None,
 ) -> tuple[Path, int]:
-    """Searches with settings as the command line has them.
+    """Runs a search, given settings as on the command line.
 
     Args:
-        flags: settings by name; they win over the file's.
+        flags: settings by name; they override those of the file.
         config_file: a YAML file of settings.
         inputs: objects that a Python caller passes in place of names.
-        directory: one that was claimed for this search (`runs.directory.claimed`).
-        console: where progress is shown; None for nowhere.
+        directory: a run directory that was claimed for this search (`runs.directory.claimed`).
+        console: where to show progress; None shows none.
 
     Returns:
-        The run directory, and the number of the signal that stopped the search; 0 where it came to
-        its end.
+        The run directory, and the number of the signal that stopped the search; 0 if it ended.
 
     Raises:
         UserError: a setting, the space or the data cannot be used, or the base diverged.
-        InterruptedAtOnceError: at a second Ctrl-C.
+        InterruptedAtOnceError: Ctrl-C was pressed a second time.
     """
     config = resolve_here(flags, config_file)
     if directory is not None or not torchrun.first():
-        # The directory is there: claimed for this search, or by the first process of the job.
+        # `out` exists already: it was claimed for this search, or by the first process of the job.
         config = config.model_copy(update={"out": None})
     with quiet_optuna():
         return _searched(lambda: prepare(config, inputs=inputs), directory, console)
@@ -67,7 +66,16 @@ def resume_search(
     log: str | None = None,
     console: Console | None = None,
 ) -> tuple[Path, int]:
-    """Resumes a search that has not ended; returns and raises as `run_search`."""
+    """Resumes a search that has not ended.
+
+    Args:
+        run: the search.
+        inputs: the objects that it was started with in Python.
+        log: none or tensorboard; by default as it was started.
+        console: where to show progress; None shows none.
+
+    Returns and raises as `run_search`.
+    """
     with quiet_optuna():
         return _searched(
             lambda: prepared_again(run, inputs, {} if log is None else {"log": log}),
@@ -79,7 +87,7 @@ def resume_search(
 def _searched(
     prepare_search: Callable[[], SearchSetup], directory: Path | None, console: Console | None
 ) -> tuple[Path, int]:
-    """Runs a search to its end or to a stop; in all but the first process of a job, takes part."""
+    """Runs a search until it ends or is stopped; a process that is not the first one follows."""
     if not torchrun.first():
         return take_part(lambda: follow(prepare_search())), 0
     with listed_where_too_many(directory) if directory is not None else nullcontext():
@@ -92,7 +100,7 @@ def _searched(
 def observers_of(
     search: Search, console: Console | None
 ) -> Iterator[AbstractContextManager[Callable[[Event], None]]]:
-    """What watches a search: the curves that its settings ask for, and a person at the console."""
+    """The observers of a search: TensorBoard's curves if asked for, and the console's display."""
     if search.config.log == "tensorboard":
         seeds = search.config.seeds
         yield curves_written(search.run_directory, partial(points_of, seeds=seeds))

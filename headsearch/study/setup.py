@@ -1,4 +1,4 @@
-"""The set-up of a search: everything opened, fitted and checked; nothing written."""
+"""The set-up of a search: opens and checks data, base, space and settings; writes nothing."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from headsearch.training.setup import TrainingSetup, prepare_training
 
 @dataclass(frozen=True)
 class SearchSetup:
-    """All that a search needs, opened and checked.
+    """Everything that a search needs, opened and checked.
 
     Attributes:
-        training: what it shares with a solo run: data, base, objective and settings.
+        training: what a search shares with a solo run: data, base, objective and settings.
         space: the search space on this base.
-        listing: all candidates of a space that is small enough to be listed; None for others.
+        listing: all candidates, if the space is small enough to be listed; None otherwise.
     """
 
     training: TrainingSetup
@@ -53,33 +53,33 @@ class SearchSetup:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was decided, a line each, to be shown before the search starts."""
+        """The decisions made, one line each, to be shown before the search starts."""
         return tuple(_notes(self))
 
     def with_settings(self, **changes: Any) -> SearchSetup:
-        """The same with other settings, which are not checked."""
+        """The same setup with some settings changed. The new values are not checked."""
         config = self.config.model_copy(update=changes)
         return replace(self, training=replace(self.training, config=config))
 
     @property
     def batch(self) -> int:
-        """Images of a step."""
+        """The number of images in a step: the batch size, or fewer if there are fewer images."""
         return min(self.config.batch_size, len(self.data.train))
 
     @property
     def most_heads(self) -> int:
-        """How many heads the largest cohort has."""
+        """The number of heads in the largest cohort."""
         return max(self.cohort_sizes)
 
     @property
     def cohort_sizes(self) -> list[int]:
-        """How many candidates each cohort is planned to have."""
+        """The planned number of candidates in each cohort."""
         return cohort_sizes(candidate_count(self.listing, self.config), self.config.cohort)
 
     def known_cohorts(self) -> list[list[Candidate]]:
         """The cohorts that are known before the search: all of a listed space, else the first.
 
-        What a sampler proposes after the first depends on the scores.
+        What a sampler proposes after the first cohort depends on the scores.
         """
         drawn = draw_cohorts(self.space, self.listing, self.config)
         known = drawn if self.listing is not None else islice(drawn, 1)
@@ -87,7 +87,7 @@ class SearchSetup:
 
     @property
     def rank_by(self) -> str:
-        """The score that ranks; `auto` is accuracy where there are labels."""
+        """The score that ranks candidates; `auto` is accuracy if there are labels."""
         if self.config.rank_by != "auto":
             return self.config.rank_by
         return "accuracy" if self.data.bank is not None else "discrepancy"
@@ -102,12 +102,13 @@ def prepare(
 
     Args:
         config: the resolved settings.
-        progress: called with the images decoded so far and those to decode.
+        progress: called with the number of images decoded so far, and the number to decode.
         inputs: objects that a Python caller passes in place of names.
 
     Raises:
         UserError: something in the settings, the space or the data cannot be used.
     """
+    # Names and space are checked first: opening the data may take long.
     make_pruner(config.pruner, eta=config.eta, min_keep=config.min_keep, rungs=config.rungs)
     make_sampler(config.sampler, config.seed)
     space = load_space(find_space(config.space)) if inputs.space is None else inputs.space
@@ -124,7 +125,7 @@ def prepare(
     if listing is None and config.trials <= len(resolved.controls):
         raise UserError(
             f"--trials {config.trials} leaves no room beside the {len(resolved.controls)} controls "
-            "of the space; use more"
+            "of the space; use a larger number"
         )
     prepared = SearchSetup(training, resolved, listing)
     check_images_per_head(config.images_per_head, prepared.batch, prepared.most_heads)
@@ -155,12 +156,13 @@ def _notes(prepared: SearchSetup) -> Iterator[str]:
 
 
 def settings_of(prepared: SearchSetup, run_directory: Path) -> dict[str, Any]:
-    """What config.yaml holds: the settings, and all else that decides the results."""
+    """The content of config.yaml: the settings, and everything else that decides the results."""
     space = prepared.space.space
     return {
         **recorded_settings(prepared.training, run_directory),
         "rank_by": prepared.rank_by,
         "storage": _written(prepared.config.storage),
+        # The space's hash is in the name because Optuna refuses a study whose choices changed.
         "study_name": f"{run_directory.name}-{space.hash}-{secrets.token_hex(4)}",
         "space_hash": space.hash,
         "space_content": space.written(),
@@ -168,7 +170,7 @@ def settings_of(prepared: SearchSetup, run_directory: Path) -> dict[str, Any]:
 
 
 def _written(storage: str | None) -> str | None:
-    """A storage URL that means the same from every directory, without its password."""
+    """A storage URL without its password and with an absolute path, if it names a file."""
     if storage is None:
         return None
     for files in ("sqlite:///", "journal://"):

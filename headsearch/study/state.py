@@ -1,6 +1,6 @@
-"""The state of a search beside its networks: tables, clocks, facts, and the cohort it is at.
+"""The state of a search besides its networks: tables, clocks, facts and the current cohort.
 
-All of it is kept in snapshots, so that a search that was interrupted continues from it.
+All of it is kept in snapshots, so that an interrupted search can be resumed.
 """
 
 from __future__ import annotations
@@ -27,20 +27,19 @@ from headsearch.study.trials import Trials
 
 
 class SearchState:
-    """Tables, clocks and facts of a search, and the cohort it is at.
+    """Tables, clocks and facts of a search, and its current cohort.
 
     Args:
         run_directory: where tables and snapshots are written.
-        prepared: what is searched.
+        prepared: the setup of the search.
         trials: the trials of the Optuna study.
 
     Attributes:
-        leaderboard: the tables.
-        throughput: the clocks.
+        leaderboard: state and scores of all candidates.
+        throughput: speed, time spent and time left.
         facts: what the run records about itself.
-        sizes: how many candidates each cohort has.
-        left: the snapshot that the search resumes from, if any; without its tensors once these are
-            loaded.
+        sizes: the number of candidates in each cohort.
+        left: the snapshot to resume from, if any. Its tensors are dropped once they are loaded.
     """
 
     def __init__(self, run_directory: Path, prepared: SearchSetup, trials: Trials) -> None:
@@ -56,7 +55,7 @@ class SearchState:
 
     @property
     def lr(self) -> float:
-        """The peak learning rate, as low as it has come."""
+        """The current peak learning rate; it is lowered when the base diverges."""
         return current_learning_rate(self.facts, self.prepared.config.lr)
 
     @property
@@ -67,25 +66,25 @@ class SearchState:
     # cohorts
 
     def enter(self, index: int) -> bool:
-        """Asks Optuna for the candidates of a cohort and gives each a row in the tables.
+        """Asks Optuna for the candidates of a cohort and adds them to the leaderboard.
 
         Returns:
-            Whether there are any.
+            Whether the cohort has any candidates.
         """
         study, space, size = self.trials.study, self.prepared.space, self.sizes[index]
         config, known = self.prepared.config, self.leaderboard.cohorts
-        found = ask_for_cohort(study, space, config, index, size, known)
-        if len(found) < size:  # no more come
-            self.sizes[index:] = [len(found)] if found else []
+        proposals = ask_for_cohort(study, space, config, index, size, known)
+        if len(proposals) < size:  # the space is exhausted: this cohort is the last
+            self.sizes[index:] = [len(proposals)] if proposals else []
             self.throughput.cohorts = len(self.sizes)
-        for proposal in found:
+        for proposal in proposals:
             if proposal.candidate.name not in self.leaderboard.entries:
                 self.leaderboard.enter(proposal.candidate, proposal.trial.number, index)
         self.trials.group(self.leaderboard.cohorts)
-        return bool(found)
+        return bool(proposals)
 
     def cohort(self, index: int) -> Cohort:
-        """A cohort without networks yet: before its first step, or as the snapshot describes it."""
+        """A cohort without its networks: at its first step, or where the snapshot left it."""
         if self.left is None or self.left.record["cohort"] != index:
             return self.new_cohort(index)
         record = self.left.record
@@ -94,15 +93,15 @@ class SearchState:
         return Cohort(index, record["rung"], steps, base_losses=losses)
 
     def new_cohort(self, index: int) -> Cohort:
-        """A cohort before its first step."""
+        """A cohort before its first step, without its networks."""
         first = self.prepared.config.seed
         return Cohort(index, 0, dict.fromkeys(range(first, first + self.prepared.config.seeds), 0))
 
     def load_into(self, cohort: Cohort) -> None:
-        """Loads the snapshot's tensors into the networks of its cohort, if this is the one."""
+        """Loads the snapshot's tensors into a cohort's networks, if the snapshot is of it."""
         if self.left is None or self.left.record["cohort"] != cohort.index:
             return
-        if self.left.tensors:
+        if self.left.tensors:  # none: the cohort starts from its first weights
             cohort.load_state(self.left.tensors)
         self.left = replace(self.left, tensors={})
 
@@ -113,19 +112,21 @@ class SearchState:
         return (time.monotonic() - self._kept_at) / 60
 
     def keep(self, cohort: Cohort, *, at_rung: bool = False) -> None:
-        """Writes a snapshot of a cohort and of the search up to it.
+        """Writes a snapshot of a cohort and of the state of the search.
 
         Args:
-            at_rung: whether it is one that the cohort may go back to.
+            cohort: the cohort in training.
+            at_rung: whether to keep it as the one that the cohort goes back to if it diverges.
         """
         record = self._record(cohort, at_rung=at_rung)
         self._write(Snapshot(cohort.state(), record), at_rung=at_rung)
 
     def start_from(self, tensors: Mapping[str, Tensor], cohort: Cohort) -> None:
-        """Writes a snapshot that the search, in this process or another, resumes from.
+        """Makes the search continue with this cohort, and writes a snapshot that says so.
 
         Args:
-            tensors: of the cohort's networks; empty where it starts from the first weights.
+            tensors: the state of the cohort's networks; empty to start from the first weights.
+            cohort: the cohort.
         """
         self.left = Snapshot(tensors, self._record(cohort, at_rung=True))
         self._write(self.left)
@@ -166,35 +167,36 @@ class SearchState:
         self.trials.note(self.facts)
 
     def tell_ended(self) -> None:
-        """Tells Optuna how heads have ended.
+        """Reports to Optuna how heads have ended.
 
-        Optuna cannot take that back, so it comes after the snapshot of the rung at which they
-        ended. If the process dies between the two, the next one tells it.
+        Optuna cannot take that back, so call it after the snapshot of the rung at which they ended
+        is written. If the process dies between the two, the process that resumes reports it.
         """
         self.trials.tell(self.leaderboard.entries.values())
 
     def note_cost(self, steps: int, live: Mapping[str, Entry]) -> None:
-        """Adds the cost of some steps, in units of training the base alone for as long."""
-        whole = self.prepared.plan.gflops
+        """Adds the cost of some steps, in units of training the base alone for the whole run."""
+        base_gflops = self.prepared.plan.gflops
         batch = self.prepared.batch
-        shown = head_batch_size(self.prepared.config.images_per_head, batch, len(live))
-        heads = sum(head.candidate.gflops for head in live.values()) / whole * shown / batch
+        seen = head_batch_size(self.prepared.config.images_per_head, batch, len(live))
+        heads = sum(head.candidate.gflops for head in live.values()) / base_gflops * seen / batch
         self.facts["cost_base_equivalents"] += (1 + heads) * steps / self.prepared.training.steps
         self.facts["solo_equivalents"] = self.prepared.config.seeds * sum(
-            1 + entry.candidate.gflops / whole for entry in self.leaderboard.entries.values()
+            1 + entry.candidate.gflops / base_gflops for entry in self.leaderboard.entries.values()
         )
 
     def cannot_write(self, reason: str) -> UserError:
+        """The error to raise when the run directory or the study cannot be written."""
         return UserError(
             f"{self.run_directory}: cannot write: {reason.splitlines()[0]}; what was written "
-            f"before stands: mend that, then headsearch resume {self.run_directory}"
+            f"before is kept: fix the cause, then headsearch resume {self.run_directory}"
         )
 
     def restore(self, left: Snapshot) -> None:
-        """Restores the state that a snapshot holds, and brings the study up to it.
+        """Restores the state from a snapshot, and reports to the study what it lacks.
 
         Raises:
-            UserError: the study or the data are not those that it was taken with.
+            UserError: the study or the data are not those of the snapshot.
         """
         candidates = self.trials.candidates(self.prepared.space)
         unknown_trials = [
@@ -211,7 +213,7 @@ class SearchState:
             if facts[name] != self.facts[name]:
                 raise UserError(
                     f"{self.run_directory}: {facts[name]} {name} when it began, {self.facts[name]} "
-                    "now: the data have changed; search again"
+                    "now: the data has changed; search again"
                 )
         self.left = left
         self.leaderboard.restore(left.record["ledger"], candidates)
@@ -220,5 +222,6 @@ class SearchState:
         self.sizes = list(left.record.get("sizes", self.sizes))
         self.throughput.cohorts = len(self.sizes)
         self.trials.group(self.leaderboard.cohorts)
+        # Between rungs, a head that has ended may yet be taken back, if the base diverges.
         if left.record.get("at_rung", True):
             self.tell_ended()

@@ -1,7 +1,7 @@
-"""The Optuna study of a run: a trial a candidate, told its scores and how it ended.
+"""The Optuna study of a run: one trial for each candidate, with its scores and final state.
 
-Everything here may be said twice: a run that goes on after an interruption, or goes back in its
-training, repeats what it said since then, and the study keeps what it heard first.
+Every report here may be repeated. A run that resumes, or goes back to an earlier rung, repeats the
+reports that it made since then; the study keeps the first of them.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ STATES = {
     "collapsed": TrialState.FAIL,
     "failed": TrialState.FAIL,
 }
-"""What Optuna calls the states in which a head may end."""
+"""Optuna's name for each state in which a head can end."""
 
 
 class Trials:
     """The trials of a run, by their numbers.
 
     Args:
-        run_directory: where the study lies, unless the settings name a storage.
-        config: the pruner is taken from it.
-        settings: of config.yaml: the name and the place of the study.
-        begun: whether the study must be there already.
+        run_directory: where the study is stored, unless the settings name another storage.
+        config: the settings that the pruner is made from.
+        settings: the content of config.yaml, which names the study and its storage.
+        begun: whether the study must exist already; if not, it is created when missing.
 
     Attributes:
-        study: Optuna's own.
+        study: the Optuna study.
 
     Raises:
-        UserError: it cannot be opened.
+        UserError: the study cannot be opened.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Trials:
             ) from None
 
     def candidates(self, space: ResolvedSpace) -> dict[int, Candidate]:
-        """The candidates that were asked for so far."""
+        """The candidates that were asked for so far, by trial number."""
         return {
             trial.number: space.suggest(trial)
             for trial in self.study.get_trials(deepcopy=False)
@@ -79,7 +79,14 @@ class Trials:
         }
 
     def report(self, scores: Mapping[int, float], rung: int) -> None:
-        """Reports the scores of a rung, but for trials that have one of it or have ended."""
+        """Reports the scores of a rung.
+
+        Trials that have ended, or have a score at this rung already, are left as they are.
+
+        Args:
+            scores: scores by trial number.
+            rung: the rung.
+        """
         known = self.study.get_trials(deepcopy=False)
         for number, score in scores.items():
             trial = known[number]
@@ -87,22 +94,28 @@ class Trials:
                 self._trial(number).report(score, rung)
 
     def pruned(self, numbers: Iterable[int], rung: int) -> set[int]:
-        """Which of the trials the pruner lets go at a rung; all have reported it.
+        """The trials that the pruner prunes at a rung; all of them must have reported their score.
 
-        It is asked once about each: some of Optuna's remember that they were, and would answer
-        otherwise.
+        The pruner is asked only once about each trial and rung, and the answer is stored: some of
+        Optuna's pruners keep state, and would answer differently the second time.
         """
-        key, found = f"pruned_at_{rung}", set()
+        key, pruned = f"pruned_at_{rung}", set()
         for number in numbers:
             trial = self._trial(number)
             if key not in trial.user_attrs:
                 trial.set_user_attr(key, trial.should_prune())
             if trial.user_attrs[key]:
-                found.add(number)
-        return found
+                pruned.add(number)
+        return pruned
 
     def group(self, cohorts: Mapping[int, int]) -> None:
-        """Says which cohort trials are in, where that has changed; ended ones are left alone."""
+        """Records the cohort of each trial, if it has changed and the trial has not ended.
+
+        The rung pruner compares a trial with others of its cohort.
+
+        Args:
+            cohorts: the index of the cohort by trial number.
+        """
         known = self.study.get_trials(deepcopy=False)
         for number, cohort in cohorts.items():
             trial = known[number]
@@ -110,13 +123,13 @@ class Trials:
                 self._trial(number).set_user_attr("cohort", cohort)
 
     def tell(self, entries: Iterable[Entry]) -> None:
-        """Tells how heads have ended, which cannot be taken back."""
+        """Reports how heads have ended, once for each. Optuna cannot take this back."""
         known = self.study.get_trials(deepcopy=False)
         for entry in entries:
             if not entry.ended or entry.told:
                 continue
             entry.told = True
-            if known[entry.trial].state.is_finished():
+            if known[entry.trial].state.is_finished():  # an earlier process reported it
                 continue
             trial, row = self._trial(entry.trial), entry.row()
             for key in ("discrepancy", "head_knn", "head_linear", "reason"):
@@ -127,7 +140,7 @@ class Trials:
             self.study.tell(trial, value, state)
 
     def note(self, facts: Mapping[str, Any]) -> None:
-        """Keeps what the run says about itself."""
+        """Stores what the run records about itself in the study."""
         self.study.set_user_attr("facts", dict(facts))
 
     def _trial(self, number: int) -> optuna.Trial:

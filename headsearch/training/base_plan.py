@@ -21,13 +21,16 @@ from headsearch.runs.run import Run
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 
 BASE_SETTINGS = ("base", "base_args", "base_weights", "pretrained", "image_size", "patch_size")
-"""The settings that say which base it is."""
+"""The settings that determine the base."""
 
 
 def named_base(config: RunConfig) -> tuple[dict[str, Any], Weights | None]:
     """The arguments and the first weights of the base that the settings name.
 
-    Read before anything slow.
+    Call it before anything slow, so that a mistake in these settings shows at once.
+
+    Raises:
+        UserError: an unknown base or argument, or weights that cannot be read.
     """
     timm_name_of(config.base)
     arguments = base_arguments(config.base, config.base_args)
@@ -47,6 +50,16 @@ def plan_for(
     *,
     accelerator: bool,
 ) -> BasePlan:
+    """The base of these settings or inputs, fitted to the size of the images.
+
+    Args:
+        config: the settings.
+        inputs: objects that a Python caller passes; a base among them is used.
+        image_size: the side of the images in pixels.
+        arguments: the arguments of timm's model.
+        weights: the first weights, if they are not random.
+        accelerator: whether to fit the base for an accelerator or for a CPU.
+    """
     if isinstance(inputs.base, BasePlan):
         return inputs.base
     if inputs.base is not None:
@@ -62,10 +75,10 @@ def plan_for(
 
 
 def plan_of_run(run: Run) -> BasePlan:
-    """The base that a search trained, fitted as it was there, on whatever device that was.
+    """The base that a search trained, fitted as it was on the search's device.
 
     Raises:
-        UserError: it was given in Python, or its settings no longer name a base.
+        UserError: the base was given in Python, or the settings no longer name a base.
     """
     config = resolve({}, run.path / "config.yaml")
     if "base" in run.config.get("given", []):
@@ -73,7 +86,7 @@ def plan_of_run(run: Run) -> BasePlan:
             f"{run.path}: its base was given in Python ({config.base}); give it again there"
         )
     if config.image_size is None:
-        raise UserError(f"{run.path / 'config.yaml'}: no image_size: not the config of a run")
+        raise UserError(f"{run.path / 'config.yaml'} is not the config of a run: no image_size")
     accelerator = not config.device.startswith("cpu")
     arguments, weights = named_base(config)
     return plan_for(
@@ -84,8 +97,8 @@ def plan_of_run(run: Run) -> BasePlan:
 def plan_as_recorded(config: RunConfig, recorded: Mapping[str, Any]) -> BasePlan | None:
     """The base of these settings, fitted as a config.yaml records it (`base_arguments`).
 
-    A base that was fitted for an accelerator may go on on a CPU, and the other way round. None
-    where neither of the two is what was recorded.
+    A run that began on an accelerator may be resumed on a CPU, and the other way round, so both
+    ways to fit the base are tried. Returns None if neither gives what was recorded.
     """
     assert config.image_size is not None
     arguments, weights = named_base(config)
@@ -99,7 +112,7 @@ def plan_as_recorded(config: RunConfig, recorded: Mapping[str, Any]) -> BasePlan
 
 
 def repeats_base(run: Run, config: RunConfig) -> bool:
-    """Whether these settings ask for the base that the search trained."""
+    """Whether these settings name the base that the search trained."""
     before = resolve({}, run.path / "config.yaml")
     same = (getattr(config, name) == getattr(before, name) for name in BASE_SETTINGS)
     return "base" not in run.config.get("given", []) and all(same)

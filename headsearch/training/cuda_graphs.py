@@ -1,7 +1,7 @@
-"""A training step as a CUDA graph: recorded once, then replayed.
+"""Records a training step as a CUDA graph and replays it.
 
-A step of a small base with many heads is thousands of short kernels. A GPU runs them faster than
-Python launches them one by one. Replaying a CUDA graph launches all of them at once.
+A step of a small base with many heads consists of thousands of short kernels. A GPU runs them
+faster than Python can launch them one by one. Replaying a CUDA graph launches all of them at once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 WARM_UP = 2
-"""How often the work runs as it is before it is recorded: libraries choose their kernels then."""
+"""How often the work runs unrecorded first: in these runs, libraries choose their kernels."""
 
 
 class GraphInputs(Protocol):
@@ -32,16 +32,17 @@ Inputs = TypeVar("Inputs", bound=GraphInputs)
 
 
 class CudaGraphStep(Generic[Inputs]):
-    """Does the same work step after step, from a recording once there is one.
+    """Runs the same work in every step, from a recording once there is one.
 
-    The work must read nothing back from the device, draw random numbers from torch's own generators
-    alone, and leave its results in place, or as gradients of some parameters. Where it cannot be
-    recorded it runs as it is; a first warning says so.
+    The work must not read anything back from the device. It may draw random numbers only from
+    torch's own generators, and must leave its results in place or as gradients of some parameters.
+    If it cannot be recorded, it runs unrecorded, and a single warning says so.
 
     Args:
-        parameters: those whose gradients it leaves; called whenever it is recorded.
-        device: where it runs.
-        possible: whether it is to be recorded.
+        parameters: returns the parameters whose gradients the work computes; called at each
+            recording.
+        device: the device that the work runs on.
+        possible: whether to record the work at all.
     """
 
     def __init__(
@@ -56,9 +57,9 @@ class CudaGraphStep(Generic[Inputs]):
         self.forget()
 
     def forget(self) -> None:
-        """Drops the recording, and the memory of the work with it.
+        """Drops the recording and frees its memory.
 
-        Call it where the work has changed, or where something else needs the memory.
+        Call it when the work has changed, or when something else needs the memory.
         """
         self._failed = False
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -69,19 +70,19 @@ class CudaGraphStep(Generic[Inputs]):
 
     @property
     def settled(self) -> bool:
-        """Whether the work takes as long from now on as it will take later."""
+        """Whether the time of a step will not change any more: it is recorded, or never will be."""
         return not self._possible or self._failed or self._graph is not None
 
     def __call__(self, inputs: Inputs, work: Callable[[Inputs], None]) -> None:
-        """Does the work on these inputs, or replays it on copies of them.
+        """Runs the work on these inputs, or replays it on copies of them.
 
         Args:
-            work: that of the call before, unless `forget` came between. It is not kept: whoever
-                owns this object would never be freed if it held one of the owner's methods.
+            work: the same as in the call before, unless `forget` came between. It is not kept: an
+                owner that passes one of its methods would otherwise never be freed.
         """
         tensors = inputs.tensors()
         shapes = [tensor.shape for tensor in tensors]
-        if shapes != self._shapes:
+        if shapes != self._shapes:  # a graph is valid for the shapes that it was recorded with
             self.forget()
             self._shapes = shapes
         if not self.settled and self._warm >= WARM_UP:
@@ -93,16 +94,17 @@ class CudaGraphStep(Generic[Inputs]):
         for copy, tensor in zip(self._inputs, tensors, strict=True):
             copy.copy_(tensor, non_blocking=True)
         self._graph.replay()
+        # A replay writes to the tensors of the recording, which the optimizer's `zero_grad` drops.
         for parameter, gradient in self._gradients:
             parameter.grad = gradient
 
     def _record(self, inputs: Inputs, work: Callable[[Inputs], None]) -> None:
-        """Records the kernels that the work launches; none of them runs yet."""
+        """Records the kernels that the work launches, without running them."""
         copies = inputs.clone()
         try:
             graph, stream = torch.cuda.CUDAGraph(), _stream(self._device)
-            # A recording that fails does not leave its stream by itself, hence the outer block.
-            # The thread that reads images ahead may go on meanwhile.
+            # A recording that fails does not restore the current stream, hence the outer block.
+            # In the mode "thread_local", the thread that reads images ahead may use CUDA meanwhile.
             with (
                 torch.cuda.stream(torch.cuda.current_stream(self._device)),
                 torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
@@ -127,5 +129,5 @@ class CudaGraphStep(Generic[Inputs]):
 
 @cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream of a device that all recordings are made on."""
+    """The stream of a device on which all recordings are made."""
     return torch.cuda.Stream(device)

@@ -1,4 +1,4 @@
-"""PyTorch set up for a run: device, threads, precision, memory; settings for that device."""
+"""Sets up PyTorch for a run (device, threads, precision, memory) and resolves its settings."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from headsearch.training import distributed
 
 
 def resolve_here(flags: Mapping[str, Any], config_file: Path | None = None) -> RunConfig:
-    """The settings as `config.resolve` finds them, for the device that they mean.
+    """The settings of `config.settings.resolve`, with the defaults for the device that they name.
 
     Raises:
-        UserError: as `resolve`, no such device, or nothing here that could write its log.
+        UserError: what `resolve` or `check_here` raises, or there is no such device.
     """
     settings = resolve(flags, config_file)
     check_here(settings)
@@ -36,9 +36,12 @@ def resolve_here(flags: Mapping[str, Any], config_file: Path | None = None) -> R
 
 
 def set_up(config: RunConfig) -> tuple[torch.device, bool]:
-    """Sets up PyTorch for a run; returns the device and whether products run in bfloat16.
+    """Sets up PyTorch for a run.
 
-    The processes of a job meet here.
+    In a job of several processes, each waits here until all have joined.
+
+    Returns:
+        The device, and whether matrix products run in bfloat16.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -58,23 +61,24 @@ def set_up(config: RunConfig) -> tuple[torch.device, bool]:
 
 
 def check_compiler(device: torch.device) -> None:
-    """Raises UserError where torch.compile has no C++ compiler, which it needs on a CPU."""
+    """Raises UserError if the C++ compiler that torch.compile needs on a CPU is missing."""
     compiler = os.environ.get("CXX", "g++" if sys.platform == "linux" else "clang++")
     if device.type == "cpu" and shutil.which(compiler) is None:
         raise UserError(f"--compile needs a C++ compiler, and there is no {compiler}")
 
 
 def keep_freed_memory() -> None:
-    """Has the C library keep the memory that a step frees, for the next step.
+    """Makes the C library keep the memory that a step frees, so that the next step can reuse it.
 
-    glibc gives large blocks back to the system, which then hands them out page by page, each zeroed
-    and faulted in anew: a tenth of a training step and a third of an augmentation on a CPU. What a
-    run held at its peak stays its own until it ends. Other C libraries are left as they are.
+    By default, glibc returns large blocks to the operating system. When they are allocated again,
+    the system zeroes and faults in every page, which takes a tenth of a training step and a third
+    of an augmentation on a CPU. With this setting, a process holds its peak memory until it ends.
+    Other C libraries are left as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
         return
-    mmap_threshold, trim_threshold = -3, -1  # glibc's malloc.h; -1 for a value: never
-    mallopt(trim_threshold, -1)
-    if not mallopt(mmap_threshold, 2**30):  # older ones take no more than half of a heap
+    mmap_threshold, trim_threshold = -3, -1  # the options' numbers in glibc's malloc.h
+    mallopt(trim_threshold, -1)  # never
+    if not mallopt(mmap_threshold, 2**30):  # older versions accept at most half of a heap
         mallopt(mmap_threshold, 2**25)

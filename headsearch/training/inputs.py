@@ -19,10 +19,13 @@ from headsearch.models.space import Space
 
 @dataclass(frozen=True)
 class InMemoryInputs:
-    """What a Python caller hands over itself; the setting of the same name then only labels it.
+    """Objects that a Python caller passes; the setting of the same name is then only a label.
 
     Attributes:
         base: a module of the caller's own, or a base that is fitted already.
+        data: the training images.
+        eval_data: the evaluation images.
+        space: the search space.
     """
 
     base: nn.Module | BasePlan | None = None
@@ -32,7 +35,10 @@ class InMemoryInputs:
 
     @property
     def names(self) -> list[str]:
-        """Which settings cannot be read back from a file of settings."""
+        """The settings that config.yaml cannot hold, because an object was passed for them.
+
+        A fitted base (`BasePlan`) is not among them: config.yaml records how it was built.
+        """
         own_base = isinstance(self.base, nn.Module)
         return [
             name
@@ -45,11 +51,13 @@ NO_INPUTS = InMemoryInputs()
 
 
 def check_inputs(path: Path, config: Mapping[str, Any], inputs: InMemoryInputs, how: str) -> None:
-    """Raises UserError where a run was given something in Python that it is not given again.
+    """Raises UserError if a run was started with an object in Python that is missing now.
 
     Args:
-        config: what its config.yaml holds.
-        how: the function that takes it again.
+        path: the run directory, for the error message.
+        config: the content of its config.yaml.
+        inputs: the objects that were passed now.
+        how: the function of the Python API that the objects can be passed to.
     """
     for name in config.get("given", []):
         if getattr(inputs, name) is None:
@@ -60,7 +68,11 @@ def check_inputs(path: Path, config: Mapping[str, Any], inputs: InMemoryInputs, 
 
 
 def inputs_from(base: Any, data: Any, eval_data: Any) -> InMemoryInputs:
-    """The objects among these, where a name is not one."""
+    """The objects among these arguments of the Python API; names are left to the settings.
+
+    Raises:
+        UserError: the base is neither a name nor a module.
+    """
     if base is not None and not isinstance(base, str | nn.Module):
         raise UserError(f"base must be a name or a torch.nn.Module, but is a {type(base).__name__}")
     return InMemoryInputs(
@@ -71,6 +83,7 @@ def inputs_from(base: Any, data: Any, eval_data: Any) -> InMemoryInputs:
 
 
 def _source(data: Any) -> Source | None:
+    """The source of the images of a data set object; None for a name or a path."""
     if data is None or isinstance(data, str | Path):
         return None
     return data if isinstance(data, Source) else DatasetSource(data)

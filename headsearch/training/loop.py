@@ -1,4 +1,4 @@
-"""The training loop between two reads of losses, which a search and a solo run both go through."""
+"""The training loop of searches and solo runs: steps of a window, then one read of the losses."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from headsearch.training.schedules import StepPosition
 from headsearch.training.trainer import Trainer
 
 READ_EVERY = 10
-"""Steps between two reads of losses from the device: a read waits for the device, a step does
-not."""
+"""The number of steps between two reads of losses. A read waits for the device, a step does not."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training is.
+    """The progress of training after a window.
 
     Attributes:
-        step: the next step to take. It is earlier than expected where a step was not finite: the
-            steps from there on changed nothing, and are to be taken again.
-        stats: losses and health since the last read; None where training was stopped before one.
+        step: the next step to take. If a step of the window was not finite, it is that step: the
+            steps from there on changed nothing and have to be taken again.
+        stats: losses and flags since the last read; None if training was stopped before a read.
     """
 
     step: int
@@ -33,7 +32,8 @@ class Progress:
 def window_from(step: int, last: int) -> range:
     """The steps from `step` to the next read, at most up to `last` (exclusive).
 
-    Reads come at multiples of `READ_EVERY`, wherever a run was interrupted.
+    Reads come at multiples of `READ_EVERY`, so that an interrupted run reads at the same steps as
+    an uninterrupted one.
     """
     return range(step, min(last, (step // READ_EVERY + 1) * READ_EVERY))
 
@@ -41,12 +41,15 @@ def window_from(step: int, last: int) -> range:
 def train_window(
     trainer: Trainer, loader: Loader, window: range, stop: Callable[[], bool] = lambda: False
 ) -> Progress:
-    """Takes the steps of a window, then reads losses and health: the one time the host waits.
+    """Takes the steps of a window, then reads losses and flags; only the read waits for the device.
 
-    The caller then detaches the heads that the stats blame, before it goes on.
+    The caller must detach the heads that the stats blame before it continues.
 
     Args:
-        stop: once it says so, in any process of a job, the step under way is the last.
+        trainer: the trainer.
+        loader: gives the crops of each step.
+        window: the steps to take.
+        stop: asked after every step. If it returns True in any process of a job, all stop.
     """
     counted = window.start - trainer.unread  # an interrupted window left steps unread
     for step in window:

@@ -1,4 +1,4 @@
-"""What config.yaml records beside the settings: versions, git commit, base; and the first notes."""
+"""The provenance of a run: settings, versions, git commit and base, as config.yaml records them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from headsearch.version import VERSION
 
 
 def setup_notes(setup: TrainingSetup) -> Iterator[str]:
-    """What was found, a line each."""
+    """Notes on base, recipe, weights and data, one line each."""
     data = setup.data
     yield str(setup.plan)
     if setup.config.recipe != "short":
@@ -33,7 +33,7 @@ def setup_notes(setup: TrainingSetup) -> Iterator[str]:
 
 
 def machine_note(setup: TrainingSetup) -> str:
-    """Where it computes, in a line."""
+    """The device, the threads and the precision of a run, in one line."""
     threads = f" with {torch.get_num_threads()} threads" if setup.device.type == "cpu" else ""
     others = (
         f", {torchrun.count()} processes with a share of each step" if torchrun.count() > 1 else ""
@@ -42,7 +42,7 @@ def machine_note(setup: TrainingSetup) -> str:
 
 
 def recorded_settings(setup: TrainingSetup, run_directory: Path) -> dict[str, Any]:
-    """The settings as resolved, and all else that decides what pretraining comes to."""
+    """The content of config.yaml: the resolved settings and all else that decides the results."""
     weights, file = setup.plan.weights, setup.config.base_weights
     packages = ("torch", "torchvision", "timm", "optuna", "numpy")
     return {
@@ -69,9 +69,10 @@ def recorded_settings(setup: TrainingSetup, run_directory: Path) -> dict[str, An
 
 
 def _git_commit() -> str | None:
-    """The commit of headsearch's own source tree, where it runs from one."""
+    """The git commit of headsearch's source tree; None if it doesn't run from a git checkout."""
     here = Path(__file__).parent
     try:
+        # An installed copy may lie inside another project's repository, which does not track it.
         tracked = subprocess.run(
             ["git", "ls-files", "--error-unmatch", Path(__file__).name], cwd=here,
             capture_output=True, check=False,

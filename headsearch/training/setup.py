@@ -1,7 +1,7 @@
-"""The set-up that a search and a solo run share: data, base, objective, settings; then networks.
+"""The set-up that searches and solo runs share: data, base, objective, settings and networks.
 
 Everything is opened and checked before the first step. Base, first weights, images and their order
-depend on the settings alone, so that they are the same with any head and with none.
+depend on the settings alone, so they are the same with any head and without one.
 """
 
 from __future__ import annotations
@@ -44,20 +44,23 @@ from headsearch.training.objectives import Objective, make_objective, with_proto
 from headsearch.training.trainer import Trainer
 
 CPU_IMAGE_SIZE, ACCELERATOR_IMAGE_SIZE = 64, 224
-"""The largest image side in pixels that is chosen where `--image-size` is not given."""
+"""The largest image side in pixels that is chosen if `--image-size` is not given."""
 
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """All that training needs besides heads, opened and checked.
+    """Everything that training needs besides heads, opened and checked.
 
     Attributes:
         config: the resolved settings.
+        device: the device to train on.
         autocast: whether matrix products run in bfloat16.
+        data: the training and evaluation images.
         plan: the base, fitted to the images.
-        inputs: what a Python caller passed as objects.
-        first_weights: files with the first weights of the student without heads, by seed; they
-            replace those that the seed decides.
+        objective: the self-supervised objective.
+        inputs: the objects that a Python caller passed.
+        first_weights: files with the first weights of the student without heads, by seed. They
+            replace those that are drawn from the seed.
     """
 
     config: RunConfig
@@ -71,42 +74,47 @@ class TrainingSetup:
 
     @property
     def steps(self) -> int:
+        """The number of training steps of one seed."""
         return self.config.epochs * steps_per_epoch(self.data.train, self.config)
 
     def rung_step(self, rung: int) -> int:
-        """How many steps are done when rung r of R is scored: r/R of all; none before rung 0."""
+        """The number of steps before rung r of R is scored: r/R of all, so 0 before rung 0."""
         return round(self.steps * max(0, rung) / self.config.rungs)
 
     def under(self, seed: int, **changes: Any) -> TrainingSetup:
-        """The same images and labels under another seed: first weights, order and crops differ.
+        """The same set-up with another seed: first weights, image order and crops differ.
 
         Args:
-            changes: further settings that differ, for example `lr`.
+            seed: the seed.
+            changes: further settings to change, for example `lr`.
         """
         return replace(self, config=self.config.model_copy(update={"seed": seed, **changes}))
 
     def starting_from(self, files: Mapping[int, Path]) -> TrainingSetup:
-        """The same, with first weights from these files, by seed."""
+        """The same set-up with first weights from these files, by seed."""
         return replace(self, first_weights={**self.first_weights, **files})
 
     def new_trainer(self, coupling: Coupling) -> Trainer:
-        """A base without heads, whose first weights depend on the seed alone."""
+        """A trainer of a base without heads, whose first weights depend on the seed alone."""
         student = first_student(self.config, self.plan, self.objective, coupling)
         if self.config.seed in self.first_weights:
             student.load_state_dict(load_file(self.first_weights[self.config.seed]))
         return Trainer(student, self.objective, self.config, self.device, autocast=self.autocast)
 
     def new_loader(self) -> Loader:
-        """The crops of every step, in the order that the seed decides."""
+        """The loader of the crops of every step, in the order that the seed determines."""
         return Loader(self.data.train, self.config, self.device)
 
     def scores(self, network: Network) -> RungScores:
-        """The scores of the base and of all heads of a network, the teacher's.
+        """The scores of the base and of all heads of a network.
 
         Each rank scores some of the heads, and all ranks get all scores.
+
+        Args:
+            network: the teacher's network.
         """
         heads = list(network.heads)
-        found = distributed.gather_objects(
+        parts = distributed.gather_objects(
             score_rung(
                 network,
                 self.data,
@@ -118,14 +126,14 @@ class TrainingSetup:
                 prototypes=self.objective.prototypes_of(network),
             )
         )
-        of_heads = {name: scores for each in found for name, scores in each.heads.items()}
-        return replace(found[0], heads={name: of_heads[name] for name in heads})
+        by_head = {name: scores for part in parts for name, scores in part.heads.items()}
+        return replace(parts[0], heads={name: by_head[name] for name in heads})
 
 
 def first_student(
     config: RunConfig, plan: BasePlan, objective: Objective, coupling: Coupling
 ) -> Network:
-    """The network before its first step and without heads, as the seed decides it."""
+    """The student without heads, with the first weights that the seed determines."""
     with seeded_weights(config.seed, "base"):
         base = plan.build(find_recipe(config.recipe).drop_path)
         projection = objective.base_projection(plan)
@@ -139,12 +147,13 @@ def prepare_training(
 ) -> TrainingSetup:
     """Opens the data, fits the base and checks the names. Writes nothing.
 
-    What can be refused without the data is refused before they are opened, which may take long.
+    Everything that can be checked without the data is checked before it is opened, which may take
+    long.
 
     Args:
         config: the resolved settings.
         inputs: objects that a Python caller passes in place of names.
-        progress: called with the images decoded so far and those to decode.
+        progress: called with the number of images decoded so far, and the number to decode.
 
     Raises:
         UserError: something in the settings or the data cannot be used.
@@ -154,7 +163,7 @@ def prepare_training(
     _check_discrepancy(config, objective)
     arguments, weights = named_base(config) if inputs.base is None else ({}, None)
     if config.out is not None:
-        new_run_directory(config.out, "")
+        new_run_directory(config.out, "")  # raises if it exists
     device, autocast = set_up(config)
     accelerator = device.type != "cpu"
     data = _open_data(config, inputs, progress, accelerator=accelerator)
@@ -164,7 +173,7 @@ def prepare_training(
     setup = TrainingSetup(config, device, autocast, data, plan, objective, inputs)
     _check_base(setup)
     _check_steps(setup)
-    _check_alike(setup)
+    _check_ranks_agree(setup)
     return setup
 
 
@@ -194,7 +203,7 @@ def _open_data(
 
 
 def _check_discrepancy(config: RunConfig, objective: Objective) -> None:
-    """Raises UserError for a measure that there is not, or not with this objective."""
+    """Raises UserError if the discrepancy is unknown or does not work with this objective."""
     if config.discrepancy not in (*DISCREPANCIES, PROTOTYPE_KL):
         raise unknown("discrepancy", config.discrepancy, (*DISCREPANCIES, PROTOTYPE_KL))
     if config.discrepancy == PROTOTYPE_KL and not objective.has_prototypes:
@@ -205,7 +214,7 @@ def _check_discrepancy(config: RunConfig, objective: Objective) -> None:
 
 
 def _check_base(setup: TrainingSetup) -> None:
-    """Raises UserError where the base cannot be built or compiled as the settings ask for."""
+    """Raises UserError if the base cannot be built or compiled with these settings."""
     config, recipe = setup.config, find_recipe(setup.config.recipe)
     if config.compile:
         check_compiler(setup.device)
@@ -213,17 +222,17 @@ def _check_base(setup: TrainingSetup) -> None:
         if recipe.drop_path:
             setup.plan.build(recipe.drop_path)
         if config.compile and not repeated_blocks(setup.plan.build().trunk):
-            raise UserError(f"--compile: {config.base} has no blocks that repeat")
+            raise UserError(f"--compile: {config.base} has no repeated blocks to compile")
 
 
 def _check_steps(setup: TrainingSetup) -> None:
-    """Raises UserError where steps cannot be shared by the processes, or are too few for rungs."""
+    """Raises UserError if processes cannot share a step evenly, or there are too few steps."""
     config = setup.config
     batch = min(config.batch_size, len(setup.data.train))
     if batch % torchrun.count():
         raise UserError(
             f"{batch} images of a step cannot be shared out evenly to {torchrun.count()} "
-            f"processes: use a --batch-size that {torchrun.count()} divides"
+            f"processes: use a --batch-size that is a multiple of {torchrun.count()}"
         )
     if setup.steps < config.rungs:
         raise UserError(
@@ -233,10 +242,11 @@ def _check_steps(setup: TrainingSetup) -> None:
 
 
 MAY_DIFFER_OVER_RANKS = {"device", "threads", "out", "data_dir"}
+"""Settings that the processes of a job need not agree on: they don't change the results."""
 
 
-def _check_alike(setup: TrainingSetup) -> None:
-    """Raises UserError where another process of the job has other settings or other data."""
+def _check_ranks_agree(setup: TrainingSetup) -> None:
+    """Raises UserError if another process of the job has other settings or other data."""
     if torchrun.count() == 1:
         return
     weights = setup.plan.weights
@@ -246,18 +256,18 @@ def _check_alike(setup: TrainingSetup) -> None:
         "first weights": weights.sha256 if weights is not None else None,
     }
     images = fingerprint(setup.data)
-    for number, (there, images_there) in enumerate(distributed.gather_objects((here, images))):
-        pair = f"rank {torchrun.rank()} and rank {number} of this job"
+    for rank, (there, images_there) in enumerate(distributed.gather_objects((here, images))):
+        pair = f"rank {torchrun.rank()} and rank {rank} of this job"
         for name, value in there.items():
             if value != here[name]:
                 raise UserError(f"{pair} differ in {name}: {here[name]} and {value}")
-        apart = difference(images, images_there)
-        if apart is not None:
-            raise UserError(f"{pair} have different data: {apart}")
+        differing = difference(images, images_there)
+        if differing is not None:
+            raise UserError(f"{pair} have different data: {differing}")
 
 
 def attach(trainer: Trainer, setup: TrainingSetup, candidate: Candidate) -> None:
-    """Attaches a candidate's head, with the first weights that it has in any cohort."""
+    """Attaches a candidate's head. Its first weights are the same in any cohort."""
     dim, grid = setup.plan.stages[candidate.feature_index]
     trainer.attach(
         candidate.name,

@@ -1,7 +1,7 @@
-"""The trainer of one cohort: student, teacher, optimizer, and the training step.
+"""The trainer of one cohort: student, teacher, optimizer and the training step.
 
 Shapes: B images, C = 3 channels, S image side; crops of a step are (2B, C, S, S). An *owner* is the
-base or a head: each has parameters, gradients and a meter of its own.
+base or a head: each has its own parameters, gradients and meter.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ from headsearch.training.sync_batchnorm import statistics_over_all
 
 @dataclass(frozen=True)
 class StepInputs:
-    """All that a step is computed from besides weights, drawn before it so that it can be recorded.
+    """All inputs of a step besides the weights. They are drawn first, so that it can be recorded.
 
     Attributes:
-        crops_BCSS: two crops of each image, first all first crops: 2B of them.
-        temperature: of the objective's teacher, ().
-        mask_BHW: the patches that the student does not see, where the objective hides any.
-        head_batches: the crops that each head sees, where those are not all.
+        crops_BCSS: 2B crops: the first crops of all images, then the second crops.
+        temperature: the temperature of the objective's teacher, a scalar.
+        mask_BHW: the patches that are hidden from the student; None if the objective hides none.
+        head_batches: the crops that each head sees; None if each sees all of them.
     """
 
     crops_BCSS: Tensor
@@ -62,11 +62,13 @@ class StepInputs:
     head_batches: HeadBatches | None
 
     def tensors(self) -> list[Tensor]:
+        """All tensors, always in the same order."""
         mask = [] if self.mask_BHW is None else [self.mask_BHW]
         rows = [] if self.head_batches is None else list(self.head_batches.rows.values())
         return [self.crops_BCSS, self.temperature, *mask, *rows]
 
     def clone(self) -> StepInputs:
+        """The same inputs, with a copy of every tensor."""
         batches = self.head_batches
         return StepInputs(
             self.crops_BCSS.clone(),
@@ -81,22 +83,21 @@ class StepInputs:
 class Trainer:
     """Student, teacher, objective and optimizer of one cohort, and the step that updates them.
 
-    A step reads nothing back from the device, and on CUDA all of it but the update is recorded and
-    replayed (`cuda_graphs.py`). Losses and flags stay on the device until `read`. From a step in
-    which a loss or gradient is not finite to the next read, steps change nothing at all. `read`
-    then says how many steps were taken before it and which heads are to blame, so that the rest
-    can be taken again without these heads.
+    A step reads nothing back from the device. On CUDA, all of it but the update is recorded and
+    replayed (`cuda_graphs.py`). Losses and flags stay on the device until `read`. If a loss or
+    gradient is not finite in some step, that step and all later ones up to the next read change
+    nothing. `read` then tells how many steps came before it and which heads are to blame, so that
+    the caller can detach those heads and take the remaining steps again.
 
     Attributes:
-        unread: steps since the last read.
-        images_per_head: how many images of a step each head sees.
+        unread: the number of steps since the last read.
+        images_per_head: which images of a step each head sees (`models/head_batches.py`).
 
     Args:
-        student: the base with its projection, no head attached yet.
+        student: the base with its projection, without heads.
         objective: the self-supervised objective.
-        config: recipe, learning rate, weight decay, seed and the images that each head sees are
-            taken from it.
-        device: where everything lives.
+        config: gives recipe, learning rate, weight decay, seed, and the images that each head sees.
+        device: the device of all tensors.
         autocast: whether matrix products run in bfloat16.
     """
 
@@ -128,8 +129,8 @@ class Trainer:
         self._sound = torch.ones((), device=device)  # 0 from a step that is not finite to the read
         self.unread = 0
         self._blamed: set[str] = set()  # heads that the last read blamed
-        # The fused kernel can leave out an update on the device. torch has none for the meta
-        # device, on which the tests prove the step free of syncs.
+        # The fused kernel can skip an update without asking the host. torch has none for the meta
+        # device, on which tests check that a step never waits for the device.
         self._fused = device.type != "meta"
         self.optimizer = torch.optim.AdamW(
             _decay_groups(BASE, self._parameters[BASE], config.weight_decay),
@@ -137,8 +138,8 @@ class Trainer:
             fused=self._fused,
         )
 
-        # Of several processes, reductions come between; of several seeds, whose steps take turns,
-        # each recording would hold the memory of a step.
+        # Several processes average gradients in the middle of a step, which is not recorded.
+        # Several seeds train in turns, and each recording would hold the memory of a step.
         alone = torchrun.count() == 1 and config.seeds == 1
         record = device.type == "cuda" and config.cuda_graphs == "auto" and alone
         self._graph: CudaGraphStep[StepInputs] = CudaGraphStep(
@@ -148,9 +149,15 @@ class Trainer:
     def attach(
         self, name: str, build: Callable[[], nn.Module], dim: int, feature_index: int = 0
     ) -> None:
-        """Attaches a head, with its projection, its teacher copy and its optimizer state.
+        """Attaches a head, with its projection, its copy in the teacher and its optimizer state.
 
         Its first weights depend on the seed and its name alone, not on the cohort.
+
+        Args:
+            name: the head's name.
+            build: builds the head.
+            dim: the width of the base's feature map that it takes.
+            feature_index: which of the base's feature maps it takes; 0 is the last.
         """
         with seeded_weights(self.seed, "head", name):
             projection = self.objective.head_projection(dim, self.student.projection)
@@ -165,7 +172,7 @@ class Trainer:
         self._graph.forget()
 
     def detach(self, name: str) -> None:
-        """Takes a head away with all that is its own; everything else stays bitwise as it was."""
+        """Removes a head and everything that belongs to it; the rest stays bitwise the same."""
         self.student.detach(name)
         self.teacher.detach(name)
         for parameter in self._parameters.pop(name):
@@ -179,8 +186,8 @@ class Trainer:
     def step(self, crops: Tensor, position: StepPosition) -> None:
         """One update of base and heads from two crops of each image, (2, B, C, S, S).
 
-        In a job of several processes each passes the crops of its own images, and all make the same
-        update. Nothing here waits for the device.
+        In a job of several processes, each process passes the crops of its own images, and all make
+        the same update. Nothing here waits for the device.
         """
         assert not self._blamed & self.student.heads.keys(), "a blamed head has to be detached"
         self.unread += 1
@@ -202,7 +209,7 @@ class Trainer:
     def _compute_gradients(self, inputs: StepInputs) -> None:
         """Forward, backward and clipping; leaves gradients, meters and flags on the device.
 
-        All of it may be recorded as a CUDA graph, so it reads nothing back from the device.
+        All of it may be recorded as a CUDA graph, so it must not read back from the device.
         """
         buffers = [buffer for _, buffer in moving_buffers(self.student)]
         buffers_before = [buffer.clone() for buffer in buffers]
@@ -210,7 +217,8 @@ class Trainer:
         features, losses = self._forward(inputs)
         losses.total.backward()
 
-        # Every process of a job gets the same losses and gradients: the means over all images.
+        # Every process of a job gets the same losses and gradients: the means over all images. The
+        # flag of the features travels along as a NaN, which no mean removes.
         by_owner = {BASE: losses.base, **losses.heads}
         features_sound = features.base.pooled_BD.isfinite().all()
         values = torch.stack([loss.detach() for loss in by_owner.values()])
@@ -239,7 +247,7 @@ class Trainer:
             buffer.copy_(torch.where(self._sound.bool(), buffer, before))
 
     def _forward(self, inputs: StepInputs) -> tuple[Features, Losses]:
-        """The student's features, and its losses against the targets, a teacher's if there is one.
+        """The student's features, and its losses against targets of the teacher (or of itself).
 
         The base is computed once for all heads, in student and teacher alike.
         """
@@ -263,24 +271,25 @@ class Trainer:
     def losses(self, crops: Tensor, position: StepPosition) -> tuple[Features, Losses]:
         """The student's features of crops (2B, C, S, S), and the losses of a step on them.
 
-        Masked patches and dropped paths depend on the seed and the step alone; which images a head
-        sees also on its name, or on how many heads there are (`models/head_batches.py`).
+        Masked patches and dropped paths depend on the seed and the step alone. Which images a head
+        sees depends on its name too, or on the number of heads (`models/head_batches.py`).
         """
         with self._seeded_layers(position):
             return self._forward(self._step_inputs(crops, position))
 
     @property
     def settled(self) -> bool:
-        """Whether steps take as long from now on as they will take later."""
+        """Whether the time of a step will not change any more (`CudaGraphStep.settled`)."""
         return self._graph.settled
 
     def drop_graph(self) -> None:
-        """Frees the memory of a recorded step; the next steps are recorded anew."""
+        """Frees the memory of a recorded step; it is recorded anew when training continues."""
         self._graph.forget()
 
     def _step_inputs(self, crops: Tensor, position: StepPosition) -> StepInputs:
-        """Draws all that a step needs besides weights, for the crops of this process."""
+        """Draws the inputs of a step for the crops of this process."""
         device, objective, student = self.device, self.objective, self.student
+        # Drawn for the crops of all processes, so that it does not depend on how many there are.
         mask = objective.mask(
             student, torchrun.count() * len(crops), self._generator("mask", position)
         )  # fmt: skip
@@ -299,7 +308,7 @@ class Trainer:
         )
 
     def _seeded_layers(self, position: StepPosition) -> AbstractContextManager[None]:
-        """Seeds what layers draw: other processes see other images, and must not draw the same."""
+        """Seeds what layers draw, such as dropped paths, differently in each process of a job."""
         which = (torchrun.rank(),) if torchrun.rank() else ()
         return seeded_layers(self.seed, "drop path", position.step, *which, device=self.device)
 
@@ -310,15 +319,15 @@ class Trainer:
         return seeded_generator(self.seed, purpose, position.step, device=self.device)
 
     def state(self, heads: Collection[str] | None = None) -> dict[str, Tensor]:
-        """All that moves, by name: student, teacher and the optimizer's moments.
+        """All tensors that training updates, by name: weights, optimizer moments, meters and flags.
 
-        It is all that another trainer needs to go on with the same bits: schedules and randomness
-        are functions of the step.
+        Another trainer that loads them continues bitwise the same, because schedules and random
+        draws are functions of the step.
 
         Args:
-            heads: whose state to take beside the base's; by default that of all.
+            heads: the heads whose state to include besides the base's; by default all.
         """
-        theirs = set(self.student.heads if heads is None else heads)
+        included = set(self.student.heads if heads is None else heads)
         networks = {"student": self.student}
         if self.objective.has_teacher:
             networks["teacher"] = self.teacher.network
@@ -326,20 +335,20 @@ class Trainer:
             f"{role}.{name}": tensor.detach()
             for role, network in networks.items()
             for name, tensor in network.state_dict().items()
-            if head_of(name) in (None, *theirs)
+            if head_of(name) in (None, *included)
         }
         for name, parameter in self.student.named_parameters():
-            if head_of(name) in (None, *theirs):
-                for kind, position in self.optimizer.state.get(parameter, {}).items():
-                    tensors[f"optimizer.{kind}.{name}"] = position
+            if head_of(name) in (None, *included):
+                for kind, moment in self.optimizer.state.get(parameter, {}).items():
+                    tensors[f"optimizer.{kind}.{name}"] = moment
         for owner, meter in self._meters.items():
-            if owner in (BASE, *theirs):
+            if owner in (BASE, *included):
                 tensors[f"meter.{owner}"] = meter.sums
         flags = {"base": self._base_sound, "step": self._sound, "unread": torch.tensor(self.unread)}
         return tensors | {f"flag.{name}": flag for name, flag in flags.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Goes on from a `state`, taken with the heads that are attached here and no others."""
+        """Loads a `state` that was taken with exactly the heads that are attached here."""
         parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for name, tensor in state.items():
             role, _, rest = name.partition(".")
@@ -350,8 +359,9 @@ class Trainer:
         self.optimizer.state.clear()
         parameters = dict(self.student.named_parameters())
         for name, tensor in parts["optimizer"].items():
-            kind, _, of = name.partition(".")
-            self.optimizer.state[parameters[of]][kind] = tensor.clone().to(self.device)
+            kind, _, parameter_name = name.partition(".")
+            moment = tensor.clone().to(self.device)
+            self.optimizer.state[parameters[parameter_name]][kind] = moment
         for owner, sums in parts["meter"].items():
             self._meters[owner].sums = sums.clone().to(self.device)
         flags = {name: flag.clone().to(self.device) for name, flag in parts["flag"].items()}
@@ -361,7 +371,7 @@ class Trainer:
         self._graph.forget()
 
     def read(self) -> StepStats:
-        """Losses and health since the last read, which start anew. Waits for the device."""
+        """Losses and flags since the last read. Waits for the device and resets the meters."""
         owners = {owner: meter.read() for owner, meter in self._meters.items()}
         self._sound.fill_(1)
         self.unread = 0

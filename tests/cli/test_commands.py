@@ -148,7 +148,7 @@ def test_ctrl_c_keeps_what_a_pretraining_has_done_and_says_how_it_goes_on(workpl
     out, err = process.communicate(timeout=100)
     assert process.returncode == 130, err
     assert out.splitlines()[-1] == (
-        "interrupted, with all that was done kept: headsearch resume runs/short goes on from here"
+        "interrupted, all progress is saved: headsearch resume runs/short continues from here"
     )
     assert "checkpoint_path='runs/short/base.safetensors'" in out
     assert "Traceback" not in out + err

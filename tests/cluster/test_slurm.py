@@ -69,6 +69,6 @@ def test_two_machines_search_together_and_a_job_told_to_stop_is_queued_again(
     again = job()
     out, err = again.communicate(timeout=300)
     assert again.returncode == 0, err[-3000:]
-    assert "going on from the last snapshot" in out
+    assert "resuming from the last snapshot" in out
     assert "queued" not in out
     assert read_run(run).facts["status"] == "complete"

@@ -256,7 +256,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> SearchSetup:
 def test_a_run_takes_sizes_drop_path_and_crops_from_its_recipe(
     small_run: SearchSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert small_run.objective == Ibot(hidden=2048, bottleneck=256, prototypes=8192)
+    assert small_run.training.objective == Ibot(hidden=2048, bottleneck=256, prototypes=8192)
     assert any("hssl-vit-s" in note for note in small_run.notes)
     assert max(rates(small_run.new_trainer("joint").student)) == pytest.approx(0.1)
 

@@ -20,9 +20,10 @@ def free_port() -> int:
 
 def torchrun(processes: int, *command: str | Path) -> subprocess.Popen[str]:
     """Starts a job: a script or `-m module`, and its arguments."""
+    path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes),
          "--master-addr", "127.0.0.1", "--master-port", str(free_port()), *map(str, command)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

@@ -209,7 +209,7 @@ def test_a_search_with_shares_costs_less_and_a_pretraining_shows_its_head_all(
     assert cost < 1 + gflops.sum() / 3
     planned = prepare_pretraining({"epochs": 1}, run=run, head="mixer-d1")
     assert planned.setup.config.images_per_head == "all"
-    with pytest.raises(UserError, match="--images-per-head means nothing"):
+    with pytest.raises(UserError, match="--images-per-head does not apply"):
         prepare_pretraining({"images_per_head": "share"}, run=run)
 
 

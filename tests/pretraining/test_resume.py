@@ -78,7 +78,7 @@ def test_one_that_is_stopped_again_and_again_ends_as_if_it_never_was(
             break
         stops += 1
         running = Pretraining(prepare_again(directory), directory)
-        assert running.notes[-1].startswith("going on from the last snapshot: step ")
+        assert running.notes[-1].startswith("resuming from the last snapshot: step ")
     assert stops > TRAINING["rungs"] + 1
     assert left(directory) == left(whole)
 
@@ -134,7 +134,7 @@ def test_one_that_was_killed_at_random_comes_to_the_same(
             kills += 1
             continue
         assert process.returncode == 0, error
-        if "has come to its end already" in out:
+        if "is complete: there is nothing to resume" in out:
             break
     assert kills
     assert left(directory) == left(whole)
@@ -149,8 +149,8 @@ def test_once_ended_there_is_nothing_to_resume(
     with pytest.raises(SystemExit) as end:
         main()
     assert not end.value.code
-    assert "has come to its end already" in capsys.readouterr().out.replace("\n", " ")
-    with pytest.raises(UserError, match="come to its end already"):
+    assert "is complete: there is nothing to resume" in capsys.readouterr().out.replace("\n", " ")
+    with pytest.raises(UserError, match="is complete: there is nothing to resume"):
         headsearch.resume_pretraining(whole)
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
 
@@ -170,7 +170,7 @@ def test_sigterm_ends_it_with_a_snapshot(tmp_path: Path) -> None:
     process.terminate()
     out, error = process.communicate(timeout=100)
     assert process.returncode == 128 + signal.SIGTERM, error
-    assert "headsearch resume p goes on from here" in out
+    assert "headsearch resume p continues from here" in out
     found = snapshot.read_snapshot(tmp_path / "p")
     assert found is not None
     assert found.record["step"] > 0

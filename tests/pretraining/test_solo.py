@@ -217,7 +217,7 @@ def test_a_recipe_brings_its_own_settings_but_not_its_base(run: Run) -> None:
 
 
 def test_what_only_a_search_has_is_refused(run: Run) -> None:
-    with pytest.raises(UserError, match="--coupling means nothing"):
+    with pytest.raises(UserError, match="--coupling does not apply"):
         prepare_pretraining({"coupling": "observe"}, run=run)
 
 

@@ -136,7 +136,7 @@ def test_a_solo_run_that_was_left_goes_on_or_begins_anew(
         config.write_text(config.read_text().replace("timm_name: test_vit", "timm_name: other"))
     progress = carried_out(verification)
     assert [(str(each.ended), each.failure) for each in progress] == [("none seed 0", None)]
-    assert ("going on from the last snapshot" in solo.log.read_text()) == (not spoiled)
+    assert ("resuming from the last snapshot" in solo.log.read_text()) == (not spoiled)
     assert solo.scores() == expected
 
 

@@ -284,4 +284,5 @@ def test_invalid_numbers_of_heads_are_refused_in_one_line(
 ) -> None:
     code, _, err = in_process(capsys, monkeypatch, "bench", "--heads", heads)
     assert code == 2
-    assert err == f"headsearch: --heads: numbers from 1 on with commas between, but got {heads!r}\n"
+    said = f"--heads takes numbers from 1 on, separated by commas, but got {heads!r}"
+    assert err == f"headsearch: {said}\n"

@@ -669,7 +669,7 @@ def test_a_signal_ends_the_command_in_order_and_resume_finishes_it(
             break
     said = running.stdout.read()
     assert running.wait() == 128 + number, said
-    assert f"headsearch resume {tmp_path / 'run'} goes on from here" in said
+    assert f"headsearch resume {tmp_path / 'run'} continues from here" in said
     assert "Traceback" not in said
     for expected in ("complete", "there is nothing to resume"):
         again = subprocess.run(

@@ -227,7 +227,7 @@ def test_a_worker_of_two_processes_trains_cohorts_and_solo_runs(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["run", "--batch-size", "33"], "a --batch-size that 2 divides"),
+        (["run", "--batch-size", "33"], "a --batch-size that is a multiple of 2"),
         (["run", "--images-per-head", "16"], "--images-per-head 16 is for one process"),
         (["run", "--dry-run"], "--dry-run measures one process"),
         (["run", "--download"], "fetch them before, by one alone"),
