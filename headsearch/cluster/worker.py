@@ -39,9 +39,9 @@ from headsearch.pretraining.head_selection import Head, head_on
 from headsearch.pretraining.solo import SoloDivergedError, SoloEvent, SoloRun, SoloScored
 from headsearch.runs.storage import OUT_OF_REACH, patiently, reason_of
 from headsearch.runs.tables import NO_HEAD
-from headsearch.study.commands import End
 from headsearch.study.events import Event, Noted, Scored
 from headsearch.study.followers import follow
+from headsearch.study.job_commands import End
 from headsearch.study.search import Search
 from headsearch.study.setup import SearchSetup
 from headsearch.text import duration, for_file_name

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from headsearch.report.advice import advice
+from headsearch.report.caveats import trust
 from headsearch.report.settings_list import command, settings_list
 from headsearch.report.statistics.gains import verified
 from headsearch.report.statistics.ranking import (
@@ -13,7 +14,6 @@ from headsearch.report.statistics.ranking import (
     rank_by,
 )
 from headsearch.report.tables import Table, baselines_table, ranking_table
-from headsearch.report.trust import trust
 from headsearch.report.verification import VERIFIED_LEGEND, verdict, verified_table
 from headsearch.runs.run import Run
 from headsearch.text import duration

@@ -1,7 +1,7 @@
 """A cohort: heads that train together on one shared base, once for each seed.
 
 In a job of several processes, the first process broadcasts what it does to its cohort as commands
-(`commands.py`). The other processes do the same to their copies (`followers.py`).
+(`job_commands.py`). The other processes do the same to their copies (`followers.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from headsearch import torchrun
 from headsearch.data.loader import Loader
-from headsearch.study.commands import Attach, Leave, Load, SetUp
+from headsearch.study.job_commands import Attach, Leave, Load, SetUp
 from headsearch.study.leaderboard import Entry
 from headsearch.training.distributed import broadcast_object, broadcast_tensors
 from headsearch.training.head_timing import head_step_ms

@@ -8,7 +8,7 @@ from optuna.trial import FixedTrial
 
 from headsearch.device import release_memory
 from headsearch.study.cohort import Cohort
-from headsearch.study.commands import Attach, End, Leave, Load, Score, SetUp, Steps
+from headsearch.study.job_commands import Attach, End, Leave, Load, Score, SetUp, Steps
 from headsearch.study.leaderboard import Entry
 from headsearch.study.setup import SearchSetup
 from headsearch.training import distributed

@@ -30,8 +30,8 @@ from headsearch.runs.snapshot import read_snapshot
 from headsearch.runs.storage import STORAGE_ERRORS, check_storage
 from headsearch.study import recovery
 from headsearch.study.cohort import Cohort, Replica
-from headsearch.study.commands import End, Score, Steps
 from headsearch.study.events import Advanced, Event, Noted, Scored
+from headsearch.study.job_commands import End, Score, Steps
 from headsearch.study.leaderboard import Entry
 from headsearch.study.proposals import enqueue
 from headsearch.study.run_facts import note_baseline

@@ -258,7 +258,7 @@ def test_a_run_takes_sizes_drop_path_and_crops_from_its_recipe(
 ) -> None:
     assert small_run.training.objective == Ibot(hidden=2048, bottleneck=256, prototypes=8192)
     assert any("hssl-vit-s" in note for note in small_run.notes)
-    assert max(rates(small_run.new_trainer("joint").student)) == pytest.approx(0.1)
+    assert max(rates(small_run.training.new_trainer("joint").student)) == pytest.approx(0.1)
 
     drawn: list[ViewSettings] = []
 

@@ -448,7 +448,7 @@ def test_a_trend_is_claimed_where_interval_and_permutation_test_agree(
     real = trend(found, "discrepancy", "head_knn")
     assert real is not None
     made_up = real._replace(correlation=Correlation(12, figure, figure, p))
-    monkeypatch.setattr("headsearch.report.trust.trend", lambda *_: made_up)
+    monkeypatch.setattr("headsearch.report.caveats.trend", lambda *_: made_up)
     write_report(found)
     (line,) = [s for s in (found.path / "report.md").read_text().splitlines() if "Kendall" in s]
     assert verdict in line

@@ -177,7 +177,7 @@ def test_a_pretraining_by_two_processes_comes_to_that_of_one(tmp_path: Path) -> 
 
 def test_a_module_of_ones_own_starts_alike_in_all_processes(tmp_path: Path) -> None:
     """Each process makes its own, with weights of its own; all train the first one's."""
-    job = torchrun(2, JOBS / "own_modules.py", tmp_path)
+    job = torchrun(2, JOBS / "custom_modules.py", tmp_path)
     ended_well(job)
     first, second = (load_file(tmp_path / f"{number}.safetensors") for number in range(2))
     assert first.keys() == second.keys()

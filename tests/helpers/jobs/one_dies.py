@@ -8,7 +8,7 @@ from typing import Any
 
 from headsearch import cli, torchrun
 from headsearch.study import followers
-from headsearch.study.commands import Score
+from headsearch.study.job_commands import Score
 
 
 def until_rung_2(hear: Any) -> Any:
