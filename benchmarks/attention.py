@@ -1,10 +1,10 @@
-"""Fused against plain attention in training a ViT on this machine, side by side in one run.
+"""Compares plain and PyTorch's fused attention in training a ViT on this machine.
 
     python benchmarks/attention.py
 
-Prints, for each number of tokens, the time of a forward and backward with plain products over that
-with PyTorch's fused attention (median of alternating repeats). Why `machine.set_up` switches the
-fused one off on CPUs.
+Prints, for each number of tokens, the time of a forward and backward pass with plain matrix
+products over that with fused attention (medians of alternating repeats). The result is why
+`headsearch.training.environment.set_up` switches fused attention off on CPUs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
                 with mixed_precision(device, autocast):
                     output = model(images)
                 output.float().square().mean().backward()
-                if repeat:  # the first one warms up
+                if repeat:  # the first repeat is a warm-up
                     times[fused].append(time.perf_counter() - started)
         plain, fused_s = (statistics.median(times[fused]) for fused in (False, True))
         tokens = (image_size // patch_size) ** 2 + 1

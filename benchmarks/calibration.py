@@ -1,15 +1,16 @@
-"""How well searches predict the ground truth: made from the tables that stand beside it.
+"""Measures how well the scores of searches predict the gains of solo runs, from their tables.
 
     python benchmarks/calibration.py --out results/cifar10
 
-Reads `ground_truth.csv` and `searches/*.csv`, and writes
+Reads `ground_truth.csv` (solo runs) and `searches/*.csv`, and writes
 
 - `search_scores.csv`: the scores of the default search, DEFAULT, at its last rung;
-- `calibration.csv`: how each of them ranks the heads, of each half and of all: PRIMARY was chosen
-  on the half `tune` alone, and `confirm` is what it came to on heads that had no part in that;
-- `variants.csv`: what decides the agreement: every search and score on the half `tune`;
-- `end_to_end.csv`: what searches that pruned found, with their first three heads verified, and what
-  that cost beside the solo runs that it stands for.
+- `calibration.csv`: how well each of these scores ranks the heads of each half and of both. The
+  score PRIMARY was chosen on the half `tune` alone; `confirm` holds heads that the choice did not
+  see;
+- `variants.csv`: every search and score on the half `tune`, to compare settings;
+- `end_to_end.csv`: what searches with pruning found, with their top three heads verified by solo
+  runs, and the cost of that beside the cost of solo runs of all heads.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from headsearch.report.statistics.score_columns import scores_from
 from headsearch.runs.tables import write_table
 
 DEFAULT = "observe"
+"""The variant of `search_scores.py` in the default coupling, without pruning."""
 PRIMARY = "head_accuracy"
 WINDOWS = {"last rung": 1, "mean of the last two": 2}
+"""How many of a search's last rungs a score is averaged over."""
 
 
 def main() -> None:
@@ -39,7 +42,7 @@ def main() -> None:
         for file in sorted((out / "searches").glob("*.csv"))
         if file.stem not in ("costs", "pruned")
     }
-    scores = scores_at_the_end(searches[DEFAULT])
+    scores = final_scores(searches[DEFAULT])
     write_table(out / "search_scores.csv", scores.sort_values(["seed", "candidate"]))
     halves = {half: truth[truth["split"] == half] for half in ("tune", "confirm")}
     tables = [
@@ -55,10 +58,11 @@ def main() -> None:
     rows = []
     for name, table in searches.items():
         for window, rungs in WINDOWS.items() if "rung" in table else {"end": 1}.items():
-            found = agreement(halves["tune"], scores_at_the_end(table, rungs), table)
-            of = costs[costs["variant"] == name] if "rung" in table else table
-            cost, seeds = of["cost_base_equivalents"].mean(), table["seed"].nunique()
-            rows.append(found.assign(variant=name, window=window, searches=seeds, cost=cost))
+            ranked = agreement(halves["tune"], final_scores(table, rungs), table)
+            # Tables of forks hold their costs themselves, and have no rungs.
+            costed = costs[costs["variant"] == name] if "rung" in table else table
+            cost, seeds = costed["cost_base_equivalents"].mean(), table["seed"].nunique()
+            rows.append(ranked.assign(variant=name, window=window, searches=seeds, cost=cost))
     variants = pd.concat(rows)
     variants["tau_over_ceiling"] = variants["tau"] / variants["ceiling"]
     first = ["variant", "window", "searches", "score", "tau", "tau_low", "tau_high",
@@ -68,23 +72,27 @@ def main() -> None:
     print(variants[first].sort_values("tau", ascending=False).round(2).to_string(index=False))
     print(calibration.round(2).to_string(index=False))
     if (out / "searches" / "pruned.csv").exists():
-        write_table(out / "end_to_end.csv", found := end_to_end(out, truth, costs))
-        print(found.round(2).to_string(index=False))
+        results = end_to_end(out, truth, costs)
+        write_table(out / "end_to_end.csv", results)
+        print(results.round(2).to_string(index=False))
 
 
 def end_to_end(out: Path, truth: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
-    """A row a pruned search: its first head, the best of its first three by solo runs, the costs.
+    """A row for each search with pruning: its top head, the best of its top three, and the costs.
 
-    Costs are in trainings of the base alone, under one seed: of the search, of its first three
-    heads and no head alone, and of all heads and no head alone.
+    The best of the top three is chosen by solo runs, on the labels that may choose. Costs are in
+    trainings of the base without heads under one seed: of the search; of solo runs of its top three
+    heads and of no head; of solo runs of all heads and of no head. Regret is the gain that is
+    missed by a choice, in standard deviations of the gain over heads.
     """
     pruned, rows = pd.read_csv(out / "searches" / "pruned.csv"), []
     gain = truth.groupby("candidate")["accuracy"].mean()
-    chosen = truth.assign(by=truth[["choose_knn", "choose_linear"]].mean(axis=1))
-    measured = chosen.groupby("candidate")["by"].mean()
+    choosing = truth.assign(accuracy=truth[["choose_knn", "choose_linear"]].mean(axis=1))
+    measured = choosing.groupby("candidate")["accuracy"].mean()
     for seed, search in pruned.groupby("seed"):
         cost = costs[(costs["variant"] == "pruned") & (costs["seed"] == seed)].iloc[0]
         heads = search.drop_duplicates("candidate").set_index("candidate")["gflops"]
+        # `solo_equivalents` is the sum of 1 + GFLOPs of a head over those of the base.
         base = heads.sum() / (cost["solo_equivalents"] - len(heads))
         alone = 1 + heads[heads.index.isin(gain.index)] / base
         last = search[search["rung"] == search["rung"].max()]
@@ -107,33 +115,43 @@ def _regret(gain: pd.Series[float], head: str) -> float:
 
 
 def read_truth(out: Path) -> pd.DataFrame:
-    """The solo runs of heads, with the accuracy that a gain is one in; controls are left out."""
+    """The solo runs of all heads but controls, with the accuracy in which a gain is measured.
+
+    Seeds under which not every head has a run yet are left out.
+    """
     table = pd.read_csv(out / "ground_truth.csv")
     table["accuracy"] = table[["base_knn", "base_linear"]].mean(axis=1)
     heads = table[table["split"] != "control"]
-    whole = heads["candidate"].value_counts().groupby(level=0).first()
-    seeds = heads.groupby("seed")["candidate"].nunique()
-    return heads[heads["seed"].isin(seeds[seeds == len(whole)].index)]
+    all_heads = heads["candidate"].nunique()
+    by_seed = heads.groupby("seed")["candidate"].nunique()
+    return heads[heads["seed"].isin(by_seed[by_seed == all_heads].index)]
 
 
-def scores_at_the_end(table: pd.DataFrame, rungs: int = 1) -> pd.DataFrame:
-    """Every score of a search, a row a head and seed: means over its last rungs."""
-    if "rung" not in table:  # of solo forks, scored at their end alone
+def final_scores(table: pd.DataFrame, rungs: int = 1) -> pd.DataFrame:
+    """Every score of a search, a row for each head and seed: means over its last rungs."""
+    if "rung" not in table:  # forks (forks.py) are scored once, at their end
         return table.drop(columns="cost_base_equivalents")
     last = table[table["rung"] > table["rung"].max() - rungs]
-    found = pd.concat([scores_from(at) for _, at in last.groupby("rung")])
-    return found.groupby(["candidate", "seed"], as_index=False).mean()
+    scores = pd.concat([scores_from(rung) for _, rung in last.groupby("rung")])
+    return scores.groupby(["candidate", "seed"], as_index=False).mean()
 
 
 def agreement(truth: pd.DataFrame, scores: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """How each score ranks these heads."""
+    """How well each score ranks the heads of the ground truth.
+
+    Args:
+        truth: solo runs, of one half of the heads or of both.
+        scores: `final_scores` of a search.
+        table: the search's scores at all rungs, for the agreement of a rung with the one before.
+    """
+    # The first two columns are candidate and seed.
     primary = PRIMARY if PRIMARY in scores else scores.columns[2]
-    mine = scores[scores["candidate"].isin(truth["candidate"])]
+    of_heads = scores[scores["candidate"].isin(truth["candidate"])]
     earlier = None
     if "rung" in table:
         before = scores_from(table[table["rung"] == table["rung"].max() - 1])
         earlier = before[before["candidate"].isin(truth["candidate"])]
-    return calibrate(truth, mine, primary, earlier=earlier).table()
+    return calibrate(truth, of_heads, primary, earlier=earlier).table()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Those that `peers.py` compares, in processes of their own, where they wait for their turn.
+"""The training loops that `peers.py` compares, each served by a process of its own.
 
-So what one sets up for itself (threads, attention, how memory is kept) is none of another's.
+Separate processes keep what one contestant sets up (threads, attention, handling of freed memory)
+from affecting another.
 """
 
 from __future__ import annotations
@@ -33,25 +34,34 @@ BASES: dict[str, dict[str, Any]] = {
     "vit_s": {"base": "vit_s", "patch_size": 8, "image_size": 64, "batch_size": 16},
     "vit_s at 224": {"base": "vit_s", "image_size": 224, "patch_size": 16, "batch_size": 128},
 }
-MOMENT = StepPosition(500, 1000)  # amid a run, where no schedule does anything of its own
+MOMENT = StepPosition(500, 1000)
+"""The position in a run at which steps are measured: in its middle, where no schedule starts or
+ends."""
 AT_LEAST_S = 0.2
-"""Steps on given crops that are shorter are timed several in a row: a GPU is not to run dry."""
+"""Steps on given crops are repeated for at least so many seconds: a GPU that is waited for after
+each step would have no work queued."""
 DATA_STEPS = 3
-"""Steps of a turn in which data are made, after one that is not counted: workers start in it."""
+"""Steps of a turn with data loading, after one that is not counted, in which workers start."""
 
 Turn = Callable[[], tuple[float, float]]
-"""Takes a turn: the seconds of a step, and those of them that went by waiting for data."""
+"""Takes a turn: returns the seconds of a step, and how many of them were spent waiting for data."""
+Clock = Callable[[], float]
+"""Returns a time in seconds."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What all do in turn.
+    """What all contestants do in turn.
 
     Attributes:
-        setting: what a step is made with.
-        timm_name, arguments: of the backbone.
-        fused_attention: whether a peer's backbone has PyTorch's fused attention, as timm's has.
-        crops: (2, B, 3, S, S); None where each makes its own of `pixels`.
+        base: a key of `BASES`.
+        precision: as `--precision`.
+        setting: objective and hyperparameters of a step.
+        timm_name: of the backbone.
+        arguments: of the backbone, for timm.
+        fused_attention: whether backbones of peers use PyTorch's fused attention, timm's default.
+        batch_size: images of a step.
+        crops: (2, B, 3, S, S); None where each contestant makes its own from `pixels`.
         pixels: (N, S, S, 3) uint8.
     """
 
@@ -66,18 +76,19 @@ class Task:
     pixels: NDArray[Any]
 
     def backbone(self, *, fused: bool) -> nn.Module:
-        """timm's own model."""
+        """timm's unchanged model."""
         timm.layers.set_fused_attn(fused)
         return timm.create_model(self.timm_name, num_classes=0, **self.arguments)
 
-    def peer(self) -> nn.Module:
+    def peer_backbone(self) -> nn.Module:
+        """The backbone for other libraries and the plain loop."""
         return self.backbone(fused=self.fused_attention)
 
 
-def ground_of(
+def headsearch_setup(
     base: str, objective: str, precision: str, threads: int, device: str
 ) -> TrainingSetup:
-    """What headsearch itself stands on."""
+    """The set-up of headsearch's own training, from which the other contestants' is derived."""
     settings = BASES[base]
     return prepare_training(
         resolve({
@@ -89,14 +100,20 @@ def ground_of(
 
 
 def serve(threads: int, clock: str, connection: Connection) -> None:
-    """Takes turns at the tasks that come in, each with a contestant's name, until the line closes.
+    """Serves requests, each a contestant's name and a task or None, until the connection closes.
 
-    Answers a task with whether the contestant takes part, a turn (None for a task) with its
-    seconds, and a failure with text.
+    A task makes the contestant ready for it; the answer is whether it takes part. None asks for one
+    turn; the answer is what `Turn` returns. The answer to a request that fails is a traceback.
+
+    Args:
+        threads: of PyTorch in this process.
+        clock: `cpu` for the process's own CPU time, else wall time.
+        connection: the process's end of a pipe.
     """
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):  # libraries print as they please
-        os.dup2(quiet, stream)
+    # Libraries write to standard output and standard error, some of them from C.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
     torch.set_num_threads(threads)
     now = time.process_time if clock == "cpu" else time.perf_counter
     turns: dict[str, Turn | None] = {}
@@ -107,7 +124,7 @@ def serve(threads: int, clock: str, connection: Connection) -> None:
             return
         try:
             if task is not None:
-                turns.pop(name, None)  # what it holds is not needed any more
+                turns.pop(name, None)  # frees the memory of the task before
                 turns[name] = CONTESTANTS[name](task, now)
                 connection.send(turns[name] is not None)
             else:
@@ -118,13 +135,10 @@ def serve(threads: int, clock: str, connection: Connection) -> None:
             connection.send(traceback.format_exc())
 
 
-Clock = Callable[[], float]
-
-
 def _headsearch(task: Task, now: Clock) -> Turn:
     threads = torch.get_num_threads()
     setting = task.setting
-    setup = ground_of(task.base, setting.objective, task.precision, threads, setting.device)
+    setup = headsearch_setup(task.base, setting.objective, task.precision, threads, setting.device)
     trainer = setup.new_trainer("joint")
 
     def step(crops: Tensor) -> None:
@@ -146,14 +160,14 @@ def _tuned(task: Task, now: Clock) -> Turn | None:
 
 
 def _plain(task: Task, now: Clock) -> Turn | None:
-    loop = PlainLoop(task.peer(), task.setting)
+    loop = PlainLoop(task.peer_backbone(), task.setting)
     return None if task.crops is None else _turn(task, loop.step, None, now)
 
 
 def _lightly(task: Task, now: Clock, workers: int = 0) -> Turn | None:
     import lightly_loops
 
-    loop = lightly_loops.LightlyLoop(task.peer(), task.setting)
+    loop = lightly_loops.LightlyLoop(task.peer_backbone(), task.setting)
     pictures = [Image.fromarray(image) for image in task.pixels]
 
     def data() -> Iterator[list[Tensor]]:
@@ -174,10 +188,11 @@ def _stable_pretraining(task: Task, now: Clock) -> Turn | None:
     setting = task.setting
     if task.crops is None or setting.objective not in loops.OBJECTIVES or setting.device != "cpu":
         return None
-    loop, crops = loops.StablePretrainingLoop(task.peer(), setting), task.crops
+    loop, crops = loops.StablePretrainingLoop(task.peer_backbone(), setting), task.crops
     return lambda: (loop.seconds(crops, 1, now), 0.0)
 
 
+# By name: makes a contestant ready for a task; None where it does not take part.
 CONTESTANTS: dict[str, Callable[[Task, Clock], Turn | None]] = {
     "headsearch": _headsearch,
     "tuned": _tuned,
@@ -194,7 +209,14 @@ def _turn(
     data: Callable[[], Iterator[Any]] | None,
     clock: Clock,
 ) -> Turn:
-    """A turn of steps on the task's crops, or of some steps, each with data of its own."""
+    """A turn of steps on the task's crops, or of `DATA_STEPS` steps with data loading.
+
+    Args:
+        task: with the crops, if it has any.
+        step: takes the crops of a step.
+        data: returns an iterator over crops; None for a contestant without data loading.
+        clock: the time.
+    """
     device = torch.device(task.setting.device)
     crops = None if task.crops is None else task.crops.to(device)
 
@@ -202,24 +224,26 @@ def _turn(
         synchronize(device)
         return clock()
 
-    def alone() -> tuple[float, float]:
+    def step_alone() -> tuple[float, float]:
         count, started = 0, now()
         while (taken := now() - started) < AT_LEAST_S:
-            for _ in range(max(1, count)):
+            # As many as before, so that the device is waited for a few times only.
+            more = max(1, count)
+            for _ in range(more):
                 step(crops)
-            count += max(1, count)  # twice as many before the device is waited for again
+            count += more
         return taken / count, 0.0
 
-    def with_data() -> tuple[float, float]:
+    def step_with_data() -> tuple[float, float]:
         assert data is not None
-        made, waited = data(), 0.0
-        step(next(made))
+        batches_of_crops, waited = data(), 0.0
+        step(next(batches_of_crops))
         started = now()
         for _ in range(DATA_STEPS):
-            asked = now()
-            views = next(made)
-            waited += now() - asked
+            requested = now()
+            views = next(batches_of_crops)
+            waited += now() - requested
             step(views)
         return (now() - started) / DATA_STEPS, waited / DATA_STEPS
 
-    return with_data if crops is None else alone
+    return step_with_data if crops is None else step_alone

@@ -1,10 +1,10 @@
-"""Depth-wise convolutions on small maps: as convolutions, and as one matrix a channel.
+"""Compares depth-wise convolutions on small maps with matrix products, one matrix a channel.
 
     python benchmarks/depthwise.py
 
-Prints the milliseconds of a forward and backward of either, side by side, medians of alternating
-repeats, and their ratio, on one CPU thread. `covers` says where headsearch takes the matrices:
-where the kernel has as many taps as the map has places (`headsearch/heads/small_map.py`).
+Prints the milliseconds of a forward and backward pass of both (medians of alternating repeats) and
+their ratio, on one CPU thread. The column `covers` tells where headsearch uses matrices: where the
+kernel has at least as many taps as the map has positions (`headsearch/models/heads/small_map.py`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ REPEATS = 15
 
 
 def milliseconds(conv: nn.Module, maps: Tensor, autocast: bool) -> float:
+    """Milliseconds of a forward and backward pass on maps (B, C, H, W)."""
     inputs = maps.clone().requires_grad_()
     started = time.perf_counter()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -44,9 +45,10 @@ def main() -> None:
             for autocast in (False, True):
                 times: tuple[list[float], list[float]] = ([], [])
                 for _ in range(REPEATS + 3):
-                    for found, module in zip(times, (conv, matrices), strict=True):
-                        found.append(milliseconds(module, maps, autocast))
-                plain, as_matrices = (statistics.median(found[3:]) for found in times)
+                    for taken, module in zip(times, (conv, matrices), strict=True):
+                        taken.append(milliseconds(module, maps, autocast))
+                # The first three repeats are a warm-up.
+                plain, as_matrices = (statistics.median(taken[3:]) for taken in times)
                 print(
                     f"{images:6} {width:5} {side:2}×{side:<2} {kernel:3}×{kernel}"
                     f" {'yes' if kernel**2 >= side**2 else 'no':>6}"

@@ -1,10 +1,11 @@
-"""Solo forks: what the base comes to when each head alone finishes what all began.
+"""Scores heads by solo forks: joint training first, then each head alone to the end.
 
     python benchmarks/forks.py --data train.tar --eval-data val.tar --out results/cifar10
 
-All heads train on one base up to a share of the steps (`--from`); from that snapshot the base goes
-on with each head alone to the end, and its accuracy there is the head's score. Writes
-`searches/fork-COUPLING-SHARE.csv`, a row a head and seed, as they come; run again, it goes on.
+All heads train on one base for a share of the steps (`--from`). From that state the base continues
+to the end with each head alone, and its accuracy there is the head's score. Writes
+`searches/fork-COUPLING-SHARE.csv`, a row for each head and seed as it is done; started again, the
+benchmark continues with the heads that are missing.
 """
 
 from __future__ import annotations
@@ -51,48 +52,63 @@ def main() -> None:
     wanted = [head for head in prepared.listing.candidates if head.name not in done]
     if not wanted:
         return
-    first = round(arguments.share * prepared.training.steps)
-    together = prepared.training.new_trainer(prepared.config.coupling)
+    fork_step = round(arguments.share * prepared.training.steps)
+    joint = prepared.training.new_trainer(prepared.config.coupling)
     for head in prepared.listing.candidates:
-        attach(together, prepared, head)
-    run_through(together, prepared, 0, first)
-    cost = cost_of(prepared, first / prepared.training.steps)
+        attach(joint, prepared.training, head)
+    run_through(joint, prepared, 0, fork_step)
+    cost = cost_of(prepared, fork_step / prepared.training.steps)
     for head in wanted:
         rows.append({"candidate": head.name, "seed": arguments.seed,
-                     **finish(together, prepared, head, first),
+                     **finished_alone(joint, prepared, head, fork_step),
                      "cost_base_equivalents": cost})  # fmt: skip
         write_table(table, pd.DataFrame(rows))
         print(rows[-1], flush=True)
 
 
 def cost_of(prepared: SearchSetup, share: float) -> float:
-    """In units of the base's own training: all together up to a share, then each alone."""
+    """The cost of all forks, in trainings of the base without heads, counted by GFLOPs.
+
+    Args:
+        prepared: the search whose heads fork.
+        share: the part of the steps in which all heads train together.
+    """
     assert prepared.listing is not None
     heads = [head.gflops / prepared.plan.gflops for head in prepared.listing.candidates]
     return share * (1 + sum(heads)) + (1 - share) * sum(1 + head for head in heads)
 
 
-def finish(
-    together: Trainer, prepared: SearchSetup, head: Candidate, first: int
+def finished_alone(
+    joint: Trainer, prepared: SearchSetup, head: Candidate, fork_step: int
 ) -> dict[str, float]:
-    """The base's accuracies after going on with one head alone, on the labels that may choose."""
-    alone = prepared.training.new_trainer("joint")
+    """The accuracies of base and head after one head has trained alone from the fork to the end.
+
+    They are measured on the labels that may be used to choose heads.
+
+    Args:
+        joint: the trainer of all heads, at the fork; it is left as it is.
+        prepared: the search.
+        head: the head that continues.
+        fork_step: how many steps the joint training took.
+    """
+    alone = prepared.training.new_trainer("joint")  # as in a solo run, whatever the coupling before
     attach(alone, prepared.training, head)
-    alone.load_state(together.state([head.name]))
-    run_through(alone, prepared, first, prepared.training.steps)
+    alone.load_state(joint.state([head.name]))
+    run_through(alone, prepared, fork_step, prepared.training.steps)
     scores = prepared.training.scores(alone.teacher.network)
     assert scores.base.choose is not None
-    of_head = scores.heads[head.name].choose
-    assert of_head is not None
+    head_scores = scores.heads[head.name].choose
+    assert head_scores is not None
     return {
         "fork_knn": scores.base.choose.knn,
         "fork_linear": scores.base.choose.linear,
         "fork_accuracy": scores.base.choose.mean,
-        "fork_head_accuracy": of_head.mean,
+        "fork_head_accuracy": head_scores.mean,
     }
 
 
 def run_through(trainer: Trainer, prepared: SearchSetup, first: int, last: int) -> None:
+    """Trains from step `first` to step `last`."""
     loader = prepared.training.new_loader()
     while first < last:
         progress = train_window(trainer, loader, window_from(first, last))

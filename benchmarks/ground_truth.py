@@ -1,13 +1,15 @@
-"""The ground truth: what each head does for the base when it trains alone.
+"""Measures the ground truth of a search: the base's accuracy after a solo run with each head.
 
     python benchmarks/ground_truth.py --data train.tar --eval-data val.tar --out results/cifar10
 
-Writes `ground_truth.csv`, a row a solo run, as they end; run again, it goes on with the rest.
-The heads are those of `ground_truth.yaml`, and `none`. Half of the heads, drawn by SPLIT_SEED
-before any of them was trained, are for choosing scores and settings (`split` is `tune`), the other
-half for reporting on them once (`confirm`); controls are `control`.
+Writes `ground_truth.csv`, a row for each solo run as it ends; started again, the benchmark
+continues with the runs that are missing. The heads are those of `ground_truth.yaml`, and `none`,
+the base without a head. One half of the heads, drawn by SPLIT_SEED before any of them was trained,
+serves to choose scores and settings (`split` is `tune`), the other half to report on the choice
+once (`confirm`). The split of controls and of `none` is `control`.
 
-All runs share images and labels, and those of one seed first weights, order and augmentation too.
+All runs use the same images and labels; those of one seed also have the same first weights, data
+order and augmentation.
 """
 
 from __future__ import annotations
@@ -38,8 +40,10 @@ TRAINING = {
     "precision": "bf16",
 }
 SCORES = {"eval_images": 5000, "bank_images": 4000, "data_seed": 0}
+"""Settings of the proxies. `data_seed` fixes the images, whatever the seed of a run."""
 SPACE = Path(__file__).with_suffix(".yaml")
 SPLIT_SEED = 20
+"""Decides which heads are in which half."""
 NONE = "none"
 
 
@@ -65,32 +69,33 @@ def main() -> None:
     for (head, seed), scores in in_processes(solo, wanted, *images, jobs=arguments.jobs):
         about = heads[heads["candidate"] == head].iloc[0].to_dict()
         rows.append({**about, "seed": seed, **scores})
-        found = pd.DataFrame(rows)
-        found["candidate"] = pd.Categorical(found["candidate"], list(heads["candidate"]))
-        write_table(table, found.sort_values(["seed", "candidate"]))
+        results = pd.DataFrame(rows)
+        # Sorted in the order of the space, not by name.
+        results["candidate"] = pd.Categorical(results["candidate"], list(heads["candidate"]))
+        write_table(table, results.sort_values(["seed", "candidate"]))
         print(f"{len(rows)}: {rows[-1]}", flush=True)
 
 
 def contestants() -> pd.DataFrame:
-    """`candidate, family, split`: no head, controls, and heads with their half."""
-    found = headsearch.candidates(SPACE, BASE["base"], patch_size=BASE["patch_size"],
+    """`candidate, family, split` of no head, of controls, and of the heads of both halves."""
+    listed = headsearch.candidates(SPACE, BASE["base"], patch_size=BASE["patch_size"],
                                   base_args=BASE["base_args"])  # fmt: skip
-    heads = sorted(found.loc[~found["control"], "candidate"])
+    heads = sorted(listed.loc[~listed["control"], "candidate"])
     tune = set(random.Random(SPLIT_SEED).sample(heads, len(heads) // 2))
-    found["split"] = ["tune" if name in tune else "confirm" for name in found["candidate"]]
-    found.loc[found["control"], "split"] = "control"
+    listed["split"] = ["tune" if name in tune else "confirm" for name in listed["candidate"]]
+    listed.loc[listed["control"], "split"] = "control"
     none = pd.DataFrame([{"candidate": NONE, "family": NONE, "split": "control"}])
-    return pd.concat([none, found[["candidate", "family", "split"]]], ignore_index=True)
+    return pd.concat([none, listed[["candidate", "family", "split"]]], ignore_index=True)
 
 
 def solo(head: str, seed: int, data: str, eval_data: str) -> dict[str, Any]:
-    """What the base scores after a solo run, with what the head itself came to."""
+    """The scores of the base before and after a solo run, and those of the head after it."""
     with tempfile.TemporaryDirectory() as folder:
-        done = headsearch.pretrain(
+        run = headsearch.pretrain(
             head=head, data=data, eval_data=eval_data, seed=seed, rungs=1, threads=1,
             out=Path(folder) / "run", progress=False, **BASE, **TRAINING, **SCORES,
         )  # fmt: skip
-    first, last = done.scores.iloc[0], done.scores.iloc[-1]
+    first, last = run.scores.iloc[0], run.scores.iloc[-1]
     return {
         "base_knn": last["base_knn"],
         "base_linear": last["base_linear"],

@@ -1,4 +1,4 @@
-"""Independent pieces of work side by side, in processes of their own."""
+"""Runs a function on independent tasks in several processes at once."""
 
 from __future__ import annotations
 
@@ -8,15 +8,22 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
 
 Task = TypeVar("Task", bound=tuple[object, ...])
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 def in_processes(
-    work: Callable[..., Found], tasks: Iterable[Task], *also: object, jobs: int
-) -> Iterator[tuple[Task, Found]]:
-    """What `work(*task, *also)` comes to, task by task as they end."""
+    work: Callable[..., Result], tasks: Iterable[Task], *shared: object, jobs: int
+) -> Iterator[tuple[Task, Result]]:
+    """Yields each task with the result of `work(*task, *shared)`, in the order in which they end.
+
+    Args:
+        work: a function that can be pickled.
+        tasks: the arguments that differ.
+        shared: arguments that all tasks have in common, after their own.
+        jobs: how many processes run at once.
+    """
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
-        running = {pool.submit(work, *task, *also): task for task in tasks}
-        for ended in as_completed(running):
-            yield running[ended], ended.result()
+        running = {pool.submit(work, *task, *shared): task for task in tasks}
+        for future in as_completed(running):
+            yield running[future], future.result()

@@ -1,11 +1,10 @@
-"""Where the time of a step goes on an accelerator: what it computes, and how long it stands idle.
+"""Profiles a training step on a GPU: its kernels, its TFLOP/s, and how long the GPU is idle.
 
     python benchmarks/kernels.py --base vit_s --image-size 224 --batch-size 256 --heads 0 8
 
-For each number of heads: the time of a step, the share of it in which the device computes
-(`torch.profiler`), what it reaches in TFLOP/s, beside one large matrix product in the same process,
-and the kernels that take most; and the same steps with their crops, made of images that lie in
-memory.
+Reports for each number of heads: the time of a step, the share of it in which the GPU runs kernels
+(`torch.profiler`), its TFLOP/s beside those of a large matrix product in the same process, the
+kernels that take most time, and the time of a step with data loading from images in memory.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from headsearch.training.setup import attach
 from headsearch.training.trainer import Trainer
 
 PROFILED, WITH_DATA = 5, 20
-"""Steps."""
+"""Steps that are profiled, and steps with data loading."""
 TERA = 1e12
 
 
@@ -47,26 +46,34 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--objective", default="simclr")
     parser.add_argument("--heads", type=int, nargs="+", default=[0, 8])
-    parser.add_argument("--top", type=int, default=12, help="kernels that are listed")
+    parser.add_argument("--top", type=int, default=12, help="how many kernels to list")
     parser.add_argument("--graphs", nargs="+", default=["auto"], choices=["auto", "never"],
-                        help="whether steps are recorded and replayed")  # fmt: skip
+                        help="whether steps run as CUDA graphs")  # fmt: skip
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--csv", type=Path, help="append what was measured to this file")
+    parser.add_argument("--csv", type=Path, help="append the results to this file")
     given = vars(parser.parse_args())
     heads, top, graphs, csv = (given.pop(name) for name in ("heads", "top", "graphs", "csv"))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     prepared = prepare_bench(bench_settings(resolve_here({**given, "device": "cuda"}), max(heads)))
     rate = product_rate(prepared.training.device, autocast=prepared.training.autocast) / TERA
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {prepared.plan}")
-    print(f"one matrix product: {rate:.0f} TFLOP/s")
-    for count, recorded in itertools.product(heads, graphs):
-        config = prepared.config.model_copy(update={"cuda_graphs": recorded})
-        found = given | report(replace(prepared, config=config), count, rate, top)
+    print(f"a large matrix product: {rate:.0f} TFLOP/s")
+    for count, cuda_graphs in itertools.product(heads, graphs):
+        config = prepared.config.model_copy(update={"cuda_graphs": cuda_graphs})
+        row = given | report(replace(prepared, config=config), count, rate, top)
         if csv is not None:
-            pd.DataFrame([found]).to_csv(csv, mode="a", header=not csv.exists(), index=False)
+            pd.DataFrame([row]).to_csv(csv, mode="a", header=not csv.exists(), index=False)
 
 
 def report(prepared: SearchSetup, count: int, rate: float, top: int) -> dict[str, Any]:
+    """Profiles a step with `count` heads, prints the results and returns them.
+
+    Args:
+        prepared: the set-up of the benchmark.
+        count: the number of heads.
+        rate: TFLOP/s of a large matrix product.
+        top: how many kernels to list.
+    """
     torch.cuda.reset_peak_memory_stats()
     config, device, side = prepared.config, prepared.training.device, prepared.plan.image_size
     trainer = prepared.training.new_trainer(config.coupling)
@@ -87,7 +94,7 @@ def report(prepared: SearchSetup, count: int, rate: float, top: int) -> dict[str
     seconds = seconds_of(step, device)
     kernels = profiled(step, device)
     data_s = seconds_with_data(trainer, prepared)
-    found = {
+    results = {
         "accelerator": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "coupling": config.coupling,
@@ -98,22 +105,23 @@ def report(prepared: SearchSetup, count: int, rate: float, top: int) -> dict[str
         "with_crops_images_per_second": config.batch_size / data_s,
         "tflops_per_second": flops / seconds,
         "of_one_product": flops / seconds / rate,
-        "kernels_share": sum(taken for taken, _ in kernels.values()) / seconds,
-        "launches": sum(number for _, number in kernels.values()),
+        "kernels_share": sum(kernel_s for kernel_s, _ in kernels.values()) / seconds,
+        "launches": sum(launches for _, launches in kernels.values()),
         "first_steps_s": first_s,
         "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9,
     }
     print()
-    for name, value in found.items():
+    for name, value in results.items():
         print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}", end="; ")
     print()
-    for name, (taken, number) in sorted(kernels.items(), key=lambda item: -item[1][0])[:top]:
-        print(f"    {1000 * taken:8.2f} ms {number:6.0f}  {name[:110]}")
-    return found
+    slowest = sorted(kernels.items(), key=lambda item: -item[1][0])[:top]
+    for name, (kernel_s, launches) in slowest:
+        print(f"    {1000 * kernel_s:8.2f} ms {launches:6.0f}  {name[:110]}")
+    return results
 
 
 def seconds_with_data(trainer: Trainer, prepared: SearchSetup) -> float:
-    """Seconds of a step with its crops, made of images that lie in memory."""
+    """Seconds of a step with data loading, whose images are in memory."""
     config, device, side = prepared.config, prepared.training.device, prepared.plan.image_size
     pixels = torch.randint(0, 256, (4 * config.batch_size, 3, side, side), dtype=torch.uint8)
     images = ImagesInMemory("noise", pixels, None, ())
@@ -122,7 +130,7 @@ def seconds_with_data(trainer: Trainer, prepared: SearchSetup) -> float:
     loader = Loader(images, longer, device)
     for number in range(WITH_DATA):
         views = loader.crops(number)
-        if number == 2:
+        if number == 2:  # the first two steps are a warm-up
             synchronize(device)
             started = time.perf_counter()
         trainer.step(views, MIDDLE)
@@ -131,14 +139,14 @@ def seconds_with_data(trainer: Trainer, prepared: SearchSetup) -> float:
 
 
 def profiled(step: Callable[[], None], device: torch.device) -> dict[str, tuple[float, float]]:
-    """By kernel: seconds and launches of a step."""
-    with profile(activities=[ProfilerActivity.CUDA]) as found:
+    """Seconds and number of launches in a step, by the name of the kernel."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         for _ in range(PROFILED):
             step()
         synchronize(device)
     return {
         event.key: (event.self_device_time_total / 1e6 / PROFILED, event.count / PROFILED)
-        for event in found.key_averages()
+        for event in profiler.key_averages()
         if event.device_type == DeviceType.CUDA
     }
 

@@ -1,9 +1,10 @@
-"""lightly's modules in the loop that its documentation shows: a forward a view, torch's defaults.
+"""Training loops with lightly's modules, written as its documentation shows, for `peers.py`.
 
-Heads have the sizes of headsearch's. What the library fixes itself differs: SimCLR's projector ends
-in a batch norm, that of MoCo v3 in one with weights, and its predictor in one too; DINO's last
-layer is torch's weight norm. lightly documents MoCo without the symmetric loss of its third
-version, which is written here with its parts.
+Each view has its own forward pass, and the optimizer has PyTorch's defaults. Projectors have
+headsearch's sizes, but for what the library fixes: SimCLR's projector ends in a batch norm; that of
+MoCo v3 and its predictor end in one with weights; DINO's last layer is PyTorch's weight norm.
+lightly documents MoCo without the symmetric loss of version 3, which is written here with lightly's
+parts.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ from torch.utils.data import DataLoader, Dataset
 
 
 class LightlyLoop:
-    """One step of an objective, with lightly's modules."""
+    """An objective with lightly's modules.
+
+    Args:
+        backbone: a timm model without classifier.
+        setting: the objective and its hyperparameters.
+    """
 
     def __init__(self, backbone: nn.Module, setting: Setting) -> None:
         self.setting = setting
@@ -31,7 +37,7 @@ class LightlyLoop:
         self.loss: nn.Module
         self.predictor: nn.Module = nn.Identity()
 
-        def head() -> nn.Module:
+        def projector() -> nn.Module:
             if setting.objective == "dino":
                 return DINOProjectionHead(
                     dim, hidden, width, setting.prototypes, freeze_last_layer=-1
@@ -40,7 +46,7 @@ class LightlyLoop:
                 return SimCLRProjectionHead(dim, hidden, width, num_layers=3)
             return MoCoProjectionHead(dim, hidden, width, num_layers=3, batch_norm=True)
 
-        self.backbone, self.head = backbone, head()
+        self.backbone, self.head = backbone, projector()
         if setting.objective == "dino":
             self.loss = DINOLoss(setting.prototypes, teacher_temp=setting.temperature)
         elif setting.objective == "simclr":
@@ -52,7 +58,7 @@ class LightlyLoop:
         self.student.to(setting.device)
         self.loss.to(setting.device)
         if setting.has_teacher:
-            self.teacher_backbone, self.teacher_head = copy.deepcopy(backbone), head()
+            self.teacher_backbone, self.teacher_head = copy.deepcopy(backbone), projector()
             self.teacher_backbone.to(setting.device)
             self.teacher_head.to(setting.device)
             self.teacher_head.load_state_dict(self.head.state_dict())
@@ -63,6 +69,7 @@ class LightlyLoop:
         )
 
     def step(self, crops: Iterable[Tensor]) -> None:
+        """One update from two views of a batch, each (B, 3, S, S)."""
         setting = self.setting
         if setting.has_teacher:
             update_momentum(self.backbone, self.teacher_backbone, m=setting.momentum)
@@ -87,7 +94,7 @@ class LightlyLoop:
 
 
 class Pictures(Dataset[list[Tensor]]):
-    """Images that are decoded already, and their views."""
+    """Views of images that are decoded already."""
 
     def __init__(self, images: list[Image], transform: Callable[[Image], list[Tensor]]) -> None:
         self.images, self.transform = images, transform
@@ -102,7 +109,7 @@ class Pictures(Dataset[list[Tensor]]):
 def lightly_batches(
     images: list[Image], objective: str, batch_size: int, workers: int
 ) -> Iterator[list[Tensor]]:
-    """Two views of each image, each (B, 3, S, S), by lightly's own transform for the objective."""
+    """Yields two views of a batch, each (B, 3, S, S), by lightly's transform for the objective."""
     size = images[0].width
     transform = {
         "dino": lambda: DINOTransform(global_crop_size=size, n_local_views=0),

@@ -1,10 +1,10 @@
-"""Does every objective train? One small base pretrained by each, with the same head.
+"""Checks that every objective trains: pretrains one small base with each, with the same head.
 
     python benchmarks/objectives.py --data train.tar --eval-data val.tar --out results/cifar10
 
-Writes `objectives.csv`, a row a run, as they end; run again, it goes on with what is missing. Each
-row says what the base scored before training and after it, on the same images, with the effective
-rank that a collapse would bring down.
+Writes `objectives.csv`, a row for each run as it ends; started again, the benchmark continues with
+the runs that are missing. A row holds the scores of the base before and after training, on the same
+images, and its effective rank, which a collapse would lower.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ def main() -> None:
     arguments = parser.parse_args()
     table = arguments.out / "objectives.csv"
     rows = pd.read_csv(table).to_dict("records") if table.exists() else []
-    what = ("objective", "head", "seed", "epochs")
-    done = {tuple(row[column] for column in what) for row in rows}
+    key = ("objective", "head", "seed", "epochs")
+    done = {tuple(row[column] for column in key) for row in rows}
     for seed in arguments.seeds:
         for objective in arguments.objectives:
             wanted = (objective, arguments.head, seed, arguments.epochs)
             if wanted in done:
                 continue
-            rows.append(dict(zip(what, wanted, strict=True)) | trained(objective, seed, arguments))
+            rows.append(dict(zip(key, wanted, strict=True)) | trained(objective, seed, arguments))
             write_table(table, pd.DataFrame(rows))
             print(pd.DataFrame(rows[-1:]).to_string(index=False), flush=True)
 
 
 def trained(objective: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the base scores before and after training with this objective."""
+    """The scores of the base before and after training with this objective."""
     with tempfile.TemporaryDirectory() as folder:
-        done = headsearch.pretrain(
+        run = headsearch.pretrain(
             head=arguments.head,
             data=arguments.data,
             eval_data=arguments.eval_data,
@@ -71,12 +71,12 @@ def trained(objective: str, seed: int, arguments: argparse.Namespace) -> dict[st
             **TRAINING,
             **SCORES,
         )
-    first, last = done.scores.iloc[0], done.scores.iloc[-1]
-    found = {"steps": int(last["step"])}
+    first, last = run.scores.iloc[0], run.scores.iloc[-1]
+    scores = {"steps": int(last["step"])}
     for column in ("base_knn", "base_linear", "effective_rank"):
-        found[f"untrained_{column.removeprefix('base_')}"] = first[column]
-        found[column] = last[column]
-    return found | {"loss": last["loss"]}
+        scores[f"untrained_{column.removeprefix('base_')}"] = first[column]
+        scores[column] = last[column]
+    return scores | {"loss": last["loss"]}
 
 
 if __name__ == "__main__":

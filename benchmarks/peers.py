@@ -1,22 +1,24 @@
-"""headsearch's step, no head attached, against other libraries and plain loops, in one run.
+"""Compares the speed of headsearch's training step with other libraries and plain loops.
 
     pip install -e '.[benchmark]'
     python benchmarks/peers.py [--json peers.json]
 
-The same model, crops, batch, precision and threads for all, each in a process of its own. They take
-turns, in changing order; medians are printed, in images (not crops) a second:
+All contestants train the same model without heads on the same crops, with the same batch size,
+precision and threads, each in a process of its own. They take turns, in changing order; what is
+printed is the median of images (not crops) a second:
 
-- headsearch: its trainer as a run uses it;
+- headsearch: its trainer, as a run uses it;
 - plain: the step as papers and documentation write it (`plain_loops.py`);
 - lightly, stable-pretraining: their modules in the loops that they document;
-- tuned: headsearch's own update, written for speed by hand.
+- tuned: headsearch's update, written by hand for speed.
 
-Peers use timm's attention as it comes, PyTorch's fused one; headsearch and the tuned loop use plain
-products, which are faster on a CPU (`attention.py`), and memory that they freed. With `--attention
-plain` peers use plain products too. A second table is about the step with each one's own
-augmentation, in the last of the precisions. What is not installed is left out and named. On a GPU
-(`--device cuda --bases "vit_s at 224" --precisions bf16 --no-data`) all have the fused attention,
-and stable-pretraining, whose trainer sees to the device itself, does not take part.
+Peers use timm's default, PyTorch's fused attention. headsearch and the tuned loop use plain matrix
+products, which are faster on a CPU (`attention.py`), and reuse memory that they freed. With
+`--attention plain` peers use plain products too. A second table compares the step with data
+loading, where each contestant uses its own augmentation, in the last of the precisions. Libraries
+that are not installed are left out and named. On a GPU (`--device cuda --bases "vit_s at 224"
+--precisions bf16 --no-data`) all use fused attention, and stable-pretraining does not take part,
+because its trainer chooses the device itself.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contestants import BASES, CONTESTANTS, MOMENT, Task, ground_of, serve
+from contestants import BASES, CONTESTANTS, MOMENT, Task, headsearch_setup, serve
 from plain_loops import Setting
 
 from headsearch.data.loader import Loader
@@ -42,11 +44,11 @@ from headsearch.training.schedules import learning_rate, teacher_momentum
 
 OBJECTIVES = ("dino", "simclr", "mocov3")
 OBJECTIVES_OF = {"small": OBJECTIVES, "vit_s": ("simclr",), "vit_s at 224": ("simclr", "dino")}
-"""Where none are named: what makes the whole take about five minutes."""
+"""By base, where `--objectives` names none: so few that all takes about five minutes."""
 PRECISIONS = ("float32", "bf16")
 HEADSEARCH, TUNED = "headsearch", "tuned"
 PACKAGES = {"lightly": "lightly", "stable-pretraining": "stable_pretraining"}
-"""What must be installed for some to take part."""
+"""The packages that must be installed for a contestant to take part."""
 
 
 def main() -> None:
@@ -66,12 +68,12 @@ def main() -> None:
                         "beside other work")  # fmt: skip
     parser.add_argument("--json", type=Path, help="write all that was measured to this file")
     arguments = parser.parse_args()
-    found: dict[str, Any] = {"machine": machine(arguments), "step": [], "augmented": []}
-    print(", ".join(f"{name} {value}" for name, value in found["machine"].items()))
-    ends: dict[str, Connection] = {}
+    results: dict[str, Any] = {"machine": machine(arguments), "step": [], "augmented": []}
+    print(", ".join(f"{name} {value}" for name, value in results["machine"].items()))
+    connections: dict[str, Connection] = {}
     for name in CONTESTANTS:
-        if installed(name):  # with a worker or without is one process
-            ends[name] = ends.get(library(name)) or started(arguments)
+        if installed(name):  # lightly with a worker and without share one process
+            connections[name] = connections.get(library(name)) or started(arguments)
     cases = [
         (base, objective, precision)
         for base in arguments.bases
@@ -81,21 +83,21 @@ def main() -> None:
     try:
         print("\nimages a second, the step alone on the same crops")
         for case in cases:
-            found["step"].append(compare(ends, case, arguments, with_data=False))
+            results["step"].append(compare(connections, case, arguments, with_data=False))
         if not arguments.no_data:
             print("\nimages a second, the step with each one's own augmentation")
         for case in cases:
             if case[2] == arguments.precisions[-1] and not arguments.no_data:
-                found["augmented"].append(compare(ends, case, arguments, with_data=True))
+                results["augmented"].append(compare(connections, case, arguments, with_data=True))
     finally:
-        for end in ends.values():
-            end.close()
+        for connection in connections.values():
+            connection.close()
     if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def started(arguments: argparse.Namespace) -> Connection:
-    """This end of the line to a new process, which ends when the line is closed."""
+    """A connection to a new process that serves contestants, and ends when it is closed."""
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     given = (arguments.threads, arguments.clock, theirs)
@@ -105,39 +107,43 @@ def started(arguments: argparse.Namespace) -> Connection:
 
 
 def compare(
-    ends: dict[str, Connection],
+    connections: dict[str, Connection],
     case: tuple[str, str, str],
     arguments: argparse.Namespace,
     *,
     with_data: bool,
 ) -> dict[str, Any]:
-    """Has all take turns at a case, and prints and returns what it came to."""
+    """Lets all contestants take turns at a case; prints and returns the results."""
     task = task_of(case, arguments, with_data=with_data)
     turns: dict[str, list[tuple[float, float]]] = {
-        name: [] for name, end in ends.items() if asked(name, end, task)
+        name: [] for name, connection in connections.items() if asked(name, connection, task)
     }
     order = list(turns)
     for repeat in range(arguments.repeats + 1):
         for name in order if repeat % 2 else reversed(order):
-            taken = asked(name, ends[name], None)
-            if repeat:  # the first one warms up
+            taken = asked(name, connections[name], None)
+            if repeat:  # the first turn is a warm-up
                 turns[name].append(taken)
     return report(case, task.batch_size, turns)
 
 
-def asked(name: str, end: Connection, what: Task | None) -> Any:
-    """A contestant's answer."""
-    end.send((name, what))
-    answer = end.recv()
+def asked(name: str, connection: Connection, task: Task | None) -> Any:
+    """A contestant's answer to a task, or, without one, to a turn (see `serve`).
+
+    Raises:
+        RuntimeError: the contestant failed.
+    """
+    connection.send((name, task))
+    answer = connection.recv()
     if isinstance(answer, str):
         raise RuntimeError(f"{name} failed:\n{answer}")
     return answer
 
 
 def task_of(case: tuple[str, str, str], arguments: argparse.Namespace, *, with_data: bool) -> Task:
-    """A case, and what others need in order to do what headsearch does at `MOMENT`."""
+    """The task of a case, with headsearch's hyperparameters at `MOMENT` for the others."""
     base, objective, precision = case
-    setup = ground_of(base, objective, precision, arguments.threads, arguments.device)
+    setup = headsearch_setup(base, objective, precision, arguments.threads, arguments.device)
     images, config = setup.data.train, setup.config
     setting = Setting(
         objective,
@@ -164,23 +170,30 @@ def task_of(case: tuple[str, str, str], arguments: argparse.Namespace, *, with_d
 def report(
     case: tuple[str, str, str], batch_size: int, turns: dict[str, list[tuple[float, float]]]
 ) -> dict[str, Any]:
-    seconds = {name: [taken for taken, _ in those] for name, those in turns.items()}
-    middle = {name: statistics.median(taken) for name, taken in seconds.items()}
+    """Prints the speed of all contestants in a case, and returns it.
+
+    Args:
+        case: base, objective and precision.
+        batch_size: images of a step.
+        turns: by contestant, for each turn the seconds of a step and those spent waiting for data.
+    """
+    seconds = {name: [taken for taken, _ in own_turns] for name, own_turns in turns.items()}
+    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
     waiting = {
-        name: statistics.median(waited / taken for taken, waited in those)
-        for name, those in turns.items()
+        name: statistics.median(waited / taken for taken, waited in own_turns)
+        for name, own_turns in turns.items()
     }
-    peers = [taken for name, taken in middle.items() if name not in (HEADSEARCH, TUNED)]
+    peers = [taken for name, taken in medians.items() if name not in (HEADSEARCH, TUNED)]
     ratios = {
-        "over_fastest_peer": min(peers) / middle[HEADSEARCH] if peers else None,
-        "over_tuned": middle[TUNED] / middle[HEADSEARCH] if TUNED in middle else None,
+        "over_fastest_peer": min(peers) / medians[HEADSEARCH] if peers else None,
+        "over_tuned": medians[TUNED] / medians[HEADSEARCH] if TUNED in medians else None,
     }
     base, objective, precision = case
     shown = ", ".join(
         f"{ratio:.2f} {name.replace('_', ' ')}" for name, ratio in ratios.items() if ratio
     )
     print(f"{base}, {objective}, {precision}, batch {batch_size}: headsearch {shown}")
-    for name, taken in middle.items():
+    for name, taken in medians.items():
         spread = (max(seconds[name]) - min(seconds[name])) / taken
         waits = f", {waiting[name]:.1%} waiting for data" if waiting[name] else ""
         print(f"    {name:20s}{batch_size / taken:8.1f}  (spread {spread:.0%}{waits})", flush=True)
@@ -190,13 +203,14 @@ def report(
         "precision": precision,
         "batch_size": batch_size,
         **ratios,
-        "images_per_second": {name: batch_size / taken for name, taken in middle.items()},
+        "images_per_second": {name: batch_size / taken for name, taken in medians.items()},
         "waiting_for_data": {name: share for name, share in waiting.items() if share},
         "seconds": seconds,
     }
 
 
 def library(contestant: str) -> str:
+    """The library of a contestant: `lightly` for `lightly, 1 worker`."""
     return contestant.partition(",")[0]
 
 
@@ -210,7 +224,7 @@ def device_name(device: str) -> str:
 
 
 def machine(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Where and how it is measured; the load tells whether anything else is running."""
+    """Where and how it is measured; the load shows whether other work is running."""
     absent = sorted({package for name, package in PACKAGES.items() if not installed(name)})
     packages = sorted({"torch", "timm", *PACKAGES.values()} - set(absent))
     return {

@@ -1,14 +1,14 @@
-"""Training loops in torch and timm alone, to measure headsearch's step against.
+"""Training loops in plain PyTorch and timm, which `peers.py` compares with headsearch's step.
 
-`PlainLoop` is the step as papers and documentation write it: a forward a view, optimizer and
-moving average as torch gives them by default. `TunedLoop` makes the very update that headsearch's
-trainer makes with no head attached (`tests/test_plain_loops.py` holds one against the other), with
-all that is known to be fast written out by hand.
+`PlainLoop` is the step as papers and documentation write it: one forward pass for each view, and
+PyTorch's default optimizer and moving average. `TunedLoop` makes the same update as headsearch's
+trainer without heads (`tests/training/test_plain_loops.py` compares them), optimized by hand.
 
 Sources: DINO, Caron et al. 2021, arXiv 2104.14294, equations 1 to 4; SimCLR, Chen et al. 2020,
 arXiv 2002.05709, equation 1; MoCo v3, Chen, Xie and He 2021, arXiv 2104.02057, algorithm 1.
 
-Shapes: B images, crops stand as (2, B, 3, S, S); P width of the compared embeddings.
+Shapes: B images; crops are (2, B, 3, S, S); P is the width of the compared embeddings, Z that of
+DINO's bottleneck.
 """
 
 from __future__ import annotations
@@ -28,15 +28,20 @@ from headsearch.models.network import Network
 
 @dataclass(frozen=True)
 class Setting:
-    """What a step is made with, the same for all that are compared.
+    """Objective and hyperparameters of a step, the same for all loops that are compared.
 
     Attributes:
         objective: dino, simclr or mocov3.
-        hidden, width: of the projector; `width` is DINO's bottleneck.
-        momentum: of the teacher.
+        hidden: width of the projector's hidden layers.
+        width: width of the projector's output; for DINO, of its bottleneck.
+        prototypes: number of DINO's prototypes.
+        lr: learning rate of AdamW.
+        weight_decay: of AdamW.
+        momentum: of the teacher's moving average.
         temperature: of DINO's teacher.
+        clip_norm: the largest gradient norm of a tensor, in `TunedLoop`.
         autocast: whether matrix products run in bfloat16.
-        device: where.
+        device: where the loop runs.
     """
 
     objective: str
@@ -62,7 +67,7 @@ class Setting:
 
 
 class Model(nn.Module):
-    """A backbone with what the objective puts on it; the shapes are those of headsearch."""
+    """A backbone with the objective's projector and predictor, in headsearch's sizes."""
 
     def __init__(self, backbone: nn.Module, setting: Setting) -> None:
         super().__init__()
@@ -83,21 +88,21 @@ class Model(nn.Module):
             self.predictor = _normed_mlp(width, hidden, width)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The embeddings that are compared, before any predictor."""
+        """The embeddings (B, P) that the loss compares, before any predictor."""
         embedding = self.projector(self.backbone(images))
         if not self.dino:
             return embedding
         return F.normalize(upcast(embedding)) @ F.normalize(self.prototypes_PZ).T
 
     def load(self, network: Network) -> None:
-        """Takes the weights of headsearch's base and its projection."""
-        theirs = network.projection
+        """Copies the weights of headsearch's base and its projection."""
+        projection = network.projection
         self.backbone.load_state_dict(network.base.weights())
-        self.projector.load_state_dict(theirs.projector.state_dict())
+        self.projector.load_state_dict(projection.projector.state_dict())
         if self.dino:
-            self.prototypes_PZ.data.copy_(theirs.prototypes_PZ)
-        if hasattr(theirs, "predictor"):
-            self.predictor.load_state_dict(theirs.predictor.state_dict())
+            self.prototypes_PZ.data.copy_(projection.prototypes_PZ)
+        if hasattr(projection, "predictor"):
+            self.predictor.load_state_dict(projection.predictor.state_dict())
 
 
 def _normed_mlp(*widths: int) -> nn.Sequential:
@@ -110,7 +115,7 @@ def _normed_mlp(*widths: int) -> nn.Sequential:
 
 
 class Criterion(nn.Module):
-    """The objective's loss between the student's two views and the teacher's."""
+    """The objective's loss between two views by the student and two by the teacher."""
 
     centre_P: Tensor
 
@@ -136,11 +141,12 @@ class Criterion(nn.Module):
 
 
 def upcast(x: Tensor) -> Tensor:
+    """In float32, if it is bfloat16: losses are computed in full precision."""
     return x.float() if x.dtype == torch.bfloat16 else x
 
 
 def nt_xent(first_BP: Tensor, second_BP: Tensor, temperature: float = 0.1) -> Tensor:
-    """SimCLR's equation 1, over all 2B crops."""
+    """SimCLR's loss (equation 1) over all 2B crops."""
     unit_P = F.normalize(torch.cat([first_BP, second_BP]))
     logits = unit_P @ unit_P.T / temperature
     logits.fill_diagonal_(-torch.inf)
@@ -149,13 +155,19 @@ def nt_xent(first_BP: Tensor, second_BP: Tensor, temperature: float = 0.1) -> Te
 
 
 def info_nce(queries_BP: Tensor, keys_BP: Tensor, temperature: float = 0.2) -> Tensor:
+    """MoCo v3's loss (`ctr` of algorithm 1): the key of its own image is a query's positive."""
     logits_BB = F.normalize(queries_BP) @ F.normalize(keys_BP).T / temperature
     own_B = torch.arange(len(logits_BB), device=logits_BB.device)
     return F.cross_entropy(logits_BB, own_B) * (2 * temperature)
 
 
 class PlainLoop:
-    """The step as documentation writes it."""
+    """The step as papers and documentation write it.
+
+    Args:
+        backbone: a timm model without classifier.
+        setting: the objective and its hyperparameters.
+    """
 
     def __init__(self, backbone: nn.Module, setting: Setting) -> None:
         self.setting = setting
@@ -167,6 +179,7 @@ class PlainLoop:
         )
 
     def step(self, crops: Tensor) -> Tensor:
+        """One update from crops (2, B, 3, S, S); returns the loss before it."""
         setting, teachers = self.setting, []
         with setting.precision():
             if setting.has_teacher:
@@ -179,17 +192,22 @@ class PlainLoop:
         self.optimizer.step()
         if setting.has_teacher:
             with torch.no_grad():
-                for mine, theirs in zip(
+                for average, weight in zip(
                     self.teacher.parameters(), self.student.parameters(), strict=True
                 ):
-                    mine.mul_(setting.momentum).add_(theirs, alpha=1 - setting.momentum)
+                    average.mul_(setting.momentum).add_(weight, alpha=1 - setting.momentum)
         return loss.detach()
 
 
 class TunedLoop:
-    """The trainer's own update by hand: views in one forward, fused AdamW, foreach for the rest.
+    """The update of headsearch's trainer, by hand: one forward pass, fused AdamW, foreach kernels.
 
-    As the trainer it clips the gradient of each tensor, and decays no tensor of one dimension.
+    Like the trainer, it clips the gradient of each tensor by itself, and applies no weight decay to
+    tensors of one dimension.
+
+    Args:
+        backbone: a timm model without classifier.
+        setting: the objective and its hyperparameters.
     """
 
     def __init__(self, backbone: nn.Module, setting: Setting) -> None:
@@ -199,7 +217,7 @@ class TunedLoop:
         self.start()
 
     def start(self) -> None:
-        """Makes teacher and optimizer anew, of the student's weights and in its precision."""
+        """Makes teacher and optimizer from the student's weights as they are now."""
         setting = self.setting
         self.parameters = list(self.student.parameters())
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
@@ -215,6 +233,7 @@ class TunedLoop:
         )
 
     def step(self, crops: Tensor) -> Tensor:
+        """One update from crops (2, B, 3, S, S); returns the loss before it."""
         setting, images, teachers = self.setting, crops.flatten(0, 1), None
         with setting.precision():
             if setting.has_teacher:

@@ -25,41 +25,55 @@ from headsearch.study.pruners import kept
 OUT = Path(__file__).parents[1] / "results" / "scaling"
 
 IMAGES = 1_281_167
-"""Of ImageNet-1K's training split (Russakovsky et al. 2015, arXiv 1409.0575, table 2)."""
+"""Images of ImageNet-1K's training split (Russakovsky et al. 2015, arXiv 1409.0575, table 2)."""
 EPOCHS, RUNGS = PRESETS["full"]["epochs"], PRESETS["full"]["rungs"]
 SCORED = PRESETS["full"]["eval_images"] + PRESETS["full"]["bank_images"]
+"""Images that a rung is scored on: queries and bank."""
 BANK = PRESETS["full"]["bank_images"]
 CLASSES = 1000
 PROBE_PASSES = 250
-"""Assumed evaluations of the linear probe, which stops at 200 iterations at the latest."""
+"""Assumed evaluations of the linear probe's loss; it stops after 200 iterations at the latest."""
 ETA, MIN_KEEP = 2.0, 3
+"""Of the rung pruner, by default."""
 
 NODE = 8
+"""GPUs of a node."""
 GPUS = (8, 16, 32, 64, 128, 256, 512)
 BATCHES = (256, 1024, 4096)
 ROOM = 0.9
 """Assumed share of a GPU's memory that a step may take."""
 LEAST_IMAGES = 16
-"""Assumed: images that a GPU needs at least, for its kernels to be busy."""
+"""Assumed number of images that a GPU needs at least to be busy."""
 LINK_SHARE = 0.7
 """Assumed share of a link's peak that an all-reduce reaches."""
 UTILISATION = (0.07, 0.2, 0.35)
-"""Assumed share of peak FLOPs: least, usual, most. A ViT-S of 22M on an H100 was measured by others
-at 0.05 to 0.07 in eager PyTorch and 0.16 to 0.23 compiled
+"""Assumed share of the peak FLOPs a second: low, usual, high. Others measured a ViT-S of 22M
+parameters on an H100 at 0.05 to 0.07 in eager PyTorch and 0.16 to 0.23 compiled
 (https://nvidia-bionemo.github.io/nvSubquadratic/benchmarks.html)."""
 UPDATE_NUMBERS = 12
-"""Numbers that clipping, AdamW and the teacher's move read or write for each that is trained."""
-HELD, PASSING = 4, 1
-"""Numbers held for each one trained where there is a teacher, and one that comes and goes
-(headsearch/cost.py)."""
+"""Numbers that clipping, AdamW and the teacher's update read or write for each parameter."""
+HELD, TEMPORARY = 4, 1
+"""Numbers held for each parameter where there is a teacher, and the temporary one beside them
+(headsearch/study/profiling/costs.py)."""
 EMBEDDING = 256
-"""Numbers of an embedding that contrastive objectives compare: the published bottleneck's."""
+"""Width of the embeddings that contrastive objectives compare: the published bottleneck's."""
 FLOAT = 4
+"""Bytes of a float32."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A data sheet's figures: FLOPs a second (dense), bytes, bytes a second (links one way)."""
+    """The figures of a data sheet.
+
+    Attributes:
+        name: of the GPU.
+        bf16: FLOPs a second in bfloat16, dense.
+        float64: FLOPs a second in float64.
+        memory: bytes.
+        memory_rate: bytes a second.
+        nvlink: bytes a second, one way.
+        nics: bytes a second of all network cards of a node of 8, one way.
+    """
 
     name: str
     bf16: float
@@ -68,7 +82,6 @@ class Gpu:
     memory_rate: float
     nvlink: float
     nics: float
-    """Of all network cards of a node of 8."""
 
 
 H100 = Gpu("H100 SXM", 989.4e12, 67e12, 80e9, 3.35e12, 450e9, 8 * 50e9)
@@ -78,20 +91,24 @@ A100 = Gpu("A100 SXM 80 GB", 312e12, 19.5e12, 80e9, 2.039e12, 300e9, 8 * 25e9)
 """https://www.nvidia.com/content/dam/en-zz/Solutions/Data-Center/a100/pdf/
 nvidia-a100-datasheet-us-nvidia-1758950-r4-web.pdf ; DGX A100: 8 cards of 200 Gb/s."""
 ETHERNET = 12.5e9
-"""One card of 100 Gb/s a node."""
+"""Bytes a second of a single network card of 100 Gb/s in a node."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What a base with some heads is to a step."""
+    """What a step of a base with some heads takes.
+
+    Attributes:
+        numbers: trained parameters.
+        flops: of one image with its two crops: forward and backward pass, and the teacher's.
+        kept: bytes of activations that the forward pass of one image keeps for the backward pass.
+        kept_whatever: bytes kept for any number of images: weights in bfloat16.
+    """
 
     numbers: float
     flops: float
-    """Of an image with its two crops: forward, backward and teacher."""
     kept: float
-    """Bytes that its forward keeps for the backward."""
     kept_whatever: float
-    """Bytes kept however many images there are: weights in bfloat16."""
 
     def __add__(self, other: Load) -> Load:
         return Load(*(getattr(self, f) + getattr(other, f) for f in self.__dataclass_fields__))
@@ -101,7 +118,12 @@ class Load:
 
 
 class Model:
-    """A base and its 24 heads, of which a cohort of K is K average ones."""
+    """A base and its 24 heads. A cohort of K heads is taken as K heads of average cost.
+
+    Args:
+        parts: parts.csv, by `scaling_parts.py`.
+        base: the name of the base in it.
+    """
 
     def __init__(self, parts: pd.DataFrame, base: str) -> None:
         own = parts[parts["base"] == base]
@@ -129,12 +151,18 @@ class Model:
 def step(
     load: Load, batch: int, gpus: int, gpu: Gpu, used: float, between: float
 ) -> dict[str, Any]:
-    """Seconds of a step's parts, one after the other as they are taken, and bytes on a GPU.
+    """Seconds of the parts of a step, which follow one another, and bytes on a GPU.
 
     Args:
+        load: of base and heads.
+        batch: images of a step, on all GPUs.
+        gpus: how many there are.
+        gpu: their kind.
+        used: the share of the peak FLOPs a second that is reached.
         between: bytes a second, one way, of all network cards of a node.
     """
     images = batch / gpus
+    # A ring all-reduce sends and receives each gradient twice, but for a GPU's own part.
     sent = 2 * (gpus - 1) / gpus * FLOAT * load.numbers
     link = gpu.nvlink if gpus <= NODE else min(gpu.nvlink, between)
     return {
@@ -148,25 +176,27 @@ def step(
 
 
 def state(load: Load) -> float:
-    """Bytes that training holds on every GPU, however few images it sees."""
-    return FLOAT * (HELD + PASSING) * load.numbers + load.kept_whatever
+    """Bytes that training holds on every GPU, whatever the number of images."""
+    return FLOAT * (HELD + TEMPORARY) * load.numbers + load.kept_whatever
 
 
 def seconds(parts: dict[str, Any]) -> float:
+    """Seconds of a whole step, from its parts."""
     return float(parts["compute_s"] + parts["update_s"] + parts["all_reduce_s"])
 
 
 def lives(heads: int, controls: int, pruned: bool) -> list[int]:
-    """Heads that train toward each rung 1 … R."""
-    contest, found = heads - controls, []
+    """How many heads train toward each of the rungs 1 … R."""
+    contestants, counts = heads - controls, []
     for _ in range(RUNGS):
-        found.append(contest + controls)
-        contest = min(contest, kept(contest, ETA, MIN_KEEP)) if pruned else contest
-    return found
+        counts.append(contestants + controls)
+        if pruned:
+            contestants = min(contestants, kept(contestants, ETA, MIN_KEEP))
+    return counts
 
 
 def scoring(model: Model, live: int, gpus: int, gpu: Gpu, used: float) -> float:
-    """Seconds of a rung: each rank scores its share of the heads, on features of the whole base."""
+    """Seconds of scoring a rung: each GPU runs the whole base, and scores its share of heads."""
     share = math.ceil(live / gpus)
     forward = SCORED * (1e9 * model.base_row["forward_gflops"] + share * model.head_forward)
     width = 384 if model.name == "vit_s" else 768
@@ -186,7 +216,19 @@ def cohort(
     pruned: bool,
     controls: int,
 ) -> dict[str, float]:
-    """Seconds of one cohort, training and scoring."""
+    """Seconds of one cohort, training and scoring.
+
+    Args:
+        model: the base and its heads.
+        heads: of the cohort, at its start.
+        batch: images of a step, on all GPUs.
+        gpus: that the cohort trains on.
+        gpu: their kind.
+        used: the share of the peak FLOPs a second that is reached.
+        between: bytes a second, one way, of all network cards of a node.
+        pruned: whether heads are pruned at rungs.
+        controls: how many of the heads are never pruned.
+    """
     steps = EPOCHS * (IMAGES // batch)
     counts = lives(heads, controls, pruned)
     training = sum(
@@ -197,24 +239,28 @@ def cohort(
     return {"training_s": training, "scoring_s": scored}
 
 
-FOUND = ("gpus_a_cohort", "gpus_busy", "rounds", "hours", "gpu_hours", "scoring_share")
+COLUMNS = ("gpus_a_cohort", "gpus_busy", "rounds", "hours", "gpu_hours", "scoring_share")
+"""The columns of searches.csv that hold results."""
 WAYS = {"one cohort of 24": 24, "4 cohorts of 6": 6, "each head alone": 1}
+"""Ways to train 24 heads, with the heads of a cohort."""
 
 
 def most_gpus(batch: int) -> int:
-    """Of one cohort."""
+    """The largest number of GPUs that a cohort can use."""
     return batch // LEAST_IMAGES
 
 
 def batch_for(gpus: int) -> int:
-    """Images of a step: the published 256, or what keeps so many GPUs busy, up to 4,096."""
+    """Images of a step: the published 256, or as many as keep the GPUs busy, up to 4,096."""
     return min(max(BATCHES), max(min(BATCHES), LEAST_IMAGES * gpus))
 
 
 def least_gpus(load: Load, batch: int, gpu: Gpu) -> int:
-    """GPUs, a power of two, whose memory holds a step."""
+    """The smallest power of two of GPUs whose memory holds a step."""
     room = ROOM * gpu.memory - state(load)
-    return 2 ** max(0, math.ceil(math.log2(batch * load.kept / room))) if room > 0 else 2**30
+    if room <= 0:
+        return 2**30  # more than there are: it fits on none
+    return 2 ** max(0, math.ceil(math.log2(batch * load.kept / room)))
 
 
 def searched(
@@ -228,14 +274,26 @@ def searched(
     *,
     pruned: bool = True,
 ) -> dict[str, Any]:
-    """A search of 24 heads in one of the ways."""
+    """A row of searches.csv: a search of 24 heads in one of `WAYS`; NaN where it does not fit.
+
+    Args:
+        model: the base and its heads.
+        way: a key of `WAYS`.
+        batch: images of a step, on all GPUs of a cohort.
+        gpus: of the whole search.
+        gpu: their kind.
+        used: the share of the peak FLOPs a second that is reached.
+        between: bytes a second, one way, of all network cards of a node.
+        pruned: whether heads are pruned at rungs.
+    """
     heads = WAYS[way]
     cohorts = 24 // heads
-    # As many GPUs a cohort as let all train at once, but as many as a step needs: a power of two.
+    # A power of two of GPUs for a cohort: so many that all cohorts train at once, but no fewer
+    # than the memory of a step needs.
     each = min(2 ** int(math.log2(max(1, gpus // cohorts))), most_gpus(batch))
     each = max(each, least_gpus(model.with_heads(heads), batch, gpu))
     if each > gpus:
-        return dict.fromkeys(FOUND, math.nan)
+        return dict.fromkeys(COLUMNS, math.nan)
     at_once = min(cohorts, gpus // each)
     rounds = math.ceil(cohorts / at_once)
     controls = math.ceil(model.controls / cohorts) if heads > 1 else 0
@@ -255,7 +313,7 @@ def searched(
 def main() -> None:
     parts = pd.read_csv(OUT / "parts.csv")
     models = {base: Model(parts, base) for base in ("vit_s", "vit_b")}
-    write("loads.csv", [of_model(model) for model in models.values()])
+    write("loads.csv", [load_row(model) for model in models.values()])
     write("steps.csv", steps(models))
     write("searches.csv", searches(models))
     write("storage.csv", storage(models))
@@ -264,11 +322,13 @@ def main() -> None:
 
 
 def write(name: str, rows: Any) -> None:
+    """Writes a table to results/scaling/, and prints it."""
     pd.DataFrame(rows).to_csv(OUT / name, index=False, float_format="%.4g")
     print(f"\n{name}\n{pd.DataFrame(rows).to_string(index=False)}")
 
 
-def of_model(model: Model) -> dict[str, Any]:
+def load_row(model: Model) -> dict[str, Any]:
+    """A row of loads.csv: parameters, FLOPs and memory of a base with its 24 heads."""
     whole = model.with_heads(24)
     return {
         "base": model.name,
@@ -290,7 +350,7 @@ def of_model(model: Model) -> dict[str, Any]:
 
 
 def steps(models: dict[str, Model]) -> list[dict[str, Any]]:
-    """A step of one cohort of 24 at rung 1, before any has left."""
+    """The rows of steps.csv: a step of one cohort of 24, before any head is pruned."""
     decode_s = pd.read_csv(OUT / "decode.csv")["cpu_ms"].iloc[0] / 1000
     rows = []
     for name, model in models.items():
@@ -314,14 +374,15 @@ def steps(models: dict[str, Model]) -> list[dict[str, Any]]:
 
 
 def searches(models: dict[str, Model]) -> list[dict[str, Any]]:
+    """The rows of searches.csv: a search in each of `WAYS` on each number of GPUs."""
     rows = []
     for name, model in models.items():
         for gpus in GPUS:
             batch = batch_for(gpus)
             for way in WAYS:
-                by = [searched(model, way, batch, gpus, H100, used, H100.nics)
-                      for used in UTILISATION]  # fmt: skip
-                slow, usual, fast = by
+                slow, usual, fast = (
+                    searched(model, way, batch, gpus, H100, used, H100.nics) for used in UTILISATION
+                )
                 unpruned = searched(
                     model, way, batch, gpus, H100, UTILISATION[1], H100.nics, pruned=False
                 )
@@ -334,7 +395,10 @@ def searches(models: dict[str, Model]) -> list[dict[str, Any]]:
 
 
 def storage(models: dict[str, Model]) -> list[dict[str, Any]]:
-    """Bytes of a snapshot, of which a cohort keeps three at most, and of what is committed."""
+    """The rows of storage.csv: bytes of snapshots, three a cohort at most, and of results.
+
+    The bytes of a result in the database are extrapolated by a line over heads × rungs.
+    """
     results = pd.read_csv(OUT / "results.csv")
     per_row = (
         results["bytes"].diff().iloc[-1] / (results["heads"] * results["rungs"]).diff().iloc[-1]
@@ -355,25 +419,26 @@ def storage(models: dict[str, Model]) -> list[dict[str, Any]]:
 
 
 def queue() -> list[dict[str, Any]]:
-    """What the simulated fleets asked of their database, in SQL statements and rows."""
+    """The rows of queue.csv: the load of the simulated fleets on their database."""
     fleet, by_kind = pd.read_csv(OUT / "fleet.csv"), pd.read_csv(OUT / "fleet_calls.csv")
     counted = pd.read_csv(OUT / "calls.csv")
     biggest = counted[counted["unfinished"] == counted["unfinished"].max()].set_index("call")
     statements = biggest["statements"].to_dict()
-    like = {"change of state": "attribute", "new trial": "attribute"}
+    # Calls whose statements were not counted are taken as those of another call.
+    counted_as = {"change of state": "attribute", "new trial": "attribute"}
     rows = []
     for _, row in fleet.iterrows():
         own = by_kind[(by_kind["faults"] == row["faults"]) & (by_kind["workers"] == row["workers"])]
         per_s = own.set_index("call")["per_s"]
-        asked = sum(
-            rate * statements[like.get(call, call)] for call, rate in per_s.items()
+        statements_per_s = sum(
+            rate * statements[counted_as.get(call, call)] for call, rate in per_s.items()
         )  # fmt: skip
         size = biggest["bytes_of_a_task"].iloc[0]
         rows.append({
             "faults": row["faults"], "workers": row["workers"],
             "beats_per_s": per_s.get("beat", 0.0),
             "reads_of_all_per_s": per_s.get("read of all trials", 0.0),
-            "statements_per_s": asked,
+            "statements_per_s": statements_per_s,
             "mb_read_per_s": size * row["trials_read_per_s"] / 1e6,
             "mb_read_per_s_busiest_minute": size * row["trials_read_per_s_busiest_minute"] / 1e6,
         })  # fmt: skip
@@ -381,7 +446,11 @@ def queue() -> list[dict[str, Any]]:
 
 
 def reruns() -> list[dict[str, Any]]:
-    """What beginning anew costs: (e^x − 1)/x for tasks of x mean times to a failure."""
+    """The rows of rerun.csv: the cost of starting a task again after each failure.
+
+    Times between failures are taken as exponentially distributed. A task of x mean times to a
+    failure then takes (e^x − 1)/x times its own work.
+    """
     return [
         {
             "task_over_mean_time_to_failure": x,

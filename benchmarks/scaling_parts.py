@@ -1,12 +1,17 @@
-"""What benchmarks/scaling.py computes with, counted on this machine.
+"""Counts on this machine what benchmarks/scaling.py computes with.
 
     python benchmarks/scaling_parts.py
 
-Writes results/scaling/parts.csv (of the base and of 24 heads, with the published training at 224
-pixels: numbers trained, FLOPs of a step and bytes that its forward keeps, each for one image with
-its two crops), calls.csv (SQL statements and rows of one call of the queue, on SQLite) and
-results.csv (bytes that a cohort commits) and decode.csv (CPU time of decoding an image, the only
-time here). Takes some minutes on one core.
+Writes to results/scaling/:
+
+- parts.csv: of the base and of each of 24 heads, with the published training at 224 pixels, the
+  trained parameters, FLOPs of a step and bytes of kept activations, each for one image with its two
+  crops;
+- calls.csv: SQL statements and bytes of each call of the queue, on SQLite;
+- results.csv: bytes that a cohort commits to the database;
+- decode.csv: CPU time of decoding an image, the only time that is measured here.
+
+Takes some minutes on one core.
 """
 
 from __future__ import annotations
@@ -17,7 +22,6 @@ import json
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +43,7 @@ from headsearch.data.image.decode import decode
 from headsearch.device import mixed_precision
 from headsearch.models.space import Candidate, find_space, load_space
 from headsearch.study.profiling.benchmark_setup import bench_settings, prepare_bench
-from headsearch.study.profiling.step_profiler import StepMeter
+from headsearch.study.profiling.step_profiler import MIDDLE, activation_bytes
 from headsearch.study.search import Search
 from headsearch.study.setup import SearchSetup, prepare
 from headsearch.training.environment import resolve_here
@@ -53,13 +57,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--only", nargs="+", default=["calls", "results", "decode", "parts"])
-    asked = parser.parse_args()
-    out = asked.out
+    arguments = parser.parse_args()
+    out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    made = {"calls": calls, "results": committed, "decode": decoding, "parts": all_parts}
-    for name, rows in made.items():
-        if name in asked.only:
+    tables = {"calls": calls, "results": committed, "decode": decoding, "parts": all_parts}
+    for name, rows in tables.items():
+        if name in arguments.only:
             write(out / f"{name}.csv", rows())
 
 
@@ -68,7 +72,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
     print(pd.DataFrame(rows).to_string(index=False), flush=True)
 
 
-# base and heads
+# base and heads: parts.csv
 
 
 def all_parts() -> list[dict[str, Any]]:
@@ -76,7 +80,7 @@ def all_parts() -> list[dict[str, Any]]:
 
 
 def parts(base: str) -> list[dict[str, Any]]:
-    """The base and the heads of both spaces: 24 in all."""
+    """The rows of parts.csv of a base: the base itself, and the 24 heads of both spaces."""
     flags = {"recipe": RECIPES[base], "device": "cpu", "precision": "bf16", "batch_size": 4}
     prepared = prepare_bench(bench_settings(resolve_here(flags), 1))
     listed = {
@@ -84,25 +88,26 @@ def parts(base: str) -> list[dict[str, Any]]:
         for space in SPACES
         for head in load_space(find_space(space)).on(prepared.plan).enumerate(200).candidates
     }
-    timm.layers.set_fused_attn(True)  # as on a GPU, where it keeps no map of attention
-    of_base = _Line(*(counted(prepared, images) for images in (1, 2)))
+    timm.layers.set_fused_attn(True)  # as on a GPU: it keeps no attention maps for the backward
+    base_line = _Line(*(counted(prepared, images) for images in (1, 2)))
     rows = [
         {
             "base": base,
             "part": "base",
             "control": False,
-            "params_m": of_base.params / 1e6,
-            "step_gflops_per_image": 2 * of_base.flops / 1e9,
-            "kept_mb_per_image": of_base.kept / 1e6,
-            "kept_mb_whatever_the_images": of_base.kept_whatever / 1e6,
+            "params_m": base_line.params / 1e6,
+            "step_gflops_per_image": 2 * base_line.flops / 1e9,
+            "kept_mb_per_image": base_line.kept / 1e6,
+            "kept_mb_whatever_the_images": base_line.kept_whatever / 1e6,
             "forward_gflops": prepared.plan.gflops,
         }
     ]
     for head in listed.values():
-        beside, prototypes = numbers_beside(prepared, head)
-        kept_one, kept_two = (kept_by(head, prepared, crops) for crops in (1, 2))
-        # Two crops; student and teacher pass forward, and the backward is two forwards. Beside its
-        # blocks, a head's pooled token passes through its projection and the shared prototypes.
+        beside, prototypes = projection_params(prepared, head)
+        kept_one, kept_two = (kept_by_blocks(head, prepared, crops) for crops in (1, 2))
+        # Two crops, and for each four times the FLOPs of a forward pass: the student's, the
+        # teacher's, and a backward pass, which takes two. After the head's blocks, its pooled token
+        # passes through the projection and the shared prototypes.
         forward = 1e9 * head.gflops + 2 * (beside + prototypes)
         rows.append(
             {
@@ -122,7 +127,12 @@ def parts(base: str) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class _Line:
-    """What was counted with one image and with two: so much an image, and so much in any case."""
+    """The cost of a step as a line over its images, through what was counted with one and two.
+
+    Attributes:
+        one: parameters, FLOPs and kept bytes, as `counted` with one image.
+        two: the same with two images.
+    """
 
     one: tuple[float, float, float]
     two: tuple[float, float, float]
@@ -133,40 +143,46 @@ class _Line:
 
     @property
     def flops(self) -> float:
+        """Of each image."""
         return self.two[1] - self.one[1]
 
     @property
     def kept(self) -> float:
+        """Bytes of each image."""
         return self.two[2] - self.one[2]
 
     @property
     def kept_whatever(self) -> float:
+        """Bytes of no image: what is kept for any number of them."""
         return 2 * self.one[2] - self.two[2]
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """Of two products: queries by keys, and that by values; shapes (B, heads, N, D)."""
+    """FLOPs of two products, queries by keys and weights by values; shapes (B, heads, N, D)."""
     batch, heads, tokens, width = query
     return 2 * batch * heads * tokens * key[2] * (width + value[3])
 
 
 FUSED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
-"""What the counter does not know by itself on a CPU."""
+"""FLOPs of an operation that `FlopCounterMode` does not know on a CPU."""
 
 
 def counted(prepared: SearchSetup, images: int) -> tuple[float, float, float]:
-    """Numbers, FLOPs of student and teacher forward, and kept bytes, of a step without heads."""
+    """Parameters, FLOPs of the student's and the teacher's forward pass, and bytes of kept
+    activations, of a step without heads."""
     config = prepared.config.model_copy(update={"batch_size": images})
-    meter = StepMeter(replace(prepared, config=config))
-    trainer = meter._with(meter._whole, [])
+    trainer = replace(prepared, config=config).new_trainer(config.coupling)
+    side = prepared.plan.image_size
+    crops = torch.randn(2 * images, 3, side, side)
+    known = (crops, *trainer.student.state_dict().values())
     with FlopCounterMode(display=False, custom_mapping=FUSED) as counter:
-        kept = meter._kept(trainer)
-    numbers = sum(p.numel() for _, p in trainer.student.base_parameters())
-    return numbers, float(counter.get_total_flops()), kept
+        kept = activation_bytes(lambda: trainer.losses(crops, MIDDLE), known)
+    params = sum(p.numel() for _, p in trainer.student.base_parameters())
+    return params, float(counter.get_total_flops()), kept
 
 
-def numbers_beside(prepared: SearchSetup, head: Candidate) -> tuple[float, float]:
-    """What a head trains beside its blocks (norm and projection), and the shared prototypes."""
+def projection_params(prepared: SearchSetup, head: Candidate) -> tuple[float, float]:
+    """Parameters of a head beside its blocks (norm and projection), and of shared prototypes."""
     with torch.device("meta"):
         shared = prepared.training.objective.base_projection(prepared.plan)
         projection = prepared.training.objective.head_projection(prepared.plan.dim, shared)
@@ -176,34 +192,20 @@ def numbers_beside(prepared: SearchSetup, head: Candidate) -> tuple[float, float
     return beside, prototypes
 
 
-def kept_by(head: Candidate, prepared: SearchSetup, crops: int) -> int:
-    """Bytes that a head's blocks keep for the backward, in bfloat16 where a GPU would."""
+def kept_by_blocks(head: Candidate, prepared: SearchSetup, crops: int) -> int:
+    """Bytes that a head's blocks keep for the backward pass, in bfloat16 where a GPU would."""
     dim, grid = prepared.plan.stages[head.feature_index]
     blocks = head.build(dim, grid)
     features = torch.randn(crops, dim, *grid, requires_grad=True)
-    given = {t.untyped_storage().data_ptr() for t in (features, *blocks.state_dict().values())}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in given:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()
-
-    with (
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        mixed_precision(torch.device("cpu"), True),
-    ):
-        output = blocks(features)
-    del output  # alive until here, so that no storage came twice
-    return sum(kept.values())
+    with mixed_precision(torch.device("cpu"), True):
+        return activation_bytes(lambda: blocks(features), (features, *blocks.state_dict().values()))
 
 
-# images
+# images: decode.csv
 
 
 def decoding(images: int = 200) -> list[dict[str, Any]]:
-    """CPU seconds that one JPEG takes, of ImageNet's usual size and about its usual bytes."""
+    """The row of decode.csv: a JPEG of ImageNet's usual size in pixels, and about in bytes."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(1, 3, 100, 133, generator=generator)
     noise = 0.08 * torch.randn(1, 3, 375, 500, generator=generator)
@@ -212,18 +214,18 @@ def decoding(images: int = 200) -> list[dict[str, Any]]:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=90)
     data = file.getvalue()
-    decode(data, 224)
+    decode(data, 224)  # a warm-up
     began = time.process_time()
     for _ in range(images):
         decode(data, 224)
     return [{"bytes": len(data), "cpu_ms": 1000 * (time.process_time() - began) / images}]
 
 
-# the queue
+# the queue: calls.csv and results.csv
 
 
 def calls() -> list[dict[str, Any]]:
-    """Statements and rows of each call, with so many tasks unfinished."""
+    """The rows of calls.csv: each call of the queue, with 10, 100 and 1000 unfinished tasks."""
     rows = []
     for unfinished in (10, 100, 1000):
         with tempfile.TemporaryDirectory() as folder:
@@ -237,18 +239,19 @@ def _calls_on(backend: RDBStorage, unfinished: int) -> list[dict[str, Any]]:
     payload = {"candidates": [{"name": f"head {n}", "params": {"depth": n}} for n in range(24)]}
     tasks = [Task(f"cohort {n}", "cohort", payload) for n in range(unfinished)]
     queue = Tasks.create(_CachedStorage(backend), "study", tasks)
-    seen: Counter[str] = Counter()
+    statements = 0
 
     @event.listens_for(backend.engine, "before_cursor_execute")
     def _(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        seen["statements"] += 1
+        nonlocal statements
+        statements += 1
 
     rows = []
 
     def note(call: str, work: Callable[[], Any]) -> Any:
-        seen.clear()
+        before = statements
         result = work()
-        rows.append({"unfinished": unfinished, "call": call, "statements": seen["statements"]})
+        rows.append({"unfinished": unfinished, "call": call, "statements": statements - before})
         return result
 
     claim = note("claim", lambda: queue.claim("a worker"))
@@ -258,15 +261,15 @@ def _calls_on(backend: RDBStorage, unfinished: int) -> list[dict[str, Any]]:
     note("read of one trial", lambda: queue.storage.get_trial(claim._trial))
     note("commit of one piece", lambda: claim.commit({"rows": []}))
     note("read of all trials", queue._read)
-    bytes_of = [len(json.dumps(t.user_attrs)) for t in queue._read() if not t.state.is_finished()]
+    sizes = [len(json.dumps(t.user_attrs)) for t in queue._read() if not t.state.is_finished()]
     note("attribute", lambda: queue.storage.set_trial_user_attr(2, "an attribute", 1))
     for row in rows:
-        row["bytes_of_a_task"] = sum(bytes_of) / len(bytes_of)
+        row["bytes_of_a_task"] = sum(sizes) / len(sizes)
     return rows
 
 
 def committed() -> list[dict[str, Any]]:
-    """Bytes that cohorts of a tiny search commit, as they stand in the storage."""
+    """The rows of results.csv: bytes that cohorts of a tiny search commit, as stored."""
     rows = []
     for heads, rungs in ((6, 2), (12, 2), (12, 8)):
         with tempfile.TemporaryDirectory() as folder:

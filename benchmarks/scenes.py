@@ -1,9 +1,9 @@
-"""What the built-in dataset asks of a method: its speed, and the scores that cost no training.
+"""Measures the built-in dataset: how fast it is generated, and its accuracy without training.
 
     python benchmarks/scenes.py [--image-size 32] [--threads 1]
 
-Prints images a second, then k-NN accuracy (k = 20, temperature 0.07) of raw pixels and of untrained
-vision transformers: what a pretrained base has to beat.
+Prints images a second, then the k-NN accuracy (k = 20, temperature 0.07) of raw pixels and of
+untrained vision transformers: the baselines that a pretrained base has to beat.
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ def main() -> None:
 
 
 def images_a_second(size: int) -> float:
-    """The best of five runs: others may be using the machine."""
+    """Images that are generated in a second: the best of five runs, as other work may slow some."""
     count = max(10, 2000 * 32**2 // size**2)
     rates = []
     for _ in range(6):
         start = time.perf_counter()
         generate_scenes(count, size, seed=0)
         rates.append(count / (time.perf_counter() - start))
-    return max(rates[1:])
+    return max(rates[1:])  # the first run is a warm-up
 
 
 @torch.inference_mode()
 def untrained(model: str, images: Tensor, patch_size: int, seed: int) -> Tensor:
-    """(N, D): the mean of the patch tokens of a freshly initialised network."""
+    """(N, D): the mean patch token of each image, by a newly initialised network."""
     torch.manual_seed(seed)
     size = images.shape[-1]
     base = timm.create_model(model, img_size=size, patch_size=patch_size, num_classes=0).eval()

@@ -1,11 +1,12 @@
-"""What searches say of the heads of the ground truth, each coupling under several seeds.
+"""Runs searches over the heads of the ground truth, in several variants and under several seeds.
 
     python benchmarks/search_scores.py --data train.tar --eval-data val.tar --out results/cifar10
 
-Writes `searches/VARIANT.csv`, a row a head, seed and rung, and `searches/costs.csv`, a row a
-search, as they end; run again, it goes on with the rest. Base, images, labels, length and heads are
-those of `ground_truth.py`; nothing is pruned, so that every head has every score, but in `pruned`,
-which is the search that the tool runs by default: what it costs is the question there.
+Writes `searches/VARIANT.csv`, a row for each head, seed and rung, and `searches/costs.csv`, a row
+for each search as it ends; started again, the benchmark continues with the searches that are
+missing. Base, images, labels, length and heads are those of `ground_truth.py`. Nothing is pruned,
+so that every head has every score, but in the variant `pruned`: that is the search that the tool
+runs by default, and serves to measure its cost.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "observe-share": {"coupling": "observe", "images_per_head": "share"},
     "observe-32": {"coupling": "observe", "images_per_head": 32},
 }
-"""What is compared: the settings in which a search differs from the others."""
+"""The settings in which the compared searches differ."""
 
 SETTINGS = {"rungs": 4, "pruner": "none", "trials": 64, "cohort": 64, "threads": 1}
 
@@ -49,10 +50,11 @@ def main() -> None:
     done = {(row["variant"], row["seed"]) for row in costs.to_dict("records")}
     wanted = [(v, s) for s in arguments.seeds for v in arguments.variants if (v, s) not in done]
     images = arguments.data, arguments.eval_data
-    found = in_processes(search, wanted, *images, jobs=arguments.jobs)
-    for (variant, seed), (scores, cost) in found:
+    ended = in_processes(search, wanted, *images, jobs=arguments.jobs)
+    for (variant, seed), (scores, cost) in ended:
         table = folder / f"{variant}.csv"
         known = pd.concat([_read(table), scores])
+        # Interrupted between the two tables, a search leaves scores without costs, and runs again.
         known = known.drop_duplicates(["candidate", "seed", "rung"], keep="last")
         write_table(table, known.sort_values(["seed", "rung"]))
         row = pd.DataFrame([{"variant": variant, "seed": seed, **cost}])
@@ -64,24 +66,24 @@ def main() -> None:
 def search(
     variant: str, seed: int, data: str, eval_data: str
 ) -> tuple[pd.DataFrame, dict[str, float]]:
-    """One search: its scores.csv with the heads' sizes, and what it cost."""
+    """Runs one search; returns its scores.csv with the sizes of the heads, and its cost."""
     with tempfile.TemporaryDirectory() as folder:
         settings = {
             **ground_truth.BASE, **ground_truth.TRAINING, **ground_truth.SCORES, **SETTINGS,
             **VARIANTS[variant],
         }  # fmt: skip
-        found = headsearch.search(
+        result = headsearch.search(
             space=ground_truth.SPACE, data=data, eval_data=eval_data, seed=seed,
             out=Path(folder) / "run", progress=False, **settings,
         )  # fmt: skip
-        sizes = found.ranking[["candidate", "family", "params_m", "gflops"]]
+        sizes = result.ranking[["candidate", "family", "params_m", "gflops"]]
         cost = {
-            "cost_base_equivalents": found.run.facts["cost_base_equivalents"],
-            "solo_equivalents": found.run.facts["solo_equivalents"],
-            "wall_s": found.run.facts["wall_s"],
-            "score_s": found.run.facts["score_s"],
+            "cost_base_equivalents": result.run.facts["cost_base_equivalents"],
+            "solo_equivalents": result.run.facts["solo_equivalents"],
+            "wall_s": result.run.facts["wall_s"],
+            "score_s": result.run.facts["score_s"],
         }
-        return found.run.scores.merge(sizes, on="candidate"), cost
+        return result.run.scores.merge(sizes, on="candidate"), cost
 
 
 def _read(path: Path) -> pd.DataFrame:

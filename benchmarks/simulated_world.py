@@ -1,8 +1,8 @@
-"""Simulated time for real code: processes that sleep, die, freeze, and share a database.
+"""Simulated time, processes and database, in which real code of a worker runs.
 
-The code under test calls its storage as ever. Each call takes simulated time, in which every other
-process goes on, so that calls of thousands of workers interleave as they would; a greenlet is what
-lets a plain function be suspended in the midst of it.
+The code under test calls its storage as usual. Each call takes simulated time, in which all other
+processes run, so that the calls of thousands of workers interleave as they would in reality.
+Processes run in greenlets, because a greenlet can suspend a plain function in the middle of a call.
 """
 
 from __future__ import annotations
@@ -23,7 +23,15 @@ READ_ALL = "read of all trials"
 
 
 class Process:
-    """What lives, freezes and dies together: the threads of one simulated process."""
+    """A simulated process: threads that freeze and die together.
+
+    Args:
+        world: the simulation that it is part of.
+
+    Attributes:
+        dead: whether it has ended.
+        frozen_until: simulated time before which none of its threads runs.
+    """
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -32,14 +40,14 @@ class Process:
         self._threads: list[greenlet.greenlet] = []
 
     def start(self, work: Callable[[], object]) -> greenlet.greenlet:
-        """A thread that does this work."""
+        """Starts a thread that calls `work`."""
         thread = greenlet.greenlet(work, parent=self.world.hub)
         self._threads.append(thread)
         self.world.wake(self, thread, 0.0)
         return thread
 
     def die(self) -> None:
-        """Ends at once, without a word."""
+        """Ends all threads at once, as SIGKILL does."""
         self.dead = True
         for thread in self._threads:
             if thread and thread is not greenlet.getcurrent():
@@ -47,69 +55,77 @@ class Process:
 
 
 class World:
-    """The clock, and what is to happen when.
+    """The simulated clock and its queue of events.
 
     Attributes:
-        now: seconds since the beginning.
+        now: seconds since the start of the simulation.
+        hub: the greenlet that runs the events, and starts all threads.
     """
 
     def __init__(self) -> None:
         self.now = 0.0
         self.hub = greenlet.getcurrent()
-        self._order = count()
-        self._coming: list[tuple[float, int, Process | None, Any]] = []
-        self._due: dict[greenlet.greenlet, int] = {}
+        self._numbers = count()
+        # Time, number, process (None for an event outside of any) and what happens. Numbers keep
+        # events of one time in the order in which they were made.
+        self._events: list[tuple[float, int, Process | None, Any]] = []
+        # The number of the event that wakes each thread: earlier ones for the same thread are void.
+        self._wakes: dict[greenlet.greenlet, int] = {}
 
     def __call__(self) -> float:
-        """The clock, as the code under test reads it."""
+        """The time, as the code under test reads it from a clock."""
         return self.now
 
     def later(self, seconds: float, event: Callable[[], object]) -> None:
-        """Lets something happen that no process does."""
-        heapq.heappush(self._coming, (self.now + seconds, next(self._order), None, event))
+        """Calls `event` after some seconds, outside of any process."""
+        heapq.heappush(self._events, (self.now + seconds, next(self._numbers), None, event))
 
     def wake(self, process: Process, thread: greenlet.greenlet, seconds: float) -> None:
-        """Lets a thread go on then, and not when it was going to."""
-        number = next(self._order)
-        self._due[thread] = number
-        heapq.heappush(self._coming, (self.now + seconds, number, process, thread))
+        """Continues a thread after some seconds, in place of when it would have continued."""
+        number = next(self._numbers)
+        self._wakes[thread] = number
+        heapq.heappush(self._events, (self.now + seconds, number, process, thread))
 
     def sleep(self, process: Process, seconds: float) -> None:
-        """Suspends the thread that calls; others may wake it before its time."""
+        """Suspends the calling thread; others may wake it earlier."""
         self.wake(process, greenlet.getcurrent(), seconds)
         self.hub.switch()
 
     def run(self, until: Callable[[], bool]) -> None:
-        """Goes on until that is so."""
-        while self._coming and not until():
-            at, number, process, what = heapq.heappop(self._coming)
+        """Runs events in the order of their times, until `until()` is true or none are left."""
+        while self._events and not until():
+            at, number, process, event = heapq.heappop(self._events)
             if process is None:
                 self.now = at
-                what()
+                event()
                 continue
-            if process.dead or self._due.get(what) != number:
+            thread = event
+            if process.dead or self._wakes.get(thread) != number:
                 continue
             self.now = at
             if process.frozen_until > at:
-                self.wake(process, what, process.frozen_until - at)
+                self.wake(process, thread, process.frozen_until - at)
                 continue
-            del self._due[what]
-            what.switch()
+            del self._wakes[thread]
+            thread.switch()
 
 
 class Database(InMemoryStorage):
-    """Optuna's storage in memory, at the end of a network: calls take time, and may fail.
+    """Optuna's in-memory storage behind a simulated network: calls take time, and may fail.
+
+    Calls from outside of a simulated process take no time, do not fail and are not counted.
 
     Args:
-        world: whose time they take.
-        latency: seconds of a call, half before and half after the database has carried it out.
+        world: the simulation whose time calls take.
+        latency: seconds of a call, half before and half after the database carries it out.
 
     Attributes:
-        calls: how many there were, by kind.
-        rows: trials that reads would have brought over the network, with Optuna's own cache of
-            finished trials in every process: those that were unfinished.
+        calls: number of calls, by kind.
+        rows: trials that reads transfer over the network. Optuna caches finished trials in every
+            process, so that only unfinished ones count.
         by_minute: calls in each minute.
-        process: whose thread calls; None for what takes no time.
+        rows_by_minute: rows in each minute.
+        away_until: simulated time until which the database is out of reach.
     """
 
     def __init__(self, world: World, latency: float) -> None:
@@ -123,11 +139,11 @@ class Database(InMemoryStorage):
         self._unfinished = 0
 
     def leave(self, seconds: float) -> None:
-        """Is out of reach for so long."""
+        """Puts the database out of reach for some seconds."""
         self.away_until = self._world.now + seconds
 
     def count(self, kind: str, times: int) -> None:
-        """Counts calls, of readers what they read too."""
+        """Counts calls, and the rows of those that read."""
         minute = int(self._world.now // 60)
         self.calls[kind] += times
         self.by_minute[minute] += times
@@ -136,24 +152,27 @@ class Database(InMemoryStorage):
             self.rows_by_minute[minute] += times * self._unfinished
 
     def _called(self, kind: str, call: Callable[[], Any]) -> Any:
+        """Carries out a call: counts it, takes its time, and raises if the database is away."""
         process = getattr(greenlet.getcurrent(), "process", None)
         if process is None:
             return call()
         self.count(kind, 1)
-        for part in ("there", "and back"):
-            self._world.sleep(process, self._latency / 2)
-            if self._world.now < self.away_until:  # on the way back, the answer alone is lost
-                raise StorageInternalError(f"simulated: out of reach, {part}")
-            if part == "there":
-                found = self._carried_out(call)
-        if isinstance(found, Exception):
-            raise found
-        return found
+        self._transmit(process, "request")
+        answer = self._answer(call)
+        self._transmit(process, "answer")  # lost here, what the call did stands all the same
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
-    def _carried_out(self, call: Callable[[], Any]) -> Any:
+    def _transmit(self, process: Process, message: str) -> None:
+        self._world.sleep(process, self._latency / 2)
+        if self._world.now < self.away_until:
+            raise StorageInternalError(f"simulated: the {message} was lost")
+
+    def _answer(self, call: Callable[[], Any]) -> Any:
         try:
             return call()
-        except Exception as error:  # an answer like any other
+        except Exception as error:  # the database's answer, which takes its way back too
             return error
 
     def get_all_trials(
@@ -191,6 +210,6 @@ class Database(InMemoryStorage):
         return self._called("new trial", created)
 
 
-def exponential(dice: random.Random, mean: float) -> float:
-    """Seconds to the next of events that come at random, this far apart."""
-    return dice.expovariate(1 / mean) if mean < float("inf") else float("inf")
+def exponential(rng: random.Random, mean: float) -> float:
+    """Seconds until the next of random events that are `mean` seconds apart on average."""
+    return rng.expovariate(1 / mean) if mean < float("inf") else float("inf")

@@ -1,12 +1,12 @@
-"""A long run at tiny size: whether memory, open files or threads grow with cohorts and rungs.
+"""Checks in a long, tiny search that memory, open files and threads do not grow with its length.
 
     python benchmarks/soak.py --out results/soak.csv [--cohorts 100] [--run RUN]
 
-One search in one process: cohorts of 6 sampled heads, each attached, scored at 6 rungs, pruned and
-detached, with a snapshot at every rung: 7 a cohort with that before training. Writes a row each 10
-cohorts: resident memory in MiB, open file handles, threads, files in the run directory, and the
-study's trials. Exits with 1 where the last third needs more memory than the second by over 5 %, or
-holds more handles. `interrupted.py` makes the same run with interruptions.
+One search in one process: in each cohort 6 sampled heads are attached, scored at 6 rungs, pruned
+and detached, with a snapshot at every rung, which is 7 a cohort with rung 0. Writes a row every 10
+cohorts: resident memory in MiB, open file handles, threads, files in the run directory, and trials
+of the study. Exits with 1 if the last third of the run takes over 5 % more memory than the second,
+or holds more handles. `interrupted.py` runs the same search with interruptions.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def settings(cohorts: int, folder: Path) -> dict[str, Any]:
-    """Of the search; its space is written into the folder."""
+    """The settings of the search, whose space is written to the folder."""
     space = folder / "soak.yaml"
     space.write_text(SPACE)
     return {**SETTINGS, "trials": cohorts * HEADS, "space": str(space.absolute())}
@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="the table")
     parser.add_argument("--cohorts", type=int, default=COHORTS)
-    parser.add_argument("--run", type=Path, help="the run directory; by default it is thrown away")
+    parser.add_argument("--run", type=Path, help="the run directory; default: a temporary one")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     rows = []
@@ -70,7 +70,7 @@ def main() -> None:
             rungs += 1
             if event.rung == RUNGS and (event.cohort + 1) % 10 == 0:
                 gc.collect()
-                rows.append({"cohorts": event.cohort + 1, "rungs": rungs, **_held(search)})
+                rows.append({"cohorts": event.cohort + 1, "rungs": rungs, **_resources(search)})
                 print(rows[-1], flush=True)
                 write_table(arguments.out, pd.DataFrame(rows))
 
@@ -83,7 +83,8 @@ def main() -> None:
     sys.exit(int(grown > 0.05 or last["handles"].max() > second["handles"].max()))
 
 
-def _held(search: Search) -> dict[str, int | float]:
+def _resources(search: Search) -> dict[str, int | float]:
+    """What this process and its search hold now (Linux)."""
     status = dict(
         line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines()
     )  # fmt: skip

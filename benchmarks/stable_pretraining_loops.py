@@ -1,8 +1,8 @@
-"""stable-pretraining's modules as it documents them: its `Module` in a Lightning trainer.
+"""Training loops of stable-pretraining, its `Module` in a Lightning trainer, for `peers.py`.
 
-Heads have the sizes of headsearch's, built as its own examples build them; DINO's prototypes are a
-linear layer without a norm, as in the library. It has no forward function for MoCo v3, so that is
-left out.
+Projectors have headsearch's sizes, and are built as in the library's own examples. DINO's
+prototypes are a linear layer without a norm, as in the library. MoCo v3 is left out, because the
+library has no forward function for it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ OBJECTIVES = ("dino", "simclr")
 
 
 class StablePretrainingLoop:
-    """The steps of an objective, some at a time, since the trainer owns the loop."""
+    """An objective in stable-pretraining, several steps at a time: Lightning runs the loop.
+
+    Args:
+        backbone: a timm model without classifier.
+        setting: the objective and its hyperparameters.
+    """
 
     def __init__(self, backbone: nn.Module, setting: Setting) -> None:
         self.setting = setting
@@ -55,7 +60,13 @@ class StablePretrainingLoop:
             )
 
     def seconds(self, crops: Tensor, steps: int, now: Callable[[], float]) -> float:
-        """What some steps take, one before them not counted: the trainer's start falls in it."""
+        """Seconds of `steps` steps, after one that is not counted: the trainer starts in it.
+
+        Args:
+            crops: (2, B, 3, S, S).
+            steps: how many.
+            now: returns the time in seconds.
+        """
         clock = _Clock(now)
         trainer = lightning.Trainer(
             accelerator="cpu",
@@ -80,6 +91,8 @@ class StablePretrainingLoop:
 
 
 class _Clock(Callback):
+    """Notes the time after each step."""
+
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
         self.ends: list[float] = []
@@ -89,6 +102,8 @@ class _Clock(Callback):
 
 
 class _Same(IterableDataset[dict[str, Any]]):
+    """The same batch without end."""
+
     def __init__(self, batch: dict[str, Any]) -> None:
         self.batch = batch
 

@@ -1,13 +1,13 @@
-"""Heads of one shape as one stack of weights, beside one head after the other.
+"""Compares training K equal-shaped heads in a loop with training them as one stack of weights.
 
     python benchmarks/stacked_heads.py --out results/speed/stacked_heads.csv
 
-Forward, backward and update of K heads of one shape on the same given features, in two ways: a
-loop over the heads, as a search takes them, and `torch.func.stack_module_state` with `vmap`, which
-makes one batched product of K linear layers. Both start from the same weights and come to the same
-losses, which is checked. The two take turns; the least of the repeats counts, in the process's own
-CPU time on one thread, which other work on the machine disturbs least. A ratio above 1 says that
-the stack is faster. bfloat16 is measured where the hardware multiplies it.
+Measures forward pass, backward pass and update of K heads of one shape on the same fixed features,
+in two ways: in a loop over the heads, as a search does, and by `torch.func.stack_module_state` with
+`vmap`, which makes one batched product of K linear layers. Both start from the same weights and
+must compute the same losses. They take turns. The reported time is the shortest repeat, in the
+process's own CPU time on one thread, which other work on the machine disturbs least. A ratio above
+1 means that the stack is faster. bfloat16 is measured where the hardware multiplies it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from headsearch.training.environment import set_up
 HEADS: dict[str, dict[str, int]] = {"mixer": {}, "attention": {}, "convnext": {"kernel": 7}}
 COUNTS = (2, 4, 8)
 IMAGES = {16: (8, 64), 64: (4, 16)}
-"""By tokens: crops that each head sees, a share of a step's or many."""
+"""By tokens: how many crops each head sees, few (a share of a step's) or many."""
 CPU = torch.device("cpu")
 
 
 def step_of_loop(heads: list[nn.Module], maps: Tensor, autocast: bool) -> Callable[[], Tensor]:
-    """A step of heads one after the other: their losses before it."""
+    """A step of one head after the other; it returns their losses (K,) before the update."""
     optimizer = torch.optim.AdamW((p for head in heads for p in head.parameters()), fused=True)
 
     def step() -> Tensor:
@@ -52,7 +52,7 @@ def step_of_loop(heads: list[nn.Module], maps: Tensor, autocast: bool) -> Callab
 
 
 def step_of_stack(heads: list[nn.Module], maps: Tensor, autocast: bool) -> Callable[[], Tensor]:
-    """The same with stacked weights."""
+    """The same step with stacked weights."""
     weights, buffers = stack_module_state(heads)
     weights = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     optimizer = torch.optim.AdamW(weights.values(), fused=True)
@@ -106,13 +106,13 @@ def main() -> None:
 def _measured(
     family: str, dim: int, tokens: int, images: int, count: int, autocast: bool, repeats: int
 ) -> tuple[float, float]:
-    """Seconds of a step by the loop, and by the stack."""
+    """Seconds of a step in the loop, and as a stack."""
     torch.manual_seed(0)
     grid = (round(tokens**0.5),) * 2
     parameters = {"depth": 2, **HEADS[family]}
     heads = [fit_to_map(build_head(family, dim, grid, parameters), grid) for _ in range(count)]
     maps = torch.randn(images, dim, *grid)
-    # the stack copies the weights: the loop's update does not touch them
+    # The stack copies the weights, so that the loop's updates do not change them.
     ways = [step(heads, maps, autocast) for step in (step_of_stack, step_of_loop)]
     losses: list[list[Tensor]] = [[], []]
     times: list[list[float]] = [[], []]

@@ -1,6 +1,6 @@
 """A job that searches with a module of its own in each process; writes what each has come to.
 
-torchrun --nproc-per-node 2 tests/own_modules.py FOLDER
+PYTHONPATH=tests torchrun --nproc-per-node 2 tests/helpers/jobs/custom_modules.py FOLDER
 """
 
 from __future__ import annotations
