@@ -78,7 +78,7 @@ def report(prepared: SearchSetup, count: int, rate: float, top: int) -> dict[str
     config, device, side = prepared.config, prepared.training.device, prepared.plan.image_size
     trainer = prepared.training.new_trainer(config.coupling)
     for head in bench_heads(prepared, count):
-        attach(trainer, prepared, head)
+        attach(trainer, prepared.training, head)
     crops = torch.randn(2, config.batch_size, 3, side, side).to(device)
     flops = step_flops(prepared.training, bench_heads(prepared, count)) / TERA
 
