@@ -45,8 +45,9 @@ def main() -> None:
         if type(error).__name__ != "OutOfMemoryError":  # torch's; not imported for its name
             raise
         code = _fail("out of memory; use a lower --cohort, --batch-size or --image-size")
-    except (KeyboardInterrupt, typer.Abort) as interrupt:
-        code = _interrupted(interrupt)
+    except (KeyboardInterrupt, typer.Abort):
+        print("headsearch: interrupted", file=sys.stderr)
+        code = 130
     # Not after an error: other processes may still be waiting for this one.
     if not code and "torch" in sys.modules:
         from headsearch.training import distributed
@@ -60,16 +61,6 @@ def _fail(message: str) -> int:
     program = f"headsearch, rank {torchrun.rank()}" if torchrun.count() > 1 else "headsearch"
     print(f"{program}: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
-
-
-def _interrupted(interrupt: BaseException) -> int:
-    """Says how to resume a run that a second Ctrl-C ended at once; returns the exit code."""
-    run = getattr(interrupt, "run_directory", None)
-    if run is None:
-        print("headsearch: interrupted", file=sys.stderr)
-    else:
-        print(f"interrupted at once: headsearch resume {run} continues from the last snapshot")
-    return 130
 
 
 def _print_version(wanted: bool) -> None:

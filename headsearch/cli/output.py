@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +39,26 @@ def end(signal: int, run_directory: Path, console: Console) -> None:
         how = f"headsearch resume {run_directory}"
         say(console, f"interrupted, all progress is saved: {how} continues from here")
         raise typer.Exit(128 + signal)
+
+
+@contextmanager
+def resumable(console: Console, how: str | None = None) -> Iterator[None]:
+    """In this block a run that a second Ctrl-C ends at once is said to be resumable.
+
+    Args:
+        how: the command that continues it; by default `headsearch resume RUN`.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        from headsearch.report.console import say
+        from headsearch.report.session import InterruptedAtOnceError
+
+        if not isinstance(interrupt, InterruptedAtOnceError):
+            raise
+        how = how or f"headsearch resume {interrupt.run_directory}"
+        say(console, f"interrupted at once: {how} continues from the last snapshot")
+        raise typer.Exit(130) from None
 
 
 def conclude(run_directory: Path, console: Console) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headsearch.cli.flags import RankOption, settings_as_flags
-from headsearch.cli.output import conclude, console_here, end
+from headsearch.cli.output import conclude, console_here, end, resumable
 from headsearch.config.settings import OF_SEARCH_ALONE, resolve
 from headsearch.errors import UserError
 from headsearch.runs.storage_url import VARIABLE
@@ -60,7 +60,9 @@ saved are those that are scored: the EMA teacher's, if the objective has one.
     found = read_run(run) if run is not None else None
     planned = prepare_pretraining(given, run=found, rank=rank, head=head, config_file=config)
     console = console_here()
-    finish_pretraining(*run_pretraining(planned, console=console), console)
+    with resumable(console):
+        done = run_pretraining(planned, console=console)
+    finish_pretraining(*done, console)
 
 
 def finish_pretraining(pretraining: Pretraining | None, signal: int, console: Console) -> None:
@@ -145,7 +147,8 @@ Runs that have ended are not repeated: start the command again if it was interru
         print_notes(console, notes)
         conclude(run, console)
         return
-    signal = run_verification(verification, console)
+    with resumable(console, "the same command"):
+        signal = run_verification(verification, console)
     if signal:
         console.print("interrupted, all progress is saved: start the same command again")
         raise typer.Exit(128 + signal)

@@ -10,7 +10,7 @@ import typer
 
 from headsearch import torchrun
 from headsearch.cli.flags import settings_as_flags
-from headsearch.cli.output import conclude, console_here, end
+from headsearch.cli.output import conclude, console_here, end, resumable
 from headsearch.cli.pretraining import finish_pretraining
 from headsearch.config.settings import RunConfig, check_here, read_config_file, resolve
 from headsearch.errors import UserError
@@ -56,7 +56,7 @@ def run(
     # can be resumed.
     in_file = read_config_file(config) if config is not None else {}
     asked = {**{name: entry.value for name, entry in in_file.items()}, **given}
-    with claimed(settings, asked) as directory:
+    with resumable(console), claimed(settings, asked) as directory:
         from headsearch.study.session import run_search
 
         found, signal = run_search(given, config, directory=directory, console=console)
@@ -104,9 +104,12 @@ are those of a run without interruption.
             console.print(f"· {run} is complete: there is nothing to resume", soft_wrap=True)
         return
     if is_pretraining(run):
-        finish_pretraining(*resume_pretraining(run, log=log, console=console), console)
+        with resumable(console):
+            resumed = resume_pretraining(run, log=log, console=console)
+        finish_pretraining(*resumed, console)
         return
-    found, signal = resume_search(read_run(run), log=log, console=console)
+    with resumable(console):
+        found, signal = resume_search(read_run(run), log=log, console=console)
     if torchrun.first():
         conclude(found, console)
         end(signal, found, console)

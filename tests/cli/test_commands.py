@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from headsearch.config.settings import OF_SEARCH_ALONE, RunConfig
+from headsearch.report.session import InterruptedAtOnceError
 from helpers.command_line import in_process
 
 HEADSEARCH = [sys.executable, "-c", "from headsearch.cli import main; main()"]
@@ -388,3 +389,24 @@ def test_other_commands_refuse_bad_input_in_one_line_too(
     assert code == 2
     assert err.count("\n") == 1
     assert all(word in err for word in words), err
+
+
+@pytest.mark.parametrize("command", ["run", "pretrain"])
+def test_a_run_that_a_second_ctrl_c_ends_says_how_it_is_resumed(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise InterruptedAtOnceError(tmp_path / "left")
+
+    monkeypatch.setattr("headsearch.study.session.run_search", interrupted)
+    monkeypatch.setattr("headsearch.pretraining.session.run_pretraining", interrupted)
+    flags = ["--base", "test_vit", "--image-size", "16", "--patch-size", "4", "--images", "256",
+             "--eval-images", "32", "--bank-images", "32"]  # fmt: skip
+    own = ["--head", "none"] if command == "pretrain" else []
+    out_flag = ["--out", str(tmp_path / "out")]
+    code, out, error = in_process(capsys, monkeypatch, command, *own, *flags, *out_flag)
+    assert code == 130, error
+    assert f"headsearch resume {tmp_path / 'left'} continues from the last snapshot" in out
