@@ -22,7 +22,8 @@ class EndlessSearch:
     """A search that is interrupted in a destructor, where Python drops what is raised."""
 
     class prepared:  # noqa: N801
-        steps = 10
+        class training:  # noqa: N801
+            steps = 10
 
     class config:  # noqa: N801
         rungs, seeds, log = 1, 1, "none"
