@@ -129,9 +129,9 @@ def test_sigterm_ends_the_command_with_its_code_and_the_cohort_given_back(
     submitted(tmp_path, url, epochs=1, rungs=1, cohort=7)
     taken = Worker._train_cohort
 
-    def stopped(self: Worker, *arguments: Any) -> Any:
+    def stopped(self: Worker, *arguments: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        yield from taken(self, *arguments)
+        taken(self, *arguments)
 
     monkeypatch.setattr(Worker, "_train_cohort", stopped)
     code, out, _ = in_process(

@@ -51,7 +51,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def carried_out(verification: Verification) -> list[Progress]:
-    return [progress for progress in verification.carry_out() if progress.ended is not None]
+    seen: list[Progress] = []
+    verification.run(seen.append)
+    return [progress for progress in seen if progress.ended is not None]
 
 
 @pytest.fixture(scope="module")
