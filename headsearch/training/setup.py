@@ -269,9 +269,4 @@ def _check_ranks_agree(setup: TrainingSetup) -> None:
 def attach(trainer: Trainer, setup: TrainingSetup, candidate: Candidate) -> None:
     """Attaches a candidate's head. Its first weights are the same in any cohort."""
     dim, grid = setup.plan.stages[candidate.feature_index]
-    trainer.attach(
-        candidate.name,
-        lambda: candidate.build(dim, grid),
-        dim,
-        feature_index=candidate.feature_index,
-    )
+    trainer.attach(candidate.name, lambda: candidate.build(dim, grid), dim, candidate.feature_index)
