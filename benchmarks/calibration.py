@@ -9,6 +9,11 @@ Reads `ground_truth.csv` (solo runs) and `searches/*.csv`, and writes
   score PRIMARY was chosen on the half `tune` alone; `confirm` holds heads that the choice did not
   see;
 - `variants.csv`: every search and score on the half `tune`, to compare settings;
+- `with_controls.csv`: how well the scores rank all heads, with the controls `identity` and `own`
+  counted as heads; with and without the heads that every search set aside as collapsed, which then
+  rank last. Computed after `calibration.csv` was known, and beside it;
+- `gains.csv`: the gain of every head over no head and over `own`, by the mean of both halves of the
+  labels, with its uncertainty over seeds and over images;
 - `end_to_end.csv`: what searches with pruning found, with their top three heads verified by solo
   runs, and the cost of that beside the cost of solo runs of all heads.
 """
@@ -16,17 +21,21 @@ Reads `ground_truth.csv` (solo runs) and `searches/*.csv`, and writes
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 import pandas as pd
 
 from headsearch.report.statistics.calibration import calibrate
-from headsearch.report.statistics.score_columns import scores_from
+from headsearch.report.statistics.gains import gains
+from headsearch.report.statistics.score_columns import collapsed_last, scores_from
 from headsearch.runs.tables import write_table
 
 DEFAULT = "observe"
 """The variant of `search_scores.py` in the default coupling, without pruning."""
 PRIMARY = "head_accuracy"
+NONE, OWN = "none", "own-d2"
+"""The candidates that gains are measured against: no head, and the base's own kind of block."""
 WINDOWS = {"last rung": 1, "mean of the last two": 2}
 """How many of a search's last rungs a score is averaged over."""
 
@@ -54,6 +63,9 @@ def main() -> None:
              "best_in_top3"]  # fmt: skip
     rest = [name for name in calibration.columns if name not in first]
     write_table(out / "calibration.csv", calibration[first + rest])
+    controls = with_controls(out, scores, searches[DEFAULT])
+    write_table(out / "with_controls.csv", controls)
+    write_table(out / "gains.csv", gains_of_heads(out, scores))
 
     rows = []
     for name, table in searches.items():
@@ -71,10 +83,58 @@ def main() -> None:
     write_table(out / "variants.csv", variants[first].sort_values("tau", ascending=False))
     print(variants[first].sort_values("tau", ascending=False).round(2).to_string(index=False))
     print(calibration.round(2).to_string(index=False))
+    print(controls.round(2).to_string(index=False))
     if (out / "searches" / "pruned.csv").exists():
         results = end_to_end(out, truth, costs)
         write_table(out / "end_to_end.csv", results)
         print(results.round(2).to_string(index=False))
+
+
+def with_controls(out: Path, scores: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """How well each score ranks all heads and the controls, with and without collapsed heads.
+
+    Args:
+        out: the folder of the tables.
+        scores: `final_scores` of a search.
+        table: its scores at all rungs, for the sizes of the heads that it set aside.
+    """
+    solo = read_solo(out)
+    solo = solo[solo["candidate"] != NONE]
+    counted = {"controls": scores, "controls and collapsed": collapsed_last(scores, table)}
+    return pd.concat(
+        calibrate(solo[solo["candidate"].isin(each["candidate"])], each, PRIMARY)
+        .table()
+        .assign(counted=name)
+        for name, each in counted.items()
+    )
+
+
+def gains_of_heads(out: Path, scores: pd.DataFrame) -> pd.DataFrame:
+    """The gain of each head in accuracy, a fraction, over no head and over `own`.
+
+    `gain` is measured on both halves of the labels, `gain_report` on the reporting half alone.
+    `se_seeds` is its standard error over seeds. `se_images` is its standard error over images,
+    half of the root mean square, over heads, of the difference between the gains on both halves.
+    """
+    solo = read_solo(out)
+    columns = {}
+    for control in (NONE, OWN):
+        suffix = "" if control == NONE else "_over_own"
+        halves = {half: gains(solo, half, control) for half in ("report", "choose")}
+        both = gains(solo, "accuracy_of_both", control)
+        apart = [halves["report"][head].value - halves["choose"][head].value for head in both]
+        columns |= {
+            f"gain{suffix}": {head: gain.value for head, gain in both.items()},
+            f"gain{suffix}_report": {h: gain.value for h, gain in halves["report"].items()},
+            f"se_seeds{suffix}": {head: gain.error for head, gain in both.items()},
+            f"se_images{suffix}": dict.fromkeys(
+                both, math.sqrt(sum(each**2 for each in apart) / len(apart)) / 2
+            ),
+        }
+    table = pd.DataFrame(columns).rename_axis("candidate").reset_index()
+    discrepancy = scores.groupby("candidate")["discrepancy"].mean()
+    table.insert(1, "discrepancy", table["candidate"].map(discrepancy))
+    return table.sort_values("discrepancy", kind="stable")
 
 
 def end_to_end(out: Path, truth: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
@@ -119,12 +179,20 @@ def read_truth(out: Path) -> pd.DataFrame:
 
     Seeds under which not every head has a run yet are left out.
     """
-    table = pd.read_csv(out / "ground_truth.csv")
-    table["accuracy"] = table[["base_knn", "base_linear"]].mean(axis=1)
+    table = read_solo(out)
     heads = table[table["split"] != "control"]
     all_heads = heads["candidate"].nunique()
     by_seed = heads.groupby("seed")["candidate"].nunique()
     return heads[heads["seed"].isin(by_seed[by_seed == all_heads].index)]
+
+
+def read_solo(out: Path) -> pd.DataFrame:
+    """All solo runs, with the accuracy on each half of the labels and on both."""
+    table = pd.read_csv(out / "ground_truth.csv")
+    table["report"] = table[["base_knn", "base_linear"]].mean(axis=1)
+    table["choose"] = table[["choose_knn", "choose_linear"]].mean(axis=1)
+    table["accuracy_of_both"] = table[["report", "choose"]].mean(axis=1)
+    return table.assign(accuracy=table["report"])
 
 
 def final_scores(table: pd.DataFrame, rungs: int = 1) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from headsearch.errors import UserError
 from headsearch.report.calibration import calibration_table, calibration_words
 from headsearch.report.statistics.calibration import calibrate, calibrate_runs
 from headsearch.report.statistics.rank_correlation import tau_b
-from headsearch.report.statistics.score_columns import SCORES
+from headsearch.report.statistics.score_columns import SCORES, collapsed_last
 from headsearch.runs.run import Run
 from headsearch.runs.tables import SOLO_COLUMNS
 from helpers import synthetic_runs
@@ -245,3 +245,18 @@ def test_heads_that_were_not_verified_or_were_pruned_are_left_out(tmp_path: Path
         calibrate_runs([verified_run(tmp_path, GAINS)], "balancd")
     with pytest.raises(UserError, match="headsearch verify RUN"):
         calibrate_runs([verified_run(tmp_path, dict(list(GAINS.items())[:3]))], "balanced")
+
+
+def test_collapsed_heads_rank_last_by_every_score_but_their_size() -> None:
+    table = pd.DataFrame(
+        [
+            {"candidate": "a", "seed": 0, "rung": 1, "params_m": 1.0},
+            {"candidate": "gone", "seed": 0, "rung": 1, "params_m": 9.0},
+            {"candidate": "a", "seed": 0, "rung": 2, "params_m": 1.0},
+        ]
+    )
+    scores = pd.DataFrame([{"candidate": "a", "seed": 0, "good": -3.0, "params_m": 1.0}])
+    found = collapsed_last(scores, table).set_index("candidate")
+    assert list(found.index) == ["a", "gone"]
+    assert found.loc["gone", "good"] < found.loc["a", "good"] == -3.0
+    assert found.loc["gone", "params_m"] == 9.0

@@ -30,12 +30,14 @@ class Gain:
 
     Attributes:
         value: the difference, as a fraction.
+        error: its standard error over seeds; NaN with one seed.
         low, high: bounds of its 95 % interval, simultaneous over all heads; NaN with one seed.
         p: two-sided p-value of no difference, adjusted for the number of heads; NaN with one seed.
         runs: the number of solo runs of this head.
     """
 
     value: float
+    error: float
     low: float
     high: float
     p: float
@@ -122,7 +124,9 @@ def gains(table: pd.DataFrame, column: str, control: str) -> dict[str, Gain]:
         half = critical * error
         hits = int((largest >= abs(value) / error).sum()) if has_error else 0
         p = (1 + hits) / (1 + DRAWS) if has_error else math.nan
-        result[fitted.names[index]] = Gain(value, value - half, value + half, p, runs[index])
+        result[fitted.names[index]] = Gain(
+            value, error if has_error else math.nan, value - half, value + half, p, runs[index]
+        )
     return result
 
 

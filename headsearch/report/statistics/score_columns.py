@@ -50,6 +50,29 @@ def scores_from(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"candidate": rows["candidate"], "seed": rows["seed"], **scores})
 
 
+def collapsed_last(scores: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """The scores with a row for every head that was set aside as collapsed, below all others.
+
+    Args:
+        scores: the scores of heads that were scored to the end: `candidate, seed` and a column a
+            score.
+        table: rows of scores.csv with the heads' sizes, at all rungs.
+
+    Returns:
+        `scores` with further rows. Sizes are known of collapsed heads too; every other score of
+        theirs is below the lowest of the same seed.
+    """
+    heads = table.drop_duplicates(["candidate", "seed"], keep="last")
+    gone = heads.merge(scores[["candidate", "seed"]], how="left", indicator=True)
+    gone = gone[gone["_merge"] == "left_only"]
+    rows = gone[["candidate", "seed"]].copy()
+    lowest = scores.groupby("seed").min(numeric_only=True)
+    for name in scores.columns.drop(["candidate", "seed"]):
+        known = name in SIZES
+        rows[name] = gone[name] if known else rows["seed"].map(lowest[name]) - 1
+    return pd.concat([scores, rows], ignore_index=True)
+
+
 def _accuracy(rows: pd.DataFrame) -> pd.Series[float]:
     return rows[["choose_knn", "choose_linear"]].mean(axis=1)
 
@@ -62,6 +85,9 @@ def _ranks(rows: pd.DataFrame, score: pd.Series[float]) -> pd.Series[float]:
     """The share of the heads of the same seed that a head is at least as good as."""
     return score.groupby(rows["seed"]).rank(pct=True)
 
+
+SIZES = ("params_m", "gflops")
+"""The scores that are known before a head trains."""
 
 SCORES: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
     "balanced": lambda rows: np.sqrt(rows["discrepancy"].clip(lower=0) * _accuracy(rows)),
