@@ -23,7 +23,6 @@ from headsearch.errors import UserError, unknown
 
 Budget = Literal["auto", "quick", "standard", "full"]
 Coupling = Literal["joint", "observe"]
-RankBy = Literal["auto", "discrepancy", "accuracy", "balanced"]
 Precision = Literal["auto", "float32", "bf16"]
 Log = Literal["none", "tensorboard"]
 CudaGraphs = Literal["auto", "never"]
@@ -208,10 +207,11 @@ class RunConfig(BaseModel):
         None, "Optuna storage URL. [default: SQLite in the run directory]", SEARCH
     )
 
-    rank_by: RankBy = setting(
+    rank_by: str = setting(
         "auto",
-        "Score for pruning and ranking: discrepancy, accuracy or balanced (the geometric mean of "
-        "both). auto: accuracy with labels, discrepancy without.",
+        "Score for pruning and ranking: accuracy, discrepancy, balanced (the geometric mean of "
+        "both), complementarity, head_only_right, discrepancy_pooled, absorption, predicted_gain "
+        "or static_prior. auto: accuracy with labels, discrepancy without.",
         SCORES,
     )
     discrepancy: str = setting(

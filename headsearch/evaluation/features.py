@@ -14,8 +14,9 @@ from torch import Tensor
 from headsearch.data import Data, Images
 from headsearch.data.image.views import normalize
 from headsearch.device import mixed_precision
+from headsearch.evaluation.similarity import pooled_map
 from headsearch.models.bases import BaseOutput
-from headsearch.models.network import Network
+from headsearch.models.network import Network, tokens_of
 
 PROBE_IMAGES = 512
 """At most so many images, the first queries, are used to measure discrepancy: its cost grows with
@@ -54,6 +55,7 @@ class RungFeatures:
         self._device = next(network.parameters()).device
         self._heads = {name: network.heads[name] for name in names}
         self._base_pooled: list[Tensor] = []
+        self._map_pooled: list[Tensor] = []
         self._head_pooled: dict[str, list[Tensor]] = {name: [] for name in names}
 
     def base_on_probe(self) -> dict[int, Tensor]:
@@ -97,6 +99,10 @@ class RungFeatures:
         """The pooled features of the base: (N, D), queries before bank."""
         return torch.cat(self._base_pooled)
 
+    def base_map(self) -> Tensor:
+        """The base's last map, pooled as a head's output is: (N, D), queries before bank."""
+        return torch.cat(self._map_pooled)
+
     def head(self, name: str) -> Tensor:
         """The pooled features of a head: (N, D), queries before bank."""
         return torch.cat(self._head_pooled[name])
@@ -109,6 +115,7 @@ class RungFeatures:
                 images, feature_indices=self._network.feature_indices
             )
         self._base_pooled.append(self._summary(base).float())
+        self._map_pooled.append(pooled_map(tokens_of(base.maps_BDHW[0])))
         return base.maps_BDHW
 
 

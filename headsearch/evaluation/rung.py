@@ -9,7 +9,7 @@ Shapes: N images, M queries, P probe images, D width, H × W the grid of a map.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import torch
@@ -19,11 +19,11 @@ from torch import Tensor
 from headsearch.data import Data
 from headsearch.data.image.views import normalize
 from headsearch.evaluation.collapse import effective_rank, prototype_entropies
+from headsearch.evaluation.complementarity import BaseProbe
 from headsearch.evaluation.discrepancy import DISCREPANCIES, discrepancy_of_grams
 from headsearch.evaluation.features import RungFeatures, batches
 from headsearch.evaluation.jackknife import Estimate, jackknife
-from headsearch.evaluation.proxies.knn import accuracy, knn_predict
-from headsearch.evaluation.proxies.linear import linear_predict
+from headsearch.evaluation.proxies.labelled import LabelledImages
 from headsearch.evaluation.scores import (
     PROTOTYPE_KL,
     Accuracies,
@@ -34,9 +34,11 @@ from headsearch.evaluation.scores import (
 )
 from headsearch.evaluation.similarity import (
     BaseGram,
+    cka_of_grams,
     dominant_share_of_gram,
     gram,
     map_features,
+    pooled_map,
     prototype_kl,
 )
 from headsearch.models.bases import BaseOutput
@@ -78,43 +80,78 @@ def score_rung(
     """
     network.eval()
     scored = {name: network.heads[name] for name in (network.heads if heads is None else heads)}
+    labelled = _labelled(data, next(network.parameters()).device)
     base_pooled: Tensor | None = None
+    probe: BaseProbe | None = None
     scores: dict[str, Scores] = {}
     for names in _groups(scored, data):
         features = RungFeatures(network, data, names, batch_size, summary, autocast=autocast)
         maps_PDHW = features.base_on_probe()
         if base_pooled is None:
-            base = BaseGram(gram(map_features(tokens_of(maps_PDHW[0].float()))))
-        forms: dict[str, dict[str, float]] = {}
-        differences: dict[str, Estimate] = {}
-        for name in names:
-            head_gram = gram(map_features(features.head_on_probe(name, maps_PDHW)))
-            forms[name] = {
-                form: float(entry.compare(base, head_gram)) for form, entry in DISCREPANCIES.items()
-            }
-            if measure != PROTOTYPE_KL:
-                differences[name] = discrepancy_of_grams(base.gram_NN, head_gram, measure)
+            base = _BaseOnProbe.of(tokens_of(maps_PDHW[0].float()))
+        compared = {
+            name: base.compare(features.head_on_probe(name, maps_PDHW), measure) for name in names
+        }
         del maps_PDHW  # the other images need the memory
         features.finish()
         if base_pooled is None:
             base_pooled = features.base()
             scores[BASE] = _with_prototypes(
-                _scores(base_pooled, data), BASE, base_pooled, data, prototypes
+                _scores(base_pooled, data, labelled), BASE, base_pooled, data, prototypes
             )
+            probe = BaseProbe(features.base_map(), labelled) if labelled is not None else None
         for name in names:
             pooled = features.head(name)
+            own = _scores(pooled, data, labelled, probe)
+            own = _with_prototypes(own, name, pooled, data, prototypes)
+            scores[name] = own.relative_to_base(*compared[name])
             if measure == PROTOTYPE_KL:
                 assert prototypes is not None
                 queries = len(data.queries)
-                differences[name] = _prototype_difference(
+                difference = _prototype_difference(
                     prototypes, (BASE, base_pooled[:queries]), (name, pooled[:queries])
                 )
-            own = _with_prototypes(_scores(pooled, data), name, pooled, data, prototypes)
-            scores[name] = replace(own, discrepancy=differences[name], forms=forms[name])
+                scores[name] = replace(scores[name], discrepancy=difference)
         del features  # frees memory for the next group
     return RungScores(
-        base=scores.pop(BASE), heads=scores, dominant_share=dominant_share_of_gram(base.gram_NN)
+        base=scores.pop(BASE), heads=scores, dominant_share=dominant_share_of_gram(base.map.gram_NN)
     )
+
+
+@dataclass(frozen=True)
+class _BaseOnProbe:
+    """The base on the probe images, to be compared with every head.
+
+    Attributes:
+        map: the Gram matrix of its token map.
+        pooled_PP: the Gram matrix of its pooled map.
+    """
+
+    map: BaseGram
+    pooled_PP: Tensor
+
+    @classmethod
+    def of(cls, tokens_PND: Tensor) -> _BaseOnProbe:
+        return cls(BaseGram(gram(map_features(tokens_PND))), gram(pooled_map(tokens_PND)))
+
+    def compare(
+        self, tokens_PND: Tensor, measure: str
+    ) -> tuple[Estimate | None, dict[str, float], float]:
+        """A head's discrepancy, all its forms, and `discrepancy_pooled`.
+
+        The first is None for `PROTOTYPE_KL`, which needs other features.
+        """
+        head_PP = gram(map_features(tokens_PND))
+        forms = {
+            form: float(entry.compare(self.map, head_PP)) for form, entry in DISCREPANCIES.items()
+        }
+        difference = (
+            discrepancy_of_grams(self.map.gram_NN, head_PP, measure)
+            if measure != PROTOTYPE_KL
+            else None
+        )
+        pooled = 1 - float(cka_of_grams(self.pooled_PP, gram(pooled_map(tokens_PND))))
+        return difference, forms, pooled
 
 
 def _groups(heads: Mapping[str, AttachedHead], data: Data) -> list[list[str]]:
@@ -160,24 +197,44 @@ def raw_pixels(data: Data, side: int = 32) -> Scores:
         F.adaptive_avg_pool2d(normalize(images), min(side, data.queries.image_size)).flatten(1)
         for images in chain(batches(data.queries, 256), batches(data.bank, 256))
     ]
-    return _scores(torch.cat(shrunk), data)
+    pixels = torch.cat(shrunk)
+    return _scores(pixels, data, _labelled(data, pixels.device))
 
 
-def _scores(pooled_ND: Tensor, data: Data) -> Scores:
-    """Effective rank and accuracies of pooled features, queries before bank."""
-    queries_MD = pooled_ND[: len(data.queries)]
-    rank = effective_rank(queries_MD)
+def _labelled(data: Data, device: torch.device) -> LabelledImages | None:
+    """The labels of bank and queries; None if there are none."""
     if data.bank is None or data.bank.labels is None or data.queries.labels is None:
+        return None
+    return LabelledImages(
+        data.bank.labels.to(device),
+        data.queries.labels.to(device),
+        data.choose,
+        data.report,
+        len(data.bank.classes),
+    )
+
+
+def _scores(
+    pooled_ND: Tensor,
+    data: Data,
+    labelled: LabelledImages | None,
+    base: BaseProbe | None = None,
+) -> Scores:
+    """Effective rank and accuracies of pooled features, queries before bank.
+
+    Args:
+        pooled_ND: the features.
+        data: bank and queries.
+        labelled: their labels, if there are any.
+        base: the probe of the base that a head is compared with.
+    """
+    rank = effective_rank(pooled_ND[: len(data.queries)])
+    if labelled is None:
         return Scores(rank, choose=None, report=None)
-    labels = data.queries.labels.to(pooled_ND.device)
-    bank_labels = data.bank.labels.to(pooled_ND.device)
-    bank_ND = pooled_ND[len(data.queries) :]
-    classes = len(data.bank.classes)
-    knn = knn_predict(bank_ND, bank_labels, queries_MD, classes)
-    linear = linear_predict(bank_ND, bank_labels, queries_MD, classes)
+    knn, linear = labelled.knn(pooled_ND), labelled.linear(pooled_ND)
 
-    def accuracies_on(split: Tensor) -> Accuracies:
-        target = labels[split]
-        return Accuracies(accuracy(knn[split], target), accuracy(linear[split], target))
+    def accuracies(split: Tensor) -> Accuracies:
+        return Accuracies(labelled.accuracy(knn, split), labelled.accuracy(linear, split))
 
-    return Scores(rank, choose=accuracies_on(data.choose), report=accuracies_on(data.report))
+    further = base.compare(pooled_ND, linear) if base is not None else {}
+    return Scores(rank, accuracies(labelled.choose), accuracies(labelled.report), further=further)

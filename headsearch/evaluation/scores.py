@@ -1,10 +1,10 @@
-"""The scores of one rung as typed values: accuracies, discrepancy, prototypes; means over seeds."""
+"""The scores of one rung as typed values, and their means over seeds."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from torch import Tensor
@@ -71,6 +71,17 @@ class PrototypeUse:
         return self.of_mean - self.of_images
 
 
+FURTHER: dict[str, str] = {
+    "complementarity": "accuracy of a linear probe on base and head together, minus the base's",
+    "head_only_right": "share of images that the head classifies rightly and the base wrongly",
+    "discrepancy_pooled": "1 − debiased linear CKA of pooled features, which the loss compares",
+    "absorption": "whether learning from the head lowers the base's own loss on other images",
+    "predicted_gain": "the gain that published solo runs of other settings let expect",
+    "static_prior": "the mean gain of this head, or of its family, in published settings",
+}
+"""Further scores of a head, by their name in scores.csv, and what they measure."""
+
+
 @dataclass(frozen=True)
 class Scores:
     """The scores of one representation.
@@ -83,6 +94,7 @@ class Scores:
         forms: the discrepancy by every measure of `DISCREPANCIES`, without intervals; empty for the
             base itself.
         prototype_use: None if the objective has no prototypes.
+        further: those of `FURTHER` that are known, by name; empty for the base itself.
     """
 
     effective_rank: float
@@ -91,6 +103,26 @@ class Scores:
     discrepancy: Estimate | None = None
     forms: Mapping[str, float] = field(default_factory=dict)
     prototype_use: PrototypeUse | None = None
+    further: Mapping[str, float] = field(default_factory=dict)
+
+    def relative_to_base(
+        self, discrepancy: Estimate | None, forms: Mapping[str, float], pooled: float
+    ) -> Scores:
+        """The scores of a head with its discrepancies from the base added.
+
+        Args:
+            discrepancy: None if it is not known yet.
+            forms: by every measure of `DISCREPANCIES`.
+            pooled: `discrepancy_pooled`.
+        """
+        return replace(self, discrepancy=discrepancy, forms=forms).with_further(
+            discrepancy_pooled=pooled
+        )
+
+    def with_further(self, **values: float) -> Scores:
+        """The scores with some of `FURTHER` added."""
+        assert values.keys() <= FURTHER.keys()
+        return replace(self, further={**self.further, **values})
 
     @property
     def discrepancy_value(self) -> float:
@@ -108,25 +140,6 @@ class Scores:
             "linear": self.report.linear if self.report else math.nan,
             "effective rank": self.effective_rank,
         }
-
-    def by(self, rank_by: str) -> float:
-        """The one figure that pruner and ranking use; accuracies are those on `choose`.
-
-        Args:
-            rank_by: `discrepancy`; `accuracy`, the mean of k-NN and linear probe; or `balanced`,
-                the geometric mean of these two, with which neither a copy of the base nor a useless
-                head scores high.
-        """
-        assert self.discrepancy is not None
-        difference = self.discrepancy.value
-        if rank_by == "discrepancy":
-            return difference
-        assert self.choose is not None, "without labels the ranking is by discrepancy"
-        if rank_by == "accuracy":
-            return self.choose.mean
-        assert rank_by == "balanced"
-        # A debiased discrepancy can be slightly negative.
-        return math.sqrt(max(0.0, difference) * self.choose.mean)
 
 
 @dataclass(frozen=True)
@@ -187,4 +200,8 @@ def _mean(scores: Sequence[Scores]) -> Scores:
         )
         if uses
         else None,
+        {
+            name: fmean(each.further.get(name, math.nan) for each in scores)
+            for name in scores[0].further
+        },
     )

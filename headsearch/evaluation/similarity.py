@@ -33,7 +33,16 @@ def map_features(tokens_BND: Tensor) -> Tensor:
     Each token goes through a LayerNorm without parameters. The scale and the offset of the residual
     stream then have no effect, and a head that returns its input has discrepancy 0.
     """
-    return F.layer_norm(tokens_BND.float(), (tokens_BND.shape[-1],)).flatten(1)
+    return _normalised(tokens_BND).flatten(1)
+
+
+def pooled_map(tokens_BND: Tensor) -> Tensor:
+    """The mean over the tokens of an image, each normalised as in `map_features`: (B, D)."""
+    return _normalised(tokens_BND).mean(dim=1)
+
+
+def _normalised(tokens_BND: Tensor) -> Tensor:
+    return F.layer_norm(tokens_BND.float(), (tokens_BND.shape[-1],))
 
 
 def gram(x_NP: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from headsearch.evaluation.rank_by import RANK_BY
 from headsearch.report.columns import COLUMNS, percent, points
 from headsearch.report.statistics.gains import Gain, Verified, verified
 from headsearch.report.statistics.intervals import accuracy_interval
@@ -118,11 +119,7 @@ def _control_wins(run: Run, peers: list[Ranked]) -> str:
 def _recommend(run: Run, peers: list[Ranked]) -> str:
     """The sentence that recommends the first-ranked head, with what speaks against it."""
     best = peers[0]
-    why = {
-        "discrepancy": "it differs most from the base",
-        "accuracy": "its representation is the most accurate",
-        "balanced": "it best balances difference from the base with accuracy",
-    }[rank_by(run)]
+    why = RANK_BY[rank_by(run)].why
     among = f"among the {len(peers)} heads at the same rung " if len(peers) > 1 else ""
     base_learnt = base_has_learnt(run)  # None if unknown
     learnt = base_learnt is True or run.facts.get("labelled") is False

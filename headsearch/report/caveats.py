@@ -9,6 +9,7 @@ from scipy import stats
 
 from headsearch.report.advice import with_error
 from headsearch.report.columns import percent, signed
+from headsearch.report.expected_gain import expected_gain
 from headsearch.report.incidents import incident_sentences
 from headsearch.report.statistics.gains import Verified, verified
 from headsearch.report.statistics.rank_correlation import trend
@@ -63,6 +64,8 @@ def trust(run: Run) -> Iterator[str]:
     measured = verified(run)
     if measured is not None:
         yield from _predictions(run, measured)
+    else:
+        yield from expected_gain(run)
     yield from _trend(run)
     share = run.facts.get("dominant_share")
     if share is not None and share > DOMINANT_SHARE:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from headsearch.evaluation.rank_by import RANK_BY
 from headsearch.report.advice import advice
 from headsearch.report.caveats import trust
 from headsearch.report.settings_list import command, settings_list
@@ -96,12 +97,9 @@ def _summary(run: Run) -> str:
 
 def _legend(run: Run) -> str:
     """The explanation below the ranking table."""
-    by = {
-        "discrepancy": "discrepancy from the base",
-        "accuracy": "proxy accuracy",
-        "balanced": "the geometric mean of discrepancy and proxy accuracy",
-    }[rank_by(run)]
-    reason = ", because there are no labels" if run.facts.get("labelled") is False else ""
+    by = RANK_BY[rank_by(run)].words
+    unlabelled = run.facts.get("labelled") is False and rank_by(run) == "discrepancy"
+    reason = ", because there are no labels" if unlabelled else ""
     return (
         f"Ranked by {by}{reason}; heads that were trained longer come first, collapsed and failed "
         "ones last. Brackets show 95% intervals. Accuracy is that of the head's output on the "

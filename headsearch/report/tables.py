@@ -54,8 +54,8 @@ def ranking_table(run: Run, *, compact: bool = False) -> Table:
         name
         for name in (COMPACT_FIGURES if compact else FIGURES)
         if any(math.isfinite(_figure(row, name)) for row in rows)
-        # With a single measure, the score repeats that measure's column.
-        and (name != "score" or rank_by(run) == "balanced")
+        # The score would repeat the column of discrepancy or of accuracy.
+        and (name != "score" or rank_by(run) not in ("discrepancy", "accuracy"))
     ]
     intervals = not compact
     noise = rank_noise(run)

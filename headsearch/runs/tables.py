@@ -69,7 +69,15 @@ SCORE_COLUMNS = (
     "base_choose_linear",
     "effective_rank",
     "loss",
+    "complementarity",
+    "head_only_right",
+    "discrepancy_pooled",
+    "absorption",
+    "predicted_gain",
+    "static_prior",
 )
+LATER_COLUMNS = frozenset(SCORE_COLUMNS[SCORE_COLUMNS.index("complementarity") :])
+"""Columns that runs of the first version lack; they are read as empty."""
 
 
 SOLO_COLUMNS = (
@@ -119,6 +127,9 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         raise UserError(f"{path}: not a table of a run: {str(error).splitlines()[0]}") from None
     if frame.empty:  # pandas cannot infer the type of empty columns
         frame = frame.astype({name: float for name in columns if name in frame.columns})
+    frame = frame.assign(
+        **dict.fromkeys(LATER_COLUMNS & set(columns) - set(frame.columns), math.nan)
+    )
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise UserError(f"{path}: not a table of a run: it has no column {missing[0]!r}")

@@ -16,8 +16,12 @@ from torch import Tensor
 
 from headsearch import torchrun
 from headsearch.data.loader import Loader
-from headsearch.study.job_commands import Attach, Leave, Load, SetUp
+from headsearch.evaluation.published_gains import with_expected_gains
+from headsearch.evaluation.rank_by import ABSORPTION
+from headsearch.evaluation.scores import RungScores
+from headsearch.study.job_commands import Absorb, Attach, Leave, Load, Score, SetUp
 from headsearch.study.leaderboard import Entry
+from headsearch.training.absorption import RUNGS, absorption, affordable_batches
 from headsearch.training.distributed import broadcast_object, broadcast_tensors
 from headsearch.training.head_timing import head_step_ms
 from headsearch.training.setup import TrainingSetup, attach
@@ -109,6 +113,36 @@ class Cohort:
         for replica in self.replicas:
             replica.trainer.detach(name)
         entry.end(state, reason)
+
+    def scores(self, rank_by: str) -> dict[int, RungScores]:
+        """The scores of base and heads with each seed, by seed.
+
+        Args:
+            rank_by: what candidates are ranked by.
+        """
+        families = {name: entry.candidate.family for name, entry in self.live.items()}
+        by_seed = {}
+        for replica in self.replicas:
+            broadcast_object(Score(replica.seed))
+            scores = replica.setup.scores(replica.trainer.teacher.network)
+            scores = with_expected_gains(scores, families)
+            for name, value in self._absorption(replica, rank_by).items():
+                scores.heads[name] = scores.heads[name].with_further(absorption=value)
+            by_seed[replica.seed] = scores
+        return by_seed
+
+    def _absorption(self, replica: Replica, rank_by: str) -> dict[str, float]:
+        """The absorption of each head at this rung; empty if it is not measured here."""
+        if replica.setup.config.coupling != "observe" or not self.live:
+            return {}
+        batches = affordable_batches(replica.setup, len(self.live))
+        if rank_by == ABSORPTION:
+            batches = max(1, batches)
+        elif self.rung not in RUNGS or not batches:
+            return {}
+        step = self.steps[replica.seed]
+        broadcast_object(Absorb(replica.seed, step, batches))
+        return absorption(replica.trainer, replica.setup, step, batches)
 
     def under(self, seed: int) -> Replica:
         """The replica of a seed."""

@@ -8,10 +8,11 @@ from optuna.trial import FixedTrial
 
 from headsearch.device import release_memory
 from headsearch.study.cohort import Cohort
-from headsearch.study.job_commands import Attach, End, Leave, Load, Score, SetUp, Steps
+from headsearch.study.job_commands import Absorb, Attach, End, Leave, Load, Score, SetUp, Steps
 from headsearch.study.leaderboard import Entry
 from headsearch.study.setup import SearchSetup
 from headsearch.training import distributed
+from headsearch.training.absorption import absorption
 from headsearch.training.loop import train_window
 
 
@@ -46,6 +47,9 @@ def follow(prepared: SearchSetup) -> Path:
             case Score(seed):
                 # Each process scores some of the heads; the first process uses the result.
                 prepared.training.scores(cohort.under(seed).trainer.teacher.network)
+            case Absorb(seed, step, batches):
+                replica = cohort.under(seed)
+                absorption(replica.trainer, replica.setup, step, batches)
             case End(run_directory):
                 return run_directory
             case other:

@@ -56,6 +56,15 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Absorb:
+    """Measure the absorption of every head with one seed (`training/absorption.py`)."""
+
+    seed: int
+    step: int
+    batches: int
+
+
+@dataclass(frozen=True)
 class End:
     """The search has ended. Its results are in this directory."""
 

@@ -18,6 +18,7 @@ from headsearch import torchrun
 from headsearch.device import out_of_memory, release_memory
 from headsearch.errors import UserError
 from headsearch.evaluation.collapse import collapse_reason
+from headsearch.evaluation.rank_by import RANK_BY
 from headsearch.evaluation.rung import raw_pixels
 from headsearch.evaluation.scores import RungScores, mean_over_seeds
 from headsearch.models.network import BASE
@@ -31,7 +32,7 @@ from headsearch.runs.storage import STORAGE_ERRORS, check_storage
 from headsearch.study import recovery
 from headsearch.study.cohort import Cohort, Replica
 from headsearch.study.events import Advanced, Event, Noted, Scored
-from headsearch.study.job_commands import End, Score, Steps
+from headsearch.study.job_commands import End, Steps
 from headsearch.study.leaderboard import Entry
 from headsearch.study.proposals import enqueue
 from headsearch.study.run_facts import note_baseline
@@ -266,21 +267,18 @@ class Search:
         state, rung, live = self.state, cohort.rung, cohort.live
         state.throughput.start()
         step = self.prepared.training.rung_step(rung)
-        by_seed = {}
-        for replica in cohort.replicas:
-            broadcast_object(Score(replica.seed))
-            by_seed[replica.seed] = self.prepared.training.scores(replica.trainer.teacher.network)
+        by_seed = cohort.scores(self.prepared.rank_by)
         for seed, scores in by_seed.items():
             if not math.isfinite(scores.base.effective_rank):  # so its features are not finite
                 raise DivergedError(seed, cohort.steps[seed])
+        ranking_score = RANK_BY[self.prepared.rank_by]
         mean = mean_over_seeds(list(by_seed.values()))
         state.facts["dominant_share"] = mean.dominant_share
         if rung == 0:
             note_baseline(state.facts, "untrained", mean.base)
         for name, entry in list(live.items()):
             ranked_by = {
-                seed: scores.heads[name].by(self.prepared.rank_by)
-                for seed, scores in by_seed.items()
+                seed: ranking_score.value(scores.heads[name]) for seed, scores in by_seed.items()
             }
             for seed, scores in by_seed.items():
                 state.leaderboard.record_seed(name, seed, rung, step, scores, ranked_by[seed])

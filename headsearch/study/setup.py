@@ -12,6 +12,7 @@ from typing import Any
 from headsearch.config.settings import RunConfig
 from headsearch.data import Data
 from headsearch.errors import UserError
+from headsearch.evaluation.rank_by import ABSORPTION, check_rank_by, resolved_rank_by
 from headsearch.models.bases import BasePlan
 from headsearch.models.head_batches import check_images_per_head, head_batch_size
 from headsearch.models.space import Candidate, Listing, ResolvedSpace, find_space, load_space
@@ -33,11 +34,13 @@ class SearchSetup:
         training: what a search shares with a solo run: data, base, objective and settings.
         space: the search space on this base.
         listing: all candidates, if the space is small enough to be listed; None otherwise.
+        rank_by: the score that ranks candidates, a name in `RANK_BY`.
     """
 
     training: TrainingSetup
     space: ResolvedSpace
     listing: Listing | None
+    rank_by: str
 
     @property
     def config(self) -> RunConfig:
@@ -85,13 +88,6 @@ class SearchSetup:
         known = drawn if self.listing is not None else islice(drawn, 1)
         return [[proposal.candidate for proposal in cohort] for cohort in known]
 
-    @property
-    def rank_by(self) -> str:
-        """The score that ranks candidates; `auto` is accuracy if there are labels."""
-        if self.config.rank_by != "auto":
-            return self.config.rank_by
-        return "accuracy" if self.data.bank is not None else "discrepancy"
-
 
 def prepare(
     config: RunConfig,
@@ -111,13 +107,16 @@ def prepare(
     # Names and space are checked first: opening the data may take long.
     make_pruner(config.pruner, eta=config.eta, min_keep=config.min_keep, rungs=config.rungs)
     make_sampler(config.sampler, config.seed)
+    check_rank_by(config.rank_by)
+    if config.rank_by == ABSORPTION and config.coupling != "observe":
+        raise UserError(f"--rank-by {ABSORPTION} needs --coupling observe")
     space = load_space(find_space(config.space)) if inputs.space is None else inputs.space
     training = prepare_training(config, inputs, progress)
-    if training.data.bank is None and config.rank_by in ("accuracy", "balanced"):
-        raise UserError(
-            f"--rank-by {config.rank_by} needs labels, and {config.eval_data or config.data} has "
-            "none; use --rank-by discrepancy or labelled --eval-data"
-        )
+    rank_by = resolved_rank_by(
+        config.rank_by,
+        labelled=training.data.bank is not None,
+        data=config.eval_data or config.data,
+    )
     if len(set(distributed.gather_objects(space.hash))) > 1:
         raise UserError(f"the processes of this job have different spaces: {config.space}")
     resolved = space.on(training.plan)
@@ -127,7 +126,7 @@ def prepare(
             f"--trials {config.trials} leaves no room beside the {len(resolved.controls)} controls "
             "of the space; use a larger number"
         )
-    prepared = SearchSetup(training, resolved, listing)
+    prepared = SearchSetup(training, resolved, listing, rank_by)
     check_images_per_head(config.images_per_head, prepared.batch, prepared.most_heads)
     return prepared
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import RunConfig
 from headsearch.device import mixed_precision
 from headsearch.models.bases import compile_blocks
-from headsearch.models.head_batches import HeadBatches, draw_head_batches
+from headsearch.models.head_batches import draw_head_batches
 from headsearch.models.network import (
     BASE,
     AttachedHead,
@@ -42,42 +41,8 @@ from headsearch.training.schedules import (
     teacher_momentum,
     weight_decay,
 )
+from headsearch.training.step_inputs import StepInputs
 from headsearch.training.sync_batchnorm import statistics_over_all
-
-
-@dataclass(frozen=True)
-class StepInputs:
-    """All inputs of a step besides the weights. They are drawn first, so that it can be recorded.
-
-    Attributes:
-        crops_BCSS: 2B crops: the first crops of all images, then the second crops.
-        temperature: the temperature of the objective's teacher, a scalar.
-        mask_BHW: the patches that are hidden from the student; None if the objective hides none.
-        head_batches: the crops that each head sees; None if each sees all of them.
-    """
-
-    crops_BCSS: Tensor
-    temperature: Tensor
-    mask_BHW: Tensor | None
-    head_batches: HeadBatches | None
-
-    def tensors(self) -> list[Tensor]:
-        """All tensors, always in the same order."""
-        mask = [] if self.mask_BHW is None else [self.mask_BHW]
-        rows = [] if self.head_batches is None else list(self.head_batches.rows.values())
-        return [self.crops_BCSS, self.temperature, *mask, *rows]
-
-    def clone(self) -> StepInputs:
-        """The same inputs, with a copy of every tensor."""
-        batches = self.head_batches
-        return StepInputs(
-            self.crops_BCSS.clone(),
-            self.temperature.clone(),
-            None if self.mask_BHW is None else self.mask_BHW.clone(),
-            None
-            if batches is None
-            else HeadBatches({name: rows.clone() for name, rows in batches.rows.items()}),
-        )
 
 
 class Trainer:
@@ -247,26 +212,43 @@ class Trainer:
             buffer.copy_(torch.where(self._sound.bool(), buffer, before))
 
     def _forward(self, inputs: StepInputs) -> tuple[Features, Losses]:
-        """The student's features, and its losses against targets of the teacher (or of itself).
+        """The student's features, and its losses against targets of the teacher (or of itself)."""
+        with self.step_context():
+            outputs = self._outputs(inputs)
+            return outputs.features, self.objective.losses(outputs)
+
+    def _outputs(self, inputs: StepInputs) -> StepOutputs:
+        """The student's features, and the targets of the teacher (or of itself).
 
         The base is computed once for all heads, in student and teacher alike.
         """
         objective, student = self.objective, self.student.train()
         crops, batches = inputs.crops_BCSS, inputs.head_batches
+        if objective.has_teacher:
+            teacher = self.teacher.network.train()
+            with torch.no_grad():
+                seen = teacher(crops, shares=batches)
+                targets = objective.targets(teacher, student, seen, crops, inputs.temperature)
+        features = student(crops, inputs.mask_BHW, batches)
+        if not objective.has_teacher:
+            with torch.no_grad():
+                targets = objective.targets(student, student, features, crops, inputs.temperature)
+        return StepOutputs(student, features, targets, inputs.mask_BHW, batches)
+
+    @contextmanager
+    def step_context(self) -> Iterator[None]:
+        """The context of a step's forward passes: their precision, and batch norm over ranks."""
         with mixed_precision(self.device, self.autocast), statistics_over_all():
-            if objective.has_teacher:
-                teacher = self.teacher.network.train()
-                with torch.no_grad():
-                    seen = teacher(crops, shares=batches)
-                    targets = objective.targets(teacher, student, seen, crops, inputs.temperature)
-            features = student(crops, inputs.mask_BHW, batches)
-            if not objective.has_teacher:
-                with torch.no_grad():
-                    targets = objective.targets(
-                        student, student, features, crops, inputs.temperature
-                    )
-            outputs = StepOutputs(student, features, targets, inputs.mask_BHW, batches)
-            return features, objective.losses(outputs)
+            yield
+
+    def outputs(self, crops: Tensor, position: StepPosition) -> StepOutputs:
+        """What the losses of a step on crops (2B, C, S, S) are computed from.
+
+        Masked patches and dropped paths depend on the seed and the step alone. Call it in
+        `step_context`, in which the losses must be computed as well.
+        """
+        with self._seeded_layers(position):
+            return self._outputs(self._step_inputs(crops, position))
 
     def losses(self, crops: Tensor, position: StepPosition) -> tuple[Features, Losses]:
         """The student's features of crops (2B, C, S, S), and the losses of a step on them.

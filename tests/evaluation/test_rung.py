@@ -11,6 +11,7 @@ from headsearch.config.settings import resolve
 from headsearch.data.image.views import normalize
 from headsearch.evaluation import (
     accuracy,
+    debiased_linear_cka,
     discrepancy,
     effective_rank,
     features,
@@ -118,3 +119,11 @@ def test_a_rung_scores_what_each_measure_says_of_plain_features() -> None:
             assert labels is not None
             right = accuracy(predicted[data.report], labels[data.report])
             assert scores.report.linear == pytest.approx(right, abs=0.05)
+            pooled_maps = [map_features(t[:count]).view(*t[:count].shape).mean(1)
+                           for t in (tokens_of(base_map), tokens)]  # fmt: skip
+            assert scores.further["discrepancy_pooled"] == pytest.approx(
+                1 - float(debiased_linear_cka(*pooled_maps)), abs=1e-5
+            )
+    assert found.heads["identity"].further == pytest.approx(
+        {"complementarity": 0, "head_only_right": 0, "discrepancy_pooled": 0}, abs=1e-9
+    )

@@ -9,13 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+L2 = 1e-2
+"""The weight of the penalty, by default."""
+
 
 def linear_predict(
     bank_ND: Tensor,
     bank_labels_N: Tensor,
     queries_MD: Tensor,
     classes: int,
-    l2: float = 1e-2,
+    l2: float = L2,
     max_iterations: int = 200,
 ) -> Tensor:
     """The classes of the queries by a linear probe that is fitted on the bank: (M,) int64.

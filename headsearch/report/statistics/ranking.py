@@ -7,17 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from headsearch.evaluation.rank_by import AUTO, RANK_BY, check_rank_by
 from headsearch.report.statistics.intervals import Interval, accuracy_interval, told_apart
 from headsearch.runs.run import Run
 from headsearch.runs.tables import STATE_CLASS, Ranked
 
 
 def rank_by(run: Run) -> str:
-    """What the ranking score measures: `discrepancy`, `accuracy` or `balanced`."""
-    if run.facts.get("labelled") is False:
-        return "discrepancy"  # the only measure that needs no labels
-    chosen = str(run.config.get("rank_by", "auto"))
-    return "accuracy" if chosen == "auto" else chosen
+    """What the ranking score measures: a name in `RANK_BY`.
+
+    Raises:
+        UserError: config.yaml names a score that does not exist.
+    """
+    chosen = str(run.config.get("rank_by", AUTO))
+    check_rank_by(chosen)
+    labelled = run.facts.get("labelled") is not False
+    if chosen == AUTO or (RANK_BY[chosen].needs_labels and not labelled):
+        return "accuracy" if labelled else "discrepancy"
+    return chosen
 
 
 def reporting_images(run: Run) -> int | None:
@@ -37,7 +44,8 @@ def distinct(first: Ranked, second: Ranked, run: Run) -> bool:
     """Whether `first` beats `second` in what the ranking measures, beyond their intervals.
 
     For a score of two measures (balanced), at least one must be better and none worse: a head that
-    is better in one measure and worse in the other is not shown to be the better one.
+    is better in one measure and worse in the other is not shown to be the better one. Other scores
+    have no interval, so no head is shown to be better by them.
     """
     criterion, images = rank_by(run), reporting_images(run)
     verdicts = []
@@ -52,7 +60,7 @@ def distinct(first: Ranked, second: Ranked, run: Run) -> bool:
                 accuracy_interval(second.accuracy, images),
             )
         )
-    return max(verdicts) == 1 and min(verdicts) >= 0
+    return bool(verdicts) and max(verdicts) == 1 and min(verdicts) >= 0
 
 
 def _discrepancy(row: Ranked) -> Interval:

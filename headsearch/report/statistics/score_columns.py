@@ -99,6 +99,17 @@ SCORES: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
     "head_linear": lambda rows: rows["choose_linear"],
     "head_accuracy": _accuracy,
     "head_minus_base": lambda rows: _accuracy(rows) - _base_accuracy(rows),
+    **{
+        name: lambda rows, name=name: rows[name]  # type: ignore[misc]
+        for name in (
+            "complementarity",
+            "head_only_right",
+            "discrepancy_pooled",
+            "absorption",
+            "predicted_gain",
+            "static_prior",
+        )
+    },
     "mean_of_ranks": lambda rows: (
         (_ranks(rows, rows["discrepancy"]) + _ranks(rows, _accuracy(rows))) / 2
     ),

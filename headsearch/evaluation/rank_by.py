@@ -1,0 +1,117 @@
+"""The scores that candidates can be pruned and ranked by (`--rank-by`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from headsearch.errors import UserError, unknown
+from headsearch.evaluation.scores import FURTHER, Scores
+
+
+@dataclass(frozen=True)
+class RankBy:
+    """A score that candidates can be pruned and ranked by; larger is better.
+
+    Attributes:
+        words: what it is, to follow "ranked by".
+        why: why the first-ranked head is first, to follow "because".
+        value: the score of a head; NaN if it is not known.
+        needs_labels: whether it needs labels.
+    """
+
+    words: str
+    why: str
+    value: Callable[[Scores], float]
+    needs_labels: bool = False
+
+
+def _accuracy(scores: Scores) -> float:
+    return scores.choose.mean if scores.choose is not None else math.nan
+
+
+def _balanced(scores: Scores) -> float:
+    # A debiased discrepancy can be slightly negative.
+    return math.sqrt(max(0.0, scores.discrepancy_value) * _accuracy(scores))
+
+
+def _further(name: str, why: str, *, needs_labels: bool = False) -> RankBy:
+    return RankBy(
+        f"{name} ({FURTHER[name]})",
+        why,
+        lambda scores: scores.further.get(name, math.nan),
+        needs_labels,
+    )
+
+
+ABSORPTION = "absorption"
+
+RANK_BY: dict[str, RankBy] = {
+    "discrepancy": RankBy(
+        "discrepancy from the base",
+        "it differs most from the base",
+        lambda scores: scores.discrepancy_value,
+    ),
+    "accuracy": RankBy(
+        "proxy accuracy", "its representation is the most accurate", _accuracy, needs_labels=True
+    ),
+    "balanced": RankBy(
+        "the geometric mean of discrepancy and proxy accuracy",
+        "it best balances difference from the base with accuracy",
+        _balanced,
+        needs_labels=True,
+    ),
+    "complementarity": _further(
+        "complementarity", "its features add the most to those of the base", needs_labels=True
+    ),
+    "head_only_right": _further(
+        "head_only_right",
+        "it is right about the most images that the base gets wrong",
+        needs_labels=True,
+    ),
+    "discrepancy_pooled": _further(
+        "discrepancy_pooled", "its pooled features differ most from those of the base"
+    ),
+    ABSORPTION: _further(ABSORPTION, "learning from it agrees most with the base's own objective"),
+    "predicted_gain": _further(
+        "predicted_gain", "the largest gain is expected from it", needs_labels=True
+    ),
+    "static_prior": _further(
+        "static_prior", "it, or its family, gained the most in published settings"
+    ),
+}
+"""The scores that candidates can be ranked by. `balanced` ranks neither a copy of the base nor a
+useless head high."""
+
+
+AUTO = "auto"
+"""The setting that ranks by accuracy if there are labels, else by discrepancy."""
+
+
+def check_rank_by(name: str) -> None:
+    """Raises UserError if there is no such score."""
+    if name not in (AUTO, *RANK_BY):
+        raise unknown("--rank-by", name, (AUTO, *RANK_BY))
+
+
+def resolved_rank_by(name: str, *, labelled: bool, data: str) -> str:
+    """The score that candidates are ranked by.
+
+    Args:
+        name: the setting.
+        labelled: whether the evaluation images have labels.
+        data: what these images are called, for the error message.
+
+    Raises:
+        UserError: the score needs labels, and there are none.
+    """
+    if name == AUTO:
+        return "accuracy" if labelled else "discrepancy"
+    if RANK_BY[name].needs_labels and not labelled:
+        without = ", ".join(other for other, each in RANK_BY.items() if not each.needs_labels)
+        raise UserError(
+            f"--rank-by {name} needs labels, and {data} has none; use labelled --eval-data or one "
+            f"of: {without}"
+        )
+    return name

@@ -1,0 +1,83 @@
+"""Every score that candidates can be ranked by: in scores.csv, in the ranking and in the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headsearch.config.settings import resolve
+from headsearch.errors import UserError
+from headsearch.evaluation.rank_by import RANK_BY
+from headsearch.report.content import content
+from headsearch.report.statistics.ranking import rank_by
+from headsearch.report.statistics.score_columns import search_scores
+from headsearch.runs.run import Run, read_run
+from headsearch.runs.tables import LATER_COLUMNS, SCORE_COLUMNS
+from headsearch.study.search import Search
+from headsearch.study.setup import prepare
+from helpers import tiny_search
+
+
+def searched(tmp_path: Path, **changes: Any) -> Run:
+    settings = {"coupling": "observe", "cohort": 8, **changes}
+    search = Search(tiny_search.begun(tmp_path, "run", **settings))
+    search.run()
+    return read_run(search.run_directory)
+
+
+@pytest.mark.parametrize("name", sorted(RANK_BY))
+def test_heads_are_ranked_by_it_and_the_report_says_so(tmp_path: Path, name: str) -> None:
+    found = searched(tmp_path, rank_by=name)
+    last = found.scores[found.scores["rung"] == 3].set_index("candidate")
+    column = {"accuracy": None, "balanced": None}.get(name, name)
+    if column is not None:
+        assert last["score"].tolist() == pytest.approx(last[column].tolist())
+    finalists = found.ranking[found.ranking["state"] == "complete"]
+    assert len(finalists) > 2
+    assert list(finalists["score"]) == sorted(finalists["score"], reverse=True)
+    assert rank_by(found) == name
+    assert RANK_BY[name].words in content(found).legend
+    # Two epochs are too short for the budget, so it is measured only where it decides.
+    assert last["absorption"].notna().all() == (name == "absorption")
+    everywhere = found.scores[sorted(LATER_COLUMNS - {"absorption"})]
+    assert everywhere.notna().all(axis=None)
+
+
+def test_scores_that_measure_a_difference_are_zero_for_identity(tmp_path: Path) -> None:
+    of_identity = searched(tmp_path).scores.set_index("candidate").loc["identity"]
+    for name in ("complementarity", "head_only_right", "discrepancy_pooled"):
+        assert of_identity[name].abs().max() < 1e-6, name
+
+
+def test_absorption_is_measured_at_two_rungs_of_a_search_that_is_long_enough(
+    tmp_path: Path,
+) -> None:
+    scores = searched(tmp_path, epochs=120, pruner="none").scores
+    assert set(scores.loc[scores["absorption"].notna(), "rung"]) == {1, 2}
+
+
+def test_absorption_of_joined_heads_has_no_meaning(tmp_path: Path) -> None:
+    assert searched(tmp_path, coupling="joint").scores["absorption"].isna().all()
+    settings = tiny_search.settings(tmp_path, rank_by="absorption", out=tmp_path / "other")
+    with pytest.raises(UserError, match="--rank-by absorption needs --coupling observe"):
+        prepare(resolve(settings))
+    assert not (tmp_path / "other").exists()
+
+
+def test_an_unknown_score_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
+    settings = tiny_search.settings(tmp_path, rank_by="complementary")
+    with pytest.raises(UserError, match="did you mean 'complementarity'"):
+        prepare(resolve(settings))
+
+
+def test_a_run_of_the_first_version_lacks_the_later_columns(tmp_path: Path) -> None:
+    run = searched(tmp_path)
+    table = run.scores.drop(columns=sorted(LATER_COLUMNS))
+    table.to_csv(run.path / "scores.csv", index=False)
+    old = read_run(run.path)
+    assert set(old.scores.columns) == set(SCORE_COLUMNS)
+    assert old.scores[sorted(LATER_COLUMNS)].isna().all(axis=None)
+    assert old.scores["score"].tolist() == pytest.approx(run.scores["score"].tolist(), rel=1e-4)
+    assert len(search_scores(old)) == len(search_scores(run))
