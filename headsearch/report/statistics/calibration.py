@@ -133,14 +133,14 @@ def calibrate(
         stats.false_discovery_control([agreements[name].p for name in others]) if others else []
     )
     corrected = dict(zip(others, map(float, adjusted), strict=True))
-    reliability = _reliability(truth_HS)
+    found_reliability = reliability(truth_HS)
     return Calibration(
         tuple(
             replace(agreements[name], p=corrected.get(name, agreements[name].p)) for name in names
         ),
         len(heads),
-        reliability,
-        2 / math.pi * math.asin(math.sqrt(reliability)),
+        found_reliability,
+        ceiling(found_reliability),
     )
 
 
@@ -177,7 +177,12 @@ def calibrate_runs(runs: Sequence[Run], primary: str) -> Calibration:
         raise UserError(f"{error}; {remedy}") from None
 
 
-def _reliability(truth_HS: Array) -> float:
+def ceiling(reliability: float) -> float:
+    """(2/π) asin √R, the τ that a perfect score would reach, under normality."""
+    return 2 / math.pi * math.asin(math.sqrt(reliability))
+
+
+def reliability(truth_HS: Array) -> float:
     """1 − MS(error) / MS(heads) of the two-way table: the intraclass correlation ICC(3, S).
 
     Source: Shrout and Fleiss 1979, Psychological Bulletin 86. NaN with one seed.

@@ -1,0 +1,220 @@
+"""The analysis of the carry-over benchmark, on made-up benchmarks whose answer is known."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+HEADS = ["own-d2", *(f"h{index}-d2" for index in range(13))]
+SCORES = ("score", "discrepancy", "cka", "mutual_knn", "procrustes", "choose_knn", "choose_linear",
+          "base_choose_knn", "base_choose_linear", "effective_rank", "complementarity",
+          "head_only_right", "discrepancy_pooled", "absorption", "predicted_gain", "static_prior",
+          "params_m", "gflops")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def analyse() -> Iterator[ModuleType]:
+    """The script, whose neighbours have names as plain as `data` and `settings`."""
+    path, before = list(sys.path), set(sys.modules)
+    sys.path[:0] = [str(BENCHMARKS / "carry_over"), str(BENCHMARKS)]
+    yield importlib.import_module("analyse")
+    sys.path[:] = path
+    for name in set(sys.modules) - before:
+        if str(BENCHMARKS) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def world(
+    analyse: ModuleType, r: float, *, noise: float = 0.2, seed: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Gains of every setting, and accuracies of heads that correlate with them by r.
+
+    All other scores are noise.
+    """
+    rng = np.random.default_rng(seed)
+    solo, searches = [], []
+    for setting in analyse.SETTINGS:
+        gain = rng.normal(0, 1, len(HEADS))
+        score = r * gain + math.sqrt(1 - r**2) * rng.normal(0, 1, len(HEADS))
+        for s in (0, 1):
+            luck = rng.normal()
+            accuracy = {"none": 0.3, **dict(zip(HEADS, 0.3 + 0.01 * gain, strict=True))}
+            for head, value in accuracy.items():
+                measured = value + 0.01 * (luck + noise * rng.normal())
+                solo.append({"protocol": 1, "setting": setting, "candidate": head, "seed": s,
+                             "ended": "complete", "base_knn": measured, "base_linear": measured,
+                             "wall_s": 1})  # fmt: skip
+            for coupling, last in (("observe", 4), ("joint", 2)):
+                for rung in range(last + 1):
+                    for head, value in zip(HEADS, score, strict=True):
+                        row = {name: rng.normal() for name in SCORES}
+                        row |= {"choose_knn": value, "choose_linear": value,
+                                "base_choose_knn": 0.0, "base_choose_linear": 0.0}  # fmt: skip
+                        if rung not in (1, 2):
+                            row["absorption"] = math.nan
+                        searches.append({"protocol": 1, "setting": setting, "coupling": coupling,
+                                         "seed": s, "rung": rung, "candidate": head,
+                                         "cost": 1.2 * rung, "wall_s": 1, **row})  # fmt: skip
+    return pd.DataFrame(solo), pd.DataFrame(searches)
+
+
+def truths_of(analyse: ModuleType, solo: pd.DataFrame) -> dict[str, Any]:
+    return {name: analyse.truth_of(rows) for name, rows in solo.groupby("setting", sort=False)}
+
+
+@pytest.mark.parametrize(("r", "passes"), [(0.92, True), (0.4, False)])
+def test_a_score_that_predicts_gains_passes_and_a_weak_one_does_not(
+    analyse: ModuleType, monkeypatch: pytest.MonkeyPatch, r: float, passes: bool
+) -> None:
+    monkeypatch.setattr(analyse, "RESAMPLES", 500)
+    monkeypatch.setattr(analyse, "RANDOM_ORDERS", 50)
+    solo, searches = world(analyse, r)
+    tables = analyse.analysis(truths_of(analyse, solo), searches)
+    summary = tables["summary"].set_index(["score", "coupling"])
+    primary = summary.loc[("head_accuracy", "observe")]
+    # Of a normal pair, τ = (2/π) asin r.
+    assert primary["tau"] == pytest.approx(2 / math.pi * math.asin(r), abs=0.12)
+    assert (primary["low"] > analyse.LEAST) == passes
+    word = ": success" if passes else ": no success"
+    assert analyse.verdict(tables["summary"]).endswith(word)
+    assert summary.loc[("effective_rank", "observe"), "low"] < 0.1
+    assert summary.loc[("params_m", "none"), "cost"] == 0
+    assert primary["cost"] == pytest.approx(4.8)
+    by_chance = summary.loc[("random", "none")]
+    assert by_chance["low"] < 0 < by_chance["high"]
+    assert by_chance["regret_1"] > primary["regret_1"]
+    # Of 14 heads, the best is among three random ones with probability 3/14.
+    assert by_chance["top_3"] == pytest.approx(3 / 14, abs=0.06)
+    assert set(tables["rungs"]["rung"]) == {1, 2, 3, 4}
+    assert len(tables["tau"].query("score == 'head_accuracy' and coupling == 'observe'")) == 7
+
+
+def test_tau_of_a_setting_is_counted_pair_by_pair(analyse: ModuleType) -> None:
+    solo, searches = world(analyse, 0.7)
+    truths = truths_of(analyse, solo)
+    scores = analyse.scores_at(searches, truths, "observe", 4)["head_accuracy"]
+    name, truth = next(iter(truths.items()))
+    counted = []
+    for score in scores[name].T:
+        pairs = list(combinations(range(len(HEADS)), 2))
+        signs = [np.sign((score[a] - score[b]) * (truth.gain_H[a] - truth.gain_H[b]))
+                 for a, b in pairs]  # fmt: skip
+        counted.append(sum(signs) / len(pairs))
+    assert analyse.tau_of(truth, scores[name]) == pytest.approx(np.mean(counted))
+
+
+def test_a_resample_counts_a_head_as_often_as_it_was_drawn(analyse: ModuleType) -> None:
+    rng = np.random.default_rng(3)
+    gain, score = rng.normal(size=5), rng.normal(size=(5, 1))
+    counts = np.array([[2.0, 0, 1, 1, 1]])
+    drawn = [0, 0, 2, 3, 4]
+    pairs = [(a, b) for a, b in combinations(drawn, 2) if a != b]
+    signs = [np.sign((gain[a] - gain[b]) * (score[a, 0] - score[b, 0])) for a, b in pairs]
+    found = analyse._weighted_tau(gain, score, counts)
+    assert found == pytest.approx([sum(signs) / len(pairs)])
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says(
+    analyse: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(analyse, "RESAMPLES", 400)
+    held = 0
+    for seed in range(20):
+        solo, searches = world(analyse, 0.7, noise=0.0, seed=seed)
+        truths = truths_of(analyse, solo)
+        scores = analyse.scores_at(searches, truths, "observe", 4)["head_accuracy"]
+        found = analyse.interval_of_mean(truths, scores)
+        held += found["low"] <= 2 / math.pi * math.asin(0.7) <= found["high"]
+    assert held >= 17  # 19 are expected; 16 or fewer come by chance in 2 of 100 cases
+
+
+def test_regret_and_first_three_are_those_of_the_gains(analyse: ModuleType) -> None:
+    gain = np.array([0.03, 0.01, 0.02, 0.00])
+    score = np.array([0.1, 0.9, 0.8, 0.7])
+    assert analyse.regret(gain, score, first=1) == pytest.approx(2)
+    assert analyse.regret(gain, score, first=3) == pytest.approx(1)
+    assert analyse.regret(gain, gain, first=1) == 0
+
+
+def test_collapsed_heads_rank_last_and_diverged_ones_gain_least(analyse: ModuleType) -> None:
+    solo, searches = world(analyse, 0.9)
+    name = next(iter(analyse.SETTINGS))
+    gone = (searches["setting"] == name) & (searches["candidate"] == "h3-d2")
+    searches = searches[~(gone & (searches["rung"] > 1))]
+    lost = (solo["setting"] == name) & (solo["candidate"] == "h5-d2")
+    solo.loc[lost, ["base_knn", "base_linear"]] = math.nan
+    truth = truths_of(analyse, solo)[name]
+    scores = analyse.scores_at(searches, {name: truth}, "observe", 4)
+    at = truth.heads.index("h3-d2")
+    assert all(scores[score][name][at].max() < np.delete(scores[score][name], at, 0).min()
+               for score in ("head_accuracy", "discrepancy", "complementarity"))  # fmt: skip
+    assert truth.gain_H.argmin() == truth.heads.index("h5-d2")
+
+
+def test_the_prior_and_the_refitted_model_do_not_see_their_own_setting(
+    analyse: ModuleType,
+) -> None:
+    solo, searches = world(analyse, 0.9)
+    truths = truths_of(analyse, solo)
+    last = analyse.scores_at(searches, truths, "observe", 4)
+    name = next(iter(truths))
+    changed = {**truths, name: analyse.Truth(truths[name].heads, -truths[name].gain_HS,
+                                             truths[name].over_own_H)}  # fmt: skip
+    for make in (analyse.without_search, lambda t: analyse.refitted(t, last)):
+        for score, by_setting in make(truths).items():
+            again = make(changed)[score]
+            assert np.array_equal(by_setting[name], again[name])
+            other = next(setting for setting in truths if setting != name)
+            assert not np.array_equal(by_setting[other], again[other])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text.rstrip("\n")[:-30] + "\n", "the row is cut short"),
+        (lambda text: text + text.splitlines()[-1] + "\n", "a second row of"),
+        (lambda text: text.replace("\n1,", "\n2,", 1), "line 2: protocol 2, but this is 1"),
+        (lambda text: text.replace("setting", "sitting", 1), "no column setting"),
+        (lambda text: "", "No columns"),
+    ],
+)
+def test_damaged_tables_are_named_and_refused(
+    analyse: ModuleType, tmp_path: Path, damage: Any, message: str
+) -> None:
+    solo, _ = world(analyse, 0.9)
+    path = tmp_path / "solo.csv"
+    solo.to_csv(path, index=False)
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(SystemExit, match=message) as refused:
+        analyse.read_checked(path, ["setting", "candidate", "seed"])
+    assert str(path) in str(refused.value)
+
+
+def test_no_score_is_analysed_while_runs_are_missing(
+    analyse: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    solo, searches = world(analyse, 0.9)
+    last = list(analyse.SETTINGS)[-1]
+    solo = solo[~((solo["setting"] == last) & (solo["candidate"] == "h1-d2"))]
+    solo.to_csv(tmp_path / "solo.csv", index=False)
+    searches.to_csv(tmp_path / "searches.csv", index=False)
+    monkeypatch.setattr(analyse, "heads_of", lambda setting: HEADS)
+    monkeypatch.setattr(sys, "argv", ["analyse.py", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2 runs are missing"):
+        analyse.main()
+    assert capsys.readouterr().out.count("reliability") == 6
+    assert not list(tmp_path.glob("summary.csv"))
