@@ -30,7 +30,11 @@ from settings import NONE, PROTOCOL, SEEDS, SETTINGS
 from headsearch.evaluation.published_gains import least_squares, static_prior
 from headsearch.report.statistics.calibration import ceiling, reliability
 from headsearch.report.statistics.rank_correlation import tau_b
-from headsearch.report.statistics.score_columns import collapsed_last, scores_from
+from headsearch.report.statistics.score_columns import (
+    collapsed_last,
+    scores_from,
+    with_last_absorption,
+)
 from headsearch.runs.tables import write_table
 
 Array = npt.NDArray[np.float64]
@@ -215,10 +219,8 @@ def scores_at(
             (searches["setting"] == setting)
             & (searches["coupling"] == coupling)
             & (searches["rung"] <= rung)
-        ].copy()
-        rows = rows.sort_values("rung", kind="stable")
-        # Measured at the first rungs only; what was measured last counts.
-        rows["absorption"] = rows.groupby(["candidate", "seed"])["absorption"].ffill()
+        ]
+        rows = with_last_absorption(rows).sort_values("rung", kind="stable")
         scores = collapsed_last(scores_from(rows[rows["rung"] == rung]), rows)
         for name in scores.columns.drop(["candidate", "seed"]):
             wide = scores.pivot_table(index="candidate", columns="seed", values=name, dropna=False)

@@ -14,6 +14,7 @@ from scipy import stats
 
 from headsearch.errors import UserError
 from headsearch.report.calibration import calibration_table, calibration_words
+from headsearch.report.statistics.agreement import _spearman
 from headsearch.report.statistics.calibration import calibrate, calibrate_runs
 from headsearch.report.statistics.rank_correlation import tau_b
 from headsearch.report.statistics.score_columns import SCORES, collapsed_last
@@ -260,3 +261,13 @@ def test_collapsed_heads_rank_last_by_every_score_but_their_size() -> None:
     assert list(found.index) == ["a", "gone"]
     assert found.loc["gone", "good"] < found.loc["a", "good"] == -3.0
     assert found.loc["gone", "params_m"] == 9.0
+
+
+def test_rho_of_every_resample_is_that_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 5, (20, 7)).astype(float), rng.normal(size=(20, 7))
+    x[3] = 1.0  # all equal: there is no ρ
+    found = _spearman(x, y)
+    assert math.isnan(found[3])
+    want = [stats.spearmanr(a, b).statistic for a, b in zip(x, y, strict=True)]
+    assert np.delete(found, 3) == pytest.approx(np.delete(want, 3))

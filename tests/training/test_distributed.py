@@ -126,15 +126,16 @@ def test_a_search_by_two_processes_ranks_as_one_by_one(tmp_path: Path, whole: Pa
 
 
 def test_absorption_by_two_processes_is_that_of_one(tmp_path: Path) -> None:
-    """With dino up to rounding. With simclr a head's map is fitted first, which enlarges it."""
-    changes = {"rank_by": "absorption", "coupling": "observe", "epochs": 1, "rungs": 1}
+    """With dino, for which nothing is fitted first, so that only rounding is left."""
+    changes = {"rank_by": "absorption", "coupling": "observe", "objective": "dino", "epochs": 1,
+               "rungs": 1}  # fmt: skip
     found = []
     for processes in (1, 2):
         out = tmp_path / f"run-{processes}"
         ended_well(headsearch(processes, "run", *flags(tmp_path, **changes), "--out", out))
         found.append(pd.read_csv(out / "scores.csv").set_index(["rung", "candidate"])["absorption"])
     assert found[0].notna().all()
-    pd.testing.assert_series_equal(*found, rtol=0, atol=0.02)
+    pd.testing.assert_series_equal(*found, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("on", [1, 3])

@@ -122,7 +122,8 @@ def _resampled(truth_HS: Array, score_HZ: Array) -> tuple[Array, Array, float]:
     """
     rng = np.random.default_rng(0)
     heads, seeds, searches = len(truth_HS), truth_HS.shape[1], score_HZ.shape[1]
-    taus, rhos, hits = np.empty(RESAMPLES), np.empty(RESAMPLES), 0
+    taus, hits = np.empty(RESAMPLES), 0
+    scores_RH, truths_RH = np.empty((RESAMPLES, heads)), np.empty((RESAMPLES, heads))
     for index in range(RESAMPLES):
         # Whole columns, because the accuracies of one seed are correlated.
         truth_H = truth_HS[:, rng.integers(seeds, size=seeds)].mean(axis=1)
@@ -130,12 +131,21 @@ def _resampled(truth_HS: Array, score_HZ: Array) -> tuple[Array, Array, float]:
         hits += bool(truth_H.argmax() in np.argsort(-score_H, kind="stable")[:TOP])
         drawn = rng.integers(heads, size=heads)
         taus[index] = _tau_of_different(drawn, score_H, truth_H)
-        rhos[index] = (
-            stats.spearmanr(score_H[drawn], truth_H[drawn]).statistic
-            if np.ptp(score_H[drawn]) and np.ptp(truth_H[drawn])
-            else math.nan
-        )
-    return taus, rhos, hits / RESAMPLES
+        scores_RH[index], truths_RH[index] = score_H[drawn], truth_H[drawn]
+    return taus, _spearman(scores_RH, truths_RH), hits / RESAMPLES
+
+
+def _spearman(x_RH: Array, y_RH: Array) -> Array:
+    """Spearman's ρ of each row: (R,); NaN where all figures of one side are equal.
+
+    Ranking all resamples at once is thirty times as fast as calling scipy's function for each.
+    """
+    ranks = (stats.rankdata(each, axis=1) for each in (x_RH, y_RH))
+    x_RH, y_RH = (each - each.mean(axis=1, keepdims=True) for each in ranks)
+    scale_R = np.sqrt((x_RH**2).sum(axis=1) * (y_RH**2).sum(axis=1))
+    rho_R = np.full(len(x_RH), math.nan)
+    np.divide((x_RH * y_RH).sum(axis=1), scale_R, out=rho_R, where=scale_R > 0)
+    return rho_R
 
 
 def _tau_of_different(drawn_H: npt.NDArray[np.int64], x_H: Array, y_H: Array) -> float:

@@ -27,7 +27,7 @@ from headsearch.report.statistics.score_columns import (
     scores_of_search,
 )
 from headsearch.runs.run import Run
-from headsearch.runs.tables import CONTROL_FAMILIES, NO_HEAD
+from headsearch.runs.tables import CONTROL_FAMILIES, LATER_COLUMNS, NO_HEAD
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -147,8 +147,9 @@ def calibrate(
 def calibrate_runs(runs: Sequence[Run], primary: str) -> Calibration:
     """Compares the scores of searches with the solo runs that `verify` left in them.
 
-    Controls, and heads that one of the searches pruned before its end, are left out. Every search
-    counts as a seed of its own. The solo runs of all searches form one table.
+    Controls, and heads that one of the searches pruned before its end, are left out. So are scores
+    that not every search measured. Every search counts as a seed of its own. The solo runs of all
+    searches form one table.
 
     Raises:
         UserError: too few heads were verified, or not all under the same seeds; or the primary
@@ -163,6 +164,8 @@ def calibrate_runs(runs: Sequence[Run], primary: str) -> Calibration:
     )
     if primary not in SCORES:
         raise unknown("score", primary, SCORES)
+    gaps = [name for name in LATER_COLUMNS if last[name].isna().any() and name != primary]
+    last, earlier = last.drop(columns=gaps), earlier.drop(columns=gaps)
     times_scored = last["candidate"].value_counts()
     kept = set(times_scored[times_scored == last["seed"].nunique()].index)
     try:

@@ -35,13 +35,25 @@ def search_scores(run: Run, back: int = 0) -> pd.DataFrame:
     """
     if run.scores.empty:
         raise UserError(f"{run.path}: no scores.csv with scores of a rung in it: search again")
-    rungs = run.scores["rung"]
-    final = run.scores[rungs == rungs.max()]
-    rows = run.scores[(rungs == rungs.max() - back) & (rungs > 0)]
+    scores = with_last_absorption(run.scores)
+    rungs = scores["rung"]
+    final = scores[rungs == rungs.max()]
+    rows = scores[(rungs == rungs.max() - back) & (rungs > 0)]
     rows = rows[rows["candidate"].isin(final["candidate"])].merge(
         run.ranking[["candidate", "params_m", "gflops"]], on="candidate"
     )
     return scores_from(rows)
+
+
+def with_last_absorption(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows with absorption as it was last measured, because only some rungs measure it.
+
+    Args:
+        scores: rows of scores.csv, of all rungs.
+    """
+    ordered = scores.sort_values("rung", kind="stable")
+    absorption = ordered.groupby(["candidate", "seed"])["absorption"].ffill()
+    return scores.assign(absorption=absorption)
 
 
 def scores_from(rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,54 @@
+"""The expected gain of the first head, and how the published settings differ from a run's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from headsearch.evaluation.published_gains import published, published_model
+from headsearch.report.caveats import trust
+from headsearch.report.expected_gain import expected_gain
+from headsearch.runs.run import Run
+from helpers import synthetic_runs
+
+
+def run(tmp_path: Path, gain: float = 0.0123, **facts: Any) -> Run:
+    made = synthetic_runs.run(tmp_path, **facts)
+    return replace(made, scores=made.scores.assign(predicted_gain=gain))
+
+
+def test_the_report_gives_it_with_its_error_and_says_what_differs(tmp_path: Path) -> None:
+    found = run(tmp_path)
+    (sentence,) = expected_gain(found)
+    first = found.ranking.iloc[0]["candidate"]
+    half = 100 * published_model().half_width
+    assert (
+        f"Expected gain of {first}: +1.2 ± {half:.1f} points (95% prediction interval)" in sentence
+    )
+    assert "from 1 published setting with 17 heads" in sentence
+    assert "It differs from this run in base, data, width, images and steps" in sentence
+    assert sentence in list(trust(found))
+
+
+def test_a_run_like_a_published_setting_is_called_so(tmp_path: Path) -> None:
+    setting = published().iloc[0]
+    found = run(
+        tmp_path,
+        base={"timm_name": setting["base"], "dim": 96, "grid": [4, 4]},
+        images=20_000,
+        steps=1000,
+    )
+    config = {**found.config, "data": "data/cifar10/train.tar", "objective": "simclr"}
+    (sentence,) = expected_gain(replace(found, config=config))
+    assert sentence.endswith("One of them is like this run's.")
+
+
+def test_without_the_column_nothing_is_expected(tmp_path: Path) -> None:
+    assert list(expected_gain(synthetic_runs.run(tmp_path))) == []
+
+
+def test_nothing_is_expected_of_an_untrained_head(tmp_path: Path) -> None:
+    found = run(tmp_path)
+    at_start = found.scores.assign(rung=0)
+    assert list(expected_gain(replace(found, scores=at_start))) == []
