@@ -54,7 +54,10 @@ RANK_BY: dict[str, RankBy] = {
         lambda scores: scores.discrepancy_value,
     ),
     "accuracy": RankBy(
-        "proxy accuracy", "its representation is the most accurate", _accuracy, needs_labels=True
+        "proxy accuracy",
+        "its representation is the most accurate on the labels that choose",
+        _accuracy,
+        needs_labels=True,
     ),
     "balanced": RankBy(
         "the geometric mean of discrepancy and proxy accuracy",

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 from scipy import stats
 
-from headsearch.report.advice import with_error
-from headsearch.report.columns import percent, signed
+from headsearch.report.columns import percent, signed, with_error
 from headsearch.report.expected_gain import expected_gain
 from headsearch.report.incidents import incident_sentences
 from headsearch.report.statistics.gains import Verified, verified
@@ -20,6 +19,7 @@ from headsearch.report.statistics.ranking import (
     reporting_images,
 )
 from headsearch.report.statistics.seed_noise import clearly_ahead, rank_noise, seeds_of
+from headsearch.report.verdict import Verdict, verdict_of
 from headsearch.runs.run import Run
 from headsearch.runs.tables import Ranked, ranked
 from headsearch.text import listing, ordinal
@@ -59,6 +59,11 @@ def trust(run: Run) -> Iterator[str]:
             f"Accuracies are measured on {images:,} reporting images: an accuracy like the base's "
             f"has the interval {with_error(typical, images)} (95%, binomial). Choosing and pruning "
             "used other images."
+        )
+    if verdict_of(run) is Verdict.SATURATED:
+        yield (
+            "All accuracies are at their limit: these evaluation images are too easy or too hard "
+            "to rank heads by."
         )
     yield from _comparisons(run, rows)
     measured = verified(run)

@@ -115,6 +115,24 @@ def shown_interval(run: Run, row: Ranked, name: str) -> Interval:
     return Interval(value, low, high)
 
 
+LOPSIDED = 0.15
+"""Intervals whose sides differ by more than this share of their width are not given as ±."""
+
+
+def with_error(accuracy: float, images: int | None) -> str:
+    """An accuracy with its 95 % interval, which stays within 0 to 100 %.
+
+    '38.1 ± 1.9%'; '100.0% (94.6 to 100.0)' where the interval is lopsided, near 0 and 100 %;
+    '38.1%' if the number of images is unknown.
+    """
+    if images is None:
+        return percent(accuracy)
+    value, low, high = (100 * bound for bound in accuracy_interval(accuracy, images))
+    if abs((high - value) - (value - low)) < LOPSIDED * (high - low):
+        return f"{value:.1f} ± {(high - low) / 2:.1f}%"
+    return f"{value:.1f}% ({low:.1f} to {high:.1f})"
+
+
 def points(fraction: float) -> str:
     """A fraction as percentage points with a true minus sign: 0.0213 → '+2.1', −0.004 → '−0.4'."""
     return f"{100 * fraction:+.1f}".replace("-", "−")

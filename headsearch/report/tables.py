@@ -6,8 +6,7 @@ import html
 import math
 from dataclasses import dataclass
 
-from headsearch.report.advice import with_error
-from headsearch.report.columns import COLUMNS
+from headsearch.report.columns import COLUMNS, with_error
 from headsearch.report.statistics.ranking import contenders, rank_by, reporting_images
 from headsearch.report.statistics.seed_noise import RankNoise, rank_noise
 from headsearch.runs.run import Run

@@ -220,7 +220,7 @@ def test_once_verified_the_advice_is_that_of_the_solo_runs(tmp_path: Path) -> No
     assert said(EFFECTS).startswith("convnext-d3-k7: take this head, because it gains the base +8.")
     assert "over the control own-d2" in said(EFFECTS)
     as_good_as_own = {**EFFECTS, "own-d2": 0.08}
-    assert "not shown to help more than the base's own kind of block" in said(as_good_as_own)
+    assert "not shown to help more than the control own-d2" in said(as_good_as_own)
     useless = {**EFFECTS, "convnext-d3-k7": 0.001, "mixer-d2": 0.001, "own-d2": 0.001}
     assert said(useless).startswith("No head is recommended, because none is shown to help")
     assert "which may be chance" in said(EFFECTS, seeds=1)

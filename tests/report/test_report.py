@@ -72,7 +72,11 @@ def test_advice_names_the_best_head_why_and_what_it_cannot_be_told_apart_from(tm
 
 
 def test_advice_says_when_the_runner_up_is_clearly_behind(tmp_path: Path):
-    heads = {"a-head": ("mixer", 0.4, 0.4), "b-head": ("swin", 0.1, 0.36)}
+    heads = {
+        "a-head": ("mixer", 0.4, 0.4),
+        "b-head": ("swin", 0.1, 0.36),
+        "identity": ("identity", 0.0, 0.34),
+    }
     text = advice(synthetic_runs.run(tmp_path, heads=heads))
     assert "a-head: take this head" in text
     assert "the runner-up b-head (discrepancy 0.100" in text
@@ -83,7 +87,8 @@ def test_advice_never_recommends_a_control(tmp_path: Path):
     heads = {"own-d2": ("own", 0.4, 0.4), "mixer-d2": ("mixer", 0.1, 0.36)}
     text = advice(synthetic_runs.run(tmp_path, heads=heads))
     assert text.startswith("No head is recommended, because the control own-d2 ranks first")
-    assert "ahead of the best candidate mixer-d2" in text
+    assert "the best candidate, mixer-d2" in text
+    assert text.endswith("is behind it.")
     alone = advice(synthetic_runs.run(tmp_path, heads={"identity": ("identity", 0.0, 0.34)}))
     assert alone == (
         "No head is recommended, because the control identity ranks first and no other head "
@@ -93,8 +98,8 @@ def test_advice_never_recommends_a_control(tmp_path: Path):
 
 def test_advice_names_a_control_that_is_as_good_before_all_others(tmp_path: Path):
     text = advice(synthetic_runs.run(tmp_path, config_changes={"rank_by": "accuracy"}))
-    assert "cannot be told apart from the control own-d2, the control identity, convnext" in text
-    assert "and 1 more" in text
+    assert text.startswith("No head is worth taking yet")
+    assert "cannot be told apart from the control own-d2 and the control identity" in text
 
 
 def test_advice_when_everything_collapsed_or_nothing_is_scored(tmp_path: Path):
@@ -107,14 +112,14 @@ def test_advice_when_everything_collapsed_or_nothing_is_scored(tmp_path: Path):
     assert of("nothing scored").startswith("No head can be recommended yet, because no rung")
     assert "only the untrained network" in of("untrained only")
     assert of("interrupted").startswith("Provisional (interrupted at rung 2 of 4): bottleneck")
-    assert "there were no labels" in of("no labels")
+    assert "without labels it is unknown" in of("no labels")
     assert "there is no comparison" in of("one candidate")
 
 
 def test_advice_warns_where_the_base_has_not_learnt(tmp_path: Path):
     baselines = {"base_knn": 0.27, "untrained_knn": 0.262}
     text = advice(synthetic_runs.run(tmp_path, baselines=baselines))
-    assert "a first guess at most" in text
+    assert text.startswith("No head can be recommended yet, because the base is not better")
     assert "take this head" not in text
     assert "train longer" in text
     assert "train longer" not in advice(synthetic_runs.run(tmp_path))

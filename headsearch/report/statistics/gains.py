@@ -170,6 +170,11 @@ class Verified:
     deviation: float
     seeds: int
 
+    @property
+    def best(self) -> str:
+        """The first head in `order` that helps beyond error; the first of all if none does."""
+        return next((name for name in self.order if self.over_none[name].better), self.order[0])
+
 
 def verified(run: Run) -> Verified | None:
     """What the solo runs of a search show.
