@@ -40,7 +40,6 @@ from headsearch.runs.tables import write_table
 Array = npt.NDArray[np.float64]
 
 PRIMARY = "head_accuracy"
-OWN = "own-d2"
 LEAST = 0.30
 """The lower bound of the primary result must exceed it."""
 RESAMPLES = 10_000
@@ -61,12 +60,10 @@ class Truth:
     Attributes:
         heads: the candidates, sorted.
         gain_HS: on the reporting half of the labels, by seed.
-        over_own_H: the mean gain over `own`.
     """
 
     heads: tuple[str, ...]
     gain_HS: Array
-    over_own_H: Array
 
     @property
     def gain_H(self) -> Array:
@@ -163,8 +160,7 @@ def truth_of(solo: pd.DataFrame) -> Truth:
     wide = wide.fillna(wide.min() - 1e-3)
     gains = wide.drop(index=NONE) - wide.loc[NONE]
     gains = gains.sort_index()
-    over_own = (gains - gains.loc[OWN]).mean(axis=1)
-    return Truth(tuple(gains.index), gains.to_numpy(), over_own.to_numpy())
+    return Truth(tuple(gains.index), gains.to_numpy())
 
 
 def analysis(truths: Mapping[str, Truth], searches: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -322,15 +318,6 @@ def over_settings(truths: Mapping[str, Truth], scores: Mapping[str, Array]) -> d
             for key, value in (interval_of_mean(informative, scores) if informative else {}).items()
         },
         "tau_over_ceiling": float(np.mean([taus[name] / ceilings[name] for name in informative])),
-        "tau_over_own": float(
-            np.mean(
-                [
-                    tau_b(score_H, truth.over_own_H)
-                    for name, truth in truths.items()
-                    for score_H in scores[name].T
-                ]
-            )
-        ),
         "regret_1": float(np.mean([regret(*pair, first=1) for pair in pairs])),
         "regret_3": float(np.mean([regret(*pair, first=TOP) for pair in pairs])),
         "top_3": float(np.mean([regret(*pair, first=TOP) == 0 for pair in pairs])),

@@ -31,7 +31,8 @@ def advice(run: Run) -> str:
     If there are solo runs, they decide; the ranking alone is a prediction. A control can rank first
     but is never recommended, because it adds nothing that the base lacks.
     """
-    verdict, solo = verdict_of(run), verified(run)
+    solo = verified(run)
+    verdict = verdict_of(run, solo)
     if solo is not None and solo.order:
         return _verified_advice(verdict, solo)
     if verdict in _WITHOUT_HEAD:

@@ -19,7 +19,7 @@ from headsearch.report.statistics.ranking import (
     reporting_images,
 )
 from headsearch.report.statistics.seed_noise import clearly_ahead, rank_noise, seeds_of
-from headsearch.report.verdict import Verdict, verdict_of
+from headsearch.report.verdict import saturated, search_facts
 from headsearch.runs.run import Run
 from headsearch.runs.tables import Ranked, ranked
 from headsearch.text import listing, ordinal
@@ -60,7 +60,7 @@ def trust(run: Run) -> Iterator[str]:
             f"has the interval {with_error(typical, images)} (95%, binomial). Choosing and pruning "
             "used other images."
         )
-    if verdict_of(run) is Verdict.SATURATED:
+    if saturated(search_facts(run).accuracies):
         yield (
             "All accuracies are at their limit: these evaluation images are too easy or too hard "
             "to rank heads by."

@@ -42,9 +42,9 @@ def _nearness(run: Run) -> str:
     described = published()[list(here)].drop_duplicates().itertuples(index=False)
     descriptions = [dict(zip(here, each, strict=True)) for each in described]
     apart = min((_differences(here, there) for there in descriptions), key=len)
-    if not apart:
-        return "One of them is like this run's."
     which = "The nearest" if len(descriptions) > 1 else "It"
+    if not apart:
+        return f"{which} is a setting like this run's."
     return (
         f"{which} differs from this run in {listing(apart)}, so the gain may lie outside the "
         "interval."

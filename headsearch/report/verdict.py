@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from headsearch.report.statistics.gains import verified
+from headsearch.report.statistics.gains import Verified
 from headsearch.report.statistics.ranking import base_has_learnt, contenders, last_rung
 from headsearch.report.statistics.seed_noise import clearly_ahead
 from headsearch.runs.run import Run
@@ -97,12 +97,12 @@ def decide(facts: SearchFacts) -> Verdict:
         return Verdict.NONE_HEALTHY
     if facts.last_rung == 0:
         return Verdict.UNTRAINED
-    if not facts.labelled:
-        return Verdict.NO_ACCURACY
-    if _saturated(facts.accuracies):
+    if saturated(facts.accuracies):
         return Verdict.SATURATED
     if facts.first_is_control:
         return Verdict.CONTROL_FIRST
+    if not facts.labelled:
+        return Verdict.NO_ACCURACY
     if facts.base_learnt is False:
         return Verdict.BASE_NOT_BETTER
     if facts.controls and not facts.ahead_of_controls:
@@ -144,9 +144,13 @@ def decide_verified(facts: SoloFacts) -> Verdict:
     return Verdict.VERIFIED_TAKE
 
 
-def verdict_of(run: Run) -> Verdict:
-    """The verdict on a run. If there are solo runs of heads, they decide."""
-    solo = verified(run)
+def verdict_of(run: Run, solo: Verified | None) -> Verdict:
+    """The verdict on a run.
+
+    Args:
+        run: the run.
+        solo: what its solo runs show (`verified`). If there are solo runs of heads, they decide.
+    """
     if solo is not None and solo.order:
         best = solo.best
         over_control = solo.over_control.get(best)
@@ -187,5 +191,9 @@ def like_controls(run: Run, head: Ranked, controls: Sequence[Ranked]) -> list[st
     return [row.candidate for row in controls if not clearly_ahead(head, row, run)]
 
 
-def _saturated(accuracies: Sequence[float]) -> bool:
-    return bool(accuracies) and (min(accuracies) >= SATURATED or max(accuracies) <= 1 - SATURATED)
+def saturated(accuracies: Sequence[float]) -> bool:
+    """Whether all accuracies are at 100 % or all at 0 %; False if one is unknown."""
+    return bool(accuracies) and (
+        all(each >= SATURATED for each in accuracies)
+        or all(each <= 1 - SATURATED for each in accuracies)
+    )

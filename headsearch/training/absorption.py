@@ -108,17 +108,16 @@ def _cosines(trainer: Trainer, setup: TrainingSetup, step: int, batches: int) ->
             embedding = objective.embedding_of_base(outputs)
             loss = objective.own_loss_of_base(outputs, embedding)
         own = own.to(loss.device) + _gradient(loss, parameters)
-        for name, of_head in outputs.for_each_head(embedding.detach()).items():
-            _fit_map(trainer, outputs, name, of_head)
+        for name in student.heads:
+            _fit_map(trainer, outputs, name, embedding.detach())
 
     cosines: dict[str, list[float]] = {name: [] for name in student.heads}
     for batch in range(batches, 2 * batches):
         with trainer.step_context():
             outputs = trainer.outputs(loader.crops(batch).flatten(0, 1), position)
-            embeddings = outputs.for_each_head(objective.embedding_of_base(outputs))
+            embedding = objective.embedding_of_base(outputs)
             losses = {
-                name: objective.loss_toward_head(outputs, name, of_head)
-                for name, of_head in embeddings.items()
+                name: objective.loss_toward_head(outputs, name, embedding) for name in student.heads
             }
         for name, loss in losses.items():
             cosine = torch.cosine_similarity(_gradient(loss, parameters), own, dim=0)
@@ -133,7 +132,7 @@ def _fit_map(trainer: Trainer, outputs: StepOutputs, name: str, embedding: Tenso
         trainer: holds the head.
         outputs: of a batch.
         name: of the head.
-        embedding: the base's, detached, of the crops that the head sees.
+        embedding: the base's, detached.
     """
 
     def loss() -> Tensor:

@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -244,11 +245,13 @@ class Trainer:
     def outputs(self, crops: Tensor, position: StepPosition) -> StepOutputs:
         """What the losses of a step on crops (2B, C, S, S) are computed from.
 
-        Masked patches and dropped paths depend on the seed and the step alone. Call it in
-        `step_context`, in which the losses must be computed as well.
+        Every head sees all crops, whatever `images_per_head` is. Masked patches and dropped paths
+        depend on the seed and the step alone. Call it in `step_context`, in which the losses must
+        be computed as well.
         """
         with self._seeded_layers(position):
-            return self._outputs(self._step_inputs(crops, position))
+            inputs = self._step_inputs(crops, position)
+            return self._outputs(replace(inputs, head_batches=None))
 
     def losses(self, crops: Tensor, position: StepPosition) -> tuple[Features, Losses]:
         """The student's features of crops (2B, C, S, S), and the losses of a step on them.

@@ -169,8 +169,8 @@ def test_the_prior_and_the_refitted_model_do_not_see_their_own_setting(
     truths = truths_of(analyse, solo)
     last = analyse.scores_at(searches, truths, "observe", 4)
     name = next(iter(truths))
-    changed = {**truths, name: analyse.Truth(truths[name].heads, -truths[name].gain_HS,
-                                             truths[name].over_own_H)}  # fmt: skip
+    opposite = analyse.Truth(truths[name].heads, -truths[name].gain_HS)
+    changed = {**truths, name: opposite}
     for make in (analyse.without_search, lambda t: analyse.refitted(t, last)):
         for score, by_setting in make(truths).items():
             again = make(changed)[score]

@@ -41,7 +41,7 @@ def test_a_run_like_a_published_setting_is_called_so(tmp_path: Path) -> None:
     )
     config = {**found.config, "data": "data/cifar10/train.tar", "objective": "simclr"}
     (sentence,) = expected_gain(replace(found, config=config))
-    assert sentence.endswith("One of them is like this run's.")
+    assert sentence.endswith("It is a setting like this run's.")
 
 
 def test_without_the_column_nothing_is_expected(tmp_path: Path) -> None:

@@ -55,6 +55,9 @@ CASES: list[tuple[str, dict[str, Any], Verdict]] = [
     ("no labels", {"labelled": False, "base_learnt": None}, Verdict.NO_ACCURACY),
     ("no labels, clearly ahead", {"labelled": False}, Verdict.NO_ACCURACY),
     ("no labels, one head", {"labelled": False, "heads": 1}, Verdict.NO_ACCURACY),
+    ("no labels, control first", {"labelled": False, "first_is_control": True},
+     Verdict.CONTROL_FIRST),
+    ("one accuracy unknown", {"accuracies": (1.0, float("nan"))}, Verdict.TAKE),
     ("no labels, no control", {"labelled": False, "controls": 0}, Verdict.NO_ACCURACY),
     ("all at 100 %", {"accuracies": (1.0, 1.0, 0.996)}, Verdict.SATURATED),
     ("all at 0 %", {"accuracies": (0.0, 0.004)}, Verdict.SATURATED),
@@ -165,7 +168,7 @@ def test_a_control_is_not_called_ahead_of_what_ties_with_it(tmp_path: Path) -> N
 def test_saturated_accuracies_recommend_nothing_and_are_warned_about(tmp_path: Path) -> None:
     run = synthetic_runs.run(tmp_path, heads=heads(identity=1.0, mixer_d2=1.0),
                              config_changes={"rank_by": "accuracy"})  # fmt: skip
-    assert verdict_of(run) is Verdict.SATURATED
+    assert verdict_of(run, None) is Verdict.SATURATED
     assert "all heads have the same accuracy (100.0% (99.4 to 100.0))" in advice(run)
     assert any("too easy or too hard" in sentence for sentence in trust(run))
 

@@ -99,6 +99,13 @@ def test_a_look_ahead_step_changes_the_own_loss_as_absorption_says() -> None:
         assert fall / float(own_norm) == pytest.approx(found[name], abs=0.02)
 
 
+def test_every_head_sees_all_images_even_where_heads_share_those_of_a_step() -> None:
+    setup, trainer = trained("simclr", images_per_head="share")
+    found = absorption(trainer, setup, 10, 1)
+    trainer.images_per_head = "all"
+    assert found == absorption(trainer, setup, 10, 1)
+
+
 def test_it_takes_at_most_a_share_of_the_steps() -> None:
     setup, _ = trained("simclr")
     assert affordable_batches(setup, 3) == 0

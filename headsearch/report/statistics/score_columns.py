@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from headsearch.errors import UserError
+from headsearch.evaluation.scores import FURTHER
 from headsearch.runs.run import Run
 
 
@@ -113,14 +114,7 @@ SCORES: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
     "head_minus_base": lambda rows: _accuracy(rows) - _base_accuracy(rows),
     **{
         name: lambda rows, name=name: rows[name]  # type: ignore[misc]
-        for name in (
-            "complementarity",
-            "head_only_right",
-            "discrepancy_pooled",
-            "absorption",
-            "predicted_gain",
-            "static_prior",
-        )
+        for name in FURTHER
     },
     "mean_of_ranks": lambda rows: (
         (_ranks(rows, rows["discrepancy"]) + _ranks(rows, _accuracy(rows))) / 2
