@@ -61,7 +61,7 @@ def test_absorption_is_measured_at_two_rungs_of_a_search_that_is_long_enough(
     tmp_path: Path,
 ) -> None:
     # With two heads a batch costs 5.3 steps at both rungs together, so 5 % of 108 steps pay for it.
-    space = "families: {mixer: {depth: 1}, poolformer: {depth: 1}}\n"
+    space = "families: {mixer: {depth: 1}, poolformer: {depth: 1}}\ncontrols: {}\n"
     scores = searched(tmp_path, epochs=36, space=space).scores
     assert set(scores.loc[scores["absorption"].notna(), "rung"]) == {1, 2}
 
