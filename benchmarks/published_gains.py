@@ -1,4 +1,4 @@
-"""Writes `headsearch/evaluation/published_gains.csv` from the tables of the ground truth.
+"""Writes `headsearch/runs/published_gains.csv` from the tables of the ground truth.
 
     python benchmarks/published_gains.py --results results
 
@@ -18,7 +18,7 @@ import pandas as pd
 from calibration import DEFAULT, NONE, read_solo
 from ground_truth import BASE, TRAINING
 
-from headsearch.evaluation.published_gains import TABLE, fit
+from headsearch.runs.published_gains import TABLE, fit
 from headsearch.runs.tables import write_table
 
 SETTING = {

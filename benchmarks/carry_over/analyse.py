@@ -27,7 +27,6 @@ import pandas as pd
 from run import LAST_RUNG, heads_of
 from settings import NONE, PROTOCOL, SEEDS, SETTINGS
 
-from headsearch.evaluation.published_gains import least_squares, static_prior
 from headsearch.report.statistics.calibration import ceiling, reliability
 from headsearch.report.statistics.rank_correlation import tau_b
 from headsearch.report.statistics.score_columns import (
@@ -35,6 +34,7 @@ from headsearch.report.statistics.score_columns import (
     scores_from,
     with_last_absorption,
 )
+from headsearch.runs.published_gains import least_squares, static_prior
 from headsearch.runs.tables import write_table
 
 Array = npt.NDArray[np.float64]

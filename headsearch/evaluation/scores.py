@@ -10,6 +10,7 @@ from statistics import fmean
 from torch import Tensor
 
 from headsearch.evaluation.jackknife import Estimate
+from headsearch.runs.tables import FURTHER_SCORES
 
 PROTOTYPE_KL = "prototype_kl"
 """A further measure of discrepancy, for objectives with prototypes only; the other measures are in
@@ -71,17 +72,6 @@ class PrototypeUse:
         return self.of_mean - self.of_images
 
 
-FURTHER: dict[str, str] = {
-    "complementarity": "accuracy of a linear probe on base and head together, minus the base's",
-    "head_only_right": "share of images that the head classifies rightly and the base wrongly",
-    "discrepancy_pooled": "1 − debiased linear CKA of pooled features, which the loss compares",
-    "absorption": "whether learning from the head lowers the base's own loss on other images",
-    "predicted_gain": "the gain that published solo runs of other settings let expect",
-    "static_prior": "the mean gain of this head, or of its family, in published settings",
-}
-"""Further scores of a head, by their name in scores.csv, and what they measure."""
-
-
 @dataclass(frozen=True)
 class Scores:
     """The scores of one representation.
@@ -94,7 +84,7 @@ class Scores:
         forms: the discrepancy by every measure of `DISCREPANCIES`, without intervals; empty for the
             base itself.
         prototype_use: None if the objective has no prototypes.
-        further: those of `FURTHER` that are known, by name; empty for the base itself.
+        further: those of `FURTHER_SCORES` that are known, by name; empty for the base itself.
     """
 
     effective_rank: float
@@ -120,14 +110,33 @@ class Scores:
         )
 
     def with_further(self, **values: float) -> Scores:
-        """The scores with some of `FURTHER` added."""
-        assert values.keys() <= FURTHER.keys()
+        """The scores with some of `FURTHER_SCORES` added."""
+        assert values.keys() <= FURTHER_SCORES.keys()
         return replace(self, further={**self.further, **values})
 
     @property
     def discrepancy_value(self) -> float:
         """The discrepancy as tables hold it: NaN for the base."""
         return self.discrepancy.value if self.discrepancy else math.nan
+
+    def ranking_score(self, rank_by: str) -> float:
+        """The score that ranks candidates; NaN if it is not known.
+
+        Args:
+            rank_by: its name in `RANK_BY`.
+        """
+        if rank_by in FURTHER_SCORES:
+            return self.further.get(rank_by, math.nan)
+        accuracy = self.choose.mean if self.choose else math.nan
+        match rank_by:
+            case "discrepancy":
+                return self.discrepancy_value
+            case "accuracy":
+                return accuracy
+            case "balanced":
+                # A debiased discrepancy can be slightly negative.
+                return math.sqrt(max(0.0, self.discrepancy_value) * accuracy)
+        raise AssertionError(rank_by)
 
     def charts(self) -> dict[str, float]:
         """The figures that are drawn over training, by their names; NaN where there is none.

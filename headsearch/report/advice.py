@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 
-from headsearch.evaluation.rank_by import RANK_BY
 from headsearch.report.columns import COLUMNS, points, with_error
 from headsearch.report.statistics.gains import Gain, Verified, verified
 from headsearch.report.statistics.ranking import (
@@ -18,6 +17,7 @@ from headsearch.report.statistics.ranking import (
 )
 from headsearch.report.statistics.seed_noise import clearly_ahead
 from headsearch.report.verdict import Verdict, like_controls, verdict_of
+from headsearch.runs.rank_by import RANK_BY
 from headsearch.runs.run import Run
 from headsearch.runs.tables import Ranked, ranked
 from headsearch.text import listing

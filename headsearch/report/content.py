@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from headsearch.evaluation.rank_by import RANK_BY
 from headsearch.report.advice import advice
 from headsearch.report.caveats import trust
 from headsearch.report.settings_list import command, settings_list
@@ -16,6 +15,7 @@ from headsearch.report.statistics.ranking import (
 )
 from headsearch.report.tables import Table, baselines_table, ranking_table
 from headsearch.report.verification import VERIFIED_LEGEND, verdict, verified_table
+from headsearch.runs.rank_by import RANK_BY
 from headsearch.runs.run import Run
 from headsearch.text import duration
 

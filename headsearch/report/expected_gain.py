@@ -6,9 +6,11 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from headsearch.evaluation.published_gains import published, published_model
-from headsearch.report.columns import points
-from headsearch.report.statistics.ranking import contenders
+import pandas as pd
+
+from headsearch.report.columns import points, signed
+from headsearch.report.statistics.ranking import base_has_learnt, contenders
+from headsearch.runs.published_gains import published, published_model
 from headsearch.runs.run import Run
 from headsearch.runs.tables import ranked
 from headsearch.text import listing
@@ -18,13 +20,24 @@ NEAR = 2.0
 
 
 def expected_gain(run: Run) -> Iterator[str]:
-    """The expected gain of the first head that is no control, if its scores let it be computed."""
+    """The expected gain of the first head that is no control, if its scores let it be computed.
+
+    None is expected where the base has not learned, as published bases did, or where the head's
+    advantage or discrepancy lies outside the published range, in which the model was fitted.
+    """
+    if not base_has_learnt(run):
+        return
     heads = [row.candidate for row in contenders(ranked(run.ranking)) if not row.control]
     if not heads or run.scores.empty:
         return
     rows = run.scores[run.scores["candidate"] == heads[0]]
-    gain = float(rows.loc[rows["rung"] == rows["rung"].max(), "predicted_gain"].mean())
+    last = rows[rows["rung"] == rows["rung"].max()]
+    gain = float(last["predicted_gain"].mean())
     if math.isnan(gain) or rows["rung"].max() == 0:
+        return
+    outside = _outside(last)
+    if outside:
+        yield f"Published settings let no gain of {heads[0]} be expected: {listing(outside)}."
         return
     fitted = published_model()
     half = f"{100 * fitted.half_width:.1f}"
@@ -34,6 +47,27 @@ def expected_gain(run: Run) -> Iterator[str]:
         f"from {settings} with {fitted.heads} heads, by its linear accuracy and whether its "
         f"discrepancy exceeds {fitted.model.threshold:.2f}. {_nearness(run)}"
     )
+
+
+def _outside(rows: pd.DataFrame) -> list[str]:
+    """What lies outside the published range: clauses with the value and the range.
+
+    Args:
+        rows: of scores.csv, of one head at one rung; a row a seed.
+    """
+    advantage = float((rows["choose_linear"] - rows["base_choose_linear"]).mean())
+    discrepancy = float(rows["cka"].mean())
+    clauses = []
+    for name, words, value, shown in (
+        ("advantage", "its linear accuracy minus the base's", advantage, points),
+        ("discrepancy", "its discrepancy", discrepancy, signed),
+    ):
+        low, high = published()[name].min(), published()[name].max()
+        if not low <= value <= high:
+            clauses.append(
+                f"{words} ({shown(value)}) lies outside their range ({shown(low)} to {shown(high)})"
+            )
+    return clauses
 
 
 def _nearness(run: Run) -> str:

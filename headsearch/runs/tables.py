@@ -53,6 +53,20 @@ RUNG_COLUMNS = (
 )
 
 
+FURTHER_SCORES: dict[str, str] = {
+    "complementarity": "accuracy of a linear probe on base and head together, minus the base's",
+    "head_only_right": "share of images that the head classifies rightly and the base wrongly",
+    "discrepancy_pooled": "1 − debiased linear CKA of pooled features, which the loss compares",
+    "absorption": "whether learning from the head lowers the base's own loss on other images",
+    "predicted_gain": "the gain that published solo runs of other settings let expect",
+    "static_prior": "the mean gain of this head, or of its family, in published settings",
+}
+"""Further scores of a head: their columns in scores.csv, and what they measure.
+
+Runs of the first version lack these columns; they are read as empty.
+"""
+
+
 SCORE_COLUMNS = (
     "candidate",
     "seed",
@@ -69,15 +83,8 @@ SCORE_COLUMNS = (
     "base_choose_linear",
     "effective_rank",
     "loss",
-    "complementarity",
-    "head_only_right",
-    "discrepancy_pooled",
-    "absorption",
-    "predicted_gain",
-    "static_prior",
+    *FURTHER_SCORES,
 )
-LATER_COLUMNS = frozenset(SCORE_COLUMNS[SCORE_COLUMNS.index("complementarity") :])
-"""Columns that runs of the first version lack; they are read as empty."""
 
 
 SOLO_COLUMNS = (
@@ -128,7 +135,11 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     if frame.empty:  # pandas cannot infer the type of empty columns
         frame = frame.astype({name: float for name in columns if name in frame.columns})
     frame = frame.assign(
-        **dict.fromkeys(LATER_COLUMNS & set(columns) - set(frame.columns), math.nan)
+        **{
+            name: math.nan
+            for name in FURTHER_SCORES
+            if name in columns and name not in frame.columns
+        }
     )
     missing = [column for column in columns if column not in frame.columns]
     if missing:

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from headsearch import torchrun
 from headsearch.data.loader import Loader
-from headsearch.evaluation.published_gains import with_expected_gains
-from headsearch.evaluation.rank_by import ABSORPTION
+from headsearch.evaluation.expected_gains import with_expected_gains
 from headsearch.evaluation.scores import RungScores
+from headsearch.runs.rank_by import ABSORPTION
 from headsearch.study.job_commands import Absorb, Attach, Leave, Load, Score, SetUp
 from headsearch.study.leaderboard import Entry
 from headsearch.training.absorption import RUNGS, absorption, affordable_batches

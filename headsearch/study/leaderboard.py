@@ -12,9 +12,16 @@ from typing import Any
 import pandas as pd
 from pydantic import TypeAdapter
 
-from headsearch.evaluation.scores import FURTHER, RungScores, Scores, accuracy_columns
+from headsearch.evaluation.scores import RungScores, Scores, accuracy_columns
 from headsearch.models.space import Candidate
-from headsearch.runs.tables import RANKING_COLUMNS, RUNG_COLUMNS, SCORE_COLUMNS, rank, write_table
+from headsearch.runs.tables import (
+    FURTHER_SCORES,
+    RANKING_COLUMNS,
+    RUNG_COLUMNS,
+    SCORE_COLUMNS,
+    rank,
+    write_table,
+)
 
 
 @dataclass
@@ -177,7 +184,7 @@ class Leaderboard:
                 **accuracy_columns("base_choose", scores.base.choose),
                 "effective_rank": head_scores.effective_rank,
                 "loss": self.entries[name].losses.get(seed, math.nan),
-                **{each: head_scores.further.get(each, math.nan) for each in FURTHER},
+                **{each: head_scores.further.get(each, math.nan) for each in FURTHER_SCORES},
             }
         )
 

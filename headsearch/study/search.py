@@ -18,7 +18,6 @@ from headsearch import torchrun
 from headsearch.device import out_of_memory, release_memory
 from headsearch.errors import UserError
 from headsearch.evaluation.collapse import collapse_reason
-from headsearch.evaluation.rank_by import RANK_BY
 from headsearch.evaluation.rung import raw_pixels
 from headsearch.evaluation.scores import RungScores, mean_over_seeds
 from headsearch.models.network import BASE
@@ -267,18 +266,18 @@ class Search:
         state, rung, live = self.state, cohort.rung, cohort.live
         state.throughput.start()
         step = self.prepared.training.rung_step(rung)
-        by_seed = cohort.scores(self.prepared.rank_by)
+        rank_by = self.prepared.rank_by
+        by_seed = cohort.scores(rank_by)
         for seed, scores in by_seed.items():
             if not math.isfinite(scores.base.effective_rank):  # so its features are not finite
                 raise DivergedError(seed, cohort.steps[seed])
-        ranking_score = RANK_BY[self.prepared.rank_by]
         mean = mean_over_seeds(list(by_seed.values()))
         state.facts["dominant_share"] = mean.dominant_share
         if rung == 0:
             note_baseline(state.facts, "untrained", mean.base)
         for name, entry in list(live.items()):
             ranked_by = {
-                seed: ranking_score.value(scores.heads[name]) for seed, scores in by_seed.items()
+                seed: scores.heads[name].ranking_score(rank_by) for seed, scores in by_seed.items()
             }
             for seed, scores in by_seed.items():
                 state.leaderboard.record_seed(name, seed, rung, step, scores, ranked_by[seed])

@@ -12,10 +12,10 @@ from typing import Any
 from headsearch.config.settings import RunConfig
 from headsearch.data import Data
 from headsearch.errors import UserError
-from headsearch.evaluation.rank_by import ABSORPTION, check_rank_by, resolved_rank_by
 from headsearch.models.bases import BasePlan
 from headsearch.models.head_batches import check_images_per_head, head_batch_size
 from headsearch.models.space import Candidate, Listing, ResolvedSpace, find_space, load_space
+from headsearch.runs.rank_by import ABSORPTION, check_rank_by, resolved_rank_by
 from headsearch.runs.storage_url import masked
 from headsearch.study.proposals import candidate_count, cohort_sizes, draw_cohorts
 from headsearch.study.pruners import make_pruner

@@ -6,16 +6,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from headsearch.evaluation.published_gains import published, published_model
+import pytest
+
 from headsearch.report.caveats import trust
 from headsearch.report.expected_gain import expected_gain
+from headsearch.runs.published_gains import published, published_model
 from headsearch.runs.run import Run
 from helpers import synthetic_runs
 
 
-def run(tmp_path: Path, gain: float = 0.0123, **facts: Any) -> Run:
+def run(
+    tmp_path: Path,
+    gain: float = 0.0123,
+    advantage: float = 0.02,
+    discrepancy: float = 0.2,
+    **facts: Any,
+) -> Run:
+    """A run whose heads all have this expected gain, advantage and discrepancy."""
     made = synthetic_runs.run(tmp_path, **facts)
-    return replace(made, scores=made.scores.assign(predicted_gain=gain))
+    scores = made.scores.assign(
+        predicted_gain=gain,
+        choose_linear=made.scores["base_choose_linear"] + advantage,
+        cka=discrepancy,
+    )
+    return replace(made, scores=scores)
 
 
 def test_the_report_gives_it_with_its_error_and_says_what_differs(tmp_path: Path) -> None:
@@ -46,6 +60,35 @@ def test_a_run_like_a_published_setting_is_called_so(tmp_path: Path) -> None:
 
 def test_without_the_column_nothing_is_expected(tmp_path: Path) -> None:
     assert list(expected_gain(synthetic_runs.run(tmp_path))) == []
+
+
+@pytest.mark.parametrize(
+    ("advantage", "discrepancy", "said"),
+    [
+        (0.3, 0.2, ["its linear accuracy minus the base's (+30.0) lies outside their range ("]),
+        (0.02, 0.95, ["its discrepancy (0.95) lies outside their range ("]),
+        (
+            -0.3,
+            0.95,
+            ["the base's (−30.0) lies outside", "and its discrepancy (0.95)"],
+        ),
+    ],
+)
+def test_no_gain_is_expected_of_a_head_outside_the_published_range(
+    tmp_path: Path, advantage: float, discrepancy: float, said: list[str]
+) -> None:
+    found = run(tmp_path, advantage=advantage, discrepancy=discrepancy)
+    (sentence,) = expected_gain(found)
+    assert sentence.startswith("Published settings let no gain of ")
+    assert all(each in sentence for each in said)
+    assert "±" not in sentence
+
+
+@pytest.mark.parametrize("baselines", [{}, {"untrained_knn": 0.5, "base_knn": 0.4}])
+def test_nothing_is_expected_where_the_base_is_not_known_to_have_learned(
+    tmp_path: Path, baselines: dict[str, float]
+) -> None:
+    assert list(expected_gain(run(tmp_path, baselines=baselines))) == []
 
 
 def test_nothing_is_expected_of_an_untrained_head(tmp_path: Path) -> None:

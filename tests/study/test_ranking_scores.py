@@ -9,13 +9,12 @@ import pytest
 
 from headsearch.config.settings import resolve
 from headsearch.errors import UserError
-from headsearch.evaluation.rank_by import RANK_BY
-from headsearch.evaluation.scores import FURTHER
 from headsearch.report.content import content
 from headsearch.report.statistics.ranking import rank_by
 from headsearch.report.statistics.score_columns import search_scores
+from headsearch.runs.rank_by import RANK_BY
 from headsearch.runs.run import Run, read_run
-from headsearch.runs.tables import LATER_COLUMNS, SCORE_COLUMNS
+from headsearch.runs.tables import FURTHER_SCORES, SCORE_COLUMNS
 from headsearch.study.search import Search
 from headsearch.study.setup import prepare
 from helpers import tiny_search
@@ -32,9 +31,13 @@ def searched(tmp_path: Path, **changes: Any) -> Run:
 def test_heads_are_ranked_by_it_and_the_report_says_so(tmp_path: Path, name: str) -> None:
     found = searched(tmp_path, rank_by=name)
     last = found.scores[found.scores["rung"] == 3].set_index("candidate")
-    column = {"accuracy": None, "balanced": None}.get(name, name)
-    if column is not None:
-        assert last["score"].tolist() == pytest.approx(last[column].tolist())
+    accuracy = last[["choose_knn", "choose_linear"]].mean(axis=1)
+    computed = {
+        "accuracy": accuracy,
+        "balanced": (last["discrepancy"].clip(lower=0) * accuracy).pow(0.5),
+    }
+    score = computed[name] if name in computed else last[name]
+    assert last["score"].tolist() == pytest.approx(score.tolist(), rel=1e-4)
     finalists = found.ranking[found.ranking["state"] == "complete"]
     assert len(finalists) > 2
     assert list(finalists["score"]) == sorted(finalists["score"], reverse=True)
@@ -42,13 +45,12 @@ def test_heads_are_ranked_by_it_and_the_report_says_so(tmp_path: Path, name: str
     assert RANK_BY[name].words in content(found).legend
     # Two epochs are too short for the budget, so it is measured only where it decides.
     assert last["absorption"].notna().all() == (name == "absorption")
-    everywhere = found.scores[sorted(LATER_COLUMNS - {"absorption"})]
+    everywhere = found.scores[sorted(FURTHER_SCORES.keys() - {"absorption"})]
     assert everywhere.notna().all(axis=None)
 
 
-def test_the_further_scores_are_the_later_columns() -> None:
-    assert set(FURTHER) == LATER_COLUMNS
-    assert set(FURTHER) < set(RANK_BY)
+def test_candidates_can_be_ranked_by_every_further_score() -> None:
+    assert FURTHER_SCORES.keys() < set(RANK_BY)
 
 
 def test_scores_that_measure_a_difference_are_zero_for_identity(tmp_path: Path) -> None:
@@ -82,10 +84,10 @@ def test_an_unknown_score_is_refused_with_the_nearest_name(tmp_path: Path) -> No
 
 def test_a_run_of_the_first_version_lacks_the_later_columns(tmp_path: Path) -> None:
     run = searched(tmp_path)
-    table = run.scores.drop(columns=sorted(LATER_COLUMNS))
+    table = run.scores.drop(columns=sorted(FURTHER_SCORES))
     table.to_csv(run.path / "scores.csv", index=False)
     old = read_run(run.path)
     assert set(old.scores.columns) == set(SCORE_COLUMNS)
-    assert old.scores[sorted(LATER_COLUMNS)].isna().all(axis=None)
+    assert old.scores[sorted(FURTHER_SCORES)].isna().all(axis=None)
     assert old.scores["score"].tolist() == pytest.approx(run.scores["score"].tolist(), rel=1e-4)
     assert len(search_scores(old)) == len(search_scores(run))

@@ -27,7 +27,7 @@ from headsearch.report.statistics.score_columns import (
     scores_of_search,
 )
 from headsearch.runs.run import Run
-from headsearch.runs.tables import CONTROL_FAMILIES, LATER_COLUMNS, NO_HEAD
+from headsearch.runs.tables import CONTROL_FAMILIES, FURTHER_SCORES, NO_HEAD
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -164,7 +164,7 @@ def calibrate_runs(runs: Sequence[Run], primary: str) -> Calibration:
     )
     if primary not in SCORES:
         raise unknown("score", primary, SCORES)
-    gaps = [name for name in LATER_COLUMNS if last[name].isna().any() and name != primary]
+    gaps = [name for name in FURTHER_SCORES if last[name].isna().any() and name != primary]
     last, earlier = last.drop(columns=gaps), earlier.drop(columns=gaps)
     times_scored = last["candidate"].value_counts()
     kept = set(times_scored[times_scored == last["seed"].nunique()].index)

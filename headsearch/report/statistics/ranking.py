@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headsearch.evaluation.rank_by import AUTO, RANK_BY, check_rank_by
 from headsearch.report.statistics.intervals import Interval, accuracy_interval, told_apart
+from headsearch.runs.rank_by import AUTO, RANK_BY, check_rank_by
 from headsearch.runs.run import Run
 from headsearch.runs.tables import STATE_CLASS, Ranked
 

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from headsearch.errors import UserError
-from headsearch.evaluation.scores import FURTHER
 from headsearch.runs.run import Run
+from headsearch.runs.tables import FURTHER_SCORES
 
 
 def scores_of_search(run: Run, index: int, back: int) -> pd.DataFrame:
@@ -114,7 +114,7 @@ SCORES: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
     "head_minus_base": lambda rows: _accuracy(rows) - _base_accuracy(rows),
     **{
         name: lambda rows, name=name: rows[name]  # type: ignore[misc]
-        for name in FURTHER
+        for name in FURTHER_SCORES
     },
     "mean_of_ranks": lambda rows: (
         (_ranks(rows, rows["discrepancy"]) + _ranks(rows, _accuracy(rows))) / 2

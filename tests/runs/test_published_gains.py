@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from headsearch.evaluation.published_gains import (
+from headsearch.runs.published_gains import (
     fit,
     least_squares,
     predicted_gain,

@@ -2,67 +2,45 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from headsearch.errors import UserError, unknown
-from headsearch.evaluation.scores import FURTHER, Scores
+from headsearch.runs.tables import FURTHER_SCORES
 
 
 @dataclass(frozen=True)
 class RankBy:
     """A score that candidates can be pruned and ranked by; larger is better.
 
+    `headsearch.evaluation.scores.Scores.ranking_score` computes it.
+
     Attributes:
         words: what it is, to follow "ranked by".
         why: why the first-ranked head is first, to follow "because".
-        value: the score of a head; NaN if it is not known.
         needs_labels: whether it needs labels.
     """
 
     words: str
     why: str
-    value: Callable[[Scores], float]
     needs_labels: bool = False
 
 
-def _accuracy(scores: Scores) -> float:
-    return scores.choose.mean if scores.choose is not None else math.nan
-
-
-def _balanced(scores: Scores) -> float:
-    # A debiased discrepancy can be slightly negative.
-    return math.sqrt(max(0.0, scores.discrepancy_value) * _accuracy(scores))
-
-
 def _further(name: str, why: str, *, needs_labels: bool = False) -> RankBy:
-    return RankBy(
-        f"{name} ({FURTHER[name]})",
-        why,
-        lambda scores: scores.further.get(name, math.nan),
-        needs_labels,
-    )
+    return RankBy(f"{name} ({FURTHER_SCORES[name]})", why, needs_labels)
 
 
 ABSORPTION = "absorption"
 
 RANK_BY: dict[str, RankBy] = {
-    "discrepancy": RankBy(
-        "discrepancy from the base",
-        "it differs most from the base",
-        lambda scores: scores.discrepancy_value,
-    ),
+    "discrepancy": RankBy("discrepancy from the base", "it differs most from the base"),
     "accuracy": RankBy(
         "proxy accuracy",
         "its representation is the most accurate on the labels that choose",
-        _accuracy,
         needs_labels=True,
     ),
     "balanced": RankBy(
         "the geometric mean of discrepancy and proxy accuracy",
         "it best balances difference from the base with accuracy",
-        _balanced,
         needs_labels=True,
     ),
     "complementarity": _further(

@@ -19,16 +19,13 @@ it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
-
-from headsearch.evaluation.scores import RungScores, Scores
 
 TABLE = Path(__file__).with_suffix(".csv")
 LEAST_HEADS = 3
@@ -149,25 +146,6 @@ def predicted_gain(advantage: float, discrepancy: float) -> float:
         discrepancy: 1 − CKA.
     """
     return published_model().model.predict(advantage, discrepancy)
-
-
-def with_expected_gains(scores: RungScores, families: Mapping[str, str]) -> RungScores:
-    """The scores of a rung with `predicted_gain` and `static_prior` added to those of heads.
-
-    Args:
-        scores: of base and heads.
-        families: the family of each head.
-    """
-    base = scores.base.choose
-
-    def added(name: str, head: Scores) -> Scores:
-        advantage = head.choose.linear - base.linear if head.choose and base else math.nan
-        return head.with_further(
-            predicted_gain=predicted_gain(advantage, head.forms["cka"]),
-            static_prior=static_prior(name, families[name]),
-        )
-
-    return replace(scores, heads={name: added(name, head) for name, head in scores.heads.items()})
 
 
 def static_prior(candidate: str, family: str, table: pd.DataFrame | None = None) -> float:
