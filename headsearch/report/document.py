@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from headsearch.errors import UserError
@@ -73,7 +73,8 @@ def write_report(run: Run) -> Path:
         keep_trailing_newline=True,
         finalize=_harmless,
     )
-    environment.filters["md"] = for_markdown
+    environment.filters["md"] = _markdown
+    environment.filters["commands"] = _html
     for name in ("report.md", "report.html"):
         text = environment.get_template(f"{name}.j2").render(report=report, plots=plots)
         try:
@@ -83,6 +84,20 @@ def write_report(run: Run) -> Path:
                 f"{run.path / name}: cannot write the report: {error.strerror}"
             ) from None
     return run.path / "report.html"
+
+
+_COMMAND = re.compile(r"`(headsearch [^`|\n]+)`")
+
+
+def _markdown(text: str) -> str:
+    """A text escaped for Markdown, with its commands as code."""
+    parts = _COMMAND.split(text)
+    return "".join(f"`{part}`" if i % 2 else for_markdown(part) for i, part in enumerate(parts))
+
+
+def _html(text: str) -> Markup:
+    """A text escaped for HTML, with its commands as code."""
+    return Markup(_COMMAND.sub(r"<code>\1</code>", str(escape(printable_lines(text)))))
 
 
 def _harmless(value: object) -> object:

@@ -190,6 +190,12 @@ def test_the_report_is_complete_offline_and_the_same_each_time(tmp_path: Path):
         assert "headsearch run --base vit" in text
 
 
+def test_commands_in_sentences_are_shown_as_code(tmp_path: Path):
+    write_report(synthetic_runs.run(tmp_path))
+    assert "with <code>headsearch run --seeds 3</code>)" in (tmp_path / "report.html").read_text()
+    assert "with `headsearch run --seeds 3`)" in (tmp_path / "report.md").read_text()
+
+
 def test_names_cannot_break_out_of_the_report(tmp_path: Path):
     heads = {HOSTILE: ("mixer", 0.2, 0.36), "swin-d2": ("swin", 0.1, 0.35)}
     run = synthetic_runs.run(
