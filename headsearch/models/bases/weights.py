@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from headsearch.errors import UserError
-from headsearch.models.bases.names import timm_name_of
+from headsearch.models.bases.names import ALIAS_ARGUMENTS, timm_name_of
 from headsearch.models.bases.shapes import REFUSALS, first_line
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student")
@@ -85,8 +85,10 @@ def pretrained_weights(name: str) -> Weights:
     """timm's pretrained weights of a base, downloaded unless they are in the cache already.
 
     Raises:
-        UserError: timm has none, or the download fails.
+        UserError: there are none, or the download fails.
     """
+    if name in ALIAS_ARGUMENTS:
+        raise UserError(f"--pretrained: there are no pretrained weights of {name}")
     timm_name = timm_name_of(name)
     try:
         model = timm.create_model(timm_name, pretrained=True, num_classes=0)
