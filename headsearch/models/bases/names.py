@@ -30,7 +30,10 @@ ALIAS_ARGUMENTS: dict[str, dict[str, Any]] = {
         "global_pool": "avg",
     },
 }
-"""Arguments of timm's model that an alias sets, unless other ones are given. There are no pretrained weights of such a base."""
+"""Arguments of timm's model that an alias sets, unless others are given.
+
+There are no pretrained weights of such a base.
+"""
 
 OWN_FAMILY = {
     "vision_transformer": "attention",
