@@ -73,7 +73,7 @@ class Result(RunView):
 
 
 def search(
-    base: str | nn.Module = "vit_s",
+    base: str | nn.Module = "vit_mini",
     space: str | Path | Mapping[str, Any] | Space = "heads.yaml",
     data: Any = "scenes",
     eval_data: Any = None,
@@ -175,7 +175,7 @@ def load(run_directory: str | Path) -> Result:
 
 def candidates(
     space: str | Path | Mapping[str, Any] | Space,
-    base: str | nn.Module = "vit_s",
+    base: str | nn.Module = "vit_mini",
     image_size: int = 32,
     *,
     patch_size: int | None = None,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headsearch.config.recipes import find_recipe
-from headsearch.config.settings import OF_SEARCH_ALONE, PRESETS, RunConfig
+from headsearch.config.settings import DEFAULT_LR, OF_SEARCH_ALONE, PRESETS, RunConfig, quick_lr
 from headsearch.errors import UserError
 from headsearch.models.space import Candidate
 from headsearch.pretraining.head_selection import (
@@ -148,6 +148,16 @@ def _planned(setup: TrainingSetup, head: Head | None, notes: list[str]) -> Pretr
     return PretrainingSetup(setup, head, (*setup_notes(setup), *notes, steps, machine_note(setup)))
 
 
+OLD_QUICK_LR = 5e-5
+"""The learning rate of budget `quick` before it depended on the base's width."""
+
+
+def _lr_of(budget: Any, run: Run) -> float:
+    """The learning rate that a budget gives the base of a run."""
+    width = run.facts.get("base", {}).get("dim")
+    return quick_lr(width) if budget == "quick" and width else DEFAULT_LR
+
+
 def settings_like(
     run: Run, flags: Mapping[str, Any], inputs: InMemoryInputs = NO_INPUTS
 ) -> RunConfig:
@@ -167,9 +177,9 @@ def settings_like(
                 f"again there, or name another with --{name.replace('_', '-')}"
             )
     asked: dict[str, Any] = dict(PRESETS.get(str(flags.get("budget")), {}))
-    own_preset = PRESETS.get(str(run.config.get("budget")), {})
-    if run.config.get("lr") != own_preset.get("lr") and "recipe" not in flags:
-        asked.pop("lr", None)  # the user chose the search's rate for this base: keep it
+    chosen = run.config.get("lr") not in (_lr_of(run.config.get("budget"), run), OLD_QUICK_LR)
+    if asked and not chosen:  # else the user chose the search's rate for this base: keep it
+        asked["lr"] = _lr_of(flags["budget"], run)
     if run.facts.get("lowered"):
         asked["lr"] = run.facts["lowered"][-1]["lr"]
     if "recipe" in flags:

@@ -127,7 +127,7 @@ class SoloRun:
                 throughput.trained(progress.step - self.step)
                 self.step = progress.step
                 if progress.stats is not None:
-                    check_stats(progress.stats, config.lr)
+                    check_stats(progress.stats, config.peak_lr)
                     losses = {name: stats.loss for name, stats in progress.stats.owners.items()}
                     self.loss, self._head_losses = losses.pop(BASE), losses
                 read = progress.stats is not None

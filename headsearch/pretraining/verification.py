@@ -167,7 +167,7 @@ class Verification:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         self.seeds = tuple(range(config.seed, config.seed + seeds))
         self.data_seed = config.seed if config.data_seed is None else config.data_seed
-        heads, lr = _heads(search, top), current_learning_rate(search.facts, config.lr)
+        heads, lr = _heads(search, top), current_learning_rate(search.facts, config.peak_lr)
         self.solos = tuple(
             Solo(name, family, seed, search.path / "solo" / f"{for_file_name(name)}-seed{seed}", lr)
             for seed in self.seeds

@@ -15,7 +15,7 @@ def command(config: dict[str, Any]) -> str:
     preset = PRESETS.get(str(config.get("budget")), {})
     words = ["headsearch", "run"]
     for name, field in RunConfig.model_fields.items():
-        value = config.get(name)
+        value = config.get(name, field.default)  # an older run lacks later settings
         implied = name not in ("base", "space", "budget") and value == preset.get(
             name, field.default
         )

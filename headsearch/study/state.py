@@ -56,7 +56,7 @@ class SearchState:
     @property
     def lr(self) -> float:
         """The current peak learning rate; it is lowered when the base diverges."""
-        return current_learning_rate(self.facts, self.prepared.config.lr)
+        return current_learning_rate(self.facts, self.prepared.config.peak_lr)
 
     @property
     def first_cohort(self) -> int:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from headsearch import torchrun
 from headsearch.config.recipes import find_recipe
-from headsearch.config.settings import Coupling, RunConfig
+from headsearch.config.settings import Coupling, RunConfig, quick_lr
 from headsearch.data import Data, DataSettings, open_data
 from headsearch.data.factory import BUILT_IN, BUILT_IN_FULL
 from headsearch.data.fingerprint import difference, fingerprint
@@ -78,8 +78,16 @@ class TrainingSetup:
         return self.config.epochs * steps_per_epoch(self.data.train, self.config)
 
     def rung_step(self, rung: int) -> int:
-        """The number of steps before rung r of R is scored: r/R of all, so 0 before rung 0."""
-        return round(self.steps * max(0, rung) / self.config.rungs)
+        """The number of steps before a rung is scored: 0 before rung 0, all before the last.
+
+        The first rung comes after the share `first_rung` of the steps, or after one of `rungs`
+        equal parts if that is 0; the others follow at equal distances.
+        """
+        first, rungs = self.config.first_rung, self.config.rungs
+        if not first or rungs == 1:
+            return round(self.steps * max(0, rung) / rungs)
+        share = first + (1 - first) * (rung - 1) / (rungs - 1)
+        return round(self.steps * share) if rung > 0 else 0
 
     def under(self, seed: int, **changes: Any) -> TrainingSetup:
         """The same set-up with another seed: first weights, image order and crops differ.
@@ -170,6 +178,8 @@ def prepare_training(
     plan = plan_for(
         config, inputs, data.train.image_size, arguments, weights, accelerator=accelerator
     )
+    if config.lr is None:
+        config = config.model_copy(update={"lr": quick_lr(plan.dim)})
     setup = TrainingSetup(config, device, autocast, data, plan, objective, inputs)
     _check_base(setup)
     _check_steps(setup)
@@ -238,6 +248,12 @@ def _check_steps(setup: TrainingSetup) -> None:
         raise UserError(
             f"{setup.steps} steps are fewer than {config.rungs} rungs; use more --images or "
             "--epochs, or a smaller --batch-size or --rungs"
+        )
+    steps = [setup.rung_step(rung) for rung in range(config.rungs + 1)]
+    if len(set(steps)) < len(steps):
+        raise UserError(
+            f"--first-rung {config.first_rung:g} leaves no step between some of {config.rungs} "
+            f"rungs of {setup.steps} steps; use a value nearer to {1 / config.rungs:.2g}"
         )
 
 

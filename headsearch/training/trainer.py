@@ -82,7 +82,7 @@ class Trainer:
         self.seed = config.seed
         self.recipe = find_recipe(config.recipe)
         self.images_per_head = config.images_per_head
-        self.peak_lr = config.lr
+        self.peak_lr = config.peak_lr
         self.weight_decay = config.weight_decay
         self.student = student.to(device)
         self.teacher = (Teacher if objective.has_teacher else NoTeacher)(self.student)
@@ -100,7 +100,7 @@ class Trainer:
         self._fused = device.type != "meta"
         self.optimizer = torch.optim.AdamW(
             _decay_groups(BASE, self._parameters[BASE], config.weight_decay),
-            lr=config.lr,
+            lr=config.peak_lr,
             fused=self._fused,
         )
 

@@ -13,13 +13,18 @@ import timm
 import torch
 import yaml
 
-from headsearch.config.settings import PRESETS, resolve
+from headsearch.config.settings import quick_lr, resolve
 from headsearch.data import normalize
 from headsearch.errors import UserError
 from headsearch.pretraining import solo
 from headsearch.pretraining.head_selection import head_on, name_at, read_name
 from headsearch.pretraining.run import Pretraining
-from headsearch.pretraining.setup import PretrainingSetup, prepare_pretraining, settings_like
+from headsearch.pretraining.setup import (
+    OLD_QUICK_LR,
+    PretrainingSetup,
+    prepare_pretraining,
+    settings_like,
+)
 from headsearch.pretraining.solo import SoloRun, SoloScored
 from headsearch.runs.run import Run, read_run
 from headsearch.study.search import Search
@@ -188,7 +193,9 @@ def test_settings_of_the_run_give_way_to_flags_and_a_budget_brings_its_own(run: 
     assert (standard.images, standard.epochs, standard.rungs) == (20_000, 8, 3)
 
 
-@pytest.mark.parametrize(("own", "then"), [(PRESETS["quick"]["lr"], 5e-4), (1e-3, 1e-3)])
+@pytest.mark.parametrize(
+    ("own", "then"), [(quick_lr(64), 5e-4), (OLD_QUICK_LR, 5e-4), (1e-3, 1e-3)]
+)
 def test_a_budget_brings_its_learning_rate_where_the_run_had_that_of_its_own(
     own: float, then: float, run: Run, tmp_path: Path
 ) -> None:
