@@ -16,7 +16,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from headsearch import torchrun
-from headsearch.config import formats
+from headsearch.config import formats, normalization
+from headsearch.config.presets import PRESETS
 from headsearch.config.recipes import find_recipe
 from headsearch.config.yaml_file import Located, read_yaml
 from headsearch.errors import UserError, unknown
@@ -41,49 +42,16 @@ def _images_per_head(value: Any) -> Any:
     return number
 
 
-PRESETS: dict[str, dict[str, float]] = {
-    # For two CPU cores without bfloat16 and a ViT-S with a 4×4 map: about five minutes.
-    "quick": {
-        "images": 1024,
-        "epochs": 2,
-        "batch_size": 64,
-        # With a ten times larger rate, a ViT-S is near collapse after these 32 steps: effective
-        # rank 7 and 12 of 108 under two seeds, compared with 91 and 84 at this rate.
-        "lr": 5e-5,
-        "trials": 16,
-        "cohort": 16,
-        "rungs": 4,
-        # As many as the discrepancy is measured on, and a bank as large: a rung then costs as much
-        # as three steps.
-        "eval_images": 512,
-        "bank_images": 512,
-    },
-    # Enough for a small base to be well above raw pixels (results/cifar10/vit-standard).
-    "standard": {
-        "images": 20_000,
-        "epochs": 8,
-        "batch_size": 128,
-        "lr": 5e-4,
-        "trials": 24,
-        "cohort": 12,
-        "rungs": 5,
-        "eval_images": 4000,
-        "bank_images": 4000,
-    },
-    # All training images; for accelerators.
-    "full": {
-        "images": 0,
-        "epochs": 100,
-        "batch_size": 256,
-        "lr": 5e-4,
-        "trials": 96,
-        "cohort": 24,
-        "rungs": 8,
-        "eval_images": 10_000,
-        "bank_images": 20_000,
-    },
-}
-"""The settings that a budget decides; a flag of each setting overrides them."""
+def _normalization(value: Any) -> Any:
+    """A text that names a normalisation."""
+    try:
+        normalization.parse(str(value))
+    except UserError:
+        names = ", ".join(normalization.NAMED)
+        raise PydanticCustomError(
+            "normalization", f"should be auto, {names} or MEAN/STD such as 0.5,0.5,0.5/0.2,0.2,0.2"
+        ) from None
+    return str(value)
 
 
 WHAT = "What to search"
@@ -113,6 +81,18 @@ class RunConfig(BaseModel):
     )
     base_weights: Path | None = setting(
         None, "Initial weights of the base: a .safetensors file or a torch checkpoint.", WHAT
+    )
+    weights_prefix: str | None = setting(
+        None,
+        "What stands before the base's names in the file of --base-weights, such as "
+        "teacher.backbone. [default: found]",
+        WHAT,
+    )
+    normalization: Annotated[str, BeforeValidator(_normalization)] = setting(
+        "auto",
+        "Mean and std of the images' colours: imagenet, inception (0.5), clip, or MEAN/STD. auto: "
+        "those that the first weights expect; ImageNet's if there are none or they do not say.",
+        WHAT,
     )
     pretrained: bool = setting(False, "Start the base from timm's pretrained weights.", WHAT)
     space: str = setting(
@@ -287,12 +267,21 @@ RECORDED = (
 """Keys of a run's own config.yaml besides its settings; they are not read back as settings."""
 
 
+OF_OLDER_RUNS: Mapping[str, Any] = {"normalization": "imagenet"}
+"""The values in runs made before a setting existed, where they differ from the default."""
+
+
 def read_config_file(path: Path) -> dict[str, Located]:
     """The settings in a YAML file, each with its line. A run's own config.yaml is such a file.
 
     Raises:
         UserError: the file cannot be read, or has a key that is no setting.
     """
+    return _read_settings(path)[0]
+
+
+def _read_settings(path: Path) -> tuple[dict[str, Located], bool]:
+    """The settings in a YAML file, and whether it is the config.yaml of a run that has begun."""
     root = read_yaml(path)
     entries = root.mapping("the settings")
     if formats.KEY in entries:
@@ -309,7 +298,11 @@ def read_config_file(path: Path) -> dict[str, Located]:
         if isinstance(value.value, list | dict):
             raise value.error(f"{name} must be a single value, but is {value.shown()}")
         settings[name] = value
-    return settings
+    begun = bool(recorded & {"study_name", "solo_head"})
+    if begun:
+        for name, before in OF_OLDER_RUNS.items():
+            settings.setdefault(name, Located(before, root.where, {}))
+    return settings, begun
 
 
 def resolve(
@@ -325,7 +318,9 @@ def resolve(
     Raises:
         UserError: a setting is unknown, of the wrong type or out of bounds.
     """
-    located = read_config_file(config_file) if config_file else {}
+    located, begun = _read_settings(config_file) if config_file else ({}, False)
+    if begun and {"base", "base_weights", "pretrained"} & flags.keys():
+        located.pop("normalization", None)  # it is that of the run's own base
     given = {**{name: entry.value for name, entry in located.items()}, **flags}
     budget = given.get("budget", "auto")
     if budget == "auto":

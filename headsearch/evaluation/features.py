@@ -11,6 +11,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from headsearch.config.normalization import IMAGENET, Normalization
 from headsearch.data import Data, Images
 from headsearch.data.image.views import normalize
 from headsearch.device import mixed_precision
@@ -38,6 +39,7 @@ class RungFeatures:
         summary: from the base's output to the features (B, D) that represent an image in the base's
             scores.
         autocast: whether matrix products run in bfloat16.
+        normalization: that of the images that the base was trained with.
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class RungFeatures:
         summary: Callable[[BaseOutput], Tensor],
         *,
         autocast: bool,
+        normalization: Normalization = IMAGENET,
     ) -> None:
+        self._normalization = normalization
         self._network, self._data, self._batch_size = network, data, batch_size
         self._summary, self._autocast = summary, autocast
         self._device = next(network.parameters()).device
@@ -109,7 +113,7 @@ class RungFeatures:
 
     def _maps(self, images: Tensor) -> dict[int, Tensor]:
         """The base's maps of a batch, by feature index; stores the summary of the base."""
-        images = normalize(images.to(self._device))
+        images = normalize(images.to(self._device), self._normalization)
         with mixed_precision(self._device, self._autocast):
             base: BaseOutput = self._network.base(
                 images, feature_indices=self._network.feature_indices

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from headsearch.config.presets import PRESETS
 from headsearch.config.recipes import find_recipe
-from headsearch.config.settings import OF_SEARCH_ALONE, PRESETS, RunConfig
+from headsearch.config.settings import OF_SEARCH_ALONE, RunConfig
 from headsearch.errors import UserError
 from headsearch.models.space import Candidate
 from headsearch.pretraining.head_selection import (

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from headsearch.config.settings import PRESETS, RunConfig
+from headsearch.config.presets import PRESETS
+from headsearch.config.settings import RunConfig
 from headsearch.runs.run import Run
 from headsearch.text import printable
 

@@ -14,7 +14,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 from sqlalchemy.exc import SQLAlchemyError
 
-from headsearch.config.settings import RunConfig
+from headsearch.config.settings import OF_OLDER_RUNS, RunConfig
 from headsearch.errors import UserError
 from headsearch.runs.directory import CONFIG, abandoned, read_config, write_config
 from headsearch.runs.facts import RunFacts
@@ -64,7 +64,7 @@ MAY_DIFFER = (
     "git_commit", "versions", "study_name", "max_bad_images", "processes", "log",
 )  # fmt: skip
 """Settings that may change when a run is resumed. Bitwise equal results need them unchanged too."""
-_DEFAULTS = RunConfig().model_dump(mode="json")
+_DEFAULTS = {**RunConfig().model_dump(mode="json"), **OF_OLDER_RUNS}
 """The settings of a run that was made before a setting existed."""
 
 

@@ -144,6 +144,14 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def write_weights(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Writes contiguous tensors that share no memory as safetensors, completely or not at all."""
-    write_atomically(path, save(tensors, metadata={"format": "pt"}))
+def write_weights(
+    path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes contiguous tensors that share no memory as safetensors, completely or not at all.
+
+    Args:
+        path: the file.
+        tensors: the weights by name.
+        metadata: what the file says about them.
+    """
+    write_atomically(path, save(tensors, metadata={"format": "pt", **(metadata or {})}))

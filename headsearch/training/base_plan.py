@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
+from headsearch.config import normalization
 from headsearch.config.settings import RunConfig, resolve
 from headsearch.errors import UserError
 from headsearch.models.bases import (
@@ -20,7 +23,9 @@ from headsearch.models.bases import (
 from headsearch.runs.run import Run
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 
-BASE_SETTINGS = ("base", "base_args", "base_weights", "pretrained", "image_size", "patch_size")
+BASE_SETTINGS = (
+    "base", "base_args", "base_weights", "weights_prefix", "pretrained", "image_size", "patch_size",
+)  # fmt: skip
 """The settings that determine the base."""
 
 
@@ -37,8 +42,33 @@ def named_base(config: RunConfig) -> tuple[dict[str, Any], Weights | None]:
     if config.pretrained and config.base_weights is not None:
         raise UserError("--pretrained and --base-weights exclude each other; give one of them")
     if config.base_weights is not None:
-        return arguments, read_weights(config.base_weights)
+        return arguments, read_weights(config.base_weights, config.weights_prefix)
+    if config.weights_prefix is not None:
+        raise UserError("--weights-prefix needs --base-weights")
     return arguments, pretrained_weights(config.base) if config.pretrained else None
+
+
+def with_normalization(
+    config: RunConfig, base: nn.Module | BasePlan | None, weights: Weights | None
+) -> RunConfig:
+    """The settings with the normalisation of the first weights in place of `auto`.
+
+    Weights that do not say how images were normalised, and random ones, get ImageNet's.
+
+    Args:
+        config: the settings.
+        base: the base, if a caller passed one.
+        weights: the first weights that the settings name, if any.
+
+    Raises:
+        UserError: the setting is no normalisation.
+    """
+    if isinstance(base, BasePlan):
+        weights = base.weights
+    chosen = normalization.parse(config.normalization)
+    if config.normalization == normalization.AUTO and weights is not None:
+        chosen = weights.normalization or normalization.IMAGENET
+    return config.model_copy(update={"normalization": str(chosen)})
 
 
 def plan_for(

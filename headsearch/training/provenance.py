@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from headsearch import torchrun
+from headsearch.config import normalization
 from headsearch.config.recipes import find_recipe
 from headsearch.training.setup import (
     TrainingSetup,
@@ -27,9 +28,25 @@ def setup_notes(setup: TrainingSetup) -> Iterator[str]:
         yield f"recipe {setup.config.recipe}: {find_recipe(setup.config.recipe).help}"
     if setup.plan.weights is not None:
         yield str(setup.plan.weights)
+    yield f"images are normalised with {normalized_with(setup)}"
     labels = f", {len(data.bank.classes)} classes" if data.bank is not None else ", no labels"
     yield f"{len(data.train)} training images from {setup.config.data}{labels}"
     yield from data.notes
+
+
+def normalized_with(setup: TrainingSetup) -> str:
+    """The normalisation of a run in words, and why it is not that of the weights if it is not."""
+    chosen = normalization.parse(setup.config.normalization)
+    name = f" ({setup.config.normalization})" if setup.config.normalization[0].isalpha() else ""
+    weights = setup.plan.weights
+    text = f"{chosen.words}{name}"
+    if weights is None:
+        return text
+    if weights.normalization is None:
+        return f"{text}: {weights.origin} does not say which; --normalization sets another"
+    if not chosen.is_close(weights.normalization):
+        return f"{text}, although the weights expect {weights.normalization.words}"
+    return f"{text}, as the weights expect"
 
 
 def machine_note(setup: TrainingSetup) -> str:

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from headsearch import torchrun
+from headsearch.config import normalization
 from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import Coupling, RunConfig
 from headsearch.data import Data, DataSettings, open_data
@@ -37,6 +38,7 @@ from headsearch.training import distributed
 from headsearch.training.base_plan import (
     named_base,
     plan_for,
+    with_normalization,
 )
 from headsearch.training.environment import check_compiler, set_up
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
@@ -124,6 +126,7 @@ class TrainingSetup:
                 autocast=self.autocast,
                 summary=self.objective.summary_of_base,
                 prototypes=self.objective.prototypes_of(network),
+                normalization=normalization.parse(self.config.normalization),
             )
         )
         by_head = {name: scores for part in parts for name, scores in part.heads.items()}
@@ -162,6 +165,7 @@ def prepare_training(
     objective = make_objective(config.objective, **recipe.sizes_for(config.objective))
     _check_discrepancy(config, objective)
     arguments, weights = named_base(config) if inputs.base is None else ({}, None)
+    config = with_normalization(config, inputs.base, weights)
     if config.out is not None:
         new_run_directory(config.out, "")  # raises if it exists
     device, autocast = set_up(config)

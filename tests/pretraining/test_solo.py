@@ -13,7 +13,8 @@ import timm
 import torch
 import yaml
 
-from headsearch.config.settings import PRESETS, resolve
+from headsearch.config.presets import PRESETS
+from headsearch.config.settings import resolve
 from headsearch.data import normalize
 from headsearch.errors import UserError
 from headsearch.pretraining import solo
