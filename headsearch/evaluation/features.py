@@ -17,7 +17,7 @@ from headsearch.data.image.views import normalize
 from headsearch.device import mixed_precision
 from headsearch.evaluation.similarity import pooled_map
 from headsearch.models.bases import BaseOutput
-from headsearch.models.network import Network, tokens_of
+from headsearch.models.network import Network, failing_as, tokens_of
 
 PROBE_IMAGES = 512
 """At most so many images, the first queries, are used to measure discrepancy: its cost grows with
@@ -81,7 +81,7 @@ class RungFeatures:
         """
         head, tokens = self._heads[name], []
         for map_BDHW in maps_PDHW[head.feature_index].split(self._batch_size):
-            with mixed_precision(self._device, self._autocast):
+            with failing_as(name, map_BDHW), mixed_precision(self._device, self._autocast):
                 tokens_BND = head.tokens(map_BDHW)
                 normed_BND = head.norm(tokens_BND)
             self._head_pooled[name].append(normed_BND.mean(dim=1).float())
@@ -95,8 +95,9 @@ class RungFeatures:
         for images in chain(batches(queries, size, first=PROBE_IMAGES), batches(bank, size)):
             maps_BDHW = self._maps(images)
             for name, head in self._heads.items():
-                with mixed_precision(self._device, self._autocast):
-                    tokens_BND = head(maps_BDHW[head.feature_index])
+                map_BDHW = maps_BDHW[head.feature_index]
+                with failing_as(name, map_BDHW), mixed_precision(self._device, self._autocast):
+                    tokens_BND = head(map_BDHW)
                 self._head_pooled[name].append(tokens_BND.mean(dim=1).float())
 
     def base(self) -> Tensor:

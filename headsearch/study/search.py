@@ -41,7 +41,7 @@ from headsearch.study.trials import Trials
 from headsearch.training.distributed import RankLostError, broadcast_object
 from headsearch.training.environment import resolve_here
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs, check_inputs
-from headsearch.training.loop import train_window, window_from
+from headsearch.training.loop import window_from
 from headsearch.training.meters import StepStats
 
 
@@ -230,7 +230,7 @@ class Search:
             state.throughput.start()
             window = window_from(cohort.steps[seed], last)
             broadcast_object(Steps(seed, window))
-            progress = train_window(replica.trainer, replica.loader, window, self.stop.is_set)
+            progress = cohort.train(replica, window, self.stop.is_set)
             taken = progress.step - cohort.steps[seed]
             cohort.steps[seed] = progress.step
             state.throughput.trained(taken)

@@ -30,6 +30,7 @@ from headsearch.models.bases import (
     BasePlan,
     repeated_blocks,
 )
+from headsearch.models.heads import FAMILIES
 from headsearch.models.network import Network
 from headsearch.models.space import Candidate
 from headsearch.runs.directory import new_run_directory
@@ -41,6 +42,7 @@ from headsearch.training.base_plan import (
     with_normalization,
 )
 from headsearch.training.environment import check_compiler, set_up
+from headsearch.training.head_check import IMAGES, check_head
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 from headsearch.training.objectives import Objective, make_objective, with_prototypes
 from headsearch.training.trainer import Trainer
@@ -271,6 +273,15 @@ def _check_ranks_agree(setup: TrainingSetup) -> None:
 
 
 def attach(trainer: Trainer, setup: TrainingSetup, candidate: Candidate) -> None:
-    """Attaches a candidate's head. Its first weights are the same in any cohort."""
+    """Attaches a candidate's head. Its first weights are the same in any cohort.
+
+    Raises:
+        HeadFailedError: it is a family of the user's own, and its heads cannot train.
+    """
     dim, grid = setup.plan.stages[candidate.feature_index]
+    if candidate.block not in FAMILIES:
+        features = torch.zeros(IMAGES, dim, *grid, device=setup.device)
+        check_head(
+            candidate.name, lambda: candidate.build(dim, grid), features, autocast=setup.autocast
+        )
     trainer.attach(candidate.name, lambda: candidate.build(dim, grid), dim, candidate.feature_index)
