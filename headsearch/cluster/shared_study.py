@@ -22,6 +22,7 @@ from headsearch.cluster.engine.claims import Rules, Task
 from headsearch.cluster.engine.queue import Tasks
 from headsearch.cluster.initial_weights import absolute, fetch, share
 from headsearch.config import formats
+from headsearch.config.locations import LOCATIONS
 from headsearch.config.settings import OF_OLDER_RUNS, RunConfig
 from headsearch.config.yaml_file import located
 from headsearch.data.fingerprint import difference, fingerprint
@@ -141,7 +142,12 @@ def submit(
         config, prepared.plan, prepared.training.objective, seeds, location
     )
     content = {
-        "settings": {**settings_of(prepared, Path(name)), "storage": None},
+        # Locations as they were given: other machines may have the same layout elsewhere.
+        "settings": {
+            **settings_of(prepared, Path(name)),
+            **config.model_dump(mode="json", include=set(LOCATIONS)),
+            "storage": None,
+        },
         "facts": first_facts(prepared),
         "cohorts": cohorts,
         "shared": location,

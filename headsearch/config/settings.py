@@ -262,7 +262,7 @@ OF_A_STEP = (
 
 RECORDED = (
     formats.KEY, "study_name", "space_hash", "space_content", "base_arguments", "first_weights",
-    "git_commit", "versions", "given", "solo_head", "processes", "fleet",
+    "data_fingerprint", "git_commit", "versions", "given", "solo_head", "processes", "fleet",
 )  # fmt: skip
 """Keys of a run's own config.yaml besides its settings; they are not read back as settings."""
 

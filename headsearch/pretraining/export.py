@@ -73,7 +73,7 @@ def export_from(
     if isinstance(inputs.base, nn.Module):
         plan = plan_module(inputs.base, int(run.config["image_size"]))
     else:
-        plan = plan_of_run(run)
+        plan = plan_of_run(run, shape_only=True)
     chosen = head_on(plan, head, run)
     notes += chosen.notes
     if chosen.origin:

@@ -35,12 +35,12 @@ from headsearch.pretraining.setup import (
     PretrainingSetup,
 )
 from headsearch.pretraining.solo import SoloEvent, SoloRun, SoloScored
-from headsearch.runs.directory import CONFIG, create, hold, new_run_directory
+from headsearch.runs.directory import CONFIG, create, hold, new_run_directory, read_config
 from headsearch.runs.observers import Observers
 from headsearch.runs.run import SOLO_HEAD, check_same_settings
 from headsearch.runs.snapshot import FOLDER, Snapshot, read_snapshot, write_snapshot, write_weights
 from headsearch.runs.tables import NO_HEAD, write_table
-from headsearch.training.provenance import recorded_settings
+from headsearch.training.provenance import check_same_data, recorded_settings
 from headsearch.training.setup import TrainingSetup
 
 # `base_*` is the base's accuracy on the reporting labels, `choose_*` that on the labels that may be
@@ -106,6 +106,7 @@ class Pretraining:
         settings = self._settings()
         if directory is None:
             create(self.run_directory, settings)
+        check_same_data(self.run_directory, read_config(self.run_directory), settings)
         check_same_settings(self.run_directory, settings)
         self._lock = hold(self.run_directory)
         try:

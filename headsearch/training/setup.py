@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from headsearch import torchrun
 from headsearch.config import normalization
+from headsearch.config.locations import LOCATIONS
 from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import Coupling, RunConfig
 from headsearch.data import Data, DataSettings, open_data
@@ -247,8 +248,10 @@ def _check_steps(setup: TrainingSetup) -> None:
         )
 
 
-MAY_DIFFER_OVER_RANKS = {"device", "threads", "out", "data_dir"}
-"""Settings that the processes of a job need not agree on: they don't change the results."""
+MAY_DIFFER_OVER_RANKS = {"device", "threads", "out", *LOCATIONS}
+"""Settings that the processes of a job need not agree on: they don't change the results.
+
+What lies at the locations is compared by its content."""
 
 
 def _check_ranks_agree(setup: TrainingSetup) -> None:

@@ -293,6 +293,7 @@ BAD = {
     "bad number": (["--epochs", "many"], ["--epochs", "'many'", "integer"]),
     "out of bounds": (["--batch-size", "0"], ["--batch-size", "0"]),
     "unknown flag": (["--epoch", "1"], ["--epoch", "--epochs"]),
+    "bad normalization": (["--normalization", "half"], ["--normalization", "inception", "'half'"]),
     "unknown budget": (["--budget", "quik"], ["did you mean 'quick'"]),
     "empty folder": (["--data", "empty"], ["empty"]),
     "no images": (["--data", "texts"], ["texts"]),

@@ -191,7 +191,7 @@ WRONG = [
     ("mine: {module: broken.py:MyHead}", "broken.py cannot be executed: SyntaxError: "),
     ("mine: {module: raising.py:MyHead}", "raising.py cannot be executed: RuntimeError: no GPU"),
     ("mine: {module: exits.py:MyHead}", "exits.py cannot be executed: it ends the process (exi"),
-    ("mine: {module: leaves.py:MyHead}", "leaves.py cannot be executed: it ends the process (exit "),
+    ("mine: {module: leaves.py:MyHead}", "leaves.py cannot be executed: it ends the process (e"),
     ("convnext: {module: my_heads.py:MyHead}", "'convnext' is headsearch's own; give your family"),
     ("own: {module: my_heads.py:MyHead}", "'own' is headsearch's own; give your family"),
     ("my_head: {module: my_heads.py:MyHead}", "lower-case letters and digits, but is 'my_head'"),

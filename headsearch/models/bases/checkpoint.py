@@ -119,6 +119,9 @@ def _check_file(path: Path) -> None:
         return
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
+        names = archive.namelist()
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise UserError(f"{path}: a TorchScript archive; save the state_dict() of its module")
     if unpacked > UNPACKED * found.st_size + SLACK:
         raise UserError(
             f"{path}: refused: {found.st_size / 1e6:.1f} MB that unpack to {unpacked / 1e6:,.0f} "
@@ -168,8 +171,6 @@ def _refusal(error: Exception) -> str:
 def _reason(error: Exception) -> str:
     """The reason of an error in a few words, without torch's advice on `weights_only`."""
     text = getattr(error, "strerror", None) or first_line(error)
-    if "TorchScript" in text:
-        return "it is a TorchScript archive; save the state_dict() of its module"
     if "weights_only" in text:
         return "it is in an old format of torch; load it there and save its state_dict() again"
     return str(text)
