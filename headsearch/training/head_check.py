@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from headsearch.device import mixed_precision
 from headsearch.models.network import HeadFailedError, failing_as
+from headsearch.models.user_code import without_exit
 
 IMAGES = 4
 """The number of images that a head is tried on."""
@@ -33,7 +34,7 @@ def check_head(
     device = features_BDHW.device
     source = features_BDHW.detach().requires_grad_()
     inputs = source * 1  # no leaf: torch itself refuses to change a leaf in place
-    with torch.random.fork_rng(devices=[]), failing_as(name, inputs):
+    with torch.random.fork_rng(devices=[]), failing_as(name, inputs), without_exit():
         head = copy.deepcopy(build()).to(device)
         with mixed_precision(device, autocast):
             output = head(inputs)
@@ -41,7 +42,7 @@ def check_head(
     if fault:
         raise HeadFailedError(name, fault)
     weights = [weight for weight in head.parameters() if weight.requires_grad]
-    with failing_as(name):
+    with failing_as(name), without_exit():
         torch.autograd.grad(output.float().mean(), [source, *weights], allow_unused=True)
 
 

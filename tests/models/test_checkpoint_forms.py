@@ -95,6 +95,10 @@ FORMS: dict[str, tuple[Callable[[State], Any], str]] = {
         "target_encoder.module.",
     ),
     "an average beside": (lambda s: under("model.", zeros(s)) | under("ema.", s), "ema."),
+    "distilled from a larger one": (
+        lambda s: {"teacher": {k: torch.zeros(2, *v.shape) for k, v in s.items()}, "student": s},
+        "student.",
+    ),
     "timm": (lambda s: {"state_dict": zeros(s), "state_dict_ema": s}, "state_dict_ema."),
     "compiled": (lambda s: under("_orig_mod.", s), ""),
     "FSDP": (

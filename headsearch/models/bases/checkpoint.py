@@ -6,7 +6,7 @@ import json
 import pickle
 import stat
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,7 +58,7 @@ class _Nothing:
     def __setstate__(self, state: Any) -> None: ...
 
 
-_STAND_INS = [
+_STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     type(name, (_Nothing,), {"__module__": module, "__qualname__": name})
     for module, names in BESIDE_WEIGHTS.items()
     for name in names

@@ -66,7 +66,7 @@ class Found(NamedTuple):
 def find_copy(
     tensors: Mapping[str, Tensor],
     containers: Collection[str],
-    wanted: Collection[str],
+    wanted: Mapping[str, Tensor],
     convert: Callable[[dict[str, Tensor]], Mapping[str, Tensor]],
     prefix: str | None = None,
 ) -> Found:
@@ -75,7 +75,7 @@ def find_copy(
     Args:
         tensors: all tensors of the checkpoint by name.
         containers: the nested dictionaries of the checkpoint, as prefixes of names.
-        wanted: the names of the base's parameters.
+        wanted: the base's own parameters by name.
         convert: converts a copy to the base's names, as far as timm can.
         prefix: the prefix that the user gave; None to look for the best copy.
 
@@ -102,7 +102,14 @@ def find_copy(
     if named:
         best = max(named.values())
         alike = [start for start, count in named.items() if count >= ALIKE * best]
-        start, *others = sorted(alike, key=lambda s: (_rank(s), -named[s], len(s), s))
+
+        def other_size(start: str) -> bool:
+            """Whether the copy is of a model of another size, such as the teacher of a smaller."""
+            own = ((renamed.get(start + name), tensor) for name, tensor in wanted.items())
+            return 2 * sum(t is not None and t.shape == o.shape for t, o in own) < best
+
+        fitting = [start for start in alike if not other_size(start)] or alike
+        start, *others = sorted(fitting, key=lambda s: (_rank(s), -named[s], len(s), s))
         return Found(start, tuple(others), convert(copy_at(start)))
     return _converted(copy_at, _wrapped(renamed), wanted, convert)
 
