@@ -98,6 +98,20 @@ def test_a_run_uses_and_records_what_its_weights_expect(
     assert crops.max() <= 1 + 1e-5
 
 
+def test_scores_see_images_as_training_does(
+    pretrained: tuple[Pretraining, Pretrained], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup, seen = pretrained[0].setup, set()
+
+    def recorded(images: torch.Tensor, expected: Normalization) -> torch.Tensor:
+        seen.add(expected)
+        return normalize(images, expected)
+
+    monkeypatch.setattr("headsearch.evaluation.features.normalize", recorded)
+    setup.scores(setup.new_trainer("joint").teacher.network)
+    assert seen == {NAMED["inception"]}
+
+
 def test_the_base_is_loaded_with_the_normalisation_that_it_was_trained_with(
     pretrained: tuple[Pretraining, Pretrained],
 ) -> None:
