@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import stat
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -92,7 +93,9 @@ def read_checkpoint(path: Path) -> Contents:
                 loaded: Any = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         else:
             metadata = {}
-            with torch.serialization.safe_globals(_STAND_INS):
+            # torch warns of formats that it then refuses; the error says so in one line.
+            with warnings.catch_warnings(), torch.serialization.safe_globals(_STAND_INS):
+                warnings.simplefilter("ignore")
                 loaded = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
