@@ -127,6 +127,8 @@ class Cohort:
         try:
             return train_window(replica.trainer, replica.loader, window, stop)
         except HeadFailedError as error:
+            if torchrun.count() > 1:  # the other processes may be in the middle of the step
+                raise
             self.leave(error.head, "failed", error.reason)
             return Progress(window.start + replica.trainer.unread - before, None)
 
@@ -156,6 +158,8 @@ class Cohort:
             try:
                 return self._scores(rank_by)
             except HeadFailedError as error:
+                if torchrun.count() > 1:
+                    raise
                 self.leave(error.head, "failed", error.reason)
 
     def _scores(self, rank_by: str) -> dict[int, RungScores]:

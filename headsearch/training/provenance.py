@@ -17,6 +17,7 @@ from headsearch.config.locations import absolute_locations
 from headsearch.config.recipes import find_recipe
 from headsearch.data import fingerprint
 from headsearch.errors import UserError
+from headsearch.models.bases import normalization_of
 from headsearch.runs.run import SOLO_HEAD
 from headsearch.training.setup import (
     TrainingSetup,
@@ -47,7 +48,9 @@ def normalized_with(setup: TrainingSetup) -> str:
     if weights is None:
         return text
     if weights.normalization is None:
-        return f"{text}: {weights.origin} does not say which; --normalization sets another"
+        timms = normalization_of(setup.plan.timm_name)
+        other = "" if timms is None or chosen.is_close(timms) else f" (timm's own expect {timms})"
+        return f"{text}: {weights.origin} does not say which{other}; --normalization sets another"
     if not chosen.is_close(weights.normalization):
         return f"{text}, although the weights expect {weights.normalization.words}"
     return f"{text}, as the weights expect"

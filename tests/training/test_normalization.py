@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from headsearch.errors import UserError
 from headsearch.models.bases import pretrained_weights, read_weights
 from headsearch.pretraining.run import Pretrained, Pretraining
 from headsearch.pretraining.setup import prepare_pretraining
+from headsearch.training.provenance import normalized_with
 
 TRAINING: dict[str, Any] = {
     "base": "test_vit", "image_size": 16, "patch_size": 4, "images": 64, "epochs": 1,
@@ -127,6 +129,18 @@ def test_the_base_is_loaded_with_the_normalisation_that_it_was_trained_with(
     loaded = Normalization(config["mean"], config["std"])
     trained = parse(running.config.normalization)
     torch.testing.assert_close(normalize(images, loaded), normalize(images, trained))
+
+
+def test_weights_that_say_nothing_are_told_beside_what_timms_expect(
+    pretrained: tuple[Pretraining, Pretrained],
+) -> None:
+    setup = pretrained[0].setup
+    assert setup.plan.weights is not None
+    plan = replace(setup.plan, weights=replace(setup.plan.weights, normalization=None),
+                   timm_name="vit_tiny_patch16_224")  # fmt: skip
+    config = setup.config.model_copy(update={"normalization": "imagenet"})
+    said = normalized_with(replace(setup, plan=plan, config=config))
+    assert "does not say which (timm's own expect inception); --normalization sets anot" in said
 
 
 def test_a_base_from_scratch_and_a_run_older_than_the_setting_have_imagenets(

@@ -10,6 +10,7 @@ from headsearch.models.bases.trunk import compile_blocks, drop_no_paths, repeate
 from headsearch.models.bases.weights import (
     NORMALIZATION,
     Weights,
+    normalization_of,
     pretrained_weights,
     read_weights,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "base_arguments",
     "compile_blocks",
     "drop_no_paths",
+    "normalization_of",
     "plan_base",
     "plan_module",
     "pretrained_weights",

@@ -120,6 +120,12 @@ def pretrained_weights(name: str) -> Weights:
     )
 
 
+def normalization_of(timm_name: str) -> Normalization | None:
+    """The normalisation that timm's own weights of a model expect; None if timm has none."""
+    known = timm.get_pretrained_cfg(timm_name)
+    return normalization.of(known.mean, known.std) if known is not None else None
+
+
 def fitted(weights: Weights, trunk: nn.Module, timm_name: str) -> Weights:
     """Converts weights to the names and shapes of a trunk.
 
