@@ -38,7 +38,7 @@ from headsearch.report.statistics.calibration import calibrate_runs
 from headsearch.runs.run import is_pretraining, read_run
 from headsearch.study.session import resume_search, run_search
 from headsearch.training import distributed
-from headsearch.training.inputs import NO_INPUTS, InMemoryInputs, inputs_from
+from headsearch.training.inputs import NO_INPUTS, InMemoryInputs, inputs_from, places_in
 
 
 @dataclass(frozen=True, repr=False)
@@ -111,7 +111,8 @@ def resume(
     base: nn.Module | None = None,
     data: Any = None,
     eval_data: Any = None,
-    space: Mapping[str, Any] | Space | None = None,
+    base_weights: str | Path | None = None,
+    space: str | Path | Mapping[str, Any] | Space | None = None,
     log: str | None = None,
     progress: bool | None = None,
 ) -> Result:
@@ -120,6 +121,7 @@ def resume(
     Args:
         run: the search.
         base, data, eval_data, space: the objects that the search was started with.
+        data, eval_data, base_weights, space: paths, if what lies there was moved.
         log: none or tensorboard; by default as the search was started.
         progress: whether to show progress; by default only in a terminal or notebook.
 
@@ -132,11 +134,12 @@ def resume(
     result = _result(run)
     if has_ended(result.run_directory):
         return result
-    own_space = None if space is None else as_space(space)
+    own_space = None if space is None or isinstance(space, str | Path) else as_space(space)
     inputs = replace(inputs_from(base, data, eval_data), space=own_space)
-    return _result_of(
-        *resume_search(result.run, inputs=inputs, log=log, console=console_for(progress)), inputs
-    )
+    moved = places_in(data=data, eval_data=eval_data, base_weights=base_weights, space=space)
+    console = console_for(progress)
+    done = resume_search(result.run, inputs=inputs, log=log, moved=moved, console=console)
+    return _result_of(*done, inputs)
 
 
 def has_ended(run_directory: Path) -> bool:
@@ -253,6 +256,7 @@ def resume_pretraining(
     base: nn.Module | None = None,
     data: Any = None,
     eval_data: Any = None,
+    base_weights: str | Path | None = None,
     log: str | None = None,
     progress: bool | None = None,
 ) -> Pretrained:
@@ -260,7 +264,7 @@ def resume_pretraining(
 
     Args:
         run_directory: the directory of the pretraining.
-        base, data, eval_data: the objects that it was started with.
+        base, data, eval_data: the objects that it was started with; a path if it was moved.
         log: none or tensorboard; by default as it was started.
         progress: whether to show progress; by default only in a terminal or notebook.
 
@@ -272,11 +276,10 @@ def resume_pretraining(
     if pretraining_has_ended(directory):
         raise UserError(f"{directory} is complete: there is nothing to resume")
     inputs = inputs_from(base, data, eval_data)
-    return _pretrained(
-        *sessions.resume_pretraining(
-            directory, inputs=inputs, log=log, console=console_for(progress)
-        )
-    )
+    moved = places_in(data=data, eval_data=eval_data, base_weights=base_weights)
+    console = console_for(progress)
+    done = sessions.resume_pretraining(directory, inputs, log=log, moved=moved, console=console)
+    return _pretrained(*done)
 
 
 def _pretrained(running: Pretraining | None, signal: int) -> Pretrained:

@@ -9,7 +9,8 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from headsearch.config.settings import PRESETS, RunConfig, panel_of
+from headsearch.config.presets import PRESETS
+from headsearch.config.settings import RunConfig, panel_of
 
 RankOption = Annotated[
     int | None, typer.Option(min=1, help="A rank of RUN's ranking. \\[default: 1]")

@@ -85,6 +85,22 @@ def resume(
         str | None,
         typer.Option(metavar="none|tensorboard", help=f"{LOG_HELP} \\[default: as started]"),
     ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Where the training images lie now, if they were moved.")
+    ] = None,
+    eval_data: Annotated[
+        str | None, typer.Option(help="Likewise for the evaluation images.")
+    ] = None,
+    data_dir: Annotated[
+        str | None, typer.Option(help="Likewise for the folder of timm's datasets.")
+    ] = None,
+    base_weights: Annotated[
+        str | None, typer.Option(help="Likewise for the file of the base's first weights.")
+    ] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(help="Likewise for the search space, with the modules beside it."),
+    ] = None,
 ) -> None:
     """Resume a search or a pretraining that was interrupted, from its last snapshot.
 
@@ -98,6 +114,11 @@ are those of a run without interruption.
     from headsearch.runs.run import is_pretraining, read_run
     from headsearch.study.session import resume_search
 
+    places = {
+        "data": data, "eval_data": eval_data, "data_dir": data_dir, "base_weights": base_weights,
+        "space": space,
+    }  # fmt: skip
+    moved = {name: place for name, place in places.items() if place is not None}
     console = console_here()
     if has_ended(run):
         if torchrun.first():
@@ -105,11 +126,11 @@ are those of a run without interruption.
         return
     if is_pretraining(run):
         with resumable(console):
-            resumed = resume_pretraining(run, log=log, console=console)
+            resumed = resume_pretraining(run, log=log, moved=moved, console=console)
         finish_pretraining(*resumed, console)
         return
     with resumable(console):
-        found, signal = resume_search(read_run(run), log=log, console=console)
+        found, signal = resume_search(read_run(run), log=log, moved=moved, console=console)
     if torchrun.first():
         conclude(found, console)
         end(signal, found, console)

@@ -16,7 +16,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from headsearch import torchrun
-from headsearch.config import formats
+from headsearch.config import formats, normalization
+from headsearch.config.presets import DEFAULT_LR, PRESETS
 from headsearch.config.recipes import find_recipe
 from headsearch.config.yaml_file import Located, read_yaml
 from headsearch.errors import UserError, unknown
@@ -41,61 +42,16 @@ def _images_per_head(value: Any) -> Any:
     return number
 
 
-PRESETS: dict[str, dict[str, float]] = {
-    # For two CPU cores and a ViT-S with a 4×4 map. How far the base comes depends on the number of
-    # steps more than on the images of a step. The learning rate is `quick_lr`.
-    "quick": {
-        "images": 4096,
-        "epochs": 1,
-        "batch_size": 32,
-        "trials": 16,
-        "cohort": 16,
-        "rungs": 3,
-        # Before half of these 128 steps a base is hardly better than untrained.
-        "first_rung": 0.5,
-        # As many as the discrepancy is measured on, and a bank as large.
-        "eval_images": 512,
-        "bank_images": 512,
-    },
-    # Enough for a small base to be well above raw pixels (results/cifar10/vit-standard).
-    "standard": {
-        "images": 20_000,
-        "epochs": 8,
-        "batch_size": 128,
-        "trials": 24,
-        "cohort": 12,
-        "rungs": 5,
-        "eval_images": 4000,
-        "bank_images": 4000,
-    },
-    # All training images; for accelerators.
-    "full": {
-        "images": 0,
-        "epochs": 100,
-        "batch_size": 256,
-        "trials": 96,
-        "cohort": 24,
-        "rungs": 8,
-        "eval_images": 10_000,
-        "bank_images": 20_000,
-    },
-}
-"""The settings that a budget decides; a flag of each setting overrides them."""
-
-DEFAULT_LR = 5e-4
-
-
-def quick_lr(width: int) -> float:
-    """The peak learning rate of budget `quick`, inversely proportional to the base's width.
-
-    AdamW's best rate for hidden weights falls as 1 / width (Yang et al. 2022, arXiv 2203.03466).
-    The constant is measured: a ViT-S (384 wide) learns more at
-    2e-4 than at 1e-4, 3e-4 or 5e-4 (results/README.md).
-
-    Args:
-        width: the number of channels of the base's last map.
-    """
-    return 2e-4 * 384 / width
+def _normalization(value: Any) -> Any:
+    """A text that names a normalisation."""
+    try:
+        normalization.parse(str(value))
+    except UserError:
+        names = ", ".join(normalization.NAMED)
+        raise PydanticCustomError(
+            "normalization", f"should be auto, {names} or MEAN/STD such as 0.5,0.5,0.5/0.2,0.2,0.2"
+        ) from None
+    return str(value)
 
 
 WHAT = "What to search"
@@ -126,6 +82,18 @@ class RunConfig(BaseModel):
     )
     base_weights: Path | None = setting(
         None, "Initial weights of the base: a .safetensors file or a torch checkpoint.", WHAT
+    )
+    weights_prefix: str | None = setting(
+        None,
+        "What stands before the base's names in the file of --base-weights, such as "
+        "teacher.backbone. [default: found]",
+        WHAT,
+    )
+    normalization: Annotated[str, BeforeValidator(_normalization)] = setting(
+        "auto",
+        "Mean and std of the images' colours: imagenet, inception (0.5), clip, or MEAN/STD. auto: "
+        "those that the first weights expect; ImageNet's if there are none or they do not say.",
+        WHAT,
     )
     pretrained: bool = setting(False, "Start the base from timm's pretrained weights.", WHAT)
     space: str = setting(
@@ -309,9 +277,13 @@ OF_A_STEP = (
 
 RECORDED = (
     formats.KEY, "study_name", "space_hash", "space_content", "base_arguments", "first_weights",
-    "git_commit", "versions", "given", "solo_head", "processes", "fleet",
+    "data_fingerprint", "git_commit", "versions", "given", "solo_head", "processes", "fleet",
 )  # fmt: skip
 """Keys of a run's own config.yaml besides its settings; they are not read back as settings."""
+
+
+OF_OLDER_RUNS: Mapping[str, Any] = {"normalization": "imagenet"}
+"""The values in runs made before a setting existed, where they differ from the default."""
 
 
 def read_config_file(path: Path) -> dict[str, Located]:
@@ -320,6 +292,11 @@ def read_config_file(path: Path) -> dict[str, Located]:
     Raises:
         UserError: the file cannot be read, or has a key that is no setting.
     """
+    return _read_settings(path)[0]
+
+
+def _read_settings(path: Path) -> tuple[dict[str, Located], bool]:
+    """The settings in a YAML file, and whether it is the config.yaml of a run that has begun."""
     root = read_yaml(path)
     entries = root.mapping("the settings")
     if formats.KEY in entries:
@@ -336,7 +313,11 @@ def read_config_file(path: Path) -> dict[str, Located]:
         if isinstance(value.value, list | dict):
             raise value.error(f"{name} must be a single value, but is {value.shown()}")
         settings[name] = value
-    return settings
+    begun = bool(recorded & {"study_name", "solo_head"})
+    if begun:
+        for name, before in OF_OLDER_RUNS.items():
+            settings.setdefault(name, Located(before, root.where, {}))
+    return settings, begun
 
 
 def resolve(
@@ -352,7 +333,9 @@ def resolve(
     Raises:
         UserError: a setting is unknown, of the wrong type or out of bounds.
     """
-    located = read_config_file(config_file) if config_file else {}
+    located, begun = _read_settings(config_file) if config_file else ({}, False)
+    if begun and {"base", "base_weights", "pretrained"} & flags.keys():
+        located.pop("normalization", None)  # it is that of the run's own base
     given = {**{name: entry.value for name, entry in located.items()}, **flags}
     budget = given.get("budget", "auto")
     if budget == "auto":

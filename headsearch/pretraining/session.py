@@ -5,7 +5,7 @@ The Python API and the command line both pretrain and verify through these funct
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -65,9 +65,10 @@ def observers_of(
 
 def resume_pretraining(
     directory: Path,
-    *,
     inputs: InMemoryInputs = NO_INPUTS,
+    *,
     log: str | None = None,
+    moved: Mapping[str, str] | None = None,
     console: Console | None = None,
 ) -> tuple[Pretraining | None, int]:
     """Resumes a pretraining that has not ended.
@@ -76,12 +77,15 @@ def resume_pretraining(
         directory: its directory.
         inputs: the objects that it was started with in Python.
         log: none or tensorboard; by default as it was started.
+        moved: where data or weights lie now, by the names of their settings. A `space` among them
+            says in which folder the module of a head of the user's own lies.
         console: where to show progress; None shows none.
 
     Returns and raises as `run_pretraining`.
     """
+    flags = {**(moved or {}), **({} if log is None else {"log": log})}
     with listed_where_too_many(directory):
-        planned = prepare_again(directory, inputs, flags={} if log is None else {"log": log})
+        planned = prepare_again(directory, inputs, flags=flags)
     return run_pretraining(planned, directory, console)
 
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from headsearch.config.locations import moved_modules
+from headsearch.config.presets import DEFAULT_LR, PRESETS, quick_lr
 from headsearch.config.recipes import find_recipe
-from headsearch.config.settings import DEFAULT_LR, OF_SEARCH_ALONE, PRESETS, RunConfig, quick_lr
+from headsearch.config.settings import OF_SEARCH_ALONE, RunConfig
 from headsearch.errors import UserError
 from headsearch.models.space import Candidate
 from headsearch.pretraining.head_selection import (
@@ -21,7 +23,12 @@ from headsearch.pretraining.head_selection import (
 from headsearch.runs.directory import CONFIG, read_config
 from headsearch.runs.run import SOLO_HEAD, Run
 from headsearch.runs.tables import NO_HEAD
-from headsearch.training.base_plan import plan_as_recorded, plan_of_run, repeats_base
+from headsearch.training.base_plan import (
+    has_weights_of,
+    plan_as_recorded,
+    plan_of_run,
+    repeats_base,
+)
 from headsearch.training.environment import resolve_here
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs, check_inputs
 from headsearch.training.provenance import machine_note, setup_notes
@@ -98,7 +105,7 @@ def prepare_pretraining(
     check_head(head, run)  # before images are decoded, which may take long
     if run is not None and inputs.base is None and repeats_base(run, config):
         # Fitted as in the search, also if this is another kind of device.
-        inputs = replace(inputs, base=plan_of_run(run))
+        inputs = replace(inputs, base=plan_of_run(run, config.base_weights))
     setup = prepare_training(config, inputs, progress)
     chosen = head_on(setup.plan, head, run) if head != NO_HEAD else None
     notes += chosen.notes if chosen else []
@@ -127,12 +134,16 @@ def prepare_again(
     if SOLO_HEAD not in written:
         raise UserError(f"{directory}: a search, not a pretraining with one head")
     check_inputs(directory, written, inputs, "resume_pretraining")
-    config = resolve_here(flags or {}, directory / CONFIG).model_copy(update=ALWAYS)
+    moved = dict(flags or {})
+    head, space = written[SOLO_HEAD], moved.pop("space", None)
+    if space is not None and head != NO_HEAD:
+        head = moved_modules(head, Path(space).parent)
+    kept = {"normalization": written.get("normalization", "imagenet")}
+    config = resolve_here(moved, directory / CONFIG).model_copy(update={**ALWAYS, **kept})
     if inputs.base is None and config.image_size is not None:
         recorded = written.get("base_arguments", {})
         inputs = replace(inputs, base=plan_as_recorded(config, recorded))
     setup = prepare_training(config, inputs, progress)
-    head = written[SOLO_HEAD]
     source = f"{directory / CONFIG}: {SOLO_HEAD}"
     return _planned(setup, None if head == NO_HEAD else read_head(head, setup.plan, source), [])
 
@@ -185,6 +196,8 @@ def settings_like(
     if "recipe" in flags:
         recipe = find_recipe(flags["recipe"])
         asked |= {name: value for name, value in recipe.settings.items() if name != "base"}
+    if "base_weights" in flags and has_weights_of(run, Path(flags["base_weights"])):
+        asked["normalization"] = run.config.get("normalization", "imagenet")
     config = resolve_here({**asked, **flags}, run.path / "config.yaml")
     lr = find_recipe(config.recipe).lr(config.batch_size) if "recipe" in flags else None
     return config if lr is None or "lr" in flags else config.model_copy(update={"lr": lr})

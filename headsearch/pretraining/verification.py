@@ -343,7 +343,7 @@ def _controls(run: Run) -> list[tuple[str, str]]:
     searched = [(row.candidate, row.family) for row in ranked(run.ranking) if row.control]
     missing = [family for family in CONTROL_FAMILIES if family not in {f for _, f in searched}]
     # Not every base has a kind of block that headsearch can build as a head.
-    if "own" in missing and plan_of_run(run).own_family is None:
+    if "own" in missing and plan_of_run(run, shape_only=True).own_family is None:
         missing.remove("own")
     return [*((default_name(family), family) for family in missing), *searched]
 

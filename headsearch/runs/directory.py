@@ -20,6 +20,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from headsearch.config import formats
+from headsearch.config.locations import absolute_locations
 from headsearch.config.settings import RunConfig
 from headsearch.config.yaml_file import read_yaml
 from headsearch.errors import UserError
@@ -131,6 +132,7 @@ def claimed(config: RunConfig, given: Mapping[str, Any]) -> Iterator[Path]:
     path = new_run_directory(config.out, run_label(config))
     new_parents = [parent for parent in path.absolute().parents if not parent.exists()]
     settings = {name: str(value) for name, value in given.items()} | {"out": str(path)}
+    settings |= {k: v for k, v in absolute_locations(settings).items() if v is not None}
     if "storage" in settings:  # config.yaml must not contain a password
         settings["storage"] = masked(settings["storage"])
     create(path, {**settings, "versions": {"headsearch": VERSION}})

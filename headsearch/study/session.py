@@ -64,6 +64,7 @@ def resume_search(
     *,
     inputs: InMemoryInputs = NO_INPUTS,
     log: str | None = None,
+    moved: Mapping[str, str] | None = None,
     console: Console | None = None,
 ) -> tuple[Path, int]:
     """Resumes a search that has not ended.
@@ -72,13 +73,16 @@ def resume_search(
         run: the search.
         inputs: the objects that it was started with in Python.
         log: none or tensorboard; by default as it was started.
+        moved: where data, weights or space lie now, by the names of their settings.
         console: where to show progress; None shows none.
 
     Returns and raises as `run_search`.
     """
     with quiet_optuna():
         return _searched(
-            lambda: prepared_again(run, inputs, {} if log is None else {"log": log}),
+            lambda: prepared_again(
+                run, inputs, {**(moved or {}), **({} if log is None else {"log": log})}
+            ),
             run.path,
             console,
         )

@@ -15,8 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 from headsearch import torchrun
+from headsearch.config import normalization
+from headsearch.config.locations import LOCATIONS
+from headsearch.config.presets import quick_lr
 from headsearch.config.recipes import find_recipe
-from headsearch.config.settings import Coupling, RunConfig, quick_lr
+from headsearch.config.settings import Coupling, RunConfig
 from headsearch.data import Data, DataSettings, open_data
 from headsearch.data.factory import BUILT_IN, BUILT_IN_FULL
 from headsearch.data.fingerprint import difference, fingerprint
@@ -29,6 +32,7 @@ from headsearch.models.bases import (
     BasePlan,
     repeated_blocks,
 )
+from headsearch.models.heads import FAMILIES
 from headsearch.models.network import Network
 from headsearch.models.space import Candidate
 from headsearch.runs.directory import new_run_directory
@@ -37,8 +41,10 @@ from headsearch.training import distributed
 from headsearch.training.base_plan import (
     named_base,
     plan_for,
+    with_normalization,
 )
 from headsearch.training.environment import check_compiler, set_up
+from headsearch.training.head_check import IMAGES, check_head
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 from headsearch.training.objectives import Objective, make_objective, with_prototypes
 from headsearch.training.trainer import Trainer
@@ -132,6 +138,7 @@ class TrainingSetup:
                 autocast=self.autocast,
                 summary=self.objective.summary_of_base,
                 prototypes=self.objective.prototypes_of(network),
+                normalization=normalization.parse(self.config.normalization),
             )
         )
         by_head = {name: scores for part in parts for name, scores in part.heads.items()}
@@ -170,6 +177,7 @@ def prepare_training(
     objective = make_objective(config.objective, **recipe.sizes_for(config.objective))
     _check_discrepancy(config, objective)
     arguments, weights = named_base(config) if inputs.base is None else ({}, None)
+    config = with_normalization(config, inputs.base, weights)
     if config.out is not None:
         new_run_directory(config.out, "")  # raises if it exists
     device, autocast = set_up(config)
@@ -257,8 +265,10 @@ def _check_steps(setup: TrainingSetup) -> None:
         )
 
 
-MAY_DIFFER_OVER_RANKS = {"device", "threads", "out", "data_dir"}
-"""Settings that the processes of a job need not agree on: they don't change the results."""
+MAY_DIFFER_OVER_RANKS = {"device", "threads", "out", *LOCATIONS}
+"""Settings that the processes of a job need not agree on: they don't change the results.
+
+What lies at the locations is compared by its content."""
 
 
 def _check_ranks_agree(setup: TrainingSetup) -> None:
@@ -283,6 +293,15 @@ def _check_ranks_agree(setup: TrainingSetup) -> None:
 
 
 def attach(trainer: Trainer, setup: TrainingSetup, candidate: Candidate) -> None:
-    """Attaches a candidate's head. Its first weights are the same in any cohort."""
+    """Attaches a candidate's head. Its first weights are the same in any cohort.
+
+    Raises:
+        HeadFailedError: it is a family of the user's own, and its heads cannot train.
+    """
     dim, grid = setup.plan.stages[candidate.feature_index]
+    if candidate.block not in FAMILIES:
+        features = torch.zeros(IMAGES, dim, *grid, device=setup.device)
+        check_head(
+            candidate.name, lambda: candidate.build(dim, grid), features, autocast=setup.autocast
+        )
     trainer.attach(candidate.name, lambda: candidate.build(dim, grid), dim, candidate.feature_index)

@@ -131,7 +131,8 @@ def test_a_head_is_exported_and_the_base_pretrained_with_it(
     assert any("with the head mixer-d1" in line for line in lines)
     assert lines[-1] == (
         "  timm.create_model('test_vit', num_classes=0, img_size=16, patch_size=4, "
-        "checkpoint_path='runs/p/base.safetensors')"
+        "checkpoint_path='runs/p/base.safetensors', pretrained_cfg_overlay="
+        "{'input_size': (3, 16, 16), 'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)})"
     )
 
 
@@ -293,6 +294,7 @@ BAD = {
     "bad number": (["--epochs", "many"], ["--epochs", "'many'", "integer"]),
     "out of bounds": (["--batch-size", "0"], ["--batch-size", "0"]),
     "unknown flag": (["--epoch", "1"], ["--epoch", "--epochs"]),
+    "bad normalization": (["--normalization", "half"], ["--normalization", "inception", "'half'"]),
     "unknown budget": (["--budget", "quik"], ["did you mean 'quick'"]),
     "empty folder": (["--data", "empty"], ["empty"]),
     "no images": (["--data", "texts"], ["texts"]),

@@ -12,8 +12,9 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from headsearch.config.presets import DEFAULT_LR, PRESETS
 from headsearch.config.recipes import RECIPES
-from headsearch.config.settings import DEFAULT_LR, PRESETS, RunConfig, resolve
+from headsearch.config.settings import RunConfig, resolve
 from headsearch.data import ViewSettings, loader
 from headsearch.data.loader import Loader
 from headsearch.errors import UserError

@@ -13,7 +13,8 @@ import timm
 import torch
 import yaml
 
-from headsearch.config.settings import quick_lr, resolve
+from headsearch.config.presets import quick_lr
+from headsearch.config.settings import resolve
 from headsearch.data import normalize
 from headsearch.errors import UserError
 from headsearch.pretraining import solo
@@ -142,11 +143,15 @@ def test_timm_loads_the_weights_and_gives_the_features_of_the_trained_base(
     arguments = pretraining.setup.plan.arguments
     assert pretraining.loading == (
         f"timm.create_model('test_vit', num_classes=0, img_size=16, patch_size=4, "
-        f"checkpoint_path={str(pretraining.weights)!r})"
+        f"checkpoint_path={str(pretraining.weights)!r}, pretrained_cfg_overlay="
+        "{'input_size': (3, 16, 16), 'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)})"
     )
     model = timm.create_model(
         "test_vit", num_classes=0, checkpoint_path=str(pretraining.weights), **arguments
     ).eval()
+    loaded = eval(pretraining.loading, {"timm": timm}).eval()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
     with torch.no_grad():
         torch.testing.assert_close(model(images(pretraining)), features)
 
