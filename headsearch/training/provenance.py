@@ -30,6 +30,11 @@ def setup_notes(setup: TrainingSetup) -> Iterator[str]:
     labels = f", {len(data.bank.classes)} classes" if data.bank is not None else ", no labels"
     yield f"{len(data.train)} training images from {setup.config.data}{labels}"
     yield from data.notes
+    if setup.batch < setup.config.batch_size:
+        yield (
+            f"--batch-size {setup.config.batch_size} is more than the {setup.batch} training "
+            f"images: steps of {setup.batch} images"
+        )
 
 
 def machine_note(setup: TrainingSetup) -> str:

@@ -73,6 +73,11 @@ class TrainingSetup:
     first_weights: Mapping[int, Path] = field(default_factory=dict)
 
     @property
+    def batch(self) -> int:
+        """The number of images in a step: the batch size, or fewer if there are fewer images."""
+        return min(self.config.batch_size, len(self.data.train))
+
+    @property
     def steps(self) -> int:
         """The number of training steps of one seed."""
         return self.config.epochs * steps_per_epoch(self.data.train, self.config)
@@ -120,7 +125,7 @@ class TrainingSetup:
                 self.data,
                 heads=distributed.local_part(heads),
                 measure=self.config.discrepancy,
-                batch_size=2 * self.config.batch_size,
+                batch_size=2 * self.batch,
                 autocast=self.autocast,
                 summary=self.objective.summary_of_base,
                 prototypes=self.objective.prototypes_of(network),
@@ -227,8 +232,7 @@ def _check_base(setup: TrainingSetup) -> None:
 
 def _check_steps(setup: TrainingSetup) -> None:
     """Raises UserError if processes cannot share a step evenly, or there are too few steps."""
-    config = setup.config
-    batch = min(config.batch_size, len(setup.data.train))
+    config, batch = setup.config, setup.batch
     if batch % torchrun.count():
         raise UserError(
             f"{batch} images of a step cannot be shared out evenly to {torchrun.count()} "
