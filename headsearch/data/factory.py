@@ -29,7 +29,7 @@ BUILT_IN_FULL = 50_000
 Role = Literal["train", "eval"]
 
 _TRAIN_SCENES = 1_000_000  # index of the first training scene; evaluation scenes start at 0
-_SCENE_SIZE = 32  # side in pixels that is chosen where `--image-size` is not given
+SCENE_SIZE = 32  # side in pixels that is chosen where `--image-size` is not given
 _SCENE_CHUNK = 1920  # scenes between two calls of `progress`
 
 
@@ -143,7 +143,7 @@ class ScenePool(Pool):
         return torch.arange(self._count)
 
     def sides(self) -> list[int]:
-        return [_SCENE_SIZE]
+        return [SCENE_SIZE]
 
     def load(
         self,
@@ -154,12 +154,7 @@ class ScenePool(Pool):
         left_out: LeftOut,
     ) -> tuple[Images, list[str]]:
         count, start = len(indices), self._start + int(indices[0])
-        need = count * 3 * image_size**2
-        if need > memory_limit:
-            raise UserError(
-                f"{count} scenes of {image_size} pixels take {need / 2**30:.1f} GiB, over the "
-                f"limit of {memory_limit / 2**30:.1f} GiB: lower --images or --image-size"
-            )
+        check_scenes(count, image_size, memory_limit)
         pixels = torch.empty((count, 3, image_size, image_size), dtype=torch.uint8)
         labels = torch.empty(count, dtype=torch.int64)
         for done in range(0, count, _SCENE_CHUNK):
@@ -170,6 +165,17 @@ class ScenePool(Pool):
             if progress is not None:
                 progress(done + part, count)
         return ImagesInMemory(self.name, pixels, labels, self.classes), []
+
+
+def check_scenes(count: int, image_size: int, memory_limit: int) -> None:
+    """Raises UserError if this many scenes of this side in pixels need more memory than is set."""
+    each = 3 * image_size**2
+    if count * each > memory_limit:
+        raise UserError(
+            f"{count} scenes of {image_size} pixels take {count * each / 2**30:.1f} GiB, over the "
+            f"limit of {memory_limit / 2**30:.1f} GiB, which is enough for {memory_limit // each}: "
+            "lower --images, --eval-images, --bank-images or --image-size"
+        )
 
 
 @dataclass(frozen=True)
@@ -198,6 +204,7 @@ class Opener:
             return SourcePool(spec)
         settings = self.settings
         if spec == BUILT_IN:
+            check_scenes(count or 0, settings.image_size or SCENE_SIZE, settings.memory_limit)
             start = _TRAIN_SCENES if role == "train" else 0
             return ScenePool(count or BUILT_IN_FULL, start, settings.seed)
         timm_spec = parse(spec, role, settings.data_dir, settings.download)
