@@ -14,8 +14,10 @@ from headsearch.data.image.decode import BadImage
 from headsearch.data.image.readers import Source, open_path
 from headsearch.data.image.skipped import LeftOut
 from headsearch.data.image.store import Images, ImagesInMemory, Progress, load
+from headsearch.data.image.survey import survey
 from headsearch.data.image.synthetic.scenes import CLASSES, generate_scenes
 from headsearch.data.image.timm_readers import PACKAGES, looks_like_prefix, open_timm, parse
+from headsearch.data.image.wide_values import Scale
 from headsearch.data.order import balanced_order
 from headsearch.data.settings import DataSettings
 from headsearch.errors import UserError
@@ -52,6 +54,17 @@ class Pool(ABC):
     @abstractmethod
     def order(self, seed: int) -> Tensor:
         """A permutation (N,) int64 whose every prefix is a sample of all classes."""
+
+    def fit_values(self, scale: Scale) -> tuple[Scale, tuple[str, ...]]:
+        """Fits the scale of images of more than 8 bits a value; see `survey`.
+
+        Args:
+            scale: that of the images that these are used with.
+
+        Returns:
+            The scale, and notes on what is done to the images.
+        """
+        return scale, ()
 
     @abstractmethod
     def sides(self) -> list[int]:
@@ -93,6 +106,10 @@ class SourcePool(Pool):
         return balanced_order(
             self._source.labels, len(self._source), seeded_generator(seed, "split")
         )
+
+    def fit_values(self, scale: Scale) -> tuple[Scale, tuple[str, ...]]:
+        notes = survey(self._source, scale)
+        return self._source.scale, notes
 
     def sides(self) -> list[int]:
         sides = []

@@ -15,6 +15,7 @@ from headsearch.data.image.readers import EVAL_FOLDERS, TRAIN_FOLDERS, Source, s
 from headsearch.data.image.skipped import LISTED_IN, LeftOut, named
 from headsearch.data.image.store import Images, ImageSubset, Progress
 from headsearch.data.image.timm_readers import PACKAGES
+from headsearch.data.image.wide_values import NOMINAL
 from headsearch.data.order import balanced_order
 from headsearch.data.settings import DEFAULTS, DataSettings
 from headsearch.errors import UserError
@@ -95,6 +96,10 @@ def open_data(
     if image_size is None:
         image_size = follow_size(split.train_pool.sides(), settings.max_image_size)
         notes.append(f"image size {image_size}, after the images in {data}")
+    scale, changes = split.train_pool.fit_values(NOMINAL)
+    if split.query_pool is not split.train_pool:
+        changes += split.query_pool.fit_values(scale)[1]
+    notes += changes
     left_out = LeftOut(settings.max_bad_images)
     loader = _Loader(image_size, settings.memory_limit, progress, notes, left_out)
     train, bank, queries = loader.load_split(split)

@@ -18,9 +18,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from headsearch.data.image.decode import BadImage, decode, open_image
+from headsearch.data.image.wide_values import NOMINAL, Scale
 from headsearch.errors import UserError
 
 SUFFIXES = (
@@ -47,9 +49,11 @@ class Source(ABC):
         classes: class names, sorted; empty without labels.
         notes: decisions that were made while opening it, one line each.
         others: names of the files without the suffix of an image.
+        scale: of images of more than 8 bits a value; see `survey`.
     """
 
     name: str
+    scale: Scale = NOMINAL
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -70,6 +74,10 @@ class Source(ABC):
     @abstractmethod
     def shorter_side(self, index: int) -> int:
         """The shorter side of image `index` in pixels, without decoding it; raises as `pixels`."""
+
+    def opened(self, index: int) -> Image.Image | None:
+        """Image `index` before it is decoded, if there is such a thing; raises as `pixels`."""
+        return None
 
     def __str__(self) -> str:
         return self.name
@@ -130,10 +138,13 @@ class FileSource(Source):
         """The bytes of file `index`. Raises BadImage or OSError."""
 
     def pixels(self, index: int, size: int) -> NDArray[np.uint8]:
-        return decode(self.read(index), size)
+        return decode(self.read(index), size, self.scale)
+
+    def opened(self, index: int) -> Image.Image:
+        return open_image(self.read(index))
 
     def shorter_side(self, index: int) -> int:
-        return min(open_image(self.read(index)).size)
+        return min(self.opened(index).size)
 
     def describe(self, index: int) -> str:
         return self.files[index]
@@ -193,9 +204,17 @@ def _files_below(root: Path) -> Iterator[str]:
             continue
         seen.add(real)
         # In place, which `os.walk` takes as the folders to visit, in this order.
-        subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
+        subfolders[:] = sorted(s for s in subfolders if not is_hidden(s))
         relative = Path(folder).relative_to(root)
-        yield from ((relative / f).as_posix() for f in files if not f.startswith("."))
+        yield from ((relative / f).as_posix() for f in files if not is_hidden(f))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether no reader looks at a file or folder of this name, nor at what a folder holds.
+
+    macOS adds `._x.jpg` and the folder `__MACOSX` to archives, for the metadata of x.jpg.
+    """
+    return (name.startswith(".") and name not in (".", "..")) or name == "__MACOSX"
 
 
 def _is_image(file: str) -> bool:
