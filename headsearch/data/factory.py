@@ -206,13 +206,16 @@ class Opener:
 
     settings: DataSettings
 
-    def open(self, spec: str | Source, role: Role, count: int | None) -> Pool:
+    def open(
+        self, spec: str | Source, role: Role, count: int | None, without: Path | None = None
+    ) -> Pool:
         """Opens the images that a spec names.
 
         Args:
             spec: the value of `--data` or `--eval-data`, or a source that is open already.
             role: "train" for `--data`, "eval" for `--eval-data`.
             count: the number of images to generate (scenes) or to read of a stream; None for all.
+            without: a folder inside the one that is named, which is left out.
 
         Raises:
             UserError: there is nothing of this name, or nothing that can be read.
@@ -236,4 +239,4 @@ class Opener:
                 f"no file or folder {spec!r}; did you mean the prefix '{prefix}/'? "
                 f"(prefixes: {', '.join(p + '/' for p in PACKAGES)})"
             )
-        return SourcePool(open_path(path, spec))
+        return SourcePool(open_path(path, spec, without))

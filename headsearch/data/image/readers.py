@@ -22,6 +22,8 @@ from PIL import Image
 from torch import Tensor
 
 from headsearch.data.image.decode import BadImage, decode, open_image
+from headsearch.data.image.label_files import LARGEST as LARGEST_LABEL
+from headsearch.data.image.label_files import LabelFiles, in_order, labels_beside
 from headsearch.data.image.wide_values import NOMINAL, Scale
 from headsearch.errors import UserError
 
@@ -111,13 +113,22 @@ class FileSource(Source):
                 f"{name} is empty: expected images, or a folder of images for each class"
             )
         self.name = name
+        notes = []
+        files = list(files)
+        if (folders := class_folders(files)) is not None:
+            files, folders = _without_splits(name, files, folders, notes)
+        beside = LabelFiles()
+        if folders is None or len(set(folders)) == 1:
+            beside = labels_beside(name, files, others, self.read_other)
+            notes += [beside.note] if beside.note else []
+            others = [file for file in others if file not in beside.used]
+            folders = beside.labels or folders
         self.files = files
         self.others = others
-        notes = []
         if others:
             notes.append(f"{name}: {len(others)} files that are not images left out")
-        if (folders := class_folders(files)) is not None:
-            self.classes = tuple(sorted(set(folders)))
+        if folders is not None:
+            self.classes = in_order(folders) if beside.labels else tuple(sorted(set(folders)))
             splits = {c.lower() for c in self.classes} & {*TRAIN_FOLDERS, *EVAL_FOLDERS}
             if len(splits) == len(self.classes) > 1:
                 raise UserError(
@@ -136,6 +147,10 @@ class FileSource(Source):
     @abstractmethod
     def read(self, index: int) -> bytes:
         """The bytes of file `index`. Raises BadImage or OSError."""
+
+    @abstractmethod
+    def read_other(self, file: str) -> bytes:
+        """The bytes of one of the files that are not images. Raises BadImage or OSError."""
 
     def pixels(self, index: int, size: int) -> NDArray[np.uint8]:
         return decode(self.read(index), size, self.scale)
@@ -171,32 +186,60 @@ def class_folders(files: Sequence[str]) -> list[str] | None:
     return None if any(len(p) == depth for p in parts) else [p[depth] for p in parts]
 
 
-class FolderSource(FileSource):
-    """The images below a folder."""
+def _without_splits(
+    name: str, files: list[str], folders: list[str], notes: list[str]
+) -> tuple[list[str], list[str]]:
+    """Leaves out the files of folders among the classes that are named like evaluation splits.
 
-    def __init__(self, path: Path, name: str) -> None:
+    `train` is a class where it is not beside such a folder alone: there are images of trains.
+    """
+    splits = {folder for folder in folders if folder.lower() in EVAL_FOLDERS}
+    if not splits or all(f.lower() in (*EVAL_FOLDERS, *TRAIN_FOLDERS) for f in set(folders)):
+        return files, folders
+    kept = [place for place, folder in enumerate(folders) if folder not in splits]
+    notes.append(
+        f"{name}: {', '.join(sorted(splits))} beside the classes is named like a split, so its "
+        f"{len(files) - len(kept)} images are left out; rename it if it is a class"
+    )
+    return [files[place] for place in kept], [folders[place] for place in kept]
+
+
+class FolderSource(FileSource):
+    """The images below a folder, but for those below the folder `without`."""
+
+    def __init__(self, path: Path, name: str, without: Path | None = None) -> None:
         self.path = path
         images: list[str] = []
         others: list[str] = []
-        for file in _files_below(path):
-            (images if _is_image(file) else others).append(file)
+        for file in files_below(path, without):
+            (images if is_image(file) else others).append(file)
         super().__init__(name, sorted(images), sorted(others))
 
     def read(self, index: int) -> bytes:
-        file = self.path / self.files[index]
+        return self._bytes(self.files[index], LARGEST_FILE)
+
+    def read_other(self, file: str) -> bytes:
+        return self._bytes(file, LARGEST_LABEL)
+
+    def _bytes(self, name: str, most: int) -> bytes:
+        file = self.path / name
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):  # a pipe or a device, reading which may never end
             raise BadImage("not a regular file")
-        _check_size(status.st_size)
+        _check_size(status.st_size, most)
         return file.read_bytes()
 
 
-def _files_below(root: Path) -> Iterator[str]:
+def files_below(root: Path, without: Path | None = None) -> Iterator[str]:
     """Yields the relative names of all files below a folder, but not hidden ones.
 
     Links to folders are followed; each folder is read once, so that a cycle of links ends.
+
+    Args:
+        root: the folder.
+        without: a folder that is left out with all that it holds.
     """
-    seen = set()
+    seen = set() if without is None else {os.path.realpath(without)}
     for folder, subfolders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
@@ -217,7 +260,7 @@ def is_hidden(name: str) -> bool:
     return (name.startswith(".") and name not in (".", "..")) or name == "__MACOSX"
 
 
-def _is_image(file: str) -> bool:
+def is_image(file: str) -> bool:
     return PurePosixPath(file).suffix.lower() in SUFFIXES
 
 
@@ -234,54 +277,67 @@ class TarSource(FileSource):
 
     def __init__(self, path: Path, name: str) -> None:
         self.path = path
-        images: dict[str, _Member] = {}
-        others = []
+        members: dict[str, _Member] = {}
+        repeated = set()
         try:
             with tarfile.open(path, "r:") as tar:
                 for info in tar:
                     file = PurePosixPath(info.name)
-                    # Links and devices have no content in the archive. macOS adds "._x.jpg" for
-                    # the metadata of x.jpg.
-                    if not info.isreg() or file.name.startswith("."):
+                    if any(map(is_hidden, file.parts)):
                         continue
-                    if _is_image(info.name):
-                        images[str(file)] = _Member(info.offset_data, info.size)
+                    if info.islnk() and (linked := str(PurePosixPath(info.linkname))) in members:
+                        member = members[linked]  # the same file under a second name
+                    elif info.isreg():
+                        member = _Member(info.offset_data, info.size)
                     else:
-                        others.append(str(file))
+                        continue  # other links and devices have no content in the archive
+                    repeated |= {str(file)} & members.keys()
+                    members[str(file)] = member
         except tarfile.TarError as error:
             raise UserError(
                 f"{name} cannot be read as a tar ({error}); it must be complete and not compressed"
             ) from error
-        files = sorted(images)
-        self._members = [images[file] for file in files]
-        super().__init__(name, files, others)
+        self._members = members
+        files = sorted(file for file in members if is_image(file))
+        super().__init__(name, files, sorted(members.keys() - set(files)))
+        if repeated:
+            self.notes += (
+                f"{name}: {len(repeated)} members are in it more than once; the last is used",
+            )
 
     def read(self, index: int) -> bytes:
-        member = self._members[index]
-        _check_size(member.size)
+        return self._bytes(self.files[index], LARGEST_FILE)
+
+    def read_other(self, file: str) -> bytes:
+        return self._bytes(file, LARGEST_LABEL)
+
+    def _bytes(self, name: str, most: int) -> bytes:
+        member = self._members[name]
+        _check_size(member.size, most)
         # A new handle for each read, since threads and forked workers would share its position.
         with self.path.open("rb") as file:
             file.seek(member.offset)
             return file.read(member.size)
 
 
-def _check_size(size: int) -> None:
-    if size > LARGEST_FILE:
-        raise BadImage(f"{size} bytes, over the limit of {LARGEST_FILE}")
+def _check_size(size: int, most: int) -> None:
+    if size > most:
+        raise BadImage(f"{size} bytes, over the limit of {most}")
 
 
-def open_path(path: Path, name: str) -> FileSource:
+def open_path(path: Path, name: str, without: Path | None = None) -> FileSource:
     """Opens a folder or a .tar of images.
 
     Args:
         path: the folder or archive.
         name: what the user called it.
+        without: a folder inside it that is left out.
 
     Raises:
         UserError: it does not exist, is neither a folder nor a tar, or contains no image.
     """
     if path.is_dir():
-        return FolderSource(path, name)
+        return FolderSource(path, name, without)
     if path.is_file() and tarfile_like(path):
         return TarSource(path, name)
     if path.exists():
