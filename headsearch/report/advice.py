@@ -44,7 +44,8 @@ def advice(run: Run) -> str:
         blamed = (
             f"; the images may be the cause rather than the heads: {doubts[0]}" if doubts else ""
         )
-        return f"No head is recommended, because {_all(len(rows))} collapsed or failed{reason}{blamed}."
+        ended = f"{_all(len(rows))} collapsed or failed{reason}"
+        return f"No head is recommended, because {ended}{blamed}."
     return _provisional(run) + _sentence(verdict, run, contenders(rows))
 
 

@@ -40,6 +40,7 @@ from headsearch.training.base_plan import (
 )
 from headsearch.training.environment import check_compiler, set_up
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
+from headsearch.training.memory_estimate import check_memory
 from headsearch.training.objectives import Objective, make_objective, with_prototypes
 from headsearch.training.trainer import Trainer
 
@@ -177,6 +178,8 @@ def prepare_training(
     )
     setup = TrainingSetup(config, device, autocast, data, plan, objective, inputs)
     _check_base(setup)
+    if not config.compile:  # a compiled base may keep less than is counted
+        check_memory(plan, setup.batch, device, autocast=autocast)
     _check_steps(setup)
     _check_ranks_agree(setup)
     return setup

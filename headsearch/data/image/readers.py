@@ -113,7 +113,7 @@ class FileSource(Source):
                 f"{name} is empty: expected images, or a folder of images for each class"
             )
         self.name = name
-        notes = []
+        notes: list[str] = []
         files = list(files)
         if (folders := class_folders(files)) is not None:
             files, folders = _without_splits(name, files, folders, notes)
