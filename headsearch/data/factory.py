@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from headsearch.data.image.decode import BadImage
-from headsearch.data.image.readers import Source, open_path
+from headsearch.data.image.readers import (
+    EVAL_FOLDERS,
+    TRAIN_FOLDERS,
+    Source,
+    open_path,
+    split_folder,
+)
 from headsearch.data.image.skipped import LeftOut
 from headsearch.data.image.store import Images, ImagesInMemory, Progress, load
 from headsearch.data.image.survey import survey
@@ -30,6 +36,7 @@ BUILT_IN_FULL = 50_000
 
 Role = Literal["train", "eval"]
 
+_SPLIT_FOLDERS = {"train": TRAIN_FOLDERS, "eval": EVAL_FOLDERS}
 _TRAIN_SCENES = 1_000_000  # index of the first training scene; evaluation scenes start at 0
 SCENE_SIZE = 32  # side in pixels that is chosen where `--image-size` is not given
 _SCENE_CHUNK = 1920  # scenes between two calls of `progress`
@@ -228,6 +235,11 @@ class Opener:
             start = _TRAIN_SCENES if role == "train" else 0
             return ScenePool(count or BUILT_IN_FULL, start, settings.seed)
         timm_spec = parse(spec, role, settings.data_dir, settings.download)
+        if timm_spec is not None and timm_spec.reads_a_folder:
+            # With the reader of all folders: torchvision's takes hidden folders for classes.
+            names = timm_spec.splits if "#" in spec else _SPLIT_FOLDERS[role]
+            root = settings.data_dir or Path("data")
+            return SourcePool(open_path(split_folder(root, names) or root, spec, without))
         if timm_spec is not None:
             source = open_timm(
                 timm_spec, count, settings.max_image_size, settings.memory_limit, settings.seed

@@ -26,8 +26,9 @@ GB = 1e9
 
 
 def check_memory(plan: BasePlan, batch: int, device: torch.device, *, autocast: bool) -> None:
-    """Refuses a base whose training step cannot fit into the memory that is free.
+    """Refuses a base whose training step on a CPU cannot fit into the memory that is free.
 
+    An accelerator reports that it has no memory left; a machine without memory stalls instead.
     Heads, teacher and evaluation come on top, so what passes may still be too large: cohorts that
     are too large are split later. `headsearch run --dry-run` measures all of it.
 
@@ -41,7 +42,7 @@ def check_memory(plan: BasePlan, batch: int, device: torch.device, *, autocast: 
         UserError: the memory is not sufficient.
     """
     crops = 2 * batch / torchrun.count()
-    if plan.gflops * crops < SMALL_GFLOPS:
+    if device.type != "cpu" or plan.gflops * crops < SMALL_GFLOPS:
         return
     available, kept = free_memory(device), activation_bytes_per_image(plan)
     if available is None or kept is None:

@@ -69,6 +69,11 @@ class TimmSpec:
     data_dir: Path | None
     download: bool
 
+    @property
+    def reads_a_folder(self) -> bool:
+        """Whether it names a folder of images rather than a dataset."""
+        return self.prefix == "torch" and self.name.lower() in ("image_folder", "folder")
+
 
 def parse(spec: str, role: str, data_dir: Path | None, download: bool) -> TimmSpec | None:
     """Parses a spec; None if it does not start with a prefix.
