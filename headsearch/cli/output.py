@@ -82,3 +82,21 @@ def conclude(run_directory: Path, console: Console) -> None:
         console.print()
         say(console, verdict(solo))
     console.print(f"report: {where}", soft_wrap=True)
+
+
+def end_without_heads(run_directory: Path) -> None:
+    """Exits with code 1 if a search has ended and every candidate failed.
+
+    The advice, which is printed by then, gives the reason. Collapsed heads are a result.
+    """
+    from headsearch.runs.run import read_run
+    from headsearch.runs.tables import ranked
+
+    found = read_run(run_directory)
+    rows = ranked(found.ranking)
+    if (
+        found.facts.get("status") == "complete"
+        and rows
+        and all(row.state == "failed" for row in rows)
+    ):
+        raise typer.Exit(1)

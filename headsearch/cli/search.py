@@ -10,7 +10,7 @@ import typer
 
 from headsearch import torchrun
 from headsearch.cli.flags import settings_as_flags
-from headsearch.cli.output import conclude, console_here, end, resumable
+from headsearch.cli.output import conclude, console_here, end, end_without_heads, resumable
 from headsearch.cli.pretraining import finish_pretraining
 from headsearch.config.settings import RunConfig, check_here, read_config_file, resolve
 from headsearch.errors import UserError
@@ -62,6 +62,7 @@ def run(
         found, signal = run_search(given, config, directory=directory, console=console)
     conclude(found, console)
     end(signal, found, console)
+    end_without_heads(found)
 
 
 def _dry_run(given: Mapping[str, Any], config: Path | None) -> None:
@@ -134,3 +135,4 @@ are those of a run without interruption.
     if torchrun.first():
         conclude(found, console)
         end(signal, found, console)
+        end_without_heads(found)

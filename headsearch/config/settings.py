@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from headsearch import torchrun
@@ -70,6 +70,14 @@ class RunConfig(BaseModel):
     """The resolved settings of one run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _not_empty(cls, value: Any) -> Any:
+        """Refuses an empty text, which as a path would mean the current folder."""
+        if isinstance(value, str) and not value.strip():
+            raise PydanticCustomError("empty", "must not be empty; leave it out for the default")
+        return value
 
     base: str = setting(
         "vit_mini",

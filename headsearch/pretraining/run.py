@@ -250,7 +250,7 @@ def _row(event: SoloScored, setup: TrainingSetup, candidate: Candidate | None) -
     return {
         "rung": event.rung,
         "step": event.step,
-        "images": event.step * setup.config.batch_size,
+        "images": event.step * setup.batch,
         **accuracy_columns("base", base.report),
         **accuracy_columns("choose", base.choose),
         "effective_rank": base.effective_rank,

@@ -153,7 +153,7 @@ def _planned(setup: TrainingSetup, head: Head | None, notes: list[str]) -> Pretr
     config = setup.config
     with_head = f"with the head {head.candidate.name}" if head else "without a head"
     steps = (
-        f"{setup.steps} steps of {config.batch_size} images ({config.epochs} epochs) {with_head}, "
+        f"{setup.steps} steps of {setup.batch} images ({config.epochs} epochs) {with_head}, "
         f"scored at {config.rungs} rungs"
     )
     return PretrainingSetup(setup, head, (*setup_notes(setup), *notes, steps, machine_note(setup)))

@@ -95,7 +95,7 @@ class SoloRun:
             attach(self._trainer, setup, candidate)
         self._loader = setup.new_loader()
         config = setup.config
-        self._throughput = Throughput(config.batch_size, setup.steps, config.rungs, cohorts=1)
+        self._throughput = Throughput(setup.batch, setup.steps, config.rungs, cohorts=1)
         self.rung, self.step, self.loss = 0, 0, math.nan
         self._head_losses: dict[str, float] = {}
         self.stop = threading.Event()

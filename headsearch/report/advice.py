@@ -40,7 +40,12 @@ def advice(run: Run) -> str:
     rows = ranked(run.ranking)
     if verdict is Verdict.NONE_HEALTHY:
         reason = f" ({rows[0].reason})" if rows[0].reason else ""
-        return f"No head is recommended, because {_all(len(rows))} collapsed or failed{reason}."
+        doubts = run.facts.get("data_warnings", [])
+        blamed = (
+            f"; the images may be the cause rather than the heads: {doubts[0]}" if doubts else ""
+        )
+        ended = f"{_all(len(rows))} collapsed or failed{reason}"
+        return f"No head is recommended, because {ended}{blamed}."
     return _provisional(run) + _sentence(verdict, run, contenders(rows))
 
 

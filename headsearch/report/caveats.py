@@ -38,6 +38,8 @@ def trust(run: Run) -> Iterator[str]:
     elif status != "complete":
         yield f"The run is {status}: everything in this report is provisional."
     yield from incident_sentences(run)
+    for warning in run.facts.get("data_warnings", []):
+        yield f"The data: {warning}."
     if last_rung(run) is None:
         yield "No rung scored yet: there is nothing to rank."
         return

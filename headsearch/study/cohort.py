@@ -112,7 +112,7 @@ class Cohort:
             attach(replica.trainer, setup, candidate)
         if math.isnan(entry.step_ms) and torchrun.first():
             dim, grid = setup.plan.stages[candidate.feature_index]
-            features = torch.zeros(2 * setup.config.batch_size, dim, *grid, device=setup.device)
+            features = torch.zeros(2 * setup.batch, dim, *grid, device=setup.device)
             with failing_as(candidate.name):
                 entry.step_ms = head_step_ms(
                     lambda: candidate.build(dim, grid), features, autocast=setup.autocast

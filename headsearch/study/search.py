@@ -284,7 +284,7 @@ class Search:
             }
             for seed, scores in by_seed.items():
                 state.leaderboard.record_seed(name, seed, rung, step, scores, ranked_by[seed])
-            images = step * self.config.batch_size
+            images = step * self.prepared.batch
             state.leaderboard.record(name, rung, step, images, mean, fmean(ranked_by.values()))
             reasons = [self._collapse(name, scores, entry) for scores in by_seed.values()]
             reason = next(filter(None, reasons), None)

@@ -67,7 +67,7 @@ class SearchSetup:
     @property
     def batch(self) -> int:
         """The number of images in a step: the batch size, or fewer if there are fewer images."""
-        return min(self.config.batch_size, len(self.data.train))
+        return self.training.batch
 
     @property
     def most_heads(self) -> int:
@@ -143,7 +143,7 @@ def _notes(prepared: SearchSetup) -> Iterator[str]:
     yield from prepared.space.notes
     seeds = f" under each of {config.seeds} seeds" if config.seeds > 1 else ""
     yield (
-        f"{prepared.training.steps} steps of {config.batch_size} images ({config.epochs} epochs)"
+        f"{prepared.training.steps} steps of {prepared.batch} images ({config.epochs} epochs)"
         f"{seeds}, scored at {config.rungs} rungs, ranked by {prepared.rank_by}, "
         f"heads {config.coupling}"
     )

@@ -37,6 +37,14 @@ def setup_notes(setup: TrainingSetup) -> Iterator[str]:
     labels = f", {len(data.bank.classes)} classes" if data.bank is not None else ", no labels"
     yield f"{len(data.train)} training images from {setup.config.data}{labels}"
     yield from data.notes
+    threads, used = setup.config.threads, torch.get_num_threads()
+    if threads is not None and threads > used:
+        yield f"--threads {threads} is more than the cores of this machine: {used} threads"
+    if setup.batch < setup.config.batch_size:
+        yield (
+            f"--batch-size {setup.config.batch_size} is more than the {setup.batch} training "
+            f"images: steps of {setup.batch} images"
+        )
 
 
 def normalized_with(setup: TrainingSetup) -> str:

@@ -46,6 +46,7 @@ from headsearch.training.base_plan import (
 from headsearch.training.environment import check_compiler, set_up
 from headsearch.training.head_check import IMAGES, check_head
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
+from headsearch.training.memory_estimate import check_memory
 from headsearch.training.objectives import Objective, make_objective, with_prototypes
 from headsearch.training.trainer import Trainer
 
@@ -77,6 +78,11 @@ class TrainingSetup:
     objective: Objective
     inputs: InMemoryInputs
     first_weights: Mapping[int, Path] = field(default_factory=dict)
+
+    @property
+    def batch(self) -> int:
+        """The number of images in a step: the batch size, or fewer if there are fewer images."""
+        return min(self.config.batch_size, len(self.data.train))
 
     @property
     def steps(self) -> int:
@@ -134,7 +140,7 @@ class TrainingSetup:
                 self.data,
                 heads=distributed.local_part(heads),
                 measure=self.config.discrepancy,
-                batch_size=2 * self.config.batch_size,
+                batch_size=2 * self.batch,
                 autocast=self.autocast,
                 summary=self.objective.summary_of_base,
                 prototypes=self.objective.prototypes_of(network),
@@ -190,6 +196,8 @@ def prepare_training(
         config = config.model_copy(update={"lr": quick_lr(plan.dim)})
     setup = TrainingSetup(config, device, autocast, data, plan, objective, inputs)
     _check_base(setup)
+    if not config.compile:  # a compiled base may keep less than is counted
+        check_memory(plan, setup.batch, device, autocast=autocast)
     _check_steps(setup)
     _check_ranks_agree(setup)
     return setup
@@ -245,8 +253,7 @@ def _check_base(setup: TrainingSetup) -> None:
 
 def _check_steps(setup: TrainingSetup) -> None:
     """Raises UserError if processes cannot share a step evenly, or there are too few steps."""
-    config = setup.config
-    batch = min(config.batch_size, len(setup.data.train))
+    config, batch = setup.config, setup.batch
     if batch % torchrun.count():
         raise UserError(
             f"{batch} images of a step cannot be shared out evenly to {torchrun.count()} "

@@ -116,6 +116,13 @@ def test_advice_when_everything_collapsed_or_nothing_is_scored(tmp_path: Path):
     assert "there is no comparison" in of("one candidate")
 
 
+def test_doubts_about_the_data_are_in_the_report_and_blamed_for_a_collapse(tmp_path: Path):
+    doubt = "60 of 60 training images of <black> show nothing"
+    run = synthetic_runs.run(tmp_path, data_warnings=[doubt], **UNFINISHED["all collapsed"])
+    assert f"The data: {doubt}." in content(run).trust
+    assert f"the images may be the cause rather than the heads: {doubt}" in advice(run)
+
+
 def test_advice_warns_where_the_base_has_not_learnt(tmp_path: Path):
     baselines = {"base_knn": 0.27, "untrained_knn": 0.262}
     text = advice(synthetic_runs.run(tmp_path, baselines=baselines))

@@ -59,7 +59,10 @@ class DatasetSource(Source):
         return len(self._dataset)
 
     def pixels(self, index: int, size: int) -> NDArray[np.uint8]:
-        return to_array(self._image(index), size)
+        return to_array(self._image(index), size, self.scale)
+
+    def opened(self, index: int) -> Image.Image:
+        return self._image(index)
 
     def shorter_side(self, index: int) -> int:
         return min(self._image(index).size)
