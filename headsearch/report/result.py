@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from headsearch.config.keywords import api_function
 from headsearch.report.advice import advice
 from headsearch.report.document import write_report
 from headsearch.report.plots.column_plot import plot_columns
@@ -65,6 +66,7 @@ class RunView:
         verification = verified(self.run)
         return verdict(verification) if verification is not None else None
 
+    @api_function()
     def report(self, out: str | Path | None = None) -> Path:
         """Writes report.md, report.html and the plots: `headsearch report`.
 
@@ -79,6 +81,7 @@ class RunView:
         """
         return write_report(self.run, None if out is None else Path(out))
 
+    @api_function()
     def plot(
         self, x: str = "discrepancy", y: str = "head_knn", out: str | Path | None = None
     ) -> PlotFile:
