@@ -101,8 +101,9 @@ def search(
     Args:
         base: a name, or a module of your own, which is copied and not changed.
         space: a YAML file, the name of a built-in space, a dict of the same form, or a `Space`.
-        data: a name as for `--data`, or a map-style dataset of `(image, label)` or `image`, where
-            an image is a PIL image, a uint8 tensor (3, H, W) or a float tensor in [0, 1].
+        data: a name as for `--data`, or a map-style dataset of `(image, label)`, `image` or
+            `{"image": image, "label": label}` (as Hugging Face's), where an image is a PIL image,
+            a uint8 tensor (3, H, W) or a float tensor in [0, 1].
         eval_data: the evaluation images, likewise; by default held out of `data`.
         progress: whether to show progress; by default only in a terminal or notebook.
         settings: those of `headsearch run`, for example `epochs=3` for `--epochs 3`.
