@@ -61,18 +61,32 @@ def resumable(console: Console, how: str | None = None) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def conclude(run_directory: Path, console: Console) -> None:
-    """Writes the report, and prints the final tables, the advice and the path of the report."""
-    from headsearch.report import advice, ranking_table, verdict, verified_table, write_report
+def conclude(run_directory: Path, console: Console, out: Path | None = None) -> None:
+    """Writes the report, and prints the final tables, the advice and the path of the report.
+
+    Args:
+        run_directory: the directory of the run.
+        console: where to print.
+        out: the directory of the report; by default that of the run.
+    """
+    from headsearch.report import (
+        advice,
+        ranking_legend,
+        ranking_table,
+        verdict,
+        verified_table,
+        write_report,
+    )
     from headsearch.report.console import print_table, say
     from headsearch.report.statistics.gains import verified
     from headsearch.runs.run import read_run
 
     found = read_run(run_directory)
-    where = write_report(found)
+    where = write_report(found, out)
     if len(found.ranking):
         console.print()
         print_table(console, ranking_table(found, compact=True))
+        say(console, ranking_legend(found))
         console.print()
     say(console, advice(found))
     solo, table = verified(found), verified_table(found)

@@ -110,8 +110,7 @@ are those of a run without interruption.
 
     Example: [bold]headsearch resume results/RUN[/bold]
     """
-    from headsearch.api import has_ended
-    from headsearch.pretraining.session import resume_pretraining
+    from headsearch.pretraining.session import has_ended, resume_pretraining
     from headsearch.runs.run import is_pretraining, read_run
     from headsearch.study.session import resume_search
 

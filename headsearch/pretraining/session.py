@@ -15,14 +15,27 @@ from headsearch import torchrun
 from headsearch.data.image.skipped import listed_where_too_many
 from headsearch.pretraining.display import points_of, shown, shown_verification
 from headsearch.pretraining.run import Pretraining
+from headsearch.pretraining.run import has_ended as pretraining_has_ended
 from headsearch.pretraining.setup import PretrainingSetup, prepare_again
 from headsearch.pretraining.solo import SoloEvent, SoloRun
 from headsearch.pretraining.verification import Verification
 from headsearch.report.console import print_notes
 from headsearch.report.session import carry_out, introduce
 from headsearch.report.tensorboard import curves_written
+from headsearch.runs.run import is_pretraining, read_run
 from headsearch.runs.signals import stops_heard
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
+
+
+def has_ended(run_directory: Path) -> bool:
+    """Whether a search or a pretraining is complete, so that there is nothing to resume.
+
+    Raises:
+        UserError: there is no such directory, or it is not a run's.
+    """
+    if is_pretraining(run_directory):
+        return pretraining_has_ended(run_directory)
+    return read_run(run_directory).facts.get("status") == "complete"
 
 
 def run_pretraining(

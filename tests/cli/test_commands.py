@@ -96,6 +96,14 @@ def test_report_and_plot_work_again_on_a_run(
     assert code == 0
     assert (workplace / "runs/a/report.html").is_file()
     assert "report:" in out
+    assert "Ranked by Score" in out
+    assert "Score (%)" in out
+    (workplace / "runs/a/report.html").unlink()
+    code, out, _ = in_process(capsys, monkeypatch, "report", "runs/a", "--out", "elsewhere")
+    assert code == 0
+    assert "report: elsewhere/report.html" in out
+    assert not (workplace / "runs/a/report.html").exists()
+    assert (workplace / "elsewhere/plots/discrepancy_accuracy.png").is_file()
     code, out, _ = in_process(
         capsys, monkeypatch, "plot", "runs/a", "--x", "params_m", "--y", "loss", "--out", "p.svg"
     )
