@@ -85,7 +85,6 @@ PRESETS: dict[str, dict[str, float]] = {
 }
 """The settings that a budget decides; a flag of each setting overrides them."""
 
-
 WHAT = "What to search"
 TRAIN = "Training"
 SEARCH = "Search"
@@ -106,8 +105,7 @@ class RunConfig(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _not_empty(cls, value: Any) -> Any:
-        """Refuses an empty text, which as a path would mean the current folder."""
-        if isinstance(value, str) and not value.strip():
+        if isinstance(value, str) and not value.strip():  # a path would be the current folder
             raise PydanticCustomError("empty", "must not be empty; leave it out for the default")
         return value
 
