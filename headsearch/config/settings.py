@@ -53,7 +53,6 @@ def _normalization(value: Any) -> Any:
         ) from None
     return str(value)
 
-
 WHAT = "What to search"
 TRAIN = "Training"
 SEARCH = "Search"
@@ -74,8 +73,7 @@ class RunConfig(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _not_empty(cls, value: Any) -> Any:
-        """Refuses an empty text, which as a path would mean the current folder."""
-        if isinstance(value, str) and not value.strip():
+        if isinstance(value, str) and not value.strip():  # a path would be the current folder
             raise PydanticCustomError("empty", "must not be empty; leave it out for the default")
         return value
 
