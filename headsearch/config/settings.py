@@ -12,11 +12,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from headsearch import torchrun
 from headsearch.config import formats
+from headsearch.config.checks import checked_images_per_head, refuse_switch
 from headsearch.config.recipes import find_recipe
 from headsearch.config.yaml_file import Located, read_yaml
 from headsearch.errors import UserError, unknown
@@ -27,18 +35,6 @@ Precision = Literal["auto", "float32", "bf16"]
 Log = Literal["none", "tensorboard"]
 CudaGraphs = Literal["auto", "never"]
 ImagesPerHead: TypeAlias = Literal["all", "share"] | int
-
-
-def _images_per_head(value: Any) -> Any:
-    """`all`, `share`, or a whole number of at least 2, which a flag gives as text."""
-    if value in ("all", "share"):
-        return value
-    number = int(value) if str(value).isascii() and str(value).isdigit() else 0
-    if number < 2:
-        raise PydanticCustomError(
-            "images_per_head", "should be all, share or a number of images from 2 on"
-        )
-    return number
 
 
 PRESETS: dict[str, dict[str, float]] = {
@@ -102,6 +98,11 @@ class RunConfig(BaseModel):
     """The resolved settings of one run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        return refuse_switch(value, cls.model_fields[info.field_name or ""].annotation)
 
     base: str = setting(
         "vit_s",
@@ -175,7 +176,7 @@ class RunConfig(BaseModel):
         "influences another; joint: heads also train the base, as in the HSSL paper.",
         TRAIN,
     )
-    images_per_head: Annotated[ImagesPerHead, BeforeValidator(_images_per_head)] = setting(
+    images_per_head: Annotated[ImagesPerHead, BeforeValidator(checked_images_per_head)] = setting(
         "all",
         "How many images of a step each head trains on: all, a number, or share (the images are "
         "divided among the live heads). The base always trains on all.",
