@@ -31,11 +31,11 @@ from headsearch.pretraining.run import Pretrained, Pretraining
 from headsearch.pretraining.run import has_ended as pretraining_has_ended
 from headsearch.pretraining.setup import prepare_pretraining
 from headsearch.pretraining.verification import Verification
-from headsearch.report import write_report
+from headsearch.report import has_report, write_report
 from headsearch.report.result import RunView
 from headsearch.report.session import console_for
 from headsearch.report.statistics.calibration import calibrate_runs
-from headsearch.runs.run import is_pretraining, read_run
+from headsearch.runs.run import is_complete, is_pretraining, read_run
 from headsearch.study.session import resume_search, run_search
 from headsearch.training import distributed
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs, inputs_from
@@ -113,6 +113,7 @@ def resume(
     eval_data: Any = None,
     space: Mapping[str, Any] | Space | None = None,
     log: str | None = None,
+    start_over: bool = False,
     progress: bool | None = None,
 ) -> Result:
     """Resumes a search that was interrupted from its last snapshot: `headsearch resume`.
@@ -121,33 +122,33 @@ def resume(
         run: the search.
         base, data, eval_data, space: the objects that the search was started with.
         log: none or tensorboard; by default as the search was started.
+        start_over: whether a search whose snapshots are lost starts from its first step.
         progress: whether to show progress; by default only in a terminal or notebook.
 
     Returns:
-        The search at its end. A search that is complete is returned as it is.
+        The search at its end. To one that is complete, only a missing report is added.
 
     Raises:
-        UserError: no such run, or something that decides its results has changed.
+        UserError: no such run, or what decides its results has changed.
     """
     result = _result(run)
     if has_ended(result.run_directory):
+        if torchrun.first() and not has_report(result.run_directory):
+            write_report(result.run)
         return result
     own_space = None if space is None else as_space(space)
     inputs = replace(inputs_from(base, data, eval_data), space=own_space)
-    return _result_of(
-        *resume_search(result.run, inputs=inputs, log=log, console=console_for(progress)), inputs
+    resumed = resume_search(
+        result.run, inputs=inputs, log=log, start_over=start_over, console=console_for(progress)
     )
+    return _result_of(*resumed, inputs)
 
 
 def has_ended(run_directory: Path) -> bool:
-    """Whether a search or a pretraining is complete, so that there is nothing to resume.
-
-    Raises:
-        UserError: there is no such directory, or it is not a run's.
-    """
+    """Whether a search or a pretraining is complete; raises UserError if this is not a run."""
     if is_pretraining(run_directory):
         return pretraining_has_ended(run_directory)
-    return read_run(run_directory).facts.get("status") == "complete"
+    return is_complete(run_directory)
 
 
 def _result_of(run_directory: Path, signal: int, inputs: InMemoryInputs) -> Result:
@@ -254,6 +255,7 @@ def resume_pretraining(
     data: Any = None,
     eval_data: Any = None,
     log: str | None = None,
+    start_over: bool = False,
     progress: bool | None = None,
 ) -> Pretrained:
     """Resumes a pretraining that was interrupted from its last snapshot: `headsearch resume`.
@@ -262,21 +264,20 @@ def resume_pretraining(
         run_directory: the directory of the pretraining.
         base, data, eval_data: the objects that it was started with.
         log: none or tensorboard; by default as it was started.
+        start_over: whether one whose snapshots are lost starts from its first step.
         progress: whether to show progress; by default only in a terminal or notebook.
 
     Raises:
-        UserError: the directory is not that of a pretraining, the pretraining is complete, or
-            something that decides its results has changed.
+        UserError: it is no pretraining, it is complete, or what decides its results has changed.
     """
-    directory = Path(run_directory)
-    if pretraining_has_ended(directory):
-        raise UserError(f"{directory} is complete: there is nothing to resume")
-    inputs = inputs_from(base, data, eval_data)
-    return _pretrained(
-        *sessions.resume_pretraining(
-            directory, inputs=inputs, log=log, console=console_for(progress)
-        )
+    path = Path(run_directory)
+    if pretraining_has_ended(path):
+        raise UserError(f"{path} is complete: there is nothing to resume")
+    inputs, console = inputs_from(base, data, eval_data), console_for(progress)
+    resumed = sessions.resume_pretraining(
+        path, inputs=inputs, log=log, start_over=start_over, console=console
     )
+    return _pretrained(*resumed)
 
 
 def _pretrained(running: Pretraining | None, signal: int) -> Pretrained:

@@ -26,7 +26,11 @@ from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 
 
 def run_pretraining(
-    planned: PretrainingSetup, directory: Path | None = None, console: Console | None = None
+    planned: PretrainingSetup,
+    directory: Path | None = None,
+    console: Console | None = None,
+    *,
+    start_over: bool = False,
 ) -> tuple[Pretraining | None, int]:
     """Runs a pretraining.
 
@@ -34,6 +38,7 @@ def run_pretraining(
         planned: the setup.
         directory: the directory of an earlier process, to be resumed.
         console: where to show progress; None shows none.
+        start_over: whether one whose snapshots are lost starts from its first step.
 
     Returns:
         The pretraining (None in all processes of a job but the first), and the number of the signal
@@ -48,7 +53,7 @@ def run_pretraining(
         with stops_heard(solo.stop):
             solo.run()
         return None, 0
-    running = Pretraining(planned, directory)
+    running = Pretraining(planned, directory, start_over=start_over)
     introduce(console, running.notes, running.run_directory)
     return running, carry_out(running, *observers_of(running, console))
 
@@ -58,7 +63,7 @@ def observers_of(
 ) -> Iterator[AbstractContextManager[Callable[[SoloEvent], None]]]:
     """The observers of a pretraining: TensorBoard's curves if asked for, and the console's."""
     if pretraining.config.log == "tensorboard":
-        yield curves_written(pretraining.run_directory, points_of)
+        yield curves_written(pretraining.run_directory, points_of, console)
     if console is not None:
         yield shown(pretraining, console)
 
@@ -68,6 +73,7 @@ def resume_pretraining(
     *,
     inputs: InMemoryInputs = NO_INPUTS,
     log: str | None = None,
+    start_over: bool = False,
     console: Console | None = None,
 ) -> tuple[Pretraining | None, int]:
     """Resumes a pretraining that has not ended.
@@ -76,13 +82,14 @@ def resume_pretraining(
         directory: its directory.
         inputs: the objects that it was started with in Python.
         log: none or tensorboard; by default as it was started.
+        start_over: whether one whose snapshots are lost starts from its first step.
         console: where to show progress; None shows none.
 
     Returns and raises as `run_pretraining`.
     """
     with listed_where_too_many(directory):
         planned = prepare_again(directory, inputs, flags={} if log is None else {"log": log})
-    return run_pretraining(planned, directory, console)
+    return run_pretraining(planned, directory, console, start_over=start_over)
 
 
 def run_verification(verification: Verification, console: Console | None = None) -> int:

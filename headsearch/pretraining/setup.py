@@ -20,6 +20,8 @@ from headsearch.pretraining.head_selection import (
 )
 from headsearch.runs.directory import CONFIG, read_config
 from headsearch.runs.run import SOLO_HEAD, Run
+from headsearch.runs.same_settings import check_as_recorded
+from headsearch.runs.snapshot import read_record
 from headsearch.runs.tables import NO_HEAD
 from headsearch.training.base_plan import plan_as_recorded, plan_of_run, repeats_base
 from headsearch.training.environment import resolve_here
@@ -128,9 +130,11 @@ def prepare_again(
         raise UserError(f"{directory}: a search, not a pretraining with one head")
     check_inputs(directory, written, inputs, "resume_pretraining")
     config = resolve_here(flags or {}, directory / CONFIG).model_copy(update=ALWAYS)
+    recorded = (read_record(directory) or {}).get("settings")
+    check_as_recorded(directory, recorded, config.model_dump(mode="json"))
     if inputs.base is None and config.image_size is not None:
-        recorded = written.get("base_arguments", {})
-        inputs = replace(inputs, base=plan_as_recorded(config, recorded))
+        arguments = written.get("base_arguments", {})
+        inputs = replace(inputs, base=plan_as_recorded(config, arguments))
     setup = prepare_training(config, inputs, progress)
     head = written[SOLO_HEAD]
     source = f"{directory / CONFIG}: {SOLO_HEAD}"

@@ -64,6 +64,7 @@ def resume_search(
     *,
     inputs: InMemoryInputs = NO_INPUTS,
     log: str | None = None,
+    start_over: bool = False,
     console: Console | None = None,
 ) -> tuple[Path, int]:
     """Resumes a search that has not ended.
@@ -72,6 +73,7 @@ def resume_search(
         run: the search.
         inputs: the objects that it was started with in Python.
         log: none or tensorboard; by default as it was started.
+        start_over: whether a search whose snapshots are lost starts from its first step.
         console: where to show progress; None shows none.
 
     Returns and raises as `run_search`.
@@ -81,17 +83,22 @@ def resume_search(
             lambda: prepared_again(run, inputs, {} if log is None else {"log": log}),
             run.path,
             console,
+            start_over=start_over,
         )
 
 
 def _searched(
-    prepare_search: Callable[[], SearchSetup], directory: Path | None, console: Console | None
+    prepare_search: Callable[[], SearchSetup],
+    directory: Path | None,
+    console: Console | None,
+    *,
+    start_over: bool = False,
 ) -> tuple[Path, int]:
     """Runs a search until it ends or is stopped; a process that is not the first one follows."""
     if not torchrun.first():
         return take_part(lambda: follow(prepare_search())), 0
     with listed_where_too_many(directory) if directory is not None else nullcontext():
-        running = Search(prepare_search(), directory)
+        running = Search(prepare_search(), directory, start_over=start_over)
     running.prepared.data.left_out.list_in(running.run_directory)
     introduce(console, running.notes, running.run_directory)
     return running.run_directory, carry_out(running, *observers_of(running, console))
@@ -103,6 +110,6 @@ def observers_of(
     """The observers of a search: TensorBoard's curves if asked for, and the console's display."""
     if search.config.log == "tensorboard":
         seeds = search.config.seeds
-        yield curves_written(search.run_directory, partial(points_of, seeds=seeds))
+        yield curves_written(search.run_directory, partial(points_of, seeds=seeds), console)
     if console is not None:
         yield shown(search, console)
