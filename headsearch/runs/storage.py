@@ -61,6 +61,10 @@ OF_OPTUNA = ("studies", "version_info", "alembic_version")
 """Tables of every database that Optuna has set up; the last two hold one row each."""
 
 
+class NoStorageError(UserError):
+    """There is no storage to be read: no file, or a database that Optuna has not set up."""
+
+
 def open_storage(url: str) -> BaseStorage:
     """The storage of a URL, which is set up if it is new; a hidden password is looked up.
 
@@ -78,7 +82,8 @@ def existing_storage(url: str) -> BaseStorage:
     """The storage of a URL as `open_storage`, only to be read: nothing is created or written.
 
     Raises:
-        UserError: it cannot be opened, or Optuna has not set it up.
+        NoStorageError: there is no file, or Optuna has not set it up.
+        UserError: it cannot be opened.
     """
     return _opened(url, create=False)
 
@@ -91,7 +96,7 @@ def file_storage(file: Path, *, create: bool) -> BaseStorage:
         create: whether it is set up if it is new; if not, it is only to be read.
 
     Raises:
-        UserError: it cannot be read, or, unless it is created, Optuna has not set it up.
+        NoStorageError: Optuna has not set it up, and it is not to be created.
         Exception: an error of Optuna or of SQLAlchemy, if it cannot be opened otherwise.
     """
     options = _of_file(file, "rwc" if create else "rw")
@@ -106,7 +111,7 @@ def _opened(url: str, *, create: bool) -> BaseStorage:
         if url.startswith("journal://"):
             file = url.removeprefix("journal://")
             if not create and not Path(file).is_file():
-                raise UserError(f"--storage {url}: there is no such file")
+                raise NoStorageError(f"--storage {url}: there is no such file")
             return JournalStorage(JournalFileBackend(file))
         known, where = _with_driver(make_url(url)), f"--storage {masked(url)}"
         if known.get_backend_name() == "sqlite" and known.database and not known.query:
@@ -150,13 +155,13 @@ def _database(url: str, options: dict[str, Any], where: str, *, create: bool) ->
         create: whether it is set up if it is new; if not, opening it writes nothing.
 
     Raises:
-        UserError: Optuna has not set it up, and it is not to be created.
+        NoStorageError: Optuna has not set it up, and it is not to be created.
     """
     if not create:
         engine = create_engine(url, **options)
         try:
             if not _is_set_up(engine):
-                raise UserError(f"{where}: no Optuna study is in it")
+                raise NoStorageError(f"{where}: no Optuna study is in it")
         finally:
             engine.dispose()
     url = url.replace("{", "{{").replace("}", "}}")  # Optuna formats the URL

@@ -62,7 +62,8 @@ def test_a_look_at_a_study_that_is_not_there_creates_nothing(
     out = ["--out", "run"] if command == "collect" else []
     code, _, err = in_process(capsys, monkeypatch, command, *given, *out)
     assert code == 2
-    assert err == f"headsearch: --storage journal://{tmp_path}/none.log: there is no such file\n"
+    where = f"journal://{tmp_path}/none.log"
+    assert err == f"headsearch: --study s: no study that `headsearch submit` wrote to {where}\n"
     assert list(tmp_path.iterdir()) == []
 
 
