@@ -6,10 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import optuna
 import pytest
-from PIL import Image
 
 from headsearch.report.advice import advice
 from headsearch.report.caveats import trust
@@ -23,12 +20,7 @@ from headsearch.report.verdict import (
     search_facts,
     verdict_of,
 )
-from headsearch.runs.run import read_run
-from headsearch.study.search import Search
 from helpers import synthetic_runs
-from helpers.tiny_search import begun
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 CLEAR = SearchFacts(
     last_rung=4,
@@ -204,34 +196,3 @@ def test_the_facts_are_those_of_the_heads_at_the_rung_of_the_first(tmp_path: Pat
     assert facts.heads + facts.controls == len(facts.accuracies) == 5
     assert facts.controls == 2
     assert facts.base_learnt is True
-
-
-def noise(folder: Path, classes: list[str]) -> Path:
-    """A folder of random images, in class folders if there are classes."""
-    rng = np.random.default_rng(0)
-    for number in range(240):
-        parent = folder / classes[number % len(classes)] if classes else folder
-        parent.mkdir(parents=True, exist_ok=True)
-        pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(parent / f"{number}.png")
-    return folder
-
-
-REAL = {
-    "no labels": ([], (Verdict.NO_ACCURACY, Verdict.CONTROL_FIRST)),
-    "noise": (["a", "b", "c"], tuple(set(Verdict) - {Verdict.TAKE})),
-}
-
-
-@pytest.mark.parametrize("case", REAL)
-def test_a_real_search_over_noise_recommends_no_head(case: str, tmp_path: Path) -> None:
-    """96 images and 6 steps."""
-    classes, expected = REAL[case]
-    space = "families: {poolformer: {depth: 1}, mixer: {depth: 1}}\ncontrols: {identity: }\n"
-    data = str(noise(tmp_path / "images", classes))
-    changes = {"data": data, "epochs": 2, "rungs": 1, "coupling": "observe"}
-    search = Search(begun(tmp_path, "run", space, **changes))
-    search.run()
-    run = read_run(search.run_directory)
-    assert verdict_of(run, None) in expected
-    assert "take this head" not in advice(run)
