@@ -14,6 +14,7 @@ from headsearch.cli.pretraining import pretrain, verify
 from headsearch.cli.results import calibrate, export, plot, report
 from headsearch.cli.search import resume, run
 from headsearch.errors import UserError
+from headsearch.runs.signals import TerminatedError
 from headsearch.text import printable
 from headsearch.version import VERSION
 
@@ -45,6 +46,9 @@ def main() -> None:
         if type(error).__name__ != "OutOfMemoryError":  # torch's; not imported for its name
             raise
         code = _fail("out of memory; use a lower --cohort, --batch-size or --image-size")
+    except TerminatedError:
+        print("headsearch: terminated", file=sys.stderr)
+        code = 143
     except (KeyboardInterrupt, typer.Abort):
         print("headsearch: interrupted", file=sys.stderr)
         code = 130

@@ -22,7 +22,7 @@ from headsearch.pretraining.verification import Verification
 from headsearch.report.console import print_notes
 from headsearch.report.session import carry_out, introduce
 from headsearch.report.tensorboard import curves_written
-from headsearch.runs.run import is_pretraining, read_run
+from headsearch.runs.run import is_complete, is_pretraining
 from headsearch.runs.signals import stops_heard
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 
@@ -35,11 +35,15 @@ def has_ended(run_directory: Path) -> bool:
     """
     if is_pretraining(run_directory):
         return pretraining_has_ended(run_directory)
-    return read_run(run_directory).facts.get("status") == "complete"
+    return is_complete(run_directory)
 
 
 def run_pretraining(
-    planned: PretrainingSetup, directory: Path | None = None, console: Console | None = None
+    planned: PretrainingSetup,
+    directory: Path | None = None,
+    console: Console | None = None,
+    *,
+    start_over: bool = False,
 ) -> tuple[Pretraining | None, int]:
     """Runs a pretraining.
 
@@ -47,6 +51,7 @@ def run_pretraining(
         planned: the setup.
         directory: the directory of an earlier process, to be resumed.
         console: where to show progress; None shows none.
+        start_over: whether one whose snapshots are lost starts from its first step.
 
     Returns:
         The pretraining (None in all processes of a job but the first), and the number of the signal
@@ -61,7 +66,7 @@ def run_pretraining(
         with stops_heard(solo.stop):
             solo.run()
         return None, 0
-    running = Pretraining(planned, directory)
+    running = Pretraining(planned, directory, start_over=start_over)
     introduce(console, running.notes, running.run_directory)
     return running, carry_out(running, *observers_of(running, console))
 
@@ -71,7 +76,7 @@ def observers_of(
 ) -> Iterator[AbstractContextManager[Callable[[SoloEvent], None]]]:
     """The observers of a pretraining: TensorBoard's curves if asked for, and the console's."""
     if pretraining.config.log == "tensorboard":
-        yield curves_written(pretraining.run_directory, points_of)
+        yield curves_written(pretraining.run_directory, points_of, console)
     if console is not None:
         yield shown(pretraining, console)
 
@@ -82,6 +87,7 @@ def resume_pretraining(
     *,
     log: str | None = None,
     moved: Mapping[str, str] | None = None,
+    start_over: bool = False,
     console: Console | None = None,
 ) -> tuple[Pretraining | None, int]:
     """Resumes a pretraining that has not ended.
@@ -92,6 +98,7 @@ def resume_pretraining(
         log: none or tensorboard; by default as it was started.
         moved: where data or weights lie now, by the names of their settings. A `space` among them
             says in which folder the module of a head of the user's own lies.
+        start_over: whether one whose snapshots are lost starts from its first step.
         console: where to show progress; None shows none.
 
     Returns and raises as `run_pretraining`.
@@ -99,7 +106,7 @@ def resume_pretraining(
     flags = {**(moved or {}), **({} if log is None else {"log": log})}
     with listed_where_too_many(directory):
         planned = prepare_again(directory, inputs, flags=flags)
-    return run_pretraining(planned, directory, console)
+    return run_pretraining(planned, directory, console, start_over=start_over)
 
 
 def run_verification(verification: Verification, console: Console | None = None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -32,17 +32,34 @@ def stops_heard(stop: threading.Event) -> Iterator[Heard]:
         heard.number = number
         stop.set()
 
-    with _signals_to(on_signal):
+    with _signals_to(on_signal, STOPPING):
         yield heard
 
 
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM came where nothing is left to be finished."""
+
+
 @contextmanager
-def _signals_to(on_signal: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """In this block a function handles Ctrl-C and SIGTERM, which reach the main thread alone."""
+def sigterm_raised() -> Iterator[None]:
+    """In this block SIGTERM raises TerminatedError, so that what was begun can be undone."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        raise TerminatedError
+
+    with _signals_to(on_signal, (signal.SIGTERM,)):
+        yield
+
+
+@contextmanager
+def _signals_to(
+    on_signal: Callable[[int, FrameType | None], None], numbers: Sequence[signal.Signals]
+) -> Iterator[None]:
+    """In this block a function handles these signals, which reach the main thread alone."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread receives signals
         return
-    before: dict[int, Any] = {number: signal.signal(number, on_signal) for number in STOPPING}
+    before: dict[int, Any] = {number: signal.signal(number, on_signal) for number in numbers}
     try:
         yield
     finally:

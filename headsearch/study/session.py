@@ -21,7 +21,8 @@ from headsearch.runs.run import Run
 from headsearch.study.display import points_of, shown
 from headsearch.study.events import Event
 from headsearch.study.followers import follow
-from headsearch.study.search import Search, prepared_again
+from headsearch.study.resuming import prepared_again
+from headsearch.study.search import Search
 from headsearch.study.setup import SearchSetup, prepare
 from headsearch.training.environment import resolve_here
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
@@ -65,6 +66,7 @@ def resume_search(
     inputs: InMemoryInputs = NO_INPUTS,
     log: str | None = None,
     moved: Mapping[str, str] | None = None,
+    start_over: bool = False,
     console: Console | None = None,
 ) -> tuple[Path, int]:
     """Resumes a search that has not ended.
@@ -74,6 +76,7 @@ def resume_search(
         inputs: the objects that it was started with in Python.
         log: none or tensorboard; by default as it was started.
         moved: where data, weights or space lie now, by the names of their settings.
+        start_over: whether a search whose snapshots are lost starts from its first step.
         console: where to show progress; None shows none.
 
     Returns and raises as `run_search`.
@@ -85,17 +88,22 @@ def resume_search(
             ),
             run.path,
             console,
+            start_over=start_over,
         )
 
 
 def _searched(
-    prepare_search: Callable[[], SearchSetup], directory: Path | None, console: Console | None
+    prepare_search: Callable[[], SearchSetup],
+    directory: Path | None,
+    console: Console | None,
+    *,
+    start_over: bool = False,
 ) -> tuple[Path, int]:
     """Runs a search until it ends or is stopped; a process that is not the first one follows."""
     if not torchrun.first():
         return take_part(lambda: follow(prepare_search())), 0
     with listed_where_too_many(directory) if directory is not None else nullcontext():
-        running = Search(prepare_search(), directory)
+        running = Search(prepare_search(), directory, start_over=start_over)
     running.prepared.data.left_out.list_in(running.run_directory)
     introduce(console, running.notes, running.run_directory)
     return running.run_directory, carry_out(running, *observers_of(running, console))
@@ -107,6 +115,6 @@ def observers_of(
     """The observers of a search: TensorBoard's curves if asked for, and the console's display."""
     if search.config.log == "tensorboard":
         seeds = search.config.seeds
-        yield curves_written(search.run_directory, partial(points_of, seeds=seeds))
+        yield curves_written(search.run_directory, partial(points_of, seeds=seeds), console)
     if console is not None:
         yield shown(search, console)
