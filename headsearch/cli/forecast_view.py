@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from headsearch.report import Table
-from headsearch.report.console import HarmlessConsole, print_table, say
+from headsearch.report.console import print_table
+from headsearch.runs.console import HarmlessConsole, loading_shown, say
 from headsearch.study.profiling.forecast import Forecast, forecast
 from headsearch.study.setup import SearchSetup
 from headsearch.text import duration
@@ -18,8 +19,8 @@ GB = 1e9
 def show_forecast(setup: SearchSetup, console: Console) -> None:
     """Measures some steps of a search, and prints what it would do and take."""
     # On standard error, so that the output can be piped.
-    status_console = HarmlessConsole(stderr=True, highlight=False, markup=False)
-    with status_console.status("measuring a few steps …"):
+    with loading_shown(HarmlessConsole(stderr=True, highlight=False, markup=False)) as loading:
+        loading("measuring a few steps")
         plan = forecast(setup)
     console.print()
     print_table(console, _candidate_table(plan))
@@ -47,6 +48,7 @@ def _candidate_table(plan: Forecast) -> Table:
             for number, cohort in enumerate(plan.cohorts, start=1)
             for head in cohort
         ],
+        ["of base", "GFLOPs", "Params (M)", "Cohort"],
     )
 
 

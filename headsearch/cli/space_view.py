@@ -46,6 +46,7 @@ def print_space(console: Console, space: ResolvedSpace, limit: int) -> None:
                 ]
                 for candidate in candidates
             ],
+            ["of base", "Params (M)", "Family", "GFLOPs"],
         ),
     )
     if listing is None:

@@ -31,10 +31,12 @@ from headsearch.pretraining.head_selection import (
 from headsearch.pretraining.setup import (
     PretrainingSetup,
 )
-from headsearch.pretraining.solo import SoloEvent, SoloRun, SoloScored
+from headsearch.pretraining.solo import SoloEvent, SoloRun, SoloScored, SoloScoring
+from headsearch.pretraining.step_file import StepFile
 from headsearch.runs.directory import CONFIG, create, hold, new_run_directory
 from headsearch.runs.observers import Observers
 from headsearch.runs.run import SOLO_HEAD, check_same_settings
+from headsearch.runs.signals import interrupted_while_loaded
 from headsearch.runs.snapshot import FOLDER, Snapshot, read_snapshot, write_snapshot, write_weights
 from headsearch.runs.tables import NO_HEAD, write_table
 from headsearch.training.provenance import recorded_settings
@@ -106,12 +108,13 @@ class Pretraining:
         check_same_settings(self.run_directory, settings)
         self._lock = hold(self.run_directory)
         try:
-            self._left = read_snapshot(self.run_directory)
-            self._solo = SoloRun(setup, candidate)
-            if self._left is not None:
-                self._solo.restore(self._left)
-                self.rows = list(self._left.record["rows"])
-            setup.data.left_out.list_in(self.run_directory)
+            with interrupted_while_loaded(self.run_directory):
+                self._left = read_snapshot(self.run_directory)
+                self._solo = SoloRun(setup, candidate)
+                if self._left is not None:
+                    self._solo.restore(self._left)
+                    self.rows = list(self._left.record["rows"])
+                setup.data.left_out.list_in(self.run_directory)
         except BaseException:
             self._lock.release()
             raise
@@ -153,7 +156,10 @@ class Pretraining:
         """
         all_observers = Observers(observers, self.stop)
 
+        progress = StepFile(self.run_directory, self.setup.steps)
+
         def observe(event: SoloEvent) -> None:
+            progress.note(event.step)
             if isinstance(event, SoloScored):
                 self._keep(event)
             elif time.monotonic() - self._kept_at > 60 * self.config.snapshot_every:
@@ -170,6 +176,7 @@ class Pretraining:
                 f"before is kept: fix the cause, then headsearch resume {self.run_directory}"
             ) from error
         finally:
+            progress.remove()
             self._lock.release()
         all_observers.raise_error()
 
@@ -192,6 +199,10 @@ class Pretraining:
         record = {**now.record, "rows": self.rows}
         write_snapshot(self.run_directory, Snapshot(now.tensors, record))
         self._kept_at = time.monotonic()
+
+    def show_scoring(self, show: Callable[[SoloScoring], object]) -> None:
+        """Makes `show` be called many times while a rung is scored."""
+        self._solo.on_scoring = show
 
     @property
     def scores(self) -> pd.DataFrame:

@@ -33,6 +33,8 @@ def calibration_table(calibration: Calibration) -> Table:
             ]
             for each in rows
         ],
+        ["Rung to rung τ", "Seed to seed τ", "Regret (SD)", "τ given params", "ρ", "Best in top 3",
+         "Regret (points)", "p"],
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from headsearch.config import formats
 from headsearch.config.settings import RunConfig
 from headsearch.config.yaml_file import read_yaml
 from headsearch.errors import UserError
+from headsearch.runs.signals import interrupted_while_loaded
 from headsearch.runs.storage_url import masked
 from headsearch.version import VERSION
 
@@ -120,6 +121,7 @@ def claimed(config: RunConfig, given: Mapping[str, Any]) -> Iterator[Path]:
 
     This happens before data and storage are opened; from then on the run can be resumed. If the
     settings turn out to be unusable within the block (UserError), the directory is removed again.
+    An interrupt leaves it, and becomes an InterruptedAtOnceError that names it.
 
     Args:
         config: the settings as far as they are known; some depend on the device.
@@ -136,7 +138,8 @@ def claimed(config: RunConfig, given: Mapping[str, Any]) -> Iterator[Path]:
     create(path, {**settings, "versions": {"headsearch": VERSION}})
     lock = hold(path)
     try:
-        yield path
+        with interrupted_while_loaded(path):
+            yield path
     except UserError:
         lock.release()
         # Anything else in it may be worth keeping.

@@ -22,6 +22,7 @@ from headsearch.evaluation.rung import raw_pixels
 from headsearch.evaluation.scores import RungScores, mean_over_seeds
 from headsearch.models.network import BASE
 from headsearch.report.statistics.gains import write_gains
+from headsearch.runs.console import Loading, silently
 from headsearch.runs.directory import create, hold, new_run_directory, run_label
 from headsearch.runs.incidents import DivergedError, incidents
 from headsearch.runs.observers import Observers
@@ -30,7 +31,7 @@ from headsearch.runs.snapshot import read_snapshot
 from headsearch.runs.storage import STORAGE_ERRORS, check_storage
 from headsearch.study import recovery
 from headsearch.study.cohort import Cohort, Replica
-from headsearch.study.events import Advanced, Event, Noted, Scored
+from headsearch.study.events import Advanced, Event, Noted, Scored, Scoring
 from headsearch.study.job_commands import End, Steps
 from headsearch.study.leaderboard import Entry
 from headsearch.study.proposals import enqueue
@@ -60,6 +61,7 @@ class Search:
     Attributes:
         run_directory: the directory that the search writes to.
         stop: set it to stop the search after the current step, with a snapshot.
+        on_scoring: called many times while a rung is scored; a display sets it.
 
     Raises:
         UserError: the run directory exists, cannot be made, or cannot be resumed.
@@ -69,6 +71,7 @@ class Search:
         self.prepared = prepared
         self.config = config = prepared.config
         self.stop = threading.Event()
+        self.on_scoring: Callable[[Scoring], object] = lambda _: None
         self.run_directory = directory or new_run_directory(config.out, run_label(config))
         self._observers = Observers[Event]((), self.stop)
         settings = settings_of(prepared, self.run_directory)
@@ -267,7 +270,12 @@ class Search:
         state.throughput.start()
         step = self.prepared.training.rung_step(rung)
         rank_by = self.prepared.rank_by
-        by_seed = cohort.scores(rank_by)
+        by_seed = cohort.scores(
+            rank_by,
+            lambda progress: self.on_scoring(
+                Scoring(cohort.index, rung, progress, state.leaderboard)
+            ),
+        )
         for seed, scores in by_seed.items():
             if not math.isfinite(scores.base.effective_rank):  # so its features are not finite
                 raise DivergedError(seed, cohort.steps[seed])
@@ -365,7 +373,10 @@ def resumed_search(
 
 
 def prepared_again(
-    run: Run, inputs: InMemoryInputs = NO_INPUTS, flags: Mapping[str, Any] | None = None
+    run: Run,
+    inputs: InMemoryInputs = NO_INPUTS,
+    flags: Mapping[str, Any] | None = None,
+    loading: Loading = silently,
 ) -> SearchSetup:
     """The setup that this run needs to be resumed; arguments and errors as of `resumed_search`."""
     check_inputs(run.path, run.config, inputs, "resume")
@@ -376,4 +387,4 @@ def prepared_again(
     if run.facts.get("diverged"):
         raise UserError(f"{run.path}: its base diverged; search again with a lower --lr")
     config = resolve_here(flags or {}, run.path / "config.yaml")
-    return prepare(config, inputs=inputs)
+    return prepare(config, loading, inputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from headsearch.errors import UserError
 from headsearch.models.bases import BasePlan
 from headsearch.models.head_batches import check_images_per_head, head_batch_size
 from headsearch.models.space import Candidate, Listing, ResolvedSpace, find_space, load_space
+from headsearch.runs.console import Loading, silently
 from headsearch.runs.rank_by import ABSORPTION, check_rank_by, resolved_rank_by
 from headsearch.runs.storage_url import masked
 from headsearch.study.proposals import candidate_count, cohort_sizes, draw_cohorts
@@ -91,14 +92,14 @@ class SearchSetup:
 
 def prepare(
     config: RunConfig,
-    progress: Callable[[int, int], None] | None = None,
+    loading: Loading = silently,
     inputs: InMemoryInputs = NO_INPUTS,
 ) -> SearchSetup:
     """Opens the data, fits the base, resolves the space and checks every name. Writes nothing.
 
     Args:
         config: the resolved settings.
-        progress: called with the number of images decoded so far, and the number to decode.
+        loading: told what is being loaded.
         inputs: objects that a Python caller passes in place of names.
 
     Raises:
@@ -111,7 +112,7 @@ def prepare(
     if config.rank_by == ABSORPTION and config.coupling != "observe":
         raise UserError(f"--rank-by {ABSORPTION} needs --coupling observe")
     space = load_space(find_space(config.space)) if inputs.space is None else inputs.space
-    training = prepare_training(config, inputs, progress)
+    training = prepare_training(config, inputs, loading)
     rank_by = resolved_rank_by(
         config.rank_by,
         labelled=training.data.bank is not None,
@@ -119,6 +120,7 @@ def prepare(
     )
     if len(set(distributed.gather_objects(space.hash))) > 1:
         raise UserError(f"the processes of this job have different spaces: {config.space}")
+    loading(f"fitting the heads of {config.space} to the base")
     resolved = space.on(training.plan)
     listing = resolved.enumerate(config.trials)
     if listing is None and config.trials <= len(resolved.controls):

@@ -6,8 +6,9 @@ depend on the settings alone, so they are the same with any head and without one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from headsearch.data.fingerprint import difference, fingerprint
 from headsearch.data.loader import Loader, steps_per_epoch
 from headsearch.errors import UserError, unknown
 from headsearch.evaluation.discrepancy import DISCREPANCIES
-from headsearch.evaluation.rung import score_rung
+from headsearch.evaluation.rung import OnScoring, score_rung
 from headsearch.evaluation.scores import PROTOTYPE_KL, RungScores
 from headsearch.models.bases import (
     BasePlan,
@@ -31,6 +32,7 @@ from headsearch.models.bases import (
 )
 from headsearch.models.network import Network
 from headsearch.models.space import Candidate
+from headsearch.runs.console import Loading, silently
 from headsearch.runs.directory import new_run_directory
 from headsearch.seeding import seeded_weights
 from headsearch.training import distributed
@@ -105,13 +107,14 @@ class TrainingSetup:
         """The loader of the crops of every step, in the order that the seed determines."""
         return Loader(self.data.train, self.config, self.device)
 
-    def scores(self, network: Network) -> RungScores:
+    def scores(self, network: Network, on_progress: OnScoring = lambda _: None) -> RungScores:
         """The scores of the base and of all heads of a network.
 
         Each rank scores some of the heads, and all ranks get all scores.
 
         Args:
             network: the teacher's network.
+            on_progress: called many times while they are scored.
         """
         heads = list(network.heads)
         parts = distributed.gather_objects(
@@ -124,6 +127,7 @@ class TrainingSetup:
                 autocast=self.autocast,
                 summary=self.objective.summary_of_base,
                 prototypes=self.objective.prototypes_of(network),
+                on_progress=on_progress,
             )
         )
         by_head = {name: scores for part in parts for name, scores in part.heads.items()}
@@ -143,7 +147,7 @@ def first_student(
 def prepare_training(
     config: RunConfig,
     inputs: InMemoryInputs = NO_INPUTS,
-    progress: Callable[[int, int], None] | None = None,
+    loading: Loading = silently,
 ) -> TrainingSetup:
     """Opens the data, fits the base and checks the names. Writes nothing.
 
@@ -153,7 +157,7 @@ def prepare_training(
     Args:
         config: the resolved settings.
         inputs: objects that a Python caller passes in place of names.
-        progress: called with the number of images decoded so far, and the number to decode.
+        loading: told what is being loaded.
 
     Raises:
         UserError: something in the settings or the data cannot be used.
@@ -166,7 +170,8 @@ def prepare_training(
         new_run_directory(config.out, "")  # raises if it exists
     device, autocast = set_up(config)
     accelerator = device.type != "cpu"
-    data = _open_data(config, inputs, progress, accelerator=accelerator)
+    data = _open_data(config, inputs, loading, accelerator=accelerator)
+    loading(f"building the base {config.base}")
     plan = plan_for(
         config, inputs, data.train.image_size, arguments, weights, accelerator=accelerator
     )
@@ -180,10 +185,11 @@ def prepare_training(
 def _open_data(
     config: RunConfig,
     inputs: InMemoryInputs,
-    progress: Callable[[int, int], None] | None,
+    loading: Loading,
     *,
     accelerator: bool,
 ) -> Data:
+    loading(f"opening the data {config.data}")
     return open_data(
         config.data if inputs.data is None else inputs.data,
         config.eval_data if inputs.eval_data is None else inputs.eval_data,
@@ -198,7 +204,7 @@ def _open_data(
             download=config.download,
             max_bad_images=config.max_bad_images,
         ),
-        progress,
+        partial(loading, f"decoding images of {config.data}"),
     )
 
 

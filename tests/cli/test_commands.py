@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from headsearch.config.settings import OF_SEARCH_ALONE, RunConfig
-from headsearch.report.session import InterruptedAtOnceError
+from headsearch.runs.signals import InterruptedAtOnceError
 from helpers.command_line import in_process
 
 HEADSEARCH = [sys.executable, "-c", "from headsearch.cli import main; main()"]

@@ -14,7 +14,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 import headsearch
-from headsearch.cli import app
+from headsearch.cli.commands import app
 from headsearch.errors import UserError
 from headsearch.pretraining.run import Pretraining
 from headsearch.pretraining.setup import prepare_pretraining

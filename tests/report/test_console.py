@@ -13,7 +13,8 @@ from rich.console import Console
 
 from headsearch.report import Table
 from headsearch.report.console import print_table
-from headsearch.report.session import InterruptedAtOnceError, carry_out
+from headsearch.report.session import carry_out
+from headsearch.runs.signals import InterruptedAtOnceError
 from headsearch.study.display import shown
 from headsearch.study.events import Noted
 
