@@ -69,14 +69,14 @@ def duration(seconds: float) -> str:
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun: '1 head', '3 heads', '1,024 images'.
+    """A number with its noun: '1 head', '3 heads'.
 
     Args:
         number: the number.
         noun: in the singular.
         plural: if it is not the noun with an s.
     """
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def with_article(words: str) -> str:

@@ -16,6 +16,7 @@ from headsearch.cli.output import conclude, console_here
 from headsearch.config.settings import resolve
 from headsearch.errors import UserError
 from headsearch.runs.storage_url import VARIABLE, masked
+from headsearch.text import counted
 
 if TYPE_CHECKING:
     from headsearch.cluster.shared_study import SharedStudy
@@ -177,9 +178,9 @@ cohort over.
         working.run(lambda line: say(console, f"{own} | {line}"))
     lock.release()
     if heard.number:
-        say(console, f"{own} | stopped, with {working.done} tasks done")
+        say(console, f"{own} | stopped, with {counted(working.done, 'task')} done")
         raise typer.Exit(128 + heard.number)
-    say(console, f"{own} | nothing is left: {working.done} tasks done here")
+    say(console, f"{own} | nothing is left: {counted(working.done, 'task')} done here")
 
 
 def collect(

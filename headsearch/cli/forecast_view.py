@@ -11,7 +11,7 @@ from headsearch.report.console import print_table
 from headsearch.runs.console import HarmlessConsole, loading_shown, say
 from headsearch.study.profiling.forecast import Forecast, forecast
 from headsearch.study.setup import SearchSetup
-from headsearch.text import duration
+from headsearch.text import counted, duration
 
 GB = 1e9
 
@@ -69,13 +69,13 @@ def forecast_words(plan: Forecast, setup: SearchSetup) -> Iterator[str]:
     costs, config = plan.costs, setup.config
     unknown = plan.sizes[len(plan.cohorts) :]
     if unknown:
-        cohorts = "one more cohort" if len(unknown) == 1 else f"{len(unknown)} more cohorts"
+        cohorts = counted(len(unknown), "more cohort")
         yield (
-            f"{sum(unknown)} candidates in {cohorts}, sampled by {config.sampler} after the "
-            "cohorts before them are scored; assumed to cost the same"
+            f"{counted(sum(unknown), 'candidate')} in {cohorts}, sampled by {config.sampler} after "
+            "the cohorts before them are scored; assumed to cost the same"
         )
     elif len(plan.sizes) > 1:
-        yield f"{len(plan.sizes)} cohorts of at most {max(plan.sizes)} heads"
+        yield f"{len(plan.sizes)} cohorts of at most {counted(max(plan.sizes), 'head')}"
     yield f"time: {_time_words(plan)}; counted from the first step"
     yield (
         f"the base alone: about {duration(plan.base_alone)}; with each head alone, one run after "
@@ -85,7 +85,7 @@ def forecast_words(plan: Forecast, setup: SearchSetup) -> Iterator[str]:
     if plan.fitting is not None:
         yield f"that may not fit into memory: try --cohort {max(1, plan.fitting)}"
     yield (
-        f"measured here: {costs.measured} of {len(costs.heads)} heads, the base "
+        f"measured here: {costs.measured} of {counted(len(costs.heads), 'head')}, the base "
         f"({1000 * costs.base:.0f} ms a step of {config.batch_size} images), a step's crops "
         f"({1000 * costs.crops:.0f} ms), scoring ({costs.score_base:.1f} s, and "
         f"{costs.score_head:.1f} s a head); other heads are estimated from their GFLOPs"

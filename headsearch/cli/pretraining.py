@@ -14,6 +14,7 @@ from headsearch.config.settings import OF_SEARCH_ALONE, resolve
 from headsearch.errors import UserError
 from headsearch.runs.console import loading_shown, print_notes
 from headsearch.runs.storage_url import VARIABLE
+from headsearch.text import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -182,7 +183,8 @@ def _spread(verification: Verification, storage: str | None, study: str | None) 
     standings = [s for s in shared.tasks().standing() if s.task.key in names]
     done = sum(standing.state == "done" for standing in standings)
     lost = [f"{s.task.key} is lost: {s.reason}" for s in standings if s.state == "lost"]
-    notes = [f"{len(verification.solos)} solo runs: {queued} queued now, {done} done by workers"]
+    solo_runs = counted(len(verification.solos), "solo run")
+    notes = [f"{solo_runs}: {queued} queued now, {done} done by workers"]
     if done < len(standings):
         notes.append(
             f"headsearch worker --storage {shared.url} --study {name} trains them; then start the "

@@ -14,7 +14,7 @@ from rich.text import Text
 from headsearch.cluster.engine.claims import Standing
 from headsearch.cluster.engine.queue import Tasks
 from headsearch.cluster.shared_study import COHORT, SharedStudy
-from headsearch.text import duration
+from headsearch.text import counted, duration
 
 STATE_STYLES = {"waiting": "dim", "running": "", "done": "green", "lost": "red"}
 BEST = 5
@@ -42,10 +42,13 @@ class StudyView:
     def _headline(self, standings: Sequence[Standing]) -> str:
         counts = {state: sum(s.state == state for s in standings) for state in STATE_STYLES}
         workers = {s.worker for s in standings if s.state == "running"}
-        parts = [f"study {self._study.name}", f"{counts['done']} of {len(standings)} tasks done"]
+        parts = [
+            f"study {self._study.name}",
+            f"{counts['done']} of {counted(len(standings), 'task')} done",
+        ]
         parts += [f"{counts[state]} {state}" for state in ("running", "waiting", "lost")
                   if counts[state]]  # fmt: skip
-        parts.append(f"{len(workers)} worker{'s' * (len(workers) != 1)} at work")
+        parts.append(f"{counted(len(workers), 'worker')} at work")
         left = seconds_left(standings)
         if left is not None:
             parts.append(f"about {duration(left)} left")

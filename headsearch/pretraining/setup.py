@@ -22,6 +22,7 @@ from headsearch.runs.console import Loading, silently
 from headsearch.runs.directory import CONFIG, read_config
 from headsearch.runs.run import SOLO_HEAD, Run
 from headsearch.runs.tables import NO_HEAD
+from headsearch.text import counted
 from headsearch.training.base_plan import plan_as_recorded, plan_of_run, repeats_base
 from headsearch.training.environment import resolve_here
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs, check_inputs
@@ -143,8 +144,9 @@ def _planned(setup: TrainingSetup, head: Head | None, notes: list[str]) -> Pretr
     config = setup.config
     with_head = f"with the head {head.candidate.name}" if head else "without a head"
     steps = (
-        f"{setup.steps} steps of {config.batch_size} images ({config.epochs} epochs) {with_head}, "
-        f"scored at {config.rungs} rungs"
+        f"{counted(setup.steps, 'step')} of {config.batch_size} images "
+        f"({counted(config.epochs, 'epoch')}) {with_head}, "
+        f"scored at {counted(config.rungs, 'rung')}"
     )
     return PretrainingSetup(setup, head, (*setup_notes(setup), *notes, steps, machine_note(setup)))
 

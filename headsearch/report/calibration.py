@@ -9,6 +9,7 @@ from headsearch.report.statistics.agreement import Agreement
 from headsearch.report.statistics.calibration import Calibration
 from headsearch.report.statistics.intervals import Interval
 from headsearch.report.tables import Table
+from headsearch.text import counted
 
 
 def calibration_table(calibration: Calibration) -> Table:
@@ -48,8 +49,8 @@ def calibration_words(calibration: Calibration) -> str:
         f"themselves are noisy (reliability {signed(calibration.reliability)})"
     )
     return (
-        f"{calibration.heads} heads. {primary.score} ranks them with τ = {_interval(primary.tau)}; "
-        f"{ceiling}. {_verdict(primary)}"
+        f"{counted(calibration.heads, 'head')}. {primary.score} ranks them with "
+        f"τ = {_interval(primary.tau)}; {ceiling}. {_verdict(primary)}"
     )
 
 

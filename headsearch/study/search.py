@@ -39,6 +39,7 @@ from headsearch.study.run_facts import note_baseline
 from headsearch.study.setup import SearchSetup, prepare, settings_of
 from headsearch.study.state import SearchState
 from headsearch.study.trials import Trials
+from headsearch.text import counted
 from headsearch.training.distributed import RankLostError, broadcast_object
 from headsearch.training.environment import resolve_here
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs, check_inputs
@@ -181,8 +182,8 @@ class Search:
                 raise
             if torchrun.count() > 1:  # the others may have enough memory and would wait forever
                 raise UserError(
-                    f"not enough memory for a cohort of {len(cohort.live)} heads; a cohort that "
-                    "several processes train is not split: search again with a lower --cohort"
+                    f"not enough memory for a cohort of {counted(len(cohort.live), 'head')}; one "
+                    "that several processes train is not split: search again with a lower --cohort"
                 ) from error
             diverged = None
         # In the handlers above, the error's traceback still refers to the networks. Here only the

@@ -21,6 +21,7 @@ from headsearch.runs.storage_url import masked
 from headsearch.study.proposals import candidate_count, cohort_sizes, draw_cohorts
 from headsearch.study.pruners import make_pruner
 from headsearch.study.samplers import make_sampler
+from headsearch.text import counted
 from headsearch.training import distributed
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 from headsearch.training.provenance import machine_note, recorded_settings, setup_notes
@@ -138,15 +139,16 @@ def _notes(prepared: SearchSetup) -> Iterator[str]:
     yield from setup_notes(prepared.training)
     count = candidate_count(listing, config)
     if listing is None:
-        yield f"{count} candidates, sampled by {config.sampler} from {config.space}"
+        yield f"{counted(count, 'candidate')}, sampled by {config.sampler} from {config.space}"
     else:
         left_out = f"; {len(listing.excluded)} left out by constraints" if listing.excluded else ""
-        yield f"{count} candidates: all of {config.space}{left_out}"
+        yield f"{counted(count, 'candidate')}: all of {config.space}{left_out}"
     yield from prepared.space.notes
     seeds = f" under each of {config.seeds} seeds" if config.seeds > 1 else ""
     yield (
-        f"{prepared.training.steps} steps of {config.batch_size} images ({config.epochs} epochs)"
-        f"{seeds}, scored at {config.rungs} rungs, ranked by {prepared.rank_by}, "
+        f"{counted(prepared.training.steps, 'step')} of {config.batch_size} images "
+        f"({counted(config.epochs, 'epoch')})"
+        f"{seeds}, scored at {counted(config.rungs, 'rung')}, ranked by {prepared.rank_by}, "
         f"heads {config.coupling}"
     )
     if config.images_per_head != "all":

@@ -13,6 +13,7 @@ import torch
 
 from headsearch import torchrun
 from headsearch.config.recipes import find_recipe
+from headsearch.text import counted
 from headsearch.training.setup import (
     TrainingSetup,
 )
@@ -27,14 +28,17 @@ def setup_notes(setup: TrainingSetup) -> Iterator[str]:
         yield f"recipe {setup.config.recipe}: {find_recipe(setup.config.recipe).help}"
     if setup.plan.weights is not None:
         yield str(setup.plan.weights)
-    labels = f", {len(data.bank.classes)} classes" if data.bank is not None else ", no labels"
-    yield f"{len(data.train)} training images from {setup.config.data}{labels}"
+    bank = data.bank
+    labels = counted(len(bank.classes), "class", "classes") if bank is not None else "no labels"
+    images = counted(len(data.train), "training image")
+    yield f"{images} from {setup.config.data}, {labels}"
     yield from data.notes
 
 
 def machine_note(setup: TrainingSetup) -> str:
     """The device, the threads and the precision of a run, in one line."""
-    threads = f" with {torch.get_num_threads()} threads" if setup.device.type == "cpu" else ""
+    on_cpu = setup.device.type == "cpu"
+    threads = f" with {counted(torch.get_num_threads(), 'thread')}" if on_cpu else ""
     others = (
         f", {torchrun.count()} processes with a share of each step" if torchrun.count() > 1 else ""
     )

@@ -35,6 +35,7 @@ from headsearch.models.space import Candidate
 from headsearch.runs.console import Loading, silently
 from headsearch.runs.directory import new_run_directory
 from headsearch.seeding import seeded_weights
+from headsearch.text import counted
 from headsearch.training import distributed
 from headsearch.training.base_plan import (
     named_base,
@@ -242,8 +243,8 @@ def _check_steps(setup: TrainingSetup) -> None:
         )
     if setup.steps < config.rungs:
         raise UserError(
-            f"{setup.steps} steps are fewer than {config.rungs} rungs; use more --images or "
-            "--epochs, or a smaller --batch-size or --rungs"
+            f"{counted(setup.steps, 'step')} cannot have {counted(config.rungs, 'rung')}; use more "
+            "--images or --epochs, or a smaller --batch-size or --rungs"
         )
 
 

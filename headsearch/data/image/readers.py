@@ -22,6 +22,7 @@ from torch import Tensor
 
 from headsearch.data.image.decode import BadImage, decode, open_image
 from headsearch.errors import UserError
+from headsearch.text import counted
 
 SUFFIXES = (
     ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tga", ".tif",
@@ -95,8 +96,8 @@ class FileSource(Source):
         """
         if not files and others:
             raise UserError(
-                f"{name} holds {len(others)} files, none an image (for example {others[0]!r}); "
-                f"images end in {', '.join(SUFFIXES)}"
+                f"{name} holds {counted(len(others), 'file')}, none an image (for example "
+                f"{others[0]!r}); images end in {', '.join(SUFFIXES)}"
             )
         if not files:
             raise UserError(
@@ -107,7 +108,8 @@ class FileSource(Source):
         self.others = others
         notes = []
         if others:
-            notes.append(f"{name}: {len(others)} files that are not images left out")
+            count = counted(len(others), "file that is not an image", "files that are not images")
+            notes.append(f"{name}: {count} left out")
         if (folders := class_folders(files)) is not None:
             self.classes = tuple(sorted(set(folders)))
             splits = {c.lower() for c in self.classes} & {*TRAIN_FOLDERS, *EVAL_FOLDERS}

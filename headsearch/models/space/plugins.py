@@ -35,6 +35,7 @@ from headsearch.models.heads import (
     with_common_parameters,
 )
 from headsearch.models.space.reader import listed
+from headsearch.text import with_article
 
 ENTRY_POINTS = "headsearch.families"
 """The entry point group in which a package offers families: by the name of the family, a `Family`
@@ -67,7 +68,7 @@ class UserFamily:
         except UserError as error:
             return Cost(math.nan, math.nan), str(error)
         except Exception as error:  # a user's code may raise anything; the user has to see it
-            at = f"on a {grid[0]}×{grid[1]} map of width {dim}"
+            at = f"on {with_article(f'{grid[0]}×{grid[1]} map')} of width {dim}"
             return Cost(math.nan, math.nan), f"{self.family.name} {at}: {_one_line(error)}"
 
 
