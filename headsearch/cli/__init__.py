@@ -22,16 +22,20 @@ def main() -> None:
     with best_effort_output():
         with interrupts_raised(_acknowledge) as heard:
             code = _carried_out(heard)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        if code is None:
+            print("headsearch: interrupted", file=sys.stderr)
+            code = 128 + (heard.number or signal.SIGINT)
     sys.exit(code)
 
 
-def _carried_out(heard: Heard) -> int:
-    """Carries out the command that was given; returns its exit code.
+def _carried_out(heard: Heard) -> int | None:
+    """Carries out the command that was given.
 
     Args:
         heard: the stop signal that interrupted this process, if any.
+
+    Returns:
+        Its exit code; None if it was interrupted.
     """
     try:
         stop_with_parent()
@@ -45,8 +49,7 @@ def _carried_out(heard: Heard) -> int:
         # An interrupt may turn into any error in the middle of an import.
         if not heard.number and not isinstance(error, KeyboardInterrupt):
             raise
-        print("headsearch: interrupted", file=sys.stderr)
-        return 128 + (heard.number or signal.SIGINT)
+        return None
 
 
 def _first_word(arguments: list[str]) -> None:
@@ -59,4 +62,6 @@ def _first_word(arguments: list[str]) -> None:
 
 
 def _acknowledge(number: int) -> None:
-    print(f"headsearch: {signal.Signals(number).name}, stopping …", file=sys.stderr, flush=True)
+    # In one piece: the main thread may be printing too.
+    sys.stderr.write(f"headsearch: {signal.Signals(number).name}, stopping …\n")
+    sys.stderr.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -94,8 +95,14 @@ ranks the rest by discrepancy from the base and downstream accuracy.
         )
 
 
-for command in (
-    run, resume, pretrain, export, verify, calibrate, space, bench, report, plot,
-    submit, worker, status, collect,
-):  # fmt: skip
-    app.command()(command)
+GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Search": (run, resume),
+    "Use a result": (pretrain, export, verify, calibrate, report, plot),
+    "Before a search": (space, bench),
+    "Search on many machines": (submit, worker, status, collect),
+}
+"""The commands by the panel that they have in `headsearch --help`."""
+
+for group, commands in GROUPS.items():
+    for command in commands:
+        app.command(rich_help_panel=group)(command)

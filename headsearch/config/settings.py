@@ -148,8 +148,8 @@ class RunConfig(BaseModel):
     )
     budget: Budget = setting(
         "auto",
-        "Preset of images, epochs, trials, cohort, rungs and more: quick, standard, full or auto "
-        "(quick on a CPU, standard on an accelerator).",
+        "Preset of images, epochs, trials, cohort, rungs and more. auto: quick on a CPU, standard "
+        "on an accelerator.",
         TRAIN,
     )
     images: int = setting(0, "Training images, drawn at random; 0 means all.", TRAIN, ge=0)

@@ -138,6 +138,13 @@ def _notes(prepared: SearchSetup) -> Iterator[str]:
     config, listing = prepared.config, prepared.listing
     yield from setup_notes(prepared.training)
     count = candidate_count(listing, config)
+    parts = (
+        counted(len(prepared.data.train), "image"),
+        counted(config.epochs, "epoch"),
+        counted(count, "candidate"),
+        counted(config.rungs, "rung"),
+    )
+    yield f"this search: {', '.join(parts)} (budget {config.budget})"
     if listing is None:
         yield f"{counted(count, 'candidate')}, sampled by {config.sampler} from {config.space}"
     else:
