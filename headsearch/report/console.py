@@ -70,9 +70,14 @@ def fitted_table(
 
 def _fitting_columns(table: Table, width: int) -> list[int]:
     """The indices of the columns to show: dispensable ones are left out until the rest fits."""
+    widths = [_width(table, index) for index in range(len(table.headings))]
+    name = table.numeric.index(False) if False in table.numeric else 0
+    least = sum(widths[i] + GAP for i, h in enumerate(table.headings) if h not in table.dispensable)
+    if least - GAP > width:  # the names are folded in any case, and the figures need not go
+        widths[name] = min(widths[name], width // 2)
     shown = list(range(len(table.headings)))
     for heading in table.dispensable:
-        if sum(_width(table, index) + GAP for index in shown) - GAP <= width:
+        if sum(widths[index] + GAP for index in shown) - GAP <= width:
             break
         shown = [index for index in shown if table.headings[index] != heading]
     return shown

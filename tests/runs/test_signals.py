@@ -72,10 +72,13 @@ def test_an_interrupt_that_python_drops_comes_again() -> None:
         def __del__(self) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
+    def wait() -> None:
+        Interrupted()
+        time.sleep(5)
+
     with interrupts_raised() as heard:
         with pytest.raises(KeyboardInterrupt):
-            Interrupted()
-            time.sleep(5)
+            wait()
         assert heard.number == signal.SIGTERM
 
 
