@@ -11,7 +11,6 @@ import sys
 from headsearch import torchrun
 from headsearch.runs.signals import Heard, interrupts_raised, stop_with_parent
 from headsearch.runs.streams import best_effort_output
-from headsearch.version import VERSION
 
 SLOW_TO_START = ("run", "resume", "pretrain", "verify", "bench", "submit", "worker")
 """Commands that import PyTorch before they have anything to say."""
@@ -56,6 +55,8 @@ def _first_word(arguments: list[str]) -> None:
     """Says at once that a command has started which takes seconds to load."""
     command = arguments[0] if arguments else ""
     if command in SLOW_TO_START and not {"-h", "--help"} & {*arguments} and torchrun.first():
+        from headsearch.version import VERSION  # takes longer than the rest of this module
+
         # The results of a benchmark may be piped.
         file = sys.stderr if command == "bench" else sys.stdout
         print(f"headsearch {VERSION}: starting {command} …", file=file, flush=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from headsearch.config.budgets import all_budgets, defaults_by_budget
+from headsearch.cli.budgets import all_budgets, defaults_by_budget
 from headsearch.config.settings import PRESETS, RunConfig, panel_of
 
 RankOption = Annotated[

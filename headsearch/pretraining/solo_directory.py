@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import pandas as pd
@@ -65,8 +66,15 @@ class Solo:
         return f"{self.candidate} seed {self.seed}"
 
 
-def last_line(log: Path) -> str:
-    """The last line of a process's output, which says why it failed."""
+def why_failed(code: int, log: Path) -> str:
+    """Why the process of a solo run failed, in a line.
+
+    Args:
+        code: its exit code; negative for a signal that killed it.
+        log: the file with its output, whose last line gives the reason otherwise.
+    """
+    if code < 0:
+        return f"killed by {Signals(-code).name}"
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
     nonempty = [line.strip() for line in lines if line.strip()]
     return nonempty[-1].removeprefix("headsearch: ") if nonempty else "it ended without any output"

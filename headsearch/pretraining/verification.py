@@ -28,7 +28,7 @@ from headsearch.config.settings import resolve
 from headsearch.device import choose_device
 from headsearch.errors import UserError
 from headsearch.pretraining.head_selection import default_name
-from headsearch.pretraining.solo_directory import Solo, last_line
+from headsearch.pretraining.solo_directory import Solo, why_failed
 from headsearch.pretraining.step_file import read_step
 from headsearch.report.statistics.gains import write_gains
 from headsearch.runs.directory import hold
@@ -249,7 +249,9 @@ class Verification:
                     self._done += 1
                     failed = process.returncode != 0 or solo.scores() is None
                     self._write()
-                    notify(progress(solo, last_line(solo.log) if failed else None))
+                    notify(
+                        progress(solo, why_failed(process.returncode, solo.log) if failed else None)
+                    )
                 if not ended:
                     notify(progress())
                     self.stop.wait(POLL_S)

@@ -90,10 +90,11 @@ class _Lines:
             say(self._console, self._line(event))
         elif isinstance(event, Noted):
             print_notes(self._console, [event.text])
-        elif not self._estimated and event.throughput.seconds_left is not None:
-            self._estimated = True
-            left = duration(event.throughput.seconds_left)
-            say(self._console, f"about {left} left, judging by the first steps")
+        elif isinstance(event, Advanced) and not self._estimated:
+            left = event.throughput.seconds_left
+            if left is not None:
+                self._estimated = True
+                say(self._console, f"about {duration(left)} left, judging by the first steps")
 
     def _line(self, event: Scored) -> str:
         entries = list(event.leaderboard.entries.values())

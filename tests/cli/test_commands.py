@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from headsearch.cli.budgets import budget_words
 from headsearch.cli.commands import GROUPS, app
-from headsearch.config.budgets import budget_words
 from headsearch.config.settings import OF_SEARCH_ALONE, PRESETS, RunConfig
 from headsearch.runs.signals import InterruptedAtOnceError
 from helpers.command_line import in_process
