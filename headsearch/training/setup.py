@@ -242,8 +242,9 @@ def _check_steps(setup: TrainingSetup) -> None:
             f"processes: use a --batch-size that is a multiple of {torchrun.count()}"
         )
     if setup.steps < config.rungs:
+        compared = "is less" if setup.steps == 1 else "are fewer"
         raise UserError(
-            f"{counted(setup.steps, 'step')} cannot have {counted(config.rungs, 'rung')}; use more "
+            f"{counted(setup.steps, 'step')} {compared} than {config.rungs} rungs; use more "
             "--images or --epochs, or a smaller --batch-size or --rungs"
         )
 
