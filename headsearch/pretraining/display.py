@@ -19,6 +19,7 @@ from headsearch.runs.console import say
 from headsearch.text import counted, duration
 
 FIRST = "scoring the untrained base …"
+AGAIN = "going on …"
 
 
 @contextmanager
@@ -30,11 +31,12 @@ def shown(pretraining: Pretraining, console: Console) -> Iterator[Callable[[Solo
         if isinstance(event, SoloScored):
             say(console, rung_line(event, rungs))
 
+    first = AGAIN if pretraining.rows else FIRST
     if not can_redraw(console):
-        say(console, FIRST)
+        say(console, first)
         yield print_rung
         return
-    with live_area(console, Text(FIRST)) as draw:
+    with live_area(console, Text(first)) as draw:
 
         def stopping() -> list[str]:
             return ["stopping"] if pretraining.stop.is_set() else []

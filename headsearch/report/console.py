@@ -63,7 +63,7 @@ def fitted_table(
             min_width=None if index == name else _width(table, index),
         )
     for row, style in zip_longest(table.rows, styles[: len(table.rows)]):
-        fitted.add_row(*(Text(row[index]) for index in shown), style=style)
+        fitted.add_row(*(Text(printable(row[index])) for index in shown), style=style)
     left_out = [h for index, h in enumerate(table.headings) if index not in shown]
     return fitted, list(dict.fromkeys(left_out))
 

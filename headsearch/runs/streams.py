@@ -113,6 +113,8 @@ class BestEffortStream:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_stream":  # before __init__, as in a copy
+            raise AttributeError(name)
         return getattr(self._stream, name)
 
     def _note(self, error: Exception) -> None:

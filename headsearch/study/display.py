@@ -31,7 +31,7 @@ LIVE_ROWS = 30
 """The largest number of heads in the live table. The ranking at the end has all of them."""
 
 
-FIRST = "attaching the heads and scoring the untrained network …"
+FIRST = "attaching the heads …"
 DISPENSABLE = ("Family", "Linear %", "Loss", "Discrepancy", "k-NN %")
 """Columns of the live table that a narrow terminal does without, the first first."""
 
