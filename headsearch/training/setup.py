@@ -244,8 +244,8 @@ def _check_steps(setup: TrainingSetup) -> None:
     if setup.steps < config.rungs:
         compared = "is less" if setup.steps == 1 else "are fewer"
         raise UserError(
-            f"{counted(setup.steps, 'step')} {compared} than {config.rungs} rungs; use more "
-            "--images or --epochs, or a smaller --batch-size or --rungs"
+            f"{counted(setup.steps, 'step')} {compared} than {counted(config.rungs, 'rung')}; "
+            "use more --images or --epochs, or a smaller --batch-size or --rungs"
         )
 
 
