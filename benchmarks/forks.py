@@ -114,7 +114,7 @@ def run_through(trainer: Trainer, prepared: SearchSetup, first: int, last: int) 
         progress = train_window(trainer, loader, window_from(first, last))
         first = progress.step
         assert progress.stats is not None
-        check_stats(progress.stats, prepared.config.lr)
+        check_stats(progress.stats, prepared.config.peak_lr)
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def task_of(case: tuple[str, str, str], arguments: argparse.Namespace, *, with_d
     images, config = setup.data.train, setup.config
     setting = Setting(
         objective,
-        lr=learning_rate(MOMENT, config.lr),
+        lr=learning_rate(MOMENT, config.peak_lr),
         weight_decay=config.weight_decay,
         momentum=teacher_momentum(MOMENT),
         temperature=teacher_temperature(MOMENT),

@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from headsearch.config.settings import PRESETS
+from headsearch.config.presets import PRESETS
 from headsearch.study.pruners import kept
 
 OUT = Path(__file__).parents[1] / "results" / "scaling"

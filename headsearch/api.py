@@ -15,20 +15,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import pandas as pd
 from torch import nn
+from typing_extensions import Unpack
 
 from headsearch import torchrun
+from headsearch.config.keywords import PretrainSettings, SearchSettings, VerifyChoices, api_function
 from headsearch.config.settings import flags_from
 from headsearch.errors import UserError
-from headsearch.models.bases import base_arguments, plan_base, plan_module
+from headsearch.models.candidates import candidate_table
 from headsearch.models.space import Space, as_space
 from headsearch.pretraining import session as sessions
 from headsearch.pretraining.export import Exported, export_from
 from headsearch.pretraining.run import Pretrained, Pretraining
-from headsearch.pretraining.run import has_ended as pretraining_has_ended
 from headsearch.pretraining.setup import prepare_pretraining
 from headsearch.pretraining.verification import Verification
 from headsearch.report import write_report
@@ -38,7 +39,7 @@ from headsearch.report.statistics.calibration import calibrate_runs
 from headsearch.runs.run import is_pretraining, read_run
 from headsearch.study.session import resume_search, run_search
 from headsearch.training import distributed
-from headsearch.training.inputs import NO_INPUTS, InMemoryInputs, inputs_from
+from headsearch.training.inputs import NO_INPUTS, InMemoryInputs, inputs_from, places_in
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,13 +52,26 @@ class Result(RunView):
 
     inputs: InMemoryInputs = field(default=NO_INPUTS)
 
+    @api_function(PretrainSettings)
     def pretrain(
-        self, rank: int | None = None, *, head: str | Path | None = None, **settings: Any
+        self,
+        rank: int | None = None,
+        *,
+        head: str | Path | None = None,
+        base: str | nn.Module | None = None,
+        data: Any = None,
+        eval_data: Any = None,
+        progress: bool | None = None,
+        **settings: Unpack[PretrainSettings],
     ) -> Pretrained:
         """Pretrains the search's base with one head of its ranking; see `headsearch.pretrain`."""
-        return pretrain(self, rank=rank, head=head, **settings)
+        return pretrain(
+            self, rank=rank, head=head, base=base, data=data, eval_data=eval_data,
+            progress=progress, **settings,
+        )  # fmt: skip
 
-    def verify(self, **choices: Any) -> Result:
+    @api_function(VerifyChoices)
+    def verify(self, **choices: Unpack[VerifyChoices]) -> Result:
         """Pretrains the base with the best heads, each alone; see `headsearch.verify`."""
         return verify(self, **choices)
 
@@ -72,22 +86,24 @@ class Result(RunView):
         return export(self, rank=rank, head=head, out=out)
 
 
+@api_function(SearchSettings)
 def search(
-    base: str | nn.Module = "vit_s",
+    base: str | nn.Module = "vit_mini",
     space: str | Path | Mapping[str, Any] | Space = "heads.yaml",
     data: Any = "scenes",
     eval_data: Any = None,
     *,
     progress: bool | None = None,
-    **settings: Any,
+    **settings: Unpack[SearchSettings],
 ) -> Result:
     """Trains candidate heads together, prunes the weak, ranks the rest: `headsearch run`.
 
     Args:
         base: a name, or a module of your own, which is copied and not changed.
         space: a YAML file, the name of a built-in space, a dict of the same form, or a `Space`.
-        data: a name as for `--data`, or a map-style dataset of `(image, label)` or `image`, where
-            an image is a PIL image, a uint8 tensor (3, H, W) or a float tensor in [0, 1].
+        data: a name as for `--data`, or a map-style dataset of `(image, label)`, `image` or
+            `{"image": image, "label": label}` (as Hugging Face's), where an image is a PIL image,
+            a uint8 tensor (3, H, W) or a float tensor in [0, 1].
         eval_data: the evaluation images, likewise; by default held out of `data`.
         progress: whether to show progress; by default only in a terminal or notebook.
         settings: those of `headsearch run`, for example `epochs=3` for `--epochs 3`.
@@ -105,13 +121,15 @@ def search(
     return _result_of(*run_search(flags, inputs=inputs, console=console_for(progress)), inputs)
 
 
+@api_function()
 def resume(
     run: Result | str | Path,
     *,
     base: nn.Module | None = None,
     data: Any = None,
     eval_data: Any = None,
-    space: Mapping[str, Any] | Space | None = None,
+    base_weights: str | Path | None = None,
+    space: str | Path | Mapping[str, Any] | Space | None = None,
     log: str | None = None,
     progress: bool | None = None,
 ) -> Result:
@@ -120,6 +138,7 @@ def resume(
     Args:
         run: the search.
         base, data, eval_data, space: the objects that the search was started with.
+        data, eval_data, base_weights, space: paths, if what lies there was moved.
         log: none or tensorboard; by default as the search was started.
         progress: whether to show progress; by default only in a terminal or notebook.
 
@@ -130,24 +149,14 @@ def resume(
         UserError: no such run, or something that decides its results has changed.
     """
     result = _result(run)
-    if has_ended(result.run_directory):
+    if sessions.has_ended(result.run_directory):
         return result
-    own_space = None if space is None else as_space(space)
+    own_space = None if space is None or isinstance(space, str | Path) else as_space(space)
     inputs = replace(inputs_from(base, data, eval_data), space=own_space)
-    return _result_of(
-        *resume_search(result.run, inputs=inputs, log=log, console=console_for(progress)), inputs
-    )
-
-
-def has_ended(run_directory: Path) -> bool:
-    """Whether a search or a pretraining is complete, so that there is nothing to resume.
-
-    Raises:
-        UserError: there is no such directory, or it is not a run's.
-    """
-    if is_pretraining(run_directory):
-        return pretraining_has_ended(run_directory)
-    return read_run(run_directory).facts.get("status") == "complete"
+    moved = places_in(data=data, eval_data=eval_data, base_weights=base_weights, space=space)
+    console = console_for(progress)
+    done = resume_search(result.run, inputs=inputs, log=log, moved=moved, console=console)
+    return _result_of(*done, inputs)
 
 
 def _result_of(run_directory: Path, signal: int, inputs: InMemoryInputs) -> Result:
@@ -164,6 +173,7 @@ def _result_of(run_directory: Path, signal: int, inputs: InMemoryInputs) -> Resu
     return Result(run, inputs)
 
 
+@api_function()
 def load(run_directory: str | Path) -> Result:
     """Reads a search, complete or not. `Result.report` and `Result.plot` work on what it returns.
 
@@ -173,9 +183,10 @@ def load(run_directory: str | Path) -> Result:
     return Result(read_run(Path(run_directory)))
 
 
+@api_function()
 def candidates(
     space: str | Path | Mapping[str, Any] | Space,
-    base: str | nn.Module = "vit_s",
+    base: str | nn.Module = "vit_mini",
     image_size: int = 32,
     *,
     patch_size: int | None = None,
@@ -191,19 +202,12 @@ def candidates(
     Raises:
         UserError: no such space or base, a mistake in the space, or more candidates than `limit`.
     """
-    space = as_space(space)
-    if isinstance(base, str):
-        arguments = base_arguments(base, base_args)
-        plan = plan_base(base, image_size, patch_size=patch_size, arguments=arguments)
-    else:
-        plan = plan_module(base, image_size)
-    listing = space.on(plan).enumerate(limit)
-    if listing is None:
-        size = "infinitely many" if space.size is None else f"{space.size:,}"
-        raise UserError(f"{space.source} has {size} points, more than limit={limit}")
-    return listing.table(plan)
+    return candidate_table(
+        as_space(space), base, image_size, patch_size=patch_size, base_args=base_args, limit=limit
+    )
 
 
+@api_function(PretrainSettings)
 def pretrain(
     run: Result | str | Path | None = None,
     *,
@@ -213,7 +217,7 @@ def pretrain(
     data: Any = None,
     eval_data: Any = None,
     progress: bool | None = None,
-    **settings: Any,
+    **settings: Unpack[PretrainSettings],
 ) -> Pretrained:
     """Pretrains a base with one head or none, and saves the base: `headsearch pretrain`.
 
@@ -228,7 +232,7 @@ def pretrain(
     Raises:
         UserError: no such run, rank or head, settings that cannot be used, or it diverged.
     """
-    result = _result(run)
+    result = None if run is None else _result(run)
     inputs = inputs_from(base, data, eval_data)
     flags = flags_from(settings, base=base, data=data, eval_data=eval_data)
     if result is not None:
@@ -247,12 +251,14 @@ def pretrain(
     return _pretrained(*sessions.run_pretraining(planned, console=console_for(progress)))
 
 
+@api_function()
 def resume_pretraining(
     run_directory: str | Path,
     *,
     base: nn.Module | None = None,
     data: Any = None,
     eval_data: Any = None,
+    base_weights: str | Path | None = None,
     log: str | None = None,
     progress: bool | None = None,
 ) -> Pretrained:
@@ -260,7 +266,7 @@ def resume_pretraining(
 
     Args:
         run_directory: the directory of the pretraining.
-        base, data, eval_data: the objects that it was started with.
+        base, data, eval_data: the objects that it was started with; a path if it was moved.
         log: none or tensorboard; by default as it was started.
         progress: whether to show progress; by default only in a terminal or notebook.
 
@@ -269,14 +275,13 @@ def resume_pretraining(
             something that decides its results has changed.
     """
     directory = Path(run_directory)
-    if pretraining_has_ended(directory):
+    if is_pretraining(directory) and sessions.has_ended(directory):
         raise UserError(f"{directory} is complete: there is nothing to resume")
     inputs = inputs_from(base, data, eval_data)
-    return _pretrained(
-        *sessions.resume_pretraining(
-            directory, inputs=inputs, log=log, console=console_for(progress)
-        )
-    )
+    moved = places_in(data=data, eval_data=eval_data, base_weights=base_weights)
+    console = console_for(progress)
+    done = sessions.resume_pretraining(directory, inputs, log=log, moved=moved, console=console)
+    return _pretrained(*done)
 
 
 def _pretrained(running: Pretraining | None, signal: int) -> Pretrained:
@@ -295,6 +300,7 @@ def _pretrained(running: Pretraining | None, signal: int) -> Pretrained:
     return result
 
 
+@api_function()
 def export(
     run: Result | str | Path,
     *,
@@ -324,6 +330,7 @@ def export(
     ).files
 
 
+@api_function()
 def verify(
     run: Result | str | Path,
     *,
@@ -367,6 +374,7 @@ def verify(
     return Result(verified, result.inputs)
 
 
+@api_function()
 def calibrate(runs: Sequence[Result | str | Path], primary: str = "head_accuracy") -> pd.DataFrame:
     """How well each score of a search predicts the gains of heads: `headsearch calibrate`.
 
@@ -389,9 +397,5 @@ def _by_one_process(name: str) -> None:
         raise UserError(f"headsearch.{name} works in one process only: leave torchrun out")
 
 
-@overload
-def _result(run: Result | str | Path) -> Result: ...
-@overload
-def _result(run: None) -> None: ...
-def _result(run: Result | str | Path | None) -> Result | None:
-    return run if run is None or isinstance(run, Result) else load(run)
+def _result(run: Result | str | Path) -> Result:
+    return run if isinstance(run, Result) else load(run)

@@ -199,7 +199,7 @@ def test_candidates_are_those_of_the_space_command() -> None:
     ("arguments", "words"),
     [
         ({"epoch": 3}, "unknown setting 'epoch'; did you mean 'epochs'"),
-        ({"lr": -1}, "--lr: input should be greater than 0"),
+        ({"lr": -1}, "lr=…: input should be greater than 0"),
         ({"base": "vit_ss"}, "unknown base 'vit_ss'"),
         ({"base": 3}, "base must be a name or a torch.nn.Module"),
         ({"space": {"families": {"convnxt": {}}}}, "space.families.convnxt: unknown family"),
@@ -254,6 +254,137 @@ def test_labels_come_from_targets_where_a_dataset_has_them() -> None:
     part = DatasetSource(Subset(WithTargets(6), [0, 1, 3]))
     assert part.labels is not None
     assert part.labels.tolist() == [0, 1, 1]
+
+
+class Columns(Squares):
+    """A stand-in for a dataset of Hugging Face: items are dicts, and columns are read by name."""
+
+    def __init__(self, count: int, label: str | None = "label", **further: int) -> None:
+        super().__init__(count)
+        self.image_key, self.label, self.further = "image", label, further
+        self.names_of: dict[str, list[str]] = {}
+
+    @property
+    def column_names(self) -> list[str]:
+        return list(self[0])
+
+    @property
+    def features(self) -> dict[str, Any]:
+        column = type("ClassLabel", (), {})
+        return {
+            name: type("ClassLabel", (), {"names": self.names_of[name]})()
+            if name in self.names_of
+            else column()
+            for name in self.column_names
+        }
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, str):
+            return [self[i][index] for i in range(self.count)]
+        item = {self.image_key: self.image(index), **self.further}
+        return item if self.label is None else {**item, self.label: 2 - index % 3}
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "further"),
+    [
+        ("image", "label", {"id": 7}),
+        ("img", "label", {}),
+        ("img", "fine_label", {}),
+        ("img", "fine_label", {"coarse_label": 4}),
+    ],
+)
+def test_items_may_be_dicts_as_those_of_hugging_face(
+    image: str, label: str, further: dict[str, int]
+) -> None:
+    dataset = Columns(6, label, **further)
+    dataset.image_key, dataset.names_of = image, {label: ["zero", "one", "two"]}
+    source = DatasetSource(dataset)
+    assert source.labels is not None
+    assert source.labels.tolist() == [2, 1, 0, 2, 1, 0]
+    assert source.classes == ("zero", "one", "two")
+    assert (source.pixels(1, 16) == DatasetSource(Squares(6)).pixels(1, 16)).all()
+    assert [("coarse_label" in note) for note in source.notes] == [True] * len(
+        [name for name in further if "label" in name]
+    )
+    part = DatasetSource(Subset(dataset, [0, 2]))
+    assert part.labels is not None
+    assert part.labels.tolist() == [1, 0]
+    assert part.classes == ("zero", "two")
+
+
+def test_labels_of_dicts_come_from_their_column_or_else_from_the_items() -> None:
+    class OneRead(Columns):
+        def __getitem__(self, index: Any) -> Any:
+            assert index in ("label", 0), "no item but the first is read for its label"
+            return [5, 7, 5] if index == "label" else super().__getitem__(index)
+
+    source = DatasetSource(OneRead(3))
+    assert source.labels is not None
+    assert source.labels.tolist() == [0, 1, 0]
+    assert source.classes == ("5", "7")
+
+    class Plain(Columns):
+        """A torch dataset with dicts as items: no columns, tensors as images and labels."""
+
+        column_names = features = None  # type: ignore[assignment]
+
+        def __getitem__(self, index: Any) -> Any:
+            pixels = torch.from_numpy(self.pixels(index)).permute(2, 0, 1)
+            return {"image": pixels, "label": torch.tensor(index % 3)}
+
+    source = DatasetSource(Plain(6))
+    assert source.labels is not None
+    assert source.labels.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_dicts_without_a_label_are_unlabelled_and_said_to_be_so() -> None:
+    source = DatasetSource(Columns(6, None, id=3))
+    assert source.labels is None
+    assert source.notes == ("Columns: its items have no label (keys: 'image' and 'id')",)
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "further", "words"),
+    [
+        ("picture", "label", {}, "its image is not clear: the keys are 'picture' and 'label'"),
+        ("image", "label", {"img": 1}, "its image is not clear: the keys are 'image', 'img' and"),
+        ("image", "label", {"fine_label": 1}, "its label is not clear: the keys are 'image', 'fi"),
+        ("image", "target", {}, "its label is not clear: the keys are 'image' and 'target'"),
+        ("image", "species", {}, "its label is not clear: the keys are 'image' and 'species'"),
+        ("image", "coarse_label", {"digit_class": 1}, "'digit_class' and 'coarse_label'"),
+    ],
+)
+def test_dicts_whose_image_or_label_is_not_clear_are_refused(
+    image: str, label: str, further: dict[str, int], words: str
+) -> None:
+    dataset = Columns(6, label, **further)
+    dataset.image_key, dataset.names_of = image, {label: ["zero", "one", "two"]}
+    with pytest.raises(UserError) as error:
+        DatasetSource(dataset)
+    assert words in str(error.value)
+    assert "rename or remove columns, or give (image, label) items" in str(error.value)
+
+
+def test_several_datasets_in_a_dict_and_items_that_lack_a_key_are_refused() -> None:
+    with pytest.raises(UserError, match="one dataset, but is a dict with the keys 'train' and"):
+        DatasetSource({"train": Columns(6), "test": Columns(6)})
+
+    class Lacking(Columns):
+        def __getitem__(self, index: Any) -> Any:
+            return super().__getitem__(index) if index in (0, "label") else {"label": 1}
+
+    source = DatasetSource(Lacking(1))
+    with pytest.raises(UserError, match=r"Lacking\[3\] has no 'image' \(keys: 'label'\)"):
+        source.pixels(3, 16)
+
+
+def test_a_dataset_of_dicts_is_split_like_any_other() -> None:
+    data = open_data(
+        DatasetSource(Columns(160)), settings=DataSettings(image_size=16, eval_images=64, images=64)
+    )
+    assert data.bank is not None
+    assert data.queries.classes == ("dark", "dim", "bright")
 
 
 def test_images_without_labels_are_a_dataset_too() -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from headsearch.cli.budgets import all_budgets, defaults_by_budget
-from headsearch.config.settings import PRESETS, RunConfig, panel_of
+from headsearch.config.settings import RunConfig, panel_of
 
 RankOption = Annotated[
     int | None, typer.Option(min=1, help="A rank of RUN's ranking. \\[default: 1]")
@@ -62,8 +62,8 @@ def _flag(setting: str, show_default: bool) -> Any:
         help_text += f" {all_budgets()}."
     if not show_default and setting != "out":
         help_text = help_text.partition(" [default:")[0]
-    elif setting in PRESETS["quick"]:
-        help_text += f" [default by --budget: {defaults_by_budget(setting)}]"
+    elif (by_budget := defaults_by_budget(setting)) is not None:
+        help_text += f" [default by --budget: {by_budget}]"
     elif field.default is not None and field.default is not False:
         help_text += f" [default: {field.default}]"
     return typer.Option(

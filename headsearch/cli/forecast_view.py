@@ -86,7 +86,7 @@ def forecast_words(plan: Forecast, setup: SearchSetup) -> Iterator[str]:
         yield f"that may not fit into memory: try --cohort {max(1, plan.fitting)}"
     yield (
         f"measured here: {costs.measured} of {counted(len(costs.heads), 'head')}, the base "
-        f"({1000 * costs.base:.0f} ms a step of {config.batch_size} images), a step's crops "
+        f"({1000 * costs.base:.0f} ms a step of {setup.batch} images), a step's crops "
         f"({1000 * costs.crops:.0f} ms), scoring ({costs.score_base:.1f} s, and "
         f"{costs.score_head:.1f} s a head); other heads are estimated from their GFLOPs"
     )

@@ -17,7 +17,7 @@ from headsearch.runs.console import HarmlessConsole, loading_shown
 
 def space(
     file: Annotated[str, typer.Argument(help="A YAML file, or the name of a built-in space.")],
-    base: Annotated[str, typer.Option(help="The base that heads are resolved on.")] = "vit_s",
+    base: Annotated[str, typer.Option(help="The base that heads are resolved on.")] = "vit_mini",
     base_args: Annotated[
         str | None, typer.Option(help="Arguments of timm's model: depth=6,embed_dim=192.")
     ] = None,

@@ -67,18 +67,32 @@ def importing(console: Console) -> Iterator[None]:
         yield
 
 
-def conclude(run_directory: Path, console: Console) -> None:
-    """Writes the report, and prints the final tables, the advice and the path of the report."""
-    from headsearch.report import advice, ranking_table, verdict, verified_table, write_report
+def conclude(run_directory: Path, console: Console, out: Path | None = None) -> None:
+    """Writes the report, and prints the final tables, the advice and the path of the report.
+
+    Args:
+        run_directory: the directory of the run.
+        console: where to print.
+        out: the directory of the report; by default that of the run.
+    """
+    from headsearch.report import (
+        advice,
+        ranking_legend,
+        ranking_table,
+        verdict,
+        verified_table,
+        write_report,
+    )
     from headsearch.report.console import print_table
     from headsearch.report.statistics.gains import verified
     from headsearch.runs.run import read_run
 
     found = read_run(run_directory)
-    where = write_report(found)
+    where = write_report(found, out)
     if len(found.ranking):
         console.print()
         print_table(console, ranking_table(found, compact=True))
+        say(console, ranking_legend(found))
         console.print()
     say(console, advice(found))
     solo, table = verified(found), verified_table(found)
@@ -88,3 +102,21 @@ def conclude(run_directory: Path, console: Console) -> None:
         console.print()
         say(console, verdict(solo))
     console.print(f"report: {where}", soft_wrap=True)
+
+
+def end_without_heads(run_directory: Path) -> None:
+    """Exits with code 1 if a search has ended and every candidate failed.
+
+    The advice, which is printed by then, gives the reason. Collapsed heads are a result.
+    """
+    from headsearch.runs.run import read_run
+    from headsearch.runs.tables import ranked
+
+    found = read_run(run_directory)
+    rows = ranked(found.ranking)
+    if (
+        found.facts.get("status") == "complete"
+        and rows
+        and all(row.state == "failed" for row in rows)
+    ):
+        raise typer.Exit(1)

@@ -75,12 +75,20 @@ def calibrate(
     console.print(f"table: {target}", soft_wrap=True)
 
 
-def report(run: RunArgument) -> None:
+def report(
+    run: RunArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A directory to write into; RUN is only read. \\[default: RUN]"),
+    ] = None,
+) -> None:
     """Write the report and the plots of a run again, complete or not.
 
     Example: [bold]headsearch report results/RUN[/bold]
+
+    Example: [bold]headsearch report /archive/RUN --out report-of-run[/bold]
     """
-    conclude(run, console_here())
+    conclude(run, console_here(), out)
 
 
 def plot(

@@ -10,7 +10,14 @@ import typer
 
 from headsearch import torchrun
 from headsearch.cli.flags import settings_as_flags
-from headsearch.cli.output import conclude, console_here, end, importing, resumable
+from headsearch.cli.output import (
+    conclude,
+    console_here,
+    end,
+    end_without_heads,
+    importing,
+    resumable,
+)
 from headsearch.cli.pretraining import finish_pretraining
 from headsearch.config.settings import RunConfig, check_here, read_config_file, resolve
 from headsearch.errors import UserError
@@ -63,6 +70,7 @@ def run(
         found, signal = run_search(given, config, directory=directory, console=console)
     conclude(found, console)
     end(signal, found, console)
+    end_without_heads(found)
 
 
 def _dry_run(given: Mapping[str, Any], config: Path | None) -> None:
@@ -86,6 +94,22 @@ def resume(
         str | None,
         typer.Option(metavar="none|tensorboard", help=f"{LOG_HELP} \\[default: as started]"),
     ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Where the training images lie now, if they were moved.")
+    ] = None,
+    eval_data: Annotated[
+        str | None, typer.Option(help="Likewise for the evaluation images.")
+    ] = None,
+    data_dir: Annotated[
+        str | None, typer.Option(help="Likewise for the folder of timm's datasets.")
+    ] = None,
+    base_weights: Annotated[
+        str | None, typer.Option(help="Likewise for the file of the base's first weights.")
+    ] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(help="Likewise for the search space, with the modules beside it."),
+    ] = None,
 ) -> None:
     """Resume a search or a pretraining that was interrupted, from its last snapshot.
 
@@ -94,10 +118,14 @@ are those of a run without interruption.
 
     Example: [bold]headsearch resume results/RUN[/bold]
     """
+    places = {
+        "data": data, "eval_data": eval_data, "data_dir": data_dir, "base_weights": base_weights,
+        "space": space,
+    }  # fmt: skip
+    moved = {name: place for name, place in places.items() if place is not None}
     console = console_here()
     with importing(console):
-        from headsearch.api import has_ended
-        from headsearch.pretraining.session import resume_pretraining
+        from headsearch.pretraining.session import has_ended, resume_pretraining
         from headsearch.runs.run import is_pretraining, read_run
         from headsearch.study.session import resume_search
     if has_ended(run):
@@ -106,11 +134,12 @@ are those of a run without interruption.
         return
     if is_pretraining(run):
         with resumable(console):
-            resumed = resume_pretraining(run, log=log, console=console)
+            resumed = resume_pretraining(run, log=log, moved=moved, console=console)
         finish_pretraining(*resumed, console)
         return
     with resumable(console):
-        found, signal = resume_search(read_run(run), log=log, console=console)
+        found, signal = resume_search(read_run(run), log=log, moved=moved, console=console)
     if torchrun.first():
         conclude(found, console)
         end(signal, found, console)
+        end_without_heads(found)

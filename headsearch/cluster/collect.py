@@ -116,6 +116,7 @@ def _write(study: SharedStudy, results: Mapping[str, Any], out: Path, *, complet
         first += len(result["sizes"])
     facts["device"] = ", ".join(sorted(set(devices)))
     batch = int(study.settings["batch_size"])
+    batch = min(batch, facts.get("images", batch))
     facts["images_per_second"] = steps * batch / trained_s if trained_s else None
     ranking = ordered(rows)
     facts["baselines"].update(base_of_the_first(ranking, rung_rows))

@@ -22,7 +22,8 @@ from headsearch.cluster.engine.claims import Rules, Task
 from headsearch.cluster.engine.queue import Tasks
 from headsearch.cluster.initial_weights import absolute, fetch, share
 from headsearch.config import formats
-from headsearch.config.settings import RunConfig
+from headsearch.config.locations import LOCATIONS
+from headsearch.config.settings import OF_OLDER_RUNS, RunConfig
 from headsearch.config.yaml_file import located
 from headsearch.data.fingerprint import difference, fingerprint
 from headsearch.errors import UserError
@@ -142,7 +143,12 @@ def submit(
         config, prepared.plan, prepared.training.objective, seeds, location
     )
     content = {
-        "settings": {**settings_of(prepared, Path(name)), "storage": None},
+        # Locations as they were given: other machines may have the same layout elsewhere.
+        "settings": {
+            **settings_of(prepared, Path(name)),
+            **config.model_dump(mode="json", include=set(LOCATIONS)),
+            "storage": None,
+        },
         "facts": first_facts(prepared),
         "cohorts": cohorts,
         "shared": location,
@@ -230,8 +236,14 @@ def prepare_as_submitted(
     """
     # The first weights are fetched from the shared location, so the file or model that they were
     # read from need not exist on this machine.
-    local = {"base_weights": None, "pretrained": False, "out": None, "storage": None, **overrides}
-    settings = {name: study.settings[name] for name in RunConfig.model_fields} | local
+    local = {
+        "base_weights": None, "weights_prefix": None, "pretrained": False, "out": None,
+        "storage": None, **overrides,
+    }  # fmt: skip
+    submitted = {**OF_OLDER_RUNS, **study.settings}  # an older version knew fewer settings
+    settings = {
+        name: submitted[name] for name in RunConfig.model_fields if name in submitted
+    } | local
     config = RunConfig.model_validate(settings)
     base = plan_as_recorded(config, study.settings["base_arguments"])
     if base is None:

@@ -12,11 +12,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from headsearch import torchrun
-from headsearch.config import formats
+from headsearch.config import formats, normalization
+from headsearch.config.presets import DEFAULT_LR, PRESETS
 from headsearch.config.recipes import find_recipe
 from headsearch.config.yaml_file import Located, read_yaml
 from headsearch.errors import UserError, unknown
@@ -41,49 +42,16 @@ def _images_per_head(value: Any) -> Any:
     return number
 
 
-PRESETS: dict[str, dict[str, float]] = {
-    # For two CPU cores without bfloat16 and a ViT-S with a 4×4 map: about five minutes.
-    "quick": {
-        "images": 1024,
-        "epochs": 2,
-        "batch_size": 64,
-        # With a ten times larger rate, a ViT-S is near collapse after these 32 steps: effective
-        # rank 7 and 12 of 108 under two seeds, compared with 91 and 84 at this rate.
-        "lr": 5e-5,
-        "trials": 16,
-        "cohort": 16,
-        "rungs": 4,
-        # As many as the discrepancy is measured on, and a bank as large: a rung then costs as much
-        # as three steps.
-        "eval_images": 512,
-        "bank_images": 512,
-    },
-    # Enough for a small base to be well above raw pixels (results/cifar10/vit-standard).
-    "standard": {
-        "images": 20_000,
-        "epochs": 8,
-        "batch_size": 128,
-        "lr": 5e-4,
-        "trials": 24,
-        "cohort": 12,
-        "rungs": 5,
-        "eval_images": 4000,
-        "bank_images": 4000,
-    },
-    # All training images; for accelerators.
-    "full": {
-        "images": 0,
-        "epochs": 100,
-        "batch_size": 256,
-        "lr": 5e-4,
-        "trials": 96,
-        "cohort": 24,
-        "rungs": 8,
-        "eval_images": 10_000,
-        "bank_images": 20_000,
-    },
-}
-"""The settings that a budget decides; a flag of each setting overrides them."""
+def _normalization(value: Any) -> Any:
+    """A text that names a normalisation."""
+    try:
+        normalization.parse(str(value))
+    except UserError:
+        names = ", ".join(normalization.NAMED)
+        raise PydanticCustomError(
+            "normalization", f"should be auto, {names} or MEAN/STD such as 0.5,0.5,0.5/0.2,0.2,0.2"
+        ) from None
+    return str(value)
 
 
 WHAT = "What to search"
@@ -103,9 +71,17 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _not_empty(cls, value: Any) -> Any:
+        if isinstance(value, str) and not value.strip():  # a path would be the current folder
+            raise PydanticCustomError("empty", "must not be empty; leave it out for the default")
+        return value
+
     base: str = setting(
-        "vit_s",
-        "Model to pretrain: vit_t, vit_s, vit_b, convnext_t, … or any timm model.",
+        "vit_mini",
+        "Model to pretrain: vit_mini (6 blocks, 96 wide), vit_t, vit_s, vit_b, convnext_t, … or "
+        "any timm model.",
         WHAT,
     )
     base_args: str | None = setting(
@@ -113,6 +89,18 @@ class RunConfig(BaseModel):
     )
     base_weights: Path | None = setting(
         None, "Initial weights of the base: a .safetensors file or a torch checkpoint.", WHAT
+    )
+    weights_prefix: str | None = setting(
+        None,
+        "What stands before the base's names in the file of --base-weights, such as "
+        "teacher.backbone. [default: found]",
+        WHAT,
+    )
+    normalization: Annotated[str, BeforeValidator(_normalization)] = setting(
+        "auto",
+        "Mean and std of the images' colours: imagenet, inception (0.5), clip, or MEAN/STD. auto: "
+        "those that the first weights expect; ImageNet's if there are none or they do not say.",
+        WHAT,
     )
     pretrained: bool = setting(False, "Start the base from timm's pretrained weights.", WHAT)
     space: str = setting(
@@ -162,8 +150,9 @@ class RunConfig(BaseModel):
         None, "Patch side in pixels, for bases with patches. [default: for a map of at least 4×4]",
         TRAIN, ge=1,
     )  # fmt: skip
-    lr: float = setting(
-        5e-4, "Peak learning rate of AdamW. [a published --recipe scales its own by --batch-size]",
+    lr: float | None = setting(
+        None,
+        "Peak learning rate of AdamW. A published --recipe scales its own by --batch-size.",
         TRAIN, gt=0, lt=100,
     )  # fmt: skip
     weight_decay: float = setting(
@@ -186,6 +175,12 @@ class RunConfig(BaseModel):
     cohort: int = setting(12, "Maximum number of heads that train together.", SEARCH, ge=1)
     rungs: int = setting(4, "How often heads are scored and pruned during training.", SEARCH,
                          ge=1)  # fmt: skip
+    first_rung: float = setting(
+        0.0,
+        "Share of the training (0 to 1) before the first rung, which is the first to prune; the "
+        "other rungs follow at equal distances. 0: all distances are equal.",
+        SEARCH, ge=0, lt=1,
+    )  # fmt: skip
     seeds: int = setting(
         1,
         "Number of seeds, starting at --seed, that every cohort is trained with: scores are means "
@@ -259,6 +254,12 @@ class RunConfig(BaseModel):
         None, "The run directory. [default: a new one under results/]", MACHINE
     )
 
+    @property
+    def peak_lr(self) -> float:
+        """The peak learning rate, once it is known: `prepare_training` resolves it by the width."""
+        assert self.lr is not None
+        return self.lr
+
 
 def panel_of(field: str) -> str:
     """The panel of a setting in `--help`."""
@@ -282,9 +283,13 @@ OF_A_STEP = (
 
 RECORDED = (
     formats.KEY, "study_name", "space_hash", "space_content", "base_arguments", "first_weights",
-    "git_commit", "versions", "given", "solo_head", "processes", "fleet",
+    "data_fingerprint", "git_commit", "versions", "given", "solo_head", "processes", "fleet",
 )  # fmt: skip
 """Keys of a run's own config.yaml besides its settings; they are not read back as settings."""
+
+
+OF_OLDER_RUNS: Mapping[str, Any] = {"normalization": "imagenet"}
+"""The values in runs made before a setting existed, where they differ from the default."""
 
 
 def read_config_file(path: Path) -> dict[str, Located]:
@@ -293,6 +298,11 @@ def read_config_file(path: Path) -> dict[str, Located]:
     Raises:
         UserError: the file cannot be read, or has a key that is no setting.
     """
+    return _read_settings(path)[0]
+
+
+def _read_settings(path: Path) -> tuple[dict[str, Located], bool]:
+    """The settings in a YAML file, and whether it is the config.yaml of a run that has begun."""
     root = read_yaml(path)
     entries = root.mapping("the settings")
     if formats.KEY in entries:
@@ -309,7 +319,11 @@ def read_config_file(path: Path) -> dict[str, Located]:
         if isinstance(value.value, list | dict):
             raise value.error(f"{name} must be a single value, but is {value.shown()}")
         settings[name] = value
-    return settings
+    begun = bool(recorded & {"study_name", "solo_head"})
+    if begun:
+        for name, before in OF_OLDER_RUNS.items():
+            settings.setdefault(name, Located(before, root.where, {}))
+    return settings, begun
 
 
 def resolve(
@@ -325,7 +339,9 @@ def resolve(
     Raises:
         UserError: a setting is unknown, of the wrong type or out of bounds.
     """
-    located = read_config_file(config_file) if config_file else {}
+    located, begun = _read_settings(config_file) if config_file else ({}, False)
+    if begun and {"base", "base_weights", "pretrained"} & flags.keys():
+        located.pop("normalization", None)  # it is that of the run's own base
     given = {**{name: entry.value for name, entry in located.items()}, **flags}
     budget = given.get("budget", "auto")
     if budget == "auto":
@@ -334,8 +350,10 @@ def resolve(
         raise unknown("budget", budget, [*PRESETS, "auto"])
     recipe = find_recipe(given.get("recipe", RunConfig.model_fields["recipe"].default))
     preset = dict(PRESETS[budget])
-    if {"images", "epochs"} & given.keys():
-        del preset["lr"]  # it was chosen for the preset's number of steps
+    if budget != "quick" or {"images", "epochs", "batch_size"} & given.keys():
+        preset["lr"] = DEFAULT_LR  # `quick_lr` is for the preset's number of steps
+    if "rungs" in given:
+        preset.pop("first_rung", None)  # it was chosen for the preset's number of rungs
     try:
         config = RunConfig.model_validate({**preset, **recipe.settings, **given, "budget": budget})
     except ValidationError as error:

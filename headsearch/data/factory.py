@@ -11,11 +11,19 @@ import torch
 from torch import Tensor
 
 from headsearch.data.image.decode import BadImage
-from headsearch.data.image.readers import Source, open_path
+from headsearch.data.image.readers import (
+    EVAL_FOLDERS,
+    TRAIN_FOLDERS,
+    Source,
+    open_path,
+    split_folder,
+)
 from headsearch.data.image.skipped import LeftOut
 from headsearch.data.image.store import Images, ImagesInMemory, Progress, load
+from headsearch.data.image.survey import survey
 from headsearch.data.image.synthetic.scenes import CLASSES, generate_scenes
 from headsearch.data.image.timm_readers import PACKAGES, looks_like_prefix, open_timm, parse
+from headsearch.data.image.wide_values import Scale
 from headsearch.data.order import balanced_order
 from headsearch.data.settings import DataSettings
 from headsearch.errors import UserError
@@ -28,8 +36,9 @@ BUILT_IN_FULL = 50_000
 
 Role = Literal["train", "eval"]
 
+_SPLIT_FOLDERS = {"train": TRAIN_FOLDERS, "eval": EVAL_FOLDERS}
 _TRAIN_SCENES = 1_000_000  # index of the first training scene; evaluation scenes start at 0
-_SCENE_SIZE = 32  # side in pixels that is chosen where `--image-size` is not given
+SCENE_SIZE = 32  # side in pixels that is chosen where `--image-size` is not given
 _SCENE_CHUNK = 1920  # scenes between two calls of `progress`
 
 
@@ -52,6 +61,17 @@ class Pool(ABC):
     @abstractmethod
     def order(self, seed: int) -> Tensor:
         """A permutation (N,) int64 whose every prefix is a sample of all classes."""
+
+    def fit_values(self, scale: Scale) -> tuple[Scale, tuple[str, ...]]:
+        """Fits the scale of images of more than 8 bits a value; see `survey`.
+
+        Args:
+            scale: that of the images that these are used with.
+
+        Returns:
+            The scale, and notes on what is done to the images.
+        """
+        return scale, ()
 
     @abstractmethod
     def sides(self) -> list[int]:
@@ -93,6 +113,10 @@ class SourcePool(Pool):
         return balanced_order(
             self._source.labels, len(self._source), seeded_generator(seed, "split")
         )
+
+    def fit_values(self, scale: Scale) -> tuple[Scale, tuple[str, ...]]:
+        notes = survey(self._source, scale)
+        return self._source.scale, notes
 
     def sides(self) -> list[int]:
         sides = []
@@ -143,7 +167,7 @@ class ScenePool(Pool):
         return torch.arange(self._count)
 
     def sides(self) -> list[int]:
-        return [_SCENE_SIZE]
+        return [SCENE_SIZE]
 
     def load(
         self,
@@ -154,12 +178,7 @@ class ScenePool(Pool):
         left_out: LeftOut,
     ) -> tuple[Images, list[str]]:
         count, start = len(indices), self._start + int(indices[0])
-        need = count * 3 * image_size**2
-        if need > memory_limit:
-            raise UserError(
-                f"{count} scenes of {image_size} pixels take {need / 2**30:.1f} GiB, over the "
-                f"limit of {memory_limit / 2**30:.1f} GiB: lower --images or --image-size"
-            )
+        check_scenes(count, image_size, memory_limit)
         pixels = torch.empty((count, 3, image_size, image_size), dtype=torch.uint8)
         labels = torch.empty(count, dtype=torch.int64)
         for done in range(0, count, _SCENE_CHUNK):
@@ -170,6 +189,17 @@ class ScenePool(Pool):
             if progress is not None:
                 progress(done + part, count)
         return ImagesInMemory(self.name, pixels, labels, self.classes), []
+
+
+def check_scenes(count: int, image_size: int, memory_limit: int) -> None:
+    """Raises UserError if this many scenes of this side in pixels need more memory than is set."""
+    each = 3 * image_size**2
+    if count * each > memory_limit:
+        raise UserError(
+            f"{count} scenes of {image_size} pixels take {count * each / 2**30:.1f} GiB, over the "
+            f"limit of {memory_limit / 2**30:.1f} GiB, which is enough for {memory_limit // each}: "
+            "lower --images, --eval-images, --bank-images or --image-size"
+        )
 
 
 @dataclass(frozen=True)
@@ -183,13 +213,16 @@ class Opener:
 
     settings: DataSettings
 
-    def open(self, spec: str | Source, role: Role, count: int | None) -> Pool:
+    def open(
+        self, spec: str | Source, role: Role, count: int | None, without: Path | None = None
+    ) -> Pool:
         """Opens the images that a spec names.
 
         Args:
             spec: the value of `--data` or `--eval-data`, or a source that is open already.
             role: "train" for `--data`, "eval" for `--eval-data`.
             count: the number of images to generate (scenes) or to read of a stream; None for all.
+            without: a folder inside the one that is named, which is left out.
 
         Raises:
             UserError: there is nothing of this name, or nothing that can be read.
@@ -198,9 +231,15 @@ class Opener:
             return SourcePool(spec)
         settings = self.settings
         if spec == BUILT_IN:
+            check_scenes(count or 0, settings.image_size or SCENE_SIZE, settings.memory_limit)
             start = _TRAIN_SCENES if role == "train" else 0
             return ScenePool(count or BUILT_IN_FULL, start, settings.seed)
         timm_spec = parse(spec, role, settings.data_dir, settings.download)
+        if timm_spec is not None and timm_spec.reads_a_folder:
+            # With the reader of all folders: torchvision's takes hidden folders for classes.
+            names = timm_spec.splits if "#" in spec else _SPLIT_FOLDERS[role]
+            root = settings.data_dir or Path("data")
+            return SourcePool(open_path(split_folder(root, names) or root, spec, without))
         if timm_spec is not None:
             source = open_timm(
                 timm_spec, count, settings.max_image_size, settings.memory_limit, settings.seed
@@ -212,4 +251,4 @@ class Opener:
                 f"no file or folder {spec!r}; did you mean the prefix '{prefix}/'? "
                 f"(prefixes: {', '.join(p + '/' for p in PACKAGES)})"
             )
-        return SourcePool(open_path(path, spec))
+        return SourcePool(open_path(path, spec, without))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -31,6 +31,26 @@ def fingerprint(data: Data) -> dict[str, Any]:
         "sets": {name: _of_images(images) for name, images in _sets(data)},
         "halves": _hash([data.choose.tolist(), data.report.tolist()]),
     }
+
+
+def written(images: Mapping[str, Any]) -> dict[str, Any]:
+    """A fingerprint with its pixels as one text in place of hundreds of lines, for YAML."""
+    sets = {
+        name: {**one, "pixels": bytes(one["pixels"]).hex()} for name, one in images["sets"].items()
+    }
+    return {**images, "sets": sets}
+
+
+def read_back(images: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The fingerprint that `written` gave; None if it is not one."""
+    try:
+        sets = {
+            name: {**one, "pixels": list(bytes.fromhex(one["pixels"]))}
+            for name, one in images["sets"].items()
+        }
+        return {"sets": sets, "halves": images["halves"]}
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return None
 
 
 def difference(here: dict[str, Any], there: dict[str, Any]) -> str | None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from headsearch import torchrun
+from headsearch.config import normalization
 from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import RunConfig
 from headsearch.data.image.store import Images
@@ -30,7 +31,7 @@ class Loader:
 
     Args:
         images: the training images.
-        config: gives batch size, epochs, seed and the recipe's crop scale.
+        config: gives batch size, epochs, seed, normalisation and the recipe's crop scale.
         device: the device that the crops are made on.
 
     Attributes:
@@ -40,6 +41,7 @@ class Loader:
     def __init__(self, images: Images, config: RunConfig, device: torch.device) -> None:
         self._images, self._device = images, device
         self._batch_size, self._seed = config.batch_size, config.seed
+        self._normalization = normalization.parse(config.normalization)
         self._views = ViewSettings(crop_scale=find_recipe(config.recipe).crop_scale)
         self._per_epoch = steps_per_epoch(images, config)
         self.steps = config.epochs * self._per_epoch
@@ -51,7 +53,9 @@ class Loader:
         batch = self._batches.get(step, self._read).to(self._device, non_blocking=True)
         generator = seeded_generator(self._seed, "views", step, device=self._device)
         part = (torchrun.rank(), torchrun.count())
-        return make_views(batch, generator, self._views, part=part)
+        return make_views(
+            batch, generator, self._views, part=part, normalization=self._normalization
+        )
 
     def _read(self, step: int) -> Tensor:
         """The images of a step that this process trains on, in pinned memory for CUDA."""

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor
 
+from headsearch.data.copies import warnings_about
 from headsearch.data.factory import BUILT_IN, Opener, Pool
-from headsearch.data.image.readers import EVAL_FOLDERS, TRAIN_FOLDERS, Source, split_folder
+from headsearch.data.image.readers import Source
 from headsearch.data.image.skipped import LISTED_IN, LeftOut, named
 from headsearch.data.image.store import Images, ImageSubset, Progress
-from headsearch.data.image.timm_readers import PACKAGES
+from headsearch.data.image.wide_values import NOMINAL
 from headsearch.data.order import balanced_order
 from headsearch.data.settings import DEFAULTS, DataSettings
+from headsearch.data.split_folders import inside, resolve_splits, same
 from headsearch.errors import UserError
 from headsearch.seeding import seeded_generator
 from headsearch.text import counted
@@ -42,6 +43,7 @@ class Data:
             without labels.
         notes: decisions that the user should know of, one line each.
         left_out: the files that could not be used.
+        warnings: what makes the data doubtful, one line each; also among `notes`.
     """
 
     train: Images
@@ -51,6 +53,7 @@ class Data:
     report: Tensor
     notes: tuple[str, ...]
     left_out: LeftOut
+    warnings: tuple[str, ...] = ()
 
 
 def open_data(
@@ -79,10 +82,50 @@ def open_data(
             is missing.
     """
     notes: list[str] = []
-    data, eval_data = _with_splits(data, eval_data, notes)
-    if eval_data is not None and _same(data, eval_data):
+    data, eval_data = resolve_splits(data, eval_data, notes)
+    if eval_data is not None and same(data, eval_data):
         notes.append("--eval-data names the same images as --data, so queries are held out of it")
         eval_data = None
+    judged = None
+    loaded = _load(data, eval_data, settings, progress, notes)
+    warnings = list(warnings_about(loaded.queries, loaded.train, loaded.bank))
+    bank, queries = loaded.bank, loaded.queries
+    if bank is not None:
+        judged = _classifiable(bank, queries, warnings)
+        if judged is None:
+            bank, queries.labels, queries.classes = None, None, ()
+    if bank is None:
+        notes.append("no labels: accuracy columns stay empty, the ranking is by discrepancy")
+    if len(queries) < PROBE_IMAGES:
+        notes.append(
+            f"only {counted(len(queries), 'query', 'queries')}: discrepancy intervals will be "
+            f"wide; {PROBE_IMAGES} or more are advised"
+        )
+    choose, report = halves(queries.labels, settings.seed, judged)
+    all_notes = tuple(dict.fromkeys([*notes, *(f"warning: {each}" for each in warnings)]))
+    return Data(
+        loaded.train, bank, queries, choose, report, all_notes, loaded.left_out, tuple(warnings)
+    )
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """The decoded images of a run."""
+
+    train: Images
+    bank: Images | None
+    queries: Images
+    left_out: LeftOut
+
+
+def _load(
+    data: str | Source,
+    eval_data: str | Source | None,
+    settings: DataSettings,
+    progress: Progress | None,
+    notes: list[str],
+) -> _Loaded:
+    """Opens, splits and decodes the images; queries are held out of `data` without `eval_data`."""
     opener = Opener(settings)
     if eval_data is None:
         split = _hold_out(opener, data, settings, notes)
@@ -97,19 +140,38 @@ def open_data(
     if image_size is None:
         image_size = follow_size(split.train_pool.sides(), settings.max_image_size)
         notes.append(f"image size {image_size}, after the images in {data}")
+    scale, changes = split.train_pool.fit_values(NOMINAL)
+    if split.query_pool is not split.train_pool:
+        changes += split.query_pool.fit_values(scale)[1]
+    notes += changes
     left_out = LeftOut(settings.max_bad_images)
     loader = _Loader(image_size, settings.memory_limit, progress, notes, left_out)
     train, bank, queries = loader.load_split(split)
     left_out.check()
-    if bank is None:
-        notes.append("no labels: accuracy columns stay empty, the ranking is by discrepancy")
-    if len(queries) < PROBE_IMAGES:
-        notes.append(
-            f"only {counted(len(queries), 'query', 'queries')}: discrepancy intervals will be "
-            f"wide; {PROBE_IMAGES} or more are advised"
+    return _Loaded(train, bank, queries, left_out)
+
+
+def _classifiable(bank: Images, queries: Images, warnings: list[str]) -> Tensor | None:
+    """Indices of the queries whose class is in the bank; None if classification says nothing.
+
+    No proxy can classify the other queries, whatever the features, so they do not count.
+    """
+    assert bank.labels is not None
+    assert queries.labels is not None
+    known = bank.labels.unique()
+    judged = torch.isin(queries.labels, known).nonzero().flatten()
+    missing = len(queries) - len(judged)
+    if missing:
+        what = "is of a class" if missing == 1 else "are of classes"
+        warnings.append(
+            f"{missing} of {counted(len(queries), 'query', 'queries')} {what} that none of the "
+            f"{counted(len(bank), 'bank image')} is of, and left out of accuracies; use a larger "
+            "--bank-images, or images of more of the classes"
         )
-    choose, report = halves(queries.labels, settings.seed)
-    return Data(train, bank, queries, choose, report, tuple(dict.fromkeys(notes)), left_out)
+    if len(judged) >= 2 and len(known) >= 2:
+        return judged
+    warnings.append("too few queries can be classified, so the data count as unlabelled")
+    return None
 
 
 @dataclass(frozen=True)
@@ -161,12 +223,16 @@ def _keep_apart(
 ) -> _Split:
     """Opens both; queries come from --eval-data, the bank from the one whose labels match them."""
     images, eval_images, bank_images = settings.images, settings.eval_images, settings.bank_images
-    pool = opener.open(data, "train", max(images, bank_images) if images else None)
+    inner, outer = inside(eval_data, data), inside(data, eval_data)
+    pool = opener.open(data, "train", max(images, bank_images) if images else None, inner)
     # The bank may have to come from --eval-data too; not with scenes, which have the same classes
     # on both sides.
     most = eval_images + (0 if data == BUILT_IN else bank_images)
-    eval_pool = opener.open(eval_data, "eval", most if eval_images else None)
+    eval_pool = opener.open(eval_data, "eval", most if eval_images else None, outer)
     notes[:0] = pool.notes + eval_pool.notes
+    if inner is not None or outer is not None:
+        around, part = (data, eval_data) if inner is not None else (eval_data, data)
+        notes.append(f"{part} lies inside {around} and is left out there")
     name, classes = eval_pool.name, eval_pool.classes
     if len(eval_pool) < MIN_IMAGES:
         raise UserError(
@@ -216,20 +282,22 @@ def held_out(count: int, wanted: int) -> int:
     return min(wanted or limit, limit)
 
 
-def halves(labels: Tensor | None, seed: int) -> tuple[Tensor, Tensor]:
+def halves(labels: Tensor | None, seed: int, among: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Splits the queries into two disjoint halves with equal parts of each class.
 
     Args:
         labels: (Q,) int64, or None.
         seed: decides which query is in which half.
+        among: int64 indices of the queries to split; all by default.
 
     Returns:
         Two tensors of int64 indices in ascending order; both empty without labels.
     """
     if labels is None:
         return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
-    order = balanced_order(labels, len(labels), seeded_generator(seed, "halves"))
-    middle = len(labels) // 2
+    among = torch.arange(len(labels)) if among is None else among
+    order = among[balanced_order(labels[among], len(among), seeded_generator(seed, "halves"))]
+    middle = len(among) // 2
     return order[:middle].sort().values, order[middle:].sort().values
 
 
@@ -239,45 +307,6 @@ def follow_size(sides: Sequence[int], max_image_size: int) -> int:
     It is at least 32 and at most `max_image_size`.
     """
     return max(32, min(int(median(sides)), max_image_size) // 8 * 8)
-
-
-def _same(data: str | Source, eval_data: str | Source) -> bool:
-    """Whether both name the same images.
-
-    A timm dataset without a split after # does not: --data and --eval-data read different splits.
-    """
-    if isinstance(data, Source) or isinstance(eval_data, Source):
-        return data is eval_data
-    if data == BUILT_IN or eval_data == BUILT_IN:
-        return False
-    if _has_prefix(data) or _has_prefix(eval_data):
-        return data == eval_data and "#" in data
-    return Path(data).resolve() == Path(eval_data).resolve()
-
-
-def _has_prefix(spec: str) -> bool:
-    return spec.partition("/")[0].lower() in PACKAGES
-
-
-def _with_splits(
-    data: str | Source, eval_data: str | Source | None, notes: list[str]
-) -> tuple[str | Source, str | Source | None]:
-    """Resolves folders with one subfolder per split, and the evaluation images of the built-in."""
-    if data == BUILT_IN:
-        return data, eval_data or BUILT_IN
-    if (
-        isinstance(data, str)
-        and not _has_prefix(data)
-        and (train_folder := split_folder(Path(data), TRAIN_FOLDERS))
-    ):
-        eval_folder = split_folder(Path(data), EVAL_FOLDERS)
-        if eval_data is None and eval_folder is not None:
-            eval_data = str(eval_folder)
-            notes.append(f"{data}: trains on {train_folder.name}, evaluates on {eval_folder.name}")
-        data = str(train_folder)
-    if isinstance(eval_data, str) and eval_data != BUILT_IN and not _has_prefix(eval_data):
-        eval_data = str(split_folder(Path(eval_data), EVAL_FOLDERS) or eval_data)
-    return data, eval_data
 
 
 @dataclass(frozen=True)

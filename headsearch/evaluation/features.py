@@ -11,12 +11,13 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from headsearch.config.normalization import IMAGENET, Normalization
 from headsearch.data import Data, Images
 from headsearch.data.image.views import normalize
 from headsearch.device import mixed_precision
 from headsearch.evaluation.similarity import pooled_map
 from headsearch.models.bases import BaseOutput
-from headsearch.models.network import Network, tokens_of
+from headsearch.models.network import Network, failing_as, tokens_of
 
 PROBE_IMAGES = 512
 """At most so many images, the first queries, are used to measure discrepancy: its cost grows with
@@ -38,6 +39,7 @@ class RungFeatures:
         summary: from the base's output to the features (B, D) that represent an image in the base's
             scores.
         autocast: whether matrix products run in bfloat16.
+        normalization: that of the images that the base was trained with.
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class RungFeatures:
         summary: Callable[[BaseOutput], Tensor],
         *,
         autocast: bool,
+        normalization: Normalization = IMAGENET,
     ) -> None:
+        self._normalization = normalization
         self._network, self._data, self._batch_size = network, data, batch_size
         self._summary, self._autocast = summary, autocast
         self._device = next(network.parameters()).device
@@ -77,7 +81,7 @@ class RungFeatures:
         """
         head, tokens = self._heads[name], []
         for map_BDHW in maps_PDHW[head.feature_index].split(self._batch_size):
-            with mixed_precision(self._device, self._autocast):
+            with failing_as(name, map_BDHW), mixed_precision(self._device, self._autocast):
                 tokens_BND = head.tokens(map_BDHW)
                 normed_BND = head.norm(tokens_BND)
             self._head_pooled[name].append(normed_BND.mean(dim=1).float())
@@ -96,8 +100,9 @@ class RungFeatures:
         for images in chain(batches(queries, size, first=PROBE_IMAGES), batches(bank, size)):
             maps_BDHW = self._maps(images)
             for name, head in self._heads.items():
-                with mixed_precision(self._device, self._autocast):
-                    tokens_BND = head(maps_BDHW[head.feature_index])
+                map_BDHW = maps_BDHW[head.feature_index]
+                with failing_as(name, map_BDHW), mixed_precision(self._device, self._autocast):
+                    tokens_BND = head(map_BDHW)
                 self._head_pooled[name].append(tokens_BND.mean(dim=1).float())
             on_share(len(images) / others)
 
@@ -115,7 +120,7 @@ class RungFeatures:
 
     def _maps(self, images: Tensor) -> dict[int, Tensor]:
         """The base's maps of a batch, by feature index; stores the summary of the base."""
-        images = normalize(images.to(self._device))
+        images = normalize(images.to(self._device), self._normalization)
         with mixed_precision(self._device, self._autocast):
             base: BaseOutput = self._network.base(
                 images, feature_indices=self._network.feature_indices

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from headsearch.config.normalization import IMAGENET, Normalization
 from headsearch.data import Data
 from headsearch.data.image.views import normalize
 from headsearch.evaluation.collapse import effective_rank, prototype_entropies
@@ -98,6 +99,7 @@ def score_rung(
     summary: Callable[[BaseOutput], Tensor],
     prototypes: Prototypes | None = None,
     heads: Sequence[str] | None = None,
+    normalization: Normalization = IMAGENET,
     on_progress: OnScoring = lambda _: None,
 ) -> RungScores:
     """Scores the base and heads of a network, which is left in evaluation mode.
@@ -116,6 +118,7 @@ def score_rung(
             scores.
         prototypes: the objective's, if it has any.
         heads: the names of those to score; all by default.
+        normalization: that of the images that the network was trained with.
         on_progress: called many times while they are scored. It waits for no device.
     """
     network.eval()
@@ -126,7 +129,10 @@ def score_rung(
     scores: dict[str, Scores] = {}
     work = _Work(len(scored), on_progress)
     for names in _groups(scored, data):
-        features = RungFeatures(network, data, names, batch_size, summary, autocast=autocast)
+        features = RungFeatures(
+            network, data, names, batch_size, summary, autocast=autocast,
+            normalization=normalization,
+        )  # fmt: skip
         maps_PDHW = features.base_on_probe()
         if base_pooled is None:
             base = _BaseOnProbe.of(tokens_of(maps_PDHW[0].float()))

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from headsearch import torchrun
 from headsearch.config.settings import Coupling
+from headsearch.device import out_of_memory
+from headsearch.errors import UserError
 from headsearch.models.bases import Base, BaseOutput, drop_no_paths
 from headsearch.models.head_batches import HeadBatches
+from headsearch.models.user_code import ANY_ERROR, one_line
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,45 @@ class Features:
     def pooled_BD(self, head: str) -> Tensor:
         """The image-level feature of a head (its CLS): the mean of its output tokens."""
         return self.heads_BND[head].mean(dim=1)
+
+
+class HeadFailedError(UserError):
+    """A head cannot train: its code raises an error, or does what no head may do.
+
+    Attributes:
+        head: the name of the candidate.
+        reason: why, in a few words.
+    """
+
+    def __init__(self, head: str, reason: str) -> None:
+        super().__init__(f"the head {head} failed: {reason}")
+        self.head, self.reason = head, reason
+
+
+@contextmanager
+def failing_as(name: str, map_BDHW: Tensor | None = None) -> Iterator[None]:
+    """Runs the code of a head; whatever it raises becomes an error that names the head.
+
+    Other heads share the input, so a head must not change it. Lack of memory is no fault of the
+    head. In a job of several processes, errors stay as they are: another process that ended shows
+    as an error too. Nothing here waits for the device.
+
+    Args:
+        name: the candidate.
+        map_BDHW: its input.
+
+    Raises:
+        HeadFailedError: the code raised an error, or changed its input in place.
+    """
+    version = None if map_BDHW is None else map_BDHW._version
+    try:
+        yield
+    except ANY_ERROR as error:
+        if isinstance(error, HeadFailedError) or out_of_memory(error) or torchrun.count() > 1:
+            raise
+        raise HeadFailedError(name, one_line(error)) from error
+    if map_BDHW is not None and map_BDHW._version != version:
+        raise HeadFailedError(name, "it changes its input in place")
 
 
 class AttachedHead(nn.Module):
@@ -141,7 +185,11 @@ class Network(nn.Module):
             for index, map_BDHW in shared_maps.items():
                 names = [name for name, head in heads.items() if head.feature_index == index]
                 inputs |= shares.of(names, map_BDHW) if names else {}
-        return Features(base, {name: head(inputs[name]) for name, head in heads.items()})
+        tokens = {}
+        for name, head in heads.items():
+            with failing_as(name, inputs[name]):
+                tokens[name] = head(inputs[name])
+        return Features(base, tokens)
 
     @property
     def feature_indices(self) -> list[int]:

@@ -11,6 +11,7 @@ import yaml
 from torch import nn
 
 from headsearch.config import formats
+from headsearch.config.settings import Coupling
 from headsearch.errors import UserError
 from headsearch.models.bases import BasePlan, plan_module
 from headsearch.models.heads import Family, Value
@@ -72,17 +73,20 @@ def export_from(
     if isinstance(inputs.base, nn.Module):
         plan = plan_module(inputs.base, int(run.config["image_size"]))
     else:
-        plan = plan_of_run(run)
+        plan = plan_of_run(run, shape_only=True)
     chosen = head_on(plan, head, run)
     notes += chosen.notes
     if chosen.origin:
         # Such a family is code that the user has already.
         notes.append(f"{chosen.candidate.family} is a family of your own: no PyTorch is written")
-    files = export_head(chosen, plan, run.path / "heads" if out is None else out)
+    # Runs made before the setting existed had joint heads.
+    coupling: Coupling = "observe" if run.config.get("coupling") == "observe" else "joint"
+    folder = run.path / "heads" if out is None else out
+    files = export_head(chosen, plan, folder, coupling)
     return ExportedHead(chosen.candidate, files, notes)
 
 
-def export_head(head: Head, plan: BasePlan, out: Path) -> Exported:
+def export_head(head: Head, plan: BasePlan, out: Path, coupling: Coupling = "joint") -> Exported:
     """Writes `<candidate>.yaml` and `<candidate>.py` into a directory, which is made if missing.
 
     A head of a user's own family gets the YAML file only: the user has its code already.
@@ -94,7 +98,7 @@ def export_head(head: Head, plan: BasePlan, out: Path) -> Exported:
     files = Exported(out / f"{name}.yaml", None if head.origin else out / f"{name}.py")
     texts = {files.yaml: space_text(head, plan)}
     if files.python is not None:
-        texts[files.python] = snippet_text(head.candidate, plan)
+        texts[files.python] = snippet_text(head.candidate, plan, coupling)
     for path in texts:
         if path.exists():
             raise UserError(f"{path} exists already; choose another --out")
@@ -110,19 +114,35 @@ def export_head(head: Head, plan: BasePlan, out: Path) -> Exported:
 HOW_TO_ATTACH = '''
     """The head, with fresh weights: maps (B, dim, rows, columns) to the same shape.
 
-    How it was attached (heterogeneous self-supervised learning, arXiv 2310.05108):
+    How to attach it (heterogeneous self-supervised learning, arXiv 2310.05108):
 
-    - It takes the base's patch tokens as a map, NOT detached, as they are
-      THE_MAP:
+    - It takes the base's patch tokens as a map, THE_GRADIENT,
+      as they are THE_MAP:
       `base_map = tokens.transpose(1, 2).reshape(-1, dim, *grid)`, without class tokens.
     - Its output has a norm of its own: `nn.LayerNorm(dim)` on
       `build_head()(base_map).flatten(2).transpose(1, 2)`. The mean over these tokens is the
       head's summary of an image; it goes through a projector of its own.
-    - The teacher, a moving average of the student, has the head too. The base learns to match
-      the teacher head's output for the other crop, and so does the head.
+    - If the objective has a teacher, a moving average of the student, the teacher has the head
+      too. WHO_LEARNS.
     - After pretraining it is thrown away.
     """'''
 """The docstring of the exported function: how other training code has to use the head."""
+
+ATTACHED: Mapping[Coupling, tuple[str, str]] = {
+    "joint": (
+        "NOT detached",
+        """The base learns to match the head's output for the other crop, and so does
+      the head""",
+    ),
+    "observe": (
+        "DETACHED as in the search that ranked it",
+        """In that search the head observed: the base trained on its own loss, and only
+      the head on the head's. For a base that learns from the head, as in the paper and in
+      `headsearch pretrain`, do not detach the map: base and head then both learn to match the
+      head's output for the other crop""",
+    ),
+}
+"""By coupling of the search: whether the head's input is detached, and who learns from the head."""
 
 
 def space_text(head: Head, plan: BasePlan) -> str:
@@ -136,8 +156,14 @@ def space_text(head: Head, plan: BasePlan) -> str:
     )
 
 
-def snippet_text(candidate: Candidate, plan: BasePlan) -> str:
-    """The head as a Python file that needs only torch and timm (see `models.heads.standalone`)."""
+def snippet_text(candidate: Candidate, plan: BasePlan, coupling: Coupling = "joint") -> str:
+    """The head as a Python file that needs only torch and timm (see `models.heads.standalone`).
+
+    Args:
+        candidate: the head.
+        plan: the base that it is fitted to.
+        coupling: how the head was attached in the search, for the file's docstring.
+    """
     dim, grid = plan.stages[candidate.feature_index]
     family = candidate.made_by
     function, values = _innermost(family, family.settled(dim, grid, candidate.parameters))
@@ -150,7 +176,7 @@ def snippet_text(candidate: Candidate, plan: BasePlan) -> str:
     made = call(build, ["dim", "grid", *arguments], 4) if values else f"{build}(dim, grid)"
     build_head = (
         f"def build_head(dim: int = {dim}, grid: tuple[int, int] = {grid}) -> nn.Module:"
-        f"{HOW_TO_ATTACH.replace('THE_MAP', _map_words(candidate.feature_index))}\n"
+        f"{_how_to_attach(candidate.feature_index, coupling)}\n"
         f"    return {made}"
     )
     rows, columns = grid
@@ -160,6 +186,13 @@ def snippet_text(candidate: Candidate, plan: BasePlan) -> str:
         f"headsearch {VERSION} (Apache-2.0); needs torch and timm alone."
     )
     return f'"""{header}\n"""\n\n{sources.text(build_head)}'
+
+
+def _how_to_attach(feature_index: int, coupling: Coupling) -> str:
+    """The docstring of the exported function."""
+    gradient, learners = ATTACHED[coupling]
+    text = HOW_TO_ATTACH.replace("THE_MAP", _map_words(feature_index))
+    return text.replace("THE_GRADIENT", gradient).replace("WHO_LEARNS", learners)
 
 
 def _map_words(feature_index: int) -> str:

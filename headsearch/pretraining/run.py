@@ -8,6 +8,7 @@ average of the student, because the teacher is what is scored.
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import time
@@ -20,10 +21,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from headsearch.config import normalization
+from headsearch.config.normalization import Normalization
 from headsearch.config.settings import OF_SEARCH_ALONE, resolve
 from headsearch.errors import UserError
 from headsearch.evaluation.scores import accuracy_columns
-from headsearch.models.bases import Base, BasePlan
+from headsearch.models.bases import NORMALIZATION, Base, BasePlan
 from headsearch.models.space import Candidate
 from headsearch.pretraining.head_selection import (
     written_head,
@@ -33,13 +36,13 @@ from headsearch.pretraining.setup import (
 )
 from headsearch.pretraining.solo import SoloEvent, SoloRun, SoloScored, SoloScoring
 from headsearch.pretraining.step_file import StepFile
-from headsearch.runs.directory import CONFIG, create, hold, new_run_directory
+from headsearch.runs.directory import CONFIG, create, hold, new_run_directory, read_config
 from headsearch.runs.observers import Observers
 from headsearch.runs.run import SOLO_HEAD, check_same_settings
 from headsearch.runs.signals import interrupted_while_loaded
 from headsearch.runs.snapshot import FOLDER, Snapshot, read_snapshot, write_snapshot, write_weights
 from headsearch.runs.tables import NO_HEAD, write_table
-from headsearch.training.provenance import recorded_settings
+from headsearch.training.provenance import check_same_data, recorded_settings
 from headsearch.training.setup import TrainingSetup
 
 # `base_*` is the base's accuracy on the reporting labels, `choose_*` that on the labels that may be
@@ -105,6 +108,7 @@ class Pretraining:
         settings = self._settings()
         if directory is None:
             create(self.run_directory, settings)
+        check_same_data(self.run_directory, read_config(self.run_directory), settings)
         check_same_settings(self.run_directory, settings)
         self._lock = hold(self.run_directory)
         try:
@@ -187,7 +191,9 @@ class Pretraining:
         """
         self.rows.append(_row(event, self.setup, self.planned.candidate))
         if event.rung > 0:
-            write_weights(self.weights, base_weights(event.base))
+            expected = normalization.parse(self.config.normalization)
+            metadata = {NORMALIZATION: json.dumps(normalization.as_json(expected))}
+            write_weights(self.weights, base_weights(event.base), metadata)
         if not self.complete:
             self._snapshot()
         write_table(self.run_directory / TABLE, self.scores)
@@ -212,9 +218,13 @@ class Pretraining:
     @property
     def loading(self) -> str:
         """A line of Python code that builds the base with its weights."""
+        expected = normalization.parse(self.config.normalization)
         if isinstance(self.setup.inputs.base, nn.Module):
-            return f"module.load_state_dict(safetensors.torch.load_file({str(self.weights)!r}))"
-        return loading_line(self.setup.plan, self.weights)
+            return (
+                f"module.load_state_dict(safetensors.torch.load_file({str(self.weights)!r}))"
+                f"  # images: {expected.words}"
+            )
+        return loading_line(self.setup.plan, self.weights, expected)
 
 
 def base_weights(base: Base) -> dict[str, Tensor]:
@@ -226,12 +236,21 @@ def base_weights(base: Base) -> dict[str, Tensor]:
     }
 
 
-def loading_line(plan: BasePlan, weights: Path) -> str:
-    """A line of Python code that builds a base with the weights of this file."""
+def loading_line(plan: BasePlan, weights: Path, expected: Normalization) -> str:
+    """A line of Python code that builds a base with the weights of this file.
+
+    `timm.data.resolve_model_data_config` of the model gives the image size and the normalisation
+    that the base was trained with, in place of those of timm's own weights of this model.
+    """
     arguments = "".join(f", {name}={value!r}" for name, value in plan.arguments.items())
+    overlay = {
+        "input_size": (3, plan.image_size, plan.image_size),
+        "mean": expected.mean,
+        "std": expected.std,
+    }
     return (
         f"timm.create_model({plan.timm_name!r}, num_classes=0{arguments}, "
-        f"checkpoint_path={str(weights)!r})"
+        f"checkpoint_path={str(weights)!r}, pretrained_cfg_overlay={overlay!r})"
     )
 
 
@@ -242,7 +261,7 @@ def _row(event: SoloScored, setup: TrainingSetup, candidate: Candidate | None) -
     return {
         "rung": event.rung,
         "step": event.step,
-        "images": event.step * setup.config.batch_size,
+        "images": event.step * setup.batch,
         **accuracy_columns("base", base.report),
         **accuracy_columns("choose", base.choose),
         "effective_rank": base.effective_rank,

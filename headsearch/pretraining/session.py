@@ -5,7 +5,7 @@ The Python API and the command line both pretrain and verify through these funct
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from headsearch import torchrun
 from headsearch.data.image.skipped import listed_where_too_many
 from headsearch.pretraining.display import points_of, shown, shown_verification
 from headsearch.pretraining.run import Pretraining
+from headsearch.pretraining.run import has_ended as pretraining_has_ended
 from headsearch.pretraining.setup import PretrainingSetup, prepare_again
 from headsearch.pretraining.solo import SoloEvent, SoloRun
 from headsearch.pretraining.verification import Verification
@@ -22,12 +23,24 @@ from headsearch.report.console import print_notes
 from headsearch.report.session import carry_out, introduce
 from headsearch.report.tensorboard import curves_written
 from headsearch.runs.console import loading_shown
+from headsearch.runs.run import is_pretraining, read_run
 from headsearch.runs.signals import interrupted_while_loaded, stops_heard
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 
 STOPPING_SOLO_RUNS = (
     "stopping the solo runs, which write a snapshot each; those that have ended are kept"
 )
+
+
+def has_ended(run_directory: Path) -> bool:
+    """Whether a search or a pretraining is complete, so that there is nothing to resume.
+
+    Raises:
+        UserError: there is no such directory, or it is not a run's.
+    """
+    if is_pretraining(run_directory):
+        return pretraining_has_ended(run_directory)
+    return read_run(run_directory).facts.get("status") == "complete"
 
 
 def run_pretraining(
@@ -71,9 +84,10 @@ def observers_of(
 
 def resume_pretraining(
     directory: Path,
-    *,
     inputs: InMemoryInputs = NO_INPUTS,
+    *,
     log: str | None = None,
+    moved: Mapping[str, str] | None = None,
     console: Console | None = None,
 ) -> tuple[Pretraining | None, int]:
     """Resumes a pretraining that has not ended.
@@ -82,11 +96,13 @@ def resume_pretraining(
         directory: its directory.
         inputs: the objects that it was started with in Python.
         log: none or tensorboard; by default as it was started.
+        moved: where data or weights lie now, by the names of their settings. A `space` among them
+            says in which folder the module of a head of the user's own lies.
         console: where to show progress; None shows none.
 
     Returns and raises as `run_pretraining`.
     """
-    changed = {} if log is None else {"log": log}
+    changed = {**(moved or {}), **({} if log is None else {"log": log})}
     with loading_shown(console) as loading, listed_where_too_many(directory):
         planned = prepare_again(directory, inputs, loading, changed)
     return run_pretraining(planned, directory, console)

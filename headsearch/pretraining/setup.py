@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from headsearch.config.locations import moved_modules
+from headsearch.config.presets import DEFAULT_LR, PRESETS, quick_lr
 from headsearch.config.recipes import find_recipe
-from headsearch.config.settings import OF_SEARCH_ALONE, PRESETS, RunConfig
+from headsearch.config.settings import OF_SEARCH_ALONE, RunConfig
 from headsearch.errors import UserError
 from headsearch.models.space import Candidate
 from headsearch.pretraining.head_selection import (
@@ -23,7 +25,12 @@ from headsearch.runs.directory import CONFIG, read_config
 from headsearch.runs.run import SOLO_HEAD, Run
 from headsearch.runs.tables import NO_HEAD
 from headsearch.text import counted
-from headsearch.training.base_plan import plan_as_recorded, plan_of_run, repeats_base
+from headsearch.training.base_plan import (
+    has_weights_of,
+    plan_as_recorded,
+    plan_of_run,
+    repeats_base,
+)
 from headsearch.training.environment import resolve_here
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs, check_inputs
 from headsearch.training.provenance import machine_note, setup_notes
@@ -100,7 +107,7 @@ def prepare_pretraining(
     check_head(head, run)  # before images are decoded, which may take long
     if run is not None and inputs.base is None and repeats_base(run, config):
         # Fitted as in the search, also if this is another kind of device.
-        inputs = replace(inputs, base=plan_of_run(run))
+        inputs = replace(inputs, base=plan_of_run(run, config.base_weights))
     setup = prepare_training(config, inputs, loading)
     chosen = head_on(setup.plan, head, run) if head != NO_HEAD else None
     notes += chosen.notes if chosen else []
@@ -129,12 +136,16 @@ def prepare_again(
     if SOLO_HEAD not in written:
         raise UserError(f"{directory}: a search, not a pretraining with one head")
     check_inputs(directory, written, inputs, "resume_pretraining")
-    config = resolve_here(flags or {}, directory / CONFIG).model_copy(update=ALWAYS)
+    moved = dict(flags or {})
+    head, space = written[SOLO_HEAD], moved.pop("space", None)
+    if space is not None and head != NO_HEAD:
+        head = moved_modules(head, Path(space).parent)
+    kept = {"normalization": written.get("normalization", "imagenet")}
+    config = resolve_here(moved, directory / CONFIG).model_copy(update={**ALWAYS, **kept})
     if inputs.base is None and config.image_size is not None:
         recorded = written.get("base_arguments", {})
         inputs = replace(inputs, base=plan_as_recorded(config, recorded))
     setup = prepare_training(config, inputs, loading)
-    head = written[SOLO_HEAD]
     source = f"{directory / CONFIG}: {SOLO_HEAD}"
     return _planned(setup, None if head == NO_HEAD else read_head(head, setup.plan, source), [])
 
@@ -144,11 +155,21 @@ def _planned(setup: TrainingSetup, head: Head | None, notes: list[str]) -> Pretr
     config = setup.config
     with_head = f"with the head {head.candidate.name}" if head else "without a head"
     steps = (
-        f"{counted(setup.steps, 'step')} of {config.batch_size} images "
+        f"{counted(setup.steps, 'step')} of {setup.batch} images "
         f"({counted(config.epochs, 'epoch')}) {with_head}, "
         f"scored at {counted(config.rungs, 'rung')}"
     )
     return PretrainingSetup(setup, head, (*setup_notes(setup), *notes, steps, machine_note(setup)))
+
+
+OLD_QUICK_LR = 5e-5
+"""The learning rate of budget `quick` before it depended on the base's width."""
+
+
+def _lr_of(budget: Any, run: Run) -> float:
+    """The learning rate that a budget gives the base of a run."""
+    width = run.facts.get("base", {}).get("dim")
+    return quick_lr(width) if budget == "quick" and width else DEFAULT_LR
 
 
 def settings_like(
@@ -170,14 +191,16 @@ def settings_like(
                 f"again there, or name another with --{name.replace('_', '-')}"
             )
     asked: dict[str, Any] = dict(PRESETS.get(str(flags.get("budget")), {}))
-    own_preset = PRESETS.get(str(run.config.get("budget")), {})
-    if run.config.get("lr") != own_preset.get("lr") and "recipe" not in flags:
-        asked.pop("lr", None)  # the user chose the search's rate for this base: keep it
+    chosen = run.config.get("lr") not in (_lr_of(run.config.get("budget"), run), OLD_QUICK_LR)
+    if asked and not chosen:  # else the user chose the search's rate for this base: keep it
+        asked["lr"] = _lr_of(flags["budget"], run)
     if run.facts.get("lowered"):
         asked["lr"] = run.facts["lowered"][-1]["lr"]
     if "recipe" in flags:
         recipe = find_recipe(flags["recipe"])
         asked |= {name: value for name, value in recipe.settings.items() if name != "base"}
+    if "base_weights" in flags and has_weights_of(run, Path(flags["base_weights"])):
+        asked["normalization"] = run.config.get("normalization", "imagenet")
     config = resolve_here({**asked, **flags}, run.path / "config.yaml")
     lr = find_recipe(config.recipe).lr(config.batch_size) if "recipe" in flags else None
     return config if lr is None or "lr" in flags else config.model_copy(update={"lr": lr})

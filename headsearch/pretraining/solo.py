@@ -110,7 +110,7 @@ class SoloRun:
             attach(self._trainer, setup, candidate)
         self._loader = setup.new_loader()
         config = setup.config
-        self._throughput = Throughput(config.batch_size, setup.steps, config.rungs, cohorts=1)
+        self._throughput = Throughput(setup.batch, setup.steps, config.rungs, cohorts=1)
         self.rung, self.step, self.loss = 0, 0, math.nan
         self._head_losses: dict[str, float] = {}
         self.stop = threading.Event()
@@ -143,7 +143,7 @@ class SoloRun:
                 throughput.trained(progress.step - self.step)
                 self.step = progress.step
                 if progress.stats is not None:
-                    check_stats(progress.stats, config.lr)
+                    check_stats(progress.stats, config.peak_lr)
                     losses = {name: stats.loss for name, stats in progress.stats.owners.items()}
                     self.loss, self._head_losses = losses.pop(BASE), losses
                 read = progress.stats is not None

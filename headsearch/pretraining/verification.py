@@ -145,7 +145,7 @@ class Verification:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         self.seeds = tuple(range(config.seed, config.seed + seeds))
         self.data_seed = config.seed if config.data_seed is None else config.data_seed
-        heads, lr = _heads(search, top), current_learning_rate(search.facts, config.lr)
+        heads, lr = _heads(search, top), current_learning_rate(search.facts, config.peak_lr)
         self.solos = tuple(
             Solo(name, family, seed, search.path / "solo" / f"{for_file_name(name)}-seed{seed}", lr)
             for seed in self.seeds
@@ -341,6 +341,6 @@ def _controls(run: Run) -> list[tuple[str, str]]:
     searched = [(row.candidate, row.family) for row in ranked(run.ranking) if row.control]
     missing = [family for family in CONTROL_FAMILIES if family not in {f for _, f in searched}]
     # Not every base has a kind of block that headsearch can build as a head.
-    if "own" in missing and plan_of_run(run).own_family is None:
+    if "own" in missing and plan_of_run(run, shape_only=True).own_family is None:
         missing.remove("own")
     return [*((default_name(family), family) for family in missing), *searched]

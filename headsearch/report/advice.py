@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from headsearch.report.columns import COLUMNS, points, with_error
+from headsearch.report.columns import COLUMNS, points, score_column, with_error
 from headsearch.report.statistics.gains import Gain, Verified, verified
 from headsearch.report.statistics.ranking import (
     contenders,
@@ -40,7 +40,12 @@ def advice(run: Run) -> str:
     rows = ranked(run.ranking)
     if verdict is Verdict.NONE_HEALTHY:
         reason = f" ({rows[0].reason})" if rows[0].reason else ""
-        return f"No head is recommended, because {_all(len(rows))} collapsed or failed{reason}."
+        doubts = run.facts.get("data_warnings", [])
+        blamed = (
+            f"; the images may be the cause rather than the heads: {doubts[0]}" if doubts else ""
+        )
+        ended = f"{_all(len(rows))} collapsed or failed{reason}"
+        return f"No head is recommended, because {ended}{blamed}."
     return _provisional(run) + _sentence(verdict, run, contenders(rows))
 
 
@@ -71,9 +76,9 @@ def _sentence(verdict: Verdict, run: Run, peers: list[Ranked]) -> str:
     match verdict:
         case Verdict.SATURATED:
             return (
-                f"No head can be recommended, because all heads have the same accuracy "
-                f"({with_error(first.accuracy, reporting_images(run))}): use evaluation images "
-                "that are harder or easier to classify."
+                "No head can be recommended, because all heads have the same accuracy on the "
+                f"reporting labels ({with_error(first.accuracy, reporting_images(run))}): use "
+                "evaluation images that are harder or easier to classify."
             )
         case Verdict.BASE_NOT_BETTER:
             return (
@@ -192,13 +197,17 @@ def _provisional(run: Run) -> str:
 
 
 def evidence(row: Ranked, run: Run) -> str:
-    """The figures of a head: discrepancy and accuracy, each with its 95 % interval.
+    """The figures of a head: its score, and discrepancy and accuracy with their 95 % intervals.
 
-    The accuracy is that on the reporting labels. Heads are ranked on the other labels, so a head
-    that ranks lower can have a higher one.
+    The score is what heads are ranked by, on the labels that choose; it is left out where it is the
+    discrepancy. The accuracy is that on the reporting labels, so a head that ranks lower can have
+    a higher one.
     """
     figure = COLUMNS["discrepancy"].text
     parts = []
+    if rank_by(run) != "discrepancy" and math.isfinite(row.score):
+        score = score_column(run)
+        parts.append(f"score {score.text(row.score)}{score.unit}")
     if math.isfinite(row.discrepancy):
         parts.append(f"discrepancy {figure(row.discrepancy)}")
     if math.isfinite(row.discrepancy_low):

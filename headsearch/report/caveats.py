@@ -16,6 +16,7 @@ from headsearch.report.statistics.ranking import (
     base_has_learnt,
     contenders,
     last_rung,
+    rank_by,
     reporting_images,
 )
 from headsearch.report.statistics.seed_noise import clearly_ahead, rank_noise, seeds_of
@@ -38,6 +39,8 @@ def trust(run: Run) -> Iterator[str]:
     elif status != "complete":
         yield f"The run is {status}: everything in this report is provisional."
     yield from incident_sentences(run)
+    for warning in run.facts.get("data_warnings", []):
+        yield f"The data: {warning}."
     if last_rung(run) is None:
         yield "No rung scored yet: there is nothing to rank."
         return
@@ -56,9 +59,9 @@ def trust(run: Run) -> Iterator[str]:
         of_heads = (row.accuracy for row in rows if math.isfinite(row.accuracy))
         typical = baselines.get("base_knn") or baselines.get("base_linear") or next(of_heads, 0.5)
         yield (
-            f"Accuracies are measured on {images:,} reporting images: an accuracy like the base's "
-            f"has the interval {with_error(typical, images)} (95%, binomial). Choosing and pruning "
-            "used other images."
+            f"k-NN and linear accuracy are measured on {images:,} reporting images: an accuracy "
+            f"like the base's has the interval {with_error(typical, images)} (95%, binomial). "
+            "Choosing and pruning used other images."
         )
     if saturated(search_facts(run).accuracies):
         yield (
@@ -136,15 +139,23 @@ def _comparisons(run: Run, rows: list[Ranked]) -> Iterator[str]:
     elif len(peers) > 1:
         yield f"The first-ranked {peers[0].candidate} is ahead of all others beyond error."
     if len(peers) > 1:
-        yield (
-            f"The first of {len(peers)} heads is partly first by chance: discrepancy is used for "
-            "choosing and reported on the same images, so the winner's is slightly overestimated."
-        )
+        yield f"The first of {len(peers)} heads is partly first by chance: {_chosen_on(run)}."
     if any(row.state == "pruned" for row in rows):
         yield (
             "Pruned heads were last scored at an earlier rung, after less training: their figures "
             "are not comparable with those of heads that were trained to the end."
         )
+
+
+def _chosen_on(run: Run) -> str:
+    """Which of the winner's figures are too high, because the heads were ranked by them."""
+    if rank_by(run) == "discrepancy":
+        what = "discrepancy is used for choosing and reported on the same images"
+        return f"{what}, so the winner's is slightly overestimated"
+    return (
+        "Score is used for choosing and reported on the same images, so the winner's is slightly "
+        "overestimated; k-NN and Linear are measured on other images"
+    )
 
 
 def _trend(run: Run) -> Iterator[str]:

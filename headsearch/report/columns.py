@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headsearch.report.statistics.intervals import Interval, accuracy_interval
-from headsearch.report.statistics.ranking import reporting_images
+from headsearch.report.statistics.ranking import rank_by, reporting_images
 from headsearch.runs.run import Run
 from headsearch.runs.tables import Ranked
 
@@ -92,6 +92,14 @@ COLUMNS: dict[str, Column] = {
     "loss": Column("Training loss", "Loss", "nats", 1, 3),
 }
 """The columns by their name in the files."""
+
+
+def score_column(run: Run) -> Column:
+    """How the score that ranks the heads of a run is shown: an accuracy in per cent."""
+    column = COLUMNS["score"]
+    if rank_by(run) != "accuracy":
+        return column
+    return replace(column, unit="%", scale=100, digits=1)
 
 
 def shown(row: Ranked, name: str) -> float:

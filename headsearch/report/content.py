@@ -9,13 +9,9 @@ from headsearch.report.advice import advice
 from headsearch.report.caveats import trust
 from headsearch.report.settings_list import command, settings_list
 from headsearch.report.statistics.gains import verified
-from headsearch.report.statistics.ranking import (
-    last_rung,
-    rank_by,
-)
-from headsearch.report.tables import Table, baselines_table, ranking_table
+from headsearch.report.statistics.ranking import last_rung
+from headsearch.report.tables import Table, baselines_table, ranking_legend, ranking_table
 from headsearch.report.verification import VERIFIED_LEGEND, verdict, verified_table
-from headsearch.runs.rank_by import RANK_BY
 from headsearch.runs.run import Run
 from headsearch.text import counted, duration
 
@@ -99,13 +95,11 @@ def _summary(run: Run) -> str:
 
 def _legend(run: Run) -> str:
     """The explanation below the ranking table."""
-    by = RANK_BY[rank_by(run)].words
-    unlabelled = run.facts.get("labelled") is False and rank_by(run) == "discrepancy"
-    reason = ", because there are no labels" if unlabelled else ""
+    labelled = run.facts.get("labelled") is not False
+    accuracy = "Accuracies are those of the head's output. " if labelled else ""
     return (
-        f"Ranked by {by}{reason}; heads that were trained longer come first, collapsed and failed "
-        "ones last. Brackets show 95% intervals. Accuracy is that of the head's output on the "
-        "reporting images, which the pruner never saw."
+        f"{ranking_legend(run)} {accuracy}Heads that were trained longer come first, collapsed and "
+        "failed ones last. Brackets show 95% intervals."
     )
 
 

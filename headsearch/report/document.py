@@ -50,18 +50,27 @@ PLOTS: dict[str, tuple[Callable[[Run], Figure | None], str]] = {
 """The plots of a report: name to the function that builds it and its caption."""
 
 
-def write_report(run: Run) -> Path:
-    """Writes report.md, report.html and plots/ into the run directory; returns report.html.
+def write_report(run: Run, out: Path | None = None) -> Path:
+    """Writes report.md, report.html and plots/ into a directory; returns report.html.
 
     Works for an unfinished run too. The same run gives the same bytes.
 
+    Args:
+        run: the run.
+        out: the directory, which is made if it does not exist; by default the run directory.
+
     Raises:
-        UserError: the run directory cannot be written.
+        UserError: the directory cannot be written.
     """
+    folder = run.path if out is None else out
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_written(folder, error) from None
     plots = [
         {"name": name, "caption": caption, "svg": Markup(svg)}
         for name, (build, caption) in PLOTS.items()
-        if (svg := _write_plot(run, name, build)) is not None
+        if (svg := _write_plot(run, name, build, folder)) is not None
     ]
     report = content(run)
     environment = jinja2.Environment(
@@ -78,12 +87,10 @@ def write_report(run: Run) -> Path:
     for name in ("report.md", "report.html"):
         text = environment.get_template(f"{name}.j2").render(report=report, plots=plots)
         try:
-            (run.path / name).write_text(text, encoding="utf-8")
+            (folder / name).write_text(text, encoding="utf-8")
         except OSError as error:
-            raise UserError(
-                f"{run.path / name}: cannot write the report: {error.strerror}"
-            ) from None
-    return run.path / "report.html"
+            raise _not_written(folder / name, error) from None
+    return folder / "report.html"
 
 
 _COMMAND = re.compile(r"`(headsearch [^`|\n]+)`")
@@ -107,8 +114,17 @@ def _harmless(value: object) -> object:
     return printable_lines(value)
 
 
-def _write_plot(run: Run, name: str, build: Callable[[Run], Figure | None]) -> str | None:
-    """Writes plots/NAME.svg and .png; returns the SVG for embedding in the HTML.
+def _not_written(path: Path, error: OSError) -> UserError:
+    """The error for a report that cannot be written."""
+    return UserError(
+        f"{path}: cannot write the report: {error.strerror}; name another directory with --out"
+    )
+
+
+def _write_plot(
+    run: Run, name: str, build: Callable[[Run], Figure | None], folder: Path
+) -> str | None:
+    """Writes plots/NAME.svg and .png into a folder; returns the SVG for embedding in the HTML.
 
     None if there is nothing to plot.
     """
@@ -116,8 +132,8 @@ def _write_plot(run: Run, name: str, build: Callable[[Run], Figure | None]) -> s
         figure = build(run)
         if figure is None:
             return None
-        save(figure, run.path / "plots" / f"{name}.png")
-        path = save(figure, run.path / "plots" / f"{name}.svg")
+        save(figure, folder / "plots" / f"{name}.png")
+        path = save(figure, folder / "plots" / f"{name}.svg")
     return _inline(path.read_text(encoding="utf-8"), name)
 
 

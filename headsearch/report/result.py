@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import html
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from headsearch.config.keywords import api_function
 from headsearch.report.advice import advice
 from headsearch.report.document import write_report
 from headsearch.report.plots.column_plot import plot_columns
+from headsearch.report.plots.discrepancy_accuracy import discrepancy_accuracy
+from headsearch.report.plots.plot_file import PlotFile
+from headsearch.report.plots.style import SCREEN_DPI, plotting, png_bytes
 from headsearch.report.statistics.gains import verified
-from headsearch.report.tables import html_table, ranking_table
+from headsearch.report.tables import html_table, ranking_legend, ranking_table
 from headsearch.report.verification import verdict
 from headsearch.runs.run import Run
 from headsearch.runs.tables import ranked
@@ -61,13 +66,25 @@ class RunView:
         verification = verified(self.run)
         return verdict(verification) if verification is not None else None
 
-    def report(self) -> Path:
-        """Writes report.md, report.html and the plots; returns report.html."""
-        return write_report(self.run)
+    @api_function()
+    def report(self, out: str | Path | None = None) -> Path:
+        """Writes report.md, report.html and the plots: `headsearch report`.
 
+        Args:
+            out: the directory to write into; by default the run directory, which is else only read.
+
+        Returns:
+            The path of report.html.
+
+        Raises:
+            UserError: the directory cannot be written.
+        """
+        return write_report(self.run, None if out is None else Path(out))
+
+    @api_function()
     def plot(
         self, x: str = "discrepancy", y: str = "head_knn", out: str | Path | None = None
-    ) -> Path:
+    ) -> PlotFile:
         """Plots one column of `ranking` or `rungs` against another.
 
         Args:
@@ -76,14 +93,30 @@ class RunView:
             out: the file to write: .png, .svg or .pdf. By default a file in RUN/plots.
 
         Returns:
-            The file.
+            The path of the file. A notebook shows a .png or .svg as a picture.
+
+        Raises:
+            UserError: no such column, or one without figures, or the file cannot be written.
         """
         target = self.run_directory / "plots" / f"{y}-over-{x}.png" if out is None else Path(out)
-        return plot_columns(self.run, x, y, target)
+        return PlotFile(plot_columns(self.run, x, y, target))
 
     def __repr__(self) -> str:
         return f"<headsearch result {str(self.run_directory)!r}: {self.advice}>"
 
     def _repr_html_(self) -> str:
+        """What a notebook shows: the advice, the ranking and its plot."""
         table = html_table(ranking_table(self.run, compact=True))
-        return f"<p>{html.escape(self.advice)}</p>{table}"
+        legend = html.escape(ranking_legend(self.run))
+        return f"<p>{html.escape(self.advice)}</p>{table}<p>{legend}</p>{self._picture()}"
+
+    def _picture(self) -> str:
+        """The main plot as an HTML image; empty if nothing has been scored."""
+        if not self.run.ranking["discrepancy"].notna().any():
+            return ""
+        with plotting():
+            figure = discrepancy_accuracy(self.run)
+            width = round(figure.get_figwidth() * SCREEN_DPI)
+            png = base64.b64encode(png_bytes(figure)).decode("ascii")
+        source = f"data:image/png;base64,{png}"
+        return f'<img width="{width}" alt="Accuracy over discrepancy" src="{source}">'

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from headsearch.config.settings import PRESETS, RunConfig
+from headsearch.config.presets import PRESETS
+from headsearch.config.settings import RunConfig
 from headsearch.runs.run import Run
 from headsearch.text import printable
 
@@ -15,7 +16,7 @@ def command(config: dict[str, Any]) -> str:
     preset = PRESETS.get(str(config.get("budget")), {})
     words = ["headsearch", "run"]
     for name, field in RunConfig.model_fields.items():
-        value = config.get(name)
+        value = config.get(name, field.default)  # an older run lacks later settings
         implied = name not in ("base", "space", "budget") and value == preset.get(
             name, field.default
         )
@@ -25,11 +26,11 @@ def command(config: dict[str, Any]) -> str:
 
 
 def settings_list(run: Run) -> list[tuple[str, str]]:
-    """The settings as names and values; the contents of the space stay in config.yaml."""
+    """The settings as names and values; the space and the fingerprint stay in config.yaml."""
     return [
         (name, _setting(value))
         for name, value in run.config.items()
-        if name not in ("versions", "space_content")
+        if name not in ("versions", "space_content", "data_fingerprint")
     ]
 
 

@@ -7,9 +7,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headsearch.report.columns import COLUMNS, with_error
+from headsearch.report.columns import COLUMNS, Column, score_column, with_error
 from headsearch.report.statistics.ranking import contenders, rank_by, reporting_images
 from headsearch.report.statistics.seed_noise import RankNoise, rank_noise
+from headsearch.runs.rank_by import RANK_BY
 from headsearch.runs.run import Run
 from headsearch.runs.tables import Ranked, ranked
 
@@ -27,7 +28,7 @@ FIGURES = (
 NARROWER = ("step_ms", "gflops", "params_m", "effective_rank")
 NARROWEST = ("head_linear", "score", "discrepancy", "gain", "head_knn")
 """Figures that a narrow terminal does without, the first first."""
-COMPACT_FIGURES = ("discrepancy", "head_knn", "head_linear", "gain", "params_m")
+COMPACT_FIGURES = ("score", "discrepancy", "head_knn", "head_linear", "gain", "params_m")
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,9 @@ def ranking_table(run: Run, *, compact: bool = False) -> Table:
         name
         for name in (COMPACT_FIGURES if compact else FIGURES)
         if any(math.isfinite(_figure(row, name)) for row in rows)
-        # The score would repeat the column of discrepancy or of accuracy.
-        and (name != "score" or rank_by(run) not in ("discrepancy", "accuracy"))
+        and (name != "score" or rank_by(run) != "discrepancy")  # it would repeat that column
     ]
+    columns = {**COLUMNS, "score": score_column(run)}
     intervals = not compact
     noise = rank_noise(run)
     reasons = any(row.reason for row in rows) and not compact
@@ -73,7 +74,7 @@ def ranking_table(run: Run, *, compact: bool = False) -> Table:
         "Rungs",
     ]
     numeric = [name in ("Rank", "Rungs") for name in headings]
-    headings += [COLUMNS[n].heading for n in names]
+    headings += [columns[n].heading for n in names]
     return Table(
         headings=[*headings, "Reason"] if reasons else headings,
         numeric=[*numeric, *(True for _ in names), *([False] if reasons else [])],
@@ -83,20 +84,33 @@ def ranking_table(run: Run, *, compact: bool = False) -> Table:
                 row.candidate,
                 row.state,
                 str(row.rungs),
-                *(_cell(row, name, intervals) for name in names),
+                *(_cell(row, name, columns[name], intervals) for name in names),
                 *([row.reason] if reasons else []),
             ]
             for row in rows
         ],
         dispensable=[
             "Reason",
-            *(COLUMNS[name].heading for name in NARROWER if name in names),
+            *(columns[name].heading for name in NARROWER if name in names),
             "Rungs",
-            *(COLUMNS[name].heading for name in NARROWEST if name in names),
+            *(columns[name].heading for name in NARROWEST if name in names),
             "Group",
             "State",
         ],
     )
+
+
+def ranking_legend(run: Run) -> str:
+    """What the ranking goes by, and which labels the figures of its table are measured on."""
+    by, labelled = RANK_BY[rank_by(run)], run.facts.get("labelled") is not False
+    if rank_by(run) == "discrepancy":
+        ranked_by = f"Ranked by {by.words}" + ("" if labelled else ", because there are no labels")
+    else:
+        labels = ", on the labels that choose" if by.needs_labels else ""
+        ranked_by = f"Ranked by Score: {by.words}{labels}"
+    if not labelled:
+        return f"{ranked_by}."
+    return f"{ranked_by}. k-NN and Linear are on the reporting labels, which do not choose."
 
 
 def _places(row: Ranked, noise: RankNoise | None) -> list[str]:
@@ -112,8 +126,7 @@ def _figure(row: Ranked, name: str) -> float:
     return float(getattr(row, name))
 
 
-def _cell(row: Ranked, name: str, intervals: bool) -> str:
-    column = COLUMNS[name]
+def _cell(row: Ranked, name: str, column: Column, intervals: bool) -> str:
     text = column.text(_figure(row, name))
     if not intervals or column.interval is None:
         return text
@@ -124,7 +137,7 @@ def _cell(row: Ranked, name: str, intervals: bool) -> str:
 def baselines_table(run: Run) -> Table | None:
     """Accuracies of raw pixels, untrained base, trained base and first-ranked head.
 
-    None if no baseline was measured.
+    All are on the reporting labels. None if no baseline was measured.
     """
     baselines = run.facts.get("baselines", {})
     images = reporting_images(run)
@@ -149,8 +162,9 @@ def baselines_table(run: Run) -> Table | None:
     if best:
         title = f"First-ranked head ({best[0].candidate})"
         lines.append((title, [_figure(best[0], f"head_{probe}") for probe in probes]))
+    headings = [f"{COLUMNS[f'head_{probe}'].short} (reporting labels)" for probe in probes]
     return Table(
-        ["Representation", *(COLUMNS[f"head_{probe}"].short + " accuracy" for probe in probes)],
+        ["Representation", *headings],
         [False, *(True for _ in probes)],
         [
             [title, *("–" if math.isnan(v) else with_error(v, images) for v in values)]

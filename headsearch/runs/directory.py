@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from headsearch.config import formats
+from headsearch.config.locations import absolute_locations
 from headsearch.config.settings import RunConfig
 from headsearch.config.yaml_file import read_yaml
 from headsearch.errors import UserError
@@ -133,6 +135,7 @@ def claimed(config: RunConfig, given: Mapping[str, Any]) -> Iterator[Path]:
     path = new_run_directory(config.out, run_label(config))
     new_parents = [parent for parent in path.absolute().parents if not parent.exists()]
     settings = {name: str(value) for name, value in given.items()} | {"out": str(path)}
+    settings |= {k: v for k, v in absolute_locations(settings).items() if v is not None}
     if "storage" in settings:  # config.yaml must not contain a password
         settings["storage"] = masked(settings["storage"])
     create(path, {**settings, "versions": {"headsearch": VERSION}})
@@ -189,15 +192,34 @@ def abandoned(path: Path) -> bool:
         return False
     if f" on {socket.gethostname()} since " not in holder.read_text(encoding="utf-8"):
         return False
-    lock = FileLock(path.absolute() / LOCK, is_singleton=True)
-    if lock.is_locked:  # by this process
-        return False
+    return not _is_held(path.absolute() / LOCK)
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether a process holds a lock; True if that cannot be found out.
+
+    The file is only read: the directory may be an archive, or that of another user.
+    """
+    if sys.platform == "win32":
+        probe = FileLock(lock, is_singleton=True)
+        try:
+            if not probe.is_locked:  # by this process
+                probe.acquire(timeout=0)
+                probe.release()
+                return False
+        except (Timeout, OSError):
+            pass
+        return True
+    import fcntl  # what FileLock locks with; only POSIX has it
+
     try:
-        lock.acquire(timeout=0)
-    except (Timeout, OSError):
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
         return False
-    lock.release()
-    return True
+    except OSError:
+        return True
+    return False
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -41,6 +41,7 @@ class RunFacts(TypedDict, total=False):
         images: the number of training images.
         eval: the sizes of the evaluation set.
         labelled: whether the data has labels, and the run has accuracies.
+        data_warnings: what makes the data doubtful, one line each.
         baselines: accuracies to compare with, by name: `raw_knn`, `untrained_linear`, `base_knn`, …
         rung_count: the number of rungs after rung 0.
         seeds: the number of seeds.
@@ -67,6 +68,7 @@ class RunFacts(TypedDict, total=False):
     images: int
     eval: EvaluationFacts
     labelled: bool
+    data_warnings: list[str]
     baselines: dict[str, float]
     rung_count: int
     seeds: int

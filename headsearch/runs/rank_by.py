@@ -34,7 +34,7 @@ ABSORPTION = "absorption"
 RANK_BY: dict[str, RankBy] = {
     "discrepancy": RankBy("discrepancy from the base", "it differs most from the base"),
     "accuracy": RankBy(
-        "proxy accuracy",
+        "proxy accuracy, the mean of k-NN and linear accuracy",
         "its representation is the most accurate on the labels that choose",
         needs_labels=True,
     ),

@@ -14,7 +14,8 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 from sqlalchemy.exc import SQLAlchemyError
 
-from headsearch.config.settings import RunConfig
+from headsearch.config.locations import absolute_locations, without_places
+from headsearch.config.settings import OF_OLDER_RUNS, RunConfig
 from headsearch.errors import UserError
 from headsearch.runs.directory import CONFIG, abandoned, read_config, write_config
 from headsearch.runs.facts import RunFacts
@@ -62,9 +63,11 @@ SOLO_HEAD = "solo_head"
 MAY_DIFFER = (
     "out", "device", "threads", "precision", "cuda_graphs", "compile", "snapshot_every",
     "git_commit", "versions", "study_name", "max_bad_images", "processes", "log",
+    "data_fingerprint",
 )  # fmt: skip
-"""Settings that may change when a run is resumed. Bitwise equal results need them unchanged too."""
-_DEFAULTS = RunConfig().model_dump(mode="json")
+"""Settings that may change when a run is resumed, beside `LOCATIONS`. Bitwise equal results need
+them unchanged too."""
+_DEFAULTS = {**RunConfig().model_dump(mode="json"), **OF_OLDER_RUNS}
 """The settings of a run that was made before a setting existed."""
 
 
@@ -81,7 +84,7 @@ def check_same_settings(path: Path, settings: Mapping[str, Any]) -> dict[str, An
         return dict(settings)
     # Through YAML, as the settings in the file were: tuples become lists, for example.
     now = yaml.safe_load(yaml.safe_dump(dict(settings)))
-    then = {**_DEFAULTS, **begun}
+    then, now = without_places({**_DEFAULTS, **begun}), without_places(now)
     changed = sorted(k for k in now if k not in MAY_DIFFER and then.get(k) != now[k])
     if changed:
         before, after = (str(values.get(changed[0])) for values in (then, now))
@@ -90,6 +93,10 @@ def check_same_settings(path: Path, settings: Mapping[str, Any]) -> dict[str, An
             f"{file}: {changed[0].replace('_content', '')} has changed since the run "
             f"began{change}: it cannot be resumed"
         )
+    places = absolute_locations(settings)
+    if any(begun.get(name) != place for name, place in places.items() if name in begun):
+        begun |= places
+        write_config(path, begun)  # later commands find the data and the weights there too
     return {**now, **begun}
 
 

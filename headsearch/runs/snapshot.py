@@ -84,7 +84,7 @@ def read_snapshot(run_directory: Path) -> Snapshot | None:
     """The latest complete snapshot of a run; None if there is none.
 
     Raises:
-        UserError: this headsearch cannot read the format of the snapshot.
+        UserError: this headsearch cannot read the format of the snapshot, or it holds NaN.
     """
     return _read_first(run_directory, (LATEST, BEFORE))
 
@@ -93,7 +93,7 @@ def read_rung_snapshot(run_directory: Path) -> Snapshot | None:
     """The snapshot of the last rung; None if there is none.
 
     Raises:
-        UserError: this headsearch cannot read the format of the snapshot.
+        UserError: this headsearch cannot read the format of the snapshot, or it holds NaN.
     """
     return _read_first(run_directory, (RUNG,))
 
@@ -116,8 +116,19 @@ def _read_first(run_directory: Path, names: Iterable[str]) -> Snapshot | None:
                 f"{file}: a snapshot of format {metadata.get('format')}, and this headsearch reads "
                 f"format {FORMAT}: resume with the version that its config.yaml names"
             )
+        _check_numbers(file, tensors)
         return Snapshot(tensors, record)
     return None
+
+
+def _check_numbers(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raises UserError if a snapshot holds NaN, which no step of a training leaves behind."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.isnan().any():
+            raise UserError(
+                f"{file}: damaged: {name} holds values that are not numbers (NaN); delete the "
+                "file to resume from the snapshot before it, or start the run again"
+            )
 
 
 def _link(file: Path, name: Path) -> None:
@@ -144,6 +155,14 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def write_weights(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Writes contiguous tensors that share no memory as safetensors, completely or not at all."""
-    write_atomically(path, save(tensors, metadata={"format": "pt"}))
+def write_weights(
+    path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes contiguous tensors that share no memory as safetensors, completely or not at all.
+
+    Args:
+        path: the file.
+        tensors: the weights by name.
+        metadata: what the file says about them.
+    """
+    write_atomically(path, save(tensors, metadata={"format": "pt", **(metadata or {})}))

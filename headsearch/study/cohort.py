@@ -7,7 +7,7 @@ In a job of several processes, the first process broadcasts what it does to its 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
@@ -19,12 +19,14 @@ from headsearch.data.loader import Loader
 from headsearch.evaluation.expected_gains import with_expected_gains
 from headsearch.evaluation.rung import OnScoring, ScoringProgress
 from headsearch.evaluation.scores import RungScores
+from headsearch.models.network import HeadFailedError, failing_as
 from headsearch.runs.rank_by import ABSORPTION
 from headsearch.study.job_commands import Absorb, Attach, Leave, Load, Score, SetUp
 from headsearch.study.leaderboard import Entry
 from headsearch.training.absorption import RUNGS, absorption, affordable_batches
 from headsearch.training.distributed import broadcast_object, broadcast_tensors
 from headsearch.training.head_timing import head_step_ms
+from headsearch.training.loop import Progress, train_window
 from headsearch.training.setup import TrainingSetup, attach
 from headsearch.training.trainer import Trainer
 
@@ -88,18 +90,48 @@ class Cohort:
             self.load_state(self.state())
 
     def attach(self, entry: Entry) -> None:
-        """Attaches a head for every seed, and times one step of it alone if that is not known."""
+        """Attaches a head for every seed, and times one step of it alone if that is not known.
+
+        A head that cannot train is set aside with the reason.
+        """
         broadcast_object(Attach(entry.candidate.trial_params))
+        try:
+            self._attach(entry)
+        except HeadFailedError as error:
+            if torchrun.count() > 1:
+                raise
+            for replica in self.replicas:
+                if error.head in replica.trainer.student.heads:
+                    replica.trainer.detach(error.head)
+            entry.end("failed", error.reason)
+        else:
+            self.live[entry.candidate.name] = entry
+
+    def _attach(self, entry: Entry) -> None:
         setup, candidate = self.replicas[0].setup, entry.candidate
         for replica in self.replicas:
             attach(replica.trainer, setup, candidate)
         if math.isnan(entry.step_ms) and torchrun.first():
             dim, grid = setup.plan.stages[candidate.feature_index]
-            features = torch.zeros(2 * setup.config.batch_size, dim, *grid, device=setup.device)
-            entry.step_ms = head_step_ms(
-                lambda: candidate.build(dim, grid), features, autocast=setup.autocast
-            )
-        self.live[candidate.name] = entry
+            features = torch.zeros(2 * setup.batch, dim, *grid, device=setup.device)
+            with failing_as(candidate.name):
+                entry.step_ms = head_step_ms(
+                    lambda: candidate.build(dim, grid), features, autocast=setup.autocast
+                )
+
+    def train(self, replica: Replica, window: range, stop: Callable[[], bool]) -> Progress:
+        """Takes the steps of a window with one seed; see `train_window`.
+
+        A head whose code fails is set aside, and training stops before that step.
+        """
+        before = replica.trainer.unread
+        try:
+            return train_window(replica.trainer, replica.loader, window, stop)
+        except HeadFailedError as error:
+            if torchrun.count() > 1:  # the other processes may be in the middle of the step
+                raise
+            self.leave(error.head, "failed", error.reason)
+            return Progress(window.start + replica.trainer.unread - before, None)
 
     def leave(self, name: str, state: str, reason: str) -> None:
         """Ends a head's training: detaches it from the networks and records how it ended.
@@ -120,11 +152,22 @@ class Cohort:
     ) -> dict[int, RungScores]:
         """The scores of base and heads with each seed, by seed.
 
+        A head whose code fails is set aside, and the others are scored again without it.
+
         Args:
             rank_by: what candidates are ranked by.
             on_progress: called many times while they are scored; with several seeds, its shares
                 are those of all.
         """
+        while True:
+            try:
+                return self._scores(rank_by, on_progress)
+            except HeadFailedError as error:
+                if torchrun.count() > 1:
+                    raise
+                self.leave(error.head, "failed", error.reason)
+
+    def _scores(self, rank_by: str, on_progress: OnScoring) -> dict[int, RungScores]:
         families = {name: entry.candidate.family for name, entry in self.live.items()}
         by_seed: dict[int, RungScores] = {}
         for replica in self.replicas:

@@ -37,6 +37,7 @@ def first_facts(prepared: SearchSetup) -> RunFacts:
             "classes": len(data.bank.classes) if data.bank is not None else 0,
         },
         "labelled": data.bank is not None,
+        "data_warnings": list(data.warnings),
         "baselines": {},
         "rung_count": prepared.config.rungs,
         "seeds": prepared.config.seeds,

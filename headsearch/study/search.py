@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from headsearch import torchrun
+from headsearch.config.settings import OF_OLDER_RUNS
 from headsearch.device import out_of_memory, release_memory
 from headsearch.errors import UserError
 from headsearch.evaluation.collapse import collapse_reason
@@ -23,7 +24,7 @@ from headsearch.evaluation.scores import RungScores, mean_over_seeds
 from headsearch.models.network import BASE
 from headsearch.report.statistics.gains import write_gains
 from headsearch.runs.console import Loading, silently
-from headsearch.runs.directory import create, hold, new_run_directory, run_label
+from headsearch.runs.directory import create, hold, new_run_directory, read_config, run_label
 from headsearch.runs.incidents import DivergedError, incidents
 from headsearch.runs.observers import Observers
 from headsearch.runs.run import Run, check_same_settings, read_run
@@ -43,8 +44,9 @@ from headsearch.text import counted
 from headsearch.training.distributed import RankLostError, broadcast_object
 from headsearch.training.environment import resolve_here
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs, check_inputs
-from headsearch.training.loop import train_window, window_from
+from headsearch.training.loop import window_from
 from headsearch.training.meters import StepStats
+from headsearch.training.provenance import check_same_data
 
 
 class Search:
@@ -82,6 +84,7 @@ class Search:
             create(self.run_directory, settings)
         self._lock = hold(self.run_directory)
         try:
+            check_same_data(self.run_directory, read_config(self.run_directory), settings)
             self._open(check_same_settings(self.run_directory, settings))
         except BaseException:
             self._lock.release()
@@ -234,7 +237,7 @@ class Search:
             state.throughput.start()
             window = window_from(cohort.steps[seed], last)
             broadcast_object(Steps(seed, window))
-            progress = train_window(replica.trainer, replica.loader, window, self.stop.is_set)
+            progress = cohort.train(replica, window, self.stop.is_set)
             taken = progress.step - cohort.steps[seed]
             cohort.steps[seed] = progress.step
             state.throughput.trained(taken)
@@ -290,7 +293,7 @@ class Search:
             }
             for seed, scores in by_seed.items():
                 state.leaderboard.record_seed(name, seed, rung, step, scores, ranked_by[seed])
-            images = step * self.config.batch_size
+            images = step * self.prepared.batch
             state.leaderboard.record(name, rung, step, images, mean, fmean(ranked_by.values()))
             reasons = [self._collapse(name, scores, entry) for scores in by_seed.values()]
             reason = next(filter(None, reasons), None)
@@ -388,4 +391,7 @@ def prepared_again(
     if run.facts.get("diverged"):
         raise UserError(f"{run.path}: its base diverged; search again with a lower --lr")
     config = resolve_here(flags or {}, run.path / "config.yaml")
+    if "study_name" in run.config:  # as it began, also if the file of its weights has moved
+        normalization = run.config.get("normalization", OF_OLDER_RUNS["normalization"])
+        config = config.model_copy(update={"normalization": normalization})
     return prepare(config, loading, inputs)

@@ -65,6 +65,7 @@ def resume_search(
     *,
     inputs: InMemoryInputs = NO_INPUTS,
     log: str | None = None,
+    moved: Mapping[str, str] | None = None,
     console: Console | None = None,
 ) -> tuple[Path, int]:
     """Resumes a search that has not ended.
@@ -73,11 +74,12 @@ def resume_search(
         run: the search.
         inputs: the objects that it was started with in Python.
         log: none or tensorboard; by default as it was started.
+        moved: where data, weights or space lie now, by the names of their settings.
         console: where to show progress; None shows none.
 
     Returns and raises as `run_search`.
     """
-    changed = {} if log is None else {"log": log}
+    changed = {**(moved or {}), **({} if log is None else {"log": log})}
     with quiet_optuna():
         return _searched(
             lambda loading: prepared_again(run, inputs, changed, loading),

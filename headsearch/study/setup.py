@@ -69,7 +69,7 @@ class SearchSetup:
     @property
     def batch(self) -> int:
         """The number of images in a step: the batch size, or fewer if there are fewer images."""
-        return min(self.config.batch_size, len(self.data.train))
+        return self.training.batch
 
     @property
     def most_heads(self) -> int:
@@ -153,7 +153,7 @@ def _notes(prepared: SearchSetup) -> Iterator[str]:
     yield from prepared.space.notes
     seeds = f" under each of {config.seeds} seeds" if config.seeds > 1 else ""
     yield (
-        f"{counted(prepared.training.steps, 'step')} of {config.batch_size} images "
+        f"{counted(prepared.training.steps, 'step')} of {prepared.batch} images "
         f"({counted(config.epochs, 'epoch')})"
         f"{seeds}, scored at {counted(config.rungs, 'rung')}, ranked by {prepared.rank_by}, "
         f"heads {config.coupling}"

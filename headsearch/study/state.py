@@ -48,7 +48,7 @@ class SearchState:
         self.leaderboard = Leaderboard()
         self.sizes = prepared.cohort_sizes
         steps = prepared.training.steps * config.seeds
-        self.throughput = Throughput(config.batch_size, steps, config.rungs, len(self.sizes))
+        self.throughput = Throughput(prepared.batch, steps, config.rungs, len(self.sizes))
         self.facts = first_facts(prepared)
         self.left: Snapshot | None = None
         self._kept_at = time.monotonic()
@@ -56,7 +56,7 @@ class SearchState:
     @property
     def lr(self) -> float:
         """The current peak learning rate; it is lowered when the base diverges."""
-        return current_learning_rate(self.facts, self.prepared.config.lr)
+        return current_learning_rate(self.facts, self.prepared.config.peak_lr)
 
     @property
     def first_cohort(self) -> int:

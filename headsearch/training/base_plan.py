@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from headsearch.config import normalization
 from headsearch.config.settings import RunConfig, resolve
 from headsearch.errors import UserError
 from headsearch.models.bases import (
@@ -20,7 +25,9 @@ from headsearch.models.bases import (
 from headsearch.runs.run import Run
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 
-BASE_SETTINGS = ("base", "base_args", "base_weights", "pretrained", "image_size", "patch_size")
+BASE_SETTINGS = (
+    "base", "base_args", "base_weights", "weights_prefix", "pretrained", "image_size", "patch_size",
+)  # fmt: skip
 """The settings that determine the base."""
 
 
@@ -37,8 +44,33 @@ def named_base(config: RunConfig) -> tuple[dict[str, Any], Weights | None]:
     if config.pretrained and config.base_weights is not None:
         raise UserError("--pretrained and --base-weights exclude each other; give one of them")
     if config.base_weights is not None:
-        return arguments, read_weights(config.base_weights)
+        return arguments, read_weights(config.base_weights, config.weights_prefix)
+    if config.weights_prefix is not None:
+        raise UserError("--weights-prefix needs --base-weights")
     return arguments, pretrained_weights(config.base) if config.pretrained else None
+
+
+def with_normalization(
+    config: RunConfig, base: nn.Module | BasePlan | None, weights: Weights | None
+) -> RunConfig:
+    """The settings with the normalisation of the first weights in place of `auto`.
+
+    Weights that do not say how images were normalised, and random ones, get ImageNet's.
+
+    Args:
+        config: the settings.
+        base: the base, if a caller passed one.
+        weights: the first weights that the settings name, if any.
+
+    Raises:
+        UserError: the setting is no normalisation.
+    """
+    if isinstance(base, BasePlan):
+        weights = base.weights
+    chosen = normalization.parse(config.normalization)
+    if config.normalization == normalization.AUTO and weights is not None:
+        chosen = weights.normalization or normalization.IMAGENET
+    return config.model_copy(update={"normalization": str(chosen)})
 
 
 def plan_for(
@@ -74,13 +106,25 @@ def plan_for(
     )
 
 
-def plan_of_run(run: Run) -> BasePlan:
+def plan_of_run(
+    run: Run, weights_file: Path | None = None, *, shape_only: bool = False
+) -> BasePlan:
     """The base that a search trained, fitted as it was on the search's device.
+
+    Args:
+        run: the search.
+        weights_file: where the file with its first weights lies now, if it has moved.
+        shape_only: leave out its first weights, which may no longer be there.
 
     Raises:
         UserError: the base was given in Python, or the settings no longer name a base.
     """
     config = resolve({}, run.path / "config.yaml")
+    if shape_only:
+        no_weights = {"base_weights": None, "weights_prefix": None, "pretrained": False}
+        config = config.model_copy(update=no_weights)
+    elif weights_file is not None:
+        config = config.model_copy(update={"base_weights": weights_file})
     if "base" in run.config.get("given", []):
         raise UserError(
             f"{run.path}: its base was given in Python ({config.base}); give it again there"
@@ -111,8 +155,21 @@ def plan_as_recorded(config: RunConfig, recorded: Mapping[str, Any]) -> BasePlan
     return None
 
 
+def has_weights_of(run: Run, file: Path) -> bool:
+    """Whether a file holds the first weights of a search, wherever that found them."""
+    recorded = run.config.get("first_weights")
+    if not isinstance(recorded, Mapping) or not file.is_file():
+        return False
+    return hashlib.sha256(file.read_bytes()).hexdigest() == recorded.get("sha256")
+
+
 def repeats_base(run: Run, config: RunConfig) -> bool:
     """Whether these settings name the base that the search trained."""
     before = resolve({}, run.path / "config.yaml")
-    same = (getattr(config, name) == getattr(before, name) for name in BASE_SETTINGS)
+    names = [name for name in BASE_SETTINGS if name != "base_weights"]
+    if config.base_weights != before.base_weights and (
+        config.base_weights is None or not has_weights_of(run, config.base_weights)
+    ):
+        return False
+    same = (getattr(config, name) == getattr(before, name) for name in names)
     return "base" not in run.config.get("given", []) and all(same)

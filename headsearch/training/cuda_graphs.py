@@ -113,7 +113,7 @@ class CudaGraphStep(Generic[Inputs]):
         except BaseException as error:
             for parameter in self._parameters():
                 parameter.grad = None
-            if not isinstance(error, RuntimeError):
+            if not isinstance(error, Exception):
                 raise
             self._failed = True
             if not self._warned:

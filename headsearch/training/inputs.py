@@ -85,6 +85,14 @@ def inputs_from(base: Any, data: Any, eval_data: Any) -> InMemoryInputs:
     )
 
 
+def places_in(**arguments: Any) -> dict[str, str]:
+    """The paths among the arguments of a function that resumes a run, by the name of the setting.
+
+    They say where something lies now that was moved.
+    """
+    return {k: str(value) for k, value in arguments.items() if isinstance(value, str | Path)}
+
+
 def _source(data: Any) -> Source | None:
     """The source of the images of a data set object; None for a name or a path."""
     if data is None or isinstance(data, str | Path):

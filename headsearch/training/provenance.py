@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,13 @@ from typing import Any
 import torch
 
 from headsearch import torchrun
+from headsearch.config import normalization
+from headsearch.config.locations import absolute_locations
 from headsearch.config.recipes import find_recipe
+from headsearch.data import fingerprint
+from headsearch.errors import UserError
+from headsearch.models.bases import normalization_of
+from headsearch.runs.run import SOLO_HEAD
 from headsearch.text import counted
 from headsearch.training.setup import (
     TrainingSetup,
@@ -28,11 +34,39 @@ def setup_notes(setup: TrainingSetup) -> Iterator[str]:
         yield f"recipe {setup.config.recipe}: {find_recipe(setup.config.recipe).help}"
     if setup.plan.weights is not None:
         yield str(setup.plan.weights)
+    yield f"images are normalised with {normalized_with(setup)}"
     bank = data.bank
     labels = counted(len(bank.classes), "class", "classes") if bank is not None else "no labels"
     images = counted(len(data.train), "training image")
     yield f"{images} from {setup.config.data}, {labels}"
     yield from data.notes
+    threads, used = setup.config.threads, torch.get_num_threads()
+    if threads is not None and threads > used:
+        yield (
+            f"--threads {threads} is more than the cores of this machine: {counted(used, 'thread')}"
+        )
+    if setup.batch < setup.config.batch_size:
+        yield (
+            f"--batch-size {setup.config.batch_size} is more than the {setup.batch} training "
+            f"images: steps of {setup.batch} images"
+        )
+
+
+def normalized_with(setup: TrainingSetup) -> str:
+    """The normalisation of a run in words, and why it is not that of the weights if it is not."""
+    chosen = normalization.parse(setup.config.normalization)
+    name = f" ({setup.config.normalization})" if setup.config.normalization[0].isalpha() else ""
+    weights = setup.plan.weights
+    text = f"{chosen.words}{name}"
+    if weights is None:
+        return text
+    if weights.normalization is None:
+        timms = normalization_of(setup.plan.timm_name)
+        other = "" if timms is None or chosen.is_close(timms) else f" (timm's own expect {timms})"
+        return f"{text}: {weights.origin} does not say which{other}; --normalization sets another"
+    if not chosen.is_close(weights.normalization):
+        return f"{text}, although the weights expect {weights.normalization.words}"
+    return f"{text}, as the weights expect"
 
 
 def machine_note(setup: TrainingSetup) -> str:
@@ -47,10 +81,12 @@ def machine_note(setup: TrainingSetup) -> str:
 
 def recorded_settings(setup: TrainingSetup, run_directory: Path) -> dict[str, Any]:
     """The content of config.yaml: the resolved settings and all else that decides the results."""
-    weights, file = setup.plan.weights, setup.config.base_weights
+    weights = setup.plan.weights
+    settings = setup.config.model_dump(mode="json")
     packages = ("torch", "torchvision", "timm", "optuna", "numpy")
     return {
-        **setup.config.model_dump(mode="json"),
+        **settings,
+        **absolute_locations({**settings, "given": setup.inputs.names}),
         "image_size": setup.data.train.image_size,
         "device": str(setup.device),
         "precision": "bf16" if setup.autocast else "float32",
@@ -58,11 +94,11 @@ def recorded_settings(setup: TrainingSetup, run_directory: Path) -> dict[str, An
         "processes": torchrun.count(),
         "out": str(run_directory),
         **({"given": setup.inputs.names} if setup.inputs.names else {}),
-        "base_weights": str(file.absolute()) if file is not None else None,
         "first_weights": (
             {"origin": weights.origin, "sha256": weights.sha256} if weights is not None else None
         ),
         "base_arguments": {"timm_name": setup.plan.timm_name, **setup.plan.arguments},
+        "data_fingerprint": fingerprint.written(fingerprint.fingerprint(setup.data)),
         "git_commit": _git_commit(),
         "versions": {
             "headsearch": VERSION,
@@ -70,6 +106,33 @@ def recorded_settings(setup: TrainingSetup, run_directory: Path) -> dict[str, An
             **{package: version(package) for package in packages},
         },
     }
+
+
+def check_same_data(
+    run_directory: Path, begun: Mapping[str, Any], settings: Mapping[str, Any]
+) -> None:
+    """Checks that a run is resumed with the images it began with, wherever they lie now.
+
+    Runs of older versions have no fingerprint; of those, only the number of images is compared.
+
+    Args:
+        run_directory: the run's.
+        begun: its settings, as its config.yaml records them.
+        settings: those that it is to be resumed with, from `recorded_settings`.
+
+    Raises:
+        UserError: the images are others.
+    """
+    before = fingerprint.read_back(begun.get("data_fingerprint", {}))
+    now = fingerprint.read_back(settings["data_fingerprint"])
+    if before is None or now is None or ("study_name" not in begun and SOLO_HEAD not in begun):
+        return
+    other = fingerprint.difference(now, before)
+    if other is not None:
+        raise UserError(
+            f"{run_directory}: the data has changed since the run began: {other}; if it was "
+            f"moved: headsearch resume {run_directory} --data PATH"
+        )
 
 
 def _git_commit() -> str | None:

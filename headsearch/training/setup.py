@@ -16,6 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from headsearch import torchrun
+from headsearch.config import normalization
+from headsearch.config.locations import LOCATIONS
+from headsearch.config.presets import quick_lr
 from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import Coupling, RunConfig
 from headsearch.data import Data, DataSettings, open_data
@@ -30,6 +33,7 @@ from headsearch.models.bases import (
     BasePlan,
     repeated_blocks,
 )
+from headsearch.models.heads import FAMILIES
 from headsearch.models.network import Network
 from headsearch.models.space import Candidate
 from headsearch.runs.console import Loading, silently
@@ -40,9 +44,12 @@ from headsearch.training import distributed
 from headsearch.training.base_plan import (
     named_base,
     plan_for,
+    with_normalization,
 )
 from headsearch.training.environment import check_compiler, set_up
+from headsearch.training.head_check import IMAGES, check_head
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
+from headsearch.training.memory_estimate import check_memory
 from headsearch.training.objectives import Objective, make_objective, with_prototypes
 from headsearch.training.trainer import Trainer
 
@@ -76,13 +83,26 @@ class TrainingSetup:
     first_weights: Mapping[int, Path] = field(default_factory=dict)
 
     @property
+    def batch(self) -> int:
+        """The number of images in a step: the batch size, or fewer if there are fewer images."""
+        return min(self.config.batch_size, len(self.data.train))
+
+    @property
     def steps(self) -> int:
         """The number of training steps of one seed."""
         return self.config.epochs * steps_per_epoch(self.data.train, self.config)
 
     def rung_step(self, rung: int) -> int:
-        """The number of steps before rung r of R is scored: r/R of all, so 0 before rung 0."""
-        return round(self.steps * max(0, rung) / self.config.rungs)
+        """The number of steps before a rung is scored: 0 before rung 0, all before the last.
+
+        The first rung comes after the share `first_rung` of the steps, or after one of `rungs`
+        equal parts if that is 0; the others follow at equal distances.
+        """
+        first, rungs = self.config.first_rung, self.config.rungs
+        if not first or rungs == 1:
+            return round(self.steps * max(0, rung) / rungs)
+        share = first + (1 - first) * (rung - 1) / (rungs - 1)
+        return round(self.steps * share) if rung > 0 else 0
 
     def under(self, seed: int, **changes: Any) -> TrainingSetup:
         """The same set-up with another seed: first weights, image order and crops differ.
@@ -124,10 +144,11 @@ class TrainingSetup:
                 self.data,
                 heads=distributed.local_part(heads),
                 measure=self.config.discrepancy,
-                batch_size=2 * self.config.batch_size,
+                batch_size=2 * self.batch,
                 autocast=self.autocast,
                 summary=self.objective.summary_of_base,
                 prototypes=self.objective.prototypes_of(network),
+                normalization=normalization.parse(self.config.normalization),
                 on_progress=on_progress,
             )
         )
@@ -167,6 +188,7 @@ def prepare_training(
     objective = make_objective(config.objective, **recipe.sizes_for(config.objective))
     _check_discrepancy(config, objective)
     arguments, weights = named_base(config) if inputs.base is None else ({}, None)
+    config = with_normalization(config, inputs.base, weights)
     if config.out is not None:
         new_run_directory(config.out, "")  # raises if it exists
     device, autocast = set_up(config)
@@ -176,8 +198,12 @@ def prepare_training(
     plan = plan_for(
         config, inputs, data.train.image_size, arguments, weights, accelerator=accelerator
     )
+    if config.lr is None:
+        config = config.model_copy(update={"lr": quick_lr(plan.dim)})
     setup = TrainingSetup(config, device, autocast, data, plan, objective, inputs)
     _check_base(setup)
+    if not config.compile:  # a compiled base may keep less than is counted
+        check_memory(plan, setup.batch, device, autocast=autocast)
     _check_steps(setup)
     _check_ranks_agree(setup)
     return setup
@@ -234,8 +260,7 @@ def _check_base(setup: TrainingSetup) -> None:
 
 def _check_steps(setup: TrainingSetup) -> None:
     """Raises UserError if processes cannot share a step evenly, or there are too few steps."""
-    config = setup.config
-    batch = min(config.batch_size, len(setup.data.train))
+    config, batch = setup.config, setup.batch
     if batch % torchrun.count():
         raise UserError(
             f"{batch} images of a step cannot be shared out evenly to {torchrun.count()} "
@@ -247,10 +272,18 @@ def _check_steps(setup: TrainingSetup) -> None:
             f"{counted(setup.steps, 'step')} {compared} than {counted(config.rungs, 'rung')}; "
             "use more --images or --epochs, or a smaller --batch-size or --rungs"
         )
+    steps = [setup.rung_step(rung) for rung in range(config.rungs + 1)]
+    if len(set(steps)) < len(steps):
+        raise UserError(
+            f"--first-rung {config.first_rung:g} leaves no step between some of {config.rungs} "
+            f"rungs of {counted(setup.steps, 'step')}; use a value nearer to {1 / config.rungs:.2g}"
+        )
 
 
-MAY_DIFFER_OVER_RANKS = {"device", "threads", "out", "data_dir"}
-"""Settings that the processes of a job need not agree on: they don't change the results."""
+MAY_DIFFER_OVER_RANKS = {"device", "threads", "out", *LOCATIONS}
+"""Settings that the processes of a job need not agree on: they don't change the results.
+
+What lies at the locations is compared by its content."""
 
 
 def _check_ranks_agree(setup: TrainingSetup) -> None:
@@ -275,6 +308,15 @@ def _check_ranks_agree(setup: TrainingSetup) -> None:
 
 
 def attach(trainer: Trainer, setup: TrainingSetup, candidate: Candidate) -> None:
-    """Attaches a candidate's head. Its first weights are the same in any cohort."""
+    """Attaches a candidate's head. Its first weights are the same in any cohort.
+
+    Raises:
+        HeadFailedError: it is a family of the user's own, and its heads cannot train.
+    """
     dim, grid = setup.plan.stages[candidate.feature_index]
+    if candidate.block not in FAMILIES:
+        features = torch.zeros(IMAGES, dim, *grid, device=setup.device)
+        check_head(
+            candidate.name, lambda: candidate.build(dim, grid), features, autocast=setup.autocast
+        )
     trainer.attach(candidate.name, lambda: candidate.build(dim, grid), dim, candidate.feature_index)

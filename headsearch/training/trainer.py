@@ -25,6 +25,7 @@ from headsearch.models.network import (
     BASE,
     AttachedHead,
     Features,
+    HeadFailedError,
     Network,
     NoTeacher,
     Teacher,
@@ -82,7 +83,7 @@ class Trainer:
         self.seed = config.seed
         self.recipe = find_recipe(config.recipe)
         self.images_per_head = config.images_per_head
-        self.peak_lr = config.lr
+        self.peak_lr = config.peak_lr
         self.weight_decay = config.weight_decay
         self.student = student.to(device)
         self.teacher = (Teacher if objective.has_teacher else NoTeacher)(self.student)
@@ -100,7 +101,7 @@ class Trainer:
         self._fused = device.type != "meta"
         self.optimizer = torch.optim.AdamW(
             _decay_groups(BASE, self._parameters[BASE], config.weight_decay),
-            lr=config.lr,
+            lr=config.peak_lr,
             fused=self._fused,
         )
 
@@ -154,12 +155,16 @@ class Trainer:
 
         In a job of several processes, each process passes the crops of its own images, and all make
         the same update. Nothing here waits for the device.
+
+        Raises:
+            HeadFailedError: the code of a head failed; nothing has changed, and the step can be
+                taken again once the head is detached.
         """
         assert not self._blamed & self.student.heads.keys(), "a blamed head has to be detached"
-        self.unread += 1
         inputs = self._step_inputs(crops.flatten(0, 1), position)
         with self._seeded_layers(position):
             self._graph(inputs, self._compute_gradients)  # on CUDA replayed from a recording
+        self.unread += 1
         self.objective.adjust_gradients(self.student, position)
 
         for group in self.optimizer.param_groups:
@@ -180,7 +185,12 @@ class Trainer:
         buffers = [buffer for _, buffer in moving_buffers(self.student)]
         buffers_before = [buffer.clone() for buffer in buffers]
 
-        features, losses = self._forward(inputs)
+        try:
+            features, losses = self._forward(inputs)
+        except HeadFailedError:  # as if this step had not begun: it is taken again without the head
+            for buffer, before in zip(buffers, buffers_before, strict=True):
+                buffer.copy_(before)
+            raise
         losses.total.backward()
 
         # Every process of a job gets the same losses and gradients: the means over all images. The

@@ -319,6 +319,13 @@ COMMANDS = {
     "an image size": ["run", *TINY, "--image-size", "1"],
     "a patch size": ["run", *TINY, "--patch-size", "64"],
     "empty out": ["run", *TINY, "--out", ""],
+    "empty data": ["run", *TINY, "--data", ""],
+    "empty evaluation data": ["run", *TINY, "--eval-data", " "],
+    "empty base": ["run", *TINY, "--base", ""],
+    "empty space": ["run", *TINY, "--space", ""],
+    "empty weights": ["pretrain", "--head", "none", "--base-weights", ""],
+    "a million million images": ["run", *TINY, "--images", str(10**12)],
+    "too many evaluation images": ["run", *TINY, "--eval-images", str(10**11)],
     "a name too long": ["run", *TINY, "--out", "x" * 300],
     "zero byte in a name": ["run", *TINY, "--space", "a\x00b"],
 }

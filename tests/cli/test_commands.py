@@ -15,7 +15,8 @@ import pytest
 
 from headsearch.cli.budgets import budget_words
 from headsearch.cli.commands import GROUPS, app
-from headsearch.config.settings import OF_SEARCH_ALONE, PRESETS, RunConfig
+from headsearch.config.presets import DEFAULT_LR, PRESETS, quick_lr
+from headsearch.config.settings import OF_SEARCH_ALONE, RunConfig
 from headsearch.runs.signals import InterruptedAtOnceError
 from helpers.command_line import in_process
 
@@ -99,6 +100,14 @@ def test_report_and_plot_work_again_on_a_run(
     assert code == 0
     assert (workplace / "runs/a/report.html").is_file()
     assert "report:" in out
+    assert "Ranked by Score" in out
+    assert "Score (%)" in out
+    (workplace / "runs/a/report.html").unlink()
+    code, out, _ = in_process(capsys, monkeypatch, "report", "runs/a", "--out", "elsewhere")
+    assert code == 0
+    assert "report: elsewhere/report.html" in out
+    assert not (workplace / "runs/a/report.html").exists()
+    assert (workplace / "elsewhere/plots/discrepancy_accuracy.png").is_file()
     code, out, _ = in_process(
         capsys, monkeypatch, "plot", "runs/a", "--x", "params_m", "--y", "loss", "--out", "p.svg"
     )
@@ -134,7 +143,8 @@ def test_a_head_is_exported_and_the_base_pretrained_with_it(
     assert any("with the head mixer-d1" in line for line in lines)
     assert lines[-1] == (
         "  timm.create_model('test_vit', num_classes=0, img_size=16, patch_size=4, "
-        "checkpoint_path='runs/p/base.safetensors')"
+        "checkpoint_path='runs/p/base.safetensors', pretrained_cfg_overlay="
+        "{'input_size': (3, 16, 16), 'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)})"
     )
 
 
@@ -296,6 +306,7 @@ BAD = {
     "bad number": (["--epochs", "many"], ["--epochs", "'many'", "integer"]),
     "out of bounds": (["--batch-size", "0"], ["--batch-size", "0"]),
     "unknown flag": (["--epoch", "1"], ["--epoch", "--epochs"]),
+    "bad normalization": (["--normalization", "half"], ["--normalization", "inception", "'half'"]),
     "unknown budget": (["--budget", "quik"], ["did you mean 'quick'"]),
     "empty folder": (["--data", "empty"], ["empty"]),
     "no images": (["--data", "texts"], ["texts"]),
@@ -446,4 +457,7 @@ def test_the_help_groups_commands_and_says_what_a_budget_contains(
         assert f"{budget} {preset['trials']:,}" in words
     assert "full: all images, 100 epochs, at most 96 candidates, 8 rungs" in words
     assert "[default by --budget: quick 512, standard 4,000, full 10,000]" in words
-    assert words.count("[default by --budget:") == len(PRESETS["quick"])
+    assert "[default by --budget: quick 0.5, standard 0, full 0]" in words  # --first-rung
+    assert f"quick {quick_lr(384):g} × 384 / width of the base" in words
+    assert f"standard {DEFAULT_LR:g}, full {DEFAULT_LR:g}]" in words
+    assert words.count("[default by --budget:") == len({*PRESETS["quick"], "lr"})

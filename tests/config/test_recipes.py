@@ -12,8 +12,9 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from headsearch.config.presets import DEFAULT_LR, PRESETS
 from headsearch.config.recipes import RECIPES
-from headsearch.config.settings import PRESETS, RunConfig, resolve
+from headsearch.config.settings import RunConfig, resolve
 from headsearch.data import ViewSettings, loader
 from headsearch.data.loader import Loader
 from headsearch.errors import UserError
@@ -70,9 +71,10 @@ def test_preset_loses_to_recipe_and_recipe_to_config_file_and_flag(tmp_path: Pat
 def test_the_learning_rate_follows_the_batch_size_unless_it_is_given(tmp_path: Path) -> None:
     assert resolve({"recipe": "hssl-vit-b", "batch_size": "64"}).lr == pytest.approx(0.00075 / 4)
     assert resolve({"recipe": "hssl-vit-b", "batch_size": 64, "lr": 0.01}).lr == 0.01
-    assert resolve({"batch_size": 512}).lr == PRESETS["quick"]["lr"]
-    longer = {"epochs": 50}  # for which the quick one is too low
-    assert resolve(longer).lr == RunConfig.model_fields["lr"].default
+    assert resolve({"budget": "standard"}).lr == DEFAULT_LR
+    for own in ({"epochs": 50}, {"batch_size": 512}):  # the quick one is for its number of steps
+        assert resolve(own).lr == DEFAULT_LR
+    assert resolve({}).lr is None  # it depends on the base's width
 
 
 def test_an_unknown_recipe_is_refused_and_the_help_names_all_recipes() -> None:

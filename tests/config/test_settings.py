@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from headsearch.config.settings import PRESETS, RunConfig, panel_of, resolve
+from headsearch.config.presets import PRESETS
+from headsearch.config.settings import RunConfig, panel_of, resolve
 from headsearch.errors import UserError
 
 

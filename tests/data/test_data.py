@@ -370,7 +370,7 @@ class TestScenes:
         assert torch.equal(data.bank.batch(torch.arange(50)), everything[0][:50])
 
     def test_too_many_for_the_memory_are_refused(self):
-        with pytest.raises(UserError, match="lower --images or --image-size"):
+        with pytest.raises(UserError, match="enough for 85: lower --images"):
             open_small("scenes", images=4000, image_size=64, memory_limit=2**20)
 
     def test_can_evaluate_other_data(self, pets):

@@ -9,9 +9,8 @@ import torch
 from scipy import stats
 from torchvision.transforms.v2 import functional as tv
 
+from headsearch.config.normalization import IMAGENET
 from headsearch.data.image.views import (
-    MEAN,
-    STD,
     ViewSettings,
     adjust_brightness,
     adjust_contrast,
@@ -138,7 +137,7 @@ def test_large_crops_keep_their_area_and_the_ratios_that_fit():
 
 def test_normalize_is_the_imagenet_normalisation():
     images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8, generator=generator())
-    expected = tv.normalize(images.double() / 255, list(MEAN), list(STD)).float()
+    expected = tv.normalize(images.double() / 255, list(IMAGENET.mean), list(IMAGENET.std)).float()
     torch.testing.assert_close(normalize(images), expected, atol=1e-6, rtol=1e-6)
 
 

@@ -15,8 +15,10 @@ from headsearch.models.bases import (
     Base,
     base_arguments,
     plan_base,
+    pretrained_weights,
     repeated_blocks,
 )
+from headsearch.models.bases.names import ALIAS_ARGUMENTS
 from headsearch.models.bases.patches import PatchProduct
 from headsearch.models.heads import FAMILIES
 
@@ -225,6 +227,16 @@ def test_a_patch_that_leaves_too_small_a_map_is_refused() -> None:
 def test_every_alias_is_a_timm_model_and_every_own_family_exists() -> None:
     assert all(timm.is_model(name) for name in ALIASES.values())
     assert set(OWN_FAMILY.values()) <= set(FAMILIES)
+
+
+def test_an_alias_sets_arguments_that_others_override() -> None:
+    plan = plan_base("vit_mini", 32)
+    assert (plan.dim, len(plan.build().trunk.blocks)) == (96, 6)
+    other = plan_base("vit_mini", 32, arguments=base_arguments("vit_mini", "depth=2"))
+    assert (other.dim, len(other.build().trunk.blocks)) == (96, 2)
+    assert ALIAS_ARGUMENTS.keys() <= ALIASES.keys()
+    with pytest.raises(UserError, match="there are no pretrained weights of vit_mini"):
+        pretrained_weights("vit_mini")
 
 
 def test_the_last_layers_of_an_efficientnet_are_left_as_they_are_and_exported() -> None:

@@ -190,6 +190,8 @@ WRONG = [
     ("mine: {module: 3}", "module must be FILE.py:NAME or package.module:NAME, but is 3"),
     ("mine: {module: broken.py:MyHead}", "broken.py cannot be executed: SyntaxError: "),
     ("mine: {module: raising.py:MyHead}", "raising.py cannot be executed: RuntimeError: no GPU"),
+    ("mine: {module: exits.py:MyHead}", "exits.py cannot be executed: it ends the process (exi"),
+    ("mine: {module: leaves.py:MyHead}", "leaves.py cannot be executed: it ends the process (e"),
     ("convnext: {module: my_heads.py:MyHead}", "'convnext' is headsearch's own; give your family"),
     ("own: {module: my_heads.py:MyHead}", "'own' is headsearch's own; give your family"),
     ("my_head: {module: my_heads.py:MyHead}", "lower-case letters and digits, but is 'my_head'"),
@@ -208,6 +210,8 @@ WRONG = [
 def test_what_is_wrong_is_said_in_one_line_on_loading(folder, families, message):
     (folder / "broken.py").write_text("class MyHead(\n")
     (folder / "raising.py").write_text("raise RuntimeError('no GPU\\nat hand')\n")
+    (folder / "exits.py").write_text("import sys\n\nsys.exit(3)\n")
+    (folder / "leaves.py").write_text("import os\n\nos._exit(0)\n")
     with pytest.raises(UserError) as caught:
         load(folder, families)
     said = str(caught.value)

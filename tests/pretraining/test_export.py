@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from headsearch.config.yaml_file import located
 from headsearch.errors import UserError
@@ -118,6 +120,8 @@ def test_snippets_pass_the_linter_and_the_formatter(plan: BasePlan, tmp_path: Pa
     for family, parameters in variants():
         candidate = candidate_of(family, parameters, plan)
         (tmp_path / f"{candidate.name}.py").write_text(snippet_text(candidate, plan))
+    observing = snippet_text(candidate, plan, "observe")
+    (tmp_path / "observing.py").write_text(observing)
     linted(tmp_path)
 
 
@@ -129,6 +133,47 @@ def test_the_snippet_says_how_to_attach_it_and_where_it_comes_from(plan: BasePla
     doc = namespace["build_head"].__doc__
     for words in ("before the base's final norm", "NOT detached", "LayerNorm", "mean"):
         assert words in doc
+
+
+def test_the_snippet_of_an_observing_head_says_that_its_input_was_detached(plan: BasePlan) -> None:
+    candidate, *_ = head_on(plan, "convnext-d3-k7-noshortcut")
+    doc = executed(snippet_text(candidate, plan, "observe"))["build_head"].__doc__
+    assert "NOT detached" not in doc
+    assert "DETACHED as in the search" in doc
+    assert "do not detach the map" in doc
+
+
+def test_no_snippet_refers_to_a_file(plan: BasePlan) -> None:
+    for family, parameters in variants():
+        text = snippet_text(candidate_of(family, parameters, plan), plan)
+        assert not re.findall(r"[\w/]+\.(?:py|yaml|md|csv)\b", text), family
+
+
+def test_an_exported_head_of_an_observing_search_runs_alone(tmp_path: Path) -> None:
+    """In a process of its own, in an empty directory, without headsearch."""
+    from helpers.synthetic_runs import config
+    from helpers.synthetic_runs import run as made_up
+
+    settings = config(
+        coupling="observe", base="test_vit", image_size=16, patch_size=4, device="cpu"
+    )
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump({"study_name": "s", **settings}))
+    search = made_up(tmp_path / "run", config_changes=settings)
+    files = export_from(search, head="swin-d1-w2", out=tmp_path / "out").files
+    assert files.python is not None
+    assert "DETACHED as in the search" in files.python.read_text()
+    (tmp_path / "empty").mkdir()
+    code = (
+        "import runpy, sys, torch\n"
+        "sys.modules['headsearch'] = None\n"
+        f"head = runpy.run_path({str(files.python)!r})['build_head']()\n"
+        "print(tuple(head(torch.zeros(1, 64, 4, 4)).shape))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], cwd=tmp_path / "empty", capture_output=True, text=True
+    )
+    assert done.stdout == "(1, 64, 4, 4)\n", done.stderr
 
 
 @pytest.mark.parametrize(("family", "parameters"), variants(), ids=str)

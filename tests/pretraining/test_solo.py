@@ -13,13 +13,19 @@ import timm
 import torch
 import yaml
 
-from headsearch.config.settings import PRESETS, resolve
+from headsearch.config.presets import quick_lr
+from headsearch.config.settings import resolve
 from headsearch.data import normalize
 from headsearch.errors import UserError
 from headsearch.pretraining import solo
 from headsearch.pretraining.head_selection import head_on, name_at, read_name
 from headsearch.pretraining.run import Pretraining
-from headsearch.pretraining.setup import PretrainingSetup, prepare_pretraining, settings_like
+from headsearch.pretraining.setup import (
+    OLD_QUICK_LR,
+    PretrainingSetup,
+    prepare_pretraining,
+    settings_like,
+)
 from headsearch.pretraining.solo import SoloRun, SoloScored
 from headsearch.runs.run import Run, read_run
 from headsearch.study.search import Search
@@ -137,11 +143,15 @@ def test_timm_loads_the_weights_and_gives_the_features_of_the_trained_base(
     arguments = pretraining.setup.plan.arguments
     assert pretraining.loading == (
         f"timm.create_model('test_vit', num_classes=0, img_size=16, patch_size=4, "
-        f"checkpoint_path={str(pretraining.weights)!r})"
+        f"checkpoint_path={str(pretraining.weights)!r}, pretrained_cfg_overlay="
+        "{'input_size': (3, 16, 16), 'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)})"
     )
     model = timm.create_model(
         "test_vit", num_classes=0, checkpoint_path=str(pretraining.weights), **arguments
     ).eval()
+    loaded = eval(pretraining.loading, {"timm": timm}).eval()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
     with torch.no_grad():
         torch.testing.assert_close(model(images(pretraining)), features)
 
@@ -188,7 +198,9 @@ def test_settings_of_the_run_give_way_to_flags_and_a_budget_brings_its_own(run: 
     assert (standard.images, standard.epochs, standard.rungs) == (20_000, 8, 3)
 
 
-@pytest.mark.parametrize(("own", "then"), [(PRESETS["quick"]["lr"], 5e-4), (1e-3, 1e-3)])
+@pytest.mark.parametrize(
+    ("own", "then"), [(quick_lr(64), 5e-4), (OLD_QUICK_LR, 5e-4), (1e-3, 1e-3)]
+)
 def test_a_budget_brings_its_learning_rate_where_the_run_had_that_of_its_own(
     own: float, then: float, run: Run, tmp_path: Path
 ) -> None:

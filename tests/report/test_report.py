@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import io
 import itertools
 import math
 import re
@@ -14,10 +16,17 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 from scipy import stats
 
 from headsearch.errors import UserError
-from headsearch.report import advice, plot_columns, ranking_table, write_report
+from headsearch.report import (
+    advice,
+    plot_columns,
+    ranking_legend,
+    ranking_table,
+    write_report,
+)
 from headsearch.report.columns import COLUMNS
 from headsearch.report.content import content
 from headsearch.report.plots.discrepancy_accuracy import discrepancy_accuracy
@@ -25,8 +34,12 @@ from headsearch.report.plots.labels import spread
 from headsearch.report.plots.pruning_timeline import pruning_timeline
 from headsearch.report.plots.scores_over_rungs import scores_over_rungs
 from headsearch.report.plots.style import family_styles, plotting
+from headsearch.report.result import RunView
 from headsearch.report.statistics.intervals import Interval
 from headsearch.report.statistics.rank_correlation import Correlation, trend
+from headsearch.report.tables import baselines_table
+from headsearch.runs.run import Run
+from headsearch.runs.tables import rank
 from headsearch.text import duration
 from helpers import synthetic_runs
 
@@ -79,7 +92,7 @@ def test_advice_says_when_the_runner_up_is_clearly_behind(tmp_path: Path):
     }
     text = advice(synthetic_runs.run(tmp_path, heads=heads))
     assert "a-head: take this head" in text
-    assert "the runner-up b-head (discrepancy 0.100" in text
+    assert "the runner-up b-head (score 0.190, discrepancy 0.100" in text
     assert "clearly behind" in text
 
 
@@ -114,6 +127,13 @@ def test_advice_when_everything_collapsed_or_nothing_is_scored(tmp_path: Path):
     assert of("interrupted").startswith("Provisional (interrupted at rung 2 of 4): bottleneck")
     assert "without labels it is unknown" in of("no labels")
     assert "there is no comparison" in of("one candidate")
+
+
+def test_doubts_about_the_data_are_in_the_report_and_blamed_for_a_collapse(tmp_path: Path):
+    doubt = "60 of 60 training images of <black> show nothing"
+    run = synthetic_runs.run(tmp_path, data_warnings=[doubt], **UNFINISHED["all collapsed"])
+    assert f"The data: {doubt}." in content(run).trust
+    assert f"the images may be the cause rather than the heads: {doubt}" in advice(run)
 
 
 def test_advice_warns_where_the_base_has_not_learnt(tmp_path: Path):
@@ -250,11 +270,136 @@ def test_the_table_leaves_out_empty_columns_and_is_short_for_a_terminal(tmp_path
     assert "k-NN (%)" not in table.headings
     compact = ranking_table(synthetic_runs.run(tmp_path), compact=True)
     assert compact.headings == [
-        "Rank", "Candidate", "State", "Rungs", "Discrepancy", "k-NN (%)", "Linear (%)",
+        "Rank", "Candidate", "State", "Rungs", "Score", "Discrepancy", "k-NN (%)", "Linear (%)",
         "Params (M)",
     ]  # fmt: skip
-    assert compact.rows[0][:5] == ["1 [1–2]", "bottleneck-d2-k3", "complete", "4", "0.292"]
+    first = ["1 [1–2]", "bottleneck-d2-k3", "complete", "4", "0.322", "0.292"]
+    assert compact.rows[0][:6] == first
     assert all(len(row) == len(compact.numeric) == len(compact.headings) for row in compact.rows)
+
+
+def ranked_by_accuracy(path: Path) -> Run:
+    """A run whose order by score, on the labels that choose, is not that of its k-NN accuracies."""
+    heads = {"a": ("mixer", 0.3, 0.36), "b": ("swin", 0.1, 0.40), "identity": ("identity", 0, 0.34)}
+    found = synthetic_runs.run(path, heads=heads, config_changes={"rank_by": "accuracy"})
+    scores = found.ranking["candidate"].map({"a": 0.39, "b": 0.37, "identity": 0.33})
+    return dataclasses.replace(found, ranking=rank(found.ranking.assign(score=scores)))
+
+
+@pytest.mark.parametrize("compact", [True, False])
+def test_the_table_shows_the_score_that_ranks_beside_the_reported_accuracies(
+    tmp_path: Path, compact: bool
+):
+    table = ranking_table(ranked_by_accuracy(tmp_path), compact=compact)
+    score, knn, name = (table.headings.index(h) for h in ("Score (%)", "k-NN (%)", "Candidate"))
+    assert [(row[name], row[score], row[knn]) for row in table.rows] == [
+        ("a", "39.0", "36.0"), ("b", "37.0", "40.0"), ("identity", "33.0", "34.0"),
+    ]  # fmt: skip
+    by_discrepancy = synthetic_runs.run(tmp_path, config_changes={"rank_by": "discrepancy"})
+    assert not any("Score" in h for h in ranking_table(by_discrepancy, compact=compact).headings)
+
+
+def test_headline_table_and_terminal_say_which_labels_a_figure_is_on(tmp_path: Path):
+    run = ranked_by_accuracy(tmp_path)
+    write_report(run)
+    legend = (
+        "Ranked by Score: proxy accuracy, the mean of k-NN and linear accuracy, on the labels that "
+        "choose. k-NN and Linear are on the reporting labels, which do not choose."
+    )
+    assert ranking_legend(run) == legend
+    for text in ((tmp_path / name).read_text() for name in ("report.html", "report.md")):
+        assert "(score 39.0%, discrepancy 0.300" in text
+        assert "k-NN 36.0 ± 3.8% on the reporting labels" in text
+        assert legend in text
+        assert "Score is used for choosing and reported on the same images" in text
+        assert "discrepancy is used for choosing" not in text
+    baselines = baselines_table(run)
+    assert baselines is not None
+    assert baselines.headings[1:] == ["k-NN (reporting labels)", "Linear (reporting labels)"]
+
+
+@pytest.mark.parametrize(
+    ("rank_by", "labelled", "words"),
+    [
+        ("discrepancy", True, "Ranked by discrepancy from the base. k-NN and Linear are on the"),
+        ("auto", False, "Ranked by discrepancy from the base, because there are no labels."),
+        ("balanced", True, "proxy accuracy, on the labels that choose. k-NN and Linear are"),
+        ("static_prior", True, "Ranked by Score: static_prior (the mean gain of this head, or of"),
+    ],
+)
+def test_the_legend_names_what_ranks(tmp_path: Path, rank_by: str, labelled: bool, words: str):
+    changes = {"rank_by": rank_by}
+    run = synthetic_runs.run(tmp_path, labelled=labelled, config_changes=changes)
+    assert words in ranking_legend(run)
+    assert ("labels that choose" in ranking_legend(run)) == (rank_by == "balanced")
+    trust = " ".join(content(run).trust)
+    by_discrepancy = "discrepancy is used for choosing" in trust
+    assert by_discrepancy == (rank_by in ("discrepancy", "auto"))
+
+
+def state_of(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file and folder with its time of change and its bytes."""
+    return {
+        str(path): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in (folder, *folder.rglob("*"))
+    }
+
+
+def test_a_report_in_another_directory_leaves_the_run_as_it_is(tmp_path: Path):
+    run = synthetic_runs.run(tmp_path / "run")
+    run.path.mkdir()
+    (run.path / "ranking.csv").write_text("as it was")
+    before = state_of(run.path)
+    run.path.chmod(0o555)
+    try:
+        out = tmp_path / "new" / "report"
+        assert write_report(run, out) == out / "report.html"
+        assert RunView(run).report(str(out)) == out / "report.html"
+    finally:
+        run.path.chmod(0o755)
+    assert state_of(run.path) == before
+    assert {path.name for path in out.iterdir()} == {"report.html", "report.md", "plots"}
+    write_report(run)
+    for name in ("report.md", "report.html", "plots/pruning_timeline.svg"):
+        assert (out / name).read_bytes() == (run.path / name).read_bytes()
+
+
+def test_a_report_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file: cannot write the report: .*; name another .*--out"):
+        write_report(synthetic_runs.run(tmp_path), tmp_path / "file")
+
+
+def test_a_notebook_shows_a_plot_as_a_picture(tmp_path: Path):
+    result = RunView(synthetic_runs.run(tmp_path))
+    path = result.plot()
+    assert path == tmp_path / "plots" / "head_knn-over-discrepancy.png"
+    assert isinstance(path, Path)
+    shown = path._repr_png_()
+    assert shown is not None
+    data, size = shown
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == "PNG"
+        assert image.width == pytest.approx(2 * size["width"], abs=1)
+    assert path._repr_svg_() is None
+    drawing = result.plot(out=tmp_path / "a.svg")
+    assert "<svg" in (drawing._repr_svg_() or "")
+    assert drawing._repr_png_() is None
+    assert result.plot(out=tmp_path / "a.pdf")._repr_png_() is None
+    path.unlink()
+    assert path._repr_png_() is None
+
+
+def test_a_notebook_shows_the_ranking_with_its_plot(tmp_path: Path):
+    shown = RunView(ranked_by_accuracy(tmp_path))._repr_html_()
+    image = r'<img width="\d+" alt="[^"]+" src="data:image/png;base64,([^"]+)">'
+    (picture,) = re.findall(image, shown)
+    with Image.open(io.BytesIO(base64.b64decode(picture))) as opened:
+        assert opened.width > 700
+    assert "Ranked by Score: proxy accuracy" in shown
+    assert "score 39.0%" in shown
+    assert not list(tmp_path.iterdir()), "showing a result writes nothing"
+    assert "<img" not in RunView(synthetic_runs.run(tmp_path, last=-1))._repr_html_()
 
 
 def test_small_discrepancies_keep_two_digits():

@@ -169,7 +169,7 @@ def test_saturated_accuracies_recommend_nothing_and_are_warned_about(tmp_path: P
     run = synthetic_runs.run(tmp_path, heads=heads(identity=1.0, mixer_d2=1.0),
                              config_changes={"rank_by": "accuracy"})  # fmt: skip
     assert verdict_of(run, None) is Verdict.SATURATED
-    assert "all heads have the same accuracy (100.0% (99.4 to 100.0))" in advice(run)
+    assert "the same accuracy on the reporting labels (100.0% (99.4 to 100.0))" in advice(run)
     assert any("too easy or too hard" in sentence for sentence in trust(run))
 
 

@@ -17,7 +17,7 @@ import yaml
 from headsearch.config.settings import resolve
 from headsearch.errors import UserError
 from headsearch.report.plots.style import RC
-from headsearch.runs.directory import HOLDER, claimed, hold
+from headsearch.runs.directory import HOLDER, LOCK, abandoned, claimed, hold
 from headsearch.runs.run import check_same_settings, read_run
 from headsearch.study.events import Scored
 from headsearch.study.search import Search, resumed_search
@@ -172,6 +172,25 @@ def test_a_run_that_is_held_is_running(stages: dict[str, Path], tmp_path: Path) 
     holder.write_text("process 1 on another-machine since 2026-01-01 00:00:00")
     status = read_run(tmp_path / "run").facts["status"]
     assert status == "running", "as far as can be seen from here"
+
+
+@pytest.mark.parametrize("lock_is_there", [True, False])
+def test_looking_whether_a_run_was_killed_changes_nothing_in_it(
+    tmp_path: Path, lock_is_there: bool
+) -> None:
+    path = tmp_path / "run"
+    path.mkdir()
+    lock = hold(path)
+    assert not abandoned(path)
+    lock.release()
+    if not lock_is_there:
+        (path / LOCK).unlink(missing_ok=True)
+    before = {file: file.stat().st_mtime_ns for file in (path, *path.iterdir())}
+    for file in before:  # as in an archive
+        file.chmod(0o555 if file.is_dir() else 0o444)
+    assert abandoned(path)
+    assert {file: file.stat().st_mtime_ns for file in (path, *path.iterdir())} == before
+    path.chmod(0o755)
 
 
 def test_a_run_from_before_some_settings_and_formats_is_resumed(

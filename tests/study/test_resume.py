@@ -389,6 +389,14 @@ def test_a_snapshot_that_is_not_whole_gives_way_to_the_one_before(tmp_path: Path
     assert read_snapshot(tmp_path) is None
 
 
+def test_a_snapshot_with_nan_is_refused_in_one_line(tmp_path: Path) -> None:
+    tensors = {"0.student.x": torch.full((4,), torch.nan)}
+    write_snapshot(tmp_path, Snapshot(tensors, {"number": 1}))
+    with pytest.raises(UserError, match=r"damaged: 0\.student\.x holds .*\(NaN\)") as error:
+        read_snapshot(tmp_path)
+    assert "\n" not in str(error.value)
+
+
 def test_a_write_that_fails_leaves_the_snapshot_that_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,9 +18,13 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from headsearch.data.image.decode import BadImage, decode, open_image
+from headsearch.data.image.label_files import LARGEST as LARGEST_LABEL
+from headsearch.data.image.label_files import LabelFiles, in_order, labels_beside
+from headsearch.data.image.wide_values import NOMINAL, Scale
 from headsearch.errors import UserError
 from headsearch.text import counted
 
@@ -48,9 +52,11 @@ class Source(ABC):
         classes: class names, sorted; empty without labels.
         notes: decisions that were made while opening it, one line each.
         others: names of the files without the suffix of an image.
+        scale: of images of more than 8 bits a value; see `survey`.
     """
 
     name: str
+    scale: Scale = NOMINAL
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -71,6 +77,10 @@ class Source(ABC):
     @abstractmethod
     def shorter_side(self, index: int) -> int:
         """The shorter side of image `index` in pixels, without decoding it; raises as `pixels`."""
+
+    def opened(self, index: int) -> Image.Image | None:
+        """Image `index` before it is decoded, if there is such a thing; raises as `pixels`."""
+        return None
 
     def __str__(self) -> str:
         return self.name
@@ -104,14 +114,23 @@ class FileSource(Source):
                 f"{name} is empty: expected images, or a folder of images for each class"
             )
         self.name = name
+        notes: list[str] = []
+        files = list(files)
+        if (folders := class_folders(files)) is not None:
+            files, folders = _without_splits(name, files, folders, notes)
+        beside = LabelFiles()
+        if folders is None or len(set(folders)) == 1:
+            beside = labels_beside(name, files, others, self.read_other)
+            notes += [beside.note] if beside.note else []
+            others = [file for file in others if file not in beside.used]
+            folders = beside.labels or folders
         self.files = files
         self.others = others
-        notes = []
         if others:
             count = counted(len(others), "file that is not an image", "files that are not images")
             notes.append(f"{name}: {count} left out")
-        if (folders := class_folders(files)) is not None:
-            self.classes = tuple(sorted(set(folders)))
+        if folders is not None:
+            self.classes = in_order(folders) if beside.labels else tuple(sorted(set(folders)))
             splits = {c.lower() for c in self.classes} & {*TRAIN_FOLDERS, *EVAL_FOLDERS}
             if len(splits) == len(self.classes) > 1:
                 raise UserError(
@@ -131,11 +150,18 @@ class FileSource(Source):
     def read(self, index: int) -> bytes:
         """The bytes of file `index`. Raises BadImage or OSError."""
 
+    @abstractmethod
+    def read_other(self, file: str) -> bytes:
+        """The bytes of one of the files that are not images. Raises BadImage or OSError."""
+
     def pixels(self, index: int, size: int) -> NDArray[np.uint8]:
-        return decode(self.read(index), size)
+        return decode(self.read(index), size, self.scale)
+
+    def opened(self, index: int) -> Image.Image:
+        return open_image(self.read(index))
 
     def shorter_side(self, index: int) -> int:
-        return min(open_image(self.read(index)).size)
+        return min(self.opened(index).size)
 
     def describe(self, index: int) -> str:
         return self.files[index]
@@ -162,32 +188,60 @@ def class_folders(files: Sequence[str]) -> list[str] | None:
     return None if any(len(p) == depth for p in parts) else [p[depth] for p in parts]
 
 
-class FolderSource(FileSource):
-    """The images below a folder."""
+def _without_splits(
+    name: str, files: list[str], folders: list[str], notes: list[str]
+) -> tuple[list[str], list[str]]:
+    """Leaves out the files of folders among the classes that are named like evaluation splits.
 
-    def __init__(self, path: Path, name: str) -> None:
+    `train` is a class where it is not beside such a folder alone: there are images of trains.
+    """
+    splits = {folder for folder in folders if folder.lower() in EVAL_FOLDERS}
+    if not splits or all(f.lower() in (*EVAL_FOLDERS, *TRAIN_FOLDERS) for f in set(folders)):
+        return files, folders
+    kept = [place for place, folder in enumerate(folders) if folder not in splits]
+    notes.append(
+        f"{name}: {', '.join(sorted(splits))} beside the classes is named like a split and left "
+        f"out with its {counted(len(files) - len(kept), 'image')}; rename it if it is a class"
+    )
+    return [files[place] for place in kept], [folders[place] for place in kept]
+
+
+class FolderSource(FileSource):
+    """The images below a folder, but for those below the folder `without`."""
+
+    def __init__(self, path: Path, name: str, without: Path | None = None) -> None:
         self.path = path
         images: list[str] = []
         others: list[str] = []
-        for file in _files_below(path):
-            (images if _is_image(file) else others).append(file)
+        for file in files_below(path, without):
+            (images if is_image(file) else others).append(file)
         super().__init__(name, sorted(images), sorted(others))
 
     def read(self, index: int) -> bytes:
-        file = self.path / self.files[index]
+        return self._bytes(self.files[index], LARGEST_FILE)
+
+    def read_other(self, file: str) -> bytes:
+        return self._bytes(file, LARGEST_LABEL)
+
+    def _bytes(self, name: str, most: int) -> bytes:
+        file = self.path / name
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):  # a pipe or a device, reading which may never end
             raise BadImage("not a regular file")
-        _check_size(status.st_size)
+        _check_size(status.st_size, most)
         return file.read_bytes()
 
 
-def _files_below(root: Path) -> Iterator[str]:
+def files_below(root: Path, without: Path | None = None) -> Iterator[str]:
     """Yields the relative names of all files below a folder, but not hidden ones.
 
     Links to folders are followed; each folder is read once, so that a cycle of links ends.
+
+    Args:
+        root: the folder.
+        without: a folder that is left out with all that it holds.
     """
-    seen = set()
+    seen = set() if without is None else {os.path.realpath(without)}
     for folder, subfolders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
@@ -195,12 +249,20 @@ def _files_below(root: Path) -> Iterator[str]:
             continue
         seen.add(real)
         # In place, which `os.walk` takes as the folders to visit, in this order.
-        subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
+        subfolders[:] = sorted(s for s in subfolders if not is_hidden(s))
         relative = Path(folder).relative_to(root)
-        yield from ((relative / f).as_posix() for f in files if not f.startswith("."))
+        yield from ((relative / f).as_posix() for f in files if not is_hidden(f))
 
 
-def _is_image(file: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether no reader looks at a file or folder of this name, nor at what a folder holds.
+
+    macOS adds `._x.jpg` and the folder `__MACOSX` to archives, for the metadata of x.jpg.
+    """
+    return (name.startswith(".") and name not in (".", "..")) or name == "__MACOSX"
+
+
+def is_image(file: str) -> bool:
     return PurePosixPath(file).suffix.lower() in SUFFIXES
 
 
@@ -217,54 +279,67 @@ class TarSource(FileSource):
 
     def __init__(self, path: Path, name: str) -> None:
         self.path = path
-        images: dict[str, _Member] = {}
-        others = []
+        members: dict[str, _Member] = {}
+        repeated = set()
         try:
             with tarfile.open(path, "r:") as tar:
                 for info in tar:
                     file = PurePosixPath(info.name)
-                    # Links and devices have no content in the archive. macOS adds "._x.jpg" for
-                    # the metadata of x.jpg.
-                    if not info.isreg() or file.name.startswith("."):
+                    if any(map(is_hidden, file.parts)):
                         continue
-                    if _is_image(info.name):
-                        images[str(file)] = _Member(info.offset_data, info.size)
+                    if info.islnk() and (linked := str(PurePosixPath(info.linkname))) in members:
+                        member = members[linked]  # the same file under a second name
+                    elif info.isreg():
+                        member = _Member(info.offset_data, info.size)
                     else:
-                        others.append(str(file))
+                        continue  # other links and devices have no content in the archive
+                    repeated |= {str(file)} & members.keys()
+                    members[str(file)] = member
         except tarfile.TarError as error:
             raise UserError(
                 f"{name} cannot be read as a tar ({error}); it must be complete and not compressed"
             ) from error
-        files = sorted(images)
-        self._members = [images[file] for file in files]
-        super().__init__(name, files, others)
+        self._members = members
+        files = sorted(file for file in members if is_image(file))
+        super().__init__(name, files, sorted(members.keys() - set(files)))
+        if repeated:
+            self.notes += (
+                f"{name} holds {counted(len(repeated), 'member')} more than once; the last is used",
+            )
 
     def read(self, index: int) -> bytes:
-        member = self._members[index]
-        _check_size(member.size)
+        return self._bytes(self.files[index], LARGEST_FILE)
+
+    def read_other(self, file: str) -> bytes:
+        return self._bytes(file, LARGEST_LABEL)
+
+    def _bytes(self, name: str, most: int) -> bytes:
+        member = self._members[name]
+        _check_size(member.size, most)
         # A new handle for each read, since threads and forked workers would share its position.
         with self.path.open("rb") as file:
             file.seek(member.offset)
             return file.read(member.size)
 
 
-def _check_size(size: int) -> None:
-    if size > LARGEST_FILE:
-        raise BadImage(f"{size} bytes, over the limit of {LARGEST_FILE}")
+def _check_size(size: int, most: int) -> None:
+    if size > most:
+        raise BadImage(f"{size} bytes, over the limit of {most}")
 
 
-def open_path(path: Path, name: str) -> FileSource:
+def open_path(path: Path, name: str, without: Path | None = None) -> FileSource:
     """Opens a folder or a .tar of images.
 
     Args:
         path: the folder or archive.
         name: what the user called it.
+        without: a folder inside it that is left out.
 
     Raises:
         UserError: it does not exist, is neither a folder nor a tar, or contains no image.
     """
     if path.is_dir():
-        return FolderSource(path, name)
+        return FolderSource(path, name, without)
     if path.is_file() and tarfile_like(path):
         return TarSource(path, name)
     if path.exists():

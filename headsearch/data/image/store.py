@@ -37,7 +37,10 @@ class Images(ABC):
         image_size: side in pixels.
         labels: (N,) int64 indices into `classes`, or None.
         classes: class names; empty without labels.
+        in_memory: whether reading an image costs no decoding.
     """
+
+    in_memory = True
 
     def __init__(
         self, name: str, image_size: int, labels: Tensor | None, classes: tuple[str, ...]
@@ -99,6 +102,8 @@ class ImagesOnDemand(Images):
     Attributes:
         bad: the names of all bad files, those known from the start first.
     """
+
+    in_memory = False
 
     def __init__(
         self,
@@ -162,6 +167,7 @@ class ImageSubset(Images):
     def __init__(self, images: Images, indices: Tensor) -> None:
         labels = None if images.labels is None else images.labels[indices]
         super().__init__(images.name, images.image_size, labels, images.classes)
+        self.in_memory = images.in_memory
         self._images = images
         self._indices = indices
 

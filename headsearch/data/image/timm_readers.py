@@ -27,6 +27,7 @@ from torch import Tensor
 
 from headsearch.data.image.decode import BROKEN, BadImage, decode, open_image, square, to_array
 from headsearch.data.image.readers import Source, nearest
+from headsearch.data.image.wide_values import kind_of
 from headsearch.errors import UserError, unknown
 
 PACKAGES = {
@@ -67,6 +68,11 @@ class TimmSpec:
     splits: tuple[str, ...]
     data_dir: Path | None
     download: bool
+
+    @property
+    def reads_a_folder(self) -> bool:
+        """Whether it names a folder of images rather than a dataset."""
+        return self.prefix == "torch" and self.name.lower() in ("image_folder", "folder")
 
 
 def parse(spec: str, role: str, data_dir: Path | None, download: bool) -> TimmSpec | None:
@@ -134,6 +140,8 @@ def _create(spec: TimmSpec, seed: int, keys: dict[str, str]) -> Any:
         arguments["root"], splits = _shards(spec)
         arguments["input_key"] = "jpg;jpeg;png;webp"
         del arguments["download"]
+    if spec.prefix in ("hfids", "wds"):
+        arguments["input_img_mode"] = ""  # converted as the images of a folder are
 
     first: Exception | None = None
     for split in splits:
@@ -239,13 +247,14 @@ class MapSource(Source):
 
     def pixels(self, index: int, size: int) -> NDArray[np.uint8]:
         if self._reader is not None:
-            return decode(self._bytes(index), size)
-        return to_array(self._image(index), size)
+            return decode(self._bytes(index), size, self.scale)
+        return to_array(self._image(index), size, self.scale)
+
+    def opened(self, index: int) -> Image.Image:
+        return open_image(self._bytes(index)) if self._reader else self._image(index)
 
     def shorter_side(self, index: int) -> int:
-        if self._reader is not None:
-            return min(open_image(self._bytes(index)).size)
-        return min(self._image(index).size)
+        return min(self.opened(index).size)
 
     def _bytes(self, index: int) -> bytes:
         assert self._reader is not None
@@ -294,7 +303,8 @@ class StreamSource(Source):
         held = 0
         for image, target in itertools.islice(_samples(spec, dataset), count):
             with contextlib.suppress(*BROKEN):  # bad images are found and counted when decoded
-                if min(image.size) > max_image_size:
+                # More than 8 bits are scaled later, when all images of the stream are known.
+                if min(image.size) > max_image_size and kind_of(image) is None:
                     image = square(image, max_image_size)
             held += image.width * image.height * 3
             if held > memory:
@@ -316,7 +326,10 @@ class StreamSource(Source):
         return len(self._images)
 
     def pixels(self, index: int, size: int) -> NDArray[np.uint8]:
-        return to_array(self._images[index], size)
+        return to_array(self._images[index], size, self.scale)
+
+    def opened(self, index: int) -> Image.Image:
+        return self._images[index]
 
     def shorter_side(self, index: int) -> int:
         return min(self._images[index].size)

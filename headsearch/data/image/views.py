@@ -17,12 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from headsearch.config.normalization import IMAGENET, Normalization
 from headsearch.errors import UserError
-
-# ImageNet's mean and standard deviation, RGB in [0, 1]. Most of timm's weights expect this
-# normalisation, so a pretrained base can be used as it is. It is close enough for any photographs.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601-2, rounded as in torchvision
 
@@ -81,10 +77,10 @@ class ViewSettings:
             raise UserError(f"views: blur_sigma needs 0 < low <= high, got {self.blur_sigma}")
 
 
-def normalize(images_B3HW: Tensor) -> Tensor:
-    """Converts uint8 images (B, 3, H, W) to float32 with `MEAN` subtracted, divided by `STD`."""
+def normalize(images_B3HW: Tensor, normalization: Normalization = IMAGENET) -> Tensor:
+    """Converts uint8 images (B, 3, H, W) to float32, normalised."""
     assert images_B3HW.dtype == torch.uint8
-    return _standardize(images_B3HW.float().div_(255))
+    return _standardize(images_B3HW.float().div_(255), normalization)
 
 
 def make_views(
@@ -93,6 +89,7 @@ def make_views(
     settings: ViewSettings,
     count: int = 2,
     part: tuple[int, int] = (0, 1),
+    normalization: Normalization = IMAGENET,
 ) -> Tensor:
     """Draws `count` random views of every image.
 
@@ -104,6 +101,7 @@ def make_views(
         count: the number of views of each image.
         part: (p, n) if the images are the p-th of n equal parts of a batch. They get the same views
             as in a call with the whole batch, so that ranks together see what one process would.
+        normalization: the mean and std of the result.
 
     Returns:
         (count, B, 3, S, S) float32, normalised as by `normalize`.
@@ -146,7 +144,7 @@ def make_views(
         x_N3SS = gaussian_blur(x_N3SS, sigma_N, draw["blur"] < blur)
     if settings.solarize:
         x_N3SS = solarize(x_N3SS, draw["solarize"] < settings.solarize)
-    return _standardize(x_N3SS).view(count, batch, 3, size, size)
+    return _standardize(x_N3SS, normalization).view(count, batch, 3, size, size)
 
 
 _DRAWS = (
@@ -300,11 +298,12 @@ def solarize(x_N3HW: Tensor, solarized_N: Tensor) -> Tensor:
     return torch.where(inverted_N3HW, 1 - x_N3HW, x_N3HW)
 
 
-def _standardize(x_N3HW: Tensor) -> Tensor:
-    """Subtracts `MEAN` from images in [0, 1] and divides by `STD`."""
+def _standardize(x_N3HW: Tensor, normalization: Normalization) -> Tensor:
+    """Subtracts the mean from images in [0, 1] and divides by the standard deviation."""
+    means, stds = normalization.mean, normalization.std
     # Filled on the device: a tensor from a Python list would be copied there, which synchronises.
-    scale_131 = torch.cat([x_N3HW.new_full((1, 1, 1), 1 / std) for std in STD])
+    scale_131 = torch.cat([x_N3HW.new_full((1, 1, 1), 1 / std) for std in stds])
     shift_131 = torch.cat(
-        [x_N3HW.new_full((1, 1, 1), -mean / std) for mean, std in zip(MEAN, STD, strict=True)]
+        [x_N3HW.new_full((1, 1, 1), -mean / std) for mean, std in zip(means, stds, strict=True)]
     )
     return torch.addcmul(shift_131, x_N3HW, scale_131)

@@ -7,10 +7,17 @@ from headsearch.models.bases.names import ALIASES, OWN_FAMILY, timm_name_of
 from headsearch.models.bases.plan import BasePlan, plan_base
 from headsearch.models.bases.shapes import Stage
 from headsearch.models.bases.trunk import compile_blocks, drop_no_paths, repeated_blocks
-from headsearch.models.bases.weights import Weights, pretrained_weights, read_weights
+from headsearch.models.bases.weights import (
+    NORMALIZATION,
+    Weights,
+    normalization_of,
+    pretrained_weights,
+    read_weights,
+)
 
 __all__ = [
     "ALIASES",
+    "NORMALIZATION",
     "OWN_FAMILY",
     "Base",
     "BaseOutput",
@@ -20,6 +27,7 @@ __all__ = [
     "base_arguments",
     "compile_blocks",
     "drop_no_paths",
+    "normalization_of",
     "plan_base",
     "plan_module",
     "pretrained_weights",

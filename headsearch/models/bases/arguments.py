@@ -13,7 +13,7 @@ import timm
 import torch
 
 from headsearch.errors import UserError
-from headsearch.models.bases.names import timm_name_of
+from headsearch.models.bases.names import ALIAS_ARGUMENTS, timm_name_of
 from headsearch.models.bases.shapes import REFUSALS, first_line
 
 RESERVED = {
@@ -47,7 +47,7 @@ def base_arguments(name: str, text: str | None) -> dict[str, Any]:
     Raises:
         UserError: the text does not have this form, or the model does not take an argument.
     """
-    arguments = {}
+    arguments: dict[str, Any] = {}
     # Split only at commas before a KEY=, since values such as (2, 2, 6, 2) hold commas too.
     for entry in re.split(r",(?=\s*[A-Za-z_]\w*\s*=)", text) if text else ():
         match = _ENTRY.fullmatch(entry)
@@ -63,7 +63,7 @@ def base_arguments(name: str, text: str | None) -> dict[str, Any]:
             raise UserError(f"--base-args: {key} is given twice")
         arguments[key] = _value(match[2].strip())
     if arguments:
-        check_arguments(timm_name_of(name), arguments)
+        check_arguments(timm_name_of(name), {**ALIAS_ARGUMENTS.get(name, {}), **arguments})
     return arguments
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from headsearch.errors import UserError
 from headsearch.models.bases.arguments import check_arguments
 from headsearch.models.bases.base import WHOLE, Base, Reading
-from headsearch.models.bases.names import own_family, timm_name_of
+from headsearch.models.bases.names import ALIAS_ARGUMENTS, own_family, timm_name_of
 from headsearch.models.bases.shapes import REFUSALS, Shape, Stage, first_line, measure
 from headsearch.models.bases.trunk import patch_embedding
 from headsearch.models.bases.weights import Weights, fitted
@@ -140,7 +140,8 @@ def plan_base(
         UserError: timm has no such model, the model does not take the arguments, it gives no usable
             map at this image size, or the weights do not fit it.
     """
-    plan = _chosen_plan(name, image_size, patch_size, accelerator, dict(arguments or {}))
+    arguments = {**ALIAS_ARGUMENTS.get(name, {}), **(arguments or {})}
+    plan = _chosen_plan(name, image_size, patch_size, accelerator, arguments)
     if weights is None:
         return plan
     with torch.device("meta"):

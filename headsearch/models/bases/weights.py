@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import pickle
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import timm
+import timm.data
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from headsearch.config import normalization
+from headsearch.config.normalization import Normalization
 from headsearch.errors import UserError
-from headsearch.models.bases.names import timm_name_of
+from headsearch.models.bases.checkpoint import numbers, read_checkpoint
+from headsearch.models.bases.copies import find_copy
+from headsearch.models.bases.names import ALIAS_ARGUMENTS, timm_name_of
 from headsearch.models.bases.shapes import REFUSALS, first_line
 
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student")
-"""Keys under which training checkpoints store the state dict; the first one present is used."""
-
-PREFIXES = ("module.", "_orig_mod.", "model.", "base.", "encoder.", "backbone.", "trunk.")
-"""Prefixes that wrappers (DDP, torch.compile, SSL frameworks) add to parameter names."""
+NORMALIZATION = "normalization"
+"""The key of a safetensors file's metadata with the normalisation that its weights expect."""
 
 _FILTERS = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained",
             "pretrained_filter_fn")  # fmt: skip
@@ -49,44 +47,57 @@ class Weights:
     state: Mapping[str, Tensor] = field(repr=False, compare=False)
     left_out: tuple[str, ...] = ()
     """Names in the source that the trunk has no parameter for."""
+    normalization: Normalization | None = None
+    """The normalisation of images that they were trained with, if their source says so."""
+    prefix: str | None = None
+    """The prefix of the names that are used; None to find it (see `copies.find_copy`)."""
+    others: tuple[str, ...] = ()
+    """The prefixes of other copies of the base's weights in the source."""
+    containers: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    """The nested dictionaries of the source, as prefixes of names."""
 
     def __str__(self) -> str:
+        taken = f", those under {self.prefix.rstrip('.')!r} in it" if self.prefix else ""
+        if self.others:
+            names = ", ".join(repr(p.rstrip(".")) if p else "bare names" for p in self.others)
+            taken += f" (--weights-prefix takes others: {names})"
         rest = f"; {_listed(self.left_out)} in it not used" if self.left_out else ""
-        return f"first weights from {self.origin} (sha256 {self.sha256[:12]}…){rest}"
+        return f"first weights from {self.origin} (sha256 {self.sha256[:12]}…){taken}{rest}"
 
 
-def read_weights(path: Path) -> Weights:
+def read_weights(path: Path, prefix: str | None = None) -> Weights:
     """Reads the weights in a `.safetensors` file or a torch checkpoint, without running code in it.
 
+    Args:
+        path: the file.
+        prefix: the prefix of the base's names in it; None to find it.
+
     Raises:
-        UserError: the file cannot be read, contains code, or contains no weights.
+        UserError: the file cannot be read, could run code, or contains no weights.
     """
-    try:
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        loaded = _load(path)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path}: refused: it contains objects that could run code ({_culprit(error)}); "
-            "save only the model's state_dict"
-        ) from None
-    except (OSError, EOFError, SafetensorError, *REFUSALS) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise UserError(f"{path}: cannot read weights from it: {reason}") from None
-    state = _unwrapped(loaded)
-    if not state:
-        raise UserError(f"{path}: contains no weights (looked for tensors under {WRAPPERS})")
-    return Weights(str(path), digest.hexdigest(), state)
+    contents = read_checkpoint(path)
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return Weights(
+        str(path),
+        digest.hexdigest(),
+        contents.tensors,
+        normalization=normalization.of_json(numbers(contents.metadata, NORMALIZATION)),
+        prefix=prefix,
+        containers=contents.containers,
+    )
 
 
 def pretrained_weights(name: str) -> Weights:
     """timm's pretrained weights of a base, downloaded unless they are in the cache already.
 
     Raises:
-        UserError: timm has none, or the download fails.
+        UserError: there are none, or the download fails.
     """
+    if name in ALIAS_ARGUMENTS:
+        raise UserError(f"--pretrained: there are no pretrained weights of {name}")
     timm_name = timm_name_of(name)
     try:
         model = timm.create_model(timm_name, pretrained=True, num_classes=0)
@@ -101,7 +112,20 @@ def pretrained_weights(name: str) -> Weights:
         digest.update(key.encode())
         digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     tag = model.pretrained_cfg.get("tag") or "default"
-    return Weights(f"timm's {timm_name.split('.')[0]}.{tag}", digest.hexdigest(), state)
+    expected = timm.data.resolve_model_data_config(model)
+    return Weights(
+        f"timm's {timm_name.split('.')[0]}.{tag}",
+        digest.hexdigest(),
+        state,
+        normalization=normalization.of(expected["mean"], expected["std"]),
+        prefix="",
+    )
+
+
+def normalization_of(timm_name: str) -> Normalization | None:
+    """The normalisation that timm's own weights of a model expect; None if timm has none."""
+    known = timm.get_pretrained_cfg(timm_name)
+    return normalization.of(known.mean, known.std) if known is not None else None
 
 
 def fitted(weights: Weights, trunk: nn.Module, timm_name: str) -> Weights:
@@ -120,15 +144,19 @@ def fitted(weights: Weights, trunk: nn.Module, timm_name: str) -> Weights:
         UserError: a weight of the trunk is missing or has another shape.
     """
     wanted = trunk.state_dict()
-    state = _without_prefixes(weights.state, wanted)
     adapt = _filter_of(timm_name)
-    if adapt is not None:
+
+    def convert(copy: dict[str, Tensor]) -> Mapping[str, Tensor]:
+        _check_values(weights.origin, copy, wanted)
         try:
-            state = dict(adapt(state, trunk))
+            return dict(adapt(copy, trunk)) if adapt is not None else copy
         except REFUSALS as error:
             raise UserError(
                 f"{weights.origin}: not weights of {timm_name}: {first_line(error)}"
             ) from None
+
+    found = find_copy(weights.state, weights.containers, wanted, convert, weights.prefix)
+    state = dict(found.state)
     # Older checkpoints lack this counter of batch norms, which does not change any output.
     for key, tensor in wanted.items():
         if key.endswith("num_batches_tracked"):
@@ -147,49 +175,31 @@ def fitted(weights: Weights, trunk: nn.Module, timm_name: str) -> Weights:
             f"{weights.origin}: not weights of {timm_name} as it is built here: {details}"
         )
     used = {key: state[key].detach().cpu() for key in wanted}
-    return Weights(weights.origin, weights.sha256, used, tuple(unexpected))
+    _check_values(weights.origin, used, wanted)
+    return replace(
+        weights,
+        state=used,
+        left_out=tuple(unexpected),
+        prefix=found.prefix,
+        others=found.others,
+        containers=(),
+    )
 
 
-def _load(path: Path) -> object:
-    if path.suffix == ".safetensors":
-        return safetensors.torch.load_file(path)
-    # Checkpoints of timm and DINO contain their settings as a Namespace, which only holds data.
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _culprit(error: Exception) -> str:
-    """The name that torch refused to unpickle: the word after GLOBAL in its message."""
-    words = str(error).replace("`", " ").split()
-    return words[words.index("GLOBAL") + 1] if "GLOBAL" in words[:-1] else first_line(error)
-
-
-def _unwrapped(loaded: object) -> dict[str, Tensor]:
-    """The state dict inside a checkpoint, which may be nested under several of `WRAPPERS`."""
-    while isinstance(loaded, Mapping):
-        inner = next(
-            (loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), Mapping)), None
-        )
-        if inner is None:
-            return {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)}
-        loaded = inner
-    return {}
-
-
-def _without_prefixes(state: Mapping[str, Tensor], wanted: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Removes the prefixes of wrappers from the names, and weights outside of the wrapped model.
-
-    A prefix is kept if names of the trunk itself start with it.
-    """
-    weights = dict(state)
-    stripped = True
-    while stripped:
-        stripped = False
-        for prefix in PREFIXES:
-            inside = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
-            if inside and not any(key.startswith(prefix) for key in wanted):
-                weights, stripped = inside, True
-    return weights
+def _check_values(origin: str, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raises UserError for weights that are whole numbers, or not finite."""
+    for name, own in wanted.items():
+        given = state.get(name)
+        if given is None or not own.is_floating_point():
+            continue
+        if not given.is_floating_point():
+            kind = str(given.dtype).removeprefix("torch.")
+            raise UserError(
+                f"{origin}: {name} is {kind}, but weights must be floating point numbers; save "
+                "them dequantized"
+            )
+        if not given.float().isfinite().all():
+            raise UserError(f"{origin}: {name} holds values that are not finite (NaN or infinite)")
 
 
 def _filter_of(timm_name: str) -> Callable[[Any, nn.Module], Mapping[str, Tensor]] | None:

@@ -24,7 +24,7 @@ def metaformer(
         depth: the number of blocks.
         token_mixer: `token_mixer(dim=dim, **ignored)` returns a module on maps (B, dim, H, W).
         norm_layer: the class of a norm on such maps.
-        shortcuts: the values of the parameters of `shortcuts.py`.
+        shortcuts: whether blocks keep their shortcuts.
     """
     blocks = [
         MetaFormerBlock(

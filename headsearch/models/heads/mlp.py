@@ -22,7 +22,7 @@ LAYER_NORM = partial(nn.LayerNorm, eps=1e-6)
 
 
 class _MixerWithoutShortcut(nn.Module):
-    """timm's Mixer block without the shortcut around its token MLP; see `shortcuts.py`."""
+    """timm's Mixer block without the shortcut around its token MLP."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class _MixerWithoutShortcut(nn.Module):
 
 
 class _ResMlpWithoutShortcut(nn.Module):
-    """timm's ResMLP block without the shortcut around its token layer; see `shortcuts.py`."""
+    """timm's ResMLP block without the shortcut around its token layer."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()

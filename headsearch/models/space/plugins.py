@@ -35,6 +35,7 @@ from headsearch.models.heads import (
     with_common_parameters,
 )
 from headsearch.models.space.reader import listed
+from headsearch.models.user_code import ANY_ERROR, one_line, without_exit
 from headsearch.text import with_article
 
 ENTRY_POINTS = "headsearch.families"
@@ -64,12 +65,13 @@ class UserFamily:
     def cost(self, dim: int, grid: Grid, parameters: Mapping[str, Value]) -> tuple[Cost, str]:
         """The cost of a head, and one line on why it cannot be built; empty if it can."""
         try:
-            return head_cost(self.family, dim, grid, parameters), ""
+            with without_exit():
+                return head_cost(self.family, dim, grid, parameters), ""
         except UserError as error:
             return Cost(math.nan, math.nan), str(error)
-        except Exception as error:  # a user's code may raise anything; the user has to see it
+        except ANY_ERROR as error:
             at = f"on {with_article(f'{grid[0]}×{grid[1]} map')} of width {dim}"
-            return Cost(math.nan, math.nan), f"{self.family.name} {at}: {_one_line(error)}"
+            return Cost(math.nan, math.nan), f"{self.family.name} {at}: {one_line(error)}"
 
 
 def read_user_families(
@@ -188,9 +190,10 @@ def _loaded(target: str, folder: Path) -> tuple[ModuleType, str]:
     """Executes a file or imports a module; returns the module and the SHA-256 of its file."""
     if not target.endswith(".py"):
         try:
-            module = importlib.import_module(target)
-        except Exception as error:  # a user's code may raise anything; the user has to see it
-            raise UserError(f"{target} cannot be imported: {_one_line(error)}") from error
+            with without_exit():
+                module = importlib.import_module(target)
+        except ANY_ERROR as error:
+            raise UserError(f"{target} cannot be imported: {one_line(error)}") from error
         file = getattr(module, "__file__", None)
         return module, hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()
     path = folder / target
@@ -206,10 +209,11 @@ def _loaded(target: str, folder: Path) -> tuple[ModuleType, str]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look modules up by name
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # a user's code may raise anything; the user has to see it
+        with without_exit():
+            spec.loader.exec_module(module)
+    except ANY_ERROR as error:
         del sys.modules[name]
-        raise UserError(f"{path} cannot be executed: {_one_line(error)}") from error
+        raise UserError(f"{path} cannot be executed: {one_line(error)}") from error
     return module, digest
 
 
@@ -217,11 +221,12 @@ def _from_package(name: str, where: str) -> UserFamily:
     entry = packaged_families()[name]
     distribution = f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else ""
     try:
-        family = entry.load()
-        if not isinstance(family, Family):
-            family = family()
-    except Exception as error:  # a package's code may raise anything; the user has to see it
-        raise UserError(f"{name} of {distribution} cannot be loaded: {_one_line(error)}") from error
+        with without_exit():
+            family = entry.load()
+            if not isinstance(family, Family):
+                family = family()
+    except ANY_ERROR as error:
+        raise UserError(f"{name} of {distribution} cannot be loaded: {one_line(error)}") from error
     if not isinstance(family, Family) or family.name != name or family.control:
         raise UserError(f"{name} of {distribution} gives no Family of that name, but {family!r}")
     return UserFamily(with_common_parameters(family), {"package": distribution}, where)
@@ -314,9 +319,3 @@ def _texts(node: Located | None) -> list[str]:
     if isinstance(node.value, list):
         return [text for item in node.value for text in _texts(item)]
     return [node.value] if isinstance(node.value, str) else []
-
-
-def _one_line(error: Exception) -> str:
-    """The class of an exception and the first line of its message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

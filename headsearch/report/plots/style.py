@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from matplotlib.lines import Line2D
 from headsearch.errors import UserError
 from headsearch.runs.tables import CONTROL_FAMILIES
 
+SCREEN_DPI = 150  # of a figure in a notebook, whose texts are as small as those of a page
 WIDTH = 3.5  # inches: one column of a two-column page
 INK = "#1a1a1a"
 SOFT = "#555555"  # texts beside the data
@@ -134,8 +136,17 @@ def save(figure: Figure, path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format=suffix[1:], metadata=no_date)
     except OSError as error:
-        raise UserError(f"{path}: cannot write the plot: {error.strerror}") from None
+        raise UserError(
+            f"{path}: cannot write the plot: {error.strerror}; name another place with --out"
+        ) from None
     return path
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """The figure as a PNG, of twice the pixels of a screen at its size."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=2 * SCREEN_DPI)
+    return buffer.getvalue()
 
 
 def check_suffix(path: Path) -> str:

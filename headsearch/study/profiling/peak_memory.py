@@ -76,7 +76,7 @@ def measured_here(setup: SearchSetup, heads: int) -> Memory:
     trainer = setup.training.new_trainer(config.coupling)
     for head in bench_heads(setup, heads):
         attach(trainer, setup.training, head)
-    crops = torch.randn(2, config.batch_size, 3, side, side).to(device)
+    crops = torch.randn(2, setup.training.batch, 3, side, side).to(device)
     steps = 0
     # Two at least: the first step allocates the optimizer's state at its end.
     while steps < 2 or not trainer.settled:

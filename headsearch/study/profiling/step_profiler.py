@@ -68,7 +68,7 @@ class StepProfiler:
         self._setup = setup
         config, device, side = setup.config, setup.device, setup.plan.image_size
         generator = torch.Generator().manual_seed(config.seed)
-        shape = (2, config.batch_size, 3, side, side)
+        shape = (2, setup.batch, 3, side, side)
         self._crops = torch.randn(shape, generator=generator).to(device)
         self._whole = setup.new_trainer(config.coupling)
         self._features = self._base_features()
@@ -271,7 +271,7 @@ def step_flops(setup: TrainingSetup, heads: Sequence[Candidate]) -> float:
     trainer = on_meta.new_trainer(config.coupling)
     for head in heads:
         attach(trainer, on_meta, head)
-    crops = torch.empty(2 * config.batch_size, 3, side, side, device=meta)
+    crops = torch.empty(2 * setup.batch, 3, side, side, device=meta)
     with FlopCounterMode(display=False) as counter:
         _, losses = trainer.losses(crops, MIDDLE)
         losses.total.backward()

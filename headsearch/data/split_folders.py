@@ -1,0 +1,132 @@
+"""Which folders `--data` and `--eval-data` mean: splits of a folder, folders inside others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from headsearch.data.factory import BUILT_IN
+from headsearch.data.image.readers import (
+    EVAL_FOLDERS,
+    TRAIN_FOLDERS,
+    Source,
+    files_below,
+    is_hidden,
+    is_image,
+    split_folder,
+)
+from headsearch.data.image.timm_readers import PACKAGES
+
+Spec = str | Source
+"""The value of `--data` or `--eval-data`, or a source that is open already."""
+
+
+def resolve_splits(
+    data: Spec, eval_data: Spec | None, notes: list[str]
+) -> tuple[Spec, Spec | None]:
+    """Resolves folders with one subfolder for each split, and the built-in evaluation images.
+
+    Args:
+        data: the training images.
+        eval_data: the evaluation images; None to find them, or to hold them out.
+        notes: gets what was decided, one line each.
+    """
+    if data == BUILT_IN:
+        return data, eval_data or BUILT_IN
+    root = folder_of(data)
+    if root is not None:
+        data, eval_data = _within(root, data, eval_data, notes)
+    of_eval = None if eval_data is None else folder_of(eval_data)
+    if of_eval is not None and _has_splits(of_eval):
+        eval_data = str(split_folder(of_eval, EVAL_FOLDERS) or eval_data)
+    return data, eval_data
+
+
+def folder_of(spec: Spec) -> Path | None:
+    """The folder that a spec names; None if it names something else."""
+    if isinstance(spec, Source) or spec == BUILT_IN or has_prefix(spec):
+        return None
+    path = Path(spec).expanduser()
+    return path if path.is_dir() else None
+
+
+def has_prefix(spec: str) -> bool:
+    """Whether a spec names one of timm's datasets."""
+    return spec.partition("/")[0].lower() in PACKAGES
+
+
+def same(data: Spec, eval_data: Spec) -> bool:
+    """Whether both name the same images.
+
+    A timm dataset without a split after # does not: --data and --eval-data read different splits.
+    """
+    if isinstance(data, Source) or isinstance(eval_data, Source):
+        return data is eval_data
+    if data == BUILT_IN or eval_data == BUILT_IN:
+        return False
+    if has_prefix(data) or has_prefix(eval_data):
+        return data == eval_data and "#" in data
+    return Path(data).resolve() == Path(eval_data).resolve()
+
+
+def inside(inner: Spec, outer: Spec) -> Path | None:
+    """The folder `inner` if it lies inside the folder `outer`; else None."""
+    folder, around = folder_of(inner), folder_of(outer)
+    if folder is None or around is None or around.resolve() not in folder.resolve().parents:
+        return None
+    return folder
+
+
+def _within(
+    root: Path, data: Spec, eval_data: Spec | None, notes: list[str]
+) -> tuple[Spec, Spec | None]:
+    """The training and evaluation images of a folder that may hold splits."""
+    train = split_folder(root, TRAIN_FOLDERS)
+    found = [root / name for name in EVAL_FOLDERS if (root / name).is_dir()]
+    if train is None or not _has_splits(root):
+        labelled = next((folder for folder in found if _class_count(folder) > 1), None)
+        if eval_data is None and labelled is not None and _class_count(root) > 1 + len(found):
+            eval_data = str(labelled)
+            notes.append(f"{data}: evaluates on {labelled.name}, which is not one of its classes")
+        return data, eval_data
+    if eval_data is None and found:
+        # Labels of the training images are worth more than a split without labels.
+        unlabelled = _class_count(train) < 2
+        usable = (folder for folder in found if unlabelled or _class_count(folder) > 1)
+        chosen = next(usable, None)
+        if chosen is not None:
+            eval_data = str(chosen)
+            notes.append(f"{data}: trains on {train.name}, evaluates on {chosen.name}")
+        else:
+            notes.append(
+                f"{data}: {found[0].name} has no labels and {train.name} has, so queries are held "
+                f"out of {train.name}; name {found[0].name} as --eval-data to use it all the same"
+            )
+    return str(train), eval_data
+
+
+def _has_splits(root: Path) -> bool:
+    """Whether the subfolders of a folder that are named like splits are splits.
+
+    They are if there is one for training and one for evaluation, or if no other subfolder holds
+    images. Otherwise they may be classes: there are images of trains.
+    """
+    names = {name for name in (*TRAIN_FOLDERS, *EVAL_FOLDERS) if (root / name).is_dir()}
+    both = bool(names & set(TRAIN_FOLDERS)) and bool(names & set(EVAL_FOLDERS))
+    return bool(names) and (both or all(f.name in names for f in _folders_of_images(root)))
+
+
+def _class_count(folder: Path) -> int:
+    """The number of classes below a folder, as far as its subfolders tell; 0 without classes."""
+    if any(is_image(path.name) and not is_hidden(path.name) for path in folder.iterdir()):
+        return 0
+    below = list(_folders_of_images(folder))
+    return _class_count(below[0]) or 1 if len(below) == 1 else len(below)
+
+
+def _folders_of_images(root: Path) -> Iterator[Path]:
+    """The subfolders of a folder that hold images, at any depth."""
+    for folder in sorted(root.iterdir()):
+        visible = folder.is_dir() and not is_hidden(folder.name)
+        if visible and any(map(is_image, files_below(folder))):
+            yield folder

@@ -1,0 +1,44 @@
+"""`candidate_table`: the candidates of a search space on a base, with their cost."""
+
+from __future__ import annotations
+
+import pandas as pd
+from torch import nn
+
+from headsearch.errors import UserError
+from headsearch.models.bases import base_arguments, plan_base, plan_module
+from headsearch.models.space import Space
+
+
+def candidate_table(
+    space: Space,
+    base: str | nn.Module,
+    image_size: int,
+    *,
+    patch_size: int | None,
+    base_args: str | None,
+    limit: int,
+) -> pd.DataFrame:
+    """The candidates of a space on a base, a row each; see `headsearch.candidates`.
+
+    Args:
+        space: the search space.
+        base: a name, or a module of the caller's own.
+        image_size: side of the images in pixels.
+        patch_size: side of a patch in pixels, for a name; None chooses it.
+        base_args: arguments of the timm model, as KEY=VALUE,…
+        limit: the largest number of candidates.
+
+    Raises:
+        UserError: no such base, or more candidates than `limit`.
+    """
+    if isinstance(base, str):
+        arguments = base_arguments(base, base_args)
+        plan = plan_base(base, image_size, patch_size=patch_size, arguments=arguments)
+    else:
+        plan = plan_module(base, image_size)
+    listing = space.on(plan).enumerate(limit)
+    if listing is None:
+        size = "infinitely many" if space.size is None else f"{space.size:,}"
+        raise UserError(f"{space.source} has {size} points, more than limit={limit}")
+    return listing.table(plan)
