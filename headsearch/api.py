@@ -3,11 +3,9 @@
     import headsearch
 
     result = headsearch.search(base=my_model, space="heads.yaml", data=my_dataset)
-    result.ranking                      # a pandas data frame
-    result.pretrain(rank=1).weights     # the file with the base's weights
+    result.pretrain(rank=1).weights
 
-Settings have the names and the defaults of the command line. Mistakes that a user can make raise
-`headsearch.UserError`.
+Settings have the command line's names and defaults. A user's mistakes raise `UserError`.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ from headsearch.pretraining.export import Exported, export_from
 from headsearch.pretraining.run import Pretrained, Pretraining
 from headsearch.pretraining.setup import prepare_pretraining
 from headsearch.pretraining.verification import Verification
-from headsearch.report import write_report
+from headsearch.report import has_report, write_report
 from headsearch.report.result import RunView
 from headsearch.report.session import console_for
 from headsearch.report.statistics.calibration import calibrate_runs
@@ -131,6 +129,7 @@ def resume(
     base_weights: str | Path | None = None,
     space: str | Path | Mapping[str, Any] | Space | None = None,
     log: str | None = None,
+    start_over: bool = False,
     progress: bool | None = None,
 ) -> Result:
     """Resumes a search that was interrupted from its last snapshot: `headsearch resume`.
@@ -140,22 +139,25 @@ def resume(
         base, data, eval_data, space: the objects that the search was started with.
         data, eval_data, base_weights, space: paths, if what lies there was moved.
         log: none or tensorboard; by default as the search was started.
+        start_over: whether a search whose snapshots are lost starts from its first step.
         progress: whether to show progress; by default only in a terminal or notebook.
 
     Returns:
-        The search at its end. A search that is complete is returned as it is.
+        The search at its end. To one that is complete, only a missing report is added.
 
     Raises:
-        UserError: no such run, or something that decides its results has changed.
+        UserError: no such run, or what decides its results has changed.
     """
     result = _result(run)
     if sessions.has_ended(result.run_directory):
+        if torchrun.first() and not has_report(result.run_directory):
+            write_report(result.run)
         return result
     own_space = None if space is None or isinstance(space, str | Path) else as_space(space)
     inputs = replace(inputs_from(base, data, eval_data), space=own_space)
     moved = places_in(data=data, eval_data=eval_data, base_weights=base_weights, space=space)
-    console = console_for(progress)
-    done = resume_search(result.run, inputs=inputs, log=log, moved=moved, console=console)
+    options: dict[str, Any] = {"log": log, "moved": moved, "start_over": start_over}
+    done = resume_search(result.run, inputs=inputs, console=console_for(progress), **options)
     return _result_of(*done, inputs)
 
 
@@ -260,6 +262,7 @@ def resume_pretraining(
     eval_data: Any = None,
     base_weights: str | Path | None = None,
     log: str | None = None,
+    start_over: bool = False,
     progress: bool | None = None,
 ) -> Pretrained:
     """Resumes a pretraining that was interrupted from its last snapshot: `headsearch resume`.
@@ -268,11 +271,11 @@ def resume_pretraining(
         run_directory: the directory of the pretraining.
         base, data, eval_data: the objects that it was started with; a path if it was moved.
         log: none or tensorboard; by default as it was started.
+        start_over: whether one whose snapshots are lost starts from its first step.
         progress: whether to show progress; by default only in a terminal or notebook.
 
     Raises:
-        UserError: the directory is not that of a pretraining, the pretraining is complete, or
-            something that decides its results has changed.
+        UserError: it is no pretraining, it is complete, or what decides its results has changed.
     """
     directory = Path(run_directory)
     if is_pretraining(directory) and sessions.has_ended(directory):
@@ -280,7 +283,9 @@ def resume_pretraining(
     inputs = inputs_from(base, data, eval_data)
     moved = places_in(data=data, eval_data=eval_data, base_weights=base_weights)
     console = console_for(progress)
-    done = sessions.resume_pretraining(directory, inputs, log=log, moved=moved, console=console)
+    done = sessions.resume_pretraining(
+        directory, inputs, log=log, moved=moved, start_over=start_over, console=console
+    )
     return _pretrained(*done)
 
 
@@ -319,7 +324,7 @@ def export(
     Raises:
         UserError: no such run, rank or head, or the files exist already.
     """
-    _by_one_process("export")
+    distributed.check_one_process("export")
     result = _result(run)
     return export_from(
         result.run,
@@ -361,7 +366,7 @@ def verify(
     Raises:
         UserError: no such run, or one that cannot be verified.
     """
-    _by_one_process("verify")
+    distributed.check_one_process("verify")
     result = _result(run)
     verification = Verification(
         result.run, top=top, seeds=seeds, controls=controls, jobs=jobs, threads=threads,
@@ -389,12 +394,6 @@ def calibrate(runs: Sequence[Result | str | Path], primary: str = "head_accuracy
         UserError: too few heads were verified, or not all with the same seeds.
     """
     return calibrate_runs([_result(run).run for run in runs], primary).table()
-
-
-def _by_one_process(name: str) -> None:
-    """Raises UserError in a job of several processes, each of which would do all the work."""
-    if torchrun.count() > 1:
-        raise UserError(f"headsearch.{name} works in one process only: leave torchrun out")
 
 
 def _result(run: Result | str | Path) -> Result:

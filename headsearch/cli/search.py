@@ -60,8 +60,8 @@ def run(
 
         run_search(given, config)
         return
-    # The directory is made before anything slow is imported: whatever happens from here on, the run
-    # can be resumed.
+    # The directory is made before anything slow is imported: from here on a run that loses its
+    # power can be resumed.
     in_file = read_config_file(config) if config is not None else {}
     asked = {**{name: entry.value for name, entry in in_file.items()}, **given}
     with resumable(console), claimed(settings, asked) as directory:
@@ -110,6 +110,13 @@ def resume(
         str | None,
         typer.Option(help="Likewise for the search space, with the modules beside it."),
     ] = None,
+    start_over: Annotated[
+        bool,
+        typer.Option(
+            "--start-over",
+            help="If its snapshots are lost: discard its results and start from the first step.",
+        ),
+    ] = False,
 ) -> None:
     """Resume a search or a pretraining that was interrupted, from its last snapshot.
 
@@ -126,19 +133,26 @@ are those of a run without interruption.
     console = console_here()
     with importing(console):
         from headsearch.pretraining.session import has_ended, resume_pretraining
+        from headsearch.report import has_report
         from headsearch.runs.run import is_pretraining, read_run
         from headsearch.study.session import resume_search
     if has_ended(run):
         if torchrun.first():
             console.print(f"· {run} is complete: there is nothing to resume", soft_wrap=True)
+            if not is_pretraining(run) and not has_report(run):
+                conclude(run, console)
         return
     if is_pretraining(run):
         with resumable(console):
-            resumed = resume_pretraining(run, log=log, moved=moved, console=console)
+            resumed = resume_pretraining(
+                run, log=log, moved=moved, start_over=start_over, console=console
+            )
         finish_pretraining(*resumed, console)
         return
     with resumable(console):
-        found, signal = resume_search(read_run(run), log=log, moved=moved, console=console)
+        found, signal = resume_search(
+            read_run(run), log=log, moved=moved, start_over=start_over, console=console
+        )
     if torchrun.first():
         conclude(found, console)
         end(signal, found, console)

@@ -30,7 +30,12 @@ from headsearch.errors import UserError
 from headsearch.models.bases import BasePlan
 from headsearch.models.space import Space, load_space, read_space
 from headsearch.runs.facts import RunFacts
-from headsearch.runs.storage import check_shared, open_storage
+from headsearch.runs.storage import (
+    NoStorageError,
+    check_shared,
+    existing_storage,
+    open_storage,
+)
 from headsearch.runs.storage_url import masked
 from headsearch.study.proposals import draw_cohorts
 from headsearch.study.run_facts import first_facts
@@ -183,7 +188,7 @@ def cohort_key(index: int) -> str:
 
 
 def open_study(url: str, name: str, storage: BaseStorage | None = None) -> SharedStudy:
-    """Reads a study back.
+    """Reads a study back; no storage is created.
 
     Args:
         url: the URL of the storage.
@@ -194,14 +199,14 @@ def open_study(url: str, name: str, storage: BaseStorage | None = None) -> Share
         UserError: there is no study of this name, or `submit` did not write it.
     """
     check_shared(url)
-    opened = open_storage(url) if storage is None else storage
     try:
+        opened = existing_storage(url) if storage is None else storage
         attributes = opened.get_study_user_attrs(opened.get_study_id_from_name(name))
         formats.check_format(attributes.get(formats.KEY), formats.FLEET, f"--study {name}")
         content = whole(CONTENT, attributes)
-    except UserError:
-        raise
-    except (KeyError, ValueError):
+    except (KeyError, ValueError) as error:
+        if isinstance(error, UserError) and not isinstance(error, NoStorageError):
+            raise
         raise UserError(
             f"--study {name}: no study that `headsearch submit` wrote to {masked(url)}"
         ) from None

@@ -32,6 +32,8 @@ class PretrainSettings(TypedDict, total=False):
 
     base_args: str | None
     base_weights: str | Path | None
+    weights_prefix: str | None
+    normalization: str
     pretrained: bool
     data_dir: str | Path | None
     max_bad_images: float
@@ -44,9 +46,10 @@ class PretrainSettings(TypedDict, total=False):
     batch_size: int
     image_size: int | None
     patch_size: int | None
-    lr: float
+    lr: float | None
     weight_decay: float
     rungs: int
+    first_rung: float
     discrepancy: str
     eval_images: int
     bank_images: int

@@ -12,11 +12,24 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from headsearch import torchrun
-from headsearch.config import formats, normalization
+from headsearch.config import formats
+from headsearch.config.checks import (
+    checked_images_per_head,
+    checked_normalization,
+    refuse_empty,
+    refuse_switch,
+)
 from headsearch.config.presets import DEFAULT_LR, PRESETS
 from headsearch.config.recipes import find_recipe
 from headsearch.config.yaml_file import Located, read_yaml
@@ -28,30 +41,6 @@ Precision = Literal["auto", "float32", "bf16"]
 Log = Literal["none", "tensorboard"]
 CudaGraphs = Literal["auto", "never"]
 ImagesPerHead: TypeAlias = Literal["all", "share"] | int
-
-
-def _images_per_head(value: Any) -> Any:
-    """`all`, `share`, or a whole number of at least 2, which a flag gives as text."""
-    if value in ("all", "share"):
-        return value
-    number = int(value) if str(value).isascii() and str(value).isdigit() else 0
-    if number < 2:
-        raise PydanticCustomError(
-            "images_per_head", "should be all, share or a number of images from 2 on"
-        )
-    return number
-
-
-def _normalization(value: Any) -> Any:
-    """A text that names a normalisation."""
-    try:
-        normalization.parse(str(value))
-    except UserError:
-        names = ", ".join(normalization.NAMED)
-        raise PydanticCustomError(
-            "normalization", f"should be auto, {names} or MEAN/STD such as 0.5,0.5,0.5/0.2,0.2,0.2"
-        ) from None
-    return str(value)
 
 
 WHAT = "What to search"
@@ -73,15 +62,13 @@ class RunConfig(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _not_empty(cls, value: Any) -> Any:
-        if isinstance(value, str) and not value.strip():  # a path would be the current folder
-            raise PydanticCustomError("empty", "must not be empty; leave it out for the default")
-        return value
+    def _plausible(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        return refuse_switch(refuse_empty(value), annotation)
 
     base: str = setting(
         "vit_mini",
-        "Model to pretrain: vit_mini (6 blocks, 96 wide), vit_t, vit_s, vit_b, convnext_t, … or "
-        "any timm model.",
+        "Model to pretrain: vit_mini (96 wide), vit_t, vit_s, convnext_t, … or any timm model.",
         WHAT,
     )
     base_args: str | None = setting(
@@ -96,7 +83,7 @@ class RunConfig(BaseModel):
         "teacher.backbone. [default: found]",
         WHAT,
     )
-    normalization: Annotated[str, BeforeValidator(_normalization)] = setting(
+    normalization: Annotated[str, BeforeValidator(checked_normalization)] = setting(
         "auto",
         "Mean and std of the images' colours: imagenet, inception (0.5), clip, or MEAN/STD. auto: "
         "those that the first weights expect; ImageNet's if there are none or they do not say.",
@@ -164,7 +151,7 @@ class RunConfig(BaseModel):
         "influences another; joint: heads also train the base, as in the HSSL paper.",
         TRAIN,
     )
-    images_per_head: Annotated[ImagesPerHead, BeforeValidator(_images_per_head)] = setting(
+    images_per_head: Annotated[ImagesPerHead, BeforeValidator(checked_images_per_head)] = setting(
         "all",
         "How many images of a step each head trains on: all, a number, or share (the images are "
         "divided among the live heads). The base always trains on all.",

@@ -36,11 +36,29 @@ from headsearch.pretraining.setup import (
 )
 from headsearch.pretraining.solo import SoloEvent, SoloRun, SoloScored, SoloScoring
 from headsearch.pretraining.step_file import StepFile
-from headsearch.runs.directory import CONFIG, create, hold, new_run_directory, read_config
+from headsearch.runs.directory import (
+    CONFIG,
+    create,
+    hold,
+    new_run_directory,
+    read_config,
+    undone_if_it_fails,
+)
 from headsearch.runs.observers import Observers
-from headsearch.runs.run import SOLO_HEAD, check_same_settings
-from headsearch.runs.signals import interrupted_while_loaded
-from headsearch.runs.snapshot import FOLDER, Snapshot, read_snapshot, write_snapshot, write_weights
+from headsearch.runs.run import SOLO_HEAD
+from headsearch.runs.same_settings import (
+    check_as_recorded,
+    check_same_settings,
+    settings_that_decide,
+)
+from headsearch.runs.snapshot import (
+    FOLDER,
+    Snapshot,
+    has_damaged_snapshot,
+    read_snapshot,
+    write_snapshot,
+    write_weights,
+)
 from headsearch.runs.tables import NO_HEAD, write_table
 from headsearch.training.provenance import check_same_data, recorded_settings
 from headsearch.training.setup import TrainingSetup
@@ -83,6 +101,7 @@ class Pretraining:
         planned: the setup: data, base, head and settings.
         directory: the directory of an earlier process with the same settings, to be resumed. By
             default a new one is made.
+        start_over: whether a run whose snapshots are lost starts from its first step.
 
     Attributes:
         run_directory: the directory that the run writes to.
@@ -94,7 +113,9 @@ class Pretraining:
         UserError: the directory exists, cannot be made, or cannot be resumed.
     """
 
-    def __init__(self, planned: PretrainingSetup, directory: Path | None = None) -> None:
+    def __init__(
+        self, planned: PretrainingSetup, directory: Path | None = None, *, start_over: bool = False
+    ) -> None:
         self.planned = planned
         self.setup = setup = planned.setup
         self.config = setup.config
@@ -106,24 +127,44 @@ class Pretraining:
         self.weights = self.run_directory / WEIGHTS
         self.rows: list[dict[str, Any]] = []
         settings = self._settings()
-        if directory is None:
-            create(self.run_directory, settings)
+        self._recorded = settings_that_decide(settings)
+        new = create(self.run_directory, settings) if directory is None else None
         check_same_data(self.run_directory, read_config(self.run_directory), settings)
         check_same_settings(self.run_directory, settings)
         self._lock = hold(self.run_directory)
-        try:
-            with interrupted_while_loaded(self.run_directory):
-                self._left = read_snapshot(self.run_directory)
-                self._solo = SoloRun(setup, candidate)
-                if self._left is not None:
-                    self._solo.restore(self._left)
-                    self.rows = list(self._left.record["rows"])
-                setup.data.left_out.list_in(self.run_directory)
-        except BaseException:
-            self._lock.release()
-            raise
+        with undone_if_it_fails(self.run_directory, new, self._lock):
+            self._left = self._snapshot_left(start_over=start_over)
+            self._solo = SoloRun(setup, candidate)
+            if self._left is not None:
+                check_as_recorded(self.run_directory, self._left.record.get("settings"), settings)
+                self._solo.restore(self._left)
+                self.rows = list(self._left.record["rows"])
+            setup.data.left_out.list_in(self.run_directory)
         self.stop = self._solo.stop
         self._kept_at = time.monotonic()
+
+    def _snapshot_left(self, *, start_over: bool) -> Snapshot | None:
+        """The snapshot to continue from; None to start from the first step.
+
+        Raises:
+            UserError: the snapshots are lost; or there is one, and the run is to start over.
+        """
+        left, files = read_snapshot(self.run_directory), (self.run_directory / TABLE, self.weights)
+        if start_over and left is not None:
+            raise UserError(
+                f"{self.run_directory} has a snapshot to continue from: leave out --start-over"
+            )
+        if start_over:
+            shutil.rmtree(self.run_directory / FOLDER, ignore_errors=True)
+            for file in files:
+                file.unlink(missing_ok=True)
+        elif left is None and (self.weights.exists() or has_damaged_snapshot(self.run_directory)):
+            raise UserError(
+                f"{self.run_directory}: both snapshots are missing or damaged, so it cannot "
+                f"continue where it was: headsearch resume {self.run_directory} --start-over "
+                "discards its results and trains again from the first step"
+            )
+        return left
 
     def _settings(self) -> dict[str, Any]:
         """The content of config.yaml."""
@@ -175,6 +216,11 @@ class Pretraining:
             if self.stop.is_set() and not self.complete:
                 self._snapshot()
         except OSError as error:
+            if not self.run_directory.is_dir():
+                raise UserError(
+                    f"{self.run_directory}: the run directory was deleted while it trained, and "
+                    "its results with it: pretrain again"
+                ) from None
             raise UserError(
                 f"{self.run_directory}: cannot write: {error.strerror or error}; what was written "
                 f"before is kept: fix the cause, then headsearch resume {self.run_directory}"
@@ -202,7 +248,7 @@ class Pretraining:
 
     def _snapshot(self) -> None:
         now = self._solo.snapshot()
-        record = {**now.record, "rows": self.rows}
+        record = {**now.record, "rows": self.rows, "settings": self._recorded}
         write_snapshot(self.run_directory, Snapshot(now.tensors, record))
         self._kept_at = time.monotonic()
 

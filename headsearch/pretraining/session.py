@@ -23,7 +23,7 @@ from headsearch.report.console import print_notes
 from headsearch.report.session import carry_out, introduce
 from headsearch.report.tensorboard import curves_written
 from headsearch.runs.console import loading_shown
-from headsearch.runs.run import is_pretraining, read_run
+from headsearch.runs.run import is_complete, is_pretraining
 from headsearch.runs.signals import interrupted_while_loaded, stops_heard
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 
@@ -40,11 +40,15 @@ def has_ended(run_directory: Path) -> bool:
     """
     if is_pretraining(run_directory):
         return pretraining_has_ended(run_directory)
-    return read_run(run_directory).facts.get("status") == "complete"
+    return is_complete(run_directory)
 
 
 def run_pretraining(
-    planned: PretrainingSetup, directory: Path | None = None, console: Console | None = None
+    planned: PretrainingSetup,
+    directory: Path | None = None,
+    console: Console | None = None,
+    *,
+    start_over: bool = False,
 ) -> tuple[Pretraining | None, int]:
     """Runs a pretraining.
 
@@ -52,6 +56,7 @@ def run_pretraining(
         planned: the setup.
         directory: the directory of an earlier process, to be resumed.
         console: where to show progress; None shows none.
+        start_over: whether one whose snapshots are lost starts from its first step.
 
     Returns:
         The pretraining (None in all processes of a job but the first), and the number of the signal
@@ -66,7 +71,7 @@ def run_pretraining(
         with stops_heard(solo.stop):
             solo.run()
         return None, 0
-    running = Pretraining(planned, directory)
+    running = Pretraining(planned, directory, start_over=start_over)
     with interrupted_while_loaded(running.run_directory):
         introduce(console, running.notes, running.run_directory)
         return running, carry_out(running, *observers_of(running, console), console=console)
@@ -77,7 +82,7 @@ def observers_of(
 ) -> Iterator[AbstractContextManager[Callable[[SoloEvent], None]]]:
     """The observers of a pretraining: TensorBoard's curves if asked for, and the console's."""
     if pretraining.config.log == "tensorboard":
-        yield curves_written(pretraining.run_directory, points_of)
+        yield curves_written(pretraining.run_directory, points_of, console)
     if console is not None:
         yield shown(pretraining, console)
 
@@ -88,6 +93,7 @@ def resume_pretraining(
     *,
     log: str | None = None,
     moved: Mapping[str, str] | None = None,
+    start_over: bool = False,
     console: Console | None = None,
 ) -> tuple[Pretraining | None, int]:
     """Resumes a pretraining that has not ended.
@@ -98,6 +104,7 @@ def resume_pretraining(
         log: none or tensorboard; by default as it was started.
         moved: where data or weights lie now, by the names of their settings. A `space` among them
             says in which folder the module of a head of the user's own lies.
+        start_over: whether one whose snapshots are lost starts from its first step.
         console: where to show progress; None shows none.
 
     Returns and raises as `run_pretraining`.
@@ -105,7 +112,7 @@ def resume_pretraining(
     changed = {**(moved or {}), **({} if log is None else {"log": log})}
     with loading_shown(console) as loading, listed_where_too_many(directory):
         planned = prepare_again(directory, inputs, loading, changed)
-    return run_pretraining(planned, directory, console)
+    return run_pretraining(planned, directory, console, start_over=start_over)
 
 
 def run_verification(verification: Verification, console: Console | None = None) -> int:

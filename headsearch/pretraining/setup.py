@@ -23,6 +23,8 @@ from headsearch.pretraining.head_selection import (
 from headsearch.runs.console import Loading, silently
 from headsearch.runs.directory import CONFIG, read_config
 from headsearch.runs.run import SOLO_HEAD, Run
+from headsearch.runs.same_settings import check_as_recorded
+from headsearch.runs.snapshot import read_record
 from headsearch.runs.tables import NO_HEAD
 from headsearch.text import counted
 from headsearch.training.base_plan import (
@@ -142,9 +144,11 @@ def prepare_again(
         head = moved_modules(head, Path(space).parent)
     kept = {"normalization": written.get("normalization", "imagenet")}
     config = resolve_here(moved, directory / CONFIG).model_copy(update={**ALWAYS, **kept})
+    recorded = (read_record(directory) or {}).get("settings")
+    check_as_recorded(directory, recorded, config.model_dump(mode="json"))
     if inputs.base is None and config.image_size is not None:
-        recorded = written.get("base_arguments", {})
-        inputs = replace(inputs, base=plan_as_recorded(config, recorded))
+        arguments = written.get("base_arguments", {})
+        inputs = replace(inputs, base=plan_as_recorded(config, arguments))
     setup = prepare_training(config, inputs, loading)
     source = f"{directory / CONFIG}: {SOLO_HEAD}"
     return _planned(setup, None if head == NO_HEAD else read_head(head, setup.plan, source), [])

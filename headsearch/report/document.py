@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jinja2
 from markupsafe import Markup, escape
-from matplotlib.figure import Figure
 
 from headsearch.errors import UserError
 from headsearch.report.content import content
@@ -18,7 +19,14 @@ from headsearch.report.plots.pruning_timeline import pruning_timeline
 from headsearch.report.plots.scores_over_rungs import scores_over_rungs
 from headsearch.report.plots.style import plotting, save
 from headsearch.runs.run import Run
-from headsearch.text import for_markdown, printable_lines
+from headsearch.runs.storage_url import without_passwords
+from headsearch.text import for_markdown, printable, printable_lines
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FILES = ("report.md", "report.html")
+"""The files of a report, besides its plots."""
 
 
 def _gain(run: Run) -> Figure | None:
@@ -53,7 +61,8 @@ PLOTS: dict[str, tuple[Callable[[Run], Figure | None], str]] = {
 def write_report(run: Run, out: Path | None = None) -> Path:
     """Writes report.md, report.html and plots/ into a directory; returns report.html.
 
-    Works for an unfinished run too. The same run gives the same bytes.
+    Works for an unfinished run too. The same run gives the same bytes. A plot that fails is left
+    out, and the report says why.
 
     Args:
         run: the run.
@@ -67,11 +76,11 @@ def write_report(run: Run, out: Path | None = None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _not_written(folder, error) from None
-    plots = [
-        {"name": name, "caption": caption, "svg": Markup(svg)}
-        for name, (build, caption) in PLOTS.items()
-        if (svg := _write_plot(run, name, build, folder)) is not None
+    written = [
+        _write_plot(run, name, build, caption, folder) for name, (build, caption) in PLOTS.items()
     ]
+    plots = [plot for plot in written if plot.svg is not None]
+    failed = [f"{plot.name}: {plot.failure}" for plot in written if plot.failure]
     report = content(run)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("headsearch.report", ""),
@@ -84,8 +93,9 @@ def write_report(run: Run, out: Path | None = None) -> Path:
     )
     environment.filters["md"] = _markdown
     environment.filters["commands"] = _html
-    for name in ("report.md", "report.html"):
-        text = environment.get_template(f"{name}.j2").render(report=report, plots=plots)
+    for name in FILES:
+        template = environment.get_template(f"{name}.j2")
+        text = template.render(report=report, plots=plots, failed=failed)
         try:
             (folder / name).write_text(text, encoding="utf-8")
         except OSError as error:
@@ -93,25 +103,31 @@ def write_report(run: Run, out: Path | None = None) -> Path:
     return folder / "report.html"
 
 
+def has_report(run_directory: Path) -> bool:
+    """Whether a report has been written into a run directory."""
+    return all((run_directory / name).is_file() for name in FILES)
+
+
 _COMMAND = re.compile(r"`(headsearch [^`|\n]+)`")
 
 
 def _markdown(text: str) -> str:
-    """A text escaped for Markdown, with its commands as code."""
-    parts = _COMMAND.split(text)
+    """A text escaped for Markdown, with its commands as code and without passwords."""
+    parts = _COMMAND.split(without_passwords(text))
     return "".join(f"`{part}`" if i % 2 else for_markdown(part) for i, part in enumerate(parts))
 
 
 def _html(text: str) -> Markup:
-    """A text escaped for HTML, with its commands as code."""
-    return Markup(_COMMAND.sub(r"<code>\1</code>", str(escape(printable_lines(text)))))
+    """A text escaped for HTML, with its commands as code and without passwords."""
+    shown = printable_lines(without_passwords(text))
+    return Markup(_COMMAND.sub(r"<code>\1</code>", str(escape(shown))))
 
 
 def _harmless(value: object) -> object:
-    """A value for the template without unprintable characters; our own SVG markup is left as is."""
+    """A value for the template without unprintable characters and passwords; not our own SVG."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
-    return printable_lines(value)
+    return printable_lines(without_passwords(value))
 
 
 def _not_written(path: Path, error: OSError) -> UserError:
@@ -121,20 +137,39 @@ def _not_written(path: Path, error: OSError) -> UserError:
     )
 
 
-def _write_plot(
-    run: Run, name: str, build: Callable[[Run], Figure | None], folder: Path
-) -> str | None:
-    """Writes plots/NAME.svg and .png into a folder; returns the SVG for embedding in the HTML.
+@dataclass(frozen=True)
+class _Plot:
+    """A plot of a report.
 
-    None if there is nothing to plot.
+    Attributes:
+        name: its name.
+        caption: its caption.
+        svg: the SVG for embedding in the HTML; None if there is nothing to plot, or it failed.
+        failure: why it failed; empty otherwise.
     """
-    with plotting():
-        figure = build(run)
-        if figure is None:
-            return None
-        save(figure, folder / "plots" / f"{name}.png")
-        path = save(figure, folder / "plots" / f"{name}.svg")
-    return _inline(path.read_text(encoding="utf-8"), name)
+
+    name: str
+    caption: str
+    svg: Markup | None = None
+    failure: str = ""
+
+
+def _write_plot(
+    run: Run, name: str, build: Callable[[Run], Figure | None], caption: str, folder: Path
+) -> _Plot:
+    """Writes plots/NAME.svg and .png into a folder."""
+    try:
+        with plotting():
+            figure = build(run)
+            if figure is None:
+                return _Plot(name, caption)
+            save(figure, folder / "plots" / f"{name}.png")
+            path = save(figure, folder / "plots" / f"{name}.svg")
+        svg = Markup(_inline(path.read_text(encoding="utf-8"), name))
+    except Exception as error:  # whatever it is, it must not cost the report
+        reason = printable((str(error).strip() or repr(error)).splitlines()[0])
+        return _Plot(name, caption, failure=reason)
+    return _Plot(name, caption, svg)
 
 
 def _inline(svg: str, name: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from headsearch.config.presets import PRESETS
 from headsearch.config.settings import RunConfig
 from headsearch.runs.run import Run
+from headsearch.runs.storage_url import masked, without_passwords
 from headsearch.text import printable
 
 
@@ -21,23 +22,28 @@ def command(config: dict[str, Any]) -> str:
             name, field.default
         )
         if name != "out" and value is not None and not implied:
-            words += ["--" + name.replace("_", "-"), shlex.quote(str(value))]
+            words += ["--" + name.replace("_", "-"), shlex.quote(_text(name, value))]
     return printable(" ".join(words))  # escaped: it must stay one line
 
 
 def settings_list(run: Run) -> list[tuple[str, str]]:
     """The settings as names and values; the space and the fingerprint stay in config.yaml."""
     return [
-        (name, _setting(value))
+        (name, _setting(name, value))
         for name, value in run.config.items()
         if name not in ("versions", "space_content", "data_fingerprint")
     ]
 
 
-def _setting(value: Any) -> str:
+def _setting(name: str, value: Any) -> str:
     """A value as text on one line."""
     if isinstance(value, dict):
-        return ", ".join(f"{key}: {_setting(item)}" for key, item in value.items())
+        return ", ".join(f"{key}: {_setting(key, item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(_setting(item) for item in value)
-    return "–" if value is None else str(value)
+        return ", ".join(_setting(name, item) for item in value)
+    return "–" if value is None else _text(name, value)
+
+
+def _text(name: str, value: Any) -> str:
+    """A value as text, without passwords: config.yaml has none unless somebody wrote one there."""
+    return masked(str(value)) if name == "storage" else without_passwords(str(value))

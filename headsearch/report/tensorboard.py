@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from headsearch.errors import UserError
 from headsearch.models.network import BASE
+from headsearch.report.console import print_notes
 from headsearch.text import printable
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from torch.utils.tensorboard import SummaryWriter
 
 E = TypeVar("E")
@@ -51,16 +54,34 @@ class Points:
 
 @contextmanager
 def curves_written(
-    run_directory: Path, points_of: Callable[[E], Points | None]
+    run_directory: Path, points_of: Callable[[E], Points | None], console: Console | None
 ) -> Iterator[Callable[[E], None]]:
     """The observer that writes the curves of a run.
+
+    Curves are no result of a run, so that it does not end where they cannot be written: points are
+    lost until they can be, and a note says so once.
 
     Args:
         run_directory: the run's directory.
         points_of: returns the points that an event adds, or None.
+        console: where to print the note; None warns as Python does.
     """
+    warned = False
     with closing(TensorBoard(run_directory)) as board:
-        yield lambda event: board.write(points_of(event))
+
+        def write(event: E) -> None:
+            nonlocal warned
+            try:
+                board.write(points_of(event))
+            except UserError as error:
+                note = f"{error}; the run continues without these points"
+                if not warned and console is not None:
+                    print_notes(console, [note])
+                elif not warned:
+                    warnings.warn(note, stacklevel=2)
+                warned = True
+
+        yield write
 
 
 class TensorBoard:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -25,34 +24,45 @@ from headsearch.config.locations import absolute_locations
 from headsearch.config.settings import RunConfig
 from headsearch.config.yaml_file import read_yaml
 from headsearch.errors import UserError
-from headsearch.runs.signals import interrupted_while_loaded
+from headsearch.runs.signals import (
+    InterruptedAtOnceError,
+    interrupted_while_loaded,
+    sigterm_raised,
+)
 from headsearch.runs.storage_url import masked
 from headsearch.version import VERSION
 
 CONFIG = "config.yaml"
 """The file with the run's settings."""
+STUDY = "study.db"
+"""The file with the run's Optuna study, unless its settings name another storage."""
 LOCK = ".lock"
 """The lock file of the process that uses the directory."""
 HOLDER = ".holder"
 """The file that names the process that uses the directory, for error messages."""
+OF_A_START = {CONFIG, LOCK, HOLDER, STUDY, f"{STUDY}-journal"}
+"""Files that a run writes before its first result."""
+OF_A_VOLUME = {"lost+found"}
+"""What the root of an empty file system may hold."""
 
 
 def new_run_directory(out: Path | None, label: str) -> Path:
-    """The path of a run directory that does not exist yet; nothing is created.
+    """The path of a run directory that does not exist yet, or is empty; nothing is created.
 
     Args:
         out: the path that the user gave, or None for a new directory under results/.
         label: the end of the new directory's name, after the time.
 
     Raises:
-        UserError: `out` exists.
+        UserError: `out` exists and is not an empty directory.
     """
     if out is not None:
         try:
-            exists = out.exists()
+            free = out != Path() and out.is_dir() and _is_empty(out)  # an empty text gives Path()
+            taken = out.exists() and not free
         except OSError as error:
             raise UserError(f"{out}: cannot be a run directory: {error.strerror}") from None
-        if exists:
+        if taken:
             raise UserError(f"{out}: the run directory exists already; choose another --out")
         return out
     stem = f"{datetime.now():%Y%m%d-%H%M%S}-{re.sub(r'[^A-Za-z0-9.]+', '-', label).strip('-')}"
@@ -64,17 +74,76 @@ def new_run_directory(out: Path | None, label: str) -> Path:
     return path
 
 
-def create(path: Path, config: Mapping[str, Any]) -> None:
+def _is_empty(path: Path) -> bool:
+    return {file.name for file in path.iterdir()} <= OF_A_VOLUME
+
+
+def create(path: Path, config: Mapping[str, Any]) -> list[Path]:
     """Creates the run directory with its config.yaml.
 
+    Returns:
+        The directories that were made, innermost first, for `undo`. An empty directory that existed
+        is not among them.
+
     Raises:
-        UserError: it cannot be created.
+        UserError: it cannot be created, or exists and is not empty.
+    """
+    new = [each for each in (path, *path.absolute().parents) if not each.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not _is_empty(path):
+            raise UserError(f"{path}: the run directory exists already; choose another --out")
+        write_config(path, config)
+    except OSError as error:
+        undo(path, new)
+        raise UserError(f"{path}: cannot write the run directory: {error.strerror}") from None
+    except UserError:
+        undo(path, new)
+        raise
+    return new
+
+
+def undo(path: Path, new: Iterable[Path]) -> None:
+    """Removes what the start of a run wrote, unless the run directory holds anything else.
+
+    Args:
+        path: the run directory.
+        new: the directories that were made for it (`create`).
+    """
+    names = {file.name for file in path.iterdir()} if path.is_dir() else set[str]()
+    if not names <= OF_A_START | OF_A_VOLUME:
+        return
+    for name in names & OF_A_START:
+        (path / name).unlink(missing_ok=True)
+    for directory in new:
+        with suppress(OSError):
+            directory.rmdir()
+
+
+@contextmanager
+def undone_if_it_fails(path: Path, new: Sequence[Path] | None, lock: FileLock) -> Iterator[None]:
+    """In this block a run starts. If it fails, its directory is unlocked, and its start undone.
+
+    An interrupt names the directory (InterruptedAtOnceError) if that stays, and only then.
+
+    Args:
+        path: the run directory.
+        new: the directories that were made for it (`create`); None if another made it, and nothing
+            is undone.
+        lock: of the run directory.
     """
     try:
-        path.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot write the run directory: {error.strerror}") from None
-    write_config(path, config)
+        yield
+    except BaseException as error:
+        lock.release()
+        if new is not None:
+            undo(path, new)
+        if isinstance(error, KeyboardInterrupt) and (path / CONFIG).is_file():
+            with interrupted_while_loaded(path):
+                raise
+        if isinstance(error, InterruptedAtOnceError):
+            raise KeyboardInterrupt(error.number) from None
+        raise
 
 
 def write_config(path: Path, config: Mapping[str, Any]) -> None:
@@ -121,9 +190,9 @@ def run_label(config: RunConfig) -> str:
 def claimed(config: RunConfig, given: Mapping[str, Any]) -> Iterator[Path]:
     """Creates and locks a new run directory that contains the given settings.
 
-    This happens before data and storage are opened; from then on the run can be resumed. If the
-    settings turn out to be unusable within the block (UserError), the directory is removed again.
-    An interrupt leaves it, and becomes an InterruptedAtOnceError that names it.
+    This happens before data and storage are opened; from then on a run that loses its power can be
+    resumed. If the block ends by an error or a signal before the run wrote any result, the
+    directory is removed again. An interrupt that leaves it becomes an InterruptedAtOnceError.
 
     Args:
         config: the settings as far as they are known; some depend on the device.
@@ -131,27 +200,18 @@ def claimed(config: RunConfig, given: Mapping[str, Any]) -> Iterator[Path]:
 
     Raises:
         UserError: the directory exists or cannot be created.
+        TerminatedError: SIGTERM came before the run heard signals itself.
     """
     path = new_run_directory(config.out, run_label(config))
-    new_parents = [parent for parent in path.absolute().parents if not parent.exists()]
     settings = {name: str(value) for name, value in given.items()} | {"out": str(path)}
     settings |= {k: v for k, v in absolute_locations(settings).items() if v is not None}
     if "storage" in settings:  # config.yaml must not contain a password
         settings["storage"] = masked(settings["storage"])
-    create(path, {**settings, "versions": {"headsearch": VERSION}})
+    new = create(path, {**settings, "versions": {"headsearch": VERSION}})
     lock = hold(path)
     try:
-        with interrupted_while_loaded(path):
+        with undone_if_it_fails(path, new, lock), sigterm_raised():
             yield path
-    except UserError:
-        lock.release()
-        # Anything else in it may be worth keeping.
-        if {file.name for file in path.iterdir()} <= {CONFIG, LOCK, HOLDER}:
-            shutil.rmtree(path)
-            for parent in new_parents:
-                with suppress(OSError):
-                    parent.rmdir()
-        raise
     finally:
         lock.release()
 

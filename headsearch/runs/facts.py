@@ -56,6 +56,7 @@ class RunFacts(TypedDict, total=False):
         dominant_share: share of the base's first principal component in its variance, at the last
             rung.
         status: running, complete, interrupted or failed.
+        settings: the settings that decide the results, as they were when the run began.
         wall_s, score_s: seconds in total, and seconds of scoring among them.
         images_per_second: speed of training; None before the first step.
     """
@@ -83,6 +84,7 @@ class RunFacts(TypedDict, total=False):
     diverged: bool
     dominant_share: float | None
     status: str
+    settings: dict[str, Any]
     wall_s: float
     score_s: float
     images_per_second: float | None

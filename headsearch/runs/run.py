@@ -1,4 +1,4 @@
-"""Reads a run directory back, and checks that a run is resumed with the settings it began with."""
+"""Reads a run directory back, finished or not."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from typing import Any, cast
 
 import optuna
 import pandas as pd
-import yaml
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 from sqlalchemy.exc import SQLAlchemyError
 
-from headsearch.config.locations import absolute_locations, without_places
-from headsearch.config.settings import OF_OLDER_RUNS, RunConfig
+from headsearch.config.settings import resolve
+from headsearch.config.yaml_file import read_yaml
 from headsearch.errors import UserError
-from headsearch.runs.directory import CONFIG, abandoned, read_config, write_config
+from headsearch.runs.directory import CONFIG, STUDY, abandoned, read_config
 from headsearch.runs.facts import RunFacts
-from headsearch.runs.storage import open_storage
+from headsearch.runs.rank_by import check_rank_by
+from headsearch.runs.snapshot import read_record
+from headsearch.runs.storage import existing_storage, file_storage, open_storage
 from headsearch.runs.tables import (
     RANKING_COLUMNS,
     RUNG_COLUMNS,
     SCORE_COLUMNS,
     SOLO_COLUMNS,
+    TABLES,
     read_table,
 )
 
@@ -60,54 +62,26 @@ UNREADABLE = (
 """Errors that opening a study can raise; RuntimeError if a later Optuna made it."""
 SOLO_HEAD = "solo_head"
 """The key of config.yaml that names the head of a pretraining; a search has no such key."""
-MAY_DIFFER = (
-    "out", "device", "threads", "precision", "cuda_graphs", "compile", "snapshot_every",
-    "git_commit", "versions", "study_name", "max_bad_images", "processes", "log",
-    "data_fingerprint",
-)  # fmt: skip
-"""Settings that may change when a run is resumed, beside `LOCATIONS`. Bitwise equal results need
-them unchanged too."""
-_DEFAULTS = {**RunConfig().model_dump(mode="json"), **OF_OLDER_RUNS}
-"""The settings of a run that was made before a setting existed."""
+MAPPINGS = ("versions", "base_arguments", "first_weights", "space_content", "fleet")
+"""Keys of config.yaml whose values are mappings."""
 
 
-def check_same_settings(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a run directory began with, if these are the same.
-
-    Raises:
-        UserError: a setting that affects the results has changed since.
-    """
-    file, begun = path / CONFIG, read_config(path)
-    if not {"study_name", SOLO_HEAD} & begun.keys():
-        # It ended before its data were opened, so no result depends on its settings yet.
-        write_config(path, settings)
-        return dict(settings)
-    # Through YAML, as the settings in the file were: tuples become lists, for example.
-    now = yaml.safe_load(yaml.safe_dump(dict(settings)))
-    then, now = without_places({**_DEFAULTS, **begun}), without_places(now)
-    changed = sorted(k for k in now if k not in MAY_DIFFER and then.get(k) != now[k])
-    if changed:
-        before, after = (str(values.get(changed[0])) for values in (then, now))
-        change = f", from {before} to {after}" if len(before + after) < 80 else ""
-        raise UserError(
-            f"{file}: {changed[0].replace('_content', '')} has changed since the run "
-            f"began{change}: it cannot be resumed"
-        )
-    places = absolute_locations(settings)
-    if any(begun.get(name) != place for name, place in places.items() if name in begun):
-        begun |= places
-        write_config(path, begun)  # later commands find the data and the weights there too
-    return {**now, **begun}
-
-
-def storage_of(path: Path, config: Mapping[str, Any]) -> str | BaseStorage:
+def storage_of(path: Path, config: Mapping[str, Any], *, create: bool) -> BaseStorage:
     """The storage of the run's Optuna study.
+
+    Args:
+        path: the run directory.
+        config: its settings.
+        create: whether a storage that does not exist yet is set up; if not, nothing is written.
 
     Raises:
         UserError: the storage in the settings cannot be opened.
+        Exception: one of `UNREADABLE`, if the run's own file cannot be opened.
     """
     named = config.get("storage")
-    return open_storage(str(named)) if named else f"sqlite:///{(path / 'study.db').absolute()}"
+    if named:
+        return open_storage(str(named)) if create else existing_storage(str(named))
+    return file_storage(path / STUDY, create=create)
 
 
 def is_pretraining(path: Path) -> bool:
@@ -126,6 +100,7 @@ def read_run(path: Path) -> Run:
     config = read_config(path)
     if SOLO_HEAD in config:
         raise UserError(f"{path}: a pretraining with one head, not a search: it ranks nothing")
+    _check_config(path / CONFIG)
     return Run(
         path=path,
         config=config,
@@ -137,15 +112,40 @@ def read_run(path: Path) -> Run:
     )
 
 
+def is_complete(path: Path) -> bool:
+    """Whether a search has ended and its tables are there, so that there is nothing to resume.
+
+    Raises:
+        UserError: as `read_run`.
+    """
+    complete = read_run(path).facts.get("status") == "complete"
+    written = all((path / name).is_file() for name in TABLES)
+    return complete and (written or read_record(path) is None)  # only a snapshot could give them
+
+
+def _check_config(file: Path) -> None:
+    """Checks a run's own config.yaml, which somebody may have edited.
+
+    Raises:
+        UserError: a value cannot be that of a run, with the file and the field.
+    """
+    resolve({}, file)
+    entries = read_yaml(file).mapping("the settings")
+    for name in MAPPINGS:
+        if name in entries and entries[name].value is not None:
+            entries[name].mapping(name)
+    if isinstance(rank_by := entries["rank_by"].value if "rank_by" in entries else None, str):
+        try:
+            check_rank_by(rank_by)
+        except UserError as error:
+            raise entries["rank_by"].error(error) from None
+
+
 def _read_facts(path: Path, config: Mapping[str, Any]) -> RunFacts:
     """The facts in the run's study; empty without a study or if its storage cannot be reached."""
-    # Opening a SQLite study that does not exist would create it.
-    if not config.get("storage") and not (path / "study.db").is_file():
-        return {}
     try:
-        study = optuna.load_study(
-            study_name=str(config.get("study_name")), storage=storage_of(path, config)
-        )
+        storage = storage_of(path, config, create=False)
+        study = optuna.load_study(study_name=str(config.get("study_name")), storage=storage)
         facts = cast(RunFacts, dict(study.user_attrs.get("facts", {})))
     except UNREADABLE:
         return {}

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +93,25 @@ def stops_heard(stop: threading.Event, acknowledge: Acknowledge | None = None) -
         yield heard
 
 
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM came where nothing is left to be finished."""
+
+
+@contextmanager
+def sigterm_raised() -> Iterator[None]:
+    """In this block SIGTERM raises TerminatedError, so that what was begun can be undone.
+
+    Not where it is handled already, as in a command (`interrupts_raised`).
+    """
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        raise TerminatedError(number)
+
+    unhandled = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    with _signals_to(on_signal, None, (signal.SIGTERM,) if unhandled else ()):
+        yield
+
+
 @contextmanager
 def interrupts_raised(acknowledge: Acknowledge | None = None) -> Iterator[Heard]:
     """In this block every stop signal raises KeyboardInterrupt in the main thread.
@@ -145,15 +164,17 @@ def stop_with_parent() -> None:
 
 @contextmanager
 def _signals_to(
-    on_signal: Callable[[int, FrameType | None], None], acknowledge: Acknowledge | None
+    on_signal: Callable[[int, FrameType | None], None],
+    acknowledge: Acknowledge | None,
+    numbers: Sequence[int] = STOPPING,
 ) -> Iterator[None]:
-    """In this block a function handles the stop signals, which reach the main thread alone."""
+    """In this block a function handles these signals, which reach the main thread alone."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread receives signals
         return
     with _acknowledged(acknowledge):
         before: dict[int, Any] = {
-            number: signal.signal(number, on_signal) for number in STOPPING if _is_ours(number)
+            number: signal.signal(number, on_signal) for number in numbers if _is_ours(number)
         }
         try:
             yield

@@ -89,6 +89,18 @@ def read_snapshot(run_directory: Path) -> Snapshot | None:
     return _read_first(run_directory, (LATEST, BEFORE))
 
 
+def read_record(run_directory: Path) -> Mapping[str, Any] | None:
+    """The record of the latest complete snapshot, without its tensors; None if there is none."""
+    found = _read_first(run_directory, (LATEST, BEFORE), tensors=False)
+    return found.record if found is not None else None
+
+
+def has_damaged_snapshot(run_directory: Path) -> bool:
+    """Whether there are files of snapshots, none of which is complete."""
+    files = [run_directory / FOLDER / name for name in (LATEST, BEFORE)]
+    return any(file.exists() for file in files) and read_record(run_directory) is None
+
+
 def read_rung_snapshot(run_directory: Path) -> Snapshot | None:
     """The snapshot of the last rung; None if there is none.
 
@@ -98,8 +110,10 @@ def read_rung_snapshot(run_directory: Path) -> Snapshot | None:
     return _read_first(run_directory, (RUNG,))
 
 
-def _read_first(run_directory: Path, names: Iterable[str]) -> Snapshot | None:
-    """The first of these snapshots that is complete."""
+def _read_first(
+    run_directory: Path, names: Iterable[str], *, tensors: bool = True
+) -> Snapshot | None:
+    """The first of these snapshots that is complete, with or without its tensors."""
     for name in names:
         file = run_directory / FOLDER / name
         if not file.is_file():
@@ -107,7 +121,8 @@ def _read_first(run_directory: Path, names: Iterable[str]) -> Snapshot | None:
         try:
             with safe_open(file, framework="pt") as opened:
                 metadata = opened.metadata() or {}
-                tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+                keys = opened.keys() if tensors else ()
+                loaded = {key: opened.get_tensor(key) for key in keys}
             record = json.loads(metadata.get("record", ""))
         except (SafetensorError, OSError, ValueError):
             continue  # incomplete: the file system lost data that it had flushed
@@ -116,8 +131,8 @@ def _read_first(run_directory: Path, names: Iterable[str]) -> Snapshot | None:
                 f"{file}: a snapshot of format {metadata.get('format')}, and this headsearch reads "
                 f"format {FORMAT}: resume with the version that its config.yaml names"
             )
-        _check_numbers(file, tensors)
-        return Snapshot(tensors, record)
+        _check_numbers(file, loaded)
+        return Snapshot(loaded, record)
     return None
 
 

@@ -38,6 +38,14 @@ def masked(url: str) -> str:
         return f"{scheme}://{HIDDEN}@{rest.rpartition('@')[2].partition('?')[0]}"
 
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
+
+
+def without_passwords(text: str) -> str:
+    """A text in which the passwords of all URLs are hidden, to be shown to anyone."""
+    return _URL.sub(lambda found: masked(found.group()), text)
+
+
 def unmasked(url: str) -> str:
     """A URL that can be opened, from one whose password was hidden when it was written.
 

@@ -98,11 +98,25 @@ SOLO_COLUMNS = (
 )
 
 
+TABLES = ("ranking.csv", "rungs.csv", "scores.csv")
+"""The tables that a search writes."""
+
+
 STATES = ("running", "complete", "pruned", "collapsed", "failed")
 """The states of a candidate."""
 
 
 _TEXT_COLUMNS = {"candidate", "family", "state", "reason"}
+_WHOLE_COLUMNS = {"rank", "rungs", "rung", "cohort", "seed", "step"}
+_SHARE_COLUMNS = {
+    f"{of}_{probe}"
+    for of in ("head", "base", "choose", "base_choose")
+    for probe in ("knn", "linear")
+}
+_KEYS = ("candidate", "seed", "rung")
+"""Columns that name a row, as far as a table has them: no two rows have the same."""
+MOST_ROWS = 100_000
+"""Rows that a table may have: a search of 1,000 heads with 9 rungs and 10 seeds has 100,000."""
 
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:
@@ -128,7 +142,11 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         return pd.DataFrame(columns=list(columns))
     try:
         frame: pd.DataFrame = pd.read_csv(
-            path, dtype=dict.fromkeys(_TEXT_COLUMNS, str), keep_default_na=True, na_filter=True
+            path,
+            dtype=dict.fromkeys(_TEXT_COLUMNS, str),
+            keep_default_na=False,  # a head may be called NA
+            na_values=[""],
+            nrows=MOST_ROWS + 1,
         )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a table of a run: {str(error).splitlines()[0]}") from None
@@ -144,15 +162,54 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise UserError(f"{path}: not a table of a run: it has no column {missing[0]!r}")
-    for column in columns:
-        if column not in _TEXT_COLUMNS and not pd.api.types.is_numeric_dtype(frame[column]):
-            raise UserError(f"{path}: column {column!r} holds something other than numbers")
+    _check_cells(path, frame, columns)
     for column in _TEXT_COLUMNS & set(columns):  # untrusted: plots and tables show these texts
         frame[column] = frame[column].map(printable, na_action="ignore")
     if "state" in columns and not set(frame["state"]) <= set(STATES):
         unknown = sorted(set(map(str, frame["state"])) - set(STATES))
         raise UserError(f"{path}: no such state of a candidate: {unknown[0]!r}")
     return frame
+
+
+def _check_cells(path: Path, frame: pd.DataFrame, columns: tuple[str, ...]) -> None:
+    """Checks the size of a table, its numbers, and that no row is there twice.
+
+    Raises:
+        UserError: with the file and the column.
+    """
+    if len(frame) > MOST_ROWS:
+        raise UserError(f"{path}: a table of a run has at most {MOST_ROWS:,} rows, this one more")
+    for column in columns:
+        cells = frame[column]
+        if column in _TEXT_COLUMNS:
+            if column == "candidate" and cells.isna().any():
+                raise UserError(f"{path}: column {column!r} is empty in a row")
+            continue
+        if not pd.api.types.is_numeric_dtype(cells) or pd.api.types.is_bool_dtype(cells):
+            raise UserError(f"{path}: column {column!r} holds something other than numbers")
+        wrong = _wrong(column, cells)
+        if wrong is not None:
+            number, expected = wrong
+            raise UserError(f"{path}: column {column!r} holds {number:g}, and not {expected}")
+    key = [name for name in _KEYS if name in columns]
+    twice = frame[frame.duplicated(key)]
+    if len(twice):
+        row = ", ".join(str(value) for value in twice.iloc[0][key])
+        raise UserError(f"{path}: the row of {printable(row)} is there twice: delete one of them")
+
+
+def _wrong(column: str, cells: pd.Series[float]) -> tuple[float, str] | None:
+    """The first number that a column cannot hold, and what it holds; None if there is none."""
+    if column in _WHOLE_COLUMNS:
+        bad = ~((cells >= 0) & (cells % 1 == 0))
+        expected = "a whole number from 0 on"
+    elif column in _SHARE_COLUMNS:
+        bad, expected = (cells < 0) | (cells > 1), "a share from 0 to 1"
+    elif column == "loss":  # that of a head that diverged is infinite
+        return None
+    else:
+        bad, expected = cells.isin([math.inf, -math.inf]), "a finite number"
+    return (float(cells[bad].iloc[0]), expected) if bad.any() else None
 
 
 STATE_CLASS = {"complete": 0, "running": 0, "pruned": 1, "collapsed": 2, "failed": 3}

@@ -13,12 +13,16 @@ import optuna
 from optuna.trial import TrialState
 
 from headsearch.config.settings import RunConfig
+from headsearch.errors import UserError
 from headsearch.models.space import Candidate, Listing, ResolvedSpace
 from headsearch.study.samplers import make_sampler
 
 TRIES = 30
 """How many times in a row a sampler may propose a candidate that is known or excluded. After as
 many uniform draws that fail too, the space counts as exhausted."""
+
+TRIED = "tried already"
+"""The reason recorded for a drawn candidate that the study has already."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,30 @@ def draw_cohorts(
             return
 
 
+def check_can_be_sampled(space: ResolvedSpace, config: RunConfig) -> None:
+    """Checks that a sampler finds a head besides the controls.
+
+    Raises:
+        UserError: the constraints exclude all heads that it draws.
+    """
+    study = optuna.create_study(direction="maximize")
+    enqueue(study, space, None)
+    controls = len(space.controls)
+    proposals = ask_for_cohort(study, space, config, 0, controls + 1, {})
+    if any(not proposal.candidate.control for proposal in proposals):
+        return
+    refused = [
+        trial.user_attrs
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state == TrialState.FAIL and trial.user_attrs["reason"] != TRIED
+    ]
+    last = f"; {refused[-1]['candidate']}: {refused[-1]['reason']}" if refused else ""
+    raise UserError(
+        f"{space.space.source}: the constraints leave no candidate of the {2 * TRIES} that were "
+        f"drawn{last}"
+    )
+
+
 def _ask(study: optuna.Study, space: ResolvedSpace, config: RunConfig) -> Proposal | None:
     """A trial of a new candidate that meets the constraints, or None if the space is exhausted.
 
@@ -128,7 +156,7 @@ def _ask(study: optuna.Study, space: ResolvedSpace, config: RunConfig) -> Propos
         study.sampler = make_sampler(name, config.seed, number)
         trial = optuna.Trial(study, orphans[0]._trial_id) if orphans else study.ask()
         candidate = space.suggest(trial)
-        reason = "tried already" if candidate.name in known else space.excluded(candidate)
+        reason = TRIED if candidate.name in known else space.excluded(candidate)
         if reason is None:
             return Proposal(candidate, trial)
         trial.set_user_attr("candidate", candidate.name)

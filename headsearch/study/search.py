@@ -15,35 +15,39 @@ from statistics import fmean
 from typing import Any
 
 from headsearch import torchrun
-from headsearch.config.settings import OF_OLDER_RUNS
 from headsearch.device import out_of_memory, release_memory
 from headsearch.errors import UserError
-from headsearch.evaluation.collapse import collapse_reason
 from headsearch.evaluation.rung import raw_pixels
 from headsearch.evaluation.scores import RungScores, mean_over_seeds
 from headsearch.models.network import BASE
 from headsearch.report.statistics.gains import write_gains
-from headsearch.runs.console import Loading, silently
-from headsearch.runs.directory import create, hold, new_run_directory, read_config, run_label
+from headsearch.runs import same_settings
+from headsearch.runs.directory import (
+    create,
+    hold,
+    new_run_directory,
+    read_config,
+    run_label,
+    undone_if_it_fails,
+)
 from headsearch.runs.incidents import DivergedError, incidents
 from headsearch.runs.observers import Observers
-from headsearch.runs.run import Run, check_same_settings, read_run
-from headsearch.runs.snapshot import read_snapshot
-from headsearch.runs.storage import STORAGE_ERRORS, check_storage
+from headsearch.runs.run import read_run
+from headsearch.runs.snapshot import Snapshot, read_snapshot
+from headsearch.runs.storage import STORAGE_ERRORS, check_storage, reason_of
 from headsearch.study import recovery
 from headsearch.study.cohort import Cohort, Replica
+from headsearch.study.collapsed_heads import why_collapsed
 from headsearch.study.events import Advanced, Event, Noted, Scored, Scoring
 from headsearch.study.job_commands import End, Steps
-from headsearch.study.leaderboard import Entry
+from headsearch.study.lost_snapshots import settle_start
 from headsearch.study.proposals import enqueue
 from headsearch.study.run_facts import note_baseline
-from headsearch.study.setup import SearchSetup, prepare, settings_of
+from headsearch.study.setup import SearchSetup, settings_of
 from headsearch.study.state import SearchState
 from headsearch.study.trials import Trials
 from headsearch.text import counted
 from headsearch.training.distributed import RankLostError, broadcast_object
-from headsearch.training.environment import resolve_here
-from headsearch.training.inputs import NO_INPUTS, InMemoryInputs, check_inputs
 from headsearch.training.loop import window_from
 from headsearch.training.meters import StepStats
 from headsearch.training.provenance import check_same_data
@@ -60,6 +64,7 @@ class Search:
         directory: an existing run directory with the same settings: either claimed for this search
             (`runs.directory.claimed`), or left by an earlier process and to be resumed. By default
             a new one is made.
+        start_over: whether a search whose snapshots are lost starts from its first step.
 
     Attributes:
         run_directory: the directory that the search writes to.
@@ -70,7 +75,9 @@ class Search:
         UserError: the run directory exists, cannot be made, or cannot be resumed.
     """
 
-    def __init__(self, prepared: SearchSetup, directory: Path | None = None) -> None:
+    def __init__(
+        self, prepared: SearchSetup, directory: Path | None = None, *, start_over: bool = False
+    ) -> None:
         self.prepared = prepared
         self.config = config = prepared.config
         self.stop = threading.Event()
@@ -78,26 +85,29 @@ class Search:
         self.run_directory = directory or new_run_directory(config.out, run_label(config))
         self._observers = Observers[Event]((), self.stop)
         settings = settings_of(prepared, self.run_directory)
-        if config.storage is not None:
+        left = read_snapshot(self.run_directory)
+        if config.storage is not None and left is None:
             check_storage(config.storage)
-        if directory is None:
-            create(self.run_directory, settings)
+        new = create(self.run_directory, settings) if directory is None else None
         self._lock = hold(self.run_directory)
-        try:
+        with undone_if_it_fails(self.run_directory, new, self._lock):
             check_same_data(self.run_directory, read_config(self.run_directory), settings)
-            self._open(check_same_settings(self.run_directory, settings))
-        except BaseException:
-            self._lock.release()
-            raise
+            begun = same_settings.check_same_settings(self.run_directory, settings)
+            if directory is not None:
+                settle_start(directory, begun, left, start_over=start_over)
+            self._open(begun, left)
 
-    def _open(self, settings: Mapping[str, Any]) -> None:
+    def _open(self, settings: Mapping[str, Any], left: Snapshot | None) -> None:
         """Creates the study, or opens it and restores the state if there is a snapshot."""
-        snapshot = read_snapshot(self.run_directory)
-        begun = snapshot is not None  # a run that has a snapshot must have a study too
+        if left is not None:
+            recorded = left.record["facts"].get("settings")
+            same_settings.check_as_recorded(self.run_directory, recorded, settings)
+        begun = left is not None  # a run that has a snapshot must have a study too
         self.trials = Trials(self.run_directory, self.config, settings, begun=begun)
         self.state = SearchState(self.run_directory, self.prepared, self.trials)
-        if snapshot is not None:
-            self.state.restore(snapshot)
+        self.state.facts["settings"] = same_settings.settings_that_decide(settings)
+        if left is not None:
+            self.state.restore(left)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -137,9 +147,27 @@ class Search:
         self._observers.raise_error()
 
     def _run_cohorts(self) -> None:
-        state, status = self.state, "interrupted"
         try:
-            state.save("running")
+            status = "complete" if self._all_cohorts_end() else "interrupted"
+        except BaseException as error:
+            # When another process of a job ended, the run itself did not fail.
+            itself = isinstance(error, Exception) and not isinstance(error, RankLostError)
+            # An error while saving must not hide the one that ended the search.
+            with suppress(UserError, *STORAGE_ERRORS):
+                self._save("failed" if itself else "interrupted")
+                write_gains(read_run(self.run_directory))
+            raise
+        else:
+            self._save(status)
+            write_gains(read_run(self.run_directory))
+        finally:
+            self._lock.release()
+
+    def _all_cohorts_end(self) -> bool:
+        """Trains all cohorts; returns False if the search is to stop before."""
+        state = self.state
+        try:
+            self._save("running")
             if self.prepared.data.bank is not None and "raw_knn" not in state.facts["baselines"]:
                 note_baseline(state.facts, "raw", raw_pixels(self.prepared.data))
             enqueue(self.trials.study, self.prepared.space, self.prepared.listing)
@@ -147,21 +175,25 @@ class Search:
             while index < len(state.sizes):
                 index = self._run_cohort(index)
                 if self.stop.is_set():
-                    return
-            status = "complete"
+                    return False
+            return True
         except STORAGE_ERRORS as error:
-            raise state.cannot_write(str(error)) from error
-        except RankLostError:
-            raise  # another process ended; the run itself did not fail and stays "interrupted"
-        except Exception:
-            status = "failed"
-            raise
-        finally:
-            # An error while saving must not hide the one that ended the search.
-            with suppress(UserError, *STORAGE_ERRORS):
-                state.save(status)
-                write_gains(read_run(self.run_directory))
-            self._lock.release()
+            raise state.cannot_write(reason_of(error)) from error
+
+    def _save(self, status: str) -> None:
+        """Writes tables and facts.
+
+        While the search is running, tables that cannot be written do not end it, because its
+        snapshots hold the same; they are written again at the next rung.
+        """
+        try:
+            self.state.save(status)
+        except STORAGE_ERRORS as error:
+            raise self.state.cannot_write(reason_of(error)) from error
+        if self.state.unwritten and status == "running":
+            self._observers.notify(Noted(f"{self.state.unwritten}; the search continues"))
+        elif self.state.unwritten:
+            raise self.state.cannot_write(self.state.unwritten)
 
     def _run_cohort(self, index: int) -> int:
         """Trains a cohort to its end, or until it diverges or runs out of memory.
@@ -197,7 +229,7 @@ class Search:
             index, note = recovery.go_back(state, cohort, *diverged)
         else:
             index, note = recovery.split(state, cohort)
-        state.save("running")
+        self._save("running")
         self._observers.notify(Noted(note))
         return index
 
@@ -217,7 +249,7 @@ class Search:
             cohort.rung = rung + 1 if cohort.live else self.config.rungs + 1
             state.keep(cohort, at_rung=True)
             state.tell_ended()  # after the snapshot: Optuna cannot take it back
-            state.save("running")
+            self._save("running")
             step = self.prepared.training.rung_step(rung)
             self._observers.notify(
                 Scored(cohort.index, rung, step, scores, state.throughput, state.leaderboard)
@@ -295,7 +327,7 @@ class Search:
                 state.leaderboard.record_seed(name, seed, rung, step, scores, ranked_by[seed])
             images = step * self.prepared.batch
             state.leaderboard.record(name, rung, step, images, mean, fmean(ranked_by.values()))
-            reasons = [self._collapse(name, scores, entry) for scores in by_seed.values()]
+            reasons = [why_collapsed(entry, each, self.prepared) for each in by_seed.values()]
             reason = next(filter(None, reasons), None)
             # At rung 0 the network is untrained, so a low rank says nothing about training.
             if rung and reason is not None:
@@ -303,21 +335,6 @@ class Search:
         self.trials.report({head.trial: head.score for head in live.values()}, rung)
         state.throughput.scored()
         return mean
-
-    def _collapse(self, name: str, scores: RungScores, entry: Entry) -> str | None:
-        """Why a head counts as collapsed, given its scores with one seed; None if it does not."""
-        head, base = scores.heads[name], scores.base
-        prototype_use = head.prototype_use
-        return collapse_reason(
-            head.effective_rank,
-            self.prepared.plan.stages[entry.candidate.feature_index].dim,
-            prototype_use.of_mean if prototype_use else None,
-            prototype_use.prototypes if prototype_use else None,
-            images=len(self.prepared.data.queries),
-            base_rank=base.effective_rank,
-            image_entropy=prototype_use.of_images if prototype_use else None,
-            base_information=base.prototype_use.information if base.prototype_use else None,
-        )
 
     def _decide(self, cohort: Cohort) -> None:
         """Lets the pruner decide which heads leave at this rung; at the last, all are complete."""
@@ -357,41 +374,3 @@ class Search:
         cohort.base_losses[replica.seed] = stats.owners[BASE].loss
         for name in diverged:
             cohort.leave(name, "failed", "loss or gradient not finite")
-
-
-def resumed_search(
-    run: Run, inputs: InMemoryInputs = NO_INPUTS, flags: Mapping[str, Any] | None = None
-) -> Search:
-    """The search that resumes this run from its last snapshot.
-
-    Args:
-        run: the run.
-        inputs: the objects that the search was started with in Python.
-        flags: settings to change on resuming.
-
-    Raises:
-        UserError: an object that the search was started with is missing, or something that decides
-            its results has changed.
-    """
-    return Search(prepared_again(run, inputs, flags), run.path)
-
-
-def prepared_again(
-    run: Run,
-    inputs: InMemoryInputs = NO_INPUTS,
-    flags: Mapping[str, Any] | None = None,
-    loading: Loading = silently,
-) -> SearchSetup:
-    """The setup that this run needs to be resumed; arguments and errors as of `resumed_search`."""
-    check_inputs(run.path, run.config, inputs, "resume")
-    if run.config.get("fleet"):
-        raise UserError(
-            f"{run.path} was collected from workers and cannot be resumed: collect it again"
-        )
-    if run.facts.get("diverged"):
-        raise UserError(f"{run.path}: its base diverged; search again with a lower --lr")
-    config = resolve_here(flags or {}, run.path / "config.yaml")
-    if "study_name" in run.config:  # as it began, also if the file of its weights has moved
-        normalization = run.config.get("normalization", OF_OLDER_RUNS["normalization"])
-        config = config.model_copy(update={"normalization": normalization})
-    return prepare(config, loading, inputs)

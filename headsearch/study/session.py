@@ -22,7 +22,8 @@ from headsearch.runs.run import Run
 from headsearch.study.display import points_of, shown
 from headsearch.study.events import Event
 from headsearch.study.followers import follow
-from headsearch.study.search import Search, prepared_again
+from headsearch.study.resuming import prepared_again
+from headsearch.study.search import Search
 from headsearch.study.setup import SearchSetup, prepare
 from headsearch.training.environment import resolve_here
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
@@ -66,6 +67,7 @@ def resume_search(
     inputs: InMemoryInputs = NO_INPUTS,
     log: str | None = None,
     moved: Mapping[str, str] | None = None,
+    start_over: bool = False,
     console: Console | None = None,
 ) -> tuple[Path, int]:
     """Resumes a search that has not ended.
@@ -75,6 +77,7 @@ def resume_search(
         inputs: the objects that it was started with in Python.
         log: none or tensorboard; by default as it was started.
         moved: where data, weights or space lie now, by the names of their settings.
+        start_over: whether a search whose snapshots are lost starts from its first step.
         console: where to show progress; None shows none.
 
     Returns and raises as `run_search`.
@@ -85,6 +88,7 @@ def resume_search(
             lambda loading: prepared_again(run, inputs, changed, loading),
             run.path,
             console,
+            start_over=start_over,
         )
 
 
@@ -92,6 +96,8 @@ def _searched(
     prepare_search: Callable[[Loading], SearchSetup],
     directory: Path | None,
     console: Console | None,
+    *,
+    start_over: bool = False,
 ) -> tuple[Path, int]:
     """Runs a search until it ends or is stopped; a process that is not the first one follows."""
     if not torchrun.first():
@@ -100,7 +106,7 @@ def _searched(
     with loading_shown(console) as loading, listed:
         prepared = prepare_search(loading)
         loading("opening the study")
-        running = Search(prepared, directory)
+        running = Search(prepared, directory, start_over=start_over)
     running.prepared.data.left_out.list_in(running.run_directory)
     introduce(console, running.notes, running.run_directory)
     return running.run_directory, carry_out(
@@ -114,6 +120,6 @@ def observers_of(
     """The observers of a search: TensorBoard's curves if asked for, and the console's display."""
     if search.config.log == "tensorboard":
         seeds = search.config.seeds
-        yield curves_written(search.run_directory, partial(points_of, seeds=seeds))
+        yield curves_written(search.run_directory, partial(points_of, seeds=seeds), console)
     if console is not None:
         yield shown(search, console)

@@ -18,7 +18,12 @@ from headsearch.models.space import Candidate, Listing, ResolvedSpace, find_spac
 from headsearch.runs.console import Loading, silently
 from headsearch.runs.rank_by import ABSORPTION, check_rank_by, resolved_rank_by
 from headsearch.runs.storage_url import masked
-from headsearch.study.proposals import candidate_count, cohort_sizes, draw_cohorts
+from headsearch.study.proposals import (
+    candidate_count,
+    check_can_be_sampled,
+    cohort_sizes,
+    draw_cohorts,
+)
 from headsearch.study.pruners import make_pruner
 from headsearch.study.samplers import make_sampler
 from headsearch.text import counted
@@ -129,6 +134,8 @@ def prepare(
             f"--trials {config.trials} leaves no room beside the {len(resolved.controls)} controls "
             "of the space; use a larger number"
         )
+    if listing is None:
+        check_can_be_sampled(resolved, config)
     prepared = SearchSetup(training, resolved, listing, rank_by)
     check_images_per_head(config.images_per_head, prepared.batch, prepared.most_heads)
     return prepared

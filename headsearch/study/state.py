@@ -39,6 +39,7 @@ class SearchState:
         throughput: speed, time spent and time left.
         facts: what the run records about itself.
         sizes: the number of candidates in each cohort.
+        unwritten: why the tables could not be written the last time; empty if they were.
         left: the snapshot to resume from, if any. Its tensors are dropped once they are loaded.
     """
 
@@ -50,6 +51,7 @@ class SearchState:
         steps = prepared.training.steps * config.seeds
         self.throughput = Throughput(prepared.batch, steps, config.rungs, len(self.sizes))
         self.facts = first_facts(prepared)
+        self.unwritten = ""
         self.left: Snapshot | None = None
         self._kept_at = time.monotonic()
 
@@ -156,14 +158,15 @@ class SearchState:
         self._kept_at = time.monotonic()
 
     def save(self, status: str) -> None:
-        """Writes the tables and the facts as they are now."""
+        """Writes the facts as they are now, and the tables unless they cannot be: `unwritten`."""
         self.facts["status"] = status
         self.facts.update(self.throughput.facts())
         self.facts["baselines"].update(self.leaderboard.base_of_the_first())
+        self.unwritten = ""
         try:
             self.leaderboard.write(self.run_directory)
         except OSError as error:
-            raise self.cannot_write(error.strerror or str(error)) from error
+            self.unwritten = f"the tables cannot be written: {error.strerror or error}"
         self.trials.note(self.facts)
 
     def tell_ended(self) -> None:
@@ -187,6 +190,11 @@ class SearchState:
 
     def cannot_write(self, reason: str) -> UserError:
         """The error to raise when the run directory or the study cannot be written."""
+        if not self.run_directory.is_dir():
+            return UserError(
+                f"{self.run_directory}: the run directory was deleted while the search ran, and "
+                "its results with it: search again"
+            )
         return UserError(
             f"{self.run_directory}: cannot write: {reason.splitlines()[0]}; what was written "
             f"before is kept: fix the cause, then headsearch resume {self.run_directory}"

@@ -17,7 +17,7 @@ from headsearch.config.settings import RunConfig
 from headsearch.errors import UserError
 from headsearch.models.space import Candidate, ResolvedSpace
 from headsearch.runs.run import storage_of
-from headsearch.runs.storage import STORAGE_ERRORS
+from headsearch.runs.storage import STORAGE_ERRORS, is_locked, reason_of
 from headsearch.study.leaderboard import Entry
 from headsearch.study.pruners import make_pruner
 
@@ -49,26 +49,25 @@ class Trials:
     def __init__(
         self, run_directory: Path, config: RunConfig, settings: Mapping[str, Any], *, begun: bool
     ) -> None:
-        name, storage = settings["study_name"], storage_of(run_directory, settings)
+        name = settings["study_name"]
         pruner = make_pruner(
             config.pruner, eta=config.eta, min_keep=config.min_keep, rungs=config.rungs
         )
         try:
-            if begun:
-                self.study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
-            else:
-                self.study = optuna.create_study(
-                    study_name=name,
-                    storage=storage,
-                    pruner=pruner,
-                    direction="maximize",
-                    load_if_exists=True,
-                )
-        except (KeyError, RuntimeError, *STORAGE_ERRORS) as error:  # or a later Optuna made it
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"{run_directory}: its study cannot be opened ({reason}): search again"
-            ) from None
+            if begun:  # first without writing: the storage may not be that of the run any more
+                found = storage_of(run_directory, settings, create=False)
+                optuna.load_study(study_name=name, storage=found)
+            self.study = optuna.create_study(
+                study_name=name,
+                storage=storage_of(run_directory, settings, create=True),
+                pruner=pruner,
+                direction="maximize",
+                load_if_exists=True,
+            )
+        except (KeyError, ValueError, RuntimeError, *STORAGE_ERRORS) as error:
+            if isinstance(error, UserError) and settings.get("storage"):
+                raise  # names the storage
+            raise UserError(_cannot_open(run_directory, error)) from None
 
     def candidates(self, space: ResolvedSpace) -> dict[int, Candidate]:
         """The candidates that were asked for so far, by trial number."""
@@ -146,3 +145,14 @@ class Trials:
     def _trial(self, number: int) -> optuna.Trial:
         known = self.study.get_trials(deepcopy=False)
         return optuna.Trial(self.study, known[number]._trial_id)
+
+
+def _cannot_open(run_directory: Path, error: Exception) -> str:
+    """Why the study of a run cannot be opened, and what to do."""
+    if is_locked(error):
+        return (
+            f"{run_directory}: its study is locked by another process: wait until that has ended, "
+            f"then headsearch resume {run_directory}"
+        )
+    # A ValueError, a KeyError or a RuntimeError if the file is damaged or a later Optuna made it.
+    return f"{run_directory}: its study cannot be opened ({reason_of(error)}): search again"

@@ -35,6 +35,17 @@ from headsearch.torchrun import count, first, rank
 
 T = TypeVar("T")
 
+
+def check_one_process(name: str) -> None:
+    """Raises UserError in a job of several processes, each of which would do all the work.
+
+    Args:
+        name: a function of the Python API.
+    """
+    if count() > 1:
+        raise UserError(f"headsearch.{name} works in one process only: leave torchrun out")
+
+
 BUCKET = 2**24
 """Maximum number of elements reduced in one message: 64 MiB of float32."""
 

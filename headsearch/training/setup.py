@@ -275,8 +275,9 @@ def _check_steps(setup: TrainingSetup) -> None:
     steps = [setup.rung_step(rung) for rung in range(config.rungs + 1)]
     if len(set(steps)) < len(steps):
         raise UserError(
-            f"--first-rung {config.first_rung:g} leaves no step between some of {config.rungs} "
-            f"rungs of {counted(setup.steps, 'step')}; use a value nearer to {1 / config.rungs:.2g}"
+            f"--first-rung {config.first_rung:g} leaves no step between some of "
+            f"{counted(config.rungs, 'rung')} of {counted(setup.steps, 'step')}; use a value "
+            f"nearer to {1 / config.rungs:.2g}"
         )
 
 

@@ -27,7 +27,7 @@ from headsearch.pretraining.setup import prepare_pretraining
 from headsearch.runs.run import read_run
 from headsearch.runs.storage import open_storage
 from headsearch.runs.storage_url import VARIABLE, masked, unmasked
-from headsearch.study.search import resumed_search
+from headsearch.study.resuming import resumed_search
 from headsearch.study.setup import prepare, settings_of
 from helpers.command_line import in_process
 from helpers.stepwise import stepwise

@@ -89,7 +89,7 @@ def test_labels_beside_the_images_are_read(label: str, tmp_path: Path) -> None:
     for source in both(tmp_path, pairs(label)):
         assert source.classes == tuple(map(str, range(12))), "in the order of numbers"
         assert by_number(source) == {number: str(number) for number in range(12)}
-        assert source.notes == (f"set: labels are read from the {label} files beside the images",)
+        assert source.notes == (f"set: labels are read from files *{label} beside the images",)
         assert list(source.others) == []
 
 

@@ -18,9 +18,11 @@ from headsearch.config.settings import resolve
 from headsearch.errors import UserError
 from headsearch.report.plots.style import RC
 from headsearch.runs.directory import HOLDER, LOCK, abandoned, claimed, hold
-from headsearch.runs.run import check_same_settings, read_run
+from headsearch.runs.run import read_run
+from headsearch.runs.same_settings import check_same_settings
 from headsearch.study.events import Scored
-from headsearch.study.search import Search, resumed_search
+from headsearch.study.resuming import resumed_search
+from headsearch.study.search import Search
 from headsearch.study.setup import prepare
 from helpers.command_line import in_process
 from helpers.stepwise import stepwise

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from headsearch.config.settings import resolve
+from headsearch.config.settings import RunConfig, resolve
 from headsearch.errors import UserError
-from headsearch.runs.directory import create, new_run_directory, write_atomically
-from headsearch.runs.run import check_same_settings, read_run
+from headsearch.runs.directory import claimed, create, new_run_directory, write_atomically
+from headsearch.runs.run import read_run
+from headsearch.runs.same_settings import check_same_settings
+from headsearch.runs.signals import TerminatedError
 from headsearch.runs.tables import RANKING_COLUMNS, RUNG_COLUMNS, write_table
 
 
@@ -27,11 +33,87 @@ def test_a_fresh_directory_is_named_after_time_and_run_and_never_one_that_exists
 
 
 def test_a_directory_that_exists_or_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="exists already"):
         new_run_directory(tmp_path, "x")
-    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="exists already"):
+        create(tmp_path, {})
     with pytest.raises(UserError, match="cannot write the run directory"):
         create(tmp_path / "file" / "run", {})
+
+
+def within_claim(config: RunConfig, start: Callable[[Path], None]) -> None:
+    with claimed(config, {"base": "x"}) as directory:
+        start(directory)
+
+
+def test_an_empty_directory_is_taken_and_stays_where_the_start_fails(tmp_path: Path) -> None:
+    """A mounted volume, for example, whose root holds a folder of the file system's own."""
+    volume = tmp_path / "volume"
+    (volume / "lost+found").mkdir(parents=True)
+    assert new_run_directory(volume, "x") == volume
+    config = resolve({"out": volume})
+
+    def refuse(directory: Path) -> None:
+        assert (directory / "config.yaml").is_file()
+        raise UserError("no such base")
+
+    with pytest.raises(UserError, match="no such base"):
+        within_claim(config, refuse)
+    assert [path.name for path in volume.iterdir()] == ["lost+found"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError, KeyboardInterrupt, TerminatedError])
+def test_a_start_that_fails_in_any_way_leaves_nothing(
+    error: type[BaseException], tmp_path: Path
+) -> None:
+    config = resolve({"out": tmp_path / "new" / "run"})
+
+    def fail(directory: Path) -> None:
+        (directory / "study.db").write_text("")
+        raise error
+
+    with pytest.raises(error):
+        within_claim(config, fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sigterm_before_the_first_step_leaves_nothing(tmp_path: Path) -> None:
+    config = resolve({"out": tmp_path / "run"})
+    before = signal.getsignal(signal.SIGTERM)
+
+    def wait(directory: Path) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    with pytest.raises(TerminatedError):
+        within_claim(config, wait)
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_full_disk_at_the_start_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(UserError, match="cannot write the run directory: No space left"):
+        create(tmp_path / "new" / "run", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_results_are_kept_where_a_start_fails(tmp_path: Path) -> None:
+    config = resolve({"out": tmp_path / "run"})
+
+    def fail(directory: Path) -> None:
+        (directory / "left_out.txt").write_text("a.png: no image")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        within_claim(config, fail)
+    assert (tmp_path / "run" / "left_out.txt").is_file()
 
 
 def test_a_run_that_scored_nothing_yet_reads_as_empty_tables(tmp_path: Path) -> None:

@@ -107,9 +107,19 @@ def test_a_command_that_is_interrupted_while_it_loads_ends_with_one_line(
 
 
 def test_a_run_that_is_interrupted_while_it_loads_is_named(tmp_path: Path) -> None:
+    """If anything of it is left: a directory with nothing but its settings is removed."""
     config = resolve({"out": tmp_path / "run"})
-    with pytest.raises(InterruptedAtOnceError) as interrupted, claimed(config, {}) as directory:
+    with pytest.raises(KeyboardInterrupt) as removed, claimed(config, {}) as directory:
+        raise InterruptedAtOnceError(directory, number=signal.SIGHUP)
+    assert (type(removed.value), removed.value.args) == (KeyboardInterrupt, (signal.SIGHUP,))
+    assert not directory.exists()
+
+    def interrupt(directory: Path) -> None:
+        (directory / "left_out.txt").write_text("a.png: no image")
         raise KeyboardInterrupt(int(signal.SIGHUP))
+
+    with pytest.raises(InterruptedAtOnceError) as interrupted, claimed(config, {}) as directory:
+        interrupt(directory)
     error = interrupted.value
     assert (error.run_directory, error.begun, error.number) == (directory, False, signal.SIGHUP)
     assert (directory / "config.yaml").is_file()

@@ -20,7 +20,8 @@ from headsearch.errors import UserError
 from headsearch.pretraining.run import Pretraining
 from headsearch.pretraining.setup import prepare_again, prepare_pretraining
 from headsearch.runs.run import read_run
-from headsearch.study.search import Search, resumed_search
+from headsearch.study.resuming import resumed_search
+from headsearch.study.search import Search
 from headsearch.study.setup import prepare
 from helpers.image_files import png, write
 from helpers.stepwise import stepwise

@@ -32,7 +32,8 @@ from headsearch.runs.snapshot import BEFORE, FOLDER, LATEST, Snapshot, read_snap
 from headsearch.runs.tables import SOLO_COLUMNS
 from headsearch.study import proposals, state
 from headsearch.study.events import Advanced, Noted, Scored
-from headsearch.study.search import Search, resumed_search
+from headsearch.study.resuming import resumed_search
+from headsearch.study.search import Search
 from headsearch.study.setup import SearchSetup, prepare
 from headsearch.study.trials import Trials
 from headsearch.training.inputs import InMemoryInputs
@@ -252,7 +253,11 @@ def test_a_run_whose_snapshots_are_lost_goes_on_from_what_is_left(
     folder = search.run_directory / FOLDER
     for name in {"nothing": [], "the latest": [LATEST], "both": [LATEST, BEFORE]}[lost]:
         (folder / name).write_bytes((folder / name).read_bytes()[:100])
-    found = finish(resumed_search(read_run(search.run_directory)))
+    if lost == "both":
+        with pytest.raises(UserError, match="both snapshots are missing or damaged, so it cannot"):
+            resumed_search(read_run(search.run_directory))
+    run = read_run(search.run_directory)
+    found = finish(resumed_search(run, start_over=lost == "both"))
     assert (found / "rungs.csv").read_bytes() == (whole("enumerated") / "rungs.csv").read_bytes()
 
 
@@ -558,7 +563,8 @@ def test_no_head_is_lost_with_a_snapshot_after_a_split(
     for file in folder.iterdir():
         if lost == "all snapshots" or file.name == LATEST:
             file.write_bytes(b"cut short")
-    finish(resumed_search(read_run(search.run_directory)))
+    run = read_run(search.run_directory)
+    finish(resumed_search(run, start_over=lost == "all snapshots"))
     whole = finish(Search(begun(tmp_path, "whole", **changes)))
     found, expected = read_run(search.run_directory), read_run(whole)
     assert set(found.ranking["candidate"]) == set(expected.ranking["candidate"])

@@ -23,7 +23,8 @@ from headsearch.runs.run import Run, read_run
 from headsearch.runs.tables import RANKING_COLUMNS, RUNG_COLUMNS
 from headsearch.study.events import Advanced, Event, Noted, Scored
 from headsearch.study.proposals import cohort_sizes
-from headsearch.study.search import Search, resumed_search
+from headsearch.study.resuming import resumed_search
+from headsearch.study.search import Search
 from headsearch.study.setup import prepare
 from headsearch.study.state import SearchState
 from headsearch.training import setup

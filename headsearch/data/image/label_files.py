@@ -60,7 +60,7 @@ def labels_beside(
                 )
                 return LabelFiles(note=note)
             labels.append(label)
-        note = f"{name}: labels are read from the {suffix} files beside the images"
+        note = f"{name}: labels are read from files *{suffix} beside the images"
         return LabelFiles(labels, frozenset(beside.values()), note)
     return LabelFiles()
 

@@ -47,6 +47,9 @@ ORIGIN_KEYS = ("module", "sha256", "package")
 LARGEST_NUMBER = 1e9
 """The bound, up and down, of numbers in user-defined families, which declare no bounds."""
 
+LONGEST_NAME = 64
+"""Characters of a family's name: it is part of the names of files."""
+
 
 @dataclass(frozen=True)
 class UserFamily:
@@ -136,6 +139,11 @@ def packaged_families() -> dict[str, importlib.metadata.EntryPoint]:
 def _check_name(name: str, taken: Collection[str]) -> None:
     if name in taken:
         raise UserError(f"{name!r} is headsearch's own; give your family another name")
+    if len(name) > LONGEST_NAME:
+        raise UserError(
+            f"a family's name has at most {LONGEST_NAME} characters, but that of {name[:20]}… has "
+            f"{len(name)}"
+        )
     if not re.fullmatch("[a-z0-9]+", name):
         raise UserError(f"a family's name has lower-case letters and digits, but is {name!r}")
 

@@ -119,8 +119,13 @@ def marker_handle(
 
 @contextmanager
 def plotting() -> Iterator[None]:
-    """Context in which figures are built and saved; matplotlib's settings are restored after it."""
-    with mpl.rc_context(RC):
+    """Context in which figures are built and saved; matplotlib's settings are restored after it.
+
+    They look the same whatever the user's matplotlibrc says (LaTeX for all texts, for example).
+    """
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(RC)
         yield
 
 

@@ -1,0 +1,53 @@
+"""Checks of single settings, before pydantic checks their types and bounds."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from pydantic_core import PydanticCustomError
+
+from headsearch.config import normalization
+from headsearch.errors import UserError
+
+
+def checked_images_per_head(value: Any) -> Any:
+    """`all`, `share`, or a whole number of at least 2, which a flag gives as text."""
+    if value in ("all", "share"):
+        return value
+    number = int(value) if str(value).isascii() and str(value).isdigit() else 0
+    if number < 2:
+        raise PydanticCustomError(
+            "images_per_head", "should be all, share or a number of images from 2 on"
+        )
+    return number
+
+
+def checked_normalization(value: Any) -> str:
+    """A text that names a normalisation."""
+    try:
+        normalization.parse(str(value))
+    except UserError:
+        names = ", ".join(normalization.NAMED)
+        raise PydanticCustomError(
+            "normalization", f"should be auto, {names} or MEAN/STD such as 0.5,0.5,0.5/0.2,0.2,0.2"
+        ) from None
+    return str(value)
+
+
+def refuse_empty(value: Any) -> Any:
+    """The value, unless it is an empty text, which as a path would be the current folder."""
+    if isinstance(value, str) and not value.strip():
+        raise PydanticCustomError("empty", "must not be empty; leave it out for the default")
+    return value
+
+
+def refuse_switch(value: Any, annotation: Any) -> Any:
+    """The value, unless it is YAML's `true` or `false` for a number, which Python takes as 1 or 0.
+
+    Args:
+        value: of a setting.
+        annotation: the type of the setting.
+    """
+    if isinstance(value, bool) and {int, float} & {annotation, *get_args(annotation)}:
+        raise PydanticCustomError("number", "should be a number")
+    return value

@@ -1,0 +1,101 @@
+"""Storages: paths with any characters, reading that writes nothing, and locks."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import optuna
+import pytest
+
+from headsearch.errors import UserError
+from headsearch.runs import storage
+from headsearch.runs.storage import existing_storage, file_storage, is_locked, reason_of
+from headsearch.runs.storage_url import without_passwords
+from helpers.command_line import in_process
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@pytest.mark.parametrize("name", ["a{b}", "{", "what?x=1", "100%41", "a#b", "ä b"])
+def test_a_study_in_a_folder_of_any_name(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name / "study.db"
+    file.parent.mkdir()
+    optuna.create_study(study_name="s", storage=file_storage(file, create=True))
+    assert file.is_file()
+    found = optuna.load_study(study_name="s", storage=file_storage(file, create=False))
+    assert found.trials == []
+    assert [path.name for path in tmp_path.rglob("*")] == [name, "study.db"]
+
+
+def foreign_database(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("CREATE TABLE customers (name TEXT)")
+        database.commit()
+
+
+def test_reading_creates_no_table_and_no_file(tmp_path: Path) -> None:
+    foreign_database(tmp_path / "foreign.db")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for url, reason in {
+        f"sqlite:///{tmp_path}/foreign.db": "no Optuna study is in it",
+        f"sqlite:///{tmp_path}/none.db": "cannot open it",
+        f"sqlite:///{tmp_path}/no/folder.db": "cannot open it",
+        f"journal://{tmp_path}/none.log": "there is no such file",
+    }.items():
+        with pytest.raises(UserError, match=reason):
+            existing_storage(url)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("command", ["status", "collect", "worker"])
+def test_a_look_at_a_study_that_is_not_there_creates_nothing(
+    command: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["--storage", f"journal://{tmp_path}/none.log", "--study", "s"]
+    out = ["--out", "run"] if command == "collect" else []
+    code, _, err = in_process(capsys, monkeypatch, command, *given, *out)
+    assert code == 2
+    where = f"journal://{tmp_path}/none.log"
+    assert err == f"headsearch: --study s: no study that `headsearch submit` wrote to {where}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_waits_for_a_reader_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "study.db"
+    study = optuna.create_study(study_name="s", storage=file_storage(file, create=True))
+    reader = sqlite3.connect(file, check_same_thread=False)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM studies").fetchone()
+    release = threading.Timer(0.3, reader.close)
+    release.start()
+    study.set_user_attr("a", 1)
+    release.join()
+    assert study.user_attrs == {"a": 1}
+
+
+def test_a_lock_that_stays_is_called_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "WRITE_WAIT_S", 0.1)
+    file = tmp_path / "study.db"
+    study = optuna.create_study(study_name="s", storage=file_storage(file, create=True))
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(storage.STORAGE_ERRORS) as error:
+            study.set_user_attr("a", 1)
+    assert is_locked(error.value)
+    assert reason_of(error.value) == "database is locked"
+
+
+def test_no_text_with_urls_shows_a_password() -> None:
+    text = "from postgresql://me:secret@db/x to s3://bucket/y and mysql://u:p@h/z?password=q."
+    shown = without_passwords(text)
+    assert "secret" not in shown
+    assert ":p@" not in shown
+    assert "password=q" not in shown
+    assert "s3://bucket/y" in shown
