@@ -4,7 +4,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from headsearch.errors import UserError
-from headsearch.version import VERSION
 
 if TYPE_CHECKING:
     from headsearch.api import (
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
         verify,
     )
     from headsearch.pretraining.run import Pretrained
-
-__version__ = VERSION
 
 __all__ = [
     "Pretrained",
@@ -40,11 +37,16 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Loads the API on first use: torch takes seconds to import, and `--help` must not wait."""
+    """Loads the API on first use: torch takes seconds to import, and `--help` must not wait.
+
+    The version too: the command line handles no signal until this package is imported.
+    """
+    if name == "__version__":
+        return import_module("headsearch.version").VERSION
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module("headsearch.api"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})

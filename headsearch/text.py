@@ -68,6 +68,31 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun: '1 head', '3 heads'.
+
+    Args:
+        number: the number.
+        noun: in the singular.
+        plural: if it is not the noun with an s.
+    """
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def with_article(words: str) -> str:
+    """Words after 'a' or 'an': 'a 4×4 map', 'an 8×8 map', 'an 11 × 11 map', 'an image'.
+
+    Numbers are read out: eight, eleven, eighteen and eighty (thousand, million, …) begin with a
+    vowel.
+    """
+    number = re.match(r"[\d,]+", words)
+    if number is None:
+        return f"{'an' if words[:1].lower() in 'aeiou' else 'a'} {words}"
+    digits = number.group().replace(",", "")
+    vowel = digits.startswith("8") or (len(digits) % 3 == 2 and digits[:2] in ("11", "18"))
+    return f"{'an' if vowel else 'a'} {words}"
+
+
 ENDINGS = {1: "st", 2: "nd", 3: "rd"}
 
 

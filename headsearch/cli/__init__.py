@@ -1,102 +1,68 @@
-"""The command line: its entry point and its commands. torch is imported only by commands."""
+"""The command line's entry point. Imports little before its first word; `commands.py` has the rest.
+
+A command may be interrupted, and may lose its output, from its first moment on.
+"""
 
 from __future__ import annotations
 
+import signal
 import sys
-from typing import Annotated, Any
-
-import typer
 
 from headsearch import torchrun
-from headsearch.cli.cluster import collect, status, submit, worker
-from headsearch.cli.inspect import bench, space
-from headsearch.cli.pretraining import pretrain, verify
-from headsearch.cli.results import calibrate, export, plot, report
-from headsearch.cli.search import resume, run
-from headsearch.errors import UserError
-from headsearch.runs.signals import TerminatedError
-from headsearch.text import printable
-from headsearch.version import VERSION
+from headsearch.runs.signals import Heard, interrupts_raised, stop_with_parent
+from headsearch.runs.streams import best_effort_output
 
-app = typer.Typer(
-    name="headsearch",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-OF_A_JOB = ("run", "resume", "pretrain", "worker")
-"""Commands that several processes, started by torchrun, carry out together."""
-
-_UsageError: Any = typer.BadParameter.__mro__[1]
-"""click's error for wrong arguments. typer bundles click, under a path that changed before."""
+SLOW_TO_START = ("run", "resume", "pretrain", "verify", "bench", "submit", "worker")
+"""Commands that import PyTorch before they have anything to say."""
 
 
 def main() -> None:
     """The entry point. Errors that a user can cause print one line and exit with code 2."""
-    try:
-        code = app(standalone_mode=False)
-    except UserError as error:
-        code = _fail(str(error))
-    except _UsageError as error:
-        code = _fail(error.format_message())
-    except Exception as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's; not imported for its name
-            raise
-        code = _fail("out of memory; use a lower --cohort, --batch-size or --image-size")
-    except TerminatedError:
-        print("headsearch: terminated", file=sys.stderr)
-        code = 143
-    except (KeyboardInterrupt, typer.Abort):
-        print("headsearch: interrupted", file=sys.stderr)
-        code = 130
-    # Not after an error: other processes may still be waiting for this one.
-    if not code and "torch" in sys.modules:
-        from headsearch.training import distributed
-
-        distributed.leave_processes()
+    with best_effort_output():
+        with interrupts_raised(_acknowledge) as heard:
+            code = _carried_out(heard)
+        if code is None:
+            print("headsearch: interrupted", file=sys.stderr)
+            code = 128 + (heard.number or signal.SIGINT)
     sys.exit(code)
 
 
-def _fail(message: str) -> int:
-    """Prints an error in one line; returns the exit code."""
-    program = f"headsearch, rank {torchrun.rank()}" if torchrun.count() > 1 else "headsearch"
-    print(f"{program}: {printable(' '.join(message.split()))}", file=sys.stderr)
-    return 2
+def _carried_out(heard: Heard) -> int | None:
+    """Carries out the command that was given.
 
+    Args:
+        heard: the stop signal that interrupted this process, if any.
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        print(f"headsearch {VERSION}")
-        raise typer.Exit
-
-
-@app.callback(invoke_without_command=True)
-def headsearch(
-    context: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True,
-                           help="Show the version and exit.")
-    ] = False,
-) -> None:  # fmt: skip
-    """Find the auxiliary head that helps a self-supervised vision model most.
-
-    Attaches many candidate heads to one shared base, trains them together, prunes the weak, and \
-ranks the rest by discrepancy from the base and downstream accuracy.
+    Returns:
+        Its exit code; None if it was interrupted.
     """
-    if context.invoked_subcommand is None:
-        print(context.get_help())
-    elif torchrun.count() > 1 and context.invoked_subcommand not in OF_A_JOB:
-        raise UserError(
-            f"{context.invoked_subcommand} works in one process: torchrun is for "
-            f"{', '.join(OF_A_JOB)}"
-        )
+    try:
+        stop_with_parent()
+        _first_word(sys.argv[1:])
+        from headsearch.cli.commands import carry_out
+
+        return carry_out()
+    except SystemExit:
+        raise
+    except BaseException as error:
+        # An interrupt may turn into any error in the middle of an import.
+        if not heard.number and not isinstance(error, KeyboardInterrupt):
+            raise
+        return None
 
 
-for command in (
-    run, resume, pretrain, export, verify, calibrate, space, bench, report, plot,
-    submit, worker, status, collect,
-):  # fmt: skip
-    app.command()(command)
+def _first_word(arguments: list[str]) -> None:
+    """Says at once that a command has started which takes seconds to load."""
+    command = arguments[0] if arguments else ""
+    if command in SLOW_TO_START and not {"-h", "--help"} & {*arguments} and torchrun.first():
+        from headsearch.version import VERSION  # takes longer than the rest of this module
+
+        # The results of a benchmark may be piped.
+        file = sys.stderr if command == "bench" else sys.stdout
+        print(f"headsearch {VERSION}: starting {command} …", file=file, flush=True)
+
+
+def _acknowledge(number: int) -> None:
+    # In one piece: the main thread may be printing too.
+    sys.stderr.write(f"headsearch: {signal.Signals(number).name}, stopping …\n")
+    sys.stderr.flush()

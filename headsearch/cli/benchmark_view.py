@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
 from headsearch.report import Table
-from headsearch.report.console import HarmlessConsole, print_table, say
+from headsearch.report.console import print_table, progress_bar
+from headsearch.runs.console import loading_shown, say
 from headsearch.study.profiling.benchmark import Bench
 from headsearch.study.profiling.benchmark_findings import BenchFindings
+from headsearch.text import counted, duration
 
 LEGEND = (
     "A step is forward and backward pass, clipping, optimizer update and teacher update, on crops "
@@ -21,20 +27,29 @@ OF_PROCESS = "the peak of a separate process, of which {before:.0f} MB before tr
 OF_DEVICE = "the most that PyTorch had allocated on the device"
 
 
-def watch(bench: Bench) -> None:
-    """Runs the measurements, with a status line on standard error if that is a terminal."""
-    console = HarmlessConsole(stderr=True, highlight=False, markup=False)
-    if not console.is_terminal:
-        bench.measure()
+def watch(bench: Bench, console: Console) -> None:
+    """Runs the measurements, with a progress bar in a terminal, else a line for each kind."""
+    if not console.is_interactive:
+        with loading_shown(console) as loading:
+            bench.measure(lambda part, done, total: loading(f"measuring {part}"))
         return
-    with console.status("") as status:
-        bench.measure(lambda part: status.update(f"measuring {part} …"))
+    with Live(Text("measuring …"), console=console, transient=True) as live:
+        started = time.monotonic()
+
+        def show(part: str, done: int, total: int) -> None:
+            words = [f"part {done + 1}/{total}", f"measuring {part}"]
+            if done:
+                left = (time.monotonic() - started) / done * (total - done)
+                words.append(f"{duration(left)} left")
+            live.update(progress_bar(console, words, done, total))
+
+        bench.measure(show)
 
 
 def print_findings(console: Console, findings: BenchFindings) -> None:
     """The tables of a benchmark's results, with a legend."""
     base, machine = findings.base, findings.machine
-    threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
+    threads = counted(machine["threads"], "thread")
     where = machine["accelerator"] or f"{machine['processor']}, {threads}"
     say(
         console,
@@ -84,6 +99,7 @@ def _head_table(findings: BenchFindings) -> Table:
             ]
             for head in findings.heads
         ],
+        ["GFLOPs", "of base", "Params (M)", "With the base (ms)"],
     )
 
 
@@ -112,7 +128,9 @@ def _cohort_table(findings: BenchFindings) -> Table:
             ]
             for cohort in findings.cohorts
         ],
-    )
+        ["Counted (MB)", "Images each", "MB a head", "ms a head", "Base + own (ms)",
+         "One by one (ms)", "Images/s", "Memory (MB)", "Saving"],
+    )  # fmt: skip
 
 
 def _with_range(ratio: float, bounds: list[float]) -> str:

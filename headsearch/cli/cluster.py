@@ -6,16 +6,20 @@ import os
 import secrets
 import socket
 from pathlib import Path
+from signal import Signals
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from headsearch import torchrun
 from headsearch.cli.flags import settings_as_flags
-from headsearch.cli.output import conclude, console_here
+from headsearch.cli.output import conclude, console_here, importing
 from headsearch.config.settings import resolve
 from headsearch.errors import UserError
+from headsearch.runs.console import loading_shown, print_notes, say
+from headsearch.runs.signals import stops_heard
 from headsearch.runs.storage_url import VARIABLE, masked
+from headsearch.text import counted
 
 if TYPE_CHECKING:
     from headsearch.cluster.shared_study import SharedStudy
@@ -76,15 +80,16 @@ def submit(
     given = {name: value for name, value in flags.items() if value is not None}
     settings = resolve(given, config)  # reports wrong values before anything slow is imported
 
-    import optuna
+    console = console_here()
+    with importing(console):
+        import optuna
 
-    from headsearch.cluster.engine.claims import Rules
-    from headsearch.cluster.shared_study import check_can_be_shared
-    from headsearch.cluster.shared_study import submit as write
-    from headsearch.report.console import print_notes
-    from headsearch.runs.storage import check_shared, within_reach
-    from headsearch.study.setup import prepare
-    from headsearch.training.environment import resolve_here
+        from headsearch.cluster.engine.claims import Rules
+        from headsearch.cluster.shared_study import check_can_be_shared
+        from headsearch.cluster.shared_study import submit as write
+        from headsearch.runs.storage import check_shared, within_reach
+        from headsearch.study.setup import prepare
+        from headsearch.training.environment import resolve_here
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -93,9 +98,9 @@ def submit(
         raise UserError(f"--grace {grace:g} must be three times --heartbeat or more") from None
     check_shared(storage)
     check_can_be_shared(settings)
-    console = console_here()
-    here = resolve_here(given, config).model_copy(update={"out": None, "storage": None})
-    prepared = prepare(here)
+    with loading_shown(console) as loading:
+        here = resolve_here(given, config).model_copy(update={"out": None, "storage": None})
+        prepared = prepare(here, loading)
     with within_reach():
         _, notes = write(prepared, study, storage, shared, rules)
     print_notes(console, [*prepared.notes, *notes])
@@ -144,14 +149,13 @@ cohort over.
     import threading
     from tempfile import TemporaryDirectory
 
-    from headsearch.cluster.shared_study import prepare_as_submitted
-    from headsearch.cluster.worker import WEIGHTS_FOLDER, Worker
-    from headsearch.report.console import say
-    from headsearch.runs.directory import hold
-    from headsearch.runs.signals import stops_heard
+    console = console_here()
+    with importing(console):
+        from headsearch.cluster.shared_study import prepare_as_submitted
+        from headsearch.cluster.worker import WEIGHTS_FOLDER, Worker
+        from headsearch.runs.directory import hold
 
     own = name or f"{socket.gethostname()}-{os.getpid()}"
-    console = console_here()
     found = open_shared(storage, study)
     here = {"data": data, "eval_data": eval_data, "data_dir": data_dir}
     given: dict[str, Any] = {key: value for key, value in here.items() if value is not None}
@@ -173,13 +177,17 @@ cohort over.
     say(console, f"{own} | works at {study} in {folder}")
     for line in found.tasks().retry_lost() if retry_lost else ():
         say(console, f"{own} | {line}")
-    with stops_heard(working.stop) as heard:
+
+    def acknowledge(number: int) -> None:
+        say(console, f"{own} | {Signals(number).name}: gives its task back after this step")
+
+    with stops_heard(working.stop, acknowledge) as heard:
         working.run(lambda line: say(console, f"{own} | {line}"))
     lock.release()
     if heard.number:
-        say(console, f"{own} | stopped, with {working.done} tasks done")
+        say(console, f"{own} | stopped, with {counted(working.done, 'task')} done")
         raise typer.Exit(128 + heard.number)
-    say(console, f"{own} | nothing is left: {working.done} tasks done here")
+    say(console, f"{own} | nothing is left: {counted(working.done, 'task')} done here")
 
 
 def collect(
@@ -194,7 +202,6 @@ def collect(
     Example: [bold]headsearch collect --storage URL --study NAME --out results/RUN[/bold]
     """
     from headsearch.cluster.collect import collect as write
-    from headsearch.report.console import print_notes
     from headsearch.runs.storage import within_reach
 
     console = console_here()

@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from headsearch.config.presets import PRESETS
+from headsearch.cli.budgets import all_budgets, defaults_by_budget
 from headsearch.config.settings import RunConfig, panel_of
 
 RankOption = Annotated[
@@ -58,10 +58,12 @@ def _flag_type(setting: str) -> Any:
 def _flag(setting: str, show_default: bool) -> Any:
     field = RunConfig.model_fields[setting]
     help_text = field.description or ""
+    if setting == "budget":
+        help_text += f" {all_budgets()}."
     if not show_default and setting != "out":
         help_text = help_text.partition(" [default:")[0]
-    elif setting in PRESETS["quick"]:
-        help_text += " [default: by --budget]"
+    elif (by_budget := defaults_by_budget(setting)) is not None:
+        help_text += f" [default by --budget: {by_budget}]"
     elif field.default is not None and field.default is not False:
         help_text += f" [default: {field.default}]"
     return typer.Option(

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from headsearch.report import Table
-from headsearch.report.console import HarmlessConsole, print_table, say
+from headsearch.report.console import print_table
+from headsearch.runs.console import HarmlessConsole, loading_shown, say
 from headsearch.study.profiling.forecast import Forecast, forecast
 from headsearch.study.setup import SearchSetup
-from headsearch.text import duration
+from headsearch.text import counted, duration
 
 GB = 1e9
 
@@ -18,8 +19,8 @@ GB = 1e9
 def show_forecast(setup: SearchSetup, console: Console) -> None:
     """Measures some steps of a search, and prints what it would do and take."""
     # On standard error, so that the output can be piped.
-    status_console = HarmlessConsole(stderr=True, highlight=False, markup=False)
-    with status_console.status("measuring a few steps …"):
+    with loading_shown(HarmlessConsole(stderr=True, highlight=False, markup=False)) as loading:
+        loading("measuring a few steps")
         plan = forecast(setup)
     console.print()
     print_table(console, _candidate_table(plan))
@@ -47,6 +48,7 @@ def _candidate_table(plan: Forecast) -> Table:
             for number, cohort in enumerate(plan.cohorts, start=1)
             for head in cohort
         ],
+        ["of base", "GFLOPs", "Params (M)", "Cohort"],
     )
 
 
@@ -67,13 +69,13 @@ def forecast_words(plan: Forecast, setup: SearchSetup) -> Iterator[str]:
     costs, config = plan.costs, setup.config
     unknown = plan.sizes[len(plan.cohorts) :]
     if unknown:
-        cohorts = "one more cohort" if len(unknown) == 1 else f"{len(unknown)} more cohorts"
+        cohorts = counted(len(unknown), "more cohort")
         yield (
-            f"{sum(unknown)} candidates in {cohorts}, sampled by {config.sampler} after the "
-            "cohorts before them are scored; assumed to cost the same"
+            f"{counted(sum(unknown), 'candidate')} in {cohorts}, sampled by {config.sampler} after "
+            "the cohorts before them are scored; assumed to cost the same"
         )
     elif len(plan.sizes) > 1:
-        yield f"{len(plan.sizes)} cohorts of at most {max(plan.sizes)} heads"
+        yield f"{len(plan.sizes)} cohorts of at most {counted(max(plan.sizes), 'head')}"
     yield f"time: {_time_words(plan)}; counted from the first step"
     yield (
         f"the base alone: about {duration(plan.base_alone)}; with each head alone, one run after "
@@ -83,7 +85,7 @@ def forecast_words(plan: Forecast, setup: SearchSetup) -> Iterator[str]:
     if plan.fitting is not None:
         yield f"that may not fit into memory: try --cohort {max(1, plan.fitting)}"
     yield (
-        f"measured here: {costs.measured} of {len(costs.heads)} heads, the base "
+        f"measured here: {costs.measured} of {counted(len(costs.heads), 'head')}, the base "
         f"({1000 * costs.base:.0f} ms a step of {setup.batch} images), a step's crops "
         f"({1000 * costs.crops:.0f} ms), scoring ({costs.score_base:.1f} s, and "
         f"{costs.score_head:.1f} s a head); other heads are estimated from their GFLOPs"

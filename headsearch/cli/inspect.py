@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from headsearch.cli.flags import settings_as_flags
-from headsearch.cli.output import console_here
+from headsearch.cli.output import console_here, importing
 from headsearch.config.settings import OF_A_STEP, RunConfig
 from headsearch.errors import UserError
+from headsearch.runs.console import HarmlessConsole, loading_shown
 
 
 def space(
@@ -63,18 +64,20 @@ and steps with one head each. Uses synthetic images and writes nothing.
     given = {name: value for name, value in flags.items() if value is not None}
     counts = _counts(heads)
 
-    import optuna
+    console = HarmlessConsole(stderr=True, highlight=False, markup=False)  # results may be piped
+    with importing(console):
+        import optuna
 
-    from headsearch.cli.benchmark_view import print_findings, watch
-    from headsearch.study.profiling.benchmark import Bench
-    from headsearch.study.profiling.benchmark_setup import bench_settings, prepare_bench
-    from headsearch.training.environment import resolve_here
+        from headsearch.cli.benchmark_view import print_findings, watch
+        from headsearch.study.profiling.benchmark import Bench
+        from headsearch.study.profiling.benchmark_setup import bench_settings, prepare_bench
+        from headsearch.training.environment import resolve_here
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    found = Bench(
-        prepare_bench(bench_settings(resolve_here(given, config), max(counts))), counts, repeats
-    )
-    watch(found)
+    with loading_shown(console) as loading:
+        settings = bench_settings(resolve_here(given, config), max(counts))
+        found = Bench(prepare_bench(settings, loading), counts, repeats)
+    watch(found, console)
     if as_json:
         print(json.dumps(found.findings().to_json(), indent=2))
     else:

@@ -6,12 +6,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
+from rich.console import Console
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from headsearch import torchrun
+from headsearch.runs.console import HarmlessConsole, loading_shown, say
+from headsearch.runs.signals import InterruptedAtOnceError
+from headsearch.runs.streams import best_effort
 
 PIPE_WIDTH = 240
 """The width of tables, in columns, if the output is not a terminal."""
@@ -19,9 +21,7 @@ PIPE_WIDTH = 240
 
 def console_here() -> Console:
     """The console that commands print to."""
-    from headsearch.report.console import HarmlessConsole
-
-    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    width = None if best_effort(sys.stdout).isatty() else PIPE_WIDTH
     return HarmlessConsole(highlight=False, markup=False, width=width)
 
 
@@ -34,8 +34,6 @@ def end(signal: int, run_directory: Path, console: Console) -> None:
         console: where to print.
     """
     if signal:
-        from headsearch.report.console import say
-
         how = f"headsearch resume {run_directory}"
         say(console, f"interrupted, all progress is saved: {how} continues from here")
         raise typer.Exit(128 + signal)
@@ -43,7 +41,7 @@ def end(signal: int, run_directory: Path, console: Console) -> None:
 
 @contextmanager
 def resumable(console: Console, how: str | None = None) -> Iterator[None]:
-    """In this block a run that a second Ctrl-C ends at once is said to be resumable.
+    """In this block a run that is interrupted at once is said to be resumable.
 
     Args:
         how: the command that continues it; by default `headsearch resume RUN`.
@@ -51,14 +49,22 @@ def resumable(console: Console, how: str | None = None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        from headsearch.report.console import say
-        from headsearch.report.session import InterruptedAtOnceError
-
         if not isinstance(interrupt, InterruptedAtOnceError):
             raise
         how = how or f"headsearch resume {interrupt.run_directory}"
-        say(console, f"interrupted at once: {how} continues from the last snapshot")
-        raise typer.Exit(130) from None
+        if interrupt.begun:
+            say(console, f"interrupted at once: {how} continues from the last snapshot")
+        else:
+            say(console, f"interrupted before the first step: {how} starts it")
+        raise typer.Exit(128 + interrupt.number) from None
+
+
+@contextmanager
+def importing(console: Console) -> Iterator[None]:
+    """In this block, PyTorch and what needs it are imported, which takes seconds."""
+    with loading_shown(console if torchrun.first() else None) as loading:
+        loading("importing PyTorch")
+        yield
 
 
 def conclude(run_directory: Path, console: Console, out: Path | None = None) -> None:
@@ -77,7 +83,7 @@ def conclude(run_directory: Path, console: Console, out: Path | None = None) -> 
         verified_table,
         write_report,
     )
-    from headsearch.report.console import print_table, say
+    from headsearch.report.console import print_table
     from headsearch.report.statistics.gains import verified
     from headsearch.runs.run import read_run
 

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headsearch import torchrun
 from headsearch.cli.flags import RankOption, settings_as_flags
-from headsearch.cli.output import conclude, console_here, end, resumable
+from headsearch.cli.output import conclude, console_here, end, importing, resumable
 from headsearch.config.settings import OF_SEARCH_ALONE, resolve
 from headsearch.errors import UserError
+from headsearch.runs.console import loading_shown, print_notes
 from headsearch.runs.storage_url import VARIABLE
+from headsearch.text import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,13 +56,17 @@ saved are those that are scored: the EMA teacher's, if the objective has one.
     if run is None:
         resolve(given, config)  # reports wrong values before anything slow is imported
 
-    from headsearch.pretraining.session import run_pretraining
-    from headsearch.pretraining.setup import prepare_pretraining
-    from headsearch.runs.run import read_run
+    console = console_here()
+    with importing(console):
+        from headsearch.pretraining.session import run_pretraining
+        from headsearch.pretraining.setup import prepare_pretraining
+        from headsearch.runs.run import read_run
 
     found = read_run(run) if run is not None else None
-    planned = prepare_pretraining(given, run=found, rank=rank, head=head, config_file=config)
-    console = console_here()
+    with loading_shown(console if torchrun.first() else None) as loading:
+        planned = prepare_pretraining(
+            given, run=found, rank=rank, head=head, config_file=config, loading=loading
+        )
     with resumable(console):
         done = run_pretraining(planned, console=console)
     finish_pretraining(*done, console)
@@ -130,13 +137,12 @@ Runs that have ended are not repeated: start the command again if it was interru
 
     Example: [bold]headsearch verify results/RUN --top 3 --seeds 3[/bold]
     """
-    from headsearch.pretraining.session import run_verification
-    from headsearch.pretraining.verification import Verification
-    from headsearch.report.console import print_notes
-    from headsearch.runs.run import read_run
-    from headsearch.runs.storage import within_reach
-
     console = console_here()
+    with importing(console):
+        from headsearch.pretraining.session import run_verification
+        from headsearch.pretraining.verification import Verification
+        from headsearch.runs.run import read_run
+        from headsearch.runs.storage import within_reach
     verification = Verification(
         read_run(run), top=top, seeds=seeds, controls=controls, jobs=jobs, threads=threads,
         device=device,
@@ -177,7 +183,8 @@ def _spread(verification: Verification, storage: str | None, study: str | None) 
     standings = [s for s in shared.tasks().standing() if s.task.key in names]
     done = sum(standing.state == "done" for standing in standings)
     lost = [f"{s.task.key} is lost: {s.reason}" for s in standings if s.state == "lost"]
-    notes = [f"{len(verification.solos)} solo runs: {queued} queued now, {done} done by workers"]
+    solo_runs = counted(len(verification.solos), "solo run")
+    notes = [f"{solo_runs}: {queued} queued now, {done} done by workers"]
     if done < len(standings):
         notes.append(
             f"headsearch worker --storage {shared.url} --study {name} trains them; then start the "

@@ -10,10 +10,18 @@ import typer
 
 from headsearch import torchrun
 from headsearch.cli.flags import settings_as_flags
-from headsearch.cli.output import conclude, console_here, end, end_without_heads, resumable
+from headsearch.cli.output import (
+    conclude,
+    console_here,
+    end,
+    end_without_heads,
+    importing,
+    resumable,
+)
 from headsearch.cli.pretraining import finish_pretraining
 from headsearch.config.settings import RunConfig, check_here, read_config_file, resolve
 from headsearch.errors import UserError
+from headsearch.runs.console import loading_shown, print_notes
 from headsearch.runs.directory import claimed
 
 LOG_HELP = RunConfig.model_fields["log"].description
@@ -57,8 +65,8 @@ def run(
     in_file = read_config_file(config) if config is not None else {}
     asked = {**{name: entry.value for name, entry in in_file.items()}, **given}
     with resumable(console), claimed(settings, asked) as directory:
-        from headsearch.study.session import run_search
-
+        with importing(console):
+            from headsearch.study.session import run_search
         found, signal = run_search(given, config, directory=directory, console=console)
     conclude(found, console)
     end(signal, found, console)
@@ -67,15 +75,15 @@ def run(
 
 def _dry_run(given: Mapping[str, Any], config: Path | None) -> None:
     """Prints what a search would do, and its time and memory."""
-    from headsearch.cli.forecast_view import show_forecast
-    from headsearch.report.console import print_notes
-    from headsearch.report.session import quiet_optuna
-    from headsearch.study.setup import prepare
-    from headsearch.training.environment import resolve_here
-
     console = console_here()
+    with importing(console):
+        from headsearch.cli.forecast_view import show_forecast
+        from headsearch.report.session import quiet_optuna
+        from headsearch.study.setup import prepare
+        from headsearch.training.environment import resolve_here
     with quiet_optuna():
-        prepared = prepare(resolve_here(given, config))
+        with loading_shown(console) as loading:
+            prepared = prepare(resolve_here(given, config), loading)
         print_notes(console, prepared.notes)
         show_forecast(prepared, console)
 
@@ -117,17 +125,17 @@ are those of a run without interruption.
 
     Example: [bold]headsearch resume results/RUN[/bold]
     """
-    from headsearch.pretraining.session import has_ended, resume_pretraining
-    from headsearch.report import has_report
-    from headsearch.runs.run import is_pretraining, read_run
-    from headsearch.study.session import resume_search
-
     places = {
         "data": data, "eval_data": eval_data, "data_dir": data_dir, "base_weights": base_weights,
         "space": space,
     }  # fmt: skip
     moved = {name: place for name, place in places.items() if place is not None}
     console = console_here()
+    with importing(console):
+        from headsearch.pretraining.session import has_ended, resume_pretraining
+        from headsearch.report import has_report
+        from headsearch.runs.run import is_pretraining, read_run
+        from headsearch.study.session import resume_search
     if has_ended(run):
         if torchrun.first():
             console.print(f"· {run} is complete: there is nothing to resume", soft_wrap=True)

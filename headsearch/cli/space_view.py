@@ -7,6 +7,7 @@ from rich.console import Console
 from headsearch.models.space import ResolvedSpace
 from headsearch.report import Table
 from headsearch.report.console import print_table, say
+from headsearch.text import counted
 
 
 def print_space(console: Console, space: ResolvedSpace, limit: int) -> None:
@@ -46,12 +47,14 @@ def print_space(console: Console, space: ResolvedSpace, limit: int) -> None:
                 ]
                 for candidate in candidates
             ],
+            ["of base", "Params (M)", "Family", "GFLOPs"],
         ),
     )
     if listing is None:
         return
     total = sum(candidate.gflops for candidate in listing.candidates) / space.base.gflops
-    say(console, f"{len(listing.candidates)} candidates; together they cost {total:.1f} × the base")
+    count = counted(len(listing.candidates), "candidate")
+    say(console, f"{count}; together they cost {total:.1f} × the base")
     for written, name in listing.merged:
         say(console, f"· {written} is the same head as {name} on this base")
     for candidate, reason in listing.excluded:

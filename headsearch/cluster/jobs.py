@@ -21,6 +21,7 @@ from headsearch.pretraining.solo import SoloEvent
 from headsearch.study.events import Scored
 from headsearch.study.search import Search
 from headsearch.study.setup import SearchSetup
+from headsearch.text import counted
 from headsearch.training.setup import TrainingSetup
 
 
@@ -121,5 +122,5 @@ def rung_line(event: Scored, rungs: int) -> str:
     parts = [f"rung {event.rung}/{rungs}", f"step {event.step}"]
     if best is not None:
         parts.append(f"best {best.candidate.name} ({best.score:.3f})")
-    parts.append(f"{live} heads live" if live else "complete")
+    parts.append(f"{counted(live, 'head')} live" if live else "complete")
     return " | ".join(parts)

@@ -40,6 +40,7 @@ from headsearch.runs.storage_url import masked
 from headsearch.study.proposals import draw_cohorts
 from headsearch.study.run_facts import first_facts
 from headsearch.study.setup import SearchSetup, prepare, settings_of
+from headsearch.text import counted
 from headsearch.training.base_plan import plan_as_recorded
 from headsearch.training.inputs import InMemoryInputs
 from headsearch.training.objectives import Objective
@@ -175,7 +176,9 @@ def submit(
     except DuplicatedStudyError:
         raise _exists(f"{name}.tasks", url) from None
     count = sum(map(len, cohorts))
-    notes.append(f"study {name}: {count} candidates in {len(cohorts)} cohorts")
+    notes.append(
+        f"study {name}: {counted(count, 'candidate')} in {counted(len(cohorts), 'cohort')}"
+    )
     return open_study(url, name, storage), notes
 
 

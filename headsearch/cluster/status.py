@@ -14,7 +14,10 @@ from rich.text import Text
 from headsearch.cluster.engine.claims import Standing
 from headsearch.cluster.engine.queue import Tasks
 from headsearch.cluster.shared_study import COHORT, SharedStudy
-from headsearch.text import duration
+from headsearch.report import Table
+from headsearch.report.console import fitted_table
+from headsearch.runs.streams import is_lost
+from headsearch.text import counted, duration
 
 STATE_STYLES = {"waiting": "dim", "running": "", "done": "green", "lost": "red"}
 BEST = 5
@@ -30,10 +33,11 @@ class StudyView:
     def __init__(self, study: SharedStudy) -> None:
         self._study, self._tasks = study, study.tasks()
 
-    def now(self) -> tuple[RenderableType, bool]:
-        """The current view, and whether all tasks have ended."""
+    def now(self, width: int) -> tuple[RenderableType, bool]:
+        """The current view in so many columns, and whether all tasks have ended."""
         standings = self._tasks.standing()
-        parts: list[RenderableType] = [Text(self._headline(standings)), _table(standings)]
+        parts: list[RenderableType] = [Text(self._headline(standings)), _table(standings, width)]
+        parts += [Text(f"{s.task.key} failed before: {s.reason}") for s in standings if s.reason]
         best = _best(self._study, self._tasks)
         if best:
             parts.append(Text("best so far: " + ", ".join(best)))
@@ -42,10 +46,13 @@ class StudyView:
     def _headline(self, standings: Sequence[Standing]) -> str:
         counts = {state: sum(s.state == state for s in standings) for state in STATE_STYLES}
         workers = {s.worker for s in standings if s.state == "running"}
-        parts = [f"study {self._study.name}", f"{counts['done']} of {len(standings)} tasks done"]
+        parts = [
+            f"study {self._study.name}",
+            f"{counts['done']} of {counted(len(standings), 'task')} done",
+        ]
         parts += [f"{counts[state]} {state}" for state in ("running", "waiting", "lost")
                   if counts[state]]  # fmt: skip
-        parts.append(f"{len(workers)} worker{'s' * (len(workers) != 1)} at work")
+        parts.append(f"{counted(len(workers), 'worker')} at work")
         left = seconds_left(standings)
         if left is not None:
             parts.append(f"about {duration(left)} left")
@@ -76,29 +83,27 @@ def show_status(view: StudyView, console: Console, watch: float | None) -> None:
     Args:
         view: the view of the study.
         console: where to print.
-        watch: seconds between two prints, until all tasks have ended; None prints once.
+        watch: seconds between two prints, until all tasks have ended or the output is closed;
+            None prints once.
     """
     while True:
-        content, ended = view.now()
-        if watch is not None and console.is_terminal:
+        content, ended = view.now(console.width)
+        if watch is not None and console.is_interactive:
             console.clear()
         console.print(content)
-        if watch is None or ended:
+        if watch is None or ended or is_lost(console.file):
             return
         time.sleep(watch)
 
 
-def _table(standings: Sequence[Standing]) -> RichTable:
-    table = RichTable(box=None, pad_edge=False, header_style="bold")
-    for heading in ("Task", "State", "Worker"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("Attempt", "Last beat"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("Last failure")
-    for s in standings:
-        cells = (s.task.key, s.state, s.worker, str(s.attempt), _last_beat(s), s.reason)
-        table.add_row(*map(Text, cells), style=STATE_STYLES[s.state])
-    return table
+def _table(standings: Sequence[Standing], width: int) -> RichTable:
+    table = Table(
+        ["Task", "State", "Worker", "Attempt", "Last beat"],
+        [False, False, False, True, True],
+        [[s.task.key, s.state, s.worker, str(s.attempt), _last_beat(s)] for s in standings],
+        ["Attempt", "Last beat", "Worker"],
+    )
+    return fitted_table(table, width, [STATE_STYLES[s.state] for s in standings])[0]
 
 
 def _last_beat(standing: Standing) -> str:

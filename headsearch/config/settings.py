@@ -123,8 +123,8 @@ class RunConfig(BaseModel):
     )
     budget: Budget = setting(
         "auto",
-        "Preset of images, epochs, trials, cohort, rungs and more: quick, standard, full or auto "
-        "(quick on a CPU, standard on an accelerator).",
+        "Preset of images, epochs, trials, cohort, rungs and more. auto: quick on a CPU, standard "
+        "on an accelerator.",
         TRAIN,
     )
     images: int = setting(0, "Training images, drawn at random; 0 means all.", TRAIN, ge=0)
@@ -139,8 +139,7 @@ class RunConfig(BaseModel):
     )  # fmt: skip
     lr: float | None = setting(
         None,
-        "Peak learning rate of AdamW. [default: for budget quick by the base's width, 2e-4 at 384; "
-        "a published --recipe scales its own by --batch-size; else 5e-4]",
+        "Peak learning rate of AdamW. A published --recipe scales its own by --batch-size.",
         TRAIN, gt=0, lt=100,
     )  # fmt: skip
     weight_decay: float = setting(

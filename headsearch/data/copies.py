@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from headsearch.data.image.store import Images
+from headsearch.text import counted
 
 ON_DEMAND = 1024
 """How many images of a set that is decoded on demand are compared, spread evenly over it."""
@@ -70,20 +71,23 @@ def warnings_about(queries: Images, train: Images, bank: Images | None) -> Itera
     count = copied(held, [trained] if bank is None else [trained, Contents.of(bank)])
     if count:
         hint = "; leave --eval-data out to hold queries out of --data"
+        copies = "is a copy" if count == 1 else "are copies"
         yield (
-            f"{count} of {len(held.hashes)} queries are copies of training or bank images: they "
-            "are not held out, and accuracies on them are too high"
+            f"{count} of {counted(len(held.hashes), 'query', 'queries')} {copies} of training or "
+            "bank images, so not held out, and accuracies on copies are too high"
             f"{hint if count == len(held.hashes) else ''}"
         )
     for what, contents in (("training images", trained), ("queries", held)):
         total, distinct = len(contents.hashes), len(set(contents.hashes))
         if total - distinct >= max(1, SHARE * total):
             yield (
-                f"{total - distinct} of {total} {what} of {contents.name} are copies of others: "
-                f"{distinct} are distinct"
+                f"{total - distinct} of {total} {what} of {contents.name} "
+                f"{'is a copy' if total - distinct == 1 else 'are copies'} of others: "
+                f"{distinct} {'is' if distinct == 1 else 'are'} distinct"
             )
         if contents.empty >= max(1, SHARE * total):
             yield (
-                f"{contents.empty} of {total} {what} of {contents.name} show nothing (one colour, "
+                f"{contents.empty} of {total} {what} of {contents.name} "
+                f"{'shows' if contents.empty == 1 else 'show'} nothing (one colour, "
                 f"within {CONTRAST} of 255 levels)"
             )

@@ -20,6 +20,7 @@ from headsearch.data.settings import DEFAULTS, DataSettings
 from headsearch.data.split_folders import inside, resolve_splits, same
 from headsearch.errors import UserError
 from headsearch.seeding import seeded_generator
+from headsearch.text import counted
 
 MIN_IMAGES = 32  # fewer are too few for a batch, and for the discrepancy
 PROBE_IMAGES = 256  # from here on the discrepancy is stable (Nguyen et al. 2021, arXiv 2010.15327)
@@ -97,8 +98,8 @@ def open_data(
         notes.append("no labels: accuracy columns stay empty, the ranking is by discrepancy")
     if len(queries) < PROBE_IMAGES:
         notes.append(
-            f"only {len(queries)} queries: discrepancy intervals will be wide; "
-            f"{PROBE_IMAGES} or more are advised"
+            f"only {counted(len(queries), 'query', 'queries')}: discrepancy intervals will be "
+            f"wide; {PROBE_IMAGES} or more are advised"
         )
     choose, report = halves(queries.labels, settings.seed, judged)
     all_notes = tuple(dict.fromkeys([*notes, *(f"warning: {each}" for each in warnings)]))
@@ -132,7 +133,8 @@ def _load(
         split = _keep_apart(opener, data, eval_data, settings, notes)
     if len(split.train) < MIN_IMAGES:
         raise UserError(
-            f"{data}: {len(split.train)} images to train on; at least {MIN_IMAGES} are needed"
+            f"{data}: {counted(len(split.train), 'image')} to train on; at least {MIN_IMAGES} are "
+            "needed"
         )
     image_size = settings.image_size
     if image_size is None:
@@ -160,10 +162,11 @@ def _classifiable(bank: Images, queries: Images, warnings: list[str]) -> Tensor 
     judged = torch.isin(queries.labels, known).nonzero().flatten()
     missing = len(queries) - len(judged)
     if missing:
+        what = "is of a class" if missing == 1 else "are of classes"
         warnings.append(
-            f"{missing} of {len(queries)} queries are of classes that none of the {len(bank)} bank "
-            "images is of, so they do not count in accuracies; use a larger --bank-images, or "
-            "images of more of the classes"
+            f"{missing} of {counted(len(queries), 'query', 'queries')} {what} that none of the "
+            f"{counted(len(bank), 'bank image')} is of, and left out of accuracies; use a larger "
+            "--bank-images, or images of more of the classes"
         )
     if len(judged) >= 2 and len(known) >= 2:
         return judged
@@ -198,7 +201,7 @@ def _hold_out(
     pool = opener.open(data, "train", most if images and eval_images else None)
     notes[:0] = pool.notes
     held = held_out(len(pool), eval_images)
-    notes.append(f"{held} images held out of {pool.name} as queries, never trained on")
+    notes.append(f"{counted(held, 'image')} held out of {pool.name} as queries, never trained on")
     order = pool.order(settings.seed)
     rest = order[held:]
     return _Split(
@@ -232,7 +235,9 @@ def _keep_apart(
         notes.append(f"{part} lies inside {around} and is left out there")
     name, classes = eval_pool.name, eval_pool.classes
     if len(eval_pool) < MIN_IMAGES:
-        raise UserError(f"{name} holds {len(eval_pool)} images; --eval-data needs {MIN_IMAGES}")
+        raise UserError(
+            f"{name} holds {counted(len(eval_pool), 'image')}; --eval-data needs {MIN_IMAGES}"
+        )
     if len(classes) == 1:
         raise UserError(
             f"{name} holds images of one class only ({classes[0]}), nothing to tell apart; "
@@ -270,8 +275,8 @@ def held_out(count: int, wanted: int) -> int:
     """
     if count < 2 * MIN_IMAGES:
         raise UserError(
-            f"--data holds {count} images; {2 * MIN_IMAGES} are needed to train on some and hold "
-            "others out (or name --eval-data)"
+            f"--data holds {counted(count, 'image')}; {2 * MIN_IMAGES} are needed to train on some "
+            "and hold others out (or name --eval-data)"
         )
     limit = max(count // 5, min(PROBE_IMAGES, count // 2))
     return min(wanted or limit, limit)
@@ -330,9 +335,9 @@ class _Loader:
             indices, self.image_size, self.memory_limit, self.progress, self.left_out
         )
         if bad:
+            count = counted(len(bad), "file that cannot be read", "files that cannot be read")
             self.notes.append(
-                f"{pool.name}: {len(bad)} files that cannot be read left out ({named(bad)}); "
-                f"{LISTED_IN} of the run lists them"
+                f"{pool.name}: {count} left out ({named(bad)}); {LISTED_IN} of the run lists them"
             )
         if len(images.classes) == 1:  # a single class cannot be classified
             self.notes.append(

@@ -88,9 +88,14 @@ class RungFeatures:
             tokens.append(tokens_BND.float())
         return torch.cat(tokens)
 
-    def finish(self) -> None:
-        """Runs base and heads on all other images."""
+    def finish(self, on_share: Callable[[float], object] = lambda _: None) -> None:
+        """Runs base and heads on all other images.
+
+        Args:
+            on_share: called after each batch with its share of these images.
+        """
         queries, bank, size = self._data.queries, self._data.bank, self._batch_size
+        others = max(0, len(queries) - PROBE_IMAGES) + (len(bank) if bank is not None else 0)
         # The probe images, the first queries, are done already.
         for images in chain(batches(queries, size, first=PROBE_IMAGES), batches(bank, size)):
             maps_BDHW = self._maps(images)
@@ -99,6 +104,7 @@ class RungFeatures:
                 with failing_as(name, map_BDHW), mixed_precision(self._device, self._autocast):
                     tokens_BND = head(map_BDHW)
                 self._head_pooled[name].append(tokens_BND.mean(dim=1).float())
+            on_share(len(images) / others)
 
     def base(self) -> Tensor:
         """The pooled features of the base: (N, D), queries before bank."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +51,43 @@ POOLED_NUMBERS = 2**26
 scored in groups, and the base processes the images once per group."""
 
 
+@dataclass(frozen=True)
+class ScoringProgress:
+    """How much of a rung is scored.
+
+    Attributes:
+        heads_done: the number of heads whose scores are known.
+        heads: the number of heads.
+        share: of the work, from 0 to 1.
+    """
+
+    heads_done: int
+    heads: int
+    share: float
+
+
+OnScoring: TypeAlias = Callable[[ScoringProgress], object]
+
+
+class _Work:
+    """Counts the work of scoring. A head has three parts: on the probe images, on the others, its
+    scores; without heads there is one, the base on the other images."""
+
+    def __init__(self, heads: int, on_progress: OnScoring) -> None:
+        self._heads, self._on_progress = heads, on_progress
+        self._total, self._done, self._heads_done = 3 * heads or 1, 0.0, 0
+
+    def did(self, parts: float, heads: int = 0) -> None:
+        """Some more parts are done, and perhaps the last ones of some heads."""
+        self._done, self._heads_done = self._done + parts, self._heads_done + heads
+        share = min(1.0, self._done / self._total)
+        self._on_progress(ScoringProgress(self._heads_done, self._heads, share))
+
+    def share_of(self, parts: int) -> Callable[[float], None]:
+        """A function that is told which share of these parts is done as well."""
+        return lambda share: self.did(parts * share)
+
+
 @torch.no_grad()
 def score_rung(
     network: Network,
@@ -62,6 +100,7 @@ def score_rung(
     prototypes: Prototypes | None = None,
     heads: Sequence[str] | None = None,
     normalization: Normalization = IMAGENET,
+    on_progress: OnScoring = lambda _: None,
 ) -> RungScores:
     """Scores the base and heads of a network, which is left in evaluation mode.
 
@@ -80,6 +119,7 @@ def score_rung(
         prototypes: the objective's, if it has any.
         heads: the names of those to score; all by default.
         normalization: that of the images that the network was trained with.
+        on_progress: called many times while they are scored. It waits for no device.
     """
     network.eval()
     scored = {name: network.heads[name] for name in (network.heads if heads is None else heads)}
@@ -87,6 +127,7 @@ def score_rung(
     base_pooled: Tensor | None = None
     probe: BaseProbe | None = None
     scores: dict[str, Scores] = {}
+    work = _Work(len(scored), on_progress)
     for names in _groups(scored, data):
         features = RungFeatures(
             network, data, names, batch_size, summary, autocast=autocast,
@@ -95,11 +136,12 @@ def score_rung(
         maps_PDHW = features.base_on_probe()
         if base_pooled is None:
             base = _BaseOnProbe.of(tokens_of(maps_PDHW[0].float()))
-        compared = {
-            name: base.compare(features.head_on_probe(name, maps_PDHW), measure) for name in names
-        }
+        compared = {}
+        for name in names:
+            compared[name] = base.compare(features.head_on_probe(name, maps_PDHW), measure)
+            work.did(1)
         del maps_PDHW  # the other images need the memory
-        features.finish()
+        features.finish(work.share_of(max(1, len(names))))
         if base_pooled is None:
             base_pooled = features.base()
             scores[BASE] = _with_prototypes(
@@ -118,6 +160,7 @@ def score_rung(
                     prototypes, (BASE, base_pooled[:queries]), (name, pooled[:queries])
                 )
                 scores[name] = replace(scores[name], discrepancy=difference)
+            work.did(1, heads=1)
         del features  # frees memory for the next group
     return RungScores(
         base=scores.pop(BASE), heads=scores, dominant_share=dominant_share_of_gram(base.map.gram_NN)

@@ -30,6 +30,7 @@ from headsearch import torchrun
 from headsearch.config.settings import ImagesPerHead
 from headsearch.errors import UserError
 from headsearch.seeding import seed_for
+from headsearch.text import counted
 
 FEWEST = 2
 """The least number of images per head: objectives that compare the images of a batch need two."""
@@ -60,8 +61,9 @@ def check_images_per_head(setting: ImagesPerHead, batch: int, heads: int) -> Non
     count = head_batch_size(setting, batch, heads)
     if count < FEWEST:
         raise UserError(
-            f"--images-per-head {setting} leaves {heads} heads {count} of {batch} images each, but "
-            f"a head needs at least {FEWEST}: use a lower --cohort or a larger --batch-size"
+            f"--images-per-head {setting} leaves {counted(heads, 'head')} {count} of {batch} "
+            f"images each, but a head needs at least {FEWEST}: use a lower --cohort or a larger "
+            "--batch-size"
         )
 
 

@@ -6,37 +6,58 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
 from headsearch.models.network import BASE
 from headsearch.pretraining.run import Pretraining
-from headsearch.pretraining.solo import SoloAdvanced, SoloEvent, SoloScored
-from headsearch.pretraining.verification import Progress
-from headsearch.report.console import progress_line, say, speed_words
+from headsearch.pretraining.solo import SoloAdvanced, SoloEvent, SoloScored, SoloScoring
+from headsearch.pretraining.verification import Progress, Running
+from headsearch.report.console import progress_bar, speed_words, step_words
+from headsearch.report.live import can_redraw, live_area
 from headsearch.report.tensorboard import Points, tag
-from headsearch.text import duration
+from headsearch.runs.console import say
+from headsearch.text import counted, duration
+
+FIRST = "scoring the untrained base …"
+AGAIN = "going on …"
 
 
 @contextmanager
 def shown(pretraining: Pretraining, console: Console) -> Iterator[Callable[[SoloEvent], None]]:
-    """The observer that shows a pretraining: a line for each rung; in a terminal a progress bar."""
+    """The observer that shows a pretraining: a line a rung, and a bar if it can be redrawn."""
     rungs, steps = pretraining.config.rungs, pretraining.setup.steps
 
     def print_rung(event: SoloEvent) -> None:
         if isinstance(event, SoloScored):
             say(console, rung_line(event, rungs))
 
-    if not console.is_terminal:
+    first = AGAIN if pretraining.rows else FIRST
+    if not can_redraw(console):
+        say(console, first)
         yield print_rung
         return
-    with Live(Text("scoring the untrained base …"), console=console, transient=True) as live:
+    with live_area(console, Text(first)) as draw:
+
+        def stopping() -> list[str]:
+            return ["stopping"] if pretraining.stop.is_set() else []
 
         def observe(event: SoloEvent) -> None:
             words = [f"loss {event.loss:.3f}"] if event.loss == event.loss else []
-            live.update(progress_line(words, event.step, steps, event.throughput))
+            words += [*stopping(), *step_words(event.step, steps, event.throughput)]
+            draw(progress_bar(console, words, event.step, steps))
             print_rung(event)
 
+        def scoring(event: SoloScoring) -> None:
+            progress = event.progress
+            words = [*stopping(), f"scoring rung {event.rung}/{rungs}"]
+            words += (
+                [f"{progress.heads_done}/{counted(progress.heads, 'head')}"]
+                if progress.heads
+                else []
+            )
+            draw(progress_bar(console, words, progress.share, 1))
+
+        pretraining.show_scoring(scoring)
         yield observe
 
 
@@ -75,25 +96,31 @@ def rung_line(event: SoloScored, rungs: int) -> str:
 def shown_verification(console: Console) -> Iterator[Callable[[Progress], None]]:
     """The observer that shows a verification: a line for each solo run that has ended.
 
-    In a terminal it also shows the solo runs that are running.
+    If it can be redrawn, also a progress bar and the steps of the runs that are running.
     """
 
     def print_ended(progress: Progress) -> None:
         if progress.ended is not None:
             say(console, ended_line(progress))
 
-    if not console.is_terminal:
+    if not can_redraw(console):
         yield print_ended
         return
-    with Live(Text("starting …"), console=console, transient=True) as live:
+    with live_area(console, Text("starting the solo runs …")) as draw:
 
         def observe(progress: Progress) -> None:
             print_ended(progress)
-            names = ", ".join(map(str, progress.running))
-            left = f" · {_left(progress)}" if progress.seconds_left is not None else ""
-            live.update(Text(f"{progress.done}/{progress.total} · running {names}{left}"))
+            words = [f"{progress.done}/{counted(progress.total, 'run')} done", _left(progress)]
+            words += map(_running_words, progress.running)
+            draw(progress_bar(console, words, progress.share, 1))
 
         yield observe
+
+
+def _running_words(running: Running) -> str:
+    """A solo run that is running, and its step if that is known."""
+    step = f" step {running.step}/{running.steps}" if running.steps else " starting"
+    return f"{running.solo}{step}"
 
 
 def ended_line(progress: Progress) -> str:

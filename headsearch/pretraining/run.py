@@ -34,14 +34,15 @@ from headsearch.pretraining.head_selection import (
 from headsearch.pretraining.setup import (
     PretrainingSetup,
 )
-from headsearch.pretraining.solo import SoloEvent, SoloRun, SoloScored
+from headsearch.pretraining.solo import SoloEvent, SoloRun, SoloScored, SoloScoring
+from headsearch.pretraining.step_file import StepFile
 from headsearch.runs.directory import (
     CONFIG,
     create,
     hold,
     new_run_directory,
     read_config,
-    undo,
+    undone_if_it_fails,
 )
 from headsearch.runs.observers import Observers
 from headsearch.runs.run import SOLO_HEAD
@@ -127,11 +128,11 @@ class Pretraining:
         self.rows: list[dict[str, Any]] = []
         settings = self._settings()
         self._recorded = settings_that_decide(settings)
-        new = create(self.run_directory, settings) if directory is None else []
+        new = create(self.run_directory, settings) if directory is None else None
         check_same_data(self.run_directory, read_config(self.run_directory), settings)
         check_same_settings(self.run_directory, settings)
         self._lock = hold(self.run_directory)
-        try:
+        with undone_if_it_fails(self.run_directory, new, self._lock):
             self._left = self._snapshot_left(start_over=start_over)
             self._solo = SoloRun(setup, candidate)
             if self._left is not None:
@@ -139,11 +140,6 @@ class Pretraining:
                 self._solo.restore(self._left)
                 self.rows = list(self._left.record["rows"])
             setup.data.left_out.list_in(self.run_directory)
-        except BaseException:
-            self._lock.release()
-            if directory is None:
-                undo(self.run_directory, new)
-            raise
         self.stop = self._solo.stop
         self._kept_at = time.monotonic()
 
@@ -205,7 +201,10 @@ class Pretraining:
         """
         all_observers = Observers(observers, self.stop)
 
+        progress = StepFile(self.run_directory, self.setup.steps)
+
         def observe(event: SoloEvent) -> None:
+            progress.note(event.step)
             if isinstance(event, SoloScored):
                 self._keep(event)
             elif time.monotonic() - self._kept_at > 60 * self.config.snapshot_every:
@@ -227,6 +226,7 @@ class Pretraining:
                 f"before is kept: fix the cause, then headsearch resume {self.run_directory}"
             ) from error
         finally:
+            progress.remove()
             self._lock.release()
         all_observers.raise_error()
 
@@ -251,6 +251,10 @@ class Pretraining:
         record = {**now.record, "rows": self.rows, "settings": self._recorded}
         write_snapshot(self.run_directory, Snapshot(now.tensors, record))
         self._kept_at = time.monotonic()
+
+    def show_scoring(self, show: Callable[[SoloScoring], object]) -> None:
+        """Makes `show` be called many times while a rung is scored."""
+        self._solo.on_scoring = show
 
     @property
     def scores(self) -> pd.DataFrame:

@@ -22,9 +22,14 @@ from headsearch.pretraining.verification import Verification
 from headsearch.report.console import print_notes
 from headsearch.report.session import carry_out, introduce
 from headsearch.report.tensorboard import curves_written
+from headsearch.runs.console import loading_shown
 from headsearch.runs.run import is_complete, is_pretraining
-from headsearch.runs.signals import stops_heard
+from headsearch.runs.signals import interrupted_while_loaded, stops_heard
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
+
+STOPPING_SOLO_RUNS = (
+    "stopping the solo runs, which write a snapshot each; those that have ended are kept"
+)
 
 
 def has_ended(run_directory: Path) -> bool:
@@ -67,8 +72,9 @@ def run_pretraining(
             solo.run()
         return None, 0
     running = Pretraining(planned, directory, start_over=start_over)
-    introduce(console, running.notes, running.run_directory)
-    return running, carry_out(running, *observers_of(running, console))
+    with interrupted_while_loaded(running.run_directory):
+        introduce(console, running.notes, running.run_directory)
+        return running, carry_out(running, *observers_of(running, console), console=console)
 
 
 def observers_of(
@@ -103,9 +109,9 @@ def resume_pretraining(
 
     Returns and raises as `run_pretraining`.
     """
-    flags = {**(moved or {}), **({} if log is None else {"log": log})}
-    with listed_where_too_many(directory):
-        planned = prepare_again(directory, inputs, flags=flags)
+    changed = {**(moved or {}), **({} if log is None else {"log": log})}
+    with loading_shown(console) as loading, listed_where_too_many(directory):
+        planned = prepare_again(directory, inputs, loading, changed)
     return run_pretraining(planned, directory, console, start_over=start_over)
 
 
@@ -122,4 +128,5 @@ def run_verification(verification: Verification, console: Console | None = None)
     if console is None:
         return carry_out(verification)
     print_notes(console, verification.notes)
-    return carry_out(verification, shown_verification(console))
+    shown_on = shown_verification(console)
+    return carry_out(verification, shown_on, console=console, stopping=STOPPING_SOLO_RUNS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from headsearch.pretraining.head_selection import (
     name_at,
     read_head,
 )
+from headsearch.runs.console import Loading, silently
 from headsearch.runs.directory import CONFIG, read_config
 from headsearch.runs.run import SOLO_HEAD, Run
 from headsearch.runs.same_settings import check_as_recorded
 from headsearch.runs.snapshot import read_record
 from headsearch.runs.tables import NO_HEAD
+from headsearch.text import counted
 from headsearch.training.base_plan import (
     has_weights_of,
     plan_as_recorded,
@@ -69,7 +71,7 @@ def prepare_pretraining(
     head: str | None = None,
     inputs: InMemoryInputs = NO_INPUTS,
     config_file: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    loading: Loading = silently,
 ) -> PretrainingSetup:
     """Opens and checks everything that a solo run needs. Writes nothing.
 
@@ -80,7 +82,7 @@ def prepare_pretraining(
         head: a candidate's name, a YAML file of one head, or "none" for the base alone.
         inputs: objects that a Python caller passes in place of names.
         config_file: a YAML file of settings, if there is no run.
-        progress: called with the number of images decoded so far, and the number to decode.
+        loading: told what is being loaded.
 
     Raises:
         UserError: no such run, rank or head, or settings or data that cannot be used.
@@ -108,7 +110,7 @@ def prepare_pretraining(
     if run is not None and inputs.base is None and repeats_base(run, config):
         # Fitted as in the search, also if this is another kind of device.
         inputs = replace(inputs, base=plan_of_run(run, config.base_weights))
-    setup = prepare_training(config, inputs, progress)
+    setup = prepare_training(config, inputs, loading)
     chosen = head_on(setup.plan, head, run) if head != NO_HEAD else None
     notes += chosen.notes if chosen else []
     return _planned(setup, chosen, notes)
@@ -117,7 +119,7 @@ def prepare_pretraining(
 def prepare_again(
     directory: Path,
     inputs: InMemoryInputs = NO_INPUTS,
-    progress: Callable[[int, int], None] | None = None,
+    loading: Loading = silently,
     flags: Mapping[str, Any] | None = None,
 ) -> PretrainingSetup:
     """Opens and checks everything that is needed to resume a pretraining.
@@ -125,7 +127,7 @@ def prepare_again(
     Args:
         directory: its directory.
         inputs: the objects that it was started with in Python.
-        progress: called with the number of images decoded so far, and the number to decode.
+        loading: told what is being loaded.
         flags: settings to change on resuming.
 
     Raises:
@@ -147,7 +149,7 @@ def prepare_again(
     if inputs.base is None and config.image_size is not None:
         arguments = written.get("base_arguments", {})
         inputs = replace(inputs, base=plan_as_recorded(config, arguments))
-    setup = prepare_training(config, inputs, progress)
+    setup = prepare_training(config, inputs, loading)
     source = f"{directory / CONFIG}: {SOLO_HEAD}"
     return _planned(setup, None if head == NO_HEAD else read_head(head, setup.plan, source), [])
 
@@ -157,8 +159,9 @@ def _planned(setup: TrainingSetup, head: Head | None, notes: list[str]) -> Pretr
     config = setup.config
     with_head = f"with the head {head.candidate.name}" if head else "without a head"
     steps = (
-        f"{setup.steps} steps of {setup.batch} images ({config.epochs} epochs) {with_head}, "
-        f"scored at {config.rungs} rungs"
+        f"{counted(setup.steps, 'step')} of {setup.batch} images "
+        f"({counted(config.epochs, 'epoch')}) {with_head}, "
+        f"scored at {counted(config.rungs, 'rung')}"
     )
     return PretrainingSetup(setup, head, (*setup_notes(setup), *notes, steps, machine_note(setup)))
 

@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from headsearch import torchrun
 from headsearch.errors import UserError
+from headsearch.evaluation.rung import ScoringProgress
 from headsearch.evaluation.scores import RungScores
 from headsearch.models.bases import Base
 from headsearch.models.network import BASE
@@ -71,6 +72,19 @@ class SoloScored:
     throughput: Throughput
 
 
+@dataclass(frozen=True)
+class SoloScoring:
+    """A rung is being scored. Not an event: nothing has changed yet.
+
+    Attributes:
+        rung: the rung.
+        progress: how much of it is scored.
+    """
+
+    rung: int
+    progress: ScoringProgress
+
+
 SoloEvent: TypeAlias = SoloAdvanced | SoloScored
 
 
@@ -86,6 +100,7 @@ class SoloRun:
         step: the number of steps taken so far.
         loss: the base's mean loss since the last read; NaN before the first read.
         stop: set it to stop after the current step.
+        on_scoring: called many times while a rung is scored; a display sets it.
     """
 
     def __init__(self, setup: TrainingSetup, candidate: Candidate | None) -> None:
@@ -99,6 +114,7 @@ class SoloRun:
         self.rung, self.step, self.loss = 0, 0, math.nan
         self._head_losses: dict[str, float] = {}
         self.stop = threading.Event()
+        self.on_scoring: Callable[[SoloScoring], object] = lambda _: None
 
     def run(self, observe: Callable[[SoloEvent], None] = lambda event: None) -> None:
         """Trains to the end, or until `stop` is set.
@@ -137,10 +153,13 @@ class SoloRun:
                 return
             trainer.drop_graph()  # scoring needs memory
             network = trainer.teacher.network
-            scores = setup.scores(network)
+            scores = setup.scores(network, self._note_scoring)
             throughput.scored()
             self.rung += 1
             observe(SoloScored(self.rung - 1, last, self.loss, scores, network.base, throughput))
+
+    def _note_scoring(self, progress: ScoringProgress) -> None:
+        self.on_scoring(SoloScoring(self.rung, progress))
 
     def _to_stop(self) -> bool:
         """Whether to stop, because this or any other process of the job was asked to."""

@@ -28,70 +28,43 @@ from headsearch.config.settings import resolve
 from headsearch.device import choose_device
 from headsearch.errors import UserError
 from headsearch.pretraining.head_selection import default_name
-from headsearch.pretraining.run import PRETRAIN_COLUMNS
+from headsearch.pretraining.solo_directory import Solo, why_failed
+from headsearch.pretraining.step_file import read_step
 from headsearch.report.statistics.gains import write_gains
-from headsearch.runs.directory import CONFIG, hold, read_config
+from headsearch.runs.directory import hold
 from headsearch.runs.incidents import current_learning_rate
 from headsearch.runs.observers import Observers
 from headsearch.runs.run import Run
+from headsearch.runs.signals import WITH_PARENT
 from headsearch.runs.snapshot import FOLDER
 from headsearch.runs.tables import CONTROL_FAMILIES, NO_HEAD, SOLO_COLUMNS, ranked, write_table
-from headsearch.text import for_file_name
+from headsearch.text import counted, for_file_name
 from headsearch.training.base_plan import plan_of_run
 
 POLL_S = 0.2
 """Seconds between two looks at the processes that are running."""
+ENOUGH = 0.2
+"""The number of solo runs that must be done before the remaining time is estimated."""
 
 
 @dataclass(frozen=True)
-class Solo:
-    """One solo run of a verification.
+class Running:
+    """A solo run that is running.
 
     Attributes:
-        candidate: the name of the head, or "none".
-        family: the family of the head, or "none".
-        seed: its seed.
-        directory: its directory.
-        lr: the peak learning rate. It is the same for all solo runs of a verification: if a later
-            search lowered it, runs of different rates would not be comparable.
+        solo: the run.
+        step: the number of steps it has taken.
+        steps: the number of all its steps; 0 while it starts.
     """
 
-    candidate: str
-    family: str
-    seed: int
-    directory: Path
-    lr: float
-
-    def scores(self) -> dict[str, Any] | None:
-        """Its row of solo.csv; None until it has ended."""
-        table = self.directory / "pretrain.csv"
-        # A run with another learning rate does not count: it will be repeated.
-        if not table.is_file() or self.begun().get("lr", self.lr) != self.lr:
-            return None
-        last = pd.read_csv(table).reindex(columns=list(PRETRAIN_COLUMNS)).iloc[-1]
-        if last["rung"] != 1:
-            return None
-        about = {"candidate": self.candidate, "family": self.family, "seed": self.seed}
-        return about | {name: last[name] for name in SOLO_COLUMNS if name not in about}
-
-    def begun(self) -> dict[str, Any]:
-        """The settings that it was started with; empty before it is started."""
-        started = (self.directory / CONFIG).is_file()
-        return read_config(self.directory) if started else {}
-
-    def left_on(self) -> str | None:
-        """The device on which it left a snapshot to resume from; None if there is none."""
-        begun = self.begun()
-        left = (self.directory / FOLDER).is_dir() and begun.get("lr") == self.lr
-        return str(begun["device"]) if left else None
+    solo: Solo
+    step: int
+    steps: int
 
     @property
-    def log(self) -> Path:
-        """The file with the output of its process."""
-        return self.directory.with_name(self.directory.name + ".log")
-
-    def __str__(self) -> str:
-        return f"{self.candidate} seed {self.seed}"
+    def share(self) -> float:
+        """How much of it is done, from 0 to 1."""
+        return self.step / self.steps if self.steps else 0.0
 
 
 @dataclass(frozen=True)
@@ -104,15 +77,20 @@ class Progress:
         done: the number of runs that have ended, including those of earlier calls.
         total: the number of runs.
         running: the runs that are running.
-        seconds_left: the estimated remaining time; None until a run has ended.
+        seconds_left: the estimated remaining time; None while too little is done to tell.
     """
 
     ended: Solo | None
     failure: str | None
     done: int
     total: int
-    running: tuple[Solo, ...]
+    running: tuple[Running, ...]
     seconds_left: float | None
+
+    @property
+    def share(self) -> float:
+        """How much of all runs is done, from 0 to 1."""
+        return _work_done(self.done, self.running) / max(1, self.total)
 
 
 class Verification:
@@ -199,9 +177,10 @@ class Verification:
         ended = sum(solo.scores() is not None for solo in self.solos)
         before = f", {ended} of them ended before" if ended else ""
         return (
-            f"{len(names)} solo runs a seed: {', '.join(names)}",
-            f"{len(self.seeds)} seeds: {len(self.solos)} runs{before}",
-            f"{self.jobs} at once on {', '.join(self.devices)}, {self.threads} threads each",
+            f"{counted(len(names), 'solo run')} a seed: {', '.join(names)}",
+            f"{counted(len(self.seeds), 'seed')}: {counted(len(self.solos), 'run')}{before}",
+            f"{self.jobs} at once on {', '.join(self.devices)}, "
+            f"{counted(self.threads, 'thread')} each",
         )
 
     def run(self, *observers: Callable[[Progress], None]) -> None:
@@ -238,11 +217,13 @@ class Verification:
         started = time.monotonic()
 
         def progress(ended: Solo | None = None, failure: str | None = None) -> Progress:
+            now = tuple(Running(solo, *read_step(solo.directory)) for solo in running)
+            done = _work_done(self._done, now)
             left = None
-            if self._done > before:
-                seconds_each = (time.monotonic() - started) / (self._done - before)
-                left = seconds_each * (len(self.solos) - self._done)
-            return Progress(ended, failure, self._done, len(self.solos), tuple(running), left)
+            if done - before >= ENOUGH:
+                seconds_each = (time.monotonic() - started) / (done - before)
+                left = seconds_each * (len(self.solos) - done)
+            return Progress(ended, failure, self._done, len(self.solos), now, left)
 
         self._write()
         try:
@@ -257,6 +238,7 @@ class Verification:
                          if process.poll() is not None]  # fmt: skip
                 for solo in ended:
                     process, device = running.pop(solo)
+                    _close(process)
                     free.append(device)
                     if process.returncode == 2 and solo in self._resumed:
                         # Its snapshot cannot be resumed from: start it again from the first step.
@@ -267,7 +249,9 @@ class Verification:
                     self._done += 1
                     failed = process.returncode != 0 or solo.scores() is None
                     self._write()
-                    notify(progress(solo, _last_line(solo.log) if failed else None))
+                    notify(
+                        progress(solo, why_failed(process.returncode, solo.log) if failed else None)
+                    )
                 if not ended:
                     notify(progress())
                     self.stop.wait(POLL_S)
@@ -276,6 +260,7 @@ class Verification:
                 process.terminate()
             for process, _ in running.values():
                 process.wait()
+                _close(process)
 
     def _start(self, solo: Solo, device: str) -> subprocess.Popen[bytes]:
         """Starts a run on a device, or resumes it if it was interrupted on that device.
@@ -292,10 +277,12 @@ class Verification:
         else:
             shutil.rmtree(solo.directory, ignore_errors=True)
             command += ["pretrain", str(self.run_directory), *self._flags(solo, device)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), WITH_PARENT: "1"}
         with solo.log.open("wb") as log:
+            # The pipe is closed when this process ends, even if it is killed, and the run then
+            # stops with a snapshot.
             return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment
             )
 
     def _flags(self, solo: Solo, device: str) -> list[str]:
@@ -315,6 +302,17 @@ class Verification:
         keep_solo_rows(
             self.search, [row for solo in self.solos if (row := solo.scores()) is not None]
         )
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    """Closes the pipe to a process that has ended."""
+    if process.stdin is not None:
+        process.stdin.close()
+
+
+def _work_done(ended: int, running: Sequence[Running]) -> float:
+    """The number of solo runs that are done, parts of those that are running included."""
+    return ended + sum(run.share for run in running)
 
 
 def keep_solo_rows(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -346,10 +344,3 @@ def _controls(run: Run) -> list[tuple[str, str]]:
     if "own" in missing and plan_of_run(run, shape_only=True).own_family is None:
         missing.remove("own")
     return [*((default_name(family), family) for family in missing), *searched]
-
-
-def _last_line(log: Path) -> str:
-    """The last line of a process's output, which says why it failed."""
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
-    nonempty = [line.strip() for line in lines if line.strip()]
-    return nonempty[-1].removeprefix("headsearch: ") if nonempty else "it ended without any output"

@@ -9,6 +9,7 @@ from headsearch.report.statistics.agreement import Agreement
 from headsearch.report.statistics.calibration import Calibration
 from headsearch.report.statistics.intervals import Interval
 from headsearch.report.tables import Table
+from headsearch.text import counted
 
 
 def calibration_table(calibration: Calibration) -> Table:
@@ -33,6 +34,8 @@ def calibration_table(calibration: Calibration) -> Table:
             ]
             for each in rows
         ],
+        ["Rung to rung τ", "Seed to seed τ", "Regret (SD)", "τ given params", "ρ", "Best in top 3",
+         "Regret (points)", "p"],
     )  # fmt: skip
 
 
@@ -46,8 +49,8 @@ def calibration_words(calibration: Calibration) -> str:
         f"themselves are noisy (reliability {signed(calibration.reliability)})"
     )
     return (
-        f"{calibration.heads} heads. {primary.score} ranks them with τ = {_interval(primary.tau)}; "
-        f"{ceiling}. {_verdict(primary)}"
+        f"{counted(calibration.heads, 'head')}. {primary.score} ranks them with "
+        f"τ = {_interval(primary.tau)}; {ceiling}. {_verdict(primary)}"
     )
 
 

@@ -1,71 +1,119 @@
-"""Console output of all commands; control characters in texts never reach the terminal."""
+"""Tables and lines of progress on the console, laid out for its width."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import zip_longest
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
 from rich.progress_bar import ProgressBar
-from rich.segment import Segment
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from headsearch.report import Table
+from headsearch.runs.console import HarmlessConsole, print_notes, say
 from headsearch.runs.throughput import Throughput
-from headsearch.text import duration, printable_lines
+from headsearch.text import duration, listing, printable
 
+__all__ = [
+    "HarmlessConsole",
+    "fitted_table",
+    "print_notes",
+    "print_table",
+    "progress_bar",
+    "say",
+    "speed_words",
+    "step_words",
+]
 
-class HarmlessConsole(Console):
-    """rich's console, which passes only rich's own control codes on to the terminal.
-
-    Names of files, classes and heads come from users and their data, and may hold escape codes.
-    """
-
-    def render(
-        self, renderable: RenderableType, options: ConsoleOptions | None = None
-    ) -> Iterable[Segment]:
-        """Makes every text printable; those in tables and live displays pass here too."""
-        for segment in super().render(renderable, options):
-            if segment.control or segment.text.isprintable():
-                yield segment
-            else:
-                yield Segment(printable_lines(segment.text), segment.style)
-
-
-def say(console: Console, text: str) -> None:
-    """Prints a line of text, which is wrapped at words in a terminal but not in a pipe."""
-    console.print(Text(text), soft_wrap=not console.is_terminal)
-
-
-def print_notes(console: Console, notes: Iterable[str]) -> None:
-    """Prints notes, one line each."""
-    for note in notes:
-        say(console, f"· {note}")
+GAP = 2
+"""Characters between two columns."""
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Prints one of the report's tables."""
-    rich_table = RichTable(box=None, pad_edge=False, header_style="bold")
-    for heading, numeric in zip(table.headings, table.numeric, strict=True):
-        rich_table.add_column(heading, justify="right" if numeric else "left", no_wrap=True)
-    for row in table.rows:
-        rich_table.add_row(*(Text(cell) for cell in row))
-    console.print(rich_table)
+    """Prints one of the report's tables, with as many of its columns as there is room for."""
+    fitted, left_out = fitted_table(table, console.width)
+    console.print(fitted)
+    if left_out:
+        print_notes(console, [f"no room here for {listing(left_out)}"])
 
 
-def progress_line(words: list[str], step: int, steps: int, pace: Throughput) -> RenderableType:
-    """A progress bar with these words, the step, the speed and the time left."""
-    line = RichTable.grid(padding=(0, 1))
+def fitted_table(
+    table: Table, width: int, styles: Sequence[str] = ()
+) -> tuple[RichTable, list[str]]:
+    """A table with as many of its columns as there is room for, and the headings of the others.
+
+    No cell is cut. If the remaining columns are still too wide, names are folded into lines.
+
+    Args:
+        table: the table.
+        width: in characters.
+        styles: of the rows; none by default.
+    """
+    shown = _fitting_columns(table, width)
+    name = next((index for index in shown if not table.numeric[index]), shown[0])
+    fitted = RichTable(box=None, pad_edge=False, header_style="bold")
+    for index in shown:
+        fitted.add_column(
+            table.headings[index],
+            justify="right" if table.numeric[index] else "left",
+            no_wrap=index != name,
+            overflow="fold",
+            min_width=None if index == name else _width(table, index),
+        )
+    for row, style in zip_longest(table.rows, styles[: len(table.rows)]):
+        fitted.add_row(*(Text(printable(row[index])) for index in shown), style=style)
+    left_out = [h for index, h in enumerate(table.headings) if index not in shown]
+    return fitted, list(dict.fromkeys(left_out))
+
+
+def _fitting_columns(table: Table, width: int) -> list[int]:
+    """The indices of the columns to show: dispensable ones are left out until the rest fits."""
+    widths = [_width(table, index) for index in range(len(table.headings))]
+    name = table.numeric.index(False) if False in table.numeric else 0
+    least = sum(widths[i] + GAP for i, h in enumerate(table.headings) if h not in table.dispensable)
+    if least - GAP > width:  # the names are folded in any case, and the figures need not go
+        widths[name] = min(widths[name], width // 2)
+    shown = list(range(len(table.headings)))
+    for heading in table.dispensable:
+        if sum(widths[index] + GAP for index in shown) - GAP <= width:
+            break
+        shown = [index for index in shown if table.headings[index] != heading]
+    return shown
+
+
+def _width(table: Table, column: int) -> int:
+    """The width of a column, in characters."""
+    cells = (table.headings[column], *(row[column] for row in table.rows))
+    return max(cell_len(printable(cell)) for cell in cells)
+
+
+def progress_bar(
+    console: Console, words: Sequence[str], done: float, total: float
+) -> RenderableType:
+    """A progress bar beside words, which go on in a second line rather than being cut."""
+    bar = 20 if console.width >= 100 else 10
+    grid = RichTable.grid(padding=(0, 1))
+    lines: list[str] = []
+    for word in filter(None, words):
+        if lines and cell_len(f"{lines[-1]} · {word}") <= console.width - bar - 2:
+            lines[-1] += f" · {word}"
+        else:
+            lines.append(word)
+    text = Text("\n".join(lines))
+    grid.add_row(ProgressBar(total=max(total, 1e-9), completed=done, width=bar), text)
+    return grid
+
+
+def step_words(step: int, steps: int, pace: Throughput) -> list[str]:
+    """The step, the speed and the time left, for the words beside a progress bar."""
     left = pace.seconds_left
-    words = [
-        *words,
+    return [
         f"step {step}/{steps}",
         f"{pace.images_per_second:.0f} images/s",
         f"{duration(left)} left" if left is not None else "",
     ]
-    bar = ProgressBar(total=steps, completed=step, width=20)
-    line.add_row(bar, Text(" · ".join(filter(None, words))))
-    return line
 
 
 def speed_words(pace: Throughput, *, last: bool) -> list[str]:

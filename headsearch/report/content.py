@@ -13,7 +13,7 @@ from headsearch.report.statistics.ranking import last_rung
 from headsearch.report.tables import Table, baselines_table, ranking_legend, ranking_table
 from headsearch.report.verification import VERIFIED_LEGEND, verdict, verified_table
 from headsearch.runs.run import Run
-from headsearch.text import duration
+from headsearch.text import counted, duration
 
 MEASURES = {
     "cka": "1 − debiased linear CKA (Song et al. 2012; Nguyen et al. 2021)",
@@ -69,7 +69,7 @@ def _summary(run: Run) -> str:
     """One line below the title: candidates, base, data, objective, state of the run."""
     config, base = run.config, run.facts.get("base", {})
     heads = len(run.ranking)
-    parts = [f"{heads} candidate {'head' if heads == 1 else 'heads'}"]
+    parts = [counted(heads, "candidate head")]
     name = base.get("name", config.get("base"))
     if name:
         grid = base.get("grid")
@@ -77,7 +77,9 @@ def _summary(run: Run) -> str:
         parts.append(f"on base {name}{shape}")
     if config.get("data"):
         images = run.facts.get("images")
-        parts.append(f"data {config['data']}" + (f" ({images} training images)" if images else ""))
+        parts.append(
+            f"data {config['data']}" + (f" ({counted(images, 'training image')})" if images else "")
+        )
     for key in ("objective", "coupling"):
         if config.get(key):
             parts.append(f"{key} {config[key]}")
@@ -121,13 +123,15 @@ def _costs(run: Run) -> Iterator[tuple[str, str]]:
         yield "The same candidates, each alone", f"{solo:.2f} × pretraining the base alone{saved}"
     machine = [str(facts[key]) for key in ("device", "precision") if facts.get(key)]
     if facts.get("threads"):
-        machine.append(f"{facts['threads']} CPU thread{'s' * (facts['threads'] > 1)}")
+        machine.append(counted(facts["threads"], "CPU thread"))
     if machine:
         yield "Machine", ", ".join(machine)
-    if facts.get("space_size") is not None:
+    space_size = facts.get("space_size")
+    if space_size is not None:
         excluded = facts.get("excluded")
         more = f", {excluded} more excluded by constraints" if excluded else ""
-        yield "Search space", f"{facts['space_size']} candidates, {len(run.ranking)} tried{more}"
+        size = counted(space_size, "candidate")
+        yield "Search space", f"{size}, {len(run.ranking)} tried{more}"
 
 
 def _method(run: Run) -> str:

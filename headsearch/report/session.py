@@ -10,13 +10,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from signal import Signals
 from typing import Protocol, TypeVar
 
 import optuna
 from rich.console import Console
 
-from headsearch.report.console import HarmlessConsole, print_notes
-from headsearch.runs.signals import stops_heard
+from headsearch.runs.console import HarmlessConsole, print_notes, say
+from headsearch.runs.signals import InterruptedAtOnceError, stops_heard
 
 E = TypeVar("E")
 E_co = TypeVar("E_co", covariant=True)
@@ -40,24 +41,25 @@ class Running(Protocol[E_co]):
 R = TypeVar("R")
 
 
-class InterruptedAtOnceError(KeyboardInterrupt):
-    """A second Ctrl-C ended the run at once, in the middle of a step.
-
-    Attributes:
-        run_directory: the run's directory, with the last snapshot to resume from.
-    """
-
-    def __init__(self, run_directory: Path) -> None:
-        super().__init__(f"{run_directory} was interrupted")
-        self.run_directory = run_directory
+STOPPING_TRAINING = (
+    "stopping after this step, or once the heads are scored at a rung, with a snapshot; "
+    "Ctrl-C again stops at once"
+)
 
 
-def carry_out(running: Running[E], *observers: AbstractContextManager[Callable[[E], None]]) -> int:
-    """Runs to the end, or until Ctrl-C or SIGTERM stops the run after the current step.
+def carry_out(
+    running: Running[E],
+    *observers: AbstractContextManager[Callable[[E], None]],
+    console: Console | None = None,
+    stopping: str = STOPPING_TRAINING,
+) -> int:
+    """Runs to the end, or until a stop signal (`signals.py`) stops the run after the current step.
 
     Args:
         running: the search, pretraining or verification.
         observers: context managers that give observers of its events. They are open while it runs.
+        console: where the signal is acknowledged as soon as it arrives; None does not.
+        stopping: in which words.
 
     Returns:
         The number of the signal that stopped it; 0 if it ended.
@@ -65,9 +67,14 @@ def carry_out(running: Running[E], *observers: AbstractContextManager[Callable[[
     Raises:
         InterruptedAtOnceError: Ctrl-C was pressed a second time.
     """
+
+    def acknowledge(number: int) -> None:
+        if console is not None:
+            say(console, f"{Signals(number).name}: {stopping}")
+
     with ExitStack() as stack:
         opened = [stack.enter_context(observer) for observer in observers]
-        heard = stack.enter_context(stops_heard(running.stop))
+        heard = stack.enter_context(stops_heard(running.stop, acknowledge))
         try:
             running.run(*opened)
         except KeyboardInterrupt:

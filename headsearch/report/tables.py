@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headsearch.report.columns import COLUMNS, Column, score_column, with_error
@@ -24,6 +25,9 @@ FIGURES = (
     "gflops",
     "step_ms",
 )
+NARROWER = ("step_ms", "gflops", "params_m", "effective_rank")
+NARROWEST = ("head_linear", "score", "discrepancy", "gain", "head_knn")
+"""Figures that a narrow terminal does without, the first first."""
 COMPACT_FIGURES = ("score", "discrepancy", "head_knn", "head_linear", "gain", "params_m")
 
 
@@ -35,11 +39,13 @@ class Table:
         headings: of the columns.
         numeric: whether each column is aligned right.
         rows: the cells of each row.
+        dispensable: headings of the columns that a narrow terminal does without, the first first.
     """
 
     headings: list[str]
     numeric: list[bool]
     rows: list[list[str]]
+    dispensable: Sequence[str] = ()
 
 
 def ranking_table(run: Run, *, compact: bool = False) -> Table:
@@ -82,6 +88,14 @@ def ranking_table(run: Run, *, compact: bool = False) -> Table:
                 *([row.reason] if reasons else []),
             ]
             for row in rows
+        ],
+        dispensable=[
+            "Reason",
+            *(columns[name].heading for name in NARROWER if name in names),
+            "Rungs",
+            *(columns[name].heading for name in NARROWEST if name in names),
+            "Group",
+            "State",
         ],
     )
 

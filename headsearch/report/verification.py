@@ -44,6 +44,7 @@ def verified_table(run: Run) -> Table | None:
         [*headings, "Base k-NN", "Base linear", "Runs"],
         [False, False, *(True for _ in headings[2:]), True, True, True],
         rows,
+        ["Runs", "Base linear", "Base k-NN", "In the search", "p", *headings[4:5], "Solo"],
     )
 
 

@@ -10,7 +10,7 @@ import re
 import socket
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +24,11 @@ from headsearch.config.locations import absolute_locations
 from headsearch.config.settings import RunConfig
 from headsearch.config.yaml_file import read_yaml
 from headsearch.errors import UserError
-from headsearch.runs.signals import sigterm_raised
+from headsearch.runs.signals import (
+    InterruptedAtOnceError,
+    interrupted_while_loaded,
+    sigterm_raised,
+)
 from headsearch.runs.storage_url import masked
 from headsearch.version import VERSION
 
@@ -116,6 +120,32 @@ def undo(path: Path, new: Iterable[Path]) -> None:
             directory.rmdir()
 
 
+@contextmanager
+def undone_if_it_fails(path: Path, new: Sequence[Path] | None, lock: FileLock) -> Iterator[None]:
+    """In this block a run starts. If it fails, its directory is unlocked, and its start undone.
+
+    An interrupt names the directory (InterruptedAtOnceError) if that stays, and only then.
+
+    Args:
+        path: the run directory.
+        new: the directories that were made for it (`create`); None if another made it, and nothing
+            is undone.
+        lock: of the run directory.
+    """
+    try:
+        yield
+    except BaseException as error:
+        lock.release()
+        if new is not None:
+            undo(path, new)
+        if isinstance(error, KeyboardInterrupt) and (path / CONFIG).is_file():
+            with interrupted_while_loaded(path):
+                raise
+        if isinstance(error, InterruptedAtOnceError):
+            raise KeyboardInterrupt(error.number) from None
+        raise
+
+
 def write_config(path: Path, config: Mapping[str, Any]) -> None:
     """Writes the config.yaml of a run directory.
 
@@ -161,8 +191,8 @@ def claimed(config: RunConfig, given: Mapping[str, Any]) -> Iterator[Path]:
     """Creates and locks a new run directory that contains the given settings.
 
     This happens before data and storage are opened; from then on a run that loses its power can be
-    resumed. If the block ends by an error, Ctrl-C or SIGTERM before the run wrote any result, the
-    directory is removed again.
+    resumed. If the block ends by an error or a signal before the run wrote any result, the
+    directory is removed again. An interrupt that leaves it becomes an InterruptedAtOnceError.
 
     Args:
         config: the settings as far as they are known; some depend on the device.
@@ -180,12 +210,8 @@ def claimed(config: RunConfig, given: Mapping[str, Any]) -> Iterator[Path]:
     new = create(path, {**settings, "versions": {"headsearch": VERSION}})
     lock = hold(path)
     try:
-        with sigterm_raised():
+        with undone_if_it_fails(path, new, lock), sigterm_raised():
             yield path
-    except BaseException:
-        lock.release()
-        undo(path, new)
-        raise
     finally:
         lock.release()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from headsearch import torchrun
 from headsearch.data.loader import Loader
 from headsearch.evaluation.expected_gains import with_expected_gains
+from headsearch.evaluation.rung import OnScoring, ScoringProgress
 from headsearch.evaluation.scores import RungScores
 from headsearch.models.network import HeadFailedError, failing_as
 from headsearch.runs.rank_by import ABSORPTION
@@ -146,28 +147,37 @@ class Cohort:
             replica.trainer.detach(name)
         entry.end(state, reason)
 
-    def scores(self, rank_by: str) -> dict[int, RungScores]:
+    def scores(
+        self, rank_by: str, on_progress: OnScoring = lambda _: None
+    ) -> dict[int, RungScores]:
         """The scores of base and heads with each seed, by seed.
 
         A head whose code fails is set aside, and the others are scored again without it.
 
         Args:
             rank_by: what candidates are ranked by.
+            on_progress: called many times while they are scored; with several seeds, its shares
+                are those of all.
         """
         while True:
             try:
-                return self._scores(rank_by)
+                return self._scores(rank_by, on_progress)
             except HeadFailedError as error:
                 if torchrun.count() > 1:
                     raise
                 self.leave(error.head, "failed", error.reason)
 
-    def _scores(self, rank_by: str) -> dict[int, RungScores]:
+    def _scores(self, rank_by: str, on_progress: OnScoring) -> dict[int, RungScores]:
         families = {name: entry.candidate.family for name, entry in self.live.items()}
-        by_seed = {}
+        by_seed: dict[int, RungScores] = {}
         for replica in self.replicas:
+
+            def on_seed(progress: ScoringProgress, before: int = len(by_seed)) -> None:
+                share = (before + progress.share) / len(self.replicas)
+                on_progress(replace(progress, share=share))
+
             broadcast_object(Score(replica.seed))
-            scores = replica.setup.scores(replica.trainer.teacher.network)
+            scores = replica.setup.scores(replica.trainer.teacher.network, on_seed)
             scores = with_expected_gains(scores, families)
             for name, value in self._absorption(replica, rank_by).items():
                 scores.heads[name] = scores.heads[name].with_further(absorption=value)

@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.table import Table as RichTable
 from rich.text import Text
 
 from headsearch.models.network import BASE
-from headsearch.report.console import print_notes, progress_line, say, speed_words
+from headsearch.report import Table
+from headsearch.report.console import fitted_table, progress_bar, speed_words, step_words
+from headsearch.report.live import can_redraw, live_area
 from headsearch.report.tensorboard import Points, tag
-from headsearch.study.events import Advanced, Event, Noted, Scored
+from headsearch.runs.console import print_notes, say
+from headsearch.study.events import Advanced, Event, Noted, Scored, Scoring
 from headsearch.study.leaderboard import Entry, Leaderboard
 from headsearch.study.search import Search
+from headsearch.text import counted, duration
 
 STATE_STYLES = {
     "running": "",
@@ -29,15 +31,22 @@ LIVE_ROWS = 30
 """The largest number of heads in the live table. The ranking at the end has all of them."""
 
 
+FIRST = "attaching the heads …"
+DISPENSABLE = ("Family", "Linear %", "Loss", "Discrepancy", "k-NN %")
+"""Columns of the live table that a narrow terminal does without, the first first."""
+
+
 @contextmanager
 def shown(search: Search, console: Console) -> Iterator[Callable[[Event], None]]:
-    """The observer that shows a search: a live table in a terminal, else a line for each rung."""
-    if not console.is_terminal:
+    """The observer that shows a search: a live table if it can be redrawn, else a line a rung."""
+    if not can_redraw(console):
+        say(console, FIRST)
         yield _Lines(console, search)
         return
-    first = Text("attaching the heads and scoring the untrained network …")
-    with Live(first, console=console, refresh_per_second=4, transient=True) as live:
-        yield _LiveTable(console, search, live)
+    with live_area(console, Text(FIRST)) as draw:
+        table = _LiveTable(console, search, draw)
+        search.on_scoring = table.scoring
+        yield table
 
 
 def points_of(event: Event, seeds: int) -> Points | None:
@@ -74,12 +83,18 @@ class _Lines:
         self._console = console
         self._rungs = search.config.rungs
         self._reported: set[str] = set()  # heads that an earlier line named as left
+        self._estimated = False
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Scored):
             say(self._console, self._line(event))
         elif isinstance(event, Noted):
             print_notes(self._console, [event.text])
+        elif isinstance(event, Advanced) and not self._estimated:
+            left = event.throughput.seconds_left
+            if left is not None:
+                self._estimated = True
+                say(self._console, f"about {duration(left)} left, judging by the first steps")
 
     def _line(self, event: Scored) -> str:
         entries = list(event.leaderboard.entries.values())
@@ -97,7 +112,7 @@ class _Lines:
             parts.append(f"base k-NN {100 * event.scores.base.report.knn:.1f}%")
         if best is not None:
             parts.append(f"best {best.candidate.name} ({_score_words(best)})")
-        parts.append(f"{live} heads live" if event.rung < self._rungs else "complete")
+        parts.append(f"{counted(live, 'head')} live" if event.rung < self._rungs else "complete")
         if left:
             names = (
                 s.candidate.name + ("" if s.state == "pruned" else f" ({s.reason})") for s in left
@@ -108,10 +123,12 @@ class _Lines:
 
 
 class _LiveTable:
-    """Draws a live table with one row for each head."""
+    """Draws a live table with one row for each head, below a progress bar."""
 
-    def __init__(self, console: Console, search: Search, live: Live) -> None:
-        self._console, self._live = console, live
+    def __init__(
+        self, console: Console, search: Search, draw: Callable[[RenderableType], None]
+    ) -> None:
+        self._console, self._draw_area = console, draw
         self._steps = search.prepared.training.steps * search.config.seeds
         self._rungs = search.config.rungs
         self._stop = search.stop
@@ -119,34 +136,43 @@ class _LiveTable:
     def __call__(self, event: Event) -> None:
         if isinstance(event, Noted):
             print_notes(self._console, [event.text])  # stays above the table when it is redrawn
-        else:
-            self._live.update(self._draw(event))
+            return
+        rung = max(entry.rungs for entry in _in_order(event.leaderboard, event.cohort))
+        words = self._words(event.cohort, f"rung {rung}/{self._rungs}", event.throughput.cohorts)
+        words += step_words(event.step, self._steps, event.throughput)
+        bar = progress_bar(self._console, words, event.step, self._steps)
+        self._draw_area(self._drawn(bar, event.leaderboard, event.cohort))
 
-    def _draw(self, event: Advanced | Scored) -> RenderableType:
-        rows = RichTable(box=None, pad_edge=False, header_style="bold")
-        rows.add_column("Head", no_wrap=True)
-        rows.add_column("Family", no_wrap=True)
-        for heading in ("Loss", "Discrepancy", "k-NN %", "Linear %"):
-            rows.add_column(heading, justify="right", no_wrap=True)
-        rows.add_column("State", no_wrap=True)
-        entries = _in_order(event.leaderboard, event.cohort)
-        # The headline, the column names and the last line take up to 6 lines of the terminal.
+    def scoring(self, event: Scoring) -> None:
+        """Shows how much of a rung is scored."""
+        progress = event.progress
+        words = [
+            *self._words(event.cohort, f"scoring rung {event.rung}/{self._rungs}"),
+            f"{progress.heads_done}/{counted(progress.heads, 'head')}",
+        ]
+        bar = progress_bar(self._console, words, progress.share, 1)
+        self._draw_area(self._drawn(bar, event.leaderboard, event.cohort))
+
+    def _words(self, cohort: int, rung: str, cohorts: int | None = None) -> list[str]:
+        of_all = f"/{cohorts}" if cohorts is not None else ""
+        stopping = ["stopping"] if self._stop.is_set() else []
+        return [*stopping, f"cohort {cohort + 1}{of_all}", rung]
+
+    def _drawn(self, bar: RenderableType, leaderboard: Leaderboard, cohort: int) -> RenderableType:
+        entries = _in_order(leaderboard, cohort)
+        # The progress bar, the column names and the last line take up to 6 lines of the terminal.
         row_count = max(5, min(LIVE_ROWS, self._console.size.height - 6))
-        for entry in entries[:row_count]:
-            rows.add_row(*_cells(entry), style=STATE_STYLES[entry.state])
-        rung = max(entry.rungs for entry in entries)
-        parts: list[RenderableType] = [self._headline(event, rung), rows]
+        rows = Table(
+            ["Head", "Family", "Loss", "Discrepancy", "k-NN %", "Linear %", "State"],
+            [False, False, True, True, True, True, False],
+            [list(_cells(entry)) for entry in entries[:row_count]],
+            DISPENSABLE,
+        )
+        styles = [STATE_STYLES[entry.state] for entry in entries[:row_count]]
+        parts: list[RenderableType] = [bar, fitted_table(rows, self._console.width, styles)[0]]
         if len(entries) > row_count:
             parts.append(Text(f"… and {len(entries) - row_count} more", style="dim"))
         return Group(*parts)
-
-    def _headline(self, event: Advanced | Scored, rung: int) -> RenderableType:
-        words = ["stopping after this step"] if self._stop.is_set() else []
-        words += [
-            f"cohort {event.cohort + 1}/{event.throughput.cohorts}",
-            f"rung {rung}/{self._rungs}",
-        ]
-        return progress_line(words, event.step, self._steps, event.throughput)
 
 
 def _in_order(leaderboard: Leaderboard, cohort: int) -> list[Entry]:
@@ -164,19 +190,18 @@ def _left_early(entry: Entry) -> bool:
     return entry.state in ("pruned", "collapsed", "failed")
 
 
-def _cells(entry: Entry) -> Iterator[Text]:
+def _cells(entry: Entry) -> Iterator[str]:
     """The cells of a head's row; a cell is empty while its value is unknown."""
     scores = entry.scores
     discrepancy = scores.discrepancy if scores else None
     reported = scores.report if scores else None
-    yield Text(entry.candidate.name)
-    yield Text(entry.candidate.family)
-    yield Text(f"{entry.loss:.3f}" if entry.loss == entry.loss else "")
-    yield Text(f"{discrepancy.value:.3f}" if discrepancy else "")
-    yield Text(f"{100 * reported.knn:.1f}" if reported else "")
-    yield Text(f"{100 * reported.linear:.1f}" if reported else "")
-    rung = f" at rung {entry.rungs}" if _left_early(entry) else ""
-    yield Text(f"{entry.state}{rung}")
+    yield entry.candidate.name
+    yield entry.candidate.family
+    yield f"{entry.loss:.3f}" if entry.loss == entry.loss else ""
+    yield f"{discrepancy.value:.3f}" if discrepancy else ""
+    yield f"{100 * reported.knn:.1f}" if reported else ""
+    yield f"{100 * reported.linear:.1f}" if reported else ""
+    yield entry.state + (f" at rung {entry.rungs}" if _left_early(entry) else "")
 
 
 def _score_words(entry: Entry) -> str:

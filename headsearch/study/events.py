@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from headsearch.evaluation.rung import ScoringProgress
 from headsearch.evaluation.scores import RungScores
 from headsearch.runs.throughput import Throughput
 from headsearch.study.leaderboard import Leaderboard
@@ -29,6 +30,23 @@ class Advanced:
     leaderboard: Leaderboard
     base_loss: float
     read: bool
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A rung is being scored. Not an event: nothing has changed yet.
+
+    Attributes:
+        cohort: the index of the cohort.
+        rung: the rung.
+        progress: how much of it is scored.
+        leaderboard: all candidates of the search, without the scores of this rung.
+    """
+
+    cohort: int
+    rung: int
+    progress: ScoringProgress
+    leaderboard: Leaderboard
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 from headsearch.config.settings import OF_OLDER_RUNS
 from headsearch.errors import UserError
 from headsearch.runs import same_settings
+from headsearch.runs.console import Loading, silently
 from headsearch.runs.run import Run
 from headsearch.study.search import Search
 from headsearch.study.setup import SearchSetup, prepare
@@ -27,9 +28,14 @@ def resumed_search(
 
 
 def prepared_again(
-    run: Run, inputs: InMemoryInputs = NO_INPUTS, flags: Mapping[str, Any] | None = None
+    run: Run,
+    inputs: InMemoryInputs = NO_INPUTS,
+    flags: Mapping[str, Any] | None = None,
+    loading: Loading = silently,
 ) -> SearchSetup:
     """The setup that this run needs to be resumed; `flags` change some of its settings.
+
+    `loading` is told what is being loaded.
 
     Raises:
         UserError: an object that the search was started with in Python is missing among `inputs`,
@@ -49,4 +55,4 @@ def prepared_again(
     # Before the data are opened, which may fail because of such a change.
     recorded, now = run.facts.get("settings"), config.model_dump(mode="json")
     same_settings.check_as_recorded(run.path, recorded, now)
-    return prepare(config, inputs=inputs)
+    return prepare(config, loading, inputs)

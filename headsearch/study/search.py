@@ -28,7 +28,7 @@ from headsearch.runs.directory import (
     new_run_directory,
     read_config,
     run_label,
-    undo,
+    undone_if_it_fails,
 )
 from headsearch.runs.incidents import DivergedError, incidents
 from headsearch.runs.observers import Observers
@@ -38,7 +38,7 @@ from headsearch.runs.storage import STORAGE_ERRORS, check_storage, reason_of
 from headsearch.study import recovery
 from headsearch.study.cohort import Cohort, Replica
 from headsearch.study.collapsed_heads import why_collapsed
-from headsearch.study.events import Advanced, Event, Noted, Scored
+from headsearch.study.events import Advanced, Event, Noted, Scored, Scoring
 from headsearch.study.job_commands import End, Steps
 from headsearch.study.lost_snapshots import settle_start
 from headsearch.study.proposals import enqueue
@@ -46,6 +46,7 @@ from headsearch.study.run_facts import note_baseline
 from headsearch.study.setup import SearchSetup, settings_of
 from headsearch.study.state import SearchState
 from headsearch.study.trials import Trials
+from headsearch.text import counted
 from headsearch.training.distributed import RankLostError, broadcast_object
 from headsearch.training.loop import window_from
 from headsearch.training.meters import StepStats
@@ -68,6 +69,7 @@ class Search:
     Attributes:
         run_directory: the directory that the search writes to.
         stop: set it to stop the search after the current step, with a snapshot.
+        on_scoring: called many times while a rung is scored; a display sets it.
 
     Raises:
         UserError: the run directory exists, cannot be made, or cannot be resumed.
@@ -79,25 +81,21 @@ class Search:
         self.prepared = prepared
         self.config = config = prepared.config
         self.stop = threading.Event()
+        self.on_scoring: Callable[[Scoring], object] = lambda _: None
         self.run_directory = directory or new_run_directory(config.out, run_label(config))
         self._observers = Observers[Event]((), self.stop)
         settings = settings_of(prepared, self.run_directory)
         left = read_snapshot(self.run_directory)
         if config.storage is not None and left is None:
             check_storage(config.storage)
-        new = create(self.run_directory, settings) if directory is None else []
+        new = create(self.run_directory, settings) if directory is None else None
         self._lock = hold(self.run_directory)
-        try:
+        with undone_if_it_fails(self.run_directory, new, self._lock):
             check_same_data(self.run_directory, read_config(self.run_directory), settings)
             begun = same_settings.check_same_settings(self.run_directory, settings)
             if directory is not None:
                 settle_start(directory, begun, left, start_over=start_over)
             self._open(begun, left)
-        except BaseException:
-            self._lock.release()
-            if directory is None:
-                undo(self.run_directory, new)
-            raise
 
     def _open(self, settings: Mapping[str, Any], left: Snapshot | None) -> None:
         """Creates the study, or opens it and restores the state if there is a snapshot."""
@@ -219,8 +217,8 @@ class Search:
                 raise
             if torchrun.count() > 1:  # the others may have enough memory and would wait forever
                 raise UserError(
-                    f"not enough memory for a cohort of {len(cohort.live)} heads; a cohort that "
-                    "several processes train is not split: search again with a lower --cohort"
+                    f"not enough memory for a cohort of {counted(len(cohort.live), 'head')}; one "
+                    "that several processes train is not split: search again with a lower --cohort"
                 ) from error
             diverged = None
         # In the handlers above, the error's traceback still refers to the networks. Here only the
@@ -308,7 +306,12 @@ class Search:
         state.throughput.start()
         step = self.prepared.training.rung_step(rung)
         rank_by = self.prepared.rank_by
-        by_seed = cohort.scores(rank_by)
+        by_seed = cohort.scores(
+            rank_by,
+            lambda progress: self.on_scoring(
+                Scoring(cohort.index, rung, progress, state.leaderboard)
+            ),
+        )
         for seed, scores in by_seed.items():
             if not math.isfinite(scores.base.effective_rank):  # so its features are not finite
                 raise DivergedError(seed, cohort.steps[seed])

@@ -17,6 +17,7 @@ from headsearch import torchrun
 from headsearch.data.image.skipped import listed_where_too_many
 from headsearch.report.session import carry_out, introduce, quiet_optuna, take_part
 from headsearch.report.tensorboard import curves_written
+from headsearch.runs.console import Loading, loading_shown, silently
 from headsearch.runs.run import Run
 from headsearch.study.display import points_of, shown
 from headsearch.study.events import Event
@@ -57,7 +58,7 @@ def run_search(
         # `out` exists already: it was claimed for this search, or by the first process of the job.
         config = config.model_copy(update={"out": None})
     with quiet_optuna():
-        return _searched(lambda: prepare(config, inputs=inputs), directory, console)
+        return _searched(lambda loading: prepare(config, loading, inputs), directory, console)
 
 
 def resume_search(
@@ -81,11 +82,10 @@ def resume_search(
 
     Returns and raises as `run_search`.
     """
+    changed = {**(moved or {}), **({} if log is None else {"log": log})}
     with quiet_optuna():
         return _searched(
-            lambda: prepared_again(
-                run, inputs, {**(moved or {}), **({} if log is None else {"log": log})}
-            ),
+            lambda loading: prepared_again(run, inputs, changed, loading),
             run.path,
             console,
             start_over=start_over,
@@ -93,7 +93,7 @@ def resume_search(
 
 
 def _searched(
-    prepare_search: Callable[[], SearchSetup],
+    prepare_search: Callable[[Loading], SearchSetup],
     directory: Path | None,
     console: Console | None,
     *,
@@ -101,12 +101,17 @@ def _searched(
 ) -> tuple[Path, int]:
     """Runs a search until it ends or is stopped; a process that is not the first one follows."""
     if not torchrun.first():
-        return take_part(lambda: follow(prepare_search())), 0
-    with listed_where_too_many(directory) if directory is not None else nullcontext():
-        running = Search(prepare_search(), directory, start_over=start_over)
+        return take_part(lambda: follow(prepare_search(silently))), 0
+    listed = listed_where_too_many(directory) if directory is not None else nullcontext()
+    with loading_shown(console) as loading, listed:
+        prepared = prepare_search(loading)
+        loading("opening the study")
+        running = Search(prepared, directory, start_over=start_over)
     running.prepared.data.left_out.list_in(running.run_directory)
     introduce(console, running.notes, running.run_directory)
-    return running.run_directory, carry_out(running, *observers_of(running, console))
+    return running.run_directory, carry_out(
+        running, *observers_of(running, console), console=console
+    )
 
 
 def observers_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from headsearch.errors import UserError
 from headsearch.models.bases import BasePlan
 from headsearch.models.head_batches import check_images_per_head, head_batch_size
 from headsearch.models.space import Candidate, Listing, ResolvedSpace, find_space, load_space
+from headsearch.runs.console import Loading, silently
 from headsearch.runs.rank_by import ABSORPTION, check_rank_by, resolved_rank_by
 from headsearch.runs.storage_url import masked
 from headsearch.study.proposals import (
@@ -25,6 +26,7 @@ from headsearch.study.proposals import (
 )
 from headsearch.study.pruners import make_pruner
 from headsearch.study.samplers import make_sampler
+from headsearch.text import counted
 from headsearch.training import distributed
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 from headsearch.training.provenance import machine_note, recorded_settings, setup_notes
@@ -96,14 +98,14 @@ class SearchSetup:
 
 def prepare(
     config: RunConfig,
-    progress: Callable[[int, int], None] | None = None,
+    loading: Loading = silently,
     inputs: InMemoryInputs = NO_INPUTS,
 ) -> SearchSetup:
     """Opens the data, fits the base, resolves the space and checks every name. Writes nothing.
 
     Args:
         config: the resolved settings.
-        progress: called with the number of images decoded so far, and the number to decode.
+        loading: told what is being loaded.
         inputs: objects that a Python caller passes in place of names.
 
     Raises:
@@ -116,7 +118,7 @@ def prepare(
     if config.rank_by == ABSORPTION and config.coupling != "observe":
         raise UserError(f"--rank-by {ABSORPTION} needs --coupling observe")
     space = load_space(find_space(config.space)) if inputs.space is None else inputs.space
-    training = prepare_training(config, inputs, progress)
+    training = prepare_training(config, inputs, loading)
     rank_by = resolved_rank_by(
         config.rank_by,
         labelled=training.data.bank is not None,
@@ -124,6 +126,7 @@ def prepare(
     )
     if len(set(distributed.gather_objects(space.hash))) > 1:
         raise UserError(f"the processes of this job have different spaces: {config.space}")
+    loading(f"fitting the heads of {config.space} to the base")
     resolved = space.on(training.plan)
     listing = resolved.enumerate(config.trials)
     if listing is None and config.trials <= len(resolved.controls):
@@ -142,16 +145,24 @@ def _notes(prepared: SearchSetup) -> Iterator[str]:
     config, listing = prepared.config, prepared.listing
     yield from setup_notes(prepared.training)
     count = candidate_count(listing, config)
+    parts = (
+        counted(len(prepared.data.train), "image"),
+        counted(config.epochs, "epoch"),
+        counted(count, "candidate"),
+        counted(config.rungs, "rung"),
+    )
+    yield f"this search: {', '.join(parts)} (budget {config.budget})"
     if listing is None:
-        yield f"{count} candidates, sampled by {config.sampler} from {config.space}"
+        yield f"{counted(count, 'candidate')}, sampled by {config.sampler} from {config.space}"
     else:
         left_out = f"; {len(listing.excluded)} left out by constraints" if listing.excluded else ""
-        yield f"{count} candidates: all of {config.space}{left_out}"
+        yield f"{counted(count, 'candidate')}: all of {config.space}{left_out}"
     yield from prepared.space.notes
     seeds = f" under each of {config.seeds} seeds" if config.seeds > 1 else ""
     yield (
-        f"{prepared.training.steps} steps of {prepared.batch} images ({config.epochs} epochs)"
-        f"{seeds}, scored at {config.rungs} rungs, ranked by {prepared.rank_by}, "
+        f"{counted(prepared.training.steps, 'step')} of {prepared.batch} images "
+        f"({counted(config.epochs, 'epoch')})"
+        f"{seeds}, scored at {counted(config.rungs, 'rung')}, ranked by {prepared.rank_by}, "
         f"heads {config.coupling}"
     )
     if config.images_per_head != "all":

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from headsearch.device import mixed_precision
 from headsearch.models.network import HeadFailedError, failing_as
 from headsearch.models.user_code import without_exit
+from headsearch.text import with_article
 
 IMAGES = 4
 """The number of images that a head is tried on."""
@@ -49,7 +50,7 @@ def check_head(
 def _fault(output: object, inputs: Tensor, *, autocast: bool) -> str:
     """What is wrong with the output of a head; empty if nothing is."""
     if not isinstance(output, Tensor):
-        return f"its output is a {type(output).__name__}, not a tensor"
+        return f"its output is {with_article(type(output).__name__)}, not a tensor"
     if output.shape != inputs.shape:
         return f"its output has shape {tuple(output.shape)}, its input {tuple(inputs.shape)}"
     if output.dtype != inputs.dtype and not (autocast and output.dtype == torch.bfloat16):

@@ -15,6 +15,7 @@ from headsearch.models.bases import (
     BasePlan,
 )
 from headsearch.models.space import Space
+from headsearch.text import with_article
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,9 @@ def inputs_from(base: Any, data: Any, eval_data: Any) -> InMemoryInputs:
         UserError: the base is neither a name nor a module.
     """
     if base is not None and not isinstance(base, str | nn.Module):
-        raise UserError(f"base must be a name or a torch.nn.Module, but is a {type(base).__name__}")
+        raise UserError(
+            f"base must be a name or a torch.nn.Module, but is {with_article(type(base).__name__)}"
+        )
     return InMemoryInputs(
         base=base if isinstance(base, nn.Module) else None,
         data=_source(data),

@@ -12,6 +12,7 @@ from headsearch.device import free_memory
 from headsearch.errors import UserError
 from headsearch.models.bases.plan import BasePlan
 from headsearch.models.bases.shapes import REFUSALS
+from headsearch.text import with_article
 
 FLOAT32 = 4
 """Bytes."""
@@ -51,7 +52,8 @@ def check_memory(plan: BasePlan, batch: int, device: torch.device, *, autocast: 
     if need > available:
         height, width = plan.grid
         raise UserError(
-            f"a step of {batch} images of {plan.image_size} pixels (a {height}×{width} map) needs "
+            f"a step of {batch} images of {plan.image_size} pixels "
+            f"({with_article(f'{height}×{width} map')}) needs "
             f"at least {need / GB:.1f} GB of memory for the base alone, but "
             f"{available / GB:.1f} GB are free: {_advice(plan)}"
         )

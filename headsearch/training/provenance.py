@@ -19,6 +19,7 @@ from headsearch.data import fingerprint
 from headsearch.errors import UserError
 from headsearch.models.bases import normalization_of
 from headsearch.runs.run import SOLO_HEAD
+from headsearch.text import counted
 from headsearch.training.setup import (
     TrainingSetup,
 )
@@ -34,12 +35,16 @@ def setup_notes(setup: TrainingSetup) -> Iterator[str]:
     if setup.plan.weights is not None:
         yield str(setup.plan.weights)
     yield f"images are normalised with {normalized_with(setup)}"
-    labels = f", {len(data.bank.classes)} classes" if data.bank is not None else ", no labels"
-    yield f"{len(data.train)} training images from {setup.config.data}{labels}"
+    bank = data.bank
+    labels = counted(len(bank.classes), "class", "classes") if bank is not None else "no labels"
+    images = counted(len(data.train), "training image")
+    yield f"{images} from {setup.config.data}, {labels}"
     yield from data.notes
     threads, used = setup.config.threads, torch.get_num_threads()
     if threads is not None and threads > used:
-        yield f"--threads {threads} is more than the cores of this machine: {used} threads"
+        yield (
+            f"--threads {threads} is more than the cores of this machine: {counted(used, 'thread')}"
+        )
     if setup.batch < setup.config.batch_size:
         yield (
             f"--batch-size {setup.config.batch_size} is more than the {setup.batch} training "
@@ -66,7 +71,8 @@ def normalized_with(setup: TrainingSetup) -> str:
 
 def machine_note(setup: TrainingSetup) -> str:
     """The device, the threads and the precision of a run, in one line."""
-    threads = f" with {torch.get_num_threads()} threads" if setup.device.type == "cpu" else ""
+    on_cpu = setup.device.type == "cpu"
+    threads = f" with {counted(torch.get_num_threads(), 'thread')}" if on_cpu else ""
     others = (
         f", {torchrun.count()} processes with a share of each step" if torchrun.count() > 1 else ""
     )

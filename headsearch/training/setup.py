@@ -6,8 +6,9 @@ depend on the settings alone, so they are the same with any head and without one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from headsearch.data.fingerprint import difference, fingerprint
 from headsearch.data.loader import Loader, steps_per_epoch
 from headsearch.errors import UserError, unknown
 from headsearch.evaluation.discrepancy import DISCREPANCIES
-from headsearch.evaluation.rung import score_rung
+from headsearch.evaluation.rung import OnScoring, score_rung
 from headsearch.evaluation.scores import PROTOTYPE_KL, RungScores
 from headsearch.models.bases import (
     BasePlan,
@@ -35,8 +36,10 @@ from headsearch.models.bases import (
 from headsearch.models.heads import FAMILIES
 from headsearch.models.network import Network
 from headsearch.models.space import Candidate
+from headsearch.runs.console import Loading, silently
 from headsearch.runs.directory import new_run_directory
 from headsearch.seeding import seeded_weights
+from headsearch.text import counted
 from headsearch.training import distributed
 from headsearch.training.base_plan import (
     named_base,
@@ -125,13 +128,14 @@ class TrainingSetup:
         """The loader of the crops of every step, in the order that the seed determines."""
         return Loader(self.data.train, self.config, self.device)
 
-    def scores(self, network: Network) -> RungScores:
+    def scores(self, network: Network, on_progress: OnScoring = lambda _: None) -> RungScores:
         """The scores of the base and of all heads of a network.
 
         Each rank scores some of the heads, and all ranks get all scores.
 
         Args:
             network: the teacher's network.
+            on_progress: called many times while they are scored.
         """
         heads = list(network.heads)
         parts = distributed.gather_objects(
@@ -145,6 +149,7 @@ class TrainingSetup:
                 summary=self.objective.summary_of_base,
                 prototypes=self.objective.prototypes_of(network),
                 normalization=normalization.parse(self.config.normalization),
+                on_progress=on_progress,
             )
         )
         by_head = {name: scores for part in parts for name, scores in part.heads.items()}
@@ -164,7 +169,7 @@ def first_student(
 def prepare_training(
     config: RunConfig,
     inputs: InMemoryInputs = NO_INPUTS,
-    progress: Callable[[int, int], None] | None = None,
+    loading: Loading = silently,
 ) -> TrainingSetup:
     """Opens the data, fits the base and checks the names. Writes nothing.
 
@@ -174,7 +179,7 @@ def prepare_training(
     Args:
         config: the resolved settings.
         inputs: objects that a Python caller passes in place of names.
-        progress: called with the number of images decoded so far, and the number to decode.
+        loading: told what is being loaded.
 
     Raises:
         UserError: something in the settings or the data cannot be used.
@@ -188,7 +193,8 @@ def prepare_training(
         new_run_directory(config.out, "")  # raises if it exists
     device, autocast = set_up(config)
     accelerator = device.type != "cpu"
-    data = _open_data(config, inputs, progress, accelerator=accelerator)
+    data = _open_data(config, inputs, loading, accelerator=accelerator)
+    loading(f"building the base {config.base}")
     plan = plan_for(
         config, inputs, data.train.image_size, arguments, weights, accelerator=accelerator
     )
@@ -206,10 +212,11 @@ def prepare_training(
 def _open_data(
     config: RunConfig,
     inputs: InMemoryInputs,
-    progress: Callable[[int, int], None] | None,
+    loading: Loading,
     *,
     accelerator: bool,
 ) -> Data:
+    loading(f"opening the data {config.data}")
     return open_data(
         config.data if inputs.data is None else inputs.data,
         config.eval_data if inputs.eval_data is None else inputs.eval_data,
@@ -224,7 +231,7 @@ def _open_data(
             download=config.download,
             max_bad_images=config.max_bad_images,
         ),
-        progress,
+        partial(loading, f"decoding images of {config.data}"),
     )
 
 
@@ -260,15 +267,17 @@ def _check_steps(setup: TrainingSetup) -> None:
             f"processes: use a --batch-size that is a multiple of {torchrun.count()}"
         )
     if setup.steps < config.rungs:
+        compared = "is less" if setup.steps == 1 else "are fewer"
         raise UserError(
-            f"{setup.steps} steps are fewer than {config.rungs} rungs; use more --images or "
-            "--epochs, or a smaller --batch-size or --rungs"
+            f"{counted(setup.steps, 'step')} {compared} than {counted(config.rungs, 'rung')}; "
+            "use more --images or --epochs, or a smaller --batch-size or --rungs"
         )
     steps = [setup.rung_step(rung) for rung in range(config.rungs + 1)]
     if len(set(steps)) < len(steps):
         raise UserError(
-            f"--first-rung {config.first_rung:g} leaves no step between some of {config.rungs} "
-            f"rungs of {setup.steps} steps; use a value nearer to {1 / config.rungs:.2g}"
+            f"--first-rung {config.first_rung:g} leaves no step between some of "
+            f"{counted(config.rungs, 'rung')} of {counted(setup.steps, 'step')}; use a value "
+            f"nearer to {1 / config.rungs:.2g}"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from headsearch.cli.budgets import budget_words
+from headsearch.cli.commands import GROUPS, app
+from headsearch.config.presets import DEFAULT_LR, PRESETS, quick_lr
 from headsearch.config.settings import OF_SEARCH_ALONE, RunConfig
-from headsearch.report.session import InterruptedAtOnceError
+from headsearch.runs.signals import InterruptedAtOnceError
 from helpers.command_line import in_process
 
 HEADSEARCH = [sys.executable, "-c", "from headsearch.cli import main; main()"]
@@ -420,3 +424,40 @@ def test_a_run_that_a_second_ctrl_c_ends_says_how_it_is_resumed(
     code, out, error = in_process(capsys, monkeypatch, command, *own, *flags, *out_flag)
     assert code == 130, error
     assert f"headsearch resume {tmp_path / 'left'} continues from the last snapshot" in out
+
+
+def test_the_first_word_comes_before_anything_is_imported_that_takes_time() -> None:
+    code = (
+        "import sys; sys.argv = ['headsearch', 'run', '--epochs', 'many']\n"
+        "from headsearch import cli\n"
+        "print(sorted({'typer', 'pydantic', 'rich', 'yaml', 'torch'} & set(sys.modules)))\n"
+        "cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    loaded, first, *_ = done.stdout.splitlines()
+    assert loaded == "[]"
+    assert first.endswith("starting run …")
+    assert done.stderr.startswith("headsearch: --epochs")
+
+
+def test_the_help_groups_commands_and_says_what_a_budget_contains(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    shown = in_process(capsys, monkeypatch, "--help")[1]
+    places = [shown.index(group) for group in GROUPS]
+    assert places == sorted(places)
+    assert {command for group in GROUPS.values() for command in group} == {
+        command.callback for command in app.registered_commands
+    }
+    shown = in_process(capsys, monkeypatch, "run", "--help")[1]
+    words = " ".join(re.sub("[│\n]", " ", shown).split())
+    for budget, preset in PRESETS.items():
+        assert f"{budget}: {budget_words(budget)}" in words
+        assert f"{budget} {preset['trials']:,}" in words
+    assert "full: all images, 100 epochs, at most 96 candidates, 8 rungs" in words
+    assert "[default by --budget: quick 512, standard 4,000, full 10,000]" in words
+    assert "[default by --budget: quick 0.5, standard 0, full 0]" in words  # --first-rung
+    assert f"quick {quick_lr(384):g} × 384 / width of the base" in words
+    assert f"standard {DEFAULT_LR:g}, full {DEFAULT_LR:g}]" in words
+    assert words.count("[default by --budget:") == len({*PRESETS["quick"], "lr"})

@@ -166,7 +166,7 @@ class TestSources:
         assert list(source.files) == ["../../out/b/2.png", "/abs/c/3.png", "a/1.png"]
         load(source, torch.arange(3), SIZE)
         assert list(tmp_path.iterdir()) == [path]
-        assert source.notes == ("odd.tar: 1 files that are not images left out",)
+        assert source.notes == ("odd.tar: 1 file that is not an image left out",)
 
     def test_linked_class_folders_are_followed_but_not_in_circles(self, tmp_path):
         root = write(tmp_path / "root", class_files({"a": 2}))

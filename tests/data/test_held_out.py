@@ -54,7 +54,7 @@ def test_copies_of_training_images_among_the_queries_are_counted(tmp_path: Path)
     assert f"warning: {whole.warnings[0]}" in whole.notes
     held = {**class_files({"a": 50, "b": 50}, first=1000), "a/000.png": png(3)}
     some = open_small(root, write(tmp_path / "held", held), eval_images=0)
-    assert some.warnings[0].startswith("1 of 100 queries are copies")
+    assert some.warnings[0].startswith("1 of 100 queries is a copy")
     assert open_small(root).warnings == ()
 
 

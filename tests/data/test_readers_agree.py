@@ -70,7 +70,7 @@ def test_a_tar_with_members_twice_or_under_two_names(tmp_path: Path) -> None:
     source = open_path(path, "set.tar")
     assert by_number(source) == {3: "b", 4: "b"}, "3 is in a and, linked, in b"
     assert list(source.files) == ["a/1.png", "b/2.png", "b/same.png"]
-    assert source.notes == ("set.tar: 2 members are in it more than once; the last is used",)
+    assert source.notes == ("set.tar holds 2 members more than once; the last is used",)
 
 
 def pairs(label: str) -> dict[str, bytes]:
@@ -89,7 +89,7 @@ def test_labels_beside_the_images_are_read(label: str, tmp_path: Path) -> None:
     for source in both(tmp_path, pairs(label)):
         assert source.classes == tuple(map(str, range(12))), "in the order of numbers"
         assert by_number(source) == {number: str(number) for number in range(12)}
-        assert source.notes == (f"set: labels are read from the {label} files beside the images",)
+        assert source.notes == (f"set: labels are read from files *{label} beside the images",)
         assert list(source.others) == []
 
 
@@ -103,7 +103,7 @@ def test_labels_that_some_images_lack_are_not_used_and_said_so(
 ) -> None:
     for source in both(tmp_path, {**pairs(".cls"), **damage}):
         assert source.labels is None
-        assert "its 12 .cls files are not used as labels, because" in source.notes[0]
+        assert "labels are not read from its 12 .cls files, because" in source.notes[0]
         assert len(source.others) == 12
 
 
@@ -124,7 +124,10 @@ def test_a_split_among_the_classes_is_no_class(tmp_path: Path) -> None:
     for source in both(tmp_path, files):
         assert source.classes == ("cat", "dog")
         assert len(source) == 10
-        assert "test beside the classes is named like a split, so its 4 images" in source.notes[0]
+        assert (
+            "test beside the classes is named like a split and left out with its 4 images"
+            in (source.notes[0])
+        )
 
 
 def test_train_may_be_a_class(tmp_path: Path) -> None:

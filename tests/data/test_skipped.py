@@ -203,5 +203,5 @@ def test_a_run_lists_them_and_with_too_many_stops_until_they_are_mended(tmp_path
         file.write_bytes(png(number))
     resumed = headsearch("resume", run)
     assert resumed.returncode == 0, resumed.stderr
-    assert "1 files that cannot be read left out (cat/000.png); left_out.txt" in resumed.stdout
+    assert "1 file that cannot be read left out (cat/000.png); left_out.txt" in resumed.stdout
     assert (run / LISTED_IN).read_text() == f"{root}: cat/000.png: empty file\n"

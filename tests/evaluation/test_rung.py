@@ -72,6 +72,25 @@ def test_a_base_without_heads_is_scored() -> None:
     assert found.base == expected
 
 
+@pytest.mark.parametrize("heads", [len(HEADS), 0])
+@pytest.mark.parametrize("groups", [1, len(HEADS)])
+def test_progress_counts_the_heads_that_are_scored(
+    heads: int, groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup, network = grown()
+    for name in HEADS[heads:]:
+        network.detach(name)
+    if groups > 1:
+        monkeypatch.setattr(rung, "POOLED_NUMBERS", 1)
+    seen: list[rung.ScoringProgress] = []
+    setup.scores(network, seen.append)
+    assert {progress.heads for progress in seen} == {heads}
+    shares = [progress.share for progress in seen]
+    assert shares == sorted(shares)
+    assert len({*shares}) > heads
+    assert (seen[-1].heads_done, shares[-1]) == (heads, pytest.approx(1))
+
+
 def test_each_head_passes_once_over_each_image(monkeypatch: pytest.MonkeyPatch) -> None:
     setup, network = grown()
     monkeypatch.setattr(features, "PROBE_IMAGES", 20)  # of 32 queries, in batches of 16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import shutil
 from dataclasses import replace
@@ -14,17 +15,20 @@ from scipy import stats
 from typer.testing import CliRunner
 
 import headsearch
-from headsearch.cli import app
+from headsearch.cli.commands import app
 from headsearch.errors import UserError
+from headsearch.pretraining import step_file
+from headsearch.pretraining.display import shown_verification
 from headsearch.pretraining.run import Pretraining
 from headsearch.pretraining.setup import prepare_pretraining
-from headsearch.pretraining.verification import Progress, Verification
+from headsearch.pretraining.verification import Progress, Running, Verification
 from headsearch.report import advice, verdict, verified_table, write_report
 from headsearch.report.columns import signed
 from headsearch.report.content import content
 from headsearch.report.plots.discrepancy_accuracy import discrepancy_accuracy
 from headsearch.report.plots.style import plotting
 from headsearch.report.statistics.gains import verified
+from headsearch.runs.console import HarmlessConsole
 from headsearch.runs.run import Run, read_run
 from headsearch.runs.tables import SOLO_COLUMNS
 from helpers import synthetic_runs
@@ -73,6 +77,29 @@ def test_every_head_and_none_run_under_every_seed_and_progress_counts_them(
     assert set(zip(solo["candidate"], solo["seed"], strict=True)) == {
         (name, seed) for name in ("none", "convnext-d1-k3-noshortcut") for seed in (0, 1)
     }
+
+
+def test_progress_counts_the_steps_of_runs_that_are_running(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_file, "EVERY_S", 0)
+    steps = step_file.StepFile(tmp_path, 40)
+    assert step_file.read_step(tmp_path) == (0, 0)
+    steps.note(10)
+    assert step_file.read_step(tmp_path) == (10, 40)
+    solo = Verification(read_run(run), top=1, seeds=2, controls=False, device="cpu").solos[0]
+    progress = Progress(None, None, 1, 4, (Running(solo, *step_file.read_step(tmp_path)),), 90.0)
+    assert progress.share == (1 + 0.25) / 4
+    file = io.StringIO()
+    console = HarmlessConsole(
+        file=file, force_terminal=True, width=80, color_system=None, _environ={"TERM": "xterm"}
+    )
+    with shown_verification(console) as observe:
+        observe(progress)
+    for words in ("1/4 runs done", "1 min 30 s left", "none seed 0 step 10/40"):
+        assert words in file.getvalue()
+    steps.remove()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("done")

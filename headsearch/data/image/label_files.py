@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from headsearch.data.image.decode import BadImage
+from headsearch.text import counted
 
 SUFFIXES = (".cls", ".json")
 """The suffixes of label files, the first one first."""
@@ -52,13 +53,14 @@ def labels_beside(
             file = beside.get(_key(image))
             label = _label(suffix, file, read) if file is not None else None
             if label is None:
+                files = counted(len(beside), f"{suffix} file")
                 note = (
-                    f"{name}: its {len(beside)} {suffix} files are not used as labels, because "
-                    f"{image} has no label there"
+                    f"{name}: labels are not read from its {files}, because {image} has no label "
+                    "there"
                 )
                 return LabelFiles(note=note)
             labels.append(label)
-        note = f"{name}: labels are read from the {suffix} files beside the images"
+        note = f"{name}: labels are read from files *{suffix} beside the images"
         return LabelFiles(labels, frozenset(beside.values()), note)
     return LabelFiles()
 

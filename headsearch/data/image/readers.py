@@ -26,6 +26,7 @@ from headsearch.data.image.label_files import LARGEST as LARGEST_LABEL
 from headsearch.data.image.label_files import LabelFiles, in_order, labels_beside
 from headsearch.data.image.wide_values import NOMINAL, Scale
 from headsearch.errors import UserError
+from headsearch.text import counted
 
 SUFFIXES = (
     ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tga", ".tif",
@@ -105,8 +106,8 @@ class FileSource(Source):
         """
         if not files and others:
             raise UserError(
-                f"{name} holds {len(others)} files, none an image (for example {others[0]!r}); "
-                f"images end in {', '.join(SUFFIXES)}"
+                f"{name} holds {counted(len(others), 'file')}, none an image (for example "
+                f"{others[0]!r}); images end in {', '.join(SUFFIXES)}"
             )
         if not files:
             raise UserError(
@@ -126,7 +127,8 @@ class FileSource(Source):
         self.files = files
         self.others = others
         if others:
-            notes.append(f"{name}: {len(others)} files that are not images left out")
+            count = counted(len(others), "file that is not an image", "files that are not images")
+            notes.append(f"{name}: {count} left out")
         if folders is not None:
             self.classes = in_order(folders) if beside.labels else tuple(sorted(set(folders)))
             splits = {c.lower() for c in self.classes} & {*TRAIN_FOLDERS, *EVAL_FOLDERS}
@@ -198,8 +200,8 @@ def _without_splits(
         return files, folders
     kept = [place for place, folder in enumerate(folders) if folder not in splits]
     notes.append(
-        f"{name}: {', '.join(sorted(splits))} beside the classes is named like a split, so its "
-        f"{len(files) - len(kept)} images are left out; rename it if it is a class"
+        f"{name}: {', '.join(sorted(splits))} beside the classes is named like a split and left "
+        f"out with its {counted(len(files) - len(kept), 'image')}; rename it if it is a class"
     )
     return [files[place] for place in kept], [folders[place] for place in kept]
 
@@ -302,7 +304,7 @@ class TarSource(FileSource):
         super().__init__(name, files, sorted(members.keys() - set(files)))
         if repeated:
             self.notes += (
-                f"{name}: {len(repeated)} members are in it more than once; the last is used",
+                f"{name} holds {counted(len(repeated), 'member')} more than once; the last is used",
             )
 
     def read(self, index: int) -> bytes:

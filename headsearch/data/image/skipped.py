@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from headsearch.errors import UserError
-from headsearch.text import printable
+from headsearch.text import counted, printable
 
 LISTED_IN = "left_out.txt"
 """The file of the run directory that lists them."""
@@ -106,8 +106,9 @@ class LeftOut:
             return
         where = f"; {self._file} lists them" if self._file is not None else ""
         raise TooManyBadError(
-            f"{source}: {len(bad)} of {count} images cannot be read ({named(bad)}), more than "
-            f"--max-bad-images {self.max_bad_images:g} allows: mend or remove them{where}",
+            f"{source}: {len(bad)} of {counted(count, 'image')} cannot be read ({named(bad)}), "
+            f"more than --max-bad-images {self.max_bad_images:g} allows: "
+            f"mend or remove them{where}",
             self,
         )
 

@@ -17,7 +17,7 @@ from headsearch.data.image.dataset_items import item_form
 from headsearch.data.image.decode import BROKEN, BadImage, to_array
 from headsearch.data.image.readers import Source
 from headsearch.errors import UserError
-from headsearch.text import listing
+from headsearch.text import listing, with_article
 
 WANTED = "a PIL image, a uint8 tensor (3, H, W) or a float tensor (3, H, W) in [0, 1]"
 """What an image of a dataset may be, for messages."""
@@ -91,7 +91,8 @@ class DatasetSource(Source):
             return self._from_tensor(image)
         shape = f" of shape {tuple(image.shape)}" if hasattr(image, "shape") else ""
         raise UserError(
-            f"{self.describe(index)} must be {WANTED}, but is a {type(image).__name__}{shape}"
+            f"{self.describe(index)} must be {WANTED}, but is "
+            f"{with_article(type(image).__name__)}{shape}"
         )
 
     def _from_tensor(self, image_CHW: Tensor) -> Image.Image:

@@ -21,6 +21,7 @@ from headsearch.models.bases.names import ALIAS_ARGUMENTS, own_family, timm_name
 from headsearch.models.bases.shapes import REFUSALS, Shape, Stage, first_line, measure
 from headsearch.models.bases.trunk import patch_embedding
 from headsearch.models.bases.weights import Weights, fitted
+from headsearch.text import with_article
 
 SMALLEST_GRID = 4
 """Least side of a map in tokens: on smaller ones, windows, kernels and pooling cannot differ."""
@@ -105,7 +106,8 @@ class BasePlan:
                            self.arguments.items() if key != "img_size")  # fmt: skip
         return (
             f"{self.name} ({self.timm_name}) on {self.image_size}×{self.image_size} images"
-            f"{', ' + chosen if chosen else ''}: a {height}×{width} map of width {self.dim}, "
+            f"{', ' + chosen if chosen else ''}: {with_article(f'{height}×{width} map')} of "
+            f"width {self.dim}, "
             f"{self.params_m:.1f} M parameters, {self.gflops:.2f} GFLOPs an image"
         )
 

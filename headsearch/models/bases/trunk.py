@@ -12,6 +12,8 @@ from typing import Any
 from timm.layers import DropPath, PatchDropout
 from torch import Tensor, nn
 
+from headsearch.text import with_article
+
 KINDS_A_BLOCK = 6
 """Compiled versions of a block: with or without gradients, times three batch sizes (a training
 batch, the last partial batch of the images that are scored, and a single image)."""
@@ -207,4 +209,4 @@ def _shown(features: object) -> str:
     """A short description of an output, for messages."""
     if isinstance(features, Tensor):
         return f"a tensor of shape {tuple(features.shape)}"
-    return f"a {type(features).__name__}"
+    return with_article(type(features).__name__)

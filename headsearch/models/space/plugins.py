@@ -36,6 +36,7 @@ from headsearch.models.heads import (
 )
 from headsearch.models.space.reader import listed
 from headsearch.models.user_code import ANY_ERROR, one_line, without_exit
+from headsearch.text import with_article
 
 ENTRY_POINTS = "headsearch.families"
 """The entry point group in which a package offers families: by the name of the family, a `Family`
@@ -72,7 +73,7 @@ class UserFamily:
         except UserError as error:
             return Cost(math.nan, math.nan), str(error)
         except ANY_ERROR as error:
-            at = f"on a {grid[0]}×{grid[1]} map of width {dim}"
+            at = f"on {with_article(f'{grid[0]}×{grid[1]} map')} of width {dim}"
             return Cost(math.nan, math.nan), f"{self.family.name} {at}: {one_line(error)}"
 
 

@@ -11,8 +11,10 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import TypeAlias
 
 import numpy as np
 
@@ -31,12 +33,34 @@ from headsearch.study.profiling.costs import training_bytes
 from headsearch.study.profiling.peak_memory import MB, Memory, peak_memory
 from headsearch.study.profiling.step_profiler import Size, StepProfiler, product_rate, step_flops
 from headsearch.study.setup import SearchSetup
+from headsearch.text import counted
 from headsearch.training.provenance import recorded_settings
 
 HEADS = (1, 2, 4, 8, 16)
 """The numbers of heads that are trained together, one after the other."""
 REPEATS = 5
 TERA = 1e12
+
+
+OnProgress: TypeAlias = Callable[[str, int, int], object]
+
+
+class Parts:
+    """Counts the parts of a benchmark as they begin.
+
+    Args:
+        on_progress: called with a description of the part, the number done, and the total.
+        total: the number of parts.
+    """
+
+    def __init__(self, on_progress: OnProgress, total: int) -> None:
+        self._on_progress, self._total = on_progress, total
+        self._begun = 0
+
+    def begin(self, what: str) -> None:
+        """The next part begins, so the ones before it are done."""
+        self._on_progress(what, self._begun, self._total)
+        self._begun += 1
 
 
 @dataclass(frozen=True)
@@ -93,47 +117,61 @@ class Bench:
         self.product_rate = math.nan
         self.sizes: dict[str, Size] = {}
 
-    def measure(self, on_progress: Callable[[str], object] = lambda _: None) -> None:
+    def measure(self, on_progress: OnProgress = lambda *_: None) -> None:
         """Measures everything.
 
         Args:
-            on_progress: called with a description of each part before it is measured.
+            on_progress: called before each part is measured with a description of it, the number
+                of parts that are done, and the number of all.
 
         Raises:
             UserError: so many heads do not fit into memory.
         """
         setup = self._setup
+        different = [head for head in self.heads if head.name == without_number(head)]
+        parts = Parts(on_progress, self._part_count(len(different)))
         # Before anything is trained in this process, so that the processes that measure memory
         # have all of it to themselves.
         for count in (0, *self._counts):
-            on_progress(f"memory with {count} heads")
+            parts.begin(f"memory with {counted(count, 'head')}")
             self.memory[count] = peak_memory(setup.config, count)
-        on_progress("the first steps")
+        parts.begin("the first steps")
         profiler = StepProfiler(setup.training)
-        different = [head for head in self.heads if head.name == without_number(head)]
         self.sizes = {BASE: profiler.size_of_base()}
         self.sizes |= {head.name: profiler.size_of(head) for head in different}
         self.flops = {n: step_flops(setup.training, self.heads[:n]) for n in (0, *self._counts)}
         self.product_rate = product_rate(setup.training.device, autocast=setup.training.autocast)
         for repeat in range(self._repeats):
-            on_progress(f"times, repeat {repeat + 1} of {self._repeats}")
-            self._measure_times(profiler, different)
+            begin = partial(parts.begin, f"times, repeat {repeat + 1} of {self._repeats}")
+            self._measure_times(profiler, different, begin)
 
-    def _measure_times(self, profiler: StepProfiler, different: Sequence[Candidate]) -> None:
-        """One repeat of every time.
+    def _part_count(self, heads: int) -> int:
+        """The number of parts that are measured, with so many different heads."""
+        images = len({self._setup.batch, *map(self._images_per_head, self._counts)})
+        each_repeat = 1 + len(self._counts) + (1 + images) * heads
+        return 2 + len(self._counts) + self._repeats * each_repeat
+
+    def _measure_times(
+        self, profiler: StepProfiler, different: Sequence[Candidate], begin: Callable[[], None]
+    ) -> None:
+        """One repeat of every time; `begin` is called before each part.
 
         All kinds take turns within a repeat, so that a change of the machine's load or clock
         affects all of them and not the ratios.
         """
         times = self.times
+        begin()
         times.crops.append(profiler.crops())
         times.base.append(profiler.joint([]))
         for count in self._counts:
+            begin()
             times.joint[count].append(profiler.joint(self.heads[:count]))
         for head in different:
+            begin()
             times.solo[head.name].append(profiler.solo(head))
         for images in sorted({self._setup.batch, *map(self._images_per_head, self._counts)}):
             for head in different:
+                begin()
                 times.own[images][head.name].append(profiler.own(head, images))
 
     def findings(self) -> BenchFindings:

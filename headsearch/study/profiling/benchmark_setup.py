@@ -7,6 +7,7 @@ from typing import Any
 
 from headsearch.config.settings import OF_A_STEP, RunConfig
 from headsearch.models.space import Candidate
+from headsearch.runs.console import Loading, silently
 from headsearch.study.setup import SearchSetup, prepare
 
 ROOM_FOR_CONTROLS = 8
@@ -34,7 +35,7 @@ def bench_settings(config: RunConfig, heads: int) -> RunConfig:
     )
 
 
-def prepare_bench(settings: RunConfig) -> SearchSetup:
+def prepare_bench(settings: RunConfig, loading: Loading = silently) -> SearchSetup:
     """The set-up of a run with `bench_settings`.
 
     `images_per_head` is left for the benchmark to check: the space may hold fewer heads than it
@@ -43,7 +44,7 @@ def prepare_bench(settings: RunConfig) -> SearchSetup:
     Raises:
         UserError: something in the settings or the space cannot be used.
     """
-    setup = prepare(settings.model_copy(update={"images_per_head": "all"}))
+    setup = prepare(settings.model_copy(update={"images_per_head": "all"}), loading)
     return setup.with_settings(images_per_head=settings.images_per_head)
 
 

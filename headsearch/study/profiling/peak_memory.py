@@ -23,6 +23,7 @@ from headsearch.errors import UserError
 from headsearch.study.profiling.benchmark_setup import bench_heads, prepare_bench
 from headsearch.study.profiling.step_profiler import MIDDLE
 from headsearch.study.setup import SearchSetup
+from headsearch.text import counted
 from headsearch.training.setup import attach
 
 MB = 1e6
@@ -62,8 +63,8 @@ def peak_memory(config: RunConfig, heads: int) -> Memory:
         error_lines = child.stderr.strip().splitlines()
         reason = f" ({error_lines[-1]})" if error_lines else ""
         raise UserError(
-            f"{heads} heads could not be trained here{reason}: use fewer --heads, or a smaller "
-            "--batch-size or --image-size"
+            f"{counted(heads, 'head')} could not be trained here{reason}: use fewer --heads, or a "
+            "smaller --batch-size or --image-size"
         )
     return Memory(**json.loads(child.stdout))
 
