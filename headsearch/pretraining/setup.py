@@ -170,7 +170,7 @@ OLD_QUICK_LR = 5e-5
 """The learning rate of budget `quick` before it depended on the base's width."""
 
 
-def _lr_of(budget: Any, run: Run) -> float:
+def lr_of_budget(budget: Any, run: Run) -> float:
     """The learning rate that a budget gives the base of a run."""
     width = run.facts.get("base", {}).get("dim")
     return quick_lr(width) if budget == "quick" and width else DEFAULT_LR
@@ -195,9 +195,9 @@ def settings_like(
                 f"again there, or name another with --{name.replace('_', '-')}"
             )
     asked: dict[str, Any] = dict(PRESETS.get(str(flags.get("budget")), {}))
-    chosen = run.config.get("lr") not in (_lr_of(run.config.get("budget"), run), OLD_QUICK_LR)
+    chosen = run.config.get("lr") not in (lr_of_budget(run.config.get("budget"), run), OLD_QUICK_LR)
     if asked and not chosen:  # else the user chose the search's rate for this base: keep it
-        asked["lr"] = _lr_of(flags["budget"], run)
+        asked["lr"] = lr_of_budget(flags["budget"], run)
     if run.facts.get("lowered"):
         asked["lr"] = run.facts["lowered"][-1]["lr"]
     if "recipe" in flags:
@@ -206,5 +206,7 @@ def settings_like(
     if "base_weights" in flags and has_weights_of(run, Path(flags["base_weights"])):
         asked["normalization"] = run.config.get("normalization", "imagenet")
     config = resolve_here({**asked, **flags}, run.path / "config.yaml")
+    if config.lr is None:  # a run that did not record it
+        config = config.model_copy(update={"lr": lr_of_budget(config.budget, run)})
     lr = find_recipe(config.recipe).lr(config.batch_size) if "recipe" in flags else None
     return config if lr is None or "lr" in flags else config.model_copy(update={"lr": lr})

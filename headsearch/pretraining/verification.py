@@ -28,6 +28,7 @@ from headsearch.config.settings import resolve
 from headsearch.device import choose_device
 from headsearch.errors import UserError
 from headsearch.pretraining.head_selection import default_name
+from headsearch.pretraining.setup import lr_of_budget
 from headsearch.pretraining.solo_directory import Solo, why_failed
 from headsearch.pretraining.step_file import read_step
 from headsearch.report.statistics.gains import write_gains
@@ -145,7 +146,9 @@ class Verification:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         self.seeds = tuple(range(config.seed, config.seed + seeds))
         self.data_seed = config.seed if config.data_seed is None else config.data_seed
-        heads, lr = _heads(search, top), current_learning_rate(search.facts, config.peak_lr)
+        heads = _heads(search, top)
+        lr = config.lr or lr_of_budget(config.budget, search)  # a run may not have recorded it
+        lr = current_learning_rate(search.facts, lr)
         self.solos = tuple(
             Solo(name, family, seed, search.path / "solo" / f"{for_file_name(name)}-seed{seed}", lr)
             for seed in self.seeds

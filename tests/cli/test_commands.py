@@ -311,7 +311,7 @@ BAD = {
     "empty folder": (["--data", "empty"], ["empty"]),
     "no images": (["--data", "texts"], ["texts"]),
     "one class": (["--data", "scenes", "--eval-data", "one"], ["one", "class"]),
-    "out exists": (["--out", "empty"], ["empty", "exists"]),
+    "out exists": (["--out", "one"], ["one", "exists"]),
     "no config": (["--config", "nothing.yaml"], ["nothing.yaml"]),
     "unknown setting": (["--config", "setting.yaml"], ["setting.yaml:1", "'epochs'"]),
     "infinite rate": (["--lr", "inf"], ["--lr", "inf"]),
@@ -383,7 +383,7 @@ def test_bad_input_ends_in_one_clear_line_and_nothing_written(
         (["pretrain", "--rank", "1"], ["--rank needs a RUN"]),
         (["pretrain", "--head", "convnxt"], ["unknown head 'convnxt'", "did you mean 'convnext-"]),
         (["pretrain", "--head", "mixer", "--lr", "0"], ["--lr"]),
-        (["pretrain", "--head", "mixer", "--out", "empty"], ["empty", "exists"]),
+        (["pretrain", "--head", "mixer", "--out", "one"], ["one", "exists"]),
         (["pretrain", "--head", "mixer", "--trials", "3"], ["--trials"]),
         (["pretrain", "unranked", "--head", "mixer", "--config", "x.yaml"], ["--config"]),
         (["export", "empty"], ["not a run directory"]),
@@ -413,7 +413,9 @@ def test_a_run_that_a_second_ctrl_c_ends_says_how_it_is_resumed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
-        raise InterruptedAtOnceError(tmp_path / "left")
+        if command == "run":  # which has made the directory before
+            (tmp_path / "out" / "rungs.csv").touch()
+        raise InterruptedAtOnceError(tmp_path / "out")
 
     monkeypatch.setattr("headsearch.study.session.run_search", interrupted)
     monkeypatch.setattr("headsearch.pretraining.session.run_pretraining", interrupted)
@@ -423,7 +425,7 @@ def test_a_run_that_a_second_ctrl_c_ends_says_how_it_is_resumed(
     out_flag = ["--out", str(tmp_path / "out")]
     code, out, error = in_process(capsys, monkeypatch, command, *own, *flags, *out_flag)
     assert code == 130, error
-    assert f"headsearch resume {tmp_path / 'left'} continues from the last snapshot" in out
+    assert f"headsearch resume {tmp_path / 'out'} continues from the last snapshot" in out
 
 
 def test_the_first_word_comes_before_anything_is_imported_that_takes_time() -> None:

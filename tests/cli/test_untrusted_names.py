@@ -154,7 +154,9 @@ def test_markdown(report: Path) -> None:
     tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(text)
     inline = [token for block in tokens for token in block.children or []]
     kinds = {token.type for token in (*tokens, *inline)}
-    assert not kinds & {"html_block", "html_inline", "link_open", "code_inline", "s_open"}
+    assert not kinds & {"html_block", "html_inline", "link_open", "s_open"}
+    code = [token.content for token in inline if token.type == "code_inline"]
+    assert all(re.fullmatch(r"headsearch [a-z]+ [A-Za-z0-9 -]+", each) for each in code), code
     images = [str(token.attrs["src"]) for token in inline if token.type == "image"]
     assert images == [f"plots/{path.stem}.png" for path in _plots(report, ".png")]
     assert sum(token.type == "fence" for token in tokens) == 1
