@@ -17,10 +17,11 @@ def command(config: dict[str, Any]) -> str:
     preset = PRESETS.get(str(config.get("budget")), {})
     words = ["headsearch", "run"]
     for name, field in RunConfig.model_fields.items():
-        value = config.get(name, field.default)  # an older run lacks later settings
-        implied = name not in ("base", "space", "budget") and value == preset.get(
-            name, field.default
-        )
+        value = config.get(name)
+        never_implied = {"base", "space", "budget"}
+        if "first_rung" not in config:  # an older run: given rungs are evenly spaced, as its were
+            never_implied.add("rungs")
+        implied = name not in never_implied and value == preset.get(name, field.default)
         if name != "out" and value is not None and not implied:
             words += ["--" + name.replace("_", "-"), shlex.quote(_text(name, value))]
     return printable(" ".join(words))  # escaped: it must stay one line

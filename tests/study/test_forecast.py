@@ -53,7 +53,7 @@ def test_the_first_cohort_of_a_sampled_space_is_known(tmp_path: Path) -> None:
     with closing(stepwise(Search(prepared).run)) as events:
         asked = list(next(events).leaderboard.entries)
     assert [head.name for head in found.cohorts[0]] == asked
-    assert any("4 candidates in one more cohort, sampled by tpe" in line
+    assert any("4 candidates in 1 more cohort, sampled by tpe" in line
                for line in forecast_words(found, prepared))  # fmt: skip
 
 
