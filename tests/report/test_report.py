@@ -19,6 +19,7 @@ from matplotlib.text import Text
 from PIL import Image
 from scipy import stats
 
+from headsearch.config.presets import PRESETS
 from headsearch.errors import UserError
 from headsearch.report import (
     advice,
@@ -258,11 +259,20 @@ def test_the_report_warns_of_what_undermines_it(tmp_path: Path):
 
 def test_the_command_repeats_every_setting_that_the_budget_does_not_set(tmp_path: Path):
     changes = {"epochs": 7, "data": "my folder", "out": "results/x", "seed": 3}
+    changes = {**PRESETS["quick"], **changes}
     command = content(synthetic_runs.run(tmp_path, config_changes=changes)).command
     assert command == (
         "headsearch run --base vit_s --space heads.yaml --data 'my folder' --budget quick "
         "--epochs 7 --coupling joint --rank-by balanced --seed 3"
     )
+
+
+def test_the_command_repeats_the_budget_of_an_older_run(tmp_path: Path):
+    older = {**PRESETS["quick"], "images": 1024}
+    del older["first_rung"]
+    command = content(synthetic_runs.run(tmp_path, config_changes=older)).command
+    assert "--images 1024" in command
+    assert f"--rungs {PRESETS['quick']['rungs']}" in command  # given rungs are evenly spaced
 
 
 def test_the_table_leaves_out_empty_columns_and_is_short_for_a_terminal(tmp_path: Path):
