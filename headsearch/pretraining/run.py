@@ -238,8 +238,8 @@ class Pretraining:
         self.rows.append(_row(event, self.setup, self.planned.candidate))
         if event.rung > 0:
             expected = normalization.parse(self.config.normalization)
-            metadata = {NORMALIZATION: json.dumps(normalization.as_json(expected))}
-            write_weights(self.weights, base_weights(event.base), metadata)
+            entry = NORMALIZATION, json.dumps(normalization.as_json(expected))
+            write_weights(self.weights, base_weights(event.base), entry)
         if not self.complete:
             self._snapshot()
         write_table(self.run_directory / TABLE, self.scores)

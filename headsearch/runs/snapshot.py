@@ -171,13 +171,14 @@ def _flush(path: Path) -> None:
 
 
 def write_weights(
-    path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str] | None = None
+    path: Path, tensors: dict[str, Tensor], entry: tuple[str, str] = ("format", "pt")
 ) -> None:
     """Writes contiguous tensors that share no memory as safetensors, completely or not at all.
 
     Args:
         path: the file.
         tensors: the weights by name.
-        metadata: what the file says about them.
+        entry: key and value of the file's metadata. There is one alone because safetensors writes
+            several in a random order, and the same run has to give the same bytes.
     """
-    write_atomically(path, save(tensors, metadata={"format": "pt", **(metadata or {})}))
+    write_atomically(path, save(tensors, metadata=dict([entry])))
