@@ -305,9 +305,9 @@ def test_a_cohort_that_came_up_short_takes_in_no_more(
         found += 1
         return real(*arguments) if found <= 3 else None
 
+    prepared = begun(tmp_path, "run", **{**CASES["sampled"], "cohort": 6})  # asks for one
     monkeypatch.setattr(proposals, "_ask", three)
-    changes = {**CASES["sampled"], "cohort": 6}
-    search = Search(begun(tmp_path, "run", **changes))
+    search = Search(prepared)
     events = stepwise(search.run)
     next(events)
     events.close()
