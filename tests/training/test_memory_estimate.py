@@ -33,7 +33,7 @@ def test_a_base_that_cannot_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     plan = plan_base("test_vit", 32, patch_size=4)
     monkeypatch.setattr(memory_estimate, "free_memory", lambda device: 10**6)
     with pytest.raises(
-        UserError, match=r"64 images of 32 pixels \(a 8×8 map\) .*--patch-size"
+        UserError, match=r"64 images of 32 pixels \(an 8×8 map\) .*--patch-size"
     ) as e:
         check_memory(plan, 64, CPU, autocast=False)
     assert "\n" not in str(e.value)
