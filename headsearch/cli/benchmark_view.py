@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
 from headsearch.report import Table
 from headsearch.report.console import print_table, progress_bar
+from headsearch.report.live import can_redraw, live_area
 from headsearch.runs.console import loading_shown, say
 from headsearch.study.profiling.benchmark import Bench
 from headsearch.study.profiling.benchmark_findings import BenchFindings
@@ -29,11 +29,11 @@ OF_DEVICE = "the most that PyTorch had allocated on the device"
 
 def watch(bench: Bench, console: Console) -> None:
     """Runs the measurements, with a progress bar in a terminal, else a line for each kind."""
-    if not console.is_interactive:
+    if not can_redraw(console):
         with loading_shown(console) as loading:
             bench.measure(lambda part, done, total: loading(f"measuring {part}"))
         return
-    with Live(Text("measuring …"), console=console, transient=True) as live:
+    with live_area(console, Text("measuring …")) as draw:
         started = time.monotonic()
 
         def show(part: str, done: int, total: int) -> None:
@@ -41,7 +41,7 @@ def watch(bench: Bench, console: Console) -> None:
             if done:
                 left = (time.monotonic() - started) / done * (total - done)
                 words.append(f"{duration(left)} left")
-            live.update(progress_bar(console, words, done, total))
+            draw(progress_bar(console, words, done, total))
 
         bench.measure(show)
 

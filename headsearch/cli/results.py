@@ -26,7 +26,7 @@ def export(
     Example: [bold]headsearch export results/RUN --rank 1[/bold]
     """
     from headsearch.pretraining.export import export_from
-    from headsearch.report.console import print_notes
+    from headsearch.runs.console import print_notes
     from headsearch.runs.run import read_run
 
     console = console_here()
@@ -57,8 +57,9 @@ def calibrate(
     Example: [bold]headsearch calibrate results/RUN results/RUN-of-another-seed[/bold]
     """
     from headsearch.report.calibration import calibration_table, calibration_words
-    from headsearch.report.console import print_table, say
+    from headsearch.report.console import print_table
     from headsearch.report.statistics.calibration import calibrate_runs
+    from headsearch.runs.console import say
     from headsearch.runs.run import read_run
     from headsearch.runs.tables import write_table
 

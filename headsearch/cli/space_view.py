@@ -6,7 +6,8 @@ from rich.console import Console
 
 from headsearch.models.space import ResolvedSpace
 from headsearch.report import Table
-from headsearch.report.console import print_table, say
+from headsearch.report.console import print_table
+from headsearch.runs.console import say
 from headsearch.text import counted
 
 

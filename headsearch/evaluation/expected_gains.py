@@ -1,4 +1,4 @@
-"""The gains that published solo runs let expect of the heads of a search, as scores."""
+"""The gains of a search's heads as predicted from published solo runs, as scores."""
 
 from __future__ import annotations
 

@@ -54,6 +54,7 @@ from headsearch.runs.same_settings import (
 from headsearch.runs.snapshot import (
     FOLDER,
     Snapshot,
+    check_start,
     has_damaged_snapshot,
     read_snapshot,
     write_snapshot,
@@ -147,23 +148,15 @@ class Pretraining:
         """The snapshot to continue from; None to start from the first step.
 
         Raises:
-            UserError: the snapshots are lost; or there is one, and the run is to start over.
+            UserError: as `check_start`.
         """
         left, files = read_snapshot(self.run_directory), (self.run_directory / TABLE, self.weights)
-        if start_over and left is not None:
-            raise UserError(
-                f"{self.run_directory} has a snapshot to continue from: leave out --start-over"
-            )
+        has_results = self.weights.exists() or has_damaged_snapshot(self.run_directory)
+        check_start(self.run_directory, left, has_results=has_results, start_over=start_over)
         if start_over:
             shutil.rmtree(self.run_directory / FOLDER, ignore_errors=True)
             for file in files:
                 file.unlink(missing_ok=True)
-        elif left is None and (self.weights.exists() or has_damaged_snapshot(self.run_directory)):
-            raise UserError(
-                f"{self.run_directory}: both snapshots are missing or damaged, so it cannot "
-                f"continue where it was: headsearch resume {self.run_directory} --start-over "
-                "discards its results and trains again from the first step"
-            )
         return left
 
     def _settings(self) -> dict[str, Any]:

@@ -19,10 +19,9 @@ from headsearch.pretraining.run import has_ended as pretraining_has_ended
 from headsearch.pretraining.setup import PretrainingSetup, prepare_again
 from headsearch.pretraining.solo import SoloEvent, SoloRun
 from headsearch.pretraining.verification import Verification
-from headsearch.report.console import print_notes
 from headsearch.report.session import carry_out, introduce
 from headsearch.report.tensorboard import curves_written
-from headsearch.runs.console import loading_shown
+from headsearch.runs.console import loading_shown, print_notes
 from headsearch.runs.run import is_complete, is_pretraining
 from headsearch.runs.signals import interrupted_while_loaded, stops_heard
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs

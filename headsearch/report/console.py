@@ -12,20 +12,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from headsearch.report import Table
-from headsearch.runs.console import HarmlessConsole, print_notes, say
+from headsearch.runs.console import print_notes
 from headsearch.runs.throughput import Throughput
 from headsearch.text import duration, listing, printable
-
-__all__ = [
-    "HarmlessConsole",
-    "fitted_table",
-    "print_notes",
-    "print_table",
-    "progress_bar",
-    "say",
-    "speed_words",
-    "step_words",
-]
 
 GAP = 2
 """Characters between two columns."""
@@ -36,7 +25,7 @@ def print_table(console: Console, table: Table) -> None:
     fitted, left_out = fitted_table(table, console.width)
     console.print(fitted)
     if left_out:
-        print_notes(console, [f"no room here for {listing(left_out)}"])
+        print_notes(console, [f"left out, because the terminal is too narrow: {listing(left_out)}"])
 
 
 def fitted_table(

@@ -1,4 +1,4 @@
-"""The sentence about the gain that published solo runs let expect of the first-ranked head."""
+"""The sentence on the gain of the first-ranked head, as predicted from published solo runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def expected_gain(run: Run) -> Iterator[str]:
         return
     outside = _outside(last)
     if outside:
-        yield f"Published settings let no gain of {heads[0]} be expected: {listing(outside)}."
+        yield f"No gain of {heads[0]} is predicted from published settings: {listing(outside)}."
         return
     fitted = published_model()
     half = f"{100 * fitted.half_width:.1f}"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from headsearch.errors import UserError
 from headsearch.models.network import BASE
-from headsearch.report.console import print_notes
+from headsearch.runs.console import print_notes
 from headsearch.text import printable
 
 if TYPE_CHECKING:

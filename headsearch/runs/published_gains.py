@@ -1,4 +1,4 @@
-"""What published solo runs let expect of a head: its predicted gain, and the mean gain so far.
+"""Predictions of a head's gain from published solo runs: by a model, and by the mean gain so far.
 
 `published_gains.csv` beside this file has a row for each head and setting. It is written by
 `benchmarks/published_gains.py` from the tables in `results/`. A *setting* is a base, an objective,
@@ -139,7 +139,7 @@ def least_squares(table: pd.DataFrame) -> GainModel:
 
 
 def predicted_gain(advantage: float, discrepancy: float) -> float:
-    """The gain that published settings let expect of a head, a fraction; NaN if unknown.
+    """The gain of a head as predicted from published settings, a fraction; NaN if unknown.
 
     Args:
         advantage: linear accuracy of the head minus that of the base.

@@ -101,6 +101,33 @@ def has_damaged_snapshot(run_directory: Path) -> bool:
     return any(file.exists() for file in files) and read_record(run_directory) is None
 
 
+def check_start(
+    run_directory: Path, left: Snapshot | None, *, has_results: bool, start_over: bool
+) -> None:
+    """Checks that a run in an existing directory may start at its snapshot, or at its first step.
+
+    Results of a run that trains again from its first step must not be mixed with earlier ones.
+
+    Args:
+        run_directory: the run's.
+        left: its snapshot, if one could be read.
+        has_results: whether it has trained, so that there must have been a snapshot.
+        start_over: whether it is to discard its results and start from its first step.
+
+    Raises:
+        UserError: it has results and no snapshot, unless it starts over; or it has a snapshot, and
+            is to start over.
+    """
+    if start_over and left is not None:
+        raise UserError(f"{run_directory} has a snapshot to continue from: leave out --start-over")
+    if not start_over and left is None and has_results:
+        raise UserError(
+            f"{run_directory}: both snapshots are missing or damaged, so it cannot continue where "
+            f"it was: headsearch resume {run_directory} --start-over discards its results and "
+            "trains again from the first step"
+        )
+
+
 def read_rung_snapshot(run_directory: Path) -> Snapshot | None:
     """The snapshot of the last rung; None if there is none.
 

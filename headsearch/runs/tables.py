@@ -58,7 +58,7 @@ FURTHER_SCORES: dict[str, str] = {
     "head_only_right": "share of images that the head classifies rightly and the base wrongly",
     "discrepancy_pooled": "1 − debiased linear CKA of pooled features, which the loss compares",
     "absorption": "whether learning from the head lowers the base's own loss on other images",
-    "predicted_gain": "the gain that published solo runs of other settings let expect",
+    "predicted_gain": "the gain predicted from published solo runs of other settings",
     "static_prior": "the mean gain of this head, or of its family, in published settings",
 }
 """Further scores of a head: their columns in scores.csv, and what they measure.

@@ -1,7 +1,4 @@
-"""What becomes of a search whose snapshots are lost: it is refused, or starts over on request.
-
-Results of a search that trains again from its first step must not be mixed with earlier ones.
-"""
+"""What becomes of a search whose snapshots are lost: it is refused, or starts over on request."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ import optuna
 from headsearch.errors import UserError
 from headsearch.runs.directory import STUDY
 from headsearch.runs.run import read_run, storage_of
-from headsearch.runs.snapshot import FOLDER, Snapshot, has_damaged_snapshot
+from headsearch.runs.snapshot import FOLDER, Snapshot, check_start, has_damaged_snapshot
 from headsearch.runs.tables import TABLES
 
 
@@ -32,22 +29,12 @@ def settle_start(
         start_over: whether it discards its results and starts from its first step.
 
     Raises:
-        UserError: it has results and no snapshot, unless it starts over; it has a snapshot, and
-            is to start over; or its files cannot be removed.
+        UserError: as `check_start`, or its files cannot be removed.
     """
-    if start_over and left is not None:
-        raise UserError(
-            f"{run_directory} has a snapshot to continue from: leave out --start-over, or search "
-            "again"
-        )
+    has_results = _has_results(run_directory)
+    check_start(run_directory, left, has_results=has_results, start_over=start_over)
     if start_over:
         _discard_results(run_directory, settings)
-    elif left is None and _has_results(run_directory):
-        raise UserError(
-            f"{run_directory}: both snapshots are missing or damaged, so it cannot continue where "
-            f"it was: headsearch resume {run_directory} --start-over discards its results and "
-            "trains again from the first step"
-        )
 
 
 def _has_results(run_directory: Path) -> bool:

@@ -26,7 +26,8 @@ from headsearch.data.image.skipped import LISTED_IN
 from headsearch.errors import UserError
 from headsearch.pretraining.verification import Verification
 from headsearch.report import Table, write_report
-from headsearch.report.console import HarmlessConsole, print_notes, print_table, say
+from headsearch.report.console import print_table
+from headsearch.runs.console import HarmlessConsole, print_notes, say
 from headsearch.runs.directory import create, new_run_directory
 from headsearch.runs.run import read_run
 from headsearch.runs.snapshot import BEFORE, FOLDER, LATEST, read_snapshot

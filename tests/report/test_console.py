@@ -129,7 +129,7 @@ def test_a_ranking_has_fewer_columns_in_a_narrow_terminal_and_cuts_none(
     words = " ".join(shown.split())
     for heading in table.headings:
         assert heading in words  # as a column, or in the line that says which have no room
-    assert ("no room here for" in shown) == (width < 120)
+    assert ("the terminal is too narrow" in shown) == (width < 120)
     assert "k-NN (%)" in shown.split("no room")[0]
 
 

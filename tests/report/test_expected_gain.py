@@ -79,7 +79,7 @@ def test_no_gain_is_expected_of_a_head_outside_the_published_range(
 ) -> None:
     found = run(tmp_path, advantage=advantage, discrepancy=discrepancy)
     (sentence,) = expected_gain(found)
-    assert sentence.startswith("Published settings let no gain of ")
+    assert sentence.startswith("No gain of ")
     assert all(each in sentence for each in said)
     assert "±" not in sentence
 
