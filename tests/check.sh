@@ -11,5 +11,6 @@ ruff check .
 ruff format --check .
 mypy
 lint-imports
-# One thread a process: more would only wait for each other.
-OMP_NUM_THREADS=1 python -m pytest -n auto "$@"
+# One thread a process: more would only wait for each other. Long tests come last in the order of
+# files, so a worker that is done takes over some of the other's (worksteal).
+OMP_NUM_THREADS=1 python -m pytest -n auto --dist worksteal "$@"

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic_core import PydanticCustomError
 
-from headsearch.config import normalization
+from headsearch.config import normalization, views
 from headsearch.errors import UserError
 
 
@@ -31,6 +31,15 @@ def checked_normalization(value: Any) -> str:
         raise PydanticCustomError(
             "normalization", f"should be auto, {names} or MEAN/STD such as 0.5,0.5,0.5/0.2,0.2,0.2"
         ) from None
+    return str(value)
+
+
+def checked_views(value: Any) -> str:
+    """A text that describes random views."""
+    try:
+        views.check(str(value))
+    except UserError as error:
+        raise PydanticCustomError("views", "{why}", {"why": str(error)}) from None
     return str(value)
 
 

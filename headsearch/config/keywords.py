@@ -11,7 +11,7 @@ import inspect
 import re
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypedDict, TypeVar, get_args, get_type_hints
 
 from headsearch.config.settings import (
     Budget,
@@ -36,6 +36,8 @@ class PretrainSettings(TypedDict, total=False):
     normalization: str
     pretrained: bool
     data_dir: str | Path | None
+    store_size: int | None
+    check_images: Literal["auto", "lazy", "headers"]
     max_bad_images: float
     download: bool
     objective: str
@@ -46,6 +48,7 @@ class PretrainSettings(TypedDict, total=False):
     batch_size: int
     image_size: int | None
     patch_size: int | None
+    views: str
     lr: float | None
     weight_decay: float
     rungs: int
@@ -57,6 +60,8 @@ class PretrainSettings(TypedDict, total=False):
     precision: Precision
     cuda_graphs: CudaGraphs
     compile: bool
+    memory: float
+    workers: int | None
     threads: int | None
     seed: int
     data_seed: int | None

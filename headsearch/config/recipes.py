@@ -43,7 +43,6 @@ class Recipe:
             momentum as it is.
         drop_path: the rate at the base's last block; it rises linearly from 0 at the first block.
             Only the student's base drops paths.
-        crop_scale: smallest and largest area of a crop, as a share of the image.
     """
 
     help: str
@@ -56,7 +55,6 @@ class Recipe:
     momentum: float = 0.996
     turnovers: float = 10.0
     drop_path: float = 0.0
-    crop_scale: tuple[float, float] = (0.2, 1.0)
 
     def lr(self, batch_size: int) -> float | None:
         """The peak learning rate for a batch of this size; None if the recipe does not fix it."""
@@ -87,6 +85,7 @@ def _hssl(base: str, size: str) -> Recipe:
             epochs=100,
             batch_size=256,
             weight_decay=0.04,
+            views="published,crop_scale=0.14/1",
         ),
         objective_sizes=_frozen(hidden=2048, bottleneck=256, prototypes=8192),
         lr_per_256=0.00075,
@@ -96,7 +95,6 @@ def _hssl(base: str, size: str) -> Recipe:
         momentum=0.996,
         turnovers=0.0,
         drop_path=0.1,
-        crop_scale=(0.14, 1.0),
     )
 
 

@@ -27,6 +27,7 @@ from headsearch.config import formats
 from headsearch.config.checks import (
     checked_images_per_head,
     checked_normalization,
+    checked_views,
     refuse_empty,
     refuse_switch,
 )
@@ -63,8 +64,10 @@ class RunConfig(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _plausible(cls, value: Any, info: ValidationInfo) -> Any:
-        annotation = cls.model_fields[info.field_name or ""].annotation
-        return refuse_switch(refuse_empty(value), annotation)
+        field = cls.model_fields[info.field_name or ""]
+        if any(isinstance(each, BeforeValidator) for each in field.metadata):
+            return value  # its own check says what would do
+        return refuse_switch(refuse_empty(value), field.annotation)
 
     base: str = setting(
         "vit_mini",
@@ -104,6 +107,17 @@ class RunConfig(BaseModel):
     data_dir: Path | None = setting(
         None, "The folder of timm's datasets (torch/…, hfds/…, …), also for downloads.", WHAT
     )
+    store_size: int | None = setting(
+        None,
+        "Shorter side in pixels at which photos are kept in memory. [default: 1.75 × image size]",
+        WHAT, ge=16,
+    )  # fmt: skip
+    check_images: Literal["auto", "lazy", "headers"] = setting(
+        "auto",
+        "Which files of sets that do not fit into --memory are opened before training: headers "
+        "(all), lazy (none; bad ones are replaced when they are met), auto (up to 100,000).",
+        WHAT,
+    )
     max_bad_images: float = setting(
         0.05, "Largest share of unreadable images; above it the run stops.", WHAT, ge=0, le=1
     )
@@ -137,6 +151,13 @@ class RunConfig(BaseModel):
         None, "Patch side in pixels, for bases with patches. [default: for a map of at least 4×4]",
         TRAIN, ge=1,
     )  # fmt: skip
+    views: Annotated[str, BeforeValidator(checked_views)] = setting(
+        "auto",
+        "Random views of training images: small (for images below 64 pixels), published (those of "
+        "the objective), auto (one of these, by image size), and changes to them: "
+        "published,crop_scale=0.2/1,blur=1/0.1,…",
+        TRAIN,
+    )
     lr: float | None = setting(
         None,
         "Peak learning rate of AdamW. A published --recipe scales its own by --batch-size.",
@@ -222,6 +243,16 @@ class RunConfig(BaseModel):
         "Compile the base's blocks (torch.compile): slower start, then faster training.",
         MACHINE,
     )
+    memory: float = setting(
+        4.0, "GiB of pixels that one set of images may take in memory; larger ones are read from "
+        "their files in every step.", MACHINE, gt=0, le=65536,
+    )  # fmt: skip
+    workers: int | None = setting(
+        None,
+        "Processes that read and crop photos; 0: threads of the training process. "
+        "[default: 0 up to 4 cores, else one for each core but one, at most 16]",
+        MACHINE, ge=0, le=256,
+    )  # fmt: skip
     threads: int | None = setting(None, "CPU threads. [default: PyTorch's]", MACHINE, ge=1, le=4096)
     seed: int = setting(0, "Seed of all random choices.", MACHINE, ge=0, lt=2**32)
     data_seed: int | None = setting(
@@ -275,8 +306,10 @@ RECORDED = (
 """Keys of a run's own config.yaml besides its settings; they are not read back as settings."""
 
 
-OF_OLDER_RUNS: Mapping[str, Any] = {"normalization": "imagenet"}
+OF_OLDER_RUNS: Mapping[str, Any] = {"normalization": "imagenet", "views": "small"}
 """The values in runs made before a setting existed, where they differ from the default."""
+OLDER_HSSL_VIEWS = "small,crop_scale=0.14/1"
+"""The views of the recipes `hssl-…` in such runs."""
 
 
 def read_config_file(path: Path) -> dict[str, Located]:
@@ -310,6 +343,8 @@ def _read_settings(path: Path) -> tuple[dict[str, Located], bool]:
     if begun:
         for name, before in OF_OLDER_RUNS.items():
             settings.setdefault(name, Located(before, root.where, {}))
+        if "views" not in entries and str(settings.get("recipe", "")).startswith("hssl"):
+            settings["views"] = Located(OLDER_HSSL_VIEWS, root.where, {})
     return settings, begun
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from headsearch.data.image.decode import BadImage
+from headsearch.data.image.loading import Loading, load, load_photos
+from headsearch.data.image.photos import PhotoReader, holds_photos
 from headsearch.data.image.readers import (
     EVAL_FOLDERS,
     TRAIN_FOLDERS,
@@ -18,8 +20,7 @@ from headsearch.data.image.readers import (
     open_path,
     split_folder,
 )
-from headsearch.data.image.skipped import LeftOut
-from headsearch.data.image.store import Images, ImagesInMemory, Progress, load
+from headsearch.data.image.store import Images, ImagesInMemory
 from headsearch.data.image.survey import survey
 from headsearch.data.image.synthetic.scenes import CLASSES, generate_scenes
 from headsearch.data.image.timm_readers import PACKAGES, looks_like_prefix, open_timm, parse
@@ -40,6 +41,22 @@ _SPLIT_FOLDERS = {"train": TRAIN_FOLDERS, "eval": EVAL_FOLDERS}
 _TRAIN_SCENES = 1_000_000  # index of the first training scene; evaluation scenes start at 0
 SCENE_SIZE = 32  # side in pixels that is chosen where `--image-size` is not given
 _SCENE_CHUNK = 1920  # scenes between two calls of `progress`
+
+
+@dataclass(frozen=True)
+class Form:
+    """What becomes of the images of a set.
+
+    Attributes:
+        image_size: side of the views in pixels.
+        store_size: the shorter side in pixels at which photos are kept. None where the images are
+            no photos: each is then reduced to a square of `image_size`, which crops are cut from.
+        cropped: whether random crops are cut from the photos of this set.
+    """
+
+    image_size: int
+    store_size: int | None = None
+    cropped: bool = False
 
 
 class Pool(ABC):
@@ -77,23 +94,18 @@ class Pool(ABC):
     def sides(self) -> list[int]:
         """The shorter sides of the first images in pixels."""
 
+    def holds_photos(self, image_size: int) -> bool:
+        """Whether it holds images that are not square or larger than views of this side."""
+        return False
+
     @abstractmethod
-    def load(
-        self,
-        indices: Tensor,
-        image_size: int,
-        memory_limit: int,
-        progress: Progress | None,
-        left_out: LeftOut,
-    ) -> tuple[Images, list[str]]:
-        """Decodes images; returns them without the bad ones, and the names of the bad ones.
+    def load(self, indices: Tensor, form: Form, how: Loading) -> tuple[Images, list[str]]:
+        """Loads images; returns them without the bad ones, and the names of the bad ones.
 
         Args:
             indices: (n,) int64 indices of the images.
-            image_size: side of the images in pixels.
-            memory_limit: bytes of pixels above which images are decoded on demand.
-            progress: called while images are decoded.
-            left_out: collects the files that cannot be used.
+            form: what becomes of each image.
+            how: see `Loading`.
         """
 
 
@@ -134,17 +146,18 @@ class SourcePool(Pool):
             )
         return sides
 
-    def load(
-        self,
-        indices: Tensor,
-        image_size: int,
-        memory_limit: int,
-        progress: Progress | None,
-        left_out: LeftOut,
-    ) -> tuple[Images, list[str]]:
+    def holds_photos(self, image_size: int) -> bool:
+        return holds_photos(self._source, image_size)
+
+    def load(self, indices: Tensor, form: Form, how: Loading) -> tuple[Images, list[str]]:
         for file in self._source.others:
-            left_out.add(self.name, file, "not called like an image")
-        return load(self._source, indices, image_size, memory_limit, progress, left_out)
+            how.left_out.add(self.name, file, "not called like an image")
+        if form.store_size is None:
+            return load(self._source, indices, form.image_size, how)
+        reader = PhotoReader(self._source, form.image_size, form.store_size)
+        if form.cropped:
+            return load_photos(reader, indices, how)
+        return load(self._source, indices, form.image_size, how, reader.evaluated)
 
 
 class ScenePool(Pool):
@@ -169,16 +182,9 @@ class ScenePool(Pool):
     def sides(self) -> list[int]:
         return [SCENE_SIZE]
 
-    def load(
-        self,
-        indices: Tensor,
-        image_size: int,
-        memory_limit: int,
-        progress: Progress | None,
-        left_out: LeftOut,
-    ) -> tuple[Images, list[str]]:
-        count, start = len(indices), self._start + int(indices[0])
-        check_scenes(count, image_size, memory_limit)
+    def load(self, indices: Tensor, form: Form, how: Loading) -> tuple[Images, list[str]]:
+        count, start, image_size = len(indices), self._start + int(indices[0]), form.image_size
+        check_scenes(count, image_size, how.memory_limit)
         pixels = torch.empty((count, 3, image_size, image_size), dtype=torch.uint8)
         labels = torch.empty(count, dtype=torch.int64)
         for done in range(0, count, _SCENE_CHUNK):
@@ -186,8 +192,8 @@ class ScenePool(Pool):
             scenes = generate_scenes(part, image_size, self._seed, start + done)
             pixels[done : done + part] = scenes.images
             labels[done : done + part] = scenes.labels
-            if progress is not None:
-                progress(done + part, count)
+            if how.progress is not None:
+                how.progress(done + part, count)
         return ImagesInMemory(self.name, pixels, labels, self.classes), []
 
 

@@ -1,10 +1,12 @@
 """The training loader: two augmented crops of each image of a step, on the training device.
 
-Shapes: B images, C = 3 channels, S image side; crops of a step are (2, B, C, S, S).
+Shapes: B images, V = 2 views of each, C = 3 channels, S image side; crops of a step are
+(V, B, C, S, S).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -13,70 +15,134 @@ from torch import Tensor
 
 from headsearch import torchrun
 from headsearch.config import normalization
-from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import RunConfig
+from headsearch.config.views import VIEWS, ViewSettings, views_for
+from headsearch.data.image.photo_sets import Photos
 from headsearch.data.image.store import Images
-from headsearch.data.image.views import ViewSettings, make_views
+from headsearch.data.image.views import finish_views, make_views
 from headsearch.data.order import epoch_order
+from headsearch.data.workers import Read, WorkerReads, worker_count
 from headsearch.device import staged
 from headsearch.seeding import seeded_generator
+
+AHEAD = 4
+"""How many steps are read ahead where images are decoded or cropped in every step."""
 
 
 class Loader:
     """Gives the crops of any training step.
 
     The images of a step and their augmentation depend on the seed and the number of the step alone,
-    so that training can resume at any step. In a job of several processes, each loads its own
-    images of every step.
+    so that training can resume at any step, and the number of threads or processes that read images
+    changes nothing. In a job of several processes, each loads its own images of every step.
 
     Args:
         images: the training images.
-        config: gives batch size, epochs, seed, normalisation and the recipe's crop scale.
+        config: gives batch size, epochs, seed, normalisation, views and worker processes.
         device: the device that the crops are made on.
 
     Attributes:
         steps: the number of steps of the whole training.
+        waited_s: the seconds that training has waited for images to be read.
     """
 
     def __init__(self, images: Images, config: RunConfig, device: torch.device) -> None:
-        self._images, self._device = images, device
-        self._batch_size, self._seed = config.batch_size, config.seed
+        self._images, self._device, self._seed = images, device, config.seed
         self._normalization = normalization.parse(config.normalization)
-        self._views = ViewSettings(crop_scale=find_recipe(config.recipe).crop_scale)
-        self._per_epoch = steps_per_epoch(images, config)
-        self.steps = config.epochs * self._per_epoch
-        self._order: tuple[int, Tensor] | None = None
-        self._batches = ReadAhead(self.steps)
+        self._views = views_for(config.views, config.objective, images.image_size)
+        self.steps = config.epochs * steps_per_epoch(images, config)
+        self.waited_s = 0.0
+        self._reader = StepReader(images, config, self._views)
+        self._workers: WorkerReads | None = None
+        # Small images in memory cost so little that one step ahead is enough.
+        self._batches = ReadAhead(self.steps, AHEAD if reads_in_every_step(images) else 1)
+        if isinstance(images, Photos):
+            crop_bytes = config.batch_size * VIEWS * 3 * images.image_size**2
+            count = worker_count(config.workers, crop_bytes)
+            if count:
+                pinned = device.type == "cuda"
+                self._workers = WorkerReads(self._reader.photos, self.steps, count, pinned=pinned)
 
     def crops(self, step: int) -> Tensor:
-        """Two crops of each image of a step: (2, B, C, S, S), float32, on the training device."""
-        batch = self._batches.get(step, self._read).to(self._device, non_blocking=True)
+        """Two crops of each image of a step: (V, B, C, S, S), float32, on the training device."""
+        began = time.perf_counter()
+        read = self._read(step)
+        self.waited_s += time.perf_counter() - began
+        batch = read.to(self._device, non_blocking=True)
         generator = seeded_generator(self._seed, "views", step, device=self._device)
         part = (torchrun.rank(), torchrun.count())
-        return make_views(
-            batch, generator, self._views, part=part, normalization=self._normalization
-        )
+        make = finish_views if isinstance(self._images, Photos) else make_views
+        return make(batch, generator, self._views, part=part, normalization=self._normalization)
 
     def _read(self, step: int) -> Tensor:
-        """The images of a step that this process trains on, in pinned memory for CUDA."""
+        """What was read of a step: of photos the crops (V, B, C, S, S), else images (B, C, S, S).
+
+        They are uint8 on the CPU, in pinned memory for CUDA.
+        """
+        if not isinstance(self._images, Photos):
+            return self._batches.get(step, self._staged_images)
+        if self._workers is None:
+            return self._batches.get(step, self._staged_photos)
+        read = self._workers.get(step)
+        self._images.found_bad(read.bad)
+        return read.crops
+
+    def _staged_images(self, step: int) -> Tensor:
+        return staged(self._reader.images(step), self._device)
+
+    def _staged_photos(self, step: int) -> Tensor:
+        return staged(self._reader.photos(step).crops, self._device)
+
+
+class StepReader:
+    """Reads the images of a step that this process trains on.
+
+    Args:
+        images: the training images.
+        config: gives batch size and seed.
+        views: how crops are cut from photos.
+    """
+
+    def __init__(self, images: Images, config: RunConfig, views: ViewSettings) -> None:
+        self._images, self._views = images, views
+        self._batch_size, self._seed = config.batch_size, config.seed
+        self._per_epoch = steps_per_epoch(images, config)
+        self._order: tuple[int, Tensor] | None = None
+
+    def images(self, step: int) -> Tensor:
+        """The whole images of a step, (B, C, S, S) uint8."""
+        return self._images.batch(self._indices(step))
+
+    def photos(self, step: int) -> Read:
+        """The crops of the photos of a step."""
+        assert isinstance(self._images, Photos)
+        indices = self._indices(step)
+        generator = seeded_generator(self._seed, "boxes", step)
+        # Numbers for the whole batch are drawn on every rank, which then keeps those of its part.
+        shape = (VIEWS, torchrun.count(), len(indices), 4)
+        draws_VB4 = torch.rand(shape, generator=generator, dtype=torch.float64)[:, torchrun.rank()]
+        return Read(*self._images.crops(indices, draws_VB4, self._views))
+
+    def _indices(self, step: int) -> Tensor:
+        """The images (B,) of a step that this process trains on."""
         epoch, index = divmod(step, self._per_epoch)
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, epoch_order(len(self._images), epoch, self._seed)
         chosen = self._order[1][index * self._batch_size : (index + 1) * self._batch_size]
-        local = chosen.chunk(torchrun.count())[torchrun.rank()]
-        return staged(self._images.batch(local), self._device)
+        return chosen.chunk(torchrun.count())[torchrun.rank()]
 
 
 class ReadAhead:
-    """Reads the images of the next step in a thread, while the device works on the current step.
+    """Reads the images of the next steps in a thread, while the device works on the current step.
 
     Args:
         steps: the number of steps; nothing is read beyond the last one.
+        ahead: how many steps are read ahead, and wait in memory.
     """
 
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
-        # One thread: batches are read one after the other, and only one waits in memory.
+    def __init__(self, steps: int, ahead: int = 1) -> None:
+        self._steps, self._ahead = steps, ahead
+        # One thread: batches are read one after the other, each of them in parallel.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._pending: dict[int, Future[Tensor]] = {}
 
@@ -87,12 +153,19 @@ class ReadAhead:
             read: returns the images of a step; it is called only in the thread. It is not kept, so
                 that a loader, and its thread with it, is freed with its last reference.
         """
+        wanted = range(step, min(step + self._ahead + 1, self._steps))
         # If training went back to an earlier step, the images read ahead are not needed: drop them.
-        wanted = self._pending.get(step) or self._thread.submit(read, step)
-        self._pending = {}
-        if step + 1 != self._steps:
-            self._pending[step + 1] = self._thread.submit(read, step + 1)
-        return wanted.result()
+        for other in self._pending.keys() - set(wanted):
+            self._pending.pop(other).cancel()
+        for each in wanted:
+            if each not in self._pending:
+                self._pending[each] = self._thread.submit(read, each)
+        return self._pending.pop(step).result()
+
+
+def reads_in_every_step(images: Images) -> bool:
+    """Whether a step decodes or resizes images, rather than copies pixels."""
+    return isinstance(images, Photos) or not images.in_memory
 
 
 def steps_per_epoch(images: Images, config: RunConfig) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from headsearch.data.image.skipped import MAX_BAD_IMAGES
 from headsearch.data.image.store import MEMORY_LIMIT
@@ -28,6 +29,10 @@ class DataSettings:
         download: whether timm's datasets may be downloaded.
         memory_limit: bytes of pixels that one set of images may take in memory; larger sets are
             decoded on demand.
+        store_size: the shorter side in pixels at which photos are kept in memory. None: 1.75 times
+            the image size.
+        check: whether the files of sets that are decoded on demand are opened beforehand: all
+            (`headers`), none (`lazy`), or those of sets of up to `CHECKED` images (`auto`).
         max_bad_images: the fraction of a set's images that may be unreadable.
 
     Raises:
@@ -43,6 +48,8 @@ class DataSettings:
     data_dir: Path | None = None
     download: bool = False
     memory_limit: int = MEMORY_LIMIT
+    store_size: int | None = None
+    check: Literal["auto", "lazy", "headers"] = "auto"
     max_bad_images: float = MAX_BAD_IMAGES
 
     def __post_init__(self) -> None:
@@ -50,7 +57,7 @@ class DataSettings:
             value = getattr(self, name)
             if value < 0:
                 raise UserError(f"data: {name} must be 0 or more, but is {value}")
-        for name in ("image_size", "max_image_size"):
+        for name in ("image_size", "max_image_size", "store_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"data: {name} must be 1 pixel or more, but is {value}")

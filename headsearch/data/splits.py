@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
 from torch import Tensor
 
 from headsearch.data.copies import warnings_about
-from headsearch.data.factory import BUILT_IN, Opener, Pool
+from headsearch.data.factory import BUILT_IN, Form, Opener, Pool
+from headsearch.data.image.loading import Loading
+from headsearch.data.image.photos import STORED
 from headsearch.data.image.readers import Source
 from headsearch.data.image.skipped import LISTED_IN, LeftOut, named
 from headsearch.data.image.store import Images, ImageSubset, Progress
@@ -145,7 +148,15 @@ def _load(
         changes += split.query_pool.fit_values(scale)[1]
     notes += changes
     left_out = LeftOut(settings.max_bad_images)
-    loader = _Loader(image_size, settings.memory_limit, progress, notes, left_out)
+    form = Form(image_size)
+    if split.train_pool.holds_photos(image_size):
+        form = Form(image_size, settings.store_size or math.ceil(STORED * image_size))
+        notes.append(
+            f"{split.train_pool.name} holds photos: random crops are cut from the whole images, "
+            "and evaluation sees the centre (224/256 of the shorter side)"
+        )
+    how = Loading(settings.memory_limit, settings.check, progress, left_out)
+    loader = _Loader(form, how, notes)
     train, bank, queries = loader.load_split(split)
     left_out.check()
     return _Loaded(train, bank, queries, left_out)
@@ -311,13 +322,11 @@ def follow_size(sides: Sequence[int], max_image_size: int) -> int:
 
 @dataclass(frozen=True)
 class _Loader:
-    """Decodes parts of pools at one size, and collects notes and bad files."""
+    """Loads parts of pools in one form, and collects notes."""
 
-    image_size: int
-    memory_limit: int
-    progress: Progress | None
+    form: Form
+    how: Loading
     notes: list[str]
-    left_out: LeftOut
 
     def load_split(self, split: _Split) -> tuple[Images, Images | None, Images]:
         """The training images, the bank and the queries."""
@@ -325,15 +334,16 @@ class _Loader:
         if split.bank_pool is split.train_pool:
             train, bank = self._load_both(split.train_pool, split.train, split.bank)
             return train, bank, _relabelled(queries, bank.classes)
-        train = self._load(split.train_pool, split.train)
+        train = self._load_training(split.train_pool, split.train)
         if split.bank_pool is None:
             return train, None, queries
         return train, self._load(split.bank_pool, split.bank), queries
 
-    def _load(self, pool: Pool, indices: Tensor) -> Images:
-        images, bad = pool.load(
-            indices, self.image_size, self.memory_limit, self.progress, self.left_out
-        )
+    def _load_training(self, pool: Pool, indices: Tensor) -> Images:
+        return self._load(pool, indices, replace(self.form, cropped=True))
+
+    def _load(self, pool: Pool, indices: Tensor, form: Form | None = None) -> Images:
+        images, bad = pool.load(indices, form or self.form, self.how)
         if bad:
             count = counted(len(bad), "file that cannot be read", "files that cannot be read")
             self.notes.append(
@@ -349,10 +359,11 @@ class _Loader:
     def _load_both(self, pool: Pool, train: Tensor, bank: Tensor) -> tuple[Images, Images]:
         """Training and bank images of the same order, decoded once if they fit into memory."""
         longer = max(train, bank, key=len)
-        if len(longer) * 3 * self.image_size**2 > self.memory_limit:
-            # Training images are decoded on demand then. The bank, which every rung reads as a
-            # whole, may still fit into memory.
-            return self._load(pool, train), self._load(pool, bank)
+        fits = len(longer) * 3 * self.form.image_size**2 <= self.how.memory_limit
+        if self.form.store_size is not None or not fits:
+            # Photos have another form for training. What does not fit is decoded on demand; the
+            # bank, which every rung reads as a whole, may still fit.
+            return self._load_training(pool, train), self._load(pool, bank)
         images = self._load(pool, longer)
         # Bad files that are left out make the set smaller than the number asked for.
         first_train, first_bank = (torch.arange(min(len(x), len(images))) for x in (train, bank))

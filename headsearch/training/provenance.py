@@ -15,6 +15,7 @@ from headsearch import torchrun
 from headsearch.config import normalization
 from headsearch.config.locations import absolute_locations
 from headsearch.config.recipes import find_recipe
+from headsearch.config.views import ViewSettings, views_for
 from headsearch.data import fingerprint
 from headsearch.errors import UserError
 from headsearch.models.bases import normalization_of
@@ -35,6 +36,7 @@ def setup_notes(setup: TrainingSetup) -> Iterator[str]:
     if setup.plan.weights is not None:
         yield str(setup.plan.weights)
     yield f"images are normalised with {normalized_with(setup)}"
+    yield f"views of training images: {_views(setup).words}"
     bank = data.bank
     labels = counted(len(bank.classes), "class", "classes") if bank is not None else "no labels"
     images = counted(len(data.train), "training image")
@@ -50,6 +52,10 @@ def setup_notes(setup: TrainingSetup) -> Iterator[str]:
             f"--batch-size {setup.config.batch_size} is more than the {setup.batch} training "
             f"images: steps of {setup.batch} images"
         )
+
+
+def _views(setup: TrainingSetup) -> ViewSettings:
+    return views_for(setup.config.views, setup.config.objective, setup.data.train.image_size)
 
 
 def normalized_with(setup: TrainingSetup) -> str:

@@ -21,6 +21,7 @@ from headsearch.config.locations import LOCATIONS
 from headsearch.config.presets import quick_lr
 from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import Coupling, RunConfig
+from headsearch.config.views import views_for
 from headsearch.data import Data, DataSettings, open_data
 from headsearch.data.factory import BUILT_IN, BUILT_IN_FULL
 from headsearch.data.fingerprint import difference, fingerprint
@@ -194,6 +195,8 @@ def prepare_training(
     device, autocast = set_up(config)
     accelerator = device.type != "cpu"
     data = _open_data(config, inputs, loading, accelerator=accelerator)
+    views = views_for(config.views, config.objective, data.train.image_size)
+    config = config.model_copy(update={"views": str(views)})
     loading(f"building the base {config.base}")
     plan = plan_for(
         config, inputs, data.train.image_size, arguments, weights, accelerator=accelerator
@@ -230,6 +233,9 @@ def _open_data(
             data_dir=config.data_dir,
             download=config.download,
             max_bad_images=config.max_bad_images,
+            memory_limit=int(config.memory * 2**30),
+            store_size=config.store_size,
+            check=config.check_images,
         ),
         partial(loading, f"decoding images of {config.data}"),
     )

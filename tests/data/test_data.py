@@ -17,8 +17,9 @@ from torchvision.transforms import v2
 
 from headsearch.data import Images, epoch_order
 from headsearch.data.image.decode import BadImage, decode, open_image
+from headsearch.data.image.loading import Loading, load
 from headsearch.data.image.readers import class_folders, open_path
-from headsearch.data.image.store import ImagesOnDemand, load
+from headsearch.data.image.store import ImagesOnDemand
 from headsearch.data.image.synthetic.scenes import generate_scenes
 from headsearch.data.order import balanced_order
 from headsearch.data.splits import follow_size, halves, held_out
@@ -179,7 +180,7 @@ class TestSources:
         source = open_path(tar(tmp_path / "set.tar", files), "set.tar")
         order = torch.randperm(80, generator=seeded_generator(1))[:60]
         held, _ = load(source, order, SIZE)
-        lazy, _ = load(source, order, SIZE, memory_limit=1000)
+        lazy, _ = load(source, order, SIZE, Loading(1000))
         assert isinstance(lazy, ImagesOnDemand)
         some = torch.tensor([5, 59, 0, 5])
         assert torch.equal(held.batch(some), lazy.batch(some))
@@ -191,7 +192,7 @@ class TestSources:
         noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         files["a/007.png"] = encoded(Image.fromarray(noise))[:5000]  # its header is whole
         source = open_path(write(tmp_path / "set", files), "set")
-        lazy, bad = load(source, torch.arange(40), SIZE, memory_limit=1000)
+        lazy, bad = load(source, torch.arange(40), SIZE, Loading(1000))
         assert bad == []
         assert numbers(lazy)[6:9] == [6, 8, 8]
         assert lazy.bad == ["a/007.png"]

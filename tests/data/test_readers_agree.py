@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from headsearch.data.image.loading import load
 from headsearch.data.image.readers import FileSource, open_path
-from headsearch.data.image.store import load
 from helpers.image_files import SIZE, class_files, numbers, open_small, png, tar, write
 
 ODD = {

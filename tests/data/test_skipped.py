@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image, PngImagePlugin
 
+from headsearch.data.image.loading import Loading, load
 from headsearch.data.image.readers import open_path
 from headsearch.data.image.skipped import LISTED_IN, LeftOut, TooManyBadError
-from headsearch.data.image.store import ImagesOnDemand, load
+from headsearch.data.image.store import ImagesOnDemand
 from helpers.image_files import SIZE, class_files, encoded, numbers, open_small, png, tar, write
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -83,7 +84,7 @@ def test_a_file_among_good_ones(
     left_out = LeftOut()
     limit = 1000 if held == "on demand" else 2**30
     source = open_path(root, "set")
-    images, _ = load(source, torch.arange(31), SIZE, limit, left_out=left_out)
+    images, _ = load(source, torch.arange(31), SIZE, Loading(limit, left_out=left_out))
     assert isinstance(images, ImagesOnDemand) == (held == "on demand")
     found = numbers(images)
     assert set(range(30)) <= set(found), "the good ones are all there"
@@ -114,11 +115,11 @@ def test_files_that_vanish_between_listing_and_decoding(kind: str, tmp_path: Pat
     for file in gone:
         file.unlink()
     if kind == "archive":
-        load(source, torch.arange(40), SIZE, left_out=left_out)
+        load(source, torch.arange(40), SIZE, Loading(left_out=left_out))
         with pytest.raises(TooManyBadError, match=r"set: 40 of 40 images cannot be read \(cat/000"):
             left_out.check()
         return
-    images, bad = load(source, torch.arange(40), SIZE, left_out=left_out)
+    images, bad = load(source, torch.arange(40), SIZE, Loading(left_out=left_out))
     left_out.check()
     assert bad == ["cat/000.png", "cat/001.png"]
     assert numbers(images) == list(range(2, 40))
@@ -130,7 +131,7 @@ def test_files_that_vanish_while_a_run_goes_on_are_listed_as_they_do(tmp_path: P
     run.mkdir()
     left_out = LeftOut()
     source = open_path(root, "set")
-    images, _ = load(source, torch.arange(40), SIZE, memory_limit=1000, left_out=left_out)
+    images, _ = load(source, torch.arange(40), SIZE, Loading(1000, left_out=left_out))
     left_out.list_in(run)
     assert not (run / LISTED_IN).exists()
     for number in (0, 39):
@@ -158,7 +159,7 @@ def test_more_than_the_share_that_is_set_stop_the_run(
     for number in range(bad):
         (root / "cat" / f"{number:03d}.png").write_bytes(b"")
     left_out = LeftOut(most)
-    images, _ = load(open_path(root, "set"), torch.arange(100), SIZE, left_out=left_out)
+    images, _ = load(open_path(root, "set"), torch.arange(100), SIZE, Loading(left_out=left_out))
     assert len(images) == 100 - bad
     assert len(left_out.lines) == bad
     if stops:

@@ -18,6 +18,7 @@ from headsearch.data.image.views import (
     adjust_saturation,
     crop_and_resize,
     crop_boxes,
+    finish_views,
     gaussian_blur,
     make_views,
     normalize,
@@ -26,7 +27,7 @@ from headsearch.data.image.views import (
 from headsearch.errors import UserError
 
 NOTHING = ViewSettings(
-    crop_scale=(1.0, 1.0), flip=0, jitter=(0, 0, 0, 0), grayscale=0, blur=0, solarize=0
+    crop_scale=(1.0, 1.0), flip=0, jitter=(0, 0, 0, 0), grayscale=0, blur=(0,), solarize=(0,)
 )
 
 
@@ -155,12 +156,12 @@ def test_no_augmentation_gives_the_normalised_images():
     [
         ({"flip": 0.3}, 0.3),
         ({"grayscale": 0.3}, 0.3),
-        ({"solarize": 0.3}, 0.3),
+        ({"solarize": (0.3,)}, 0.3),
         ({"jitter": (0.4, 0, 0, 0), "jitter_probability": 0.3}, 0.3),
         ({"jitter": (0, 0.4, 0, 0), "jitter_probability": 0.3}, 0.3),
         ({"jitter": (0, 0, 0.2, 0), "jitter_probability": 0.3}, 0.3),
         ({"jitter": (0, 0, 0, 0.1), "jitter_probability": 0.3}, 0.3),
-        ({"blur": 0.3, "blur_sigma": (1.0, 2.0)}, 0.3),
+        ({"blur": (0.3,), "blur_sigma": (1.0, 2.0)}, 0.3),
     ],
 )
 def test_each_operation_happens_as_often_as_set(setting, expected):
@@ -174,17 +175,29 @@ def test_each_operation_happens_as_often_as_set(setting, expected):
     assert not bool((changed[0] == changed[1]).all()), "two views of an image are drawn apart"
 
 
-def test_small_images_are_not_blurred_unless_asked():
-    for size, blurred in ((32, False), (64, True)):
-        images = torch.randint(0, 256, (64, 3, size, size), dtype=torch.uint8)
-        settings = ViewSettings(**{**vars(NOTHING), "blur": None})
-        change = (make_views(images, generator(), settings) - normalize(images)).abs().max()
-        assert (float(change) > 0.05) == blurred
+@pytest.mark.parametrize("name", ["blur", "solarize"])
+def test_each_view_has_its_own_probability(name):
+    images = torch.randint(20, 235, (40, 3, 32, 32), dtype=torch.uint8, generator=generator())
+    settings = ViewSettings(**{**vars(NOTHING), name: (0.0, 1.0), "blur_sigma": (1.0, 2.0)})
+    change = (make_views(images, generator(), settings) - normalize(images)).abs()
+    changed = change.amax(dim=(2, 3, 4)) > 0.05
+    assert not changed[0].any()
+    assert changed[1].all()
+
+
+def test_crops_cut_before_are_flipped_and_coloured_as_those_cut_here():
+    images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=generator())
+    settings = ViewSettings(
+        **{**vars(ViewSettings()), "crop_scale": (1.0, 1.0), "crop_ratio": (1, 1)}
+    )
+    here = make_views(images, generator(1), settings)
+    before = finish_views(images.expand(2, -1, -1, -1, -1), generator(1), settings)
+    assert (here - before).abs().max() < 1e-4, "a crop of the whole image is the image"
 
 
 def test_views_depend_on_the_generator_alone():
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
-    settings = ViewSettings(solarize=0.2, blur=0.5)
+    settings = ViewSettings(solarize=(0.2,), blur=(0.5,))
     before = torch.get_rng_state()
     state = generator(3)
     first, second = (make_views(images, state, settings) for _ in range(2))
@@ -197,7 +210,7 @@ def test_views_depend_on_the_generator_alone():
 def test_a_setting_does_not_shift_the_draws_of_others():
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     crops = ViewSettings(**{**vars(NOTHING), "crop_scale": (0.2, 1.0)})
-    solarized = ViewSettings(**{**vars(crops), "solarize": 0.5})
+    solarized = ViewSettings(**{**vars(crops), "solarize": (0.5,)})
     plain, other = (make_views(images, generator(), s) for s in (crops, solarized))
     same = (plain == other).flatten(2).all(dim=2)
     assert 0 < int(same.sum()) < 8
@@ -205,7 +218,7 @@ def test_a_setting_does_not_shift_the_draws_of_others():
 
 def test_views_run_on_the_meta_device():
     images = torch.empty(4, 3, 64, 64, dtype=torch.uint8, device="meta")
-    views = make_views(images, None, ViewSettings(solarize=0.2))
+    views = make_views(images, None, ViewSettings(solarize=(0.2,)))
     assert views.is_meta
     assert views.shape == (2, 4, 3, 64, 64)
     assert normalize(images).is_meta
@@ -215,7 +228,7 @@ def test_views_run_on_the_meta_device():
     "bad",
     [
         {"flip": 1.5},
-        {"blur": -0.1},
+        {"blur": (-0.1,)},
         {"crop_scale": (0.0, 1.0)},
         {"crop_scale": (0.5, 0.2)},
         {"crop_ratio": (1.1, 1.3)},

@@ -482,10 +482,10 @@ def attaches_three(trainer: Trainer, seed: int) -> None:
 def scores_three(patch: pytest.MonkeyPatch) -> None:
     scores = setup.TrainingSetup.scores
 
-    def one(self: setup.TrainingSetup, network: Any) -> Any:
+    def one(self: setup.TrainingSetup, network: Any, *more: Any) -> Any:
         if len(network.heads) > 3:
             raise MemoryError("Unable to allocate 3.2 GiB for an array")
-        return scores(self, network)
+        return scores(self, network, *more)
 
     patch.setattr(setup.TrainingSetup, "scores", one)
 

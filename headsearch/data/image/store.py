@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from functools import partial
+from itertools import repeat
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from headsearch.data.image.decode import BadImage
@@ -26,7 +25,8 @@ Progress = Callable[[int, int], None]
 
 MEMORY_LIMIT = 4 * 2**30  # bytes of pixels that one set may take in memory
 
-_CHUNK = 64  # images in a task of the thread pool; with fewer, its overhead dominates
+Read = Callable[[int], NDArray[np.uint8]]
+"""Reads an image by its number in its source; raises BadImage or OSError."""
 
 
 class Images(ABC):
@@ -98,9 +98,11 @@ class ImagesOnDemand(Images):
         image_size: side in pixels.
         left_out: collects the bad files.
         bad: names of files that are left out already.
+        read: gives the pixels (3, S, S) of an image of the source; by default `source.pixels`.
 
     Attributes:
         bad: the names of all bad files, those known from the start first.
+        replaced: the reasons of those that were met since, by their number in the source.
     """
 
     in_memory = False
@@ -112,15 +114,17 @@ class ImagesOnDemand(Images):
         image_size: int,
         left_out: LeftOut,
         bad: Sequence[str] = (),
+        read: Read | None = None,
     ) -> None:
         labels = None if source.labels is None else source.labels[indices]
         super().__init__(source.name, image_size, labels, source.classes)
         self._source = source
+        self._read = partial(source.pixels, size=image_size) if read is None else read
         self._indices: list[int] = indices.tolist()
         self._pool = ThreadPoolExecutor(threads())
         self._one_at_a_time = threading.Lock()
         self._left_out = left_out
-        self._replaced: set[int] = set()
+        self.replaced: dict[int, str] = {}
         self.bad = list(bad)
         self._all = len(indices) + len(bad)
 
@@ -133,27 +137,43 @@ class ImagesOnDemand(Images):
         Raises:
             TooManyBadError: more files have turned out to be bad than the limit allows.
         """
-        arrays = list(self._pool.map(self._pixels, indices.tolist()))
-        self._left_out.check_set(self.name, self.bad, self._all)
-        return torch.from_numpy(np.stack(arrays))
+        return torch.from_numpy(np.stack(self.read_each(indices, repeat(self._read))))
 
-    def _pixels(self, index: int) -> NDArray[np.uint8]:
-        """The pixels of an image, or of the next one that is not bad."""
+    def read_each(self, indices: Tensor, reads: Iterable[Read]) -> list[NDArray[np.uint8]]:
+        """What is read of each image; raises as `batch`.
+
+        Args:
+            indices: (B,) int64 indices of images of this set.
+            reads: reads an array, one function for each of them.
+        """
+        if in_worker():  # its parent, which is told of bad images, counts those of all workers
+            return list(map(self._first_good, indices.tolist(), reads))
+        arrays = list(self._pool.map(self._first_good, indices.tolist(), reads))
+        self.check()
+        return arrays
+
+    def check(self) -> None:
+        """Raises TooManyBadError if more files have turned out to be bad than the limit allows."""
+        self._left_out.check_set(self.name, self.bad, self._all)
+
+    def _first_good(self, index: int, read: Read) -> NDArray[np.uint8]:
+        """What is read of an image, or of the next one that is not bad."""
         for step in range(len(self)):
             at = self._indices[(index + step) % len(self)]
-            if at not in self._replaced:
+            if at not in self.replaced:
                 try:
-                    return self._source.pixels(at, self.image_size)
+                    return read(at)
                 except (BadImage, OSError) as error:
-                    self._replace(at, error)
+                    self.replace(at, why(error))
         raise UserError(f"{self.name}: no image could be read")
 
-    def _replace(self, index: int, error: BadImage | OSError) -> None:
+    def replace(self, index: int, reason: str) -> None:
+        """Takes note that an image is bad, by its number in the source."""
         with self._one_at_a_time:
-            if index not in self._replaced:
-                self._replaced.add(index)
+            if index not in self.replaced:
+                self.replaced[index] = reason
                 self.bad.append(self._source.describe(index))
-                self._left_out.add(self.name, self.bad[-1], _why(error))
+                self._left_out.add(self.name, self.bad[-1], reason)
 
 
 class ImageSubset(Images):
@@ -178,77 +198,14 @@ class ImageSubset(Images):
         return self._images.batch(self._indices[indices])
 
 
-def load(
-    source: Source,
-    indices: Tensor,
-    image_size: int,
-    memory_limit: int = MEMORY_LIMIT,
-    progress: Progress | None = None,
-    left_out: LeftOut | None = None,
-) -> tuple[Images, list[str]]:
-    """Decodes images of a source into memory, or checks them for decoding on demand.
-
-    Args:
-        source: the images.
-        indices: (N,) int64 indices of the images in the order of the result.
-        image_size: side in pixels.
-        memory_limit: bytes of pixels above which images are decoded on demand. Their files are
-            then only opened, which finds files that are not images but not truncated ones.
-        progress: called while images are decoded or checked.
-        left_out: collects the bad files, and their number in this set.
-
-    Returns:
-        The images without the bad ones, and the names of the bad ones.
-    """
-    left_out = LeftOut() if left_out is None else left_out
-    wanted: list[int] = indices.tolist()
-    in_memory = len(wanted) * 3 * image_size**2 <= memory_limit
-    pixels = np.empty((len(wanted) if in_memory else 0, 3, image_size, image_size), np.uint8)
-
-    def read_chunk(first: int) -> dict[int, str]:
-        """Reads images from position `first` on; returns the reasons of bad ones by position."""
-        reasons = {}
-        for position, index in enumerate(wanted[first : first + _CHUNK], start=first):
-            try:
-                if in_memory:
-                    pixels[position] = source.pixels(index, image_size)
-                else:
-                    source.shorter_side(index)
-            except (BadImage, OSError) as error:
-                reasons[position] = _why(error)
-        return reasons
-
-    bad: dict[int, str] = {}
-    with _no_bomb_warnings(), ThreadPoolExecutor(threads()) as pool:
-        try:
-            chunks = pool.map(read_chunk, range(0, len(wanted), _CHUNK))
-            for number, reasons in enumerate(chunks, start=1):
-                bad |= reasons
-                if progress is not None:
-                    progress(min(number * _CHUNK, len(wanted)), len(wanted))
-        except BaseException:  # also Ctrl-C, which must not wait for all the files in the queue
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    names = [source.describe(wanted[position]) for position in bad]
-    for name, reason in zip(names, bad.values(), strict=True):
-        left_out.add(source.name, name, reason)
-    left_out.sets.append((source.name, names, len(wanted)))
-    good = torch.ones(len(wanted), dtype=torch.bool)
-    good[list(bad)] = False
-    kept = indices[good]
-    if not in_memory:
-        return ImagesOnDemand(source, kept, image_size, left_out, names), names
-    tensor = torch.from_numpy(pixels)
-    labels = None if source.labels is None else source.labels[kept]
-    return (
-        ImagesInMemory(source.name, tensor[good] if bad else tensor, labels, source.classes),
-        names,
-    )
-
-
-def _why(error: BadImage | OSError) -> str:
+def why(error: BadImage | OSError) -> str:
     """The reason for the list of files left out, without the path that an OSError repeats."""
     return getattr(error, "strerror", None) or str(error)
+
+
+def in_worker() -> bool:
+    """Whether this is a process that `DataLoader` started; a pool of threads survives no fork."""
+    return torch.utils.data.get_worker_info() is not None
 
 
 def threads() -> int:
@@ -256,11 +213,3 @@ def threads() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-@contextmanager
-def _no_bomb_warnings() -> Iterator[None]:
-    """Suppresses Pillow's warning about large images, which `open_image` refuses anyway."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        yield

@@ -11,70 +11,15 @@ P random parameters, K taps of a kernel.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from headsearch.config.normalization import IMAGENET, Normalization
-from headsearch.errors import UserError
+from headsearch.config.views import ViewSettings
 
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601-2, rounded as in torchvision
-
-
-@dataclass(frozen=True)
-class ViewSettings:
-    """The augmentations of `make_views`. The defaults are those of SimCLR for small images.
-
-    See Chen et al. 2020 (arXiv 2002.05709), appendix A; jitter strengths as in BYOL (arXiv
-    2006.07733).
-
-    Attributes:
-        crop_scale: smallest and largest area of a crop, as a fraction of the image.
-        crop_ratio: smallest and largest width over height of a crop; 1 must lie between them.
-        flip: probability of a horizontal flip.
-        jitter: strengths of brightness, contrast, saturation (factors from 1 − x to 1 + x) and
-            hue (rotations from −x to x of the colour circle), applied in this order. Other
-            implementations draw the order at random, which changes little and would cost one pass
-            over the batch per order.
-        jitter_probability: probability that the colours of an image are jittered.
-        grayscale: probability that an image is converted to grey.
-        blur: probability of a Gaussian blur. None for 0.5 from 64 pixels on and 0 below, where a
-            blur would erase the content of the image.
-        blur_sigma: smallest and largest standard deviation of the blur, in pixels.
-        solarize: probability that bright pixels (0.5 and above) are inverted.
-
-    Raises:
-        UserError: a value is out of its range.
-    """
-
-    crop_scale: tuple[float, float] = (0.2, 1.0)
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
-    jitter_probability: float = 0.8
-    grayscale: float = 0.2
-    blur: float | None = None
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    solarize: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("flip", "jitter_probability", "grayscale", "blur", "solarize"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise UserError(f"views: {name} is a probability in [0, 1], got {value}")
-        low, high = self.crop_scale
-        if not 0 < low <= high <= 1:
-            raise UserError(f"views: crop_scale needs 0 < low <= high <= 1, got {self.crop_scale}")
-        if not 0 < self.crop_ratio[0] <= 1 <= self.crop_ratio[1]:
-            raise UserError(f"views: crop_ratio needs low <= 1 <= high, got {self.crop_ratio}")
-        if not (all(0 <= x <= 1 for x in self.jitter[:3]) and 0 <= self.jitter[3] <= 0.5):
-            raise UserError(
-                f"views: jitter needs strengths in [0, 1] and a hue in [0, 0.5], got {self.jitter}"
-            )
-        if not 0 < self.blur_sigma[0] <= self.blur_sigma[1]:
-            raise UserError(f"views: blur_sigma needs 0 < low <= high, got {self.blur_sigma}")
 
 
 def normalize(images_B3HW: Tensor, normalization: Normalization = IMAGENET) -> Tensor:
@@ -106,25 +51,68 @@ def make_views(
     Returns:
         (count, B, 3, S, S) float32, normalised as by `normalize`.
     """
-    assert images_B3SS.dtype == torch.uint8
-    assert generator is not None or images_B3SS.is_meta
     batch, _, size, _ = images_B3SS.shape
-    index, parts = part
-    # Numbers for the whole batch are drawn on every rank, which then keeps those of its own part.
-    draws_PN = torch.rand(
-        (len(_DRAWS), count * parts * batch), generator=generator, device=images_B3SS.device
-    )
-    draws_PN = draws_PN.view(-1, count, parts, batch)[:, :, index].flatten(1)
-    draw = dict(zip(_DRAWS, draws_PN.unbind(0), strict=True))
-
+    draw = _draw(images_B3SS, generator, count, batch, part)
     x_N3SS = images_B3SS.float().div_(255).repeat(count, 1, 1, 1)
     boxes_N4 = crop_boxes(
         draw["area"], draw["ratio"], draw["left"], draw["top"], settings.crop_scale,
         settings.crop_ratio,
     )  # fmt: skip
-    x_N3SS = crop_and_resize(x_N3SS, boxes_N4, draw["flip"] < settings.flip)
+    x_N3SS = crop_and_resize(x_N3SS, boxes_N4, draw["flip"] < settings.flip, settings.interpolation)
+    x_N3SS = _change_colors(x_N3SS, draw, settings, count)
+    return _standardize(x_N3SS, normalization).view(count, batch, 3, size, size)
 
-    brightness, contrast, saturation, hue = settings.jitter
+
+def finish_views(
+    crops_VB3SS: Tensor,
+    generator: torch.Generator | None,
+    settings: ViewSettings,
+    part: tuple[int, int] = (0, 1),
+    normalization: Normalization = IMAGENET,
+) -> Tensor:
+    """Makes views of crops that were cut from larger images already; see `photos`.
+
+    Args:
+        crops_VB3SS: (V, B, 3, S, S) uint8, V crops of each image.
+        generator, settings, part, normalization: as in `make_views`.
+
+    Returns:
+        (V, B, 3, S, S) float32, flipped, with changed colours, normalised.
+    """
+    count, batch = crops_VB3SS.shape[:2]
+    draw = _draw(crops_VB3SS, generator, count, batch, part)
+    x_N3SS = crops_VB3SS.flatten(0, 1).float().div_(255)
+    x_N3SS = torch.where((draw["flip"] < settings.flip).view(-1, 1, 1, 1), x_N3SS.flip(3), x_N3SS)
+    x_N3SS = _change_colors(x_N3SS, draw, settings, count)
+    return _standardize(x_N3SS, normalization).view_as(crops_VB3SS)
+
+
+def _draw(
+    images: Tensor,
+    generator: torch.Generator | None,
+    count: int,
+    batch: int,
+    part: tuple[int, int],
+) -> dict[str, Tensor]:
+    """The uniform numbers (N,) of the views of a part of a batch, by name."""
+    assert images.dtype == torch.uint8
+    assert generator is not None or images.is_meta
+    index, parts = part
+    # Numbers for the whole batch are drawn on every rank, which then keeps those of its own part.
+    draws_PN = torch.rand(
+        (len(_DRAWS), count * parts * batch), generator=generator, device=images.device
+    )
+    draws_PN = draws_PN.view(-1, count, parts, batch)[:, :, index].flatten(1)
+    return dict(zip(_DRAWS, draws_PN.unbind(0), strict=True))
+
+
+def _change_colors(
+    x_N3SS: Tensor, draw: dict[str, Tensor], settings: ViewSettings, count: int
+) -> Tensor:
+    """Colour jitter, grey, blur and solarisation of images in [0, 1]."""
+    brightness, contrast, saturation, hue = (
+        settings.jitter if settings.jitter_probability else [0] * 4
+    )
     jittered_N = draw["jitter"] < settings.jitter_probability
     if brightness:
         x_N3SS = adjust_brightness(x_N3SS, _factor(draw["brightness"], brightness, jittered_N))
@@ -137,14 +125,22 @@ def make_views(
     if settings.grayscale:
         kept_N = (draw["grayscale"] >= settings.grayscale).float()
         x_N3SS = adjust_saturation(x_N3SS, kept_N)
-    blur = (0.5 if size >= 64 else 0.0) if settings.blur is None else settings.blur
-    if blur:
+    if any(settings.blur):
         low, high = settings.blur_sigma
         sigma_N = low + (high - low) * draw["sigma"]
-        x_N3SS = gaussian_blur(x_N3SS, sigma_N, draw["blur"] < blur)
-    if settings.solarize:
-        x_N3SS = solarize(x_N3SS, draw["solarize"] < settings.solarize)
-    return _standardize(x_N3SS, normalization).view(count, batch, 3, size, size)
+        x_N3SS = gaussian_blur(x_N3SS, sigma_N, _chosen(draw["blur"], settings.blur, count))
+    if any(settings.solarize):
+        x_N3SS = solarize(x_N3SS, _chosen(draw["solarize"], settings.solarize, count))
+    return x_N3SS
+
+
+def _chosen(draw_N: Tensor, probability: tuple[float, ...], count: int) -> Tensor:
+    """Which of the views something is done to, (N,) bool, by its probability in each view."""
+    if len(probability) == 1:
+        return draw_N < probability[0]
+    each = draw_N.shape[0] // count
+    # Filled on the device, as in `_standardize`.
+    return draw_N < torch.cat([draw_N.new_full((each,), x) for x in probability])
 
 
 _DRAWS = (
@@ -195,8 +191,10 @@ def crop_boxes(
     return torch.stack([left_N * (1 - width_N), top_N * (1 - height_N), width_N, height_N], dim=1)
 
 
-def crop_and_resize(x_N3SS: Tensor, boxes_N4: Tensor, flipped_N: Tensor) -> Tensor:
-    """Resizes crops to the size of the image, bilinearly, and flips some of them horizontally.
+def crop_and_resize(
+    x_N3SS: Tensor, boxes_N4: Tensor, flipped_N: Tensor, interpolation: str = "bilinear"
+) -> Tensor:
+    """Resizes crops to the size of the image, and flips some of them horizontally.
 
     A crop is never larger than its image, so it is only enlarged and needs no antialiasing.
 
@@ -204,6 +202,7 @@ def crop_and_resize(x_N3SS: Tensor, boxes_N4: Tensor, flipped_N: Tensor) -> Tens
         x_N3SS: (N, 3, S, S) float.
         boxes_N4: left, top, width, height as fractions of the side, not rounded to pixels.
         flipped_N: bool; True for the crops to flip.
+        interpolation: bilinear or bicubic.
     """
     left_N, top_N, width_N, height_N = boxes_N4.unbind(1)
     # grid_sample's coordinates run from −1 to 1 over the image; a negative scale mirrors.
@@ -214,9 +213,11 @@ def crop_and_resize(x_N3SS: Tensor, boxes_N4: Tensor, flipped_N: Tensor) -> Tens
         dim=1,
     )
     grid_NSS2 = F.affine_grid(theta_N6.view(-1, 2, 3), list(x_N3SS.shape), align_corners=False)
-    return F.grid_sample(
-        x_N3SS, grid_NSS2, mode="bilinear", padding_mode="border", align_corners=False
+    resized_N3SS = F.grid_sample(
+        x_N3SS, grid_NSS2, mode=interpolation, padding_mode="border", align_corners=False
     )
+    # Bicubic interpolation overshoots at edges.
+    return resized_N3SS.clamp_(0, 1) if interpolation == "bicubic" else resized_N3SS
 
 
 def _luma(x_N3HW: Tensor) -> Tensor:

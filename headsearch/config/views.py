@@ -1,0 +1,214 @@
+"""`ViewSettings`: how the random views of training images are drawn; the published ones by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from headsearch.errors import UserError, unknown
+
+AUTO, SMALL, PUBLISHED = "auto", "small", "published"
+PHOTO_SIZE = 64
+"""From this image side in pixels on, `auto` means the published views. A blur, or a crop of 8 % of
+the area, erases the content of smaller images."""
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """The augmentations of the two views of each image, in the order in which they are applied.
+
+    `jitter`, `blur` and `solarize` are as published where this class is made by `views_for`. Two
+    details differ from the published pipelines: brightness, contrast, saturation and hue are
+    applied in this order instead of a random one, and the flip comes with the crop.
+
+    Attributes:
+        crop_scale: smallest and largest area of a crop, as a share of the image.
+        crop_ratio: smallest and largest width over height of a crop; 1 must lie between them.
+        flip: probability of a horizontal flip.
+        jitter: strengths of brightness, contrast, saturation (factors from 1 − x to 1 + x) and
+            hue (rotations from −x to x of the colour circle).
+        jitter_probability: probability that the colours of an image are jittered.
+        grayscale: probability that an image is converted to grey.
+        blur: probability of a Gaussian blur: one number, or one for each view.
+        blur_sigma: smallest and largest standard deviation of the blur, in pixels.
+        solarize: probability that bright pixels (0.5 and above) are inverted: one number, or one
+            for each view.
+        interpolation: how crops are resized: bilinear or bicubic.
+
+    Raises:
+        UserError: a value is out of its range.
+    """
+
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
+    jitter_probability: float = 0.8
+    grayscale: float = 0.2
+    blur: tuple[float, ...] = (0.0,)
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarize: tuple[float, ...] = (0.0,)
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "jitter_probability", "grayscale"):
+            self._check(name, 0 <= getattr(self, name) <= 1, "a probability in [0, 1]")
+        for name in ("blur", "solarize"):
+            value = getattr(self, name)
+            right = len(value) in (1, VIEWS) and all(0 <= x <= 1 for x in value)
+            self._check(name, right, f"a probability in [0, 1], or one for each of {VIEWS} views")
+        low, high = self.crop_scale
+        self._check("crop_scale", 0 < low <= high <= 1, "low/high with 0 < low <= high <= 1")
+        low, high = self.crop_ratio
+        self._check("crop_ratio", 0 < low <= 1 <= high, "low/high with 0 < low <= 1 <= high")
+        strengths = all(0 <= x <= 1 for x in self.jitter[:3]) and 0 <= self.jitter[3] <= 0.5
+        self._check("jitter", strengths, "three strengths in [0, 1] and a hue in [0, 0.5]")
+        low, high = self.blur_sigma
+        self._check("blur_sigma", 0 < low <= high, "low/high with 0 < low <= high")
+        if self.interpolation not in INTERPOLATIONS:
+            raise unknown("interpolation of views", self.interpolation, INTERPOLATIONS)
+
+    def _check(self, name: str, right: bool, wanted: str) -> None:
+        if not right:
+            raise UserError(f"views: {name} must be {wanted}, but is {_text(getattr(self, name))}")
+
+    def __str__(self) -> str:
+        """The settings as a text that `parse` reads, such as `crop_scale=0.2/1.0,…`."""
+        return ",".join(f"{each.name}={_text(getattr(self, each.name))}" for each in fields(self))
+
+    @property
+    def words(self) -> str:
+        """The settings in a few words, for notes."""
+        low, high = self.crop_scale
+        parts = [f"crops of {100 * low:g} to {100 * high:g} % of the area ({self.interpolation})"]
+        if self.flip:
+            parts.append("flips")
+        if self.jitter_probability and any(self.jitter):
+            parts.append(f"colour jitter {_text(self.jitter)}")
+        if self.grayscale:
+            parts.append(f"grey {self.grayscale:g}")
+        for name in ("blur", "solarize"):
+            if any(getattr(self, name)):
+                parts.append(f"{name} {_text(getattr(self, name))}")
+        return ", ".join(parts)
+
+
+VIEWS = 2
+"""The number of views of each image in a step."""
+INTERPOLATIONS = ("bilinear", "bicubic")
+
+
+def _text(value: float | str | tuple[float, ...]) -> str:
+    """A value as in `--views`; floats keep all their digits."""
+    if isinstance(value, tuple):
+        return "/".join(_text(x) for x in value)
+    return value if isinstance(value, str) else repr(value)
+
+
+_BYOL = ViewSettings(
+    crop_scale=(0.08, 1.0), blur=(1.0, 0.1), solarize=(0.0, 0.2), interpolation="bicubic"
+)
+PUBLISHED_VIEWS: Mapping[str, ViewSettings] = {
+    # Chen et al. 2020, arXiv 2002.05709, appendix A, with colour distortion of strength 1.
+    "simclr": ViewSettings(
+        crop_scale=(0.08, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), blur=(0.5,), interpolation="bicubic"
+    ),
+    # Grill et al. 2020, arXiv 2006.07733, appendix B.
+    "byol": _BYOL,
+    # Zbontar et al. 2021, arXiv 2103.03230, section 3.1: those of BYOL.
+    "barlow": _BYOL,
+    # Chen et al. 2021, arXiv 2104.02057: those of BYOL; torchvision's interpolation.
+    "mocov3": replace(_BYOL, interpolation="bilinear"),
+    # Chen and He 2021, arXiv 2011.10566, section 3: those of MoCo v2 (arXiv 2003.04297).
+    "simsiam": ViewSettings(jitter=(0.4, 0.4, 0.4, 0.1), blur=(0.5,)),
+    # Bardes et al. 2022, arXiv 2105.04906, appendix C: those of BYOL, the same for both views.
+    "vicreg": replace(_BYOL, blur=(0.5,), solarize=(0.1,)),
+    # Caron et al. 2021, arXiv 2104.14294: those of BYOL; the crops of training without local ones.
+    "dino": replace(_BYOL, crop_scale=(0.14, 1.0)),
+    # Zhou et al. 2022, arXiv 2111.07832: those of DINO.
+    "ibot": replace(_BYOL, crop_scale=(0.14, 1.0)),
+    # He et al. 2022, arXiv 2111.06377, appendix A: crops and flips alone.
+    "mae": ViewSettings(jitter_probability=0.0, grayscale=0.0, interpolation="bicubic"),
+}
+"""The views of each objective as published for ImageNet, without local crops (multi-crop)."""
+
+SMALL_VIEWS = ViewSettings()
+"""SimCLR's for small images, with the jitter of BYOL; its blur is for photos alone."""
+
+
+def views_for(text: str, objective: str, image_size: int) -> ViewSettings:
+    """The views that a setting asks for.
+
+    Args:
+        text: `auto`, `small`, `published`, or changes to them such as `published,solarize=0`.
+            Without a name the changes are those of `auto`.
+        objective: whose views are meant.
+        image_size: side of the views in pixels. `auto` is `small` below `PHOTO_SIZE` and
+            `published` from there on; `mae` has its published ones at any size.
+
+    Raises:
+        UserError: the text has another form, or a value is out of its range.
+    """
+    name, changes = _parsed(text)
+    published = PUBLISHED_VIEWS.get(objective, SMALL_VIEWS)
+    if name == PUBLISHED or (name == AUTO and (image_size >= PHOTO_SIZE or objective == "mae")):
+        return replace(published, **changes)
+    blur = (0.5,) if image_size >= PHOTO_SIZE else (0.0,)
+    return replace(replace(SMALL_VIEWS, blur=blur), **changes)
+
+
+def check(text: str) -> None:
+    """Raises UserError if a text is not a value of `--views`."""
+    views_for(text, "simclr", PHOTO_SIZE)
+
+
+def _parsed(text: str) -> tuple[str, dict[str, Any]]:
+    """The name in a value of `--views`, and the changes to what it stands for."""
+    name, entries = AUTO, [entry.strip() for entry in text.split(",")]
+    if "=" not in entries[0]:
+        name, entries = entries[0], entries[1:]
+        if name not in (AUTO, SMALL, PUBLISHED):
+            raise unknown("name of views", name, (AUTO, SMALL, PUBLISHED))
+    changes: dict[str, Any] = {}
+    for entry in entries:
+        key, equals, value = (part.strip() for part in entry.partition("="))
+        if key not in _READERS:
+            hint = difflib.get_close_matches(key, _READERS, n=1)
+            did_you_mean = f"; did you mean {hint[0]!r}?" if hint else ""
+            raise UserError(f"views: no setting {key!r} ({', '.join(_READERS)}){did_you_mean}")
+        if not equals or key in changes:
+            raise UserError(f"views: {key} needs one value, as in {key}={_DEFAULTS[key]}")
+        try:
+            changes[key] = _READERS[key](value)
+        except ValueError:
+            raise UserError(f"views: {entry!r} should be like {key}={_DEFAULTS[key]}") from None
+    return name, changes
+
+
+def _numbers(count: int | None) -> Callable[[str], tuple[float, ...]]:
+    """A reader of numbers between slashes, of so many of them if `count` is given."""
+
+    def read(text: str) -> tuple[float, ...]:
+        numbers = tuple(float(part) for part in text.split("/"))
+        if count is not None and len(numbers) != count:
+            raise ValueError(text)
+        return numbers
+
+    return read
+
+
+_DEFAULTS = {each.name: _text(getattr(SMALL_VIEWS, each.name)) for each in fields(ViewSettings)}
+_READERS: Mapping[str, Callable[[str], float | str | tuple[float, ...]]] = {
+    "crop_scale": _numbers(2),
+    "crop_ratio": _numbers(2),
+    "flip": float,
+    "jitter": _numbers(4),
+    "jitter_probability": float,
+    "grayscale": float,
+    "blur": _numbers(None),
+    "blur_sigma": _numbers(2),
+    "solarize": _numbers(None),
+    "interpolation": str,
+}
