@@ -43,7 +43,6 @@ class Loader:
 
     Attributes:
         steps: the number of steps of the whole training.
-        waited_s: the seconds that training has waited for images to be read.
     """
 
     def __init__(self, images: Images, config: RunConfig, device: torch.device) -> None:
@@ -51,7 +50,7 @@ class Loader:
         self._normalization = normalization.parse(config.normalization)
         self._views = views_for(config.views, config.objective, images.image_size)
         self.steps = config.epochs * steps_per_epoch(images, config)
-        self.waited_s = 0.0
+        self._waited_s = 0.0
         self._reader = StepReader(images, config, self._views)
         self._workers: WorkerReads | None = None
         # Small images in memory cost so little that one step ahead is enough.
@@ -67,12 +66,17 @@ class Loader:
         """Two crops of each image of a step: (V, B, C, S, S), float32, on the training device."""
         began = time.perf_counter()
         read = self._read(step)
-        self.waited_s += time.perf_counter() - began
+        self._waited_s += time.perf_counter() - began
         batch = read.to(self._device, non_blocking=True)
         generator = seeded_generator(self._seed, "views", step, device=self._device)
         part = (torchrun.rank(), torchrun.count())
         make = finish_views if isinstance(self._images, Photos) else make_views
         return make(batch, generator, self._views, part=part, normalization=self._normalization)
+
+    def take_waited_s(self) -> float:
+        """The seconds that training has waited for images since this was last asked."""
+        waited, self._waited_s = self._waited_s, 0.0
+        return waited
 
     def _read(self, step: int) -> Tensor:
         """What was read of a step: of photos the crops (V, B, C, S, S), else images (B, C, S, S).

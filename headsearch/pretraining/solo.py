@@ -140,7 +140,7 @@ class SoloRun:
             while self.step < last and not self._to_stop():
                 window = window_from(self.step, last)
                 progress = train_window(trainer, self._loader, window, self.stop.is_set)
-                throughput.trained(progress.step - self.step)
+                throughput.trained(progress.step - self.step, self._loader.take_waited_s())
                 self.step = progress.step
                 if progress.stats is not None:
                     check_stats(progress.stats, config.peak_lr)

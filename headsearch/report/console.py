@@ -101,6 +101,7 @@ def step_words(step: int, steps: int, pace: Throughput) -> list[str]:
     return [
         f"step {step}/{steps}",
         f"{pace.images_per_second:.0f} images/s",
+        _waiting_word(pace),
         f"{duration(left)} left" if left is not None else "",
     ]
 
@@ -115,6 +116,18 @@ def speed_words(pace: Throughput, *, last: bool) -> list[str]:
     words = []
     if pace.images_per_second:
         words.append(f"{pace.images_per_second:.0f} images/s")
+    if _waiting_word(pace):
+        words.append(_waiting_word(pace))
     if not last and pace.seconds_left is not None:
         words.append(f"about {duration(pace.seconds_left)} left")
     return words
+
+
+SHOWN_FROM = 0.05
+"""The share of waiting from which on it is shown."""
+
+
+def _waiting_word(pace: Throughput) -> str:
+    """How much of the time training waits for images; empty if hardly ever."""
+    share = pace.waiting_share
+    return f"waits for data {100 * share:.0f}%" if share >= SHOWN_FROM else ""

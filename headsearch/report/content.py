@@ -112,6 +112,9 @@ def _costs(run: Run) -> Iterator[tuple[str, str]]:
         yield "Wall time", duration(facts["wall_s"]) + share
     if facts.get("images_per_second") is not None:
         yield "Training throughput", f"{facts['images_per_second']:,.0f} images a second"
+    if (waiting := facts.get("waiting_share")) is not None and waiting >= 0.01:
+        advice = "; more cores, --workers or a smaller --store-size help" if waiting > 0.1 else ""
+        yield "Waiting for images", f"{100 * waiting:.0f}% of the training time{advice}"
     if facts.get("steps") is not None:
         each = f" under each of {facts['seeds']} seeds" if facts.get("seeds", 1) > 1 else ""
         yield "Training steps", f"{facts['steps']:,}{each}"

@@ -59,6 +59,7 @@ class RunFacts(TypedDict, total=False):
         settings: the settings that decide the results, as they were when the run began.
         wall_s, score_s: seconds in total, and seconds of scoring among them.
         images_per_second: speed of training; None before the first step.
+        waiting_share: the share of the training time in which it waited for images.
     """
 
     started: str
@@ -88,3 +89,4 @@ class RunFacts(TypedDict, total=False):
     wall_s: float
     score_s: float
     images_per_second: float | None
+    waiting_share: float | None

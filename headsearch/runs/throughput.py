@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from headsearch.runs.facts import RunFacts
 
-_KEPT = ("steps_done", "rungs_done", "train_s", "score_s", "step_s")
+_KEPT = ("steps_done", "rungs_done", "train_s", "score_s", "step_s", "waited_s")
 """Attributes (without their underscore) that `record_of` saves."""
 
 
@@ -19,6 +19,9 @@ class Throughput:
         steps: steps of one cohort.
         rungs: rungs of one cohort, not counting rung 0.
         cohorts: the number of cohorts.
+
+    Attributes:
+        waiting_share: the share of the latest steps' time in which training waited for images.
     """
 
     def __init__(self, batch_size: int, steps: int, rungs: int, cohorts: int) -> None:
@@ -30,18 +33,27 @@ class Throughput:
         self._train_s = 0.0
         self._score_s = 0.0
         self._step_s = 0.0
+        self._waited_s = 0.0
+        self.waiting_share = 0.0
 
     def start(self) -> None:
         """Starts the clock of training or scoring; the time since the last mark is not counted."""
         self._mark = time.perf_counter()
 
-    def trained(self, steps: int) -> None:
-        """`steps` steps were done since the last mark; below 0 if steps are repeated."""
+    def trained(self, steps: int, waited_s: float = 0.0) -> None:
+        """`steps` steps were done since the last mark; below 0 if steps are repeated.
+
+        Args:
+            steps: the number of steps.
+            waited_s: the seconds of them in which training waited for images.
+        """
         passed = time.perf_counter() - self._mark
         self._train_s += passed
         self._steps_done += steps
+        self._waited_s += waited_s
         if steps > 0:  # else steps were undone, which says nothing about the speed
             self._step_s = passed / steps
+            self.waiting_share = waited_s / passed if passed else 0.0
         self.start()
 
     def scored(self) -> None:
@@ -88,7 +100,7 @@ class Throughput:
     def restore(self, record: Mapping[str, float]) -> None:
         """Continues from a recorded state; the time in between does not count."""
         for name in _KEPT:
-            setattr(self, f"_{name}", record[name])
+            setattr(self, f"_{name}", record.get(name, 0.0))  # older records have fewer
         self._started = time.perf_counter() - record["wall_s"]
 
     def facts(self) -> RunFacts:
@@ -97,5 +109,6 @@ class Throughput:
         return {
             "wall_s": time.perf_counter() - self._started,
             "score_s": self._score_s,
+            "waiting_share": self._waited_s / self._train_s if self._train_s else None,
             "images_per_second": images / self._train_s if self._train_s else None,
         }

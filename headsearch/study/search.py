@@ -272,7 +272,7 @@ class Search:
             progress = cohort.train(replica, window, self.stop.is_set)
             taken = progress.step - cohort.steps[seed]
             cohort.steps[seed] = progress.step
-            state.throughput.trained(taken)
+            state.throughput.trained(taken, replica.loader.take_waited_s())
             state.note_cost(taken, cohort.live)
             if progress.stats is not None:
                 self._note_stats(progress.stats, replica, cohort)
