@@ -19,7 +19,7 @@ LEGEND = (
     "A step is forward and backward pass, clipping, optimizer update and teacher update, on crops "
     "made in advance. Own: what a head adds to a step by itself, on fixed features of the base. "
     "Overhead: joint over base + own; 1 means that joint training adds nothing to the parts. "
-    "Saving: joint over the same heads one by one. Times are medians of {repeats} repeats, with "
+    "Saving: joint over the same heads one by one. Times are medians of {repeats}, with "
     "the smallest and the largest ratio in brackets. Memory: {memory}. Counted: the memory of all "
     "trained parameters and kept activations, as a dry run predicts it."
 )
@@ -63,6 +63,8 @@ def print_findings(console: Console, findings: BenchFindings) -> None:
         f"{findings.base_images_per_second:.0f} images/s, {findings.base_peak_memory_mb:.0f} MB; "
         f"making a step's crops takes {findings.crops_ms:.1f} ms more, which is in no other figure",
     )
+    if findings.reading is not None:
+        say(console, findings.reading.words)
     reached, product = findings.base_tflops_per_second, findings.product_tflops_per_second
     say(
         console,
@@ -81,7 +83,8 @@ def print_findings(console: Console, findings: BenchFindings) -> None:
     )
     memory = OF_DEVICE if machine["accelerator"] else OF_PROCESS
     memory = memory.format(before=findings.process_memory_mb)
-    say(console, LEGEND.format(repeats=findings.repeats, memory=memory))
+    repeats = counted(findings.repeats, "repeat")
+    say(console, LEGEND.format(repeats=repeats, memory=memory))
 
 
 def _head_table(findings: BenchFindings) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,6 +45,10 @@ def bench(
     heads: Annotated[
         str, typer.Option(help="Numbers of heads to train together, separated by commas.")
     ] = "1,2,4,8,16",
+    data: Annotated[
+        str | None,
+        typer.Option(help="Photos, as in run --data: also measures how fast they are read."),
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each time.")] = 5,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of tables.")
@@ -69,8 +74,10 @@ and steps with one head each. Uses synthetic images and writes nothing.
         import optuna
 
         from headsearch.cli.benchmark_view import print_findings, watch
+        from headsearch.data import DataSettings
         from headsearch.study.profiling.benchmark import Bench
         from headsearch.study.profiling.benchmark_setup import bench_settings, prepare_bench
+        from headsearch.study.profiling.reading import measure_reading
         from headsearch.training.environment import resolve_here
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -78,10 +85,15 @@ and steps with one head each. Uses synthetic images and writes nothing.
         settings = bench_settings(resolve_here(given, config), max(counts))
         found = Bench(prepare_bench(settings, loading), counts, repeats)
     watch(found, console)
+    findings = found.findings()
+    if data is not None:
+        size = findings.base.image_size
+        reading = measure_reading(data, size, settings, DataSettings(), findings.base_ms)
+        findings = replace(findings, reading=reading)
     if as_json:
-        print(json.dumps(found.findings().to_json(), indent=2))
+        print(json.dumps(findings.to_json(), indent=2))
     else:
-        print_findings(console_here(), found.findings())
+        print_findings(console_here(), findings)
 
 
 def _counts(heads: str) -> list[int]:

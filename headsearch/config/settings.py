@@ -295,7 +295,7 @@ OF_SEARCH_ALONE = (
 OF_A_STEP = (
     "base", "base_args", "space", "objective", "recipe", "budget", "batch_size", "image_size",
     "patch_size", "coupling", "images_per_head", "device", "precision", "cuda_graphs", "compile",
-    "threads", "seed",
+    "threads", "seed", "views",
 )  # fmt: skip
 """Settings that the time and memory of a training step depend on."""
 

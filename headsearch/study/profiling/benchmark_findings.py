@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from headsearch.config.settings import ImagesPerHead
+from headsearch.study.profiling.reading import ReadingFindings
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ class BenchFindings:
         cohorts: each number of heads that train together.
         ms_per_head: slope of a line fitted to the step time over the number of heads.
         memory_per_head_mb: slope of a line fitted to the memory over the number of heads.
+        reading: of photos from their files; None if none were given.
     """
 
     base: BaseFacts
@@ -146,6 +148,7 @@ class BenchFindings:
     cohorts: list[CohortFindings]
     ms_per_head: float
     memory_per_head_mb: float
+    reading: ReadingFindings | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The object that `headsearch bench --json` prints, in values that JSON can hold."""
