@@ -36,6 +36,7 @@ class PretrainSettings(TypedDict, total=False):
     normalization: str
     pretrained: bool
     data_dir: str | Path | None
+    labels: str
     max_bad_images: float
     download: bool
     objective: str

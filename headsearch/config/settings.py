@@ -8,7 +8,6 @@ the order preset < recipe < config file < flag.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -22,7 +21,6 @@ from pydantic import (
     field_validator,
 )
 
-from headsearch import torchrun
 from headsearch.config import formats
 from headsearch.config.checks import (
     checked_images_per_head,
@@ -95,7 +93,8 @@ class RunConfig(BaseModel):
     )
     data: str = setting(
         "scenes",
-        "Training images: 'scenes' (built in), a folder or .tar, or a timm dataset (torch/…).",
+        "Training images: 'scenes' (built in), a folder, .tar shards, a list of paths (.txt or "
+        ".csv), a URL (s3://…) or a timm dataset (torch/…).",
         WHAT,
     )
     eval_data: str | None = setting(
@@ -103,6 +102,12 @@ class RunConfig(BaseModel):
     )
     data_dir: Path | None = setting(
         None, "The folder of timm's datasets (torch/…, hfds/…, …), also for downloads.", WHAT
+    )
+    labels: str = setting(
+        "auto",
+        "Where labels of files come from: auto (class folders, or files beside the images), "
+        "folders (whatever their names), none, or a FILE of paths and labels.",
+        WHAT,
     )
     max_bad_images: float = setting(
         0.05, "Largest share of unreadable images; above it the run stops.", WHAT, ge=0, le=1
@@ -367,25 +372,6 @@ def flags_from(settings: Mapping[str, Any], **objects: Any) -> dict[str, Any]:
         if value is not None
     }
     return {**settings, **named}
-
-
-def check_here(config: RunConfig) -> None:
-    """Checks that this process can do what the settings ask for.
-
-    Raises:
-        UserError: tensorboard is not installed, or each process of a job would download the data.
-    """
-    if config.log == "tensorboard":
-        spec = find_spec("tensorboard")
-        if spec is None or spec.origin is None:  # a mere folder of that name has no origin
-            raise UserError(
-                "--log tensorboard needs the package tensorboard: "
-                "pip install 'headsearch[tensorboard]'"
-            )
-    if config.download and torchrun.count() > 1:
-        raise UserError(
-            "--download would fetch the data once a process: fetch them before, by one alone"
-        )
 
 
 def _explain(

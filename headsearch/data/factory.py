@@ -11,23 +11,28 @@ import torch
 from torch import Tensor
 
 from headsearch.data.image.decode import BadImage
-from headsearch.data.image.readers import (
-    EVAL_FOLDERS,
-    TRAIN_FOLDERS,
-    Source,
-    open_path,
-    split_folder,
-)
+from headsearch.data.image.labelling import Labelling
+from headsearch.data.image.layouts import EVAL_FOLDERS, TRAIN_FOLDERS, split_folder
+from headsearch.data.image.readers import open_named, open_path
 from headsearch.data.image.skipped import LeftOut
+from headsearch.data.image.source import Source
 from headsearch.data.image.store import Images, ImagesInMemory, Progress, load
 from headsearch.data.image.survey import survey
 from headsearch.data.image.synthetic.scenes import CLASSES, generate_scenes
-from headsearch.data.image.timm_readers import PACKAGES, looks_like_prefix, open_timm, parse
+from headsearch.data.image.tar_source import TarSource
+from headsearch.data.image.timm_readers import (
+    PREFIXES,
+    looks_like_prefix,
+    open_timm,
+    parse,
+)
+from headsearch.data.image.wds_shards import shards_of
 from headsearch.data.image.wide_values import Scale
 from headsearch.data.order import balanced_order
 from headsearch.data.settings import DataSettings
 from headsearch.errors import UserError
 from headsearch.seeding import seeded_generator
+from headsearch.text import counted
 
 BUILT_IN = "scenes"
 """The name of the built-in dataset. `./scenes` means a folder of this name."""
@@ -144,6 +149,9 @@ class SourcePool(Pool):
     ) -> tuple[Images, list[str]]:
         for file in self._source.others:
             left_out.add(self.name, file, "not called like an image")
+        for ending, count in self._source.beside.items():
+            files = f"{counted(count, 'file')} *{ending} beside the images"
+            left_out.add(self.name, files, "not called like an image")
         return load(self._source, indices, image_size, memory_limit, progress, left_out)
 
 
@@ -209,9 +217,11 @@ class Opener:
     Attributes:
         settings: `seed` is that of scenes and of streams that can be shuffled; `data_dir` and
             `download` apply to timm's datasets; `max_image_size` and `memory_limit` bound a stream.
+        alone: whether `--data` is all that is opened, so that a file of `--labels` must be of it.
     """
 
     settings: DataSettings
+    alone: bool = False
 
     def open(
         self, spec: str | Source, role: Role, count: int | None, without: Path | None = None
@@ -239,7 +249,10 @@ class Opener:
             # With the reader of all folders: torchvision's takes hidden folders for classes.
             names = timm_spec.splits if "#" in spec else _SPLIT_FOLDERS[role]
             root = settings.data_dir or Path("data")
-            return SourcePool(open_path(split_folder(root, names) or root, spec, without))
+            folder = split_folder(root, names) or root
+            return SourcePool(open_path(folder, spec, without, self._labelling()))
+        if timm_spec is not None and timm_spec.prefix == "wds":
+            return SourcePool(TarSource(shards_of(timm_spec), spec, self._labelling()))
         if timm_spec is not None:
             source = open_timm(
                 timm_spec, count, settings.max_image_size, settings.memory_limit, settings.seed
@@ -249,6 +262,9 @@ class Opener:
         if not path.exists() and (prefix := looks_like_prefix(spec)) is not None:
             raise UserError(
                 f"no file or folder {spec!r}; did you mean the prefix '{prefix}/'? "
-                f"(prefixes: {', '.join(p + '/' for p in PACKAGES)})"
+                f"(prefixes: {', '.join(p + '/' for p in PREFIXES)})"
             )
-        return SourcePool(open_path(path, spec, without))
+        return SourcePool(open_named(spec, role, self._labelling(), without))
+
+    def _labelling(self) -> Labelling:
+        return Labelling.of(self.settings.labels, required=self.alone)

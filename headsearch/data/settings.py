@@ -29,6 +29,8 @@ class DataSettings:
         memory_limit: bytes of pixels that one set of images may take in memory; larger sets are
             decoded on demand.
         max_bad_images: the fraction of a set's images that may be unreadable.
+        labels: "auto", "folders", "none", or a file of labels; see `Labelling`. It applies to
+            files, not to data sets of timm or of Python.
 
     Raises:
         UserError: a number is negative, a size is not positive, or the fraction is not in [0, 1].
@@ -44,6 +46,7 @@ class DataSettings:
     download: bool = False
     memory_limit: int = MEMORY_LIMIT
     max_bad_images: float = MAX_BAD_IMAGES
+    labels: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("images", "eval_images", "bank_images", "memory_limit"):

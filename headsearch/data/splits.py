@@ -126,7 +126,7 @@ def _load(
     notes: list[str],
 ) -> _Loaded:
     """Opens, splits and decodes the images; queries are held out of `data` without `eval_data`."""
-    opener = Opener(settings)
+    opener = Opener(settings, alone=eval_data is None)
     if eval_data is None:
         split = _hold_out(opener, data, settings, notes)
     else:

@@ -230,6 +230,7 @@ def _open_data(
             data_dir=config.data_dir,
             download=config.download,
             max_bad_images=config.max_bad_images,
+            labels=config.labels,
         ),
         partial(loading, f"decoding images of {config.data}"),
     )

@@ -459,9 +459,8 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         ("prefix", "package"),
-        [("hfds", "datasets"), ("hfids", "datasets"), ("tfds", "tensorflow-datasets"),
-         ("wds", "webdataset")],
-    )  # fmt: skip
+        [("hfds", "datasets"), ("hfids", "datasets"), ("tfds", "tensorflow-datasets")],
+    )
     def test_a_prefix_whose_package_is_missing(self, prefix, package, monkeypatch):
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         self.check([f"{prefix}/x", f"pip install {package}"], f"{prefix}/x")
@@ -530,7 +529,6 @@ class TestTimmDatasets:
                 open_small(f"{prefix}/nobody/nothing")
 
     def test_webdatasets(self, tmp_path):
-        pytest.importorskip("webdataset")
         for shard in range(2):
             files = {}
             for i in range(80):
