@@ -19,6 +19,8 @@ from headsearch.data.image.source import Source
 from headsearch.data.image.store import Images, ImagesInMemory, Progress, load
 from headsearch.data.image.survey import survey
 from headsearch.data.image.synthetic.scenes import CLASSES, generate_scenes
+from headsearch.data.image.table_source import TableSource
+from headsearch.data.image.tables import find_table
 from headsearch.data.image.tar_source import TarSource
 from headsearch.data.image.timm_readers import (
     PREFIXES,
@@ -264,6 +266,8 @@ class Opener:
                 f"no file or folder {spec!r}; did you mean the prefix '{prefix}/'? "
                 f"(prefixes: {', '.join(p + '/' for p in PREFIXES)})"
             )
+        if (table := find_table(spec, role)) is not None:
+            return SourcePool(TableSource(table, settings.labels, settings.data_dir))
         return SourcePool(open_named(spec, role, self._labelling(), without))
 
     def _labelling(self) -> Labelling:

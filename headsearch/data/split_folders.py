@@ -13,6 +13,7 @@ from headsearch.data.image.layouts import EVAL_FOLDERS, TRAIN_FOLDERS, split_fol
 from headsearch.data.image.readers import files_below, imagenet_solution
 from headsearch.data.image.source import Source
 from headsearch.data.image.suffixes import is_hidden, is_image
+from headsearch.data.image.tables import table_splits
 from headsearch.data.image.timm_readers import PREFIXES
 
 Spec = str | Source
@@ -32,7 +33,12 @@ def resolve_splits(
     if data == BUILT_IN:
         return data, eval_data or BUILT_IN
     root = folder_of(data)
-    if root is not None:
+    if root is not None and (splits := table_splits(root)) is not None:
+        data = f"{data}#{splits[0]}"
+        if eval_data is None or same(str(root), eval_data):
+            eval_data = f"{root}#{splits[1]}"
+            notes.append(f"{root}: trains on {splits[0]}, evaluates on {splits[1]}")
+    elif root is not None:
         data, eval_data = _within(root, data, eval_data, notes)
     of_eval = None if eval_data is None else folder_of(eval_data)
     if of_eval is not None and _has_splits(of_eval):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from headsearch.data.image.byte_ranges import is_url
 from headsearch.data.image.label_files import labels_beside
 from headsearch.data.image.layouts import (
     EVAL_FOLDERS,
@@ -50,9 +51,10 @@ class Labelling:
         """
         if setting in MODES:
             return cls(setting)
-        if "://" not in setting and not Path(setting).expanduser().is_file():
+        file = setting if is_url(setting) else str(Path(setting).expanduser())
+        if not is_url(file) and not Path(file).is_file():
             raise UserError(f"--labels is {', '.join(MODES)} or a file, and {setting!r} is no file")
-        return cls("auto", PathTable.read(str(Path(setting).expanduser())), required)
+        return cls("auto", PathTable.read(file), required)
 
 
 AUTO = Labelling()

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from headsearch.data.image.dataset_items import LABEL_KEYS
 from headsearch.data.image.decode import BROKEN, BadImage, decode, open_image, square, to_array
 from headsearch.data.image.source import Source
 from headsearch.data.image.wide_values import kind_of
@@ -201,10 +202,15 @@ def _columns(spec: TimmSpec) -> dict[str, str]:
     features = builder.info.features or {}
     images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
     labels = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    labels = labels or [name for name in LABEL_KEYS if _whole_numbers(features.get(name))]
     if not images:
         raise UserError(f"{spec.text} has no column of images (columns: {', '.join(features)})")
     # timm's reader requires a label column; that of the images stands for "none".
     return {"input_key": images[0], "target_key": labels[0] if labels else images[0]}
+
+
+def _whole_numbers(feature: Any) -> bool:
+    return str(getattr(feature, "dtype", "")).startswith(("int", "uint"))
 
 
 class MapSource(Source):
@@ -221,7 +227,7 @@ class MapSource(Source):
             names = _class_names(self._reader.class_to_idx)
         else:
             targets, names = _torch_targets(dataset)
-        self.labels, self.classes, self.notes = _labels(self.name, targets, names)
+        self.labels, self.classes, self.notes = labels_from(self.name, targets, names)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -302,7 +308,7 @@ class StreamSource(Source):
             raise UserError(f"{spec.text} gave no image (a sample needs an image and a class)")
         labelled = all(isinstance(target, (int, np.integer)) for target in targets)
         names = _class_names(dataset.reader.class_to_idx)
-        self.labels, self.classes, self.notes = _labels(
+        self.labels, self.classes, self.notes = labels_from(
             self.name, [int(target) for target in targets] if labelled else [], names
         )
 
@@ -333,7 +339,7 @@ def _class_names(class_to_idx: dict[str, int]) -> tuple[str, ...]:
     return tuple(sorted(class_to_idx, key=class_to_idx.__getitem__))
 
 
-def _labels(
+def labels_from(
     name: str, targets: list[int], names: tuple[str, ...]
 ) -> tuple[Tensor | None, tuple[str, ...], tuple[str, ...]]:
     """Labels, class names and notes from the targets of a library, which write −1 for "unknown"."""
