@@ -34,7 +34,7 @@ def remote_files(url: str) -> list[str]:
     except OSError as error:
         raise UserError(f"{url} cannot be reached: {first_line(error)}") from None
     if not found:
-        raise UserError(f"{url}: there is nothing, or nothing that may be read")
+        raise UserError(f"{url} cannot be reached, or holds nothing that may be read")
     start = root.rstrip("/") + "/"
     names = [file.removeprefix(start) for file in found]
     return sorted(name for name in names if not any(map(is_hidden, PurePosixPath(name).parts)))
