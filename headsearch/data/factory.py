@@ -240,9 +240,13 @@ class Opener:
             UserError: there is nothing of this name, or nothing that can be read.
         """
         if isinstance(spec, Source):
-            return SourcePool(spec)
+            return self._with_own_labels(spec)
         settings = self.settings
         if spec == BUILT_IN:
+            if settings.labels == "none":
+                raise UserError(
+                    f"--labels none: the images of {BUILT_IN} have labels; leave it out"
+                )
             check_scenes(count or 0, settings.image_size or SCENE_SIZE, settings.memory_limit)
             start = _TRAIN_SCENES if role == "train" else 0
             return ScenePool(count or BUILT_IN_FULL, start, settings.seed)
@@ -259,7 +263,7 @@ class Opener:
             source = open_timm(
                 timm_spec, count, settings.max_image_size, settings.memory_limit, settings.seed
             )
-            return SourcePool(source)
+            return self._with_own_labels(source)
         path = Path(spec).expanduser()
         if not path.exists() and (prefix := looks_like_prefix(spec)) is not None:
             raise UserError(
@@ -269,6 +273,22 @@ class Opener:
         if (table := find_table(spec, role)) is not None:
             return SourcePool(TableSource(table, settings.labels, settings.data_dir))
         return SourcePool(open_named(spec, role, self._labelling(), without))
+
+    def _with_own_labels(self, source: Source) -> Pool:
+        """A data set that brings its labels with it, which `--labels none` leaves out.
+
+        Raises:
+            UserError: `--labels` names a file or folders, and there is no other set to use it for.
+        """
+        labels = self.settings.labels
+        if labels == "none":
+            source.labels, source.classes = None, ()
+        elif labels != "auto" and self.alone:
+            raise UserError(
+                f"--labels {labels} is for image files, and {source.name} brings its labels with "
+                "it: leave it out, or use --labels none"
+            )
+        return SourcePool(source)
 
     def _labelling(self) -> Labelling:
         return Labelling.of(self.settings.labels, required=self.alone)

@@ -29,8 +29,8 @@ class DataSettings:
         memory_limit: bytes of pixels that one set of images may take in memory; larger sets are
             decoded on demand.
         max_bad_images: the fraction of a set's images that may be unreadable.
-        labels: "auto", "folders", "none", or a file of labels; see `Labelling`. It applies to
-            files, not to data sets of timm or of Python.
+        labels: "auto", "folders", "none", or a file of labels; see `Labelling`. Data sets of timm
+            or of Python bring their labels with them, which "none" leaves out.
 
     Raises:
         UserError: a number is negative, a size is not positive, or the fraction is not in [0, 1].

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from headsearch.data import open_data
 from headsearch.data.image.labelling import AUTO, Labelling
 from headsearch.data.image.layouts import kind_of_archives, kind_of_folders, split_word
 from headsearch.data.image.readers import open_path
 from headsearch.errors import UserError
-from helpers.image_files import class_files, numbers, open_small, png, tar, write
+from helpers.image_files import SMALL, class_files, numbers, open_small, png, tar, write
 
 
 def images(folder: str, first: int, count: int, width: int = 9) -> dict[str, bytes]:
@@ -216,3 +218,12 @@ def test_every_reader_gives_the_bytes_of_its_files(tmp_path: Path) -> None:
         assert [source.encoded(i) for i in range(6)] == list(files.values())
     assert none.labels is None
     assert torch.equal(folder.labels, archive.labels)
+
+
+def test_sets_that_bring_their_labels(tmp_path: Path) -> None:
+    pets = open_path(write(tmp_path / "pets", class_files({"cat": 50, "dog": 50})), "pets")
+    assert open_data(pets, settings=replace(SMALL, labels="none")).bank is None
+    with pytest.raises(UserError, match=r"--labels folders is for image files"):
+        open_data(pets, settings=replace(SMALL, labels="folders"))
+    with pytest.raises(UserError, match=r"--labels none: the images of scenes have labels"):
+        open_small("scenes", images=60, labels="none")

@@ -88,6 +88,17 @@ def test_lists_serve_both_sides(root: Path) -> None:
     assert data.queries.classes == ("cat", "dog")
 
 
+def test_a_labelled_list_beside_a_file_of_labels_for_the_other_side(root: Path) -> None:
+    rows = [f"images/a b/{n:03d}.png {'cat' if n % 2 else 'dog'}" for n in range(60)]
+    val = write(root.parent / "val", {f"v{n}.png": png(n) for n in range(100, 160)})
+    lines = [f"v{n}.png {'cat' if n % 2 else 'dog'}" for n in range(100, 160)]
+    labels = listed(root, "val_labels.txt", lines)
+    data = open_small(listed(root, "train.txt", rows), val, labels=str(labels))
+    assert data.bank.classes == data.queries.classes == ("cat", "dog")
+    for images in (data.bank, data.queries):
+        assert images.labels.tolist() == [1 - n % 2 for n in numbers(images)]
+
+
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfe\x00\x01"])
 def test_a_list_that_is_none(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "l.txt"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from headsearch.data.image import tar_index
 from headsearch.data.image.brace_lists import expand
 from headsearch.data.image.readers import open_named
 from headsearch.data.image.store import ImagesOnDemand
@@ -149,3 +150,30 @@ def test_brace_lists() -> None:
     assert expand("{a,b}-{0..1}.tar::c.tar") == [
         "a-0.tar", "a-1.tar", "b-0.tar", "b-1.tar", "c.tar",
     ]  # fmt: skip
+
+
+def test_the_index_of_a_large_tar_is_kept_while_the_tar_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tar_index, "KEPT_FROM", 100)
+    path = tar(tmp_path / "set.tar", class_files({"cat": 60, "dé": 60}))
+    first = open_named(str(path), "train")
+    (kept,) = (tmp_path / "cache").rglob("*.npz")
+    with monkeypatch.context() as patched:
+        patched.setattr(tar_index, "_read", None)
+        again = open_named(str(path), "train")
+    assert again.files == first.files
+    assert again.encoded(70) == first.encoded(70) == png(70)
+    kept.write_bytes(b"damaged")
+    assert open_named(str(path), "train").files == first.files
+    tar(path, class_files({"owl": 130}))
+    assert len(open_named(str(path), "train")) == 130
+
+
+def test_an_index_that_cannot_be_kept_costs_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(write(tmp_path, {"file": b""}) / "file"))
+    monkeypatch.setattr(tar_index, "KEPT_FROM", 100)
+    assert len(open_named(str(tar(tmp_path / "set.tar", class_files({"a": 120}))), "train")) == 120

@@ -30,7 +30,7 @@ class ListSource(FileSource):
         own = table.labels
         missing = 0 if own is None else own.count("")
         chosen = labelling
-        if labelling.mode == "auto" and labelling.table is None:
+        if labelling.mode == "auto" and not _names_some(labelling, table.paths):
             chosen = Labelling("none")
             if own is not None and not missing:
                 chosen = Labelling("auto", table, required=True)
@@ -51,6 +51,13 @@ class ListSource(FileSource):
 
     def _place(self, file: str) -> str:
         return file if file.startswith("/") or is_url(file) else f"{self._folder}/{file}"
+
+
+def _names_some(labelling: Labelling, paths: list[str]) -> bool:
+    """Whether `--labels` decides: a file that names none of the images is that of another set."""
+    if labelling.table is None:
+        return False
+    return labelling.required or any(labelling.table.labels_of(paths))
 
 
 def _why_unlabelled(name: str, table: PathTable, missing: int) -> str:

@@ -7,106 +7,21 @@ images is drawn over all shards, as for a folder. Pixels are never held.
 
 from __future__ import annotations
 
-import tarfile
 from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import IO
 
-from headsearch.data.image.byte_ranges import (
-    LARGEST_FILE,
-    first_line,
-    is_url,
-    open_binary,
-    read_range,
-)
+from headsearch.data.image.byte_ranges import LARGEST_FILE, is_url, read_range
 from headsearch.data.image.file_source import FileSource, nothing_in
 from headsearch.data.image.label_files import LARGEST as LARGEST_LABEL
 from headsearch.data.image.labelling import AUTO, Labelling
-from headsearch.data.image.suffixes import is_hidden, is_image
-from headsearch.errors import UserError
+from headsearch.data.image.suffixes import is_image
+from headsearch.data.image.tar_index import Members, members_of
 from headsearch.text import counted
 
 _REMOTE_THREADS = 16
 """Remote tars are indexed side by side: each waits for the network most of the time."""
-
-
-@dataclass
-class _Members:
-    """The files in one tar: where their bytes lie, by name.
-
-    Attributes:
-        places: offset and size in bytes, by name.
-        repeated: names that occurred more than once; the last one counts.
-        nested: whether some of them lie in a tar inside the tar.
-    """
-
-    places: dict[str, tuple[int, int]] = field(default_factory=dict)
-    repeated: set[str] = field(default_factory=set)
-    nested: bool = False
-
-    def add(self, name: str, offset: int, size: int) -> None:
-        if name in self.places:
-            self.repeated.add(name)
-        self.places[name] = offset, size
-
-
-def _members(tar: str, name: str) -> _Members:
-    """Reads the headers of a tar, and of the tars in it; raises UserError."""
-    members = _Members()
-    try:
-        with open_binary(tar) as file:
-            inner = _read_headers(file, members, "", None)
-        for stem, (offset, size) in inner.items():
-            members.nested = True
-            with open_binary(tar) as file:
-                file.seek(offset)
-                _read_headers(file, members, f"{stem}/", offset + size)
-    except tarfile.TarError as error:
-        raise UserError(
-            f"{name} cannot be read as a tar ({error}); it must be complete and not compressed"
-        ) from error
-    except OSError as error:
-        verb = "reached" if is_url(tar) else "read"
-        raise UserError(f"{name} cannot be {verb}: {error.strerror or first_line(error)}") from None
-    return members
-
-
-def _read_headers(
-    file: IO[bytes], members: _Members, prefix: str, end: int | None
-) -> dict[str, tuple[int, int]]:
-    """Adds the files of a tar to the members.
-
-    Args:
-        file: stands at the start of the tar.
-        members: gets the files.
-        prefix: what their names get in front.
-        end: where the tar ends; None for the end of the file.
-
-    Returns:
-        The tars in it, by their names without suffix: offset and size.
-    """
-    inner = {}
-    with tarfile.open(fileobj=file, mode="r:") as tar:
-        for info in tar:
-            tar.members = []  # type: ignore[attr-defined]  # it would keep every header
-            path = PurePosixPath(info.name)
-            if any(map(is_hidden, path.parts)):
-                continue
-            if end is not None and info.offset_data + info.size > end:
-                break
-            linked = prefix + str(PurePosixPath(info.linkname))
-            if info.islnk() and linked in members.places:
-                # the same file under a second name
-                members.add(prefix + str(path), *members.places[linked])
-            elif info.isreg() and path.suffix == ".tar" and not prefix:
-                inner[str(path.with_suffix(""))] = info.offset_data, info.size
-            elif info.isreg():
-                members.add(prefix + str(path), info.offset_data, info.size)
-            # other links and devices have no content in the archive
-    return inner
 
 
 class TarSource(FileSource):
@@ -132,7 +47,7 @@ class TarSource(FileSource):
             prefix = f"{stems[number]}/" if several else ""
             for file, (offset, size) in members.places.items():
                 self._places[prefix + file] = number, offset, size
-            repeated += len(members.repeated)
+            repeated += members.repeated
             nested += members.nested
             empty += not any(map(is_image, members.places))
         files = sorted(file for file in self._places if is_image(file))
@@ -167,12 +82,12 @@ class TarSource(FileSource):
         return read_range(self._tars[number], offset, size, LARGEST_LABEL)
 
 
-def _all_members(tars: Sequence[str], name: str) -> list[_Members]:
+def _all_members(tars: Sequence[str], name: str) -> list[Members]:
     names = [name if len(tars) == 1 else tar for tar in tars]
     if not is_url(tars[0]):
-        return [_members(tar, each) for tar, each in zip(tars, names, strict=True)]
+        return [members_of(tar, each) for tar, each in zip(tars, names, strict=True)]
     with ThreadPoolExecutor(_REMOTE_THREADS) as pool:
-        return list(pool.map(_members, tars, names))
+        return list(pool.map(members_of, tars, names))
 
 
 def _stems(tars: Sequence[str]) -> list[str]:
