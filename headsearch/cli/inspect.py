@@ -11,7 +11,8 @@ import typer
 
 from headsearch.cli.flags import settings_as_flags
 from headsearch.cli.output import console_here, importing
-from headsearch.config.settings import OF_A_STEP, RunConfig
+from headsearch.config.setting_groups import OF_A_STEP
+from headsearch.config.settings import RunConfig
 from headsearch.errors import UserError
 from headsearch.runs.console import HarmlessConsole, loading_shown
 

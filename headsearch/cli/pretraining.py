@@ -10,7 +10,8 @@ import typer
 from headsearch import torchrun
 from headsearch.cli.flags import RankOption, settings_as_flags
 from headsearch.cli.output import conclude, console_here, end, importing, resumable
-from headsearch.config.settings import OF_SEARCH_ALONE, resolve
+from headsearch.config.setting_groups import OF_SEARCH_ALONE
+from headsearch.config.settings import resolve
 from headsearch.errors import UserError
 from headsearch.runs.console import loading_shown, print_notes
 from headsearch.runs.storage_url import VARIABLE

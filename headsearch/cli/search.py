@@ -19,7 +19,8 @@ from headsearch.cli.output import (
     resumable,
 )
 from headsearch.cli.pretraining import finish_pretraining
-from headsearch.config.settings import RunConfig, check_here, read_config_file, resolve
+from headsearch.config.machine import check_here
+from headsearch.config.settings import RunConfig, read_config_file, resolve
 from headsearch.errors import UserError
 from headsearch.runs.console import loading_shown, print_notes
 from headsearch.runs.directory import claimed

@@ -23,7 +23,8 @@ from headsearch.cluster.engine.queue import Tasks
 from headsearch.cluster.initial_weights import absolute, fetch, share
 from headsearch.config import formats
 from headsearch.config.locations import LOCATIONS
-from headsearch.config.settings import OF_OLDER_RUNS, RunConfig
+from headsearch.config.setting_groups import of_older_runs
+from headsearch.config.settings import RunConfig
 from headsearch.config.yaml_file import located
 from headsearch.data.fingerprint import difference, fingerprint
 from headsearch.errors import UserError
@@ -245,7 +246,10 @@ def prepare_as_submitted(
         "base_weights": None, "weights_prefix": None, "pretrained": False, "out": None,
         "storage": None, **overrides,
     }  # fmt: skip
-    submitted = {**OF_OLDER_RUNS, **study.settings}  # an older version knew fewer settings
+    submitted = {
+        **of_older_runs(study.settings.get("recipe")),
+        **study.settings,
+    }  # an older version knew fewer settings
     settings = {
         name: submitted[name] for name in RunConfig.model_fields if name in submitted
     } | local

@@ -38,6 +38,7 @@ class PretrainSettings(TypedDict, total=False):
     data_dir: str | Path | None
     store_size: int | None
     check_images: Literal["auto", "lazy", "headers"]
+    labels: str
     max_bad_images: float
     download: bool
     objective: str
@@ -56,6 +57,7 @@ class PretrainSettings(TypedDict, total=False):
     discrepancy: str
     eval_images: int
     bank_images: int
+    probe_classes: int
     device: str
     precision: Precision
     cuda_graphs: CudaGraphs

@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-LOCATIONS = ("data", "eval_data", "data_dir", "base_weights", "space")
+LOCATIONS = ("data", "eval_data", "data_dir", "labels", "base_weights", "space")
 """The settings that name a place."""
 BUILT_IN = "scenes"
 """The name of the built-in dataset; `./scenes` means a folder of this name."""
+NO_FILES = ("auto", "folders", "none")
+"""The values of `labels` that name no file."""
 TIMM_PREFIXES = ("torch", "hfds", "hfids", "tfds", "wds")
 """What the name of a timm dataset starts with, before a slash."""
 
@@ -42,9 +44,13 @@ def absolute_locations(settings: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def _absolute(name: str, value: str) -> str:
+    if name in ("data", "eval_data") and "::" in value:  # several archives
+        return "::".join(_absolute(name, part) for part in value.split("::"))
+    of_images = value == BUILT_IN or _of_timm(value) or "://" in value
     is_name = {
-        "data": value == BUILT_IN or _of_timm(value),
-        "eval_data": value == BUILT_IN or _of_timm(value),
+        "data": of_images,
+        "eval_data": of_images,
+        "labels": value in NO_FILES or "://" in value,
         "space": not Path(value).is_file(),
     }
     return value if is_name.get(name, False) else str(Path(value).expanduser().absolute())

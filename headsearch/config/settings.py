@@ -8,7 +8,6 @@ the order preset < recipe < config file < flag.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -22,7 +21,6 @@ from pydantic import (
     field_validator,
 )
 
-from headsearch import torchrun
 from headsearch.config import formats
 from headsearch.config.checks import (
     checked_images_per_head,
@@ -33,6 +31,7 @@ from headsearch.config.checks import (
 )
 from headsearch.config.presets import DEFAULT_LR, PRESETS
 from headsearch.config.recipes import find_recipe
+from headsearch.config.setting_groups import RECORDED, of_older_runs
 from headsearch.config.yaml_file import Located, read_yaml
 from headsearch.errors import UserError, unknown
 
@@ -98,7 +97,8 @@ class RunConfig(BaseModel):
     )
     data: str = setting(
         "scenes",
-        "Training images: 'scenes' (built in), a folder or .tar, or a timm dataset (torch/…).",
+        "Training images: 'scenes' (built in), a folder, .tar shards, a list of paths (.txt or "
+        ".csv), a URL (s3://…) or a timm dataset (torch/…).",
         WHAT,
     )
     eval_data: str | None = setting(
@@ -116,6 +116,12 @@ class RunConfig(BaseModel):
         "auto",
         "Which files of sets that do not fit into --memory are opened before training: headers "
         "(all), lazy (none; bad ones are replaced when they are met), auto (up to 100,000).",
+        WHAT,
+    )
+    labels: str = setting(
+        "auto",
+        "Where labels of files come from: auto (class folders, or files beside the images), "
+        "folders (whatever their names), none, or a FILE of paths and labels.",
         WHAT,
     )
     max_bad_images: float = setting(
@@ -226,6 +232,12 @@ class RunConfig(BaseModel):
     bank_images: int = setting(
         1000, "Labelled images that k-NN and the linear probe are fitted on.", SCORES, ge=8
     )
+    probe_classes: int = setting(
+        100,
+        "Most classes that accuracy is measured on, drawn by the seed; fewer where each would have "
+        "fewer than 10 bank images. 0: all. Training images are of all classes in any case.",
+        SCORES, ge=0,
+    )  # fmt: skip
 
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, …", MACHINE)
     precision: Precision = setting(
@@ -286,32 +298,6 @@ def panel_of(field: str) -> str:
     return str(extra["panel"])
 
 
-OF_SEARCH_ALONE = (
-    "space", "coupling", "images_per_head", "trials", "cohort", "seeds", "sampler", "pruner",
-    "eta", "min_keep", "storage", "rank_by",
-)  # fmt: skip
-"""Settings that pretraining with one head does not use."""
-
-OF_A_STEP = (
-    "base", "base_args", "space", "objective", "recipe", "budget", "batch_size", "image_size",
-    "patch_size", "coupling", "images_per_head", "device", "precision", "cuda_graphs", "compile",
-    "threads", "seed", "views",
-)  # fmt: skip
-"""Settings that the time and memory of a training step depend on."""
-
-RECORDED = (
-    formats.KEY, "study_name", "space_hash", "space_content", "base_arguments", "first_weights",
-    "data_fingerprint", "git_commit", "versions", "given", "solo_head", "processes", "fleet",
-)  # fmt: skip
-"""Keys of a run's own config.yaml besides its settings; they are not read back as settings."""
-
-
-OF_OLDER_RUNS: Mapping[str, Any] = {"normalization": "imagenet", "views": "small"}
-"""The values in runs made before a setting existed, where they differ from the default."""
-OLDER_HSSL_VIEWS = "small,crop_scale=0.14/1"
-"""The views of the recipes `hssl-…` in such runs."""
-
-
 def read_config_file(path: Path) -> dict[str, Located]:
     """The settings in a YAML file, each with its line. A run's own config.yaml is such a file.
 
@@ -341,10 +327,8 @@ def _read_settings(path: Path) -> tuple[dict[str, Located], bool]:
         settings[name] = value
     begun = bool(recorded & {"study_name", "solo_head"})
     if begun:
-        for name, before in OF_OLDER_RUNS.items():
+        for name, before in of_older_runs(settings.get("recipe")).items():
             settings.setdefault(name, Located(before, root.where, {}))
-        if "views" not in entries and str(settings.get("recipe", "")).startswith("hssl"):
-            settings["views"] = Located(OLDER_HSSL_VIEWS, root.where, {})
     return settings, begun
 
 
@@ -402,25 +386,6 @@ def flags_from(settings: Mapping[str, Any], **objects: Any) -> dict[str, Any]:
         if value is not None
     }
     return {**settings, **named}
-
-
-def check_here(config: RunConfig) -> None:
-    """Checks that this process can do what the settings ask for.
-
-    Raises:
-        UserError: tensorboard is not installed, or each process of a job would download the data.
-    """
-    if config.log == "tensorboard":
-        spec = find_spec("tensorboard")
-        if spec is None or spec.origin is None:  # a mere folder of that name has no origin
-            raise UserError(
-                "--log tensorboard needs the package tensorboard: "
-                "pip install 'headsearch[tensorboard]'"
-            )
-    if config.download and torchrun.count() > 1:
-        raise UserError(
-            "--download would fetch the data once a process: fetch them before, by one alone"
-        )
 
 
 def _explain(

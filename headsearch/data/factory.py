@@ -11,24 +11,31 @@ import torch
 from torch import Tensor
 
 from headsearch.data.image.decode import BadImage
+from headsearch.data.image.labelling import Labelling
+from headsearch.data.image.layouts import EVAL_FOLDERS, TRAIN_FOLDERS, split_folder
 from headsearch.data.image.loading import Loading, load, load_photos
 from headsearch.data.image.photos import PhotoReader, holds_photos
-from headsearch.data.image.readers import (
-    EVAL_FOLDERS,
-    TRAIN_FOLDERS,
-    Source,
-    open_path,
-    split_folder,
-)
+from headsearch.data.image.readers import open_named, open_path
+from headsearch.data.image.source import Source
 from headsearch.data.image.store import Images, ImagesInMemory
 from headsearch.data.image.survey import survey
 from headsearch.data.image.synthetic.scenes import CLASSES, generate_scenes
-from headsearch.data.image.timm_readers import PACKAGES, looks_like_prefix, open_timm, parse
+from headsearch.data.image.table_source import TableSource
+from headsearch.data.image.tables import find_table
+from headsearch.data.image.tar_source import TarSource
+from headsearch.data.image.timm_readers import (
+    PREFIXES,
+    looks_like_prefix,
+    open_timm,
+    parse,
+)
+from headsearch.data.image.wds_shards import shards_of
 from headsearch.data.image.wide_values import Scale
 from headsearch.data.order import balanced_order
 from headsearch.data.settings import DataSettings
 from headsearch.errors import UserError
 from headsearch.seeding import seeded_generator
+from headsearch.text import counted
 
 BUILT_IN = "scenes"
 """The name of the built-in dataset. `./scenes` means a folder of this name."""
@@ -66,11 +73,14 @@ class Pool(ABC):
         name: what the user called the images.
         classes: class names; empty without labels.
         notes: decisions made while opening them, one line each.
+        labels: (N,) int64 indices into `classes`; None without labels, and where all classes are
+            known to have enough images.
     """
 
     name: str
     classes: tuple[str, ...]
     notes: tuple[str, ...]
+    labels: Tensor | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -115,7 +125,7 @@ class SourcePool(Pool):
     def __init__(self, source: Source) -> None:
         self._source = source
         self.name = source.name
-        self.classes = source.classes
+        self.classes, self.labels = source.classes, source.labels
         self.notes = source.notes
 
     def __len__(self) -> int:
@@ -152,6 +162,9 @@ class SourcePool(Pool):
     def load(self, indices: Tensor, form: Form, how: Loading) -> tuple[Images, list[str]]:
         for file in self._source.others:
             how.left_out.add(self.name, file, "not called like an image")
+        for ending, count in self._source.beside.items():
+            files = f"{counted(count, 'file')} *{ending} beside the images"
+            how.left_out.add(self.name, files, "not called like an image")
         if form.store_size is None:
             return load(self._source, indices, form.image_size, how)
         reader = PhotoReader(self._source, form.image_size, form.store_size)
@@ -215,9 +228,11 @@ class Opener:
     Attributes:
         settings: `seed` is that of scenes and of streams that can be shuffled; `data_dir` and
             `download` apply to timm's datasets; `max_image_size` and `memory_limit` bound a stream.
+        alone: whether `--data` is all that is opened, so that a file of `--labels` must be of it.
     """
 
     settings: DataSettings
+    alone: bool = False
 
     def open(
         self, spec: str | Source, role: Role, count: int | None, without: Path | None = None
@@ -234,9 +249,13 @@ class Opener:
             UserError: there is nothing of this name, or nothing that can be read.
         """
         if isinstance(spec, Source):
-            return SourcePool(spec)
+            return self._with_own_labels(spec)
         settings = self.settings
         if spec == BUILT_IN:
+            if settings.labels == "none":
+                raise UserError(
+                    f"--labels none: the images of {BUILT_IN} have labels; leave it out"
+                )
             check_scenes(count or 0, settings.image_size or SCENE_SIZE, settings.memory_limit)
             start = _TRAIN_SCENES if role == "train" else 0
             return ScenePool(count or BUILT_IN_FULL, start, settings.seed)
@@ -245,16 +264,40 @@ class Opener:
             # With the reader of all folders: torchvision's takes hidden folders for classes.
             names = timm_spec.splits if "#" in spec else _SPLIT_FOLDERS[role]
             root = settings.data_dir or Path("data")
-            return SourcePool(open_path(split_folder(root, names) or root, spec, without))
+            folder = split_folder(root, names) or root
+            return SourcePool(open_path(folder, spec, without, self._labelling()))
+        if timm_spec is not None and timm_spec.prefix == "wds":
+            return SourcePool(TarSource(shards_of(timm_spec), spec, self._labelling()))
         if timm_spec is not None:
             source = open_timm(
                 timm_spec, count, settings.max_image_size, settings.memory_limit, settings.seed
             )
-            return SourcePool(source)
+            return self._with_own_labels(source)
         path = Path(spec).expanduser()
         if not path.exists() and (prefix := looks_like_prefix(spec)) is not None:
             raise UserError(
                 f"no file or folder {spec!r}; did you mean the prefix '{prefix}/'? "
-                f"(prefixes: {', '.join(p + '/' for p in PACKAGES)})"
+                f"(prefixes: {', '.join(p + '/' for p in PREFIXES)})"
             )
-        return SourcePool(open_path(path, spec, without))
+        if (table := find_table(spec, role)) is not None:
+            return SourcePool(TableSource(table, settings.labels, settings.data_dir))
+        return SourcePool(open_named(spec, role, self._labelling(), without))
+
+    def _with_own_labels(self, source: Source) -> Pool:
+        """A data set that brings its labels with it, which `--labels none` leaves out.
+
+        Raises:
+            UserError: `--labels` names a file or folders, and there is no other set to use it for.
+        """
+        labels = self.settings.labels
+        if labels == "none":
+            source.labels, source.classes = None, ()
+        elif labels != "auto" and self.alone:
+            raise UserError(
+                f"--labels {labels} is for image files, and {source.name} brings its labels with "
+                "it: leave it out, or use --labels none"
+            )
+        return SourcePool(source)
+
+    def _labelling(self) -> Labelling:
+        return Labelling.of(self.settings.labels, required=self.alone)

@@ -1,8 +1,8 @@
-"""Chooses the classes of the bank and the queries, where a set has too many for their number.
+"""Chooses the classes of bank and queries, where a set has too many for the number of images.
 
-A proxy can only classify a query whose class has images in the bank. With 1,000 classes and 1,000 bank
-images most queries cannot be classified, whatever the features; so a subset of the classes is drawn, as
-ImageNet-100 is of ImageNet.
+A proxy can only classify a query whose class has images in the bank. With 1,000 classes and 1,000
+bank images most queries cannot be classified, whatever the features. So a subset of the classes is
+drawn, as ImageNet-100 is of ImageNet; training images are of all classes.
 """
 
 from __future__ import annotations
@@ -16,57 +16,73 @@ from headsearch.seeding import seeded_generator
 
 BANK_IMAGES, QUERIES = 10, 2
 """The images of a class that bank and queries should hold at least."""
+FEW = 10
+"""So few classes are kept however small the bank is; the report warns then."""
 
 
 def classes_to_probe(
-    bank: Tensor, queries: Tensor, limit: int, bank_images: int, eval_images: int, seed: int
+    bank_C: Tensor,
+    queries_C: Tensor | None,
+    limit: int,
+    bank_images: int,
+    eval_images: int,
+    seed: int,
 ) -> Tensor | None:
     """Draws the classes of bank and queries.
 
-    At most `limit`, and so many that each has `BANK_IMAGES` in the bank and `QUERIES` among the queries
-    on average. Classes with as many images are drawn; only where there are too few of them, those with
-    most images are taken.
+    There are at most `limit`, and so many that each has `BANK_IMAGES` in the bank and `QUERIES`
+    among the queries on average. Classes with at least so many images are drawn; where there are
+    too few of them, the classes with most images are taken.
 
     Args:
-        bank: (C,) how many images of each class the bank can be drawn from.
-        queries: (C,) likewise; the same tensor if both are drawn from the same images.
-        limit: the most classes; 0 for any number.
+        bank_C: how many images of each class the bank can be drawn from.
+        queries_C: likewise of the queries; None if they are drawn from the same images.
+        limit: the most classes; 0 for all.
         bank_images, eval_images: the most images of bank and queries; 0 for any number.
         seed: decides which classes.
 
     Returns:
-        (K,) int64 indices of classes in ascending order; None for all classes that both have.
+        (K,) int64 indices of classes in ascending order; None if no class need be left out.
     """
-    shared = torch.equal(bank, queries)
-    present = (bank >= 1) & (queries >= 1) & (bank >= 2 if shared else bank >= 1)
-    wanted = int(((bank > 0) | (queries > 0)).sum())
-    for most in (limit, bank_images // BANK_IMAGES, eval_images // QUERIES):
-        if most:
-            wanted = min(wanted, most)
-    wanted = max(wanted, 2)
-    if wanted >= int(((bank > 0) | (queries > 0)).sum()):
+    if not limit:
         return None
-    least_bank = BANK_IMAGES + (QUERIES if shared else 0)
-    large = present & (bank >= least_bank) & (queries >= QUERIES)
-    if int(large.sum()) >= wanted:
-        among = large.nonzero().flatten()
-        drawn = torch.randperm(len(among), generator=seeded_generator(seed, "classes"))
-        return among[drawn[:wanted]].sort().values
-    size = torch.minimum(bank, queries) * present
-    most_images = size.argsort(descending=True, stable=True)[:wanted]
-    return most_images[size[most_images] > 0].sort().values
+    usable_C, least = bank_C, BANK_IMAGES + QUERIES
+    if queries_C is not None:
+        usable_C, least = torch.minimum(bank_C, queries_C * BANK_IMAGES // QUERIES), BANK_IMAGES
+    count = int((bank_C > 0).sum())
+    wanted = min(count, limit)
+    for images, of_each in ((bank_images, BANK_IMAGES), (eval_images, QUERIES)):
+        if images:
+            wanted = min(wanted, max(FEW, images // of_each))
+    if wanted >= count:
+        return None
+    large = (usable_C >= least).nonzero().flatten()
+    if len(large) >= wanted:
+        drawn = torch.randperm(len(large), generator=seeded_generator(seed, "classes"))[:wanted]
+        return large[drawn].sort().values
+    most_images = usable_C.argsort(descending=True, stable=True)[:wanted]
+    return most_images[usable_C[most_images] > 0].sort().values
 
 
-def counts(labels: Tensor, classes: Sequence[str], names: Sequence[str]) -> Tensor:
-    """How many images there are of each of some classes, by name: (C,) int64.
+def images_of_classes(labels: Tensor, classes: Sequence[str], names: Sequence[str]) -> Tensor:
+    """How many images there are of each of some classes: (C,) int64.
 
     Args:
         labels: (N,) int64 indices into `classes`.
         classes: the classes of the images.
-        names: the classes to count, C of them; those that are not in `classes` count 0.
+        names: the C classes to count; one that is not in `classes` has no images.
     """
-    of_each = torch.bincount(labels, minlength=len(classes))
-    if tuple(classes) == tuple(names):
-        return of_each
-    number = {name: index for index, name in enumerate(classes)}
-    return torch.tensor([int(of_each[number[n]]) if n in number else 0 for n in names])
+    images = torch.bincount(labels, minlength=len(classes)).tolist()
+    by_name = dict(zip(classes, images, strict=True))
+    return torch.tensor([by_name.get(name, 0) for name in names])
+
+
+def only_classes(order: Tensor, labels: Tensor, chosen: Tensor) -> Tensor:
+    """The images of some classes, in the same order.
+
+    Args:
+        order: (N,) int64 indices of images.
+        labels: int64 labels of all images, by index.
+        chosen: (K,) int64 classes.
+    """
+    return order[torch.isin(labels[order], chosen)]

@@ -22,6 +22,8 @@ class DataSettings:
         eval_images: the most queries; 0 for all of `eval_data`, or a fifth of `data` if they are
             held out of it.
         bank_images: the most bank images; 0 for all of them.
+        probe_classes: the most classes of bank and queries; 0 for all. There are fewer where each
+            would have fewer than 10 bank images.
         seed: decides every choice. The queries do not depend on `images` or `bank_images`.
         max_image_size: the largest side in pixels that is chosen, and that images of a stream are
             kept at.
@@ -34,6 +36,8 @@ class DataSettings:
         check: whether the files of sets that are decoded on demand are opened beforehand: all
             (`headers`), none (`lazy`), or those of sets of up to `CHECKED` images (`auto`).
         max_bad_images: the fraction of a set's images that may be unreadable.
+        labels: "auto", "folders", "none", or a file of labels; see `Labelling`. Data sets of timm
+            or of Python bring their labels with them, which "none" leaves out.
 
     Raises:
         UserError: a number is negative, a size is not positive, or the fraction is not in [0, 1].
@@ -43,6 +47,7 @@ class DataSettings:
     images: int = 0
     eval_images: int = 600
     bank_images: int = 1000
+    probe_classes: int = 100
     seed: int = 0
     max_image_size: int = 224
     data_dir: Path | None = None
@@ -51,9 +56,10 @@ class DataSettings:
     store_size: int | None = None
     check: Literal["auto", "lazy", "headers"] = "auto"
     max_bad_images: float = MAX_BAD_IMAGES
+    labels: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("images", "eval_images", "bank_images", "memory_limit"):
+        for name in ("images", "eval_images", "bank_images", "probe_classes", "memory_limit"):
             value = getattr(self, name)
             if value < 0:
                 raise UserError(f"data: {name} must be 0 or more, but is {value}")

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 from headsearch.data.factory import BUILT_IN
-from headsearch.data.image.readers import (
-    EVAL_FOLDERS,
-    TRAIN_FOLDERS,
-    Source,
-    files_below,
-    is_hidden,
-    is_image,
-    split_folder,
-)
-from headsearch.data.image.timm_readers import PACKAGES
+from headsearch.data.image.brace_lists import is_pattern
+from headsearch.data.image.byte_ranges import is_url
+from headsearch.data.image.layouts import EVAL_FOLDERS, TRAIN_FOLDERS, split_folder, split_word
+from headsearch.data.image.readers import files_below, imagenet_solution
+from headsearch.data.image.source import Source
+from headsearch.data.image.suffixes import is_hidden, is_image
+from headsearch.data.image.tables import table_splits
+from headsearch.data.image.timm_readers import PREFIXES
 
 Spec = str | Source
 """The value of `--data` or `--eval-data`, or a source that is open already."""
@@ -34,7 +33,12 @@ def resolve_splits(
     if data == BUILT_IN:
         return data, eval_data or BUILT_IN
     root = folder_of(data)
-    if root is not None:
+    if root is not None and (splits := table_splits(root)) is not None:
+        data = f"{data}#{splits[0]}"
+        if eval_data is None or same(str(root), eval_data):
+            eval_data = f"{root}#{splits[1]}"
+            notes.append(f"{root}: trains on {splits[0]}, evaluates on {splits[1]}")
+    elif root is not None:
         data, eval_data = _within(root, data, eval_data, notes)
     of_eval = None if eval_data is None else folder_of(eval_data)
     if of_eval is not None and _has_splits(of_eval):
@@ -52,7 +56,7 @@ def folder_of(spec: Spec) -> Path | None:
 
 def has_prefix(spec: str) -> bool:
     """Whether a spec names one of timm's datasets."""
-    return spec.partition("/")[0].lower() in PACKAGES
+    return spec.partition("/")[0].lower() in PREFIXES
 
 
 def same(data: Spec, eval_data: Spec) -> bool:
@@ -66,6 +70,8 @@ def same(data: Spec, eval_data: Spec) -> bool:
         return False
     if has_prefix(data) or has_prefix(eval_data):
         return data == eval_data and "#" in data
+    if is_url(data) or is_pattern(data):
+        return data == eval_data
     return Path(data).resolve() == Path(eval_data).resolve()
 
 
@@ -81,8 +87,9 @@ def _within(
     root: Path, data: Spec, eval_data: Spec | None, notes: list[str]
 ) -> tuple[Spec, Spec | None]:
     """The training and evaluation images of a folder that may hold splits."""
+    root = _without_wrappers(root)
     train = split_folder(root, TRAIN_FOLDERS)
-    found = [root / name for name in EVAL_FOLDERS if (root / name).is_dir()]
+    found = [f for name in EVAL_FOLDERS if (f := split_folder(root, (name,))) is not None]
     if train is None or not _has_splits(root):
         labelled = next((folder for folder in found if _class_count(folder) > 1), None)
         if eval_data is None and labelled is not None and _class_count(root) > 1 + len(found):
@@ -92,7 +99,7 @@ def _within(
     if eval_data is None and found:
         # Labels of the training images are worth more than a split without labels.
         unlabelled = _class_count(train) < 2
-        usable = (folder for folder in found if unlabelled or _class_count(folder) > 1)
+        usable = (folder for folder in found if unlabelled or _is_labelled(folder))
         chosen = next(usable, None)
         if chosen is not None:
             eval_data = str(chosen)
@@ -111,9 +118,30 @@ def _has_splits(root: Path) -> bool:
     They are if there is one for training and one for evaluation, or if no other subfolder holds
     images. Otherwise they may be classes: there are images of trains.
     """
-    names = {name for name in (*TRAIN_FOLDERS, *EVAL_FOLDERS) if (root / name).is_dir()}
-    both = bool(names & set(TRAIN_FOLDERS)) and bool(names & set(EVAL_FOLDERS))
+    names = {f.name: word for f in root.iterdir() if f.is_dir() and (word := split_word(f.name))}
+    words = set(names.values())
+    both = bool(words & set(TRAIN_FOLDERS)) and bool(words & set(EVAL_FOLDERS))
     return bool(names) and (both or all(f.name in names for f in _folders_of_images(root)))
+
+
+def _without_wrappers(root: Path) -> Path:
+    """The folder of splits that a folder holds and nothing else of images, at any depth.
+
+    Kaggle's ImageNet has its splits in ILSVRC/Data/CLS-LOC, beside folders of boxes and lists.
+    """
+    folder = root
+    while not _has_splits(folder):
+        if any(is_image(path.name) for path in folder.iterdir()):
+            return root
+        below = list(itertools.islice(_folders_of_images(folder), 2))
+        if len(below) != 1:
+            return root
+        folder = below[0]
+    return folder
+
+
+def _is_labelled(folder: Path) -> bool:
+    return _class_count(folder) > 1 or imagenet_solution(folder) is not None
 
 
 def _class_count(folder: Path) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from headsearch.data.copies import warnings_about
-from headsearch.data.factory import BUILT_IN, Form, Opener, Pool
+from headsearch.data.factory import Form, Opener, Pool
 from headsearch.data.image.loading import Loading
 from headsearch.data.image.photos import STORED
 from headsearch.data.image.readers import Source
@@ -19,14 +19,13 @@ from headsearch.data.image.skipped import LISTED_IN, LeftOut, named
 from headsearch.data.image.store import Images, ImageSubset, Progress
 from headsearch.data.image.wide_values import NOMINAL
 from headsearch.data.order import balanced_order
+from headsearch.data.partition import MIN_IMAGES, PROBE_IMAGES, Split, hold_out, keep_apart
+from headsearch.data.probe_classes import BANK_IMAGES
 from headsearch.data.settings import DEFAULTS, DataSettings
-from headsearch.data.split_folders import inside, resolve_splits, same
+from headsearch.data.split_folders import resolve_splits, same
 from headsearch.errors import UserError
 from headsearch.seeding import seeded_generator
 from headsearch.text import counted
-
-MIN_IMAGES = 32  # fewer are too few for a batch, and for the discrepancy
-PROBE_IMAGES = 256  # from here on the discrepancy is stable (Nguyen et al. 2021, arXiv 2010.15327)
 
 
 @dataclass(frozen=True)
@@ -129,11 +128,11 @@ def _load(
     notes: list[str],
 ) -> _Loaded:
     """Opens, splits and decodes the images; queries are held out of `data` without `eval_data`."""
-    opener = Opener(settings)
+    opener = Opener(settings, alone=eval_data is None)
     if eval_data is None:
-        split = _hold_out(opener, data, settings, notes)
+        split = hold_out(opener, data, settings, notes)
     else:
-        split = _keep_apart(opener, data, eval_data, settings, notes)
+        split = keep_apart(opener, data, eval_data, settings, notes)
     if len(split.train) < MIN_IMAGES:
         raise UserError(
             f"{data}: {counted(len(split.train), 'image')} to train on; at least {MIN_IMAGES} are "
@@ -179,118 +178,17 @@ def _classifiable(bank: Images, queries: Images, warnings: list[str]) -> Tensor 
             f"{counted(len(bank), 'bank image')} is of, and left out of accuracies; use a larger "
             "--bank-images, or images of more of the classes"
         )
+    few = int((torch.bincount(bank.labels)[known] < BANK_IMAGES).sum())
+    if few:
+        warnings.append(
+            f"{few} of {counted(len(known), 'class', 'classes')} {'has' if few == 1 else 'have'} "
+            f"fewer than {BANK_IMAGES} bank images, so accuracies are rough; use a larger "
+            "--bank-images or a lower --probe-classes"
+        )
     if len(judged) >= 2 and len(known) >= 2:
         return judged
     warnings.append("too few queries can be classified, so the data count as unlabelled")
     return None
-
-
-@dataclass(frozen=True)
-class _Split:
-    """The pools and indices of training images, queries and bank.
-
-    The bank's pool is None without labels. If it is the pool of the training images, then bank and
-    training images are both cut from the start of the same order, so that they are decoded once.
-    """
-
-    train_pool: Pool
-    train: Tensor
-    query_pool: Pool
-    queries: Tensor
-    bank_pool: Pool | None
-    bank: Tensor
-
-
-def _hold_out(
-    opener: Opener, data: str | Source, settings: DataSettings, notes: list[str]
-) -> _Split:
-    """Opens --data and holds the queries out of it."""
-    images, eval_images, bank_images = settings.images, settings.eval_images, settings.bank_images
-    # The most images to read of a stream. Held-out queries are at most a fifth of the pool, so it
-    # takes five times the wanted number.
-    most = max(max(images, bank_images) + eval_images, 5 * eval_images)
-    pool = opener.open(data, "train", most if images and eval_images else None)
-    notes[:0] = pool.notes
-    held = held_out(len(pool), eval_images)
-    notes.append(f"{counted(held, 'image')} held out of {pool.name} as queries, never trained on")
-    order = pool.order(settings.seed)
-    rest = order[held:]
-    return _Split(
-        train_pool=pool,
-        train=rest[: images or None],
-        query_pool=pool,
-        queries=order[:held],
-        bank_pool=pool if len(pool.classes) > 1 else None,
-        bank=rest[: bank_images or None],
-    )
-
-
-def _keep_apart(
-    opener: Opener,
-    data: str | Source,
-    eval_data: str | Source,
-    settings: DataSettings,
-    notes: list[str],
-) -> _Split:
-    """Opens both; queries come from --eval-data, the bank from the one whose labels match them."""
-    images, eval_images, bank_images = settings.images, settings.eval_images, settings.bank_images
-    inner, outer = inside(eval_data, data), inside(data, eval_data)
-    pool = opener.open(data, "train", max(images, bank_images) if images else None, inner)
-    # The bank may have to come from --eval-data too; not with scenes, which have the same classes
-    # on both sides.
-    most = eval_images + (0 if data == BUILT_IN else bank_images)
-    eval_pool = opener.open(eval_data, "eval", most if eval_images else None, outer)
-    notes[:0] = pool.notes + eval_pool.notes
-    if inner is not None or outer is not None:
-        around, part = (data, eval_data) if inner is not None else (eval_data, data)
-        notes.append(f"{part} lies inside {around} and is left out there")
-    name, classes = eval_pool.name, eval_pool.classes
-    if len(eval_pool) < MIN_IMAGES:
-        raise UserError(
-            f"{name} holds {counted(len(eval_pool), 'image')}; --eval-data needs {MIN_IMAGES}"
-        )
-    if len(classes) == 1:
-        raise UserError(
-            f"{name} holds images of one class only ({classes[0]}), nothing to tell apart; "
-            "--eval-data needs two classes or more, or no class folders"
-        )
-    order, eval_order = pool.order(settings.seed), eval_pool.order(settings.seed)
-    train = order[: images or None]
-    if not classes or set(classes) <= set(pool.classes):
-        if pool.classes and not classes:
-            notes.append(
-                f"{name} has no labels, so those of {pool.name} are not used; "
-                "leave --eval-data out to use them"
-            )
-        bank_pool = pool if classes else None
-        bank = order[: bank_images or None]
-        return _Split(pool, train, eval_pool, eval_order[: eval_images or None], bank_pool, bank)
-    half = len(eval_pool) // 2
-    queries = eval_order[: min(eval_images or half, half)]
-    bank = eval_order[len(queries) :][: bank_images or None]
-    notes.append(
-        f"{pool.name} has not the classes of {name}, which is split: "
-        f"{len(bank)} images to learn from, {len(queries)} queries"
-    )
-    return _Split(pool, train, eval_pool, queries, eval_pool, bank)
-
-
-def held_out(count: int, wanted: int) -> int:
-    """The number of queries to hold out of `count` images: at most `wanted`, and about a fifth.
-
-    The limit is a fifth of the images, or `PROBE_IMAGES` where that is more (but at most half of
-    them). 0 for `wanted` means as many as that.
-
-    Raises:
-        UserError: there are too few images to hold some out and train on the rest.
-    """
-    if count < 2 * MIN_IMAGES:
-        raise UserError(
-            f"--data holds {counted(count, 'image')}; {2 * MIN_IMAGES} are needed to train on some "
-            "and hold others out (or name --eval-data)"
-        )
-    limit = max(count // 5, min(PROBE_IMAGES, count // 2))
-    return min(wanted or limit, limit)
 
 
 def halves(labels: Tensor | None, seed: int, among: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -328,16 +226,20 @@ class _Loader:
     how: Loading
     notes: list[str]
 
-    def load_split(self, split: _Split) -> tuple[Images, Images | None, Images]:
+    def load_split(self, split: Split) -> tuple[Images, Images | None, Images]:
         """The training images, the bank and the queries."""
         queries = self._load(split.query_pool, split.queries)
-        if split.bank_pool is split.train_pool:
+        shorter = min(len(split.train), len(split.bank))
+        same_start = torch.equal(split.train[:shorter], split.bank[:shorter])
+        if split.bank_pool is split.train_pool and same_start:
             train, bank = self._load_both(split.train_pool, split.train, split.bank)
             return train, bank, _relabelled(queries, bank.classes)
         train = self._load_training(split.train_pool, split.train)
         if split.bank_pool is None:
             return train, None, queries
-        return train, self._load(split.bank_pool, split.bank), queries
+        bank = self._load(split.bank_pool, split.bank)
+        classes = bank.classes if split.classes is None else split.classes
+        return train, _relabelled(bank, classes), _relabelled(queries, classes)
 
     def _load_training(self, pool: Pool, indices: Tensor) -> Images:
         return self._load(pool, indices, replace(self.form, cropped=True))
@@ -371,9 +273,10 @@ class _Loader:
 
 
 def _relabelled(images: Images, classes: tuple[str, ...]) -> Images:
-    """Renumbers the labels of images for another list of classes that contains theirs."""
-    if images.classes != classes:
-        assert images.labels is not None
-        numbers = torch.tensor([classes.index(name) for name in images.classes])
+    """Renumbers the labels of images for another list of classes, which contains theirs."""
+    if images.classes != classes and images.labels is not None:
+        number = {name: index for index, name in enumerate(classes)}
+        numbers = torch.tensor([number.get(name, -1) for name in images.classes])
         images.labels, images.classes = numbers[images.labels], classes
+        assert int(images.labels.min()) >= 0
     return images

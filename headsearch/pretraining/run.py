@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from headsearch.config import normalization
 from headsearch.config.normalization import Normalization
-from headsearch.config.settings import OF_SEARCH_ALONE, resolve
+from headsearch.config.setting_groups import OF_SEARCH_ALONE
+from headsearch.config.settings import resolve
 from headsearch.errors import UserError
 from headsearch.evaluation.scores import accuracy_columns
 from headsearch.models.bases import NORMALIZATION, Base, BasePlan

@@ -10,7 +10,8 @@ from typing import Any
 from headsearch.config.locations import moved_modules
 from headsearch.config.presets import DEFAULT_LR, PRESETS, quick_lr
 from headsearch.config.recipes import find_recipe
-from headsearch.config.settings import OF_SEARCH_ALONE, RunConfig
+from headsearch.config.setting_groups import OF_SEARCH_ALONE
+from headsearch.config.settings import RunConfig
 from headsearch.errors import UserError
 from headsearch.models.space import Candidate
 from headsearch.pretraining.head_selection import (

@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from headsearch.config.locations import absolute_locations, without_places
-from headsearch.config.settings import OF_OLDER_RUNS, RunConfig
+from headsearch.config.setting_groups import of_older_runs
+from headsearch.config.settings import RunConfig
 from headsearch.errors import UserError
 from headsearch.runs.directory import CONFIG, read_config, write_config
 from headsearch.runs.run import SOLO_HEAD
@@ -23,11 +24,10 @@ from headsearch.runs.storage_url import without_passwords
 MAY_DIFFER = (
     "out", "device", "threads", "precision", "cuda_graphs", "compile", "snapshot_every",
     "git_commit", "versions", "study_name", "max_bad_images", "processes", "log",
-    "data_fingerprint", "download", "storage",
+    "data_fingerprint", "download", "storage", "memory", "workers", "check_images",
 )  # fmt: skip
 """Settings that may change when a run is resumed. Bitwise equal results need them unchanged too."""
-_DEFAULTS = {**RunConfig().model_dump(mode="json"), **OF_OLDER_RUNS}
-"""The settings of a run that was made before a setting existed."""
+_DEFAULTS = RunConfig().model_dump(mode="json")
 
 
 def check_same_settings(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,7 +43,8 @@ def check_same_settings(path: Path, settings: Mapping[str, Any]) -> dict[str, An
         return dict(settings)
     # Through YAML, as the settings in the file were: tuples become lists, for example.
     now = yaml.safe_load(yaml.safe_dump(dict(settings)))
-    then, now = without_places({**_DEFAULTS, **begun}), without_places(now)
+    older = {**_DEFAULTS, **of_older_runs(begun.get("recipe"))}  # for settings that came later
+    then, now = without_places({**older, **begun}), without_places(now)
     _refuse_changes(file, then, now)
     places = absolute_locations(settings)
     if any(begun.get(name) != place for name, place in places.items() if name in begun):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headsearch.config.settings import OF_OLDER_RUNS
+from headsearch.config.setting_groups import of_older_runs
 from headsearch.errors import UserError
 from headsearch.runs import same_settings
 from headsearch.runs.console import Loading, silently
@@ -50,7 +50,7 @@ def prepared_again(
         raise UserError(f"{run.path}: its base diverged; search again with a lower --lr")
     config = resolve_here(flags or {}, run.path / "config.yaml")
     if "study_name" in run.config:  # as it began, also if the file of its weights has moved
-        normalization = run.config.get("normalization", OF_OLDER_RUNS["normalization"])
+        normalization = run.config.get("normalization", of_older_runs(None)["normalization"])
         config = config.model_copy(update={"normalization": normalization})
     # Before the data are opened, which may fail because of such a change.
     recorded, now = run.facts.get("settings"), config.model_dump(mode="json")

@@ -13,7 +13,8 @@ from typing import Any
 import timm.layers
 import torch
 
-from headsearch.config.settings import RunConfig, check_here, resolve
+from headsearch.config.machine import check_here
+from headsearch.config.settings import RunConfig, resolve
 from headsearch.device import (
     choose_device,
     fast_at_bf16,

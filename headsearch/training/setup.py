@@ -228,6 +228,7 @@ def _open_data(
             images=config.images or (BUILT_IN_FULL if config.data == BUILT_IN else 0),
             eval_images=config.eval_images,
             bank_images=config.bank_images,
+            probe_classes=config.probe_classes,
             seed=config.seed if config.data_seed is None else config.data_seed,
             max_image_size=ACCELERATOR_IMAGE_SIZE if accelerator else CPU_IMAGE_SIZE,
             data_dir=config.data_dir,
@@ -236,6 +237,7 @@ def _open_data(
             memory_limit=int(config.memory * 2**30),
             store_size=config.store_size,
             check=config.check_images,
+            labels=config.labels,
         ),
         partial(loading, f"decoding images of {config.data}"),
     )

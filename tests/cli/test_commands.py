@@ -16,7 +16,8 @@ import pytest
 from headsearch.cli.budgets import budget_words
 from headsearch.cli.commands import GROUPS, app
 from headsearch.config.presets import DEFAULT_LR, PRESETS, quick_lr
-from headsearch.config.settings import OF_SEARCH_ALONE, RunConfig
+from headsearch.config.setting_groups import OF_SEARCH_ALONE
+from headsearch.config.settings import RunConfig
 from headsearch.runs.signals import InterruptedAtOnceError
 from helpers.command_line import in_process
 

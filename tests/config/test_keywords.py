@@ -16,7 +16,8 @@ from headsearch.config.keywords import (
     api_function,
     in_python,
 )
-from headsearch.config.settings import OF_SEARCH_ALONE, RunConfig
+from headsearch.config.setting_groups import OF_SEARCH_ALONE
+from headsearch.config.settings import RunConfig
 from headsearch.data.image.skipped import LeftOut, TooManyBadError
 from headsearch.errors import UserError
 

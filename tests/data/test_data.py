@@ -22,7 +22,8 @@ from headsearch.data.image.readers import class_folders, open_path
 from headsearch.data.image.store import ImagesOnDemand
 from headsearch.data.image.synthetic.scenes import generate_scenes
 from headsearch.data.order import balanced_order
-from headsearch.data.splits import follow_size, halves, held_out
+from headsearch.data.partition import held_out
+from headsearch.data.splits import follow_size, halves
 from headsearch.errors import UserError
 from headsearch.seeding import seeded_generator
 from helpers.image_files import SIZE, class_files, encoded, numbers, open_small, png, tar, write
@@ -460,9 +461,8 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         ("prefix", "package"),
-        [("hfds", "datasets"), ("hfids", "datasets"), ("tfds", "tensorflow-datasets"),
-         ("wds", "webdataset")],
-    )  # fmt: skip
+        [("hfds", "datasets"), ("hfids", "datasets"), ("tfds", "tensorflow-datasets")],
+    )
     def test_a_prefix_whose_package_is_missing(self, prefix, package, monkeypatch):
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         self.check([f"{prefix}/x", f"pip install {package}"], f"{prefix}/x")
@@ -531,7 +531,6 @@ class TestTimmDatasets:
                 open_small(f"{prefix}/nobody/nothing")
 
     def test_webdatasets(self, tmp_path):
-        pytest.importorskip("webdataset")
         for shard in range(2):
             files = {}
             for i in range(80):

@@ -104,7 +104,7 @@ def test_labels_that_some_images_lack_are_not_used_and_said_so(
     for source in both(tmp_path, {**pairs(".cls"), **damage}):
         assert source.labels is None
         assert "labels are not read from its 12 .cls files, because" in source.notes[0]
-        assert len(source.others) == 12
+        assert (list(source.others), dict(source.beside)) == ([], {".cls": 12})
 
 
 @pytest.mark.parametrize("content", [b"{", b"[1]", b'{"label": null}', b"[" * 100_000, b"true"])

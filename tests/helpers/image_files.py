@@ -56,7 +56,7 @@ def tar(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-SMALL = DataSettings(eval_images=40, bank_images=50, seed=0)
+SMALL = DataSettings(eval_images=40, bank_images=50, probe_classes=0, seed=0)
 
 
 def open_small(

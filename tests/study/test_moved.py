@@ -15,7 +15,7 @@ import yaml
 from headsearch.config.locations import BUILT_IN, TIMM_PREFIXES, absolute_locations
 from headsearch.config.settings import resolve
 from headsearch.data import factory
-from headsearch.data.image.timm_readers import PACKAGES
+from headsearch.data.image.timm_readers import PREFIXES
 from headsearch.errors import UserError
 from headsearch.pretraining.run import Pretraining
 from headsearch.pretraining.setup import prepare_again, prepare_pretraining
@@ -136,4 +136,4 @@ def test_names_stay_names_and_paths_become_absolute(
     found = absolute_locations({"data": "torch/cifar10", "data_dir": None})
     assert found["data_dir"] == str(tmp_path / "data")
     assert factory.BUILT_IN == BUILT_IN
-    assert set(PACKAGES) == set(TIMM_PREFIXES)
+    assert set(PREFIXES) == set(TIMM_PREFIXES)

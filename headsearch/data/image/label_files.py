@@ -45,12 +45,12 @@ def labels_beside(
         read: returns the bytes of one of the others; raises BadImage or OSError.
     """
     for suffix in SUFFIXES:
-        beside = {_key(file): file for file in others if _suffix(file) == suffix}
+        beside = {key(file): file for file in others if _suffix(file) == suffix}
         if not beside:
             continue
         labels = []
         for image in images:
-            file = beside.get(_key(image))
+            file = beside.get(key(image))
             label = _label(suffix, file, read) if file is not None else None
             if label is None:
                 files = counted(len(beside), f"{suffix} file")
@@ -83,7 +83,8 @@ def _label(suffix: str, file: str, read: Callable[[str], bytes]) -> str | None:
     return str(value) if usable else None
 
 
-def _key(file: str) -> str:
+def key(file: str) -> str:
+    """What files that belong together share: the path up to the first dot of the name."""
     path = PurePosixPath(file)
     return str(path.parent / path.name.partition(".")[0])
 

@@ -1,4 +1,4 @@
-"""`Source`, a numbered set of undecoded images, with readers for folders and tar archives.
+"""Opens a path or a URL as a `Source` of image files: a folder, archives, a list of paths.
 
 Archives are read in place and never unpacked to disk. Names inside an archive only serve as labels,
 never as paths.
@@ -7,229 +7,89 @@ never as paths.
 from __future__ import annotations
 
 import difflib
+import glob
 import os
-import stat
-import tarfile
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
-
-from headsearch.data.image.decode import BadImage, decode, open_image
+from headsearch.data.image.brace_lists import expand, is_pattern
+from headsearch.data.image.byte_ranges import LARGEST_FILE, is_url, read_range
+from headsearch.data.image.file_source import FileSource
 from headsearch.data.image.label_files import LARGEST as LARGEST_LABEL
-from headsearch.data.image.label_files import LabelFiles, in_order, labels_beside
-from headsearch.data.image.wide_values import NOMINAL, Scale
+from headsearch.data.image.labelling import AUTO, Labelling, class_folders
+from headsearch.data.image.layouts import EVAL_FOLDERS, TRAIN_FOLDERS, of_split, split_folder
+from headsearch.data.image.listed import ListSource
+from headsearch.data.image.path_table import LIST_SUFFIXES, PathTable
+from headsearch.data.image.remote import RemoteSource, remote_files
+from headsearch.data.image.source import Source
+from headsearch.data.image.suffixes import is_hidden, is_image
+from headsearch.data.image.tar_source import TarSource
 from headsearch.errors import UserError
 from headsearch.text import counted
 
-SUFFIXES = (
-    ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tga", ".tif",
-    ".tiff", ".webp",
-)  # fmt: skip
-"""The suffixes of image files, in lower case."""
+__all__ = [
+    "EVAL_FOLDERS",
+    "TRAIN_FOLDERS",
+    "FileSource",
+    "FolderSource",
+    "Source",
+    "TarSource",
+    "class_folders",
+    "files_below",
+    "is_hidden",
+    "is_image",
+    "nearest",
+    "open_named",
+    "open_path",
+    "split_folder",
+]
 
-LARGEST_FILE = 2**30
-"""The largest file in bytes; even uncompressed, the largest image that Pillow opens is smaller."""
-
-TRAIN_FOLDERS = ("train", "training")
-"""Usual names of the subfolder with the training split."""
-EVAL_FOLDERS = ("val", "valid", "validation", "eval", "evaluation", "test")
-"""Usual names of the subfolder with the evaluation split, in the order in which they are tried."""
-
-
-class Source(ABC):
-    """A numbered set of images that can be decoded one at a time, from several threads.
-
-    Attributes:
-        name: what the user called it.
-        labels: (N,) int64 indices into `classes`, or None.
-        classes: class names, sorted; empty without labels.
-        notes: decisions that were made while opening it, one line each.
-        others: names of the files without the suffix of an image.
-        scale: of images of more than 8 bits a value; see `survey`.
-    """
-
-    name: str
-    scale: Scale = NOMINAL
-    labels: Tensor | None = None
-    classes: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    others: Sequence[str] = ()
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def pixels(self, index: int, size: int) -> NDArray[np.uint8]:
-        """Image `index` as (3, size, size) uint8 RGB.
-
-        Raises:
-            BadImage: the file is not a usable image.
-            OSError: the file cannot be read.
-        """
-
-    @abstractmethod
-    def shorter_side(self, index: int) -> int:
-        """The shorter side of image `index` in pixels, without decoding it; raises as `pixels`."""
-
-    def opened(self, index: int) -> Image.Image | None:
-        """Image `index` before it is decoded, if there is such a thing; raises as `pixels`."""
-        return None
-
-    def __str__(self) -> str:
-        return self.name
-
-    def describe(self, index: int) -> str:
-        """The name of image `index` in messages."""
-        return f"{self.name}[{index}]"
-
-
-class FileSource(Source):
-    """Image files that are read as bytes: the common part of folders and archives."""
-
-    def __init__(self, name: str, files: Sequence[str], others: Sequence[str]) -> None:
-        """Derives classes and labels from relative file names.
-
-        Args:
-            name: what the user called the folder or archive.
-            files: relative names of the images, in order, with / between parts.
-            others: names of the files without the suffix of an image.
-
-        Raises:
-            UserError: there are no images, or the folders are splits rather than classes.
-        """
-        if not files and others:
-            raise UserError(
-                f"{name} holds {counted(len(others), 'file')}, none an image (for example "
-                f"{others[0]!r}); images end in {', '.join(SUFFIXES)}"
-            )
-        if not files:
-            raise UserError(
-                f"{name} is empty: expected images, or a folder of images for each class"
-            )
-        self.name = name
-        notes: list[str] = []
-        files = list(files)
-        if (folders := class_folders(files)) is not None:
-            files, folders = _without_splits(name, files, folders, notes)
-        beside = LabelFiles()
-        if folders is None or len(set(folders)) == 1:
-            beside = labels_beside(name, files, others, self.read_other)
-            notes += [beside.note] if beside.note else []
-            others = [file for file in others if file not in beside.used]
-            folders = beside.labels or folders
-        self.files = files
-        self.others = others
-        if others:
-            count = counted(len(others), "file that is not an image", "files that are not images")
-            notes.append(f"{name}: {count} left out")
-        if folders is not None:
-            self.classes = in_order(folders) if beside.labels else tuple(sorted(set(folders)))
-            splits = {c.lower() for c in self.classes} & {*TRAIN_FOLDERS, *EVAL_FOLDERS}
-            if len(splits) == len(self.classes) > 1:
-                raise UserError(
-                    f"{name} holds splits ({', '.join(self.classes)}), not classes; "
-                    "name one of them as --data and another as --eval-data"
-                )
-            number = {folder: i for i, folder in enumerate(self.classes)}
-            self.labels = torch.tensor([number[folder] for folder in folders])
-        elif any("/" in file for file in files):
-            notes.append(f"{name}: images lie beside folders of images, so it counts as unlabelled")
-        self.notes = tuple(notes)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    @abstractmethod
-    def read(self, index: int) -> bytes:
-        """The bytes of file `index`. Raises BadImage or OSError."""
-
-    @abstractmethod
-    def read_other(self, file: str) -> bytes:
-        """The bytes of one of the files that are not images. Raises BadImage or OSError."""
-
-    def pixels(self, index: int, size: int) -> NDArray[np.uint8]:
-        return decode(self.read(index), size, self.scale)
-
-    def opened(self, index: int) -> Image.Image:
-        return open_image(self.read(index))
-
-    def shorter_side(self, index: int) -> int:
-        return min(self.opened(index).size)
-
-    def describe(self, index: int) -> str:
-        return self.files[index]
-
-
-def class_folders(files: Sequence[str]) -> list[str] | None:
-    """The class of every file: its first folder that not all files share; None without classes.
-
-    `cifar10/cat/1.png` and `cifar10/dog/2.png` have the classes `cat` and `dog`, since all files
-    share the folder `cifar10`. If all files are in one folder, that folder is their only class.
-
-    Args:
-        files: relative names with / between parts.
-
-    Returns:
-        A class for every file, or None if some file is not in a folder below the shared ones.
-    """
-    parts = [PurePosixPath(file).parts[:-1] for file in files]
-    if len(set(parts)) == 1:
-        return [p[-1] for p in parts] if parts[0] else None
-    depth = 0
-    while all(len(p) > depth and p[depth] == parts[0][depth] for p in parts):
-        depth += 1
-    return None if any(len(p) == depth for p in parts) else [p[depth] for p in parts]
-
-
-def _without_splits(
-    name: str, files: list[str], folders: list[str], notes: list[str]
-) -> tuple[list[str], list[str]]:
-    """Leaves out the files of folders among the classes that are named like evaluation splits.
-
-    `train` is a class where it is not beside such a folder alone: there are images of trains.
-    """
-    splits = {folder for folder in folders if folder.lower() in EVAL_FOLDERS}
-    if not splits or all(f.lower() in (*EVAL_FOLDERS, *TRAIN_FOLDERS) for f in set(folders)):
-        return files, folders
-    kept = [place for place, folder in enumerate(folders) if folder not in splits]
-    notes.append(
-        f"{name}: {', '.join(sorted(splits))} beside the classes is named like a split and left "
-        f"out with its {counted(len(files) - len(kept), 'image')}; rename it if it is a class"
-    )
-    return [files[place] for place in kept], [folders[place] for place in kept]
+SOLUTION = "LOC_val_solution.csv"
+"""Kaggle's labels of ImageNet's validation images, which lie there in one folder."""
+_LEVELS = 5
+"""How many folders above the images it is looked for: it lies beside ILSVRC/Data/CLS-LOC/val."""
 
 
 class FolderSource(FileSource):
     """The images below a folder, but for those below the folder `without`."""
 
-    def __init__(self, path: Path, name: str, without: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        without: Path | None = None,
+        labelling: Labelling = AUTO,
+        files: list[str] | None = None,
+    ) -> None:
         self.path = path
         images: list[str] = []
         others: list[str] = []
-        for file in files_below(path, without):
+        for file in files_below(path, without) if files is None else files:
             (images if is_image(file) else others).append(file)
-        super().__init__(name, sorted(images), sorted(others))
+        super().__init__(name, sorted(images), sorted(others), labelling)
 
     def read(self, index: int) -> bytes:
-        return self._bytes(self.files[index], LARGEST_FILE)
+        return read_range(str(self.path / self.files[index]), 0, None, LARGEST_FILE)
 
     def read_other(self, file: str) -> bytes:
-        return self._bytes(file, LARGEST_LABEL)
+        return read_range(str(self.path / file), 0, None, LARGEST_LABEL)
 
-    def _bytes(self, name: str, most: int) -> bytes:
-        file = self.path / name
-        status = file.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe or a device, reading which may never end
-            raise BadImage("not a regular file")
-        _check_size(status.st_size, most)
-        return file.read_bytes()
+    def known_table(self) -> PathTable | None:
+        solution = imagenet_solution(self.path)
+        return PathTable.read(str(solution)) if solution is not None else None
+
+
+def imagenet_solution(folder: Path) -> Path | None:
+    """Kaggle's file of labels for a folder of ImageNet's validation images; None elsewhere."""
+    if split_of_kaggle(folder) != "val":
+        return None
+    parents = folder.absolute().parents[:_LEVELS]
+    return next((p / SOLUTION for p in parents if (p / SOLUTION).is_file()), None)
+
+
+def split_of_kaggle(folder: Path) -> str | None:
+    """The split of a folder inside Kaggle's ImageNet (ILSVRC/Data/CLS-LOC); None elsewhere."""
+    return folder.name if folder.absolute().parent.name == "CLS-LOC" else None
 
 
 def files_below(root: Path, without: Path | None = None) -> Iterator[str]:
@@ -254,105 +114,116 @@ def files_below(root: Path, without: Path | None = None) -> Iterator[str]:
         yield from ((relative / f).as_posix() for f in files if not is_hidden(f))
 
 
-def is_hidden(name: str) -> bool:
-    """Whether no reader looks at a file or folder of this name, nor at what a folder holds.
-
-    macOS adds `._x.jpg` and the folder `__MACOSX` to archives, for the metadata of x.jpg.
-    """
-    return (name.startswith(".") and name not in (".", "..")) or name == "__MACOSX"
-
-
-def is_image(file: str) -> bool:
-    return PurePosixPath(file).suffix.lower() in SUFFIXES
-
-
-@dataclass(frozen=True)
-class _Member:
-    """Where the bytes of a file lie in a tar."""
-
-    offset: int
-    size: int
-
-
-class TarSource(FileSource):
-    """The images in an uncompressed tar, which are read in place."""
-
-    def __init__(self, path: Path, name: str) -> None:
-        self.path = path
-        members: dict[str, _Member] = {}
-        repeated = set()
-        try:
-            with tarfile.open(path, "r:") as tar:
-                for info in tar:
-                    file = PurePosixPath(info.name)
-                    if any(map(is_hidden, file.parts)):
-                        continue
-                    if info.islnk() and (linked := str(PurePosixPath(info.linkname))) in members:
-                        member = members[linked]  # the same file under a second name
-                    elif info.isreg():
-                        member = _Member(info.offset_data, info.size)
-                    else:
-                        continue  # other links and devices have no content in the archive
-                    repeated |= {str(file)} & members.keys()
-                    members[str(file)] = member
-        except tarfile.TarError as error:
-            raise UserError(
-                f"{name} cannot be read as a tar ({error}); it must be complete and not compressed"
-            ) from error
-        self._members = members
-        files = sorted(file for file in members if is_image(file))
-        super().__init__(name, files, sorted(members.keys() - set(files)))
-        if repeated:
-            self.notes += (
-                f"{name} holds {counted(len(repeated), 'member')} more than once; the last is used",
-            )
-
-    def read(self, index: int) -> bytes:
-        return self._bytes(self.files[index], LARGEST_FILE)
-
-    def read_other(self, file: str) -> bytes:
-        return self._bytes(file, LARGEST_LABEL)
-
-    def _bytes(self, name: str, most: int) -> bytes:
-        member = self._members[name]
-        _check_size(member.size, most)
-        # A new handle for each read, since threads and forked workers would share its position.
-        with self.path.open("rb") as file:
-            file.seek(member.offset)
-            return file.read(member.size)
-
-
-def _check_size(size: int, most: int) -> None:
-    if size > most:
-        raise BadImage(f"{size} bytes, over the limit of {most}")
-
-
-def open_path(path: Path, name: str, without: Path | None = None) -> FileSource:
-    """Opens a folder or a .tar of images.
+def open_named(
+    spec: str, role: str, labelling: Labelling = AUTO, without: Path | None = None
+) -> FileSource:
+    """Opens what a user names: a path, a URL, or several archives.
 
     Args:
-        path: the folder or archive.
-        name: what the user called it.
-        without: a folder inside it that is left out.
+        spec: a folder, an archive or a list, as a path or a URL; or archives as a brace list
+            (`train-{0000..0012}.tar`), with wildcards (`train-*.tar`), or with :: between them.
+        role: "train" or "eval", which decides where archives have names of splits.
+        labelling: how labels are found.
+        without: a folder inside the one that is named, which is left out.
 
     Raises:
-        UserError: it does not exist, is neither a folder nor a tar, or contains no image.
+        UserError: nothing of this name exists or can be read, or it contains no image.
+    """
+    here = not is_url(spec) and Path(spec).expanduser().exists()
+    if not here and is_pattern(spec):
+        return TarSource(_archives_of(spec), spec, labelling)
+    if is_url(spec):
+        return _open_url(spec, role, labelling)
+    return open_path(Path(spec).expanduser(), spec, without, labelling, role)
+
+
+def _archives_of(spec: str) -> list[str]:
+    """The archives of a brace list or a pattern; missing files are an error."""
+    found: list[str] = []
+    for name in expand(spec):
+        if is_url(name):
+            found.append(name)
+            continue
+        path = Path(name).expanduser()
+        matching = sorted(glob.glob(str(path))) if not path.exists() else [str(path)]  # noqa: PTH207
+        if not matching:
+            raise UserError(f"{spec}: {name} does not exist{nearest(path)}")
+        found += matching
+    return found
+
+
+def _open_url(spec: str, role: str, labelling: Labelling) -> FileSource:
+    path = spec.rstrip("/")
+    if tarfile_like(path):
+        return TarSource([path], spec, labelling)
+    if path.lower().endswith(LIST_SUFFIXES):
+        return ListSource(PathTable.read(path), spec, labelling)
+    files = remote_files(path)
+    archives = [file for file in files if file.endswith(".tar")]
+    if archives and not any(map(is_image, files)):
+        return _open_archives(path, spec, archives, role, labelling)
+    return RemoteSource(path, spec, files, labelling)
+
+
+def open_path(
+    path: Path,
+    name: str,
+    without: Path | None = None,
+    labelling: Labelling = AUTO,
+    role: str = "train",
+) -> FileSource:
+    """Opens a folder of images or of archives, an archive, or a list of paths.
+
+    Args:
+        path: the folder, archive or list.
+        name: what the user called it.
+        without: a folder inside it that is left out.
+        labelling: how labels are found.
+        role: "train" or "eval", which decides where archives have names of splits.
+
+    Raises:
+        UserError: it does not exist, is none of these, or contains no image.
     """
     if path.is_dir():
-        return FolderSource(path, name, without)
-    if path.is_file() and tarfile_like(path):
-        return TarSource(path, name)
+        files = list(files_below(path, without))
+        archives = sorted(file for file in files if file.endswith(".tar"))
+        if archives and not any(map(is_image, files)):
+            return _open_archives(str(path), name, archives, role, labelling)
+        return FolderSource(path, name, without, labelling, files)
+    if path.is_file() and tarfile_like(str(path)):
+        return TarSource([str(path)], name, labelling)
+    if path.is_file() and path.suffix.lower() in LIST_SUFFIXES:
+        return ListSource(PathTable.read(str(path)), name, labelling)
     if path.exists():
-        raise UserError(f"{name} is neither a folder nor a .tar of images")
+        raise UserError(
+            f"{name} is neither a folder nor a .tar of images, nor a list of paths "
+            f"({', '.join(LIST_SUFFIXES)})"
+        )
     raise UserError(f"{name} does not exist{nearest(path)}")
 
 
-def tarfile_like(path: Path) -> bool:
+def _open_archives(
+    folder: str, name: str, archives: list[str], role: str, labelling: Labelling
+) -> FileSource:
+    """The archives in a folder; where their names have splits, those of the role."""
+    words = TRAIN_FOLDERS if role == "train" else EVAL_FOLDERS
+    used, unused = of_split(sorted(archives), words)
+    source = TarSource([f"{folder}/{file}" for file in used], name, labelling)
+    if unused:
+        source.notes += (
+            f"{name}: {counted(len(unused), 'archive')} of other splits left out (for example "
+            f"{unused[0]}); name them as {folder}/….tar to use them",
+        )
+    return source
+
+
+def tarfile_like(path: str) -> bool:
     """Whether the suffix of a file is that of a tar, compressed ones included.
 
     A compressed tar is opened as well, so that the message says that it must not be compressed.
     """
-    return ".tar" in path.suffixes or path.suffix == ".tgz"
+    suffixes = Path(path).suffixes
+    return ".tar" in suffixes or suffixes[-1:] == [".tgz"]
 
 
 def nearest(path: Path) -> str:
@@ -366,8 +237,3 @@ def nearest(path: Path) -> str:
     if match:
         return f"; did you mean {str(parent / match[0])!r}?"
     return f"; the nearest folder that exists is {str(parent)!r}"
-
-
-def split_folder(path: Path, names: Sequence[str]) -> Path | None:
-    """The first subfolder of `path` with one of these names; None if there is none."""
-    return next((path / n for n in names if (path / n).is_dir()), None)

@@ -1,4 +1,6 @@
-"""Readers of timm's datasets, named by the prefixes torch/, hfds/, hfids/, tfds/ and wds/.
+"""Readers of timm's datasets, named by the prefixes torch/, hfds/, hfids/ and tfds/.
+
+The shards of wds/ are read by `wds_shards`.
 
 The prefixes are those of `timm.data.create_dataset`. A dataset is written `PREFIX/NAME` or
 `PREFIX/NAME#SPLIT`: `torch/cifar10`, `hfds/uoft-cs/cifar10#test`,
@@ -25,8 +27,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from headsearch.data.image.dataset_items import LABEL_KEYS
 from headsearch.data.image.decode import BROKEN, BadImage, decode, open_image, square, to_array
-from headsearch.data.image.readers import Source, nearest
+from headsearch.data.image.source import Source
 from headsearch.data.image.wide_values import kind_of
 from headsearch.errors import UserError, unknown
 
@@ -35,9 +38,10 @@ PACKAGES = {
     "hfds": "datasets",
     "hfids": "datasets",
     "tfds": "tensorflow_datasets",
-    "wds": "webdataset",
 }
-"""The prefixes, and the package that each needs."""
+"""The prefixes of data sets that timm reads, and the package that each needs."""
+PREFIXES = (*PACKAGES, "wds")
+"""All prefixes. The shards of wds/ need no package: they are read as other tars are."""
 
 _TORCH_NAMES = (
     "cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist", "inaturalist", "inat",
@@ -55,7 +59,7 @@ class TimmSpec:
     Attributes:
         text: the spec as written.
         prefix: a key of `PACKAGES`.
-        name: the library's name of the dataset; for wds, its folder.
+        name: the library's name of the dataset; for wds, the folder of the shards.
         splits: the split, or those to try in turn.
         data_dir: the folder in which the library finds and stores data. None for the library's
             default, and for `data` with torchvision, which has no default.
@@ -90,11 +94,11 @@ def parse(spec: str, role: str, data_dir: Path | None, download: bool) -> TimmSp
     text, _, split = spec.partition("#")
     prefix, slash, name = text.partition("/")
     prefix = prefix.lower()
-    if not slash or prefix not in PACKAGES:
+    if not slash or prefix not in PREFIXES:
         return None
     if prefix == "torch" and name.lower() not in _TORCH_NAMES:
         raise unknown("torch/ dataset", name, _TORCH_NAMES)
-    if importlib.util.find_spec(PACKAGES[prefix]) is None:
+    if prefix in PACKAGES and importlib.util.find_spec(PACKAGES[prefix]) is None:
         package = PACKAGES[prefix].replace("_", "-")
         raise UserError(f"{spec} needs the package {package!r}: pip install {package}")
     return TimmSpec(spec, prefix, name, (split,) if split else _SPLITS[role], data_dir, download)
@@ -128,7 +132,6 @@ def _create(spec: TimmSpec, seed: int, keys: dict[str, str]) -> Any:
 
     arguments: dict[str, Any] = {"root": spec.data_dir, "download": spec.download, "seed": seed}
     arguments |= keys
-    splits = spec.splits
     if spec.prefix == "torch":
         arguments["root"] = spec.data_dir or Path("data")
         del arguments["seed"]
@@ -136,15 +139,10 @@ def _create(spec: TimmSpec, seed: int, keys: dict[str, str]) -> Any:
         del arguments["seed"]
     elif spec.prefix == "hfids":
         arguments["is_training"] = True  # shuffles the stream, which is often sorted by class
-    elif spec.prefix == "wds":
-        arguments["root"], splits = _shards(spec)
-        arguments["input_key"] = "jpg;jpeg;png;webp"
-        del arguments["download"]
-    if spec.prefix in ("hfids", "wds"):
         arguments["input_img_mode"] = ""  # converted as the images of a folder are
 
     first: Exception | None = None
-    for split in splits:
+    for split in spec.splits:
         try:
             with _offline(not spec.download and spec.prefix in ("hfds", "hfids")):
                 return create_dataset(f"{spec.prefix}/{spec.name}", split=split, **arguments)
@@ -163,8 +161,6 @@ def _not_there(spec: TimmSpec, error: Exception) -> UserError:
     reason = lines[0].split(". ")[0].rstrip(".") if lines else type(error).__name__
     folder = f" in {str(spec.data_dir or 'data')!r}" if spec.prefix == "torch" else ""
     advice = "" if spec.download else "; use --download to fetch it, or --data-dir if you have it"
-    if spec.prefix == "wds":
-        advice = "; name the shards, as in wds/FOLDER#train-{0000..0012}.tar"
     return UserError(f"{spec.text} cannot be opened{folder}: {reason}{advice}")
 
 
@@ -206,24 +202,15 @@ def _columns(spec: TimmSpec) -> dict[str, str]:
     features = builder.info.features or {}
     images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
     labels = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    labels = labels or [name for name in LABEL_KEYS if _whole_numbers(features.get(name))]
     if not images:
         raise UserError(f"{spec.text} has no column of images (columns: {', '.join(features)})")
     # timm's reader requires a label column; that of the images stands for "none".
     return {"input_key": images[0], "target_key": labels[0] if labels else images[0]}
 
 
-def _shards(spec: TimmSpec) -> tuple[Path, tuple[str, ...]]:
-    """The folder of a webdataset, and its splits; all shards in it if no split is described."""
-    folder = Path(spec.name) if spec.data_dir is None else spec.data_dir / spec.name
-    if not folder.is_dir():
-        raise UserError(f"{spec.text}: no folder {str(folder)!r}{nearest(folder)}")
-    described = any((folder / name).exists() for name in ("_info.json", "info.json"))
-    if "#" in spec.text or described:
-        return folder, spec.splits
-    shards = sorted(path.name for path in folder.glob("*.tar"))
-    if not shards:
-        raise UserError(f"{spec.text}: no .tar shards in {str(folder)!r}")
-    return folder, ("::".join(shards),)
+def _whole_numbers(feature: Any) -> bool:
+    return str(getattr(feature, "dtype", "")).startswith(("int", "uint"))
 
 
 class MapSource(Source):
@@ -240,7 +227,7 @@ class MapSource(Source):
             names = _class_names(self._reader.class_to_idx)
         else:
             targets, names = _torch_targets(dataset)
-        self.labels, self.classes, self.notes = _labels(self.name, targets, names)
+        self.labels, self.classes, self.notes = labels_from(self.name, targets, names)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -249,6 +236,9 @@ class MapSource(Source):
         if self._reader is not None:
             return decode(self._bytes(index), size, self.scale)
         return to_array(self._image(index), size, self.scale)
+
+    def encoded(self, index: int) -> bytes | None:
+        return self._bytes(index) if self._reader is not None else None
 
     def opened(self, index: int) -> Image.Image:
         return open_image(self._bytes(index)) if self._reader else self._image(index)
@@ -318,7 +308,7 @@ class StreamSource(Source):
             raise UserError(f"{spec.text} gave no image (a sample needs an image and a class)")
         labelled = all(isinstance(target, (int, np.integer)) for target in targets)
         names = _class_names(dataset.reader.class_to_idx)
-        self.labels, self.classes, self.notes = _labels(
+        self.labels, self.classes, self.notes = labels_from(
             self.name, [int(target) for target in targets] if labelled else [], names
         )
 
@@ -349,7 +339,7 @@ def _class_names(class_to_idx: dict[str, int]) -> tuple[str, ...]:
     return tuple(sorted(class_to_idx, key=class_to_idx.__getitem__))
 
 
-def _labels(
+def labels_from(
     name: str, targets: list[int], names: tuple[str, ...]
 ) -> tuple[Tensor | None, tuple[str, ...], tuple[str, ...]]:
     """Labels, class names and notes from the targets of a library, which write −1 for "unknown"."""
@@ -368,4 +358,4 @@ def looks_like_prefix(spec: str) -> str | None:
     first = re.match(r"(\w+)[/:]", spec)
     if first is None:
         return None
-    return next(iter(difflib.get_close_matches(first[1].lower(), PACKAGES, n=1)), None)
+    return next(iter(difflib.get_close_matches(first[1].lower(), PREFIXES, n=1)), None)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from headsearch.config.settings import OF_A_STEP, RunConfig
+from headsearch.config.setting_groups import OF_A_STEP
+from headsearch.config.settings import RunConfig
 from headsearch.models.space import Candidate
 from headsearch.runs.console import Loading, silently
 from headsearch.study.setup import SearchSetup, prepare

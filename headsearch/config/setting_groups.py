@@ -1,0 +1,41 @@
+"""Settings by what they decide, and the values that runs of older versions had."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from headsearch.config import formats
+
+OF_SEARCH_ALONE = (
+    "space", "coupling", "images_per_head", "trials", "cohort", "seeds", "sampler", "pruner",
+    "eta", "min_keep", "storage", "rank_by",
+)  # fmt: skip
+"""Settings that pretraining with one head does not use."""
+
+OF_A_STEP = (
+    "base", "base_args", "space", "objective", "recipe", "budget", "batch_size", "image_size",
+    "patch_size", "coupling", "images_per_head", "device", "precision", "cuda_graphs", "compile",
+    "threads", "seed", "views",
+)  # fmt: skip
+"""Settings that the time and memory of a training step depend on."""
+
+RECORDED = (
+    formats.KEY, "study_name", "space_hash", "space_content", "base_arguments", "first_weights",
+    "data_fingerprint", "git_commit", "versions", "given", "solo_head", "processes", "fleet",
+)  # fmt: skip
+"""Keys of a run's own config.yaml besides its settings; they are not read back as settings."""
+
+_OLDER = {"normalization": "imagenet", "views": "small", "probe_classes": 0}
+_OLDER_CROPS = {"hssl-vit-s": "crop_scale=0.14/1", "hssl-vit-b": "crop_scale=0.14/1"}
+
+
+def of_older_runs(recipe: object) -> Mapping[str, Any]:
+    """The values in runs made before a setting existed, where they differ from the default.
+
+    Args:
+        recipe: that of the run, which decided about crops before `views` did. Settings that were
+            read from a file are texts with a line.
+    """
+    crops = _OLDER_CROPS.get(str(getattr(recipe, "value", recipe)))
+    return {**_OLDER, "views": f"small,{crops}"} if crops else _OLDER

@@ -1,0 +1,116 @@
+"""`FileSource`: images that are read as the bytes of files; the common part of several readers."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from headsearch.data.image.decode import decode, open_image
+from headsearch.data.image.label_files import in_order, key
+from headsearch.data.image.labelling import AUTO, Files, Labelling
+from headsearch.data.image.path_table import PathTable
+from headsearch.data.image.source import Source
+from headsearch.data.image.suffixes import SUFFIXES
+from headsearch.errors import UserError
+from headsearch.text import counted
+
+
+class FileSource(Source):
+    """Image files that are read as bytes: the common part of folders, archives and lists."""
+
+    def __init__(
+        self,
+        name: str,
+        files: Sequence[str],
+        others: Sequence[str],
+        labelling: Labelling = AUTO,
+        *,
+        of_archives: bool = False,
+    ) -> None:
+        """Derives classes and labels from relative file names.
+
+        Args:
+            name: what the user called the folder or archive.
+            files: relative names of the images, in order, with / between parts.
+            others: names of the files without the suffix of an image.
+            labelling: how labels are found.
+            of_archives: whether the first part of each name is that of an archive.
+
+        Raises:
+            UserError: there are no images, or the folders are splits rather than classes.
+        """
+        if not files:
+            raise nothing_in(name, others)
+        self.name = name
+        found = Files(name, list(files), list(others), of_archives)
+        found = found.labelled(labelling, self.read_other, self.known_table)
+        notes = list(found.notes)
+        self.files = found.images
+        self.others, self.beside = _beside(found.images, found.others)
+        if found.others:
+            left_out = len(found.others)
+            count = counted(left_out, "file that is not an image", "files that are not images")
+            notes.append(f"{name}: {count} left out")
+        if found.labels is not None:
+            distinct = set(found.labels)
+            self.classes = in_order(found.labels) if found.by_number else tuple(sorted(distinct))
+            number = {label: i for i, label in enumerate(self.classes)}
+            self.labels = torch.tensor([number[label] for label in found.labels])
+        self.notes = tuple(notes)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @abstractmethod
+    def read(self, index: int) -> bytes:
+        """The bytes of file `index`. Raises BadImage or OSError."""
+
+    @abstractmethod
+    def read_other(self, file: str) -> bytes:
+        """The bytes of one of the files that are not images. Raises BadImage or OSError."""
+
+    def known_table(self) -> PathTable | None:
+        """The table of labels that comes with a known data set, if the files are laid out so."""
+        return None
+
+    def encoded(self, index: int) -> bytes:
+        return self.read(index)
+
+    def pixels(self, index: int, size: int) -> NDArray[np.uint8]:
+        return decode(self.read(index), size, self.scale)
+
+    def opened(self, index: int) -> Image.Image:
+        return open_image(self.read(index))
+
+    def shorter_side(self, index: int) -> int:
+        return min(self.opened(index).size)
+
+    def describe(self, index: int) -> str:
+        return self.files[index]
+
+
+def nothing_in(name: str, others: Sequence[str]) -> UserError:
+    """The error for a place without images, which is said once however many files it has."""
+    if others:
+        return UserError(
+            f"{name} holds {counted(len(others), 'file')}, none an image (for example "
+            f"{others[0]!r}); images end in {', '.join(SUFFIXES)}"
+        )
+    return UserError(f"{name} is empty: expected images, or a folder of images for each class")
+
+
+def _beside(images: Sequence[str], others: Sequence[str]) -> tuple[list[str], dict[str, int]]:
+    """The files that are not beside an image of the same name, and how many are, by ending."""
+    if not others:
+        return [], {}
+    keys = {key(image) for image in images}
+    alone = [file for file in others if key(file) not in keys]
+    endings = Counter(PurePosixPath(file).suffix.lower() for file in others if key(file) in keys)
+    return alone, dict(sorted(endings.items()))

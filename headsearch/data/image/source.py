@@ -1,0 +1,73 @@
+"""`Source`: a numbered set of undecoded images, of which any one can be read at any time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from headsearch.data.image.wide_values import NOMINAL, Scale
+
+NOTHING: Mapping[str, int] = MappingProxyType({})
+
+
+class Source(ABC):
+    """A numbered set of images that can be decoded one at a time, from several threads.
+
+    Attributes:
+        name: what the user called it.
+        labels: (N,) int64 indices into `classes`, or None.
+        classes: class names, sorted; empty without labels.
+        notes: decisions that were made while opening it, one line each.
+        others: names of the files without the suffix of an image.
+        beside: the numbers of such files that lie beside an image of the same name (captions,
+            metadata), by ending. They are not among `others`.
+        scale: of images of more than 8 bits a value; see `survey`.
+    """
+
+    name: str
+    scale: Scale = NOMINAL
+    labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    others: Sequence[str] = ()
+    beside: Mapping[str, int] = NOTHING
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def pixels(self, index: int, size: int) -> NDArray[np.uint8]:
+        """Image `index` as (3, size, size) uint8 RGB.
+
+        Raises:
+            BadImage: the file is not a usable image.
+            OSError: the file cannot be read.
+        """
+
+    @abstractmethod
+    def shorter_side(self, index: int) -> int:
+        """The shorter side of image `index` in pixels, without decoding it; raises as `pixels`."""
+
+    def encoded(self, index: int) -> bytes | None:
+        """The file of image `index`, undecoded; raises as `pixels`.
+
+        None where there is no such file: the set gives decoded images.
+        """
+        return None
+
+    def opened(self, index: int) -> Image.Image | None:
+        """Image `index` before it is decoded, if there is such a thing; raises as `pixels`."""
+        return None
+
+    def __str__(self) -> str:
+        return self.name
+
+    def describe(self, index: int) -> str:
+        """The name of image `index` in messages."""
+        return f"{self.name}[{index}]"
