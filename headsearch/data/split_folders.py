@@ -9,7 +9,13 @@ from pathlib import Path
 from headsearch.data.factory import BUILT_IN
 from headsearch.data.image.brace_lists import is_pattern
 from headsearch.data.image.byte_ranges import is_url
-from headsearch.data.image.layouts import EVAL_FOLDERS, TRAIN_FOLDERS, split_folder, split_word
+from headsearch.data.image.layouts import (
+    EVAL_FOLDERS,
+    TRAIN_FOLDERS,
+    annotation_folders,
+    split_folder,
+    split_word,
+)
 from headsearch.data.image.readers import files_below, imagenet_solution
 from headsearch.data.image.source import Source
 from headsearch.data.image.suffixes import is_hidden, is_image
@@ -153,8 +159,8 @@ def _class_count(folder: Path) -> int:
 
 
 def _folders_of_images(root: Path) -> Iterator[Path]:
-    """The subfolders of a folder that hold images, at any depth."""
-    for folder in sorted(root.iterdir()):
-        visible = folder.is_dir() and not is_hidden(folder.name)
-        if visible and any(map(is_image, files_below(folder))):
-            yield folder
+    """The subfolders of a folder that hold images, at any depth; not those of annotations."""
+    visible = sorted(f for f in root.iterdir() if f.is_dir() and not is_hidden(f.name))
+    held = [folder for folder in visible if any(map(is_image, files_below(folder)))]
+    annotations = annotation_folders({folder.name for folder in held})
+    yield from (folder for folder in held if folder.name not in annotations)

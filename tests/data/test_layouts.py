@@ -227,3 +227,27 @@ def test_sets_that_bring_their_labels(tmp_path: Path) -> None:
         open_data(pets, settings=replace(SMALL, labels="folders"))
     with pytest.raises(UserError, match=r"--labels none: the images of scenes have labels"):
         open_small("scenes", images=60, labels="none")
+
+
+class TestAnnotations:
+    """Masks beside images are neither a class nor images to train on."""
+
+    def test_masks_beside_images_are_left_out(self, tmp_path: Path):
+        files = {f"images/{n}.png": png(n) for n in range(80)}
+        masks = {f"masks/{n}.png": png(1000 + n) for n in range(80)}
+        data = open_small(write(tmp_path / "set", files | masks))
+        assert data.bank is None
+        assert max(numbers(data.train) + numbers(data.queries)) < 80
+        assert any("80 images in masks left out as annotations" in note for note in data.notes)
+
+    def test_splits_below_them_are_found(self, tmp_path: Path):
+        names = {"train": range(60), "val": range(100, 140)}
+        files = {f"images/{s}/{n}.png": png(n) for s, ns in names.items() for n in ns}
+        masks = {f.replace("images", "SegmentationClass"): png(1000) for f in files}
+        data = open_small(write(tmp_path / "set", files | masks))
+        assert max(numbers(data.train)) < 60
+        assert 100 <= min(numbers(data.queries)) <= max(numbers(data.queries)) < 140
+
+    def test_classes_of_these_names_stay_classes(self, tmp_path: Path):
+        root = write(tmp_path / "set", class_files({"masks": 60, "gloves": 60}))
+        assert open_small(root).queries.classes == ("gloves", "masks")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +12,7 @@ from headsearch.data.image.layouts import (
     EVAL_FOLDERS,
     TRAIN_FOLDERS,
     Kind,
+    annotation_folders,
     kind_of_archives,
     kind_of_folders,
 )
@@ -101,6 +102,10 @@ class Files:
         Raises:
             UserError: folders may be classes or not, or the table names only some of the images.
         """
+        annotations = annotation_folders({*(class_folders(self.images) or ())})
+        if annotations:
+            files = self._without_annotations(annotations)
+            return files.labelled(how, read, known_table)
         if how.table is not None:
             found = self._from_table(how.table)
             if found.labels is not None:
@@ -124,6 +129,17 @@ class Files:
                 )
             return replace(self, labels=folders)
         return self._by_default(folders, read, known_table)
+
+    def _without_annotations(self, annotations: Collection[str]) -> Files:
+        """Leaves out masks and maps of the images, which are in folders of their own."""
+        folders = class_folders(self.images) or []
+        placed = zip(self.images, folders, strict=True)
+        kept = [image for image, folder in placed if folder not in annotations]
+        left_out = len(self.images) - len(kept)
+        return replace(self, images=kept).with_note(
+            f"{self.name}: {counted(left_out, 'image')} in {', '.join(sorted(annotations))} left "
+            "out as annotations"
+        )
 
     def _by_default(
         self,

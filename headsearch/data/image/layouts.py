@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -20,6 +20,14 @@ EVAL_FOLDERS = ("val", "valid", "validation", "eval", "evaluation", "test")
 """Usual names of the subfolder with the evaluation split, in the order in which they are tried."""
 OTHER_SPLITS = ("unlabeled", "unlabelled", "extra")
 """Parts of a set that are neither, beside the other two."""
+
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages", "photos", "rgb", "leftimg8bit")
+"""Usual names, in lower case, of the folder of images beside folders of their annotations."""
+ANNOTATION_FOLDERS = (
+    "masks", "mask", "annotations", "annotation", "labels", "gt", "gtfine", "segmentation",
+    "segmentationclass", "segmentationobject", "instances", "depth", "disparity",
+)  # fmt: skip
+"""Usual names of folders whose images are masks or maps of other images."""
 
 _WORDS = "|".join(sorted((*TRAIN_FOLDERS, *EVAL_FOLDERS, *OTHER_SPLITS), key=len, reverse=True))
 _SPLIT = re.compile(rf"({_WORDS})(?:[-_ ]?(?:dev|set|images))?[-_ ]?(?:\d{{4}})?", re.IGNORECASE)
@@ -38,6 +46,13 @@ def split_word(name: str) -> str | None:
     """
     found = _SPLIT.fullmatch(name)
     return found[1].lower() if found else None
+
+
+def annotation_folders(names: Collection[str]) -> set[str]:
+    """Which of some folders side by side hold annotations; none unless the others hold images."""
+    found = {name for name in names if name.lower() in ANNOTATION_FOLDERS}
+    others = {name.lower() for name in names} - {name.lower() for name in found}
+    return found if others and others <= set(IMAGE_FOLDERS) else set()
 
 
 def split_folder(path: Path, words: Sequence[str]) -> Path | None:
