@@ -252,10 +252,14 @@ def class_folders(files: Sequence[str]) -> list[str] | None:
     Returns:
         A class for every file, or None if some file is not in a folder below the shared ones.
     """
-    parts = [PurePosixPath(file).parts[:-1] for file in files]
-    if len(set(parts)) == 1:
-        return [p[-1] for p in parts] if parts[0] else None
+    parents = [file.rpartition("/")[0] for file in files]
+    parts = {parent: PurePosixPath(parent).parts for parent in set(parents)}  # few, of many files
+    first = parts[parents[0]]
+    if len(set(parts.values())) == 1:
+        return [first[-1]] * len(files) if first else None
     depth = 0
-    while all(len(p) > depth and p[depth] == parts[0][depth] for p in parts):
+    while all(len(p) > depth and p[depth] == first[depth] for p in parts.values()):
         depth += 1
-    return None if any(len(p) == depth for p in parts) else [p[depth] for p in parts]
+    if any(len(p) == depth for p in parts.values()):
+        return None
+    return [parts[parent][depth] for parent in parents]

@@ -110,8 +110,9 @@ def files_below(root: Path, without: Path | None = None) -> Iterator[str]:
         seen.add(real)
         # In place, which `os.walk` takes as the folders to visit, in this order.
         subfolders[:] = sorted(s for s in subfolders if not is_hidden(s))
-        relative = Path(folder).relative_to(root)
-        yield from ((relative / f).as_posix() for f in files if not is_hidden(f))
+        relative = Path(folder).relative_to(root).as_posix()
+        start = "" if relative == "." else f"{relative}/"
+        yield from (f"{start}{file}" for file in files if not is_hidden(file))
 
 
 def open_named(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+import posixpath
 
 SUFFIXES = (
     ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tga", ".tif",
@@ -20,4 +20,4 @@ def is_hidden(name: str) -> bool:
 
 
 def is_image(file: str) -> bool:
-    return PurePosixPath(file).suffix.lower() in SUFFIXES
+    return posixpath.splitext(file)[1].lower() in SUFFIXES
