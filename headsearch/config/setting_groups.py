@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from headsearch.config import formats
@@ -39,3 +39,20 @@ def of_older_runs(recipe: object) -> Mapping[str, Any]:
     """
     crops = _OLDER_CROPS.get(str(getattr(recipe, "value", recipe)))
     return {**_OLDER, "views": f"small,{crops}"} if crops else _OLDER
+
+
+def not_inherited(recorded: Mapping[str, Any], flags: Mapping[str, Any]) -> Iterator[str]:
+    """The settings of a run that another one with these flags does not take over.
+
+    Args:
+        recorded: the settings of the run.
+        flags: the settings that are given now.
+    """
+    if {"base", "base_weights", "pretrained"} & flags.keys():
+        yield "normalization"  # it is that of the run's own base
+    if any(flags.get(name, recorded.get(name)) != recorded.get(name) for name in _OF_VIEWS):
+        yield "views"  # they are those of the run's own objective and image size
+
+
+_OF_VIEWS = ("objective", "image_size")
+"""Settings that `--views auto` and `published` depend on."""

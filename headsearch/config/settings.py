@@ -31,7 +31,7 @@ from headsearch.config.checks import (
 )
 from headsearch.config.presets import DEFAULT_LR, PRESETS
 from headsearch.config.recipes import find_recipe
-from headsearch.config.setting_groups import RECORDED, of_older_runs
+from headsearch.config.setting_groups import RECORDED, not_inherited, of_older_runs
 from headsearch.config.yaml_file import Located, read_yaml
 from headsearch.errors import UserError, unknown
 
@@ -346,9 +346,10 @@ def resolve(
         UserError: a setting is unknown, of the wrong type or out of bounds.
     """
     located, begun = _read_settings(config_file) if config_file else ({}, False)
-    if begun and {"base", "base_weights", "pretrained"} & flags.keys():
-        located.pop("normalization", None)  # it is that of the run's own base
-    given = {**{name: entry.value for name, entry in located.items()}, **flags}
+    read = {name: entry.value for name, entry in located.items()}
+    for name in not_inherited(read, flags) if begun else ():
+        read.pop(name, None)
+    given = {**read, **flags}
     budget = given.get("budget", "auto")
     if budget == "auto":
         budget = "standard" if accelerator else "quick"

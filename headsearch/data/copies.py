@@ -59,13 +59,16 @@ def copied(queries: Contents, others: list[Contents]) -> int:
     return sum(each in known for each in queries.hashes)
 
 
-def warnings_about(queries: Images, train: Images, bank: Images | None) -> Iterator[str]:
+def warnings_about(
+    queries: Images, train: Images, bank: Images | None, *, own_queries: bool
+) -> Iterator[str]:
     """What makes the data of a run doubtful, one line each.
 
     Args:
         queries: the held-out images.
         train: the training images.
         bank: the labelled images that classifiers are fitted on.
+        own_queries: whether the queries come from a set of their own (`--eval-data`).
     """
     held, trained = Contents.of(queries), Contents.of(train)
     count = copied(held, [trained] if bank is None else [trained, Contents.of(bank)])
@@ -75,7 +78,7 @@ def warnings_about(queries: Images, train: Images, bank: Images | None) -> Itera
         yield (
             f"{count} of {counted(len(held.hashes), 'query', 'queries')} {copies} of training or "
             "bank images, so not held out, and accuracies on copies are too high"
-            f"{hint if count == len(held.hashes) else ''}"
+            f"{hint if own_queries and count == len(held.hashes) else ''}"
         )
     for what, contents in (("training images", trained), ("queries", held)):
         total, distinct = len(contents.hashes), len(set(contents.hashes))

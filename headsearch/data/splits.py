@@ -90,7 +90,9 @@ def open_data(
         eval_data = None
     judged = None
     loaded = _load(data, eval_data, settings, progress, notes)
-    warnings = list(warnings_about(loaded.queries, loaded.train, loaded.bank))
+    warnings = list(
+        warnings_about(loaded.queries, loaded.train, loaded.bank, own_queries=eval_data is not None)
+    )
     bank, queries = loaded.bank, loaded.queries
     if bank is not None:
         judged = _classifiable(bank, queries, warnings)
