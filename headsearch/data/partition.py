@@ -9,7 +9,7 @@ from torch import Tensor
 
 from headsearch.data.factory import BUILT_IN, Opener, Pool
 from headsearch.data.image.readers import Source
-from headsearch.data.probe_classes import classes_to_probe, images_of_classes, only_classes
+from headsearch.data.probe_classes import apart, classes_to_probe, images_of_classes, only_classes
 from headsearch.data.settings import DataSettings
 from headsearch.data.split_folders import inside
 from headsearch.errors import UserError
@@ -52,8 +52,7 @@ def hold_out(opener: Opener, data: str | Source, settings: DataSettings, notes: 
     chosen = _probed(pool, None, settings, notes)
     if chosen is not None and pool.labels is not None:
         probed = only_classes(order, pool.labels, chosen)
-        queries = probed[: held_out(len(probed), eval_images)]
-        bank = probed[len(queries) :]
+        queries, bank = apart(probed, pool.labels, min(held, len(probed) // 2))
         rest = order[~torch.isin(order, queries)]
         classes = tuple(pool.classes[index] for index in chosen.tolist())
     notes.append(
@@ -97,7 +96,7 @@ def _probed(
         settings.eval_images,
         settings.seed,
     )
-    if chosen is None or int(in_bank[chosen].sum()) < 2 * MIN_IMAGES:
+    if chosen is None:
         return None
     notes.append(
         f"accuracy is that of {len(chosen)} of {len(pool.classes)} classes, drawn by the seed; "
@@ -158,8 +157,11 @@ def keep_apart(
         names = tuple(classes[index] for index in chosen.tolist())
         eval_order = only_classes(eval_order, eval_pool.labels, chosen)
     half = len(eval_order) // 2
-    queries = eval_order[: min(eval_images or half, half)]
-    bank = eval_order[len(queries) :][: bank_images or None]
+    most = min(eval_images or half, half)
+    queries, bank = eval_order[:most], eval_order[most:]
+    if names is not None and eval_pool.labels is not None:
+        queries, bank = apart(eval_order, eval_pool.labels, most)
+    bank = bank[: bank_images or None]
     notes.append(
         f"{pool.name} has not the classes of {name}, which is split: "
         f"{len(bank)} images to learn from, {len(queries)} queries"

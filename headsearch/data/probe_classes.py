@@ -37,7 +37,7 @@ def classes_to_probe(
     Args:
         bank_C: how many images of each class the bank can be drawn from.
         queries_C: likewise of the queries; None if they are drawn from the same images.
-        limit: the most classes; 0 for all.
+        limit: the most classes, 2 or more; 0 for all.
         bank_images, eval_images: the most images of bank and queries; 0 for any number.
         seed: decides which classes.
 
@@ -61,7 +61,9 @@ def classes_to_probe(
         drawn = torch.randperm(len(large), generator=seeded_generator(seed, "classes"))[:wanted]
         return large[drawn].sort().values
     most_images = usable_C.argsort(descending=True, stable=True)[:wanted]
-    return most_images[usable_C[most_images] > 0].sort().values
+    # One image alone cannot be both in the bank and among the queries.
+    usable = usable_C[most_images] > (1 if queries_C is None else 0)
+    return most_images[usable].sort().values if int(usable.sum()) > 1 else None
 
 
 def images_of_classes(labels: Tensor, classes: Sequence[str], names: Sequence[str]) -> Tensor:
@@ -78,11 +80,39 @@ def images_of_classes(labels: Tensor, classes: Sequence[str], names: Sequence[st
 
 
 def only_classes(order: Tensor, labels: Tensor, chosen: Tensor) -> Tensor:
-    """The images of some classes, in the same order.
+    """The images of some classes, one of each class in turn, so that every start is balanced.
 
     Args:
-        order: (N,) int64 indices of images.
+        order: (N,) int64 indices of images, in random order.
         labels: int64 labels of all images, by index.
         chosen: (K,) int64 classes.
     """
-    return order[torch.isin(labels[order], chosen)]
+    kept = order[torch.isin(labels[order], chosen)]
+    return kept[_places(labels[kept])[0].argsort(stable=True)]
+
+
+def apart(probed: Tensor, labels: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Splits images into queries and those for the bank, in the same order.
+
+    Each class leaves `BANK_IMAGES` to the bank; one with fewer gives one query.
+
+    Args:
+        probed: (N,) int64 indices of images, as `only_classes` gives them.
+        labels: int64 labels of all images, by index.
+        most: the most queries.
+    """
+    place, size = _places(labels[probed])
+    allowed = place < (size - BANK_IMAGES).clamp(min=1)
+    queries = probed[allowed][:most]
+    return queries, probed[~torch.isin(probed, queries)]
+
+
+def _places(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """For each image, how many of its class come before it, and how many its class has: (N,)."""
+    grouped = labels.argsort(stable=True)
+    _, sizes = torch.unique_consecutive(labels[grouped], return_counts=True)
+    starts = torch.cumsum(sizes, 0) - sizes
+    place, size = torch.empty_like(labels), torch.empty_like(labels)
+    place[grouped] = torch.arange(len(labels)) - torch.repeat_interleave(starts, sizes)
+    size[grouped] = torch.repeat_interleave(sizes, sizes)
+    return place, size

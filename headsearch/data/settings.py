@@ -24,7 +24,8 @@ class DataSettings:
         bank_images: the most bank images; 0 for all of them.
         probe_classes: the most classes of bank and queries; 0 for all. There are fewer where each
             would have fewer than 10 bank images.
-        seed: decides every choice. The queries do not depend on `images` or `bank_images`.
+        seed: decides every choice. The queries do not depend on `images`, nor on `bank_images`
+            unless that leaves out classes.
         max_image_size: the largest side in pixels that is chosen, and that images of a stream are
             kept at.
         data_dir: the folder of timm's datasets.
@@ -67,6 +68,8 @@ class DataSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"data: {name} must be 1 pixel or more, but is {value}")
+        if self.probe_classes == 1:
+            raise UserError("--probe-classes 1 leaves nothing to tell apart; use 2 or more, or 0")
         if not 0 <= self.max_bad_images <= 1:
             raise UserError(
                 f"data: max_bad_images is a fraction in [0, 1], but is {self.max_bad_images}"

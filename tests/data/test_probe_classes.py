@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from headsearch.data import Data, DataSettings, Source, open_data
 from headsearch.data.order import balanced_order
 from headsearch.data.probe_classes import classes_to_probe
+from headsearch.errors import UserError
 from headsearch.seeding import seeded_generator
 from helpers.image_files import class_files, open_small, write
 
@@ -62,13 +63,43 @@ def test_every_query_can_be_classified(classes: int, each: int, bank: int, expec
     data = opened(classes, each, bank_images=bank, eval_images=512)
     in_bank, of_queries = bank_of(data)
     assert len(in_bank) == expected
-    assert in_bank.min() >= 7
-    assert of_queries.min() >= 1
+    assert in_bank.min() >= min(10, bank // expected)
+    assert of_queries.min() >= 2
     assert not indices(data.queries) & (indices(data.train) | indices(data.bank))
     assert len({int(i) % classes for i in indices(data.train)}) > 350, "training is of all classes"
     assert any(f"{expected} of {classes} classes" in note for note in data.notes)
     assert not any("left out of accuracies" in warning for warning in data.warnings)
     assert len(data.choose) + len(data.report) == len(data.queries)
+
+
+def test_classes_of_very_different_sizes_are_probed_equally():
+    source = ManyClasses(100, 13)
+    extra = torch.arange(3).repeat_interleave(20_000)
+    assert source.labels is not None
+    source.labels = torch.cat([source.labels, extra])
+    wanted = DataSettings(image_size=16, images=500, bank_images=512, eval_images=512)
+    in_bank, of_queries = bank_of(open_data(source, settings=wanted))
+    assert len(in_bank) == 51
+    assert in_bank.min() >= 10
+    assert of_queries.min() >= 3
+
+
+def test_one_class_alone_cannot_be_asked_for():
+    with pytest.raises(UserError, match="probe-classes 1"):
+        DataSettings(probe_classes=1)
+
+
+def test_two_small_classes_are_enough():
+    data = opened(1000, 20, probe_classes=2)
+    in_bank, of_queries = bank_of(data)
+    assert in_bank.tolist() == [10, 10]
+    assert of_queries.tolist() == [10, 10]
+
+
+def test_classes_of_one_image_each_cannot_be_probed():
+    data = opened(200, 1)
+    assert data.bank is None
+    assert any("count as unlabelled" in warning for warning in data.warnings)
 
 
 def test_other_seeds_draw_other_classes():

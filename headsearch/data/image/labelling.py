@@ -258,7 +258,7 @@ def class_folders(files: Sequence[str]) -> list[str] | None:
     if len(set(parts.values())) == 1:
         return [first[-1]] * len(files) if first else None
     depth = 0
-    while all(len(p) > depth and p[depth] == first[depth] for p in parts.values()):
+    while all(p[: depth + 1] == first[: depth + 1] and len(p) > depth for p in parts.values()):
         depth += 1
     if any(len(p) == depth for p in parts.values()):
         return None
