@@ -230,7 +230,7 @@ def test_a_missing_package_is_told_in_one_line_before_anything_is_written(
     before = sorted(tmp_path.rglob("*"))
     looked_for = importlib.util.find_spec
     monkeypatch.setattr(
-        "headsearch.config.settings.find_spec",
+        "headsearch.config.machine.find_spec",
         lambda name: None if name == "tensorboard" else looked_for(name),
     )
     arguments = {
