@@ -11,10 +11,11 @@ import inspect
 import re
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, Literal, TypedDict, TypeVar, get_args, get_type_hints
+from typing import Any, TypedDict, TypeVar, get_args, get_type_hints
 
 from headsearch.config.settings import (
     Budget,
+    CheckImages,
     Coupling,
     CudaGraphs,
     ImagesPerHead,
@@ -37,7 +38,7 @@ class PretrainSettings(TypedDict, total=False):
     pretrained: bool
     data_dir: str | Path | None
     store_size: int | None
-    check_images: Literal["auto", "lazy", "headers"]
+    check_images: CheckImages
     labels: str
     max_bad_images: float
     download: bool

@@ -38,6 +38,7 @@ from headsearch.errors import UserError, unknown
 Budget = Literal["auto", "quick", "standard", "full"]
 Coupling = Literal["joint", "observe"]
 Precision = Literal["auto", "float32", "bf16"]
+CheckImages = Literal["auto", "lazy", "headers"]
 Log = Literal["none", "tensorboard"]
 CudaGraphs = Literal["auto", "never"]
 ImagesPerHead: TypeAlias = Literal["all", "share"] | int
@@ -112,10 +113,10 @@ class RunConfig(BaseModel):
         "Shorter side in pixels at which photos are kept in memory. [default: 1.75 × image size]",
         WHAT, ge=16,
     )  # fmt: skip
-    check_images: Literal["auto", "lazy", "headers"] = setting(
+    check_images: CheckImages = setting(
         "auto",
-        "Which files of sets that do not fit into --memory are opened before training: headers "
-        "(all), lazy (none; bad ones are replaced when they are met), auto (up to 100,000).",
+        "Files of sets over --memory to open before training: headers (all), lazy (none; bad ones "
+        "are replaced when they are met), auto (up to 100,000).",
         WHAT,
     )
     labels: str = setting(
@@ -255,10 +256,8 @@ class RunConfig(BaseModel):
         "Compile the base's blocks (torch.compile): slower start, then faster training.",
         MACHINE,
     )
-    memory: float = setting(
-        4.0, "GiB of pixels that one set of images may take in memory; larger ones are read from "
-        "their files in every step.", MACHINE, gt=0, le=65536,
-    )  # fmt: skip
+    memory: float = setting(4.0, "GiB of pixels that a set of images may take; larger sets are "
+                            "read in every step.", MACHINE, gt=0, le=65536)  # fmt: skip
     workers: int | None = setting(
         None,
         "Processes that read and crop photos; 0: threads of the training process. "

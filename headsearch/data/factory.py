@@ -104,6 +104,10 @@ class Pool(ABC):
     def sides(self) -> list[int]:
         """The shorter sides of the first images in pixels."""
 
+    def names_of(self, classes: Tensor) -> tuple[str, ...]:
+        """The names of some classes, by their int64 indices."""
+        return tuple(self.classes[index] for index in classes.tolist())
+
     def holds_photos(self, image_size: int) -> bool:
         """Whether it holds images that are not square or larger than views of this side."""
         return False

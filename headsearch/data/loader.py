@@ -21,7 +21,7 @@ from headsearch.data.image.photo_sets import Photos
 from headsearch.data.image.store import Images
 from headsearch.data.image.views import finish_views, make_views
 from headsearch.data.order import epoch_order
-from headsearch.data.workers import Read, WorkerReads, worker_count
+from headsearch.data.workers import StepRead, WorkerReads, worker_count
 from headsearch.device import staged
 from headsearch.seeding import seeded_generator
 
@@ -54,7 +54,8 @@ class Loader:
         self._reader = StepReader(images, config, self._views)
         self._workers: WorkerReads | None = None
         # Small images in memory cost so little that one step ahead is enough.
-        self._batches = ReadAhead(self.steps, AHEAD if reads_in_every_step(images) else 1)
+        copied = images.in_memory and not isinstance(images, Photos)
+        self._batches = ReadAhead(self.steps, 1 if copied else AHEAD)
         if isinstance(images, Photos):
             crop_bytes = config.batch_size * VIEWS * 3 * images.image_size**2
             count = worker_count(config.workers, crop_bytes)
@@ -117,7 +118,7 @@ class StepReader:
         """The whole images of a step, (B, C, S, S) uint8."""
         return self._images.batch(self._indices(step))
 
-    def photos(self, step: int) -> Read:
+    def photos(self, step: int) -> StepRead:
         """The crops of the photos of a step."""
         assert isinstance(self._images, Photos)
         indices = self._indices(step)
@@ -125,7 +126,7 @@ class StepReader:
         # Numbers for the whole batch are drawn on every rank, which then keeps those of its part.
         shape = (VIEWS, torchrun.count(), len(indices), 4)
         draws_VB4 = torch.rand(shape, generator=generator, dtype=torch.float64)[:, torchrun.rank()]
-        return Read(*self._images.crops(indices, draws_VB4, self._views))
+        return StepRead(*self._images.crops(indices, draws_VB4, self._views))
 
     def _indices(self, step: int) -> Tensor:
         """The images (B,) of a step that this process trains on."""
@@ -165,11 +166,6 @@ class ReadAhead:
             if each not in self._pending:
                 self._pending[each] = self._thread.submit(read, each)
         return self._pending.pop(step).result()
-
-
-def reads_in_every_step(images: Images) -> bool:
-    """Whether a step decodes or resizes images, rather than copies pixels."""
-    return isinstance(images, Photos) or not images.in_memory
 
 
 def steps_per_epoch(images: Images, config: RunConfig) -> int:

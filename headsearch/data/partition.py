@@ -54,7 +54,7 @@ def hold_out(opener: Opener, data: str | Source, settings: DataSettings, notes: 
         probed = only_classes(order, pool.labels, chosen)
         queries, bank = apart(probed, pool.labels, min(held, len(probed) // 2))
         rest = order[~torch.isin(order, queries)]
-        classes = tuple(pool.classes[index] for index in chosen.tolist())
+        classes = pool.names_of(chosen)
     notes.append(
         f"{counted(len(queries), 'image')} held out of {pool.name} as queries, never trained on"
     )
@@ -145,7 +145,7 @@ def keep_apart(
         bank_pool, bank, names = pool if classes else None, order, None
         chosen = _probed(pool, eval_pool, settings, notes) if classes else None
         if chosen is not None and pool.labels is not None and eval_pool.labels is not None:
-            names = tuple(pool.classes[index] for index in chosen.tolist())
+            names = pool.names_of(chosen)
             bank = only_classes(order, pool.labels, chosen)
             numbers = [index for index, each in enumerate(classes) if each in set(names)]
             eval_order = only_classes(eval_order, eval_pool.labels, torch.tensor(numbers))
@@ -154,7 +154,7 @@ def keep_apart(
     names = None
     chosen = _probed(eval_pool, None, settings, notes)
     if chosen is not None and eval_pool.labels is not None:
-        names = tuple(classes[index] for index in chosen.tolist())
+        names = eval_pool.names_of(chosen)
         eval_order = only_classes(eval_order, eval_pool.labels, chosen)
     half = len(eval_order) // 2
     most = min(eval_images or half, half)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from headsearch.config.settings import CheckImages
 from headsearch.data.image.skipped import MAX_BAD_IMAGES
 from headsearch.data.image.store import MEMORY_LIMIT
 from headsearch.errors import UserError
@@ -55,7 +55,7 @@ class DataSettings:
     download: bool = False
     memory_limit: int = MEMORY_LIMIT
     store_size: int | None = None
-    check: Literal["auto", "lazy", "headers"] = "auto"
+    check: CheckImages = "auto"
     max_bad_images: float = MAX_BAD_IMAGES
     labels: str = "auto"
 

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from headsearch.data.image.store import threads
+from headsearch.data.image.store import Bad, threads
 
 AHEAD = 2
 """How many steps each process reads ahead."""
@@ -27,12 +28,12 @@ SHARED_MEMORY = Path("/dev/shm")
 """Where processes hand over what they read, on Linux."""
 
 
-class Read(NamedTuple):
-    """What a process has read."""
+class StepRead(NamedTuple):
+    """What was read of a step."""
 
     crops: Tensor
-    bad: list[tuple[int, str]]
-    """The images that turned out to be bad, by their number in the source, with reasons."""
+    bad: list[Bad]
+    """The images that turned out to be bad."""
 
 
 def worker_count(wanted: int | None, step_bytes: int) -> int:
@@ -64,25 +65,25 @@ class WorkerReads:
     """
 
     def __init__(
-        self, read: Callable[[int], Read], steps: int, count: int, *, pinned: bool
+        self, read: Callable[[int], StepRead], steps: int, count: int, *, pinned: bool
     ) -> None:
         self._dataset, self._steps = _Steps(read), steps
         self._count, self._pinned = count, pinned
         self._next = -1
         # The iterator, if any; an iterator that is freed ends its processes. Python at its end
         # would wait for them, so they are ended before, when this object is finalised.
-        self._running: list[Iterator[Read]] = []
+        self._running: list[Iterator[StepRead]] = []
         weakref.finalize(self, self._running.clear)
 
-    def get(self, step: int) -> Read:
+    def get(self, step: int) -> StepRead:
         """What was read of a step. Steps are expected in order; another one starts anew."""
         if step != self._next:
             self._running.clear()  # before others start
             self._running.append(iter(self._from(step)))
         self._next = step + 1
-        return Read(*next(self._running[0]))
+        return StepRead(*next(self._running[0]))
 
-    def _from(self, step: int) -> DataLoader[Read]:
+    def _from(self, step: int) -> DataLoader[StepRead]:
         return DataLoader(
             self._dataset,
             batch_size=None,
@@ -91,17 +92,18 @@ class WorkerReads:
             prefetch_factor=AHEAD,
             pin_memory=self._pinned,
             worker_init_fn=_ignore_signals,
+            generator=torch.Generator(),  # else it draws from the global one, which is not its own
             multiprocessing_context="fork",  # a user's data set need not be picklable
         )
 
 
-class _Steps(Dataset[Read]):
+class _Steps(Dataset[StepRead]):
     """A data set whose items are whole steps."""
 
-    def __init__(self, read: Callable[[int], Read]) -> None:
+    def __init__(self, read: Callable[[int], StepRead]) -> None:
         self._read = read
 
-    def __getitem__(self, step: int) -> Read:
+    def __getitem__(self, step: int) -> StepRead:
         return self._read(step)
 
 

@@ -215,7 +215,7 @@ def test_every_reader_gives_the_bytes_of_its_files(tmp_path: Path) -> None:
     archive = open_path(tar(tmp_path / "set.tar", files), "set.tar", labelling=AUTO)
     none = open_path(tmp_path / "set", "set", labelling=Labelling("none"))
     for source in (folder, archive, none):
-        assert [source.encoded(i) for i in range(6)] == list(files.values())
+        assert [source.read(i) for i in range(6)] == list(files.values())
     assert none.labels is None
     assert torch.equal(folder.labels, archive.labels)
 

@@ -7,22 +7,18 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 
-from headsearch.data.image.decode import decode, open_image
 from headsearch.data.image.label_files import in_order, key
 from headsearch.data.image.labelling import AUTO, Files, Labelling
 from headsearch.data.image.path_table import PathTable
-from headsearch.data.image.source import Source
+from headsearch.data.image.source import EncodedSource
 from headsearch.data.image.suffixes import SUFFIXES
 from headsearch.errors import UserError
 from headsearch.text import counted
 
 
-class FileSource(Source):
+class FileSource(EncodedSource):
     """Image files that are read as bytes: the common part of folders, archives and lists."""
 
     def __init__(
@@ -69,28 +65,12 @@ class FileSource(Source):
         return len(self.files)
 
     @abstractmethod
-    def read(self, index: int) -> bytes:
-        """The bytes of file `index`. Raises BadImage or OSError."""
-
-    @abstractmethod
     def read_other(self, file: str) -> bytes:
         """The bytes of one of the files that are not images. Raises BadImage or OSError."""
 
     def known_table(self) -> PathTable | None:
         """The table of labels that comes with a known data set, if the files are laid out so."""
         return None
-
-    def encoded(self, index: int) -> bytes:
-        return self.read(index)
-
-    def pixels(self, index: int, size: int) -> NDArray[np.uint8]:
-        return decode(self.read(index), size, self.scale)
-
-    def opened(self, index: int) -> Image.Image:
-        return open_image(self.read(index))
-
-    def shorter_side(self, index: int) -> int:
-        return min(self.opened(index).size)
 
     def describe(self, index: int) -> str:
         return self.files[index]

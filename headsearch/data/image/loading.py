@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from headsearch.config.settings import CheckImages
 from headsearch.data.image.decode import BadImage
 from headsearch.data.image.photo_sets import Photos, PhotosInMemory, PhotosOnDemand
 from headsearch.data.image.photos import PhotoReader, bytes_of
@@ -31,7 +31,6 @@ from headsearch.data.image.store import (
     why,
 )
 
-Check = Literal["auto", "lazy", "headers"]
 CHECKED = 100_000
 """The largest set of which `auto` opens every file, which takes about a minute."""
 _CHUNK = 64  # images in a task of the thread pool; with fewer, its overhead dominates
@@ -52,7 +51,7 @@ class Loading:
     """
 
     memory_limit: int = MEMORY_LIMIT
-    check: Check = "auto"
+    check: CheckImages = "auto"
     progress: Progress | None = None
     left_out: LeftOut = field(default_factory=LeftOut)
 

@@ -15,10 +15,7 @@ from torch import Tensor
 from headsearch.config.views import ViewSettings
 from headsearch.data.image.photos import PhotoReader, cut, evaluation_view
 from headsearch.data.image.skipped import LeftOut
-from headsearch.data.image.store import Images, ImagesOnDemand, in_worker, threads
-
-Bad = tuple[int, str]
-"""The number of a bad photo in its source, and the reason."""
+from headsearch.data.image.store import Bad, Images, ImagesOnDemand, in_worker, threads
 
 # Shapes: B photos of a batch, V crops of each photo, S side of views in pixels, H × W of a photo.
 
@@ -65,8 +62,9 @@ class PhotosInMemory(Photos):
         return len(self._photos)
 
     def batch(self, indices: Tensor) -> Tensor:
-        views = [evaluation_view(self._photos[i], self.image_size) for i in indices.tolist()]
-        return torch.from_numpy(np.stack(views))
+        photos = (self._photos[index] for index in indices.tolist())
+        views = self._pool.map(partial(evaluation_view, size=self.image_size), photos)
+        return torch.from_numpy(np.stack(list(views)))
 
     def crops(
         self, indices: Tensor, draws_VB4: Tensor, views: ViewSettings

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from headsearch.data.image.decode import decode, open_image
 from headsearch.data.image.wide_values import NOMINAL, Scale
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
@@ -54,13 +55,6 @@ class Source(ABC):
     def shorter_side(self, index: int) -> int:
         """The shorter side of image `index` in pixels, without decoding it; raises as `pixels`."""
 
-    def encoded(self, index: int) -> bytes | None:
-        """The file of image `index`, undecoded; raises as `pixels`.
-
-        None where there is no such file: the set gives decoded images.
-        """
-        return None
-
     def opened(self, index: int) -> Image.Image | None:
         """Image `index` before it is decoded, if there is such a thing; raises as `pixels`."""
         return None
@@ -71,3 +65,20 @@ class Source(ABC):
     def describe(self, index: int) -> str:
         """The name of image `index` in messages."""
         return f"{self.name}[{index}]"
+
+
+class EncodedSource(Source):
+    """A source whose images are encoded files, which are read as bytes."""
+
+    @abstractmethod
+    def read(self, index: int) -> bytes:
+        """The bytes of image `index`. Raises BadImage or OSError."""
+
+    def pixels(self, index: int, size: int) -> NDArray[np.uint8]:
+        return decode(self.read(index), size, self.scale)
+
+    def opened(self, index: int) -> Image.Image:
+        return open_image(self.read(index))
+
+    def shorter_side(self, index: int) -> int:
+        return min(self.opened(index).size)

@@ -25,6 +25,8 @@ Progress = Callable[[int, int], None]
 
 MEMORY_LIMIT = 4 * 2**30  # bytes of pixels that one set may take in memory
 
+Bad = tuple[int, str]
+"""The number of a bad image in its source, and the reason."""
 Read = Callable[[int], NDArray[np.uint8]]
 """Reads an image by its number in its source; raises BadImage or OSError."""
 

@@ -12,15 +12,11 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from headsearch.data.image.byte_ranges import LARGEST_FILE, check_size, first_line, read_range
 from headsearch.data.image.dataset_items import IMAGE_KEYS, LABEL_KEYS, LIKE_LABELS
-from headsearch.data.image.decode import BadImage, decode, open_image
+from headsearch.data.image.decode import BadImage
 from headsearch.data.image.label_files import in_order
-from headsearch.data.image.source import Source
+from headsearch.data.image.source import EncodedSource
 from headsearch.data.image.tables import Table
 from headsearch.data.image.timm_readers import labels_from
 from headsearch.errors import UserError
@@ -31,7 +27,7 @@ TEXTS = ("string", "large_string")
 BYTES = ("binary", "large_binary")
 
 
-class TableSource(Source):
+class TableSource(EncodedSource):
     """The images in a column of a table.
 
     The images are the only column of images or of bytes, or the one called `image` or `img`. Labels
@@ -71,7 +67,7 @@ class TableSource(Source):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def encoded(self, index: int) -> bytes:
+    def read(self, index: int) -> bytes:
         try:
             value = self._rows[index][self._image]
         except Exception as error:  # Arrow's errors for damaged files
@@ -84,15 +80,6 @@ class TableSource(Source):
             raise BadImage("no image in this row")
         check_size(len(value), LARGEST_FILE)
         return value
-
-    def pixels(self, index: int, size: int) -> NDArray[np.uint8]:
-        return decode(self.encoded(index), size, self.scale)
-
-    def opened(self, index: int) -> Image.Image:
-        return open_image(self.encoded(index))
-
-    def shorter_side(self, index: int) -> int:
-        return min(self.opened(index).size)
 
     def _read_labels(self, rows: Any, label: str) -> None:
         values = list(rows[label])

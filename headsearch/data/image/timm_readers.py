@@ -237,9 +237,6 @@ class MapSource(Source):
             return decode(self._bytes(index), size, self.scale)
         return to_array(self._image(index), size, self.scale)
 
-    def encoded(self, index: int) -> bytes | None:
-        return self._bytes(index) if self._reader is not None else None
-
     def opened(self, index: int) -> Image.Image:
         return open_image(self._bytes(index)) if self._reader else self._image(index)
 

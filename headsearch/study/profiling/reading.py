@@ -75,7 +75,7 @@ def measure_reading(
     photos, _ = pool.load(order, form, Loading(memory_limit=1, check="lazy", left_out=LeftOut(1.0)))
     assert isinstance(photos, Photos)
     views = views_for(config.views, config.objective, image_size)
-    reader = StepReader(photos, config.model_copy(update={"epochs": STEPS}), views)
+    reader = StepReader(photos, config, views)
     taken = []
     for step in range(STEPS):
         began = time.process_time()
