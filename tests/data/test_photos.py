@@ -19,7 +19,7 @@ from headsearch.data.image.photo_sets import Photos, PhotosInMemory, PhotosOnDem
 from headsearch.data.image.photos import PhotoReader, crop_box, cut, evaluation_view, resized
 from headsearch.data.image.readers import open_path
 from headsearch.data.image.views import crop_boxes
-from headsearch.data.loader import Loader
+from headsearch.data.loader import Loader, StepReader
 from helpers.image_files import encoded, open_small, write
 
 CPU = torch.device("cpu")
@@ -206,6 +206,17 @@ def test_views_are_the_same_whatever_reads_them(album: Path, limit):
         assert views.shape == (2, 8, 3, S, S)
         assert torch.equal(views, processes.crops(step))
     assert not torch.equal(threads.crops(0), threads.crops(1))
+
+
+def test_crops_of_a_photo_differ_between_views_images_and_steps(tmp_path: Path):
+    same = encoded(photo(1), "JPEG", quality=95)
+    root = write(tmp_path / "set", {f"{n}.jpg": same for n in range(100)})
+    reader = StepReader(open_small(root, image_size=S).train, config(), VIEWS)
+    first, later = (reader.photos(step).crops for step in (0, 1))
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first[0, 0], first[0, 1])
+    assert not torch.equal(first, later)
+    assert torch.equal(first, reader.photos(0).crops)
 
 
 def test_ranks_see_together_what_one_process_sees(album: Path, monkeypatch: pytest.MonkeyPatch):
