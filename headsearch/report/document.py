@@ -108,6 +108,7 @@ def has_report(run_directory: Path) -> bool:
     return all((run_directory / name).is_file() for name in FILES)
 
 
+_FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 _COMMAND = re.compile(r"`(headsearch [^`|\n]+)`")
 
 
@@ -118,9 +119,18 @@ def _markdown(text: str) -> str:
 
 
 def _html(text: str) -> Markup:
-    """A text escaped for HTML, with its commands as code and without passwords."""
-    shown = printable_lines(without_passwords(text))
-    return Markup(_COMMAND.sub(r"<code>\1</code>", str(escape(shown))))
+    """A text escaped for HTML, with its commands as code and without passwords.
+
+    Browsers break lines after hyphens, but flags such as --eval-images stay whole.
+    """
+    escaped = str(escape(printable_lines(without_passwords(text))))
+    parts = _COMMAND.split(escaped)
+    return Markup(
+        "".join(
+            f"<code>{part}</code>" if i % 2 else _FLAG.sub(r'<span class="flag">\g<0></span>', part)
+            for i, part in enumerate(parts)
+        )
+    )
 
 
 def _harmless(value: object) -> object:

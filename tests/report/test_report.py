@@ -23,6 +23,7 @@ from headsearch.config.presets import PRESETS
 from headsearch.errors import UserError
 from headsearch.report import (
     advice,
+    document,
     plot_columns,
     ranking_legend,
     ranking_table,
@@ -215,6 +216,13 @@ def test_commands_in_sentences_are_shown_as_code(tmp_path: Path):
     write_report(synthetic_runs.run(tmp_path))
     assert "with <code>headsearch run --seeds 3</code>)" in (tmp_path / "report.html").read_text()
     assert "with `headsearch run --seeds 3`)" in (tmp_path / "report.md").read_text()
+
+
+def test_flags_in_sentences_are_not_broken_across_lines():
+    html = str(document._html("use --eval-images or --seeds, e.g. `headsearch run --seeds 3` <b>"))
+    flags = [f'<span class="flag">--{name}</span>' for name in ("eval-images", "seeds")]
+    command = "<code>headsearch run --seeds 3</code>"
+    assert html == f"use {flags[0]} or {flags[1]}, e.g. {command} &lt;b&gt;"
 
 
 def test_names_cannot_break_out_of_the_report(tmp_path: Path):
