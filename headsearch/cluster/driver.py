@@ -41,7 +41,7 @@ class Attempt:
         task: the task's number.
         heard_at: when it last said something, by the driver's clock; None before it begins.
         machine: the identifier of its machine; empty before it begins.
-        host: the name of its machine.
+        host, pid: the name of its machine, and the number of its process there.
         step, steps: the steps that it has taken, and all its steps; 0 while it starts.
         rung: the last rung that it has scored, in words.
     """
@@ -51,6 +51,7 @@ class Attempt:
     heard_at: float | None = None
     machine: str = ""
     host: str = ""
+    pid: int = 0
     step: int = 0
     steps: int = 0
     rung: str = ""
@@ -188,6 +189,7 @@ class Driver:
         match message["kind"]:
             case "begun":
                 attempt.machine, attempt.host = message["machine"], message["host"]
+                attempt.pid = message["pid"]
                 job.state = "running"
             case "step":
                 attempt.step, attempt.steps = message["step"], message["steps"]

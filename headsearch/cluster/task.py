@@ -5,7 +5,7 @@ of `done`, `failed` and `refused`:
 
 | kind | holds |
 |---|---|
-| begun | machine, host |
+| begun | machine, host, pid |
 | alive | nothing: the process works, but has no progress to report while it loads |
 | step | step, steps |
 | rung | rung, text |
@@ -20,6 +20,7 @@ Imports little, so that it is heard at once.
 from __future__ import annotations
 
 import json
+import os
 import queue
 import socket
 import threading
@@ -125,7 +126,8 @@ def perform(order: str, machine: str) -> Iterator[str]:
     """
     asked = json.loads(order)
     work = Work(asked)
-    yield json.dumps({"kind": "begun", "machine": machine, "host": socket.gethostname()})
+    host, pid = socket.gethostname(), os.getpid()
+    yield json.dumps({"kind": "begun", "machine": machine, "host": host, "pid": pid})
     thread = threading.Thread(target=work.run, daemon=True)
     thread.start()
     beat_s = min(LONGEST_BEAT_S, asked["grace"] / BEATS)
