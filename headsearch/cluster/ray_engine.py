@@ -78,7 +78,7 @@ def _local_folder() -> Path:
 def _authenticate(spec: str) -> None:
     """Sets Ray's environment: nobody without the token can join a cluster or use it.
 
-    A local engine has a token of its own, which no file holds. Must come before Ray is imported.
+    A local engine has a token of its own, which no file holds.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would send statistics of its use
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
@@ -89,6 +89,8 @@ def _authenticate(spec: str) -> None:
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     elif given or TOKEN_FILE.expanduser().is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if "ray" in sys.modules:  # imported before: it reads the environment again
+        importlib.import_module("ray._raylet").Config.initialize("")
 
 
 def _connect(ray: Any, spec: str, folder: Path | None) -> None:
@@ -107,24 +109,54 @@ def _connect(ray: Any, spec: str, folder: Path | None) -> None:
     else:
         where = {"address": spec.removeprefix(REMOTE)}
     try:
+        if spec.startswith(REMOTE):
+            _check_head(ray, where["address"])
         ray.init(**where, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # each kind of failure has its own class, some of them plain
         raise UserError(f"--engine {spec}: {_why_not_connected(error)}") from None
 
 
+def _check_head(ray: Any, address: str) -> None:
+    """Asks a head whether it lets this process in; `ray.init` would ask for 20 s, and not say why.
+
+    Raises:
+        Exception: an error of the connection, or of Ray.
+    """
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host, int(port)), timeout=CHECK_S).close()
+    with _silent_stderr():
+        ray._raylet.GcsClient(address=address)
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """In this block, nothing reaches standard error, not even from Ray's code in C++."""
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
+
+
 def _why_not_connected(error: Exception) -> str:
     """Why Ray could not be reached, in a line with what to do."""
     text = " ".join(str(error).split())
-    if "uthentication" in text or "InvalidAuthToken" in text:
+    if type(error).__name__ == "AuthenticationError" or "InvalidAuthToken" in text:
         return (
             "refused, because this machine has no token of the cluster or a wrong one: set "
             "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with it"
         )
     if "ersion mismatch" in text:
-        return f"{text[:200]}: install the same versions on all machines"
-    if isinstance(error, ConnectionError | TimeoutError) or "connect" in text.lower():
-        return "no Ray cluster answers there; on its head: ray start --head"
-    return f"{type(error).__name__}: {text[:200]}"
+        return f"{text[:300]}: install the same versions on all machines"
+    if isinstance(error, OSError):
+        return (
+            f"no Ray cluster answers there ({text[:100]}); on its head: ray start --head, and on "
+            "this machine: ray start --address HOST:PORT"
+        )
+    return f"{type(error).__name__}: {text[:300]}"
 
 
 def cores_here() -> int:

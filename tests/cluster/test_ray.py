@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from headsearch.errors import UserError
 from headsearch.runs.run import is_complete
 from helpers.inline_engine import on_engine, same, searched, settings
 
-pytest.importorskip("ray")
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+MARK = "HEADSEARCH_TEST_MARK"
+"""An environment variable that all processes of a run inherit."""
 HEADSEARCH = [sys.executable, "-m", "headsearch"]
 
 
@@ -102,9 +105,7 @@ def test_a_frozen_worker_is_given_up_and_its_result_is_not_counted(
         os.kill(witness.pid, signal.SIGCONT)
 
 
-def test_a_job_that_raises_is_set_aside_with_its_reason(
-    engine: RayEngine, tmp_path: Path
-) -> None:
+def test_a_job_that_raises_is_set_aside_with_its_reason(engine: RayEngine, tmp_path: Path) -> None:
     lines: list[str] = []
 
     def note(event: DriverEvent) -> None:
@@ -149,9 +150,7 @@ def test_sigterm_ends_a_local_engine_and_resume_goes_on(one: Path, tmp_path: Pat
         for part in (f"--{name.replace('_', '-')}", str(value))
     ]
     others = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
-    temporary = tmp_path / "t"
-    temporary.mkdir()
-    environment: dict[str, Any] = {**others, "OMP_NUM_THREADS": "1"}
+    environment: dict[str, Any] = {**others, "OMP_NUM_THREADS": "1", MARK: str(tmp_path)}
     process = subprocess.Popen(
         [*HEADSEARCH, "run", *flags, "--engine", "local"], env=environment,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -177,7 +176,7 @@ def test_sigterm_ends_a_local_engine_and_resume_goes_on(one: Path, tmp_path: Pat
 
 
 def processes_with(text: str) -> list[str]:
-    """The command lines of processes that have this text in their environment or arguments."""
+    """The command lines of the processes that have this mark and do not end within a minute."""
     found = []
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -188,7 +187,7 @@ def processes_with(text: str) -> list[str]:
                 environment = (folder / "environ").read_bytes().decode(errors="replace")
             except OSError:
                 continue
-            if text in arguments or f"PYTEST_ENGINE={text}" in environment:
+            if f"{MARK}={text}" in environment:
                 found.append(arguments)
         if not found:
             break

@@ -20,7 +20,6 @@ from headsearch.study.search import Search
 from headsearch.study.setup import prepare
 from helpers.tiny_search import settings as tiny_settings
 
-
 SPACE = """
 families:
   attention: {depth: 1}
