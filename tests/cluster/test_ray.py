@@ -1,4 +1,4 @@
-"""Searches on a real Ray cluster of two nodes on this machine, and what becomes of them in faults."""
+"""Searches on a real Ray cluster of two nodes on this machine, and what faults do to them."""
 
 from __future__ import annotations
 
