@@ -1,10 +1,10 @@
-"""Harms searches on a local engine in every way, resumes them, and compares their tables with `run`.
+"""Harms searches on a local engine, resumes them, and compares their tables with those of `run`.
 
     python benchmarks/chaos.py
 
-For each fault a tiny search starts as `headsearch run --engine local`. Once a cohort has trained, one
-of its processes gets a signal. Timed is how long it takes until the driver acts on it, or until no
-process is left. A search that ended is resumed. Writes results/scaling/chaos.csv.
+For each fault a tiny search starts as `headsearch run --engine local`. Once a cohort has trained,
+one of its processes gets a signal. Timed is how long it takes until the driver acts on it, or until
+no process is left. A search that ended is resumed. Writes results/scaling/chaos.csv.
 """
 
 from __future__ import annotations
@@ -25,38 +25,12 @@ import pandas as pd
 
 OUT = Path(__file__).parents[1] / "results" / "scaling" / "chaos.csv"
 HEADSEARCH = [sys.executable, "-m", "headsearch"]
-FLAGS = [
-    "--base",
-    "test_vit",
-    "--space",
-    "controls.yaml",
-    "--image-size",
-    "16",
-    "--patch-size",
-    "4",
-    "--images",
-    "64",
-    "--epochs",
-    "40",
-    "--batch-size",
-    "16",
-    "--rungs",
-    "4",
-    "--eval-images",
-    "64",
-    "--bank-images",
-    "64",
-    "--min-keep",
-    "1",
-    "--cohort",
-    "1",
-    "--device",
-    "cpu",
-    "--precision",
-    "float32",
-    "--threads",
-    "1",
-]
+SETTINGS = {
+    "base": "test_vit", "space": "controls.yaml", "image-size": 16, "patch-size": 4, "images": 64,
+    "epochs": 40, "batch-size": 16, "rungs": 4, "eval-images": 64, "bank-images": 64,
+    "min-keep": 1, "cohort": 1, "device": "cpu", "precision": "float32", "threads": 1,
+}  # fmt: skip
+FLAGS = [part for name, value in SETTINGS.items() for part in (f"--{name}", str(value))]
 GRACE_S = 20
 MARK = "HEADSEARCH_CHAOS"
 """An environment variable that all processes of a search inherit."""

@@ -3,8 +3,8 @@
     python benchmarks/engine.py
 
 Writes results/scaling/engine.csv. Empty tasks say that they have begun and are done. In reused
-processes they show what driver and scheduler take; a cohort has a fresh process, whose start (without
-PyTorch) the last rows show.
+processes they show what driver and scheduler take. A cohort has a fresh process; tasks in fresh
+processes show what its start takes, without importing PyTorch.
 """
 
 from __future__ import annotations

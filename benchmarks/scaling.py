@@ -4,8 +4,9 @@
     python benchmarks/scaling.py          # computes; writes tables to results/scaling/
     python docs/make_scaling_page.py      # updates docs/scaling.md and its picture
 
-Counted: parameters, FLOPs and kept activations of base and heads. From data sheets: the peak rates of accelerators and links. Assumed, and marked as such: the
-share of those rates that is reached. No time is measured on a GPU.
+Counted: parameters, FLOPs and kept activations of base and heads. From data sheets: the
+peak rates of accelerators and links. Assumed, and marked as such: the share of those rates that is
+reached. No time is measured on a GPU.
 """
 
 from __future__ import annotations

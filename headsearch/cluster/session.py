@@ -13,22 +13,25 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from headsearch.cluster.choices import EngineChoices
+from headsearch.cluster.choices import GRACE_S, EngineChoices
 from headsearch.cluster.display import shown
 from headsearch.cluster.driver import DriverEvent
 from headsearch.cluster.plan import Plan, read_plan
 from headsearch.cluster.ray_engine import connected
 from headsearch.cluster.search import EngineSearch
 from headsearch.cluster.verification import EngineVerification
+from headsearch.config.settings import resolve
 from headsearch.data.image.skipped import listed_where_too_many
 from headsearch.errors import UserError
 from headsearch.pretraining.verification import Verification
 from headsearch.report.session import carry_out, introduce, quiet_optuna
 from headsearch.runs.console import Loading, loading_shown, print_notes
+from headsearch.runs.directory import claimed
 from headsearch.runs.run import Run
 from headsearch.study.resuming import prepared_again
 from headsearch.study.setup import SearchSetup, prepare
 from headsearch.training.environment import resolve_here
+from headsearch.training.inputs import InMemoryInputs
 
 STOPPING = "stopping the tasks, which write a snapshot each; Ctrl-C again ends them at once"
 
@@ -60,6 +63,24 @@ def run_search_on(
     return _searched(chosen, lambda loading: prepare(config, loading), directory, console)
 
 
+def search_on(
+    engine: str, flags: Mapping[str, Any], inputs: InMemoryInputs, console: Console | None
+) -> tuple[Path, int]:
+    """Runs a search on an engine in a new run directory, for a caller in Python.
+
+    Returns and raises as `run_search_on`, with the run directory in place of the search.
+    """
+    chosen = EngineChoices(engine)
+    if inputs.names:
+        raise UserError(
+            f"{inputs.names[0]} is an object, which the processes of engine= cannot load: "
+            "give a name or a path"
+        )
+    with claimed(resolve(flags), flags) as directory:
+        search, signal = run_search_on(chosen, flags, None, directory, console)
+    return search.run_directory, signal
+
+
 def resume_search_on(
     chosen: EngineChoices,
     run: Run,
@@ -83,7 +104,24 @@ def resume_search_on(
     )
 
 
-def chosen_for_resuming(run: Path, engine: str | None, grace: float) -> EngineChoices | None:
+def resume_on(
+    engine: str | None, run: Run, moved: Mapping[str, str], console: Console | None
+) -> tuple[Path, int] | None:
+    """Resumes a search on the engine given, else on the one that it began with.
+
+    Returns:
+        As `search_on`; None if the search is to be resumed in this process.
+    """
+    chosen = chosen_for_resuming(run.path, engine)
+    if chosen is None:
+        return None
+    search, signal = resume_search_on(chosen, run, moved=moved, console=console)
+    return search.run_directory, signal
+
+
+def chosen_for_resuming(
+    run: Path, engine: str | None, grace: float = GRACE_S
+) -> EngineChoices | None:
     """The engine that a run goes on with: the one given, else the one that it began with.
 
     Returns:
@@ -106,7 +144,6 @@ def _searched(
     with quiet_optuna(), ExitStack() as stack:
         with loading_shown(console) as loading, listed_where_too_many(directory):
             prepared = prepare_search(loading)
-            _check_no_objects(prepared)
             loading(f"starting Ray ({chosen.engine})")
             engine = stack.enter_context(_engine_for(chosen, prepared))
             running = EngineSearch(
@@ -154,12 +191,3 @@ def _engine_for(chosen: EngineChoices, prepared: SearchSetup) -> AbstractContext
     """The engine, whose tasks each take what a cohort of this search needs."""
     gpu = prepared.training.device.type == "cuda"
     return connected(chosen.engine, cpus=1 if gpu else torch.get_num_threads(), gpu=gpu)
-
-
-def _check_no_objects(prepared: SearchSetup) -> None:
-    given = prepared.training.inputs.names
-    if given:
-        raise UserError(
-            f"{given[0]} was given in Python, and the processes of --engine cannot load it: "
-            "give a name or a path"
-        )
