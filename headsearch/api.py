@@ -161,15 +161,15 @@ def resume(
         if torchrun.first() and not has_report(result.run_directory):
             write_report(result.run)
         return result
-    own_space = None if space is None or isinstance(space, str | Path) else as_space(space)
-    inputs = replace(inputs_from(base, data, eval_data), space=own_space)
+    own = None if space is None or isinstance(space, str | Path) else as_space(space)
+    inputs = replace(inputs_from(base, data, eval_data), space=own)
     moved = places_in(data=data, eval_data=eval_data, base_weights=base_weights, space=space)
     console = console_for(progress)
-    done = engines.resume_on(engine, result.run, moved, console)
-    if done is not None:
-        return _result_of(*done, inputs)
     options: dict[str, Any] = {"log": log, "moved": moved, "start_over": start_over}
-    return _result_of(*resume_search(result.run, inputs=inputs, console=console, **options), inputs)
+    done = engines.resume_on(engine, result.run, moved, console) or resume_search(
+        result.run, inputs=inputs, console=console, **options
+    )
+    return _result_of(*done, inputs)
 
 
 def _result_of(run_directory: Path, signal: int, inputs: InMemoryInputs) -> Result:
@@ -369,12 +369,7 @@ def verify(
         result.run, top=top, seeds=seeds, controls=controls, jobs=jobs, threads=threads,
         device=device,
     )  # fmt: skip
-    console = console_for(progress)
-    if engine is None:
-        signal = sessions.run_verification(verification, console)
-    else:
-        signal = engines.verify_on(engines.EngineChoices(engine), verification, console)[1]
-    if signal:
+    if engines.verified_on(engine, verification, console_for(progress)):
         raise KeyboardInterrupt
     verified = read_run(result.run_directory)
     write_report(verified)

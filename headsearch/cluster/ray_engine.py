@@ -57,6 +57,8 @@ def connected(spec: str, *, cpus: int, gpu: bool) -> Iterator[RayEngine]:
     ray = importlib.import_module("ray")
     # Otherwise Ray's own goodbye would take a minute, and end this process, if its head is gone.
     atexit.unregister(ray._private.worker.shutdown)
+    # Ray would print a paragraph about each process that is lost; the driver says it in a line.
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
     engine = None
     try:
         _connect(ray, spec, folder)
@@ -81,7 +83,7 @@ def _authenticate(spec: str) -> None:
     A local engine has a token of its own, which no file holds.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would send statistics of its use
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # tasks would give way to all other work
     given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     if spec == LOCAL:
         os.environ["RAY_AUTH_MODE"] = "token"

@@ -23,6 +23,7 @@ from headsearch.cluster.verification import EngineVerification
 from headsearch.config.settings import resolve
 from headsearch.data.image.skipped import listed_where_too_many
 from headsearch.errors import UserError
+from headsearch.pretraining.session import run_verification
 from headsearch.pretraining.verification import Verification
 from headsearch.report.session import carry_out, introduce, quiet_optuna
 from headsearch.runs.console import Loading, loading_shown, print_notes
@@ -178,6 +179,17 @@ def verify_on(
             print_notes(console, running.notes)
         observers = _observers(console, "solo run")
         return running, carry_out(running, *observers, console=console, stopping=STOPPING)
+
+
+def verified_on(engine: str | None, verification: Verification, console: Console | None) -> int:
+    """Runs a verification on an engine, or in processes of this machine if that is None.
+
+    Returns:
+        The number of the signal that stopped it; 0 if all solo runs have ended.
+    """
+    if engine is None:
+        return run_verification(verification, console)
+    return verify_on(EngineChoices(engine), verification, console)[1]
 
 
 def _observers(
