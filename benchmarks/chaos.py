@@ -27,8 +27,8 @@ OUT = Path(__file__).parents[1] / "results" / "scaling" / "chaos.csv"
 HEADSEARCH = [sys.executable, "-m", "headsearch"]
 SETTINGS = {
     "base": "test_vit", "space": "controls.yaml", "image-size": 16, "patch-size": 4, "images": 64,
-    "epochs": 40, "batch-size": 16, "rungs": 4, "eval-images": 64, "bank-images": 64,
-    "min-keep": 1, "cohort": 1, "device": "cpu", "precision": "float32", "threads": 1,
+    "epochs": 20, "batch-size": 16, "rungs": 2, "eval-images": 64, "bank-images": 64,
+    "min-keep": 1, "cohort": 2, "device": "cpu", "precision": "float32", "threads": 1,
 }  # fmt: skip
 FLAGS = [part for name, value in SETTINGS.items() for part in (f"--{name}", str(value))]
 GRACE_S = 20
@@ -84,14 +84,18 @@ def harmed(fault: Fault, folder: Path, one: Path) -> dict[str, Any]:
     given = ["--out", str(run), "--engine", "local", "--grace", str(GRACE_S)]
     process = subprocess.Popen(
         [*HEADSEARCH, "run", *FLAGS, *given], env=environment, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     lines = said_by(process)
     for line in lines:
-        if " rung 1/4" in line:
+        if " rung 1/2" in line:
             break
     began = time.monotonic()
-    os.kill(next(pid for pid, words in processes(run.name) if fault.victim in words), fault.number)
+    victim = next(pid for pid, words in processes(run.name) if fault.victim in words)
+    if fault.number == signal.SIGINT:  # as a terminal does
+        os.killpg(process.pid, fault.number)
+    else:
+        os.kill(victim, fault.number)
     if fault.acted:
         next(line for line in lines if fault.acted in line)
     else:

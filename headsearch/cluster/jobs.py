@@ -53,8 +53,9 @@ def train_cohort(work: Work) -> Mapping[str, Any] | None:
         directory, begun = begin(Path(order["folder"]))
         search = cohort_search(prepared, candidates, directory, begun=begun)
         work.stops_by(search.stop.set)
-        if begun:
-            work.say("note", text=search.notes[-1])
+        if search.state.left is not None:
+            taken = sum(search.state.left.record["steps"].values())
+            work.say("note", text=f"goes on at step {taken}, from an earlier attempt's snapshot")
         steps = prepared.training.steps * search.config.seeds
 
         def observe(event: Event) -> None:
