@@ -462,7 +462,7 @@ def test_the_example_runs(tmp_path: Path) -> None:
 def test_an_engine_takes_names_and_no_objects(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(headsearch.UserError, match="engine=.* must be local"):
+    with pytest.raises(headsearch.UserError, match=r"engine=.* must be local"):
         headsearch.search(engine="remote", out=tmp_path / "run")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     with pytest.raises(headsearch.UserError, match="base is an object, which the processes of"):
