@@ -19,15 +19,29 @@ PROTOTYPE_KL = "prototype_kl"
 
 @dataclass(frozen=True)
 class Accuracies:
-    """Proxy accuracies of one representation on one split of the labels, as fractions."""
+    """Proxy accuracies of one representation on one split of the labels, as fractions.
+
+    Attributes:
+        knn: of k-NN.
+        linear: of the linear probe.
+        linear_top5: the share of queries whose class is among the linear probe's five likeliest;
+            None if the bank has five classes or fewer.
+    """
 
     knn: float
     linear: float
+    linear_top5: float | None = None
 
     @property
     def mean(self) -> float:
         """The mean of k-NN and linear probe."""
         return (self.knn + self.linear) / 2
+
+
+def top5_column(prefix: str, accuracies: Accuracies | None) -> dict[str, float]:
+    """`PREFIX_top5` as rungs.csv holds it: NaN without labels, or with five classes or fewer."""
+    known = accuracies.linear_top5 if accuracies else None
+    return {f"{prefix}_top5": math.nan if known is None else known}
 
 
 def accuracy_columns(prefix: str, accuracies: Accuracies | None) -> dict[str, float]:
@@ -186,10 +200,13 @@ def _mean(scores: Sequence[Scores]) -> Scores:
 
     def accuracies(on_seeds: Sequence[Accuracies | None]) -> Accuracies | None:
         known = [each for each in on_seeds if each is not None]
-        return (
-            Accuracies(*map(fmean, zip(*((a.knn, a.linear) for a in known), strict=True)))
-            if known
-            else None
+        if not known:
+            return None
+        top5 = [each.linear_top5 for each in known if each.linear_top5 is not None]
+        return Accuracies(
+            fmean(each.knn for each in known),
+            fmean(each.linear for each in known),
+            fmean(top5) if top5 else None,
         )
 
     estimates = [each.discrepancy for each in scores if each.discrepancy is not None]

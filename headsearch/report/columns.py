@@ -77,6 +77,8 @@ COLUMNS: dict[str, Column] = {
     "head_linear": Column("Head linear-probe accuracy", "Linear", "%", 100, 1),
     "base_knn": Column("Base k-NN accuracy", "Base k-NN", "%", 100, 1),
     "base_linear": Column("Base linear-probe accuracy", "Base linear", "%", 100, 1),
+    "head_top5": Column("Head linear-probe accuracy, top 5", "Top 5", "%", 100, 1),
+    "base_top5": Column("Base linear-probe accuracy, top 5", "Base top 5", "%", 100, 1),
     "effective_rank": Column("Effective rank", "Eff. rank", "", 1, 1, decades=True),
     "params_m": Column("Head parameters", "Params", "M", 1, 2, decades=True),
     "gflops": Column("Head compute per image", "Compute", "GFLOPs", 1, 3, decades=True),

@@ -50,7 +50,16 @@ RUNG_COLUMNS = (
     "base_knn",
     "base_linear",
     "loss",
+    "head_top5",
+    "base_top5",
 )
+
+
+TOP5 = ("head_top5", "base_top5")
+"""Columns of rungs.csv: the share of queries whose class is among a probe's five likeliest.
+
+Empty with five classes or fewer. Earlier runs lack these columns; they are read as empty.
+"""
 
 
 FURTHER_SCORES: dict[str, str] = {
@@ -112,7 +121,7 @@ _SHARE_COLUMNS = {
     f"{of}_{probe}"
     for of in ("head", "base", "choose", "base_choose")
     for probe in ("knn", "linear")
-}
+} | set(TOP5)
 _KEYS = ("candidate", "seed", "rung")
 """Columns that name a row, as far as a table has them: no two rows have the same."""
 MOST_ROWS = 100_000
@@ -155,7 +164,7 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     frame = frame.assign(
         **{
             name: math.nan
-            for name in FURTHER_SCORES
+            for name in (*FURTHER_SCORES, *TOP5)
             if name in columns and name not in frame.columns
         }
     )

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from pydantic import TypeAdapter
 
-from headsearch.evaluation.scores import RungScores, Scores, accuracy_columns
+from headsearch.evaluation.scores import RungScores, Scores, accuracy_columns, top5_column
 from headsearch.models.space import Candidate
 from headsearch.runs.tables import (
     FURTHER_SCORES,
@@ -159,6 +159,8 @@ class Leaderboard:
                 **accuracy_columns("head", head_scores.report),
                 **accuracy_columns("base", scores.base.report),
                 "loss": entry.loss,
+                **top5_column("head", head_scores.report),
+                **top5_column("base", scores.base.report),
             }
         )
 

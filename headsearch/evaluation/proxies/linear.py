@@ -5,12 +5,40 @@ Dimensions: N images of the bank, M queries, D features, C classes, R principal 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 L2 = 1e-2
 """The weight of the penalty, by default."""
+
+
+@dataclass(frozen=True)
+class LinearScores:
+    """What a linear probe says about the queries.
+
+    Attributes:
+        present_K: int64, the classes that the bank contains, K of the C.
+        logits_KM: of these classes, up to a constant a query.
+    """
+
+    present_K: Tensor
+    logits_KM: Tensor
+
+    def predicted(self) -> Tensor:
+        """The class of each query: (M,) int64."""
+        return self.present_K[self.logits_KM.argmax(0)]
+
+    def best(self, count: int) -> Tensor | None:
+        """The `count` likeliest classes of each query, likeliest first: (M, count) int64.
+
+        None where the bank has no more classes than that: every query would be right.
+        """
+        if len(self.present_K) <= count:
+            return None
+        return self.present_K[self.logits_KM.topk(count, dim=0).indices].T
 
 
 def linear_predict(
@@ -21,7 +49,21 @@ def linear_predict(
     l2: float = L2,
     max_iterations: int = 200,
 ) -> Tensor:
-    """The classes of the queries by a linear probe that is fitted on the bank: (M,) int64.
+    """The classes of the queries by a linear probe on the bank: (M,) int64; see `linear_scores`."""
+    return linear_scores(
+        bank_ND, bank_labels_N, queries_MD, classes, l2, max_iterations
+    ).predicted()
+
+
+def linear_scores(
+    bank_ND: Tensor,
+    bank_labels_N: Tensor,
+    queries_MD: Tensor,
+    classes: int,
+    l2: float = L2,
+    max_iterations: int = 200,
+) -> LinearScores:
+    """The logits of the queries by a linear probe that is fitted on the bank.
 
     Multinomial logistic regression on features standardised by the bank: the minimum of mean
     cross-entropy + l2/2·‖W‖², without a penalty on the biases. That is scikit-learn's
@@ -90,8 +132,7 @@ def linear_predict(
     solver.step(closure)
     with torch.no_grad():
         logits_CM = torch.addmm(bias_C1, weight_CR, (queries_MD @ axes_DR * scale_R).T)
-        predictions: Tensor = present_C[logits_CM.argmax(0)]
-    return predictions
+    return LinearScores(present_C, logits_CM)
 
 
 def _principal_axes(x_ND: Tensor) -> tuple[Tensor, Tensor]:
