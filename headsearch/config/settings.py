@@ -23,6 +23,7 @@ from pydantic import (
 
 from headsearch.config import formats
 from headsearch.config.checks import (
+    checked_bank_images,
     checked_images_per_head,
     checked_normalization,
     checked_views,
@@ -230,15 +231,14 @@ class RunConfig(BaseModel):
         SCORES,
     )
     eval_images: int = setting(600, "Held-out images on which the heads are scored.", SCORES, ge=32)
-    bank_images: int = setting(
-        1000, "Labelled images that k-NN and the linear probe are fitted on.", SCORES, ge=8
+    bank_images: Annotated[int, BeforeValidator(checked_bank_images)] = setting(
+        1000, "Labelled images of k-NN and the linear probe; 0 means all.", SCORES, ge=0
     )
     probe_classes: int = setting(
         100,
         "Most classes that accuracy is measured on, drawn by the seed; fewer where each would have "
         "fewer than 10 bank images. 0: all. Training images are of all classes in any case.",
-        SCORES, ge=0,
-    )  # fmt: skip
+        SCORES, ge=0)  # fmt: skip
 
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, …", MACHINE)
     precision: Precision = setting(

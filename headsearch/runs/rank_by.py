@@ -76,21 +76,28 @@ def check_rank_by(name: str) -> None:
         raise unknown("--rank-by", name, (AUTO, *RANK_BY))
 
 
-def resolved_rank_by(name: str, *, labelled: bool, data: str) -> str:
+def resolved_rank_by(name: str, *, labelled: bool, data: str, unused_labels: str = "") -> str:
     """The score that candidates are ranked by.
 
     Args:
         name: the setting.
         labelled: whether the evaluation images have labels.
         data: what these images are called, for the error message.
+        unused_labels: why their labels are not used, if there are any; likewise.
 
     Raises:
-        UserError: the score needs labels, and there are none.
+        UserError: the score needs labels, and there are none, or none that can be used.
     """
     if name == AUTO:
         return "accuracy" if labelled else "discrepancy"
     if RANK_BY[name].needs_labels and not labelled:
         without = ", ".join(other for other, each in RANK_BY.items() if not each.needs_labels)
+        if unused_labels:
+            raise UserError(
+                f"--rank-by {name} needs queries that can be classified, but of {data} "
+                f"{unused_labels}; use images with the same classes on both sides or one of: "
+                f"{without}"
+            )
         raise UserError(
             f"--rank-by {name} needs labels, and {data} has none; use labelled --eval-data or one "
             f"of: {without}"

@@ -123,6 +123,7 @@ def prepare(
         config.rank_by,
         labelled=training.data.bank is not None,
         data=config.eval_data or config.data,
+        unused_labels=training.data.unused_labels,
     )
     if len(set(distributed.gather_objects(space.hash))) > 1:
         raise UserError(f"the processes of this job have different spaces: {config.space}")
