@@ -33,7 +33,7 @@ from headsearch.config.settings import RunConfig
 from headsearch.config.views import ViewSettings
 from headsearch.data import Images
 from headsearch.data.image.loading import Loading, load_photos
-from headsearch.data.image.photos import PhotoReader
+from headsearch.data.image.photos import Cut, PhotoReader
 from headsearch.data.image.readers import open_path
 from headsearch.data.loader import Loader
 
@@ -92,7 +92,7 @@ def _headsearch(files: list[Path], size: int) -> None:
     reader = PhotoReader(open_path(files[0].parent, "photos"), size, 2 * size)
     draws = np.random.default_rng(0).random((len(files), 2, 4))
     for index, of_photo in enumerate(draws):
-        reader.crops(index, of_photo, VIEWS)
+        reader.crops(index, [Cut(size, of_photo, VIEWS)])
 
 
 def _torchvision(files: list[Path], size: int) -> None:
