@@ -205,3 +205,13 @@ def shrunk(classes: NDArray[np.int16], most: int) -> NDArray[np.int16]:
 def _nearest(side: int, count: int) -> NDArray[np.int64]:
     """The pixels under the centres of `count` equal parts of a side."""
     return np.floor((np.arange(count) + 0.5) / count * side).astype(np.int64)
+
+
+def check_count(reading: MaskReading, name: str) -> None:
+    """Raises UserError if there are more classes than masks have."""
+    assert reading.classes is not None
+    if len(reading.classes) > MOST_CLASSES:
+        raise UserError(
+            f"--dense-data {name}: masks with {len(reading.classes)} classes; at most "
+            f"{MOST_CLASSES} are read, and a depth map is no mask"
+        )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from headsearch.data.dense.annotated import Annotated, Item, MaskReading, Thing
@@ -46,10 +48,24 @@ def read_voc(path: Path) -> Annotated | None:
         ]
         for split, names in lists.items()
     }
+    names_of_boxes = tuple(sorted(numbers))  # so that two folders of a set number them alike
+    number = {numbers[name]: index for index, name in enumerate(names_of_boxes)}
+    splits = {
+        split: [replace(item, things=_renumbered(item.things, number)) for item in items]
+        for split, items in splits.items()
+    }
     reading = None
     if of_mask:
         reading = MaskReading(VOC_CLASSES if set(numbers) <= set(VOC_CLASSES) else None)
-    return Annotated("voc", splits, reading, tuple(numbers))
+    return Annotated("voc", splits, reading, names_of_boxes)
+
+
+def _renumbered(
+    things: tuple[Thing, ...] | None, number: Mapping[int, int]
+) -> tuple[Thing, ...] | None:
+    if things is None:
+        return None
+    return tuple(replace(thing, label=number[thing.label]) for thing in things)
 
 
 def _item(image: Path, mask: Path | None, xml: Path, numbers: dict[str, int]) -> Item:
