@@ -162,8 +162,8 @@ class RunConfig(BaseModel):
     views: Annotated[str, BeforeValidator(checked_views)] = setting(
         "auto",
         "Random views of training images: small (for images below 64 pixels), published (those of "
-        "the objective), auto (one of these, by image size), and changes to them: "
-        "published,crop_scale=0.2/1,blur=1/0.1,…",
+        "the objective), multicrop (with local crops), auto (small or published, by image size), "
+        "and changes to them: published,crop_scale=0.2/1,blur=1/0.1,…",
         TRAIN,
     )
     lr: float | None = setting(

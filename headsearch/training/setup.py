@@ -21,11 +21,11 @@ from headsearch.config.locations import LOCATIONS
 from headsearch.config.presets import quick_lr
 from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import Coupling, RunConfig
-from headsearch.config.views import views_for
+from headsearch.config.views import VIEWS, views_for
 from headsearch.data import Data, DataSettings, open_data
 from headsearch.data.factory import BUILT_IN, BUILT_IN_FULL
 from headsearch.data.fingerprint import difference, fingerprint
-from headsearch.data.loader import Loader, steps_per_epoch
+from headsearch.data.loader import Loader, StepViews, steps_per_epoch
 from headsearch.errors import UserError, unknown
 from headsearch.evaluation.discrepancy import DISCREPANCIES
 from headsearch.evaluation.rung import OnScoring, score_rung
@@ -51,6 +51,7 @@ from headsearch.training.environment import check_compiler, set_up
 from headsearch.training.head_check import IMAGES, check_head
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 from headsearch.training.memory_estimate import check_memory
+from headsearch.training.multicrop import check_local_views, crops_per_image
 from headsearch.training.objectives import Objective, make_objective, with_prototypes
 from headsearch.training.trainer import Trainer
 
@@ -129,6 +130,19 @@ class TrainingSetup:
         """The loader of the crops of every step, in the order that the seed determines."""
         return Loader(self.data.train, self.config, self.device)
 
+    def random_views(self, seed: int = 0) -> StepViews:
+        """Random numbers in the shape of all crops of a step, to measure steps with."""
+        generator, side = torch.Generator().manual_seed(seed), self.plan.image_size
+
+        def drawn(count: int, side: int) -> torch.Tensor:
+            shape = (count, self.batch, 3, side, side)
+            return torch.randn(shape, generator=generator).to(self.device)
+
+        crops = drawn(VIEWS, side)
+        views = views_for(self.config.views, self.config.objective, side)
+        local = drawn(views.local_views, views.local_side(side)) if views.local_views else None
+        return StepViews(crops, local)
+
     def scores(self, network: Network, on_progress: OnScoring = lambda _: None) -> RungScores:
         """The scores of the base and of all heads of a network.
 
@@ -205,8 +219,10 @@ def prepare_training(
         config = config.model_copy(update={"lr": quick_lr(plan.dim)})
     setup = TrainingSetup(config, device, autocast, data, plan, objective, inputs)
     _check_base(setup)
+    check_local_views(config, plan, objective, views)
     if not config.compile:  # a compiled base may keep less than is counted
-        check_memory(plan, setup.batch, device, autocast=autocast)
+        crops = crops_per_image(views, plan.image_size)
+        check_memory(plan, setup.batch, device, autocast=autocast, crops_per_image=crops)
     _check_steps(setup)
     _check_ranks_agree(setup)
     return setup
