@@ -19,10 +19,10 @@ from headsearch.config.normalization import IMAGENET, Normalization
 from headsearch.data.dense import DenseData, DenseImages
 from headsearch.data.image.views import normalize
 from headsearch.device import mixed_precision
-from headsearch.evaluation.proxies.dense_scores import DenseScores, dense_scores, reporting
 from headsearch.evaluation.proxies.dense_task import DenseTask, Fitted
 from headsearch.evaluation.proxies.detection import Detection
 from headsearch.evaluation.proxies.grids import pixel_map, position_map, samples_on
+from headsearch.evaluation.proxies.grouped_scores import DenseScores, dense_scores, reporting
 from headsearch.evaluation.proxies.instances import InstanceMasks
 from headsearch.evaluation.proxies.regions import Regions
 from headsearch.evaluation.proxies.segmentation import Segmentation, ceiling
@@ -86,6 +86,10 @@ class DenseScorer:
                 tasks.append(masks)
         return tasks
 
+    def columns(self, grid: Grid) -> tuple[str, ...]:
+        """The scores that the data give on a grid, by their columns."""
+        return tuple(name for task in self.tasks(grid) for name in task.columns)
+
     @torch.no_grad()
     def scores(
         self, maps_of: MapsOf, on_share: Callable[[float], object] = lambda _: None
@@ -110,10 +114,13 @@ class DenseScorer:
             on_share(len(images) / total)
         fitted: dict[str, list[Fitted]] = {}
         for name, grid in grids.items():
-            parts_of = rows.pop(name)
+            kept_rows = [torch.cat(parts) for parts in rows.pop(name)]
+            finite = all(bool(each.isfinite().all()) for each in kept_rows)
+            # A representation that diverged has no scores; its rank shows it to be set aside.
             fitted[name] = [
-                task.fit(torch.cat(parts))
-                for task, parts in zip(self.tasks(grid), parts_of, strict=True)
+                task.fit(each)
+                for task, each in zip(self.tasks(grid), kept_rows, strict=True)
+                if finite
             ]
         for images, pixels in _batches(self.data.evaluation, self.batch_size):
             for name, map_BDHW in maps_of(pixels).items():
@@ -204,7 +211,7 @@ class _Maps:
 
 def _as_map(tokens_BND: Tensor, like_BDHW: Tensor) -> Tensor:
     """Tokens as a map on the grid of another one."""
-    return tokens_BND.transpose(1, 2).unflatten(2, like_BDHW.shape[2:])
+    return tokens_BND.transpose(1, 2).reshape(len(like_BDHW), -1, *like_BDHW.shape[2:])
 
 
 def _batches(images: DenseImages, size: int) -> Sequence[tuple[range, Tensor]]:

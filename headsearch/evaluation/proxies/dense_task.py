@@ -27,7 +27,13 @@ class Fitted(Protocol):
 
 
 class DenseTask(Protocol):
-    """A proxy for one data set and one grid, whatever the representation."""
+    """A proxy for one data set and one grid, whatever the representation.
+
+    Attributes:
+        columns: the scores that it gives.
+    """
+
+    columns: tuple[str, ...]
 
     def rows(self, map_BDHW: Tensor, images: range) -> Tensor:
         """The features to keep of some training images: (n, D) float32."""

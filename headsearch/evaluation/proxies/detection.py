@@ -99,6 +99,8 @@ class Detection:
         device: of the features.
     """
 
+    columns: tuple[str, ...] = ("det_ap50", "det_ar100")
+
     def __init__(
         self,
         train: Sequence[Objects],

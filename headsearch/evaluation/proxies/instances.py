@@ -38,6 +38,8 @@ class InstanceMasks:
         device: of the features.
     """
 
+    columns: tuple[str, ...] = ("mask_iou",)
+
     def __init__(
         self,
         train: Sequence[Objects],

@@ -32,6 +32,8 @@ class Regions:
         device: of the features.
     """
 
+    columns: tuple[str, ...] = ("region_knn", "region_linear")
+
     def __init__(
         self,
         train: Sequence[Objects],

@@ -44,6 +44,8 @@ class Segmentation:
         device: of the features.
     """
 
+    columns: tuple[str, ...] = ("seg_knn", "seg_linear")
+
     def __init__(
         self,
         train: Sequence[Tensor],

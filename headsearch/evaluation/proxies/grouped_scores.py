@@ -41,17 +41,18 @@ def dense_scores(statistics: Mapping[str, Statistic]) -> DenseScores:
     )
 
 
-def mean_of_seeds(scores: Sequence[DenseScores]) -> DenseScores:
-    """The mean of each score."""
-    if len(scores) == 1:
-        return scores[0]
-    first = scores[0]
+def mean_of_seeds(scores: Sequence[DenseScores]) -> DenseScores | None:
+    """The mean of each score; None without any."""
+    if len(scores) < 2:
+        return scores[0] if scores else None
+    # A seed whose features are not finite has none.
+    names = [n for n in scores[0].report if all(n in each.report for each in scores)]
     return DenseScores(
-        {name: fmean(each.choose[name] for each in scores) for name in first.choose},
-        {name: fmean(each.report[name] for each in scores) for name in first.report},
+        {name: fmean(each.choose[name] for each in scores) for name in names},
+        {name: fmean(each.report[name] for each in scores) for name in names},
         {
             name: tuple(map(fmean, zip(*(each.without[name] for each in scores), strict=True)))
-            for name in first.without
+            for name in names
         },
     )
 
