@@ -163,9 +163,7 @@ def class_names(lines: Collection[str]) -> tuple[tuple[str, ...], dict[tuple[int
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         name, colour = _name_and_colour(line)
-        if colour is not None and name.lower() in ("name", "class"):
-            continue
-        if name.lower() in ("name", "class") and not names:  # the heading of a table
+        if colour is None and name.lower().endswith(" r g b"):  # the heading of a table
             continue
         void = name.lower() in VOID_NAMES and colour is not None
         if colour is not None:
