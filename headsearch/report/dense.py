@@ -10,11 +10,13 @@ from headsearch.report.columns import COLUMNS, points
 from headsearch.report.statistics.dense import (
     DenseScore,
     base_of,
+    dense_gains,
     dense_scores,
     not_above,
     of_head,
     scores_in,
 )
+from headsearch.report.statistics.gains import Gain
 from headsearch.report.statistics.ranking import contenders
 from headsearch.report.tables import Table
 from headsearch.runs.dense_scores import DENSE_RANKINGS
@@ -40,11 +42,13 @@ class DenseSection:
     Attributes:
         table: the scores of baselines, base and heads.
         legend: how to read the table.
+        gains: what verified heads add to the base in solo runs; None without any.
         lines: what was understood of the data, and what the scores decide.
     """
 
     table: Table
     legend: str
+    gains: Table | None
     lines: list[str]
 
 
@@ -56,11 +60,13 @@ def dense_section(run: Run) -> DenseSection | None:
     heads = [row for row in ranked(run.ranking) if row.healthy][:HEADS]
     legend = (
         "Scores in % on the dense images that are reported on, ± one standard error (jackknife "
-        "over 10 contiguous groups of images, since neighbours may be alike). In brackets: a head's "
-        "difference from the base on the same images, ± its paired standard error. "
+        "over 10 contiguous groups of images, since neighbours may be alike). In brackets: the "
+        "difference of a head from the base on the same images, ± its paired standard error. "
         + " ".join(f"{COLUMNS[name].short}: {WHAT[name]}." for name in scores)
     )
-    return DenseSection(_table(run, scores, heads), legend, list(_lines(run, scores)))
+    return DenseSection(
+        _table(run, scores, heads), legend, _gains_table(run), list(_lines(run, scores))
+    )
 
 
 WHAT = {
@@ -91,6 +97,23 @@ def _table(run: Run, scores: Sequence[str], heads: Sequence[Ranked]) -> Table:
         rows.append([f"{head.rank}. {head.candidate}", *cells])
     headings = ["Representation", *(COLUMNS[score].heading for score in scores)]
     return Table(headings, [False, *(True for _ in scores)], rows)
+
+
+def _gains_table(run: Run) -> Table | None:
+    """The gains of verified heads by task, in points, with their simultaneous 95 % intervals."""
+    found = dense_gains(run)
+    if not found:
+        return None
+    heads = list(next(iter(found.values())))
+    rows = [[head, *(_gain(found[task][head]) for task in found)] for head in heads]
+    headings = ["Gain of a solo run (points)", *(task.capitalize() for task in found)]
+    return Table(headings, [False, *(True for _ in found)], rows)
+
+
+def _gain(gain: Gain) -> str:
+    if math.isnan(gain.low):
+        return points(gain.value)
+    return f"{points(gain.value)} [{points(gain.low)}, {points(gain.high)}]"
 
 
 def _cell(row: DenseScore | None) -> str:

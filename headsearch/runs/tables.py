@@ -109,6 +109,7 @@ SOLO_COLUMNS = (
     "base_linear",
     "choose_knn",
     "choose_linear",
+    *BASE_DENSE,
 )
 
 

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from headsearch.runs.dense_scores import DENSE_SCORES
+from headsearch.report.statistics.gains import Gain, gains
+from headsearch.runs.dense_scores import DENSE_RANKINGS, DENSE_SCORES
 from headsearch.runs.dense_table import WITHOUT
 from headsearch.runs.run import Run
+from headsearch.runs.tables import NO_HEAD
 
 BASELINES = ("position", "pixels", "untrained")
 """Kinds of rows that a trained base should stand above."""
@@ -125,3 +127,21 @@ def _mean(rows: Sequence[DenseScore]) -> DenseScore:
         math.nan, math.nan, math.nan,
         tuple(map(fmean, zip(*(row.without for row in rows), strict=True))),
     )  # fmt: skip
+
+
+def dense_gains(run: Run) -> dict[str, dict[str, Gain]]:
+    """The gain of each verified head in each dense task, over the base pretrained alone.
+
+    Computed as the gain in accuracy is, from the mean of the base's scores of the task. Empty
+    without solo runs, and where they have no dense scores.
+    """
+    table = run.solo
+    if NO_HEAD not in set(table["candidate"]) or table["candidate"].nunique() < 2:
+        return {}
+    shared = table[table["seed"].isin(table.loc[table["candidate"] == NO_HEAD, "seed"])]
+    found = {}
+    for task, scores in DENSE_RANKINGS.items():
+        values = shared[[f"base_{score}" for score in scores]].mean(axis=1, skipna=False)
+        if len(values) and values.notna().all():
+            found[task] = gains(shared.assign(**{task: values}), task, NO_HEAD)
+    return found
