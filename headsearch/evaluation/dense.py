@@ -28,9 +28,9 @@ from headsearch.evaluation.proxies.regions import Regions
 from headsearch.evaluation.proxies.segmentation import Segmentation, ceiling
 from headsearch.models.network import BASE, AttachedHead, Network, failing_as
 
-KEPT_NUMBERS = 2**26
-"""At most so many numbers of sampled patches are held in memory: 256 MiB. If the heads need more,
-they are scored in groups, and the base processes the images once per group."""
+KEPT_CPU, KEPT_ACCELERATOR = 2**26, 2**30
+"""At most so many numbers of sampled patches are held in memory: 256 MiB, 4 GiB. If the heads need
+more, they are scored in groups, and the base processes the images once per group."""
 SMALL_GRID = 8
 """Grids with shorter sides are warned about: things are smaller than their patches."""
 MOST_PROXIES = 4
@@ -178,8 +178,9 @@ class DenseScorer:
         """Groups of heads whose sampled patches fit into memory; one empty group without heads."""
         widest = max((head.norm.weight.numel() for head in heads.values()), default=1)
         proxies = 1 if not self.data.box_classes else MOST_PROXIES
+        kept = KEPT_CPU if self.device.type == "cpu" else KEPT_ACCELERATOR
         numbers = proxies * samples_on(self.device) * widest
-        names, at_once = list(heads), max(1, KEPT_NUMBERS // numbers)
+        names, at_once = list(heads), max(1, kept // numbers)
         return [names[begin : begin + at_once] for begin in range(0, len(names), at_once)] or [[]]
 
 

@@ -27,17 +27,17 @@ def searched(tmp_path: Path, **changes: Any) -> Run:
     return read_run(search.run_directory)
 
 
-@pytest.mark.parametrize("name", sorted(RANK_BY))
-def test_heads_are_ranked_by_it_and_the_report_says_so(
-    tmp_path: Path, name: str, small_dense_sets: None
-) -> None:
-    dense = RANK_BY[name].dense
-    found = searched(tmp_path, rank_by=name, **({"dense_data": "scenes-things"} if dense else {}))
+OF_WHOLE_IMAGES = sorted(name for name, each in RANK_BY.items() if not each.dense)
+"""Those of dense tasks are in test_dense_search.py."""
+
+
+@pytest.mark.parametrize("name", OF_WHOLE_IMAGES)
+def test_heads_are_ranked_by_it_and_the_report_says_so(tmp_path: Path, name: str) -> None:
+    found = searched(tmp_path, rank_by=name)
     last = found.scores[found.scores["rung"] == 3].set_index("candidate")
     accuracy = last[["choose_knn", "choose_linear"]].mean(axis=1)
     computed = {
         "accuracy": accuracy,
-        **({name: last[list(dense)].mean(axis=1)} if dense else {}),
         "balanced": (last["discrepancy"].clip(lower=0) * accuracy).pow(0.5),
     }
     score = computed[name] if name in computed else last[name]

@@ -135,7 +135,7 @@ class FittedMasks:
         )
         shared = (predicted & truth).flatten(1).sum(1)
         union = (predicted | truth).flatten(1).sum(1)
-        self._overlaps.append((shared / union.clamp_min(1)).double().cpu())
+        self._overlaps.append((shared / union.clamp_min(1)).cpu().double())
         for image, (boxes, _) in zip(images, usable, strict=True):
             self._groups.append(self._task.group_N[image].expand(len(boxes)))
 

@@ -112,7 +112,7 @@ class FittedRegions:
             "region_linear": linear_predict(self._bank_ND, self._labels_N, queries, classes),
         }
         return {
-            name: share((each == labels).double().cpu(), group_M)
+            name: share((each == labels).cpu().double(), group_M)
             for name, each in predicted.items()
         }
 
