@@ -22,6 +22,12 @@ CLASSES = setting(
     "(COCO). [default: found in the data]",
     DENSE,
 )
+TILES = setting(
+    False,
+    "Cut dense images into tiles of the run's image size, in place of shrinking each to one "
+    "square: for small objects; the cost grows with the number of tiles.",
+    DENSE,
+)
 IGNORE = setting(
     None,
     "Values of masks that do not count, such as 0,255. [default: those of the format, else 255]",

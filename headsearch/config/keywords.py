@@ -63,6 +63,7 @@ class PretrainSettings(TypedDict, total=False):
     dense_format: str
     dense_classes: str | None
     dense_ignore: str | None
+    dense_tiles: bool
     device: str
     precision: Precision
     cuda_graphs: CudaGraphs

@@ -233,6 +233,7 @@ class RunConfig(BaseModel):
     dense_format: str = dense_settings.FORMAT
     dense_classes: str | None = dense_settings.CLASSES
     dense_ignore: str | None = dense_settings.IGNORE
+    dense_tiles: bool = dense_settings.TILES
 
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, …", MACHINE)
     precision: Precision = setting(

@@ -12,6 +12,9 @@ from torch import Tensor
 from headsearch.config import normalization
 from headsearch.config.settings import RunConfig
 from headsearch.data.dense import DenseData, DenseSettings, open_dense
+from headsearch.data.dense.formats import AUTO, FORMATS
+from headsearch.data.dense.opening import check_places
+from headsearch.errors import UserError, unknown
 from headsearch.evaluation.dense import SMALL_GRID, DenseScorer
 from headsearch.evaluation.rung import OnScoring, ScoringProgress
 from headsearch.evaluation.scores import RungScores
@@ -104,6 +107,23 @@ def first_half(on_progress: OnScoring) -> OnScoring:
     return lambda progress: on_progress(replace(progress, share=progress.share * (1 - SHARE)))
 
 
+def check_dense_settings(config: RunConfig) -> None:
+    """Checks the settings of dense data, as far as that goes without opening any data.
+
+    Raises:
+        UserError: the format is unknown, there is nothing at a path, or a setting has no use.
+    """
+    if config.dense_format not in (AUTO, *FORMATS):
+        raise unknown("--dense-format", config.dense_format, (AUTO, *FORMATS))
+    if config.dense_data is None:
+        given = {"classes": config.dense_classes, "ignore": config.dense_ignore}
+        for name, value in given.items():
+            if value is not None:
+                raise UserError(f"--dense-{name} {value} needs --dense-data")
+        return
+    check_places(config.dense_data)
+
+
 def open_dense_scoring(
     config: RunConfig,
     image_size: int,
@@ -136,6 +156,7 @@ def open_dense_scoring(
             config.dense_format,
             config.dense_classes,
             config.dense_ignore,
+            config.dense_tiles,
             config.seed if config.data_seed is None else config.data_seed,
             train,
             evaluation,

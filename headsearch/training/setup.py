@@ -47,7 +47,12 @@ from headsearch.training.base_plan import (
     plan_for,
     with_normalization,
 )
-from headsearch.training.dense import DenseScoring, first_half, open_dense_scoring
+from headsearch.training.dense import (
+    DenseScoring,
+    check_dense_settings,
+    first_half,
+    open_dense_scoring,
+)
 from headsearch.training.environment import check_compiler, set_up
 from headsearch.training.head_check import IMAGES, check_head
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
@@ -209,6 +214,7 @@ def prepare_training(
     recipe = find_recipe(config.recipe)
     objective = make_objective(config.objective, **recipe.sizes_for(config.objective))
     _check_discrepancy(config, objective)
+    check_dense_settings(config)
     arguments, weights = named_base(config) if inputs.base is None else ({}, None)
     config = with_normalization(config, inputs.base, weights)
     if config.out is not None:

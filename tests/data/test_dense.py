@@ -14,11 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from headsearch.data.dense import VOID, DenseData, DenseSettings, open_dense
+from headsearch.data.dense import VOID, DenseData, DenseSettings, Objects, open_dense
 from headsearch.data.dense.images import GROUPS
 from headsearch.data.dense.loading import turned_boxes
 from headsearch.data.dense.mask_files import class_names
 from headsearch.data.dense.outlines import BadOutline, Polygons, RunLengths, from_compressed
+from headsearch.data.dense.tiles import objects_in, tile_counts, tiles_of
 from headsearch.errors import UserError
 from helpers import dense_files
 from helpers.dense_files import HEIGHT, IMAGES, TRAINED, WIDTH, indices, pixels, save
@@ -310,6 +311,65 @@ def test_turning_boxes_agrees_with_turning_pixels() -> None:
         expected = [columns.min() / width, rows.min() / height,
                     (columns.max() + 1) / width, (rows.max() + 1) / height]  # fmt: skip
         assert torch.allclose(turned_boxes(box, turn), torch.tensor([expected]).float()), turn
+
+
+# tiles
+
+
+def test_tiles_hold_the_parts_of_image_mask_and_objects(tmp_path: Path) -> None:
+    """24×16 pixels in tiles of 8: three columns, two rows."""
+    entries = dense_files.coco_entries()
+    dense_files.coco(tmp_path, entries)
+    for number in range(130):
+        save(tmp_path / "masks" / f"{number:03}.png", np.minimum(indices(number), 2))
+    data = open_dense(str(tmp_path), DenseSettings(8, tiles=True))
+    whole = open_dense(str(tmp_path), DenseSettings(8))
+    assert len(data.train) == 6 * len(whole.train)
+    assert data.train.pixels.shape[1:] == (3, 8, 8)
+    assert data.train.masks is not None
+    assert whole.train.masks is not None
+    rows = [torch.cat(data.train.masks[first : first + 3], dim=1) for first in (0, 3)]
+    assert torch.equal(torch.cat(rows), whole.train.masks[0])
+    image = torch.from_numpy(pixels(0)).permute(2, 0, 1)
+    assert torch.equal(data.train.pixels[4], image[:, 8:, 8:16])
+
+    # The first object, 4 to 12 by 2 to 10, lies in four tiles; only one shows half of it or more.
+    assert data.train.objects is not None
+    shown = [each for each in data.train.objects[:6] if len(each.boxes)]
+    first = data.train.objects[0]
+    assert torch.allclose(first.boxes[0], torch.tensor([0.5, 0.25, 1.0, 1.0]))
+    assert first.ignored.tolist() == [True, True]
+    assert len(shown) == 6
+    assert first.masks is not None
+    assert first.masks[0].all()
+    assert data.evaluation.source_N is not None
+    for source in range(3):
+        groups = data.group_N[data.evaluation.source_N == source]
+        assert len(groups.unique()) == 1, "tiles of an image are in one group"
+    assert "tiles of" in data.notes[0]
+
+
+def test_the_mask_of_an_object_is_cut_with_its_box() -> None:
+    mask = torch.zeros(1, 28, 28, dtype=torch.bool)
+    mask[0, :, :14] = True  # its left half
+    objects = Objects(
+        torch.tensor([[0.25, 0.0, 0.75, 1.0]]), torch.zeros(1).long(), torch.zeros(1).bool(), mask
+    )
+    left, right = (objects_in(objects, tile) for tile in tiles_of((1, 2)))
+    assert left.boxes.tolist() == [[0.5, 0.0, 1.0, 1.0]]
+    assert left.masks is not None
+    assert right.masks is not None
+    assert left.masks.all()
+    assert not right.masks.any()
+    assert not left.ignored.any(), "just half of it is enough"
+
+
+@pytest.mark.parametrize(
+    ("size", "counts"),
+    [((24, 16), (2, 3)), ((8, 8), (1, 1)), ((900, 20), (2, 4)), ((5, 3), (1, 1))],
+)
+def test_numbers_of_tiles(size: tuple[int, int], counts: tuple[int, int]) -> None:
+    assert tile_counts(size, 8) == counts
 
 
 # bad input

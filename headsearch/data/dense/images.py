@@ -45,15 +45,23 @@ class DenseImages:
         pixels: (N, 3, S, S) uint8: the whole images, resized to squares whatever their aspect.
         masks: of each image (h, w) int16: classes, or `VOID`; None without masks.
         objects: of each image; None without boxes.
+        source_N: (N,) int64, the number of the file that each is a tile of, ascending; None if
+            images are not cut into tiles.
     """
 
     names: tuple[str, ...]
     pixels: Tensor
     masks: tuple[Tensor, ...] | None = None
     objects: tuple[Objects, ...] | None = None
+    source_N: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    @property
+    def sources(self) -> int:
+        """The number of files."""
+        return len(self) if self.source_N is None else int(self.source_N[-1]) + 1
 
 
 @dataclass(frozen=True)
@@ -80,10 +88,13 @@ class DenseData:
     def group_N(self) -> Tensor:
         """The contiguous group of each evaluation image: (N,) int64, from 0 to 2·`GROUPS` − 1.
 
-        Groups with even numbers choose between heads, those with odd numbers are reported on.
+        Tiles of one image are in one group. Groups with even numbers choose between heads, those
+        with odd numbers are reported on.
         """
-        images = len(self.evaluation)
-        return torch.arange(images) * (2 * GROUPS) // images
+        source_N = self.evaluation.source_N
+        if source_N is None:
+            source_N = torch.arange(len(self.evaluation))
+        return source_N * (2 * GROUPS) // self.evaluation.sources
 
     @property
     def has_instance_masks(self) -> bool:

@@ -16,6 +16,7 @@ from PIL import Image
 from headsearch.data.dense.annotated import Item, MaskReading, Thing
 from headsearch.data.dense.images import INSTANCE_SIDE, VOID, DenseImages, Objects
 from headsearch.data.dense.mask_files import indices_of, read_mask, settled, shrunk, to_classes
+from headsearch.data.dense.tiles import objects_in, tile_counts, tiles_of
 from headsearch.data.image.decode import TURNS, BadImage, open_image, orientation, to_rgb
 from headsearch.errors import UserError
 
@@ -54,15 +55,26 @@ class Understood:
 
 
 @dataclass
-class _Decoded:
-    """One image, before its mask's values become classes."""
+class Decoded:
+    """One image, before its mask's values become classes.
+
+    Attributes:
+        name: of the file.
+        pixels: (3, S·rows, S·columns).
+        values: of its mask, upright; None without a mask.
+        item: as it was found.
+        turn: what turned it upright.
+        size: stored width and height.
+        tiles: rows and columns of tiles.
+    """
 
     name: str
     pixels: NDArray[np.uint8]
     values: NDArray[np.int32] | None
-    mask: Item
+    item: Item
     turn: Image.Transpose | None
     size: tuple[int, int]
+    tiles: tuple[int, int]
 
 
 def decode_items(
@@ -71,7 +83,9 @@ def decode_items(
     reading: MaskReading | None,
     understood: Understood,
     on_share: Callable[[float], object] = lambda _: None,
-) -> list[_Decoded]:
+    *,
+    tiles: bool = False,
+) -> list[Decoded]:
     """Decodes images and the values of their masks; images that cannot be used are noted.
 
     Args:
@@ -80,6 +94,7 @@ def decode_items(
         reading: how masks are read; None without masks.
         understood: takes what was found.
         on_share: called with the share that is done.
+        tiles: whether images are cut into squares of this size.
     """
     decoded = []
     needs_mask = reading is not None and any(item.mask for item in items)
@@ -98,14 +113,15 @@ def decode_items(
         understood.digests.setdefault(hashlib.sha256(data).digest(), str(item.image))
         turn = TURNS.get(orientation(image))
         upright = rgb.transpose(turn) if turn is not None else rgb
-        square = upright.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        rows, columns = tile_counts(upright.size, size) if tiles else (1, 1)
+        shape = (columns * size, rows * size)
+        square = upright.resize(shape, Image.Resampling.BICUBIC, reducing_gap=3.0)
         values = None
         if item.mask is not None and reading is not None:
             values = _mask_values(item, rgb.size, turn, reading, understood)
+        pixels = np.asarray(square).transpose(2, 0, 1)
         decoded.append(
-            _Decoded(
-                item.image.name, np.asarray(square).transpose(2, 0, 1), values, item, turn, rgb.size
-            )
+            Decoded(item.image.name, pixels, values, item, turn, rgb.size, (rows, columns))
         )
     return decoded
 
@@ -150,21 +166,21 @@ def turned(values: NDArray[np.int32], turn: Image.Transpose) -> NDArray[np.int32
     return np.asarray(Image.fromarray(values, mode="I").transpose(turn))
 
 
-def settle(reading: MaskReading, sets: Sequence[Sequence[_Decoded]]) -> MaskReading:
+def settle(reading: MaskReading, sets: Sequence[Sequence[Decoded]]) -> MaskReading:
     """The reading of masks once the values of all of them are known."""
     values: set[int] = set()
     modes: set[str] = set()
     for decoded in (each for one in sets for each in one if each.values is not None):
         assert decoded.values is not None
-        assert decoded.mask.mask is not None
+        assert decoded.item.mask is not None
         values.update(np.unique(decoded.values).tolist())
-        with Image.open(decoded.mask.mask) as opened:
+        with Image.open(decoded.item.mask) as opened:
             modes.add(opened.mode)
     return settled(reading, values, modes)
 
 
 def finished(
-    decoded: Sequence[_Decoded],
+    decoded: Sequence[Decoded],
     reading: MaskReading | None,
     understood: Understood,
     *,
@@ -178,37 +194,56 @@ def finished(
         understood: takes what was found.
         painted: whether masks are drawn from the outlines of objects.
     """
+    names: list[str] = []
+    pixels: list[NDArray[np.uint8]] = []
     masks: list[torch.Tensor] = []
     objects: list[Objects] = []
-    for each in decoded:
-        item = each.mask
-        if each.values is not None:
-            assert reading is not None
-            assert item.mask is not None
-            classes = shrunk(to_classes(item.mask, each.values, reading), MASK_SIDE)
-        elif painted:
-            classes = _painted(item, each.size, each.turn)
-        else:
-            classes = None
+    sources: list[int] = []
+    for source, each in enumerate(decoded):
+        classes = _classes(each, reading, painted=painted)
         if classes is not None:
-            numbers, pixels = np.unique(classes, return_counts=True)
-            understood.pixels.update(dict(zip(numbers.tolist(), pixels.tolist(), strict=True)))
-            if (classes == VOID).all():
-                understood.note("masks are void as a whole", each.name)
-            masks.append(torch.from_numpy(np.ascontiguousarray(classes)))
-        if item.things is not None:
-            objects.append(_objects(each, understood))
+            _count_pixels(classes, each.name, understood)
+        found = _objects(each, understood) if each.item.things is not None else None
+        for tile in tiles_of(each.tiles):
+            sources.append(source)
+            names.append(each.name if each.tiles == (1, 1) else f"{each.name} {tile}")
+            pixels.append(tile.part(each.pixels))
+            if classes is not None:
+                shown = shrunk(tile.part(classes), MASK_SIDE)
+                masks.append(torch.from_numpy(np.ascontiguousarray(shown)))
+            if found is not None:
+                objects.append(objects_in(found, tile))
+    cut = any(each.tiles != (1, 1) for each in decoded)
     return DenseImages(
-        tuple(each.name for each in decoded),
-        torch.from_numpy(np.stack([each.pixels for each in decoded])),
-        tuple(masks) if len(masks) == len(decoded) else None,
-        tuple(objects) if len(objects) == len(decoded) else None,
+        tuple(names),
+        torch.from_numpy(np.stack(pixels)),
+        tuple(masks) if len(masks) == len(names) else None,
+        tuple(objects) if len(objects) == len(names) else None,
+        torch.tensor(sources) if cut else None,
     )
 
 
-def _objects(decoded: _Decoded, understood: Understood) -> Objects:
+def _classes(
+    decoded: Decoded, reading: MaskReading | None, *, painted: bool
+) -> NDArray[np.int16] | None:
+    """The mask of an image as classes; None without one."""
+    if decoded.values is not None:
+        assert reading is not None
+        assert decoded.item.mask is not None
+        return to_classes(decoded.item.mask, decoded.values, reading)
+    return _painted(decoded.item, decoded.size, decoded.turn) if painted else None
+
+
+def _count_pixels(classes: NDArray[np.int16], name: str, understood: Understood) -> None:
+    numbers, pixels = np.unique(classes, return_counts=True)
+    understood.pixels.update(dict(zip(numbers.tolist(), pixels.tolist(), strict=True)))
+    if (classes == VOID).all():
+        understood.note("masks are void as a whole", name)
+
+
+def _objects(decoded: Decoded, understood: Understood) -> Objects:
     """The objects of an image: boxes clipped to it, those that cannot be used left out."""
-    item = decoded.mask
+    item = decoded.item
     width, height = item.frame or decoded.size
     kept: list[tuple[Thing, list[float]]] = []
     for thing in item.things or ():

@@ -34,6 +34,7 @@ class DenseSettings:
         format: `--dense-format`.
         classes: `--dense-classes`: a file of names, or `supercategory`.
         ignore: `--dense-ignore`: values of masks that do not count, such as "0,255".
+        tiles: whether images are cut into tiles of the image size; the built-in sets are not.
         seed: of the built-in sets.
         train_images, evaluation_images: the most images of each set, evenly spaced.
     """
@@ -42,6 +43,7 @@ class DenseSettings:
     format: str = AUTO
     classes: str | None = None
     ignore: str | None = None
+    tiles: bool = False
     seed: int = 0
     train_images: int = 600
     evaluation_images: int = 240
@@ -66,9 +68,7 @@ def open_dense(
     """
     if spec in BUILT_IN:
         return built_in(spec, settings.image_size, settings.seed)
-    places = [Path(part.strip()).expanduser() for part in spec.split(",")]
-    if len(places) > 2:
-        raise UserError(f"--dense-data {spec}: name one folder, or TRAIN,EVAL")
+    places = check_places(spec)
     found = [read_annotated(place, settings.format, settings.classes) for place in places]
     notes: list[str] = list(dict.fromkeys(note for each in found for note in each.notes))
     train, evaluation = _split(found, spec, notes)
@@ -84,6 +84,24 @@ def open_dense(
         if len(items) < len(all_items):
             notes.append(f"{what}: {len(items)} of {len(all_items)} images, evenly spaced")
     return _decoded(spec, found[0], picked, settings, notes, on_share)
+
+
+def check_places(spec: str) -> list[Path]:
+    """The folders that `--dense-data` names; none for a built-in set.
+
+    Raises:
+        UserError: there are more than two, or nothing is there.
+    """
+    if spec in BUILT_IN:
+        return []
+    places = [Path(part.strip()).expanduser() for part in spec.split(",")]
+    if len(places) > 2:
+        raise UserError(f"--dense-data {spec}: name one folder, or TRAIN,EVAL")
+    for place in places:
+        if not place.exists():
+            built_in = ", ".join(BUILT_IN)
+            raise UserError(f"--dense-data {place}: no such folder (built in: {built_in})")
+    return places
 
 
 SETS = ("fitted on", "scored on")
@@ -141,6 +159,7 @@ def _decoded(
         decode_items(
             items, settings.image_size, reading, seen,
             lambda share, before=index: on_share((before + share) / 2),  # type: ignore[misc]
+            tiles=settings.tiles,
         )
         for index, (items, seen) in enumerate(zip(picked, understood, strict=True))
     ]  # fmt: skip
@@ -234,6 +253,8 @@ def _described(data: DenseData, format: str, understood: Sequence[Understood]) -
         f"dense data {data.name} ({format}): {len(data.train)} images to fit proxies on, "
         f"{len(data.evaluation)} to score them on"
     ]
+    if data.evaluation.source_N is not None:
+        lines[0] += f" (tiles of {data.evaluation.sources} images)"
     if data.mask_classes:
         pixels = understood[0].pixels + understood[1].pixels
         void = pixels[VOID] / max(1, sum(pixels.values()))
