@@ -1,4 +1,4 @@
-"""Compares how fast photos are read and cropped: headsearch, torchvision, timm, webdataset.
+"""Compares how fast photos are read: headsearch, torchvision, timm, webdataset, litdata.
 
     python benchmarks/data.py --photos 400 --size 224 --csv results/data/reading.csv
 
@@ -6,7 +6,8 @@ Each contestant reads the same JPEGs from disk and gives two random crops of eac
 changing colours (8 to 100 % of the area, bicubic). Time is that of one thread's CPU, so it does not
 depend on how many cores are free. The JPEGs are made (noise of all scales, 500×375, quality 90) or
 taken from --folder. Contestants take turns, `--rounds` times; the table has medians, and the ratio
-of each to headsearch in the same round.
+of each to headsearch in the same round. webdataset and litdata read JPEGs from shards, which are
+written beforehand; without these packages they are left out.
 
 The second table is the wall time of headsearch's own loader with threads and with processes.
 """
@@ -21,6 +22,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,7 +35,7 @@ from headsearch.config.settings import RunConfig
 from headsearch.config.views import ViewSettings
 from headsearch.data import Images
 from headsearch.data.image.loading import Loading, load_photos
-from headsearch.data.image.photos import PhotoReader
+from headsearch.data.image.photos import Cut, PhotoReader
 from headsearch.data.image.readers import open_path
 from headsearch.data.loader import Loader
 
@@ -65,7 +67,7 @@ def main() -> None:
 def _compare(files: list[Path], size: int, rounds: int) -> pd.DataFrame:
     seconds: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
     for run in CONTESTANTS.values():
-        run(files[:8], size)  # imports, and files into the page cache
+        run(files, size)  # imports, shards, and files into the page cache
     for _ in range(rounds):
         for name, run in CONTESTANTS.items():
             began = time.process_time()
@@ -92,7 +94,7 @@ def _headsearch(files: list[Path], size: int) -> None:
     reader = PhotoReader(open_path(files[0].parent, "photos"), size, 2 * size)
     draws = np.random.default_rng(0).random((len(files), 2, 4))
     for index, of_photo in enumerate(draws):
-        reader.crops(index, of_photo, VIEWS)
+        reader.crops(index, [Cut(size, of_photo, VIEWS)])
 
 
 def _torchvision(files: list[Path], size: int) -> None:
@@ -130,16 +132,44 @@ def _webdataset(files: list[Path], size: int) -> None:
     from torchvision.transforms import v2
 
     crop = v2.RandomResizedCrop(size, VIEWS.crop_scale, interpolation=3)
-    with tempfile.TemporaryDirectory() as folder:
-        shard = Path(folder) / "shard.tar"
-        with tarfile.open(shard, "w") as archive:
-            for number, file in enumerate(files):
-                archive.add(file, f"{number:06d}.jpg")
-        for image, *_ in webdataset.WebDataset(str(shard), shardshuffle=False).decode(
-            "pilrgb"
-        ).to_tuple("jpg"):  # fmt: skip
-            for _ in range(2):
-                v2.functional.pil_to_tensor(crop(image))
+    shards = webdataset.WebDataset(str(_tar_shard(tuple(files))), shardshuffle=False)
+    for image, *_ in shards.decode("pilrgb").to_tuple("jpg"):
+        for _ in range(2):
+            v2.functional.pil_to_tensor(crop(image))
+
+
+@cache
+def _tar_shard(files: tuple[Path, ...]) -> Path:
+    shard = files[0].parent.parent / "shard.tar"
+    with tarfile.open(shard, "w") as archive:
+        for number, file in enumerate(files):
+            archive.add(file, f"{number:06d}.jpg")
+    return shard
+
+
+def _litdata(files: list[Path], size: int) -> None:
+    import litdata
+    from torchvision.transforms import v2
+
+    crop = v2.RandomResizedCrop(size, VIEWS.crop_scale, interpolation=3)
+    for item in litdata.StreamingDataset(str(_litdata_chunks(tuple(files)))):
+        image = Image.open(io.BytesIO(item["image"])).convert("RGB")
+        for _ in range(2):
+            v2.functional.pil_to_tensor(crop(image))
+
+
+@cache
+def _litdata_chunks(files: tuple[Path, ...]) -> Path:
+    import litdata
+
+    chunks = files[0].parent.parent / "chunks"
+    litdata.optimize(_with_bytes, [str(f) for f in files], str(chunks), chunk_bytes="64MB",
+                     num_workers=1, mode="overwrite")  # fmt: skip
+    return chunks
+
+
+def _with_bytes(file: str) -> dict[str, bytes]:
+    return {"image": Path(file).read_bytes()}
 
 
 CONTESTANTS: dict[str, Contestant] = {
@@ -148,6 +178,7 @@ CONTESTANTS: dict[str, Contestant] = {
     "torchvision (tensors)": _torchvision_tensors,
     "timm": _timm,
     **({"webdataset": _webdataset} if find_spec("webdataset") else {}),
+    **({"litdata": _litdata} if find_spec("litdata") else {}),
 }
 
 

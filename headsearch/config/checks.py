@@ -22,6 +22,16 @@ def checked_images_per_head(value: Any) -> Any:
     return number
 
 
+def checked_bank_images(value: Any) -> Any:
+    """0 for all images, or a number from 8 on; anything else than a number is left to pydantic."""
+    text = str(refuse_switch(refuse_empty(value), int))
+    if text.isascii() and text.isdigit() and 0 < int(text) < 8:
+        raise PydanticCustomError(
+            "bank_images", "should be 0 (all) or a number of images from 8 on"
+        )
+    return value
+
+
 def checked_normalization(value: Any) -> str:
     """A text that names a normalisation."""
     try:

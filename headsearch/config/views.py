@@ -9,7 +9,8 @@ from typing import Any
 
 from headsearch.errors import UserError, unknown
 
-AUTO, SMALL, PUBLISHED = "auto", "small", "published"
+AUTO, SMALL, PUBLISHED, MULTICROP = "auto", "small", "published", "multicrop"
+NAMES = (AUTO, SMALL, PUBLISHED, MULTICROP)
 PHOTO_SIZE = 64
 """From this image side in pixels on, `auto` means the published views. A blur, or a crop of 8 % of
 the area, erases the content of smaller images."""
@@ -17,7 +18,10 @@ the area, erases the content of smaller images."""
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """The augmentations of the two views of each image, in the order in which they are applied.
+    """The augmentations of the views of each image, in the order in which they are applied.
+
+    Each image has two views, and `local_views` smaller crops besides (multi-crop), which only the
+    base of the student sees.
 
     `jitter`, `blur` and `solarize` are as published where this class is made by `views_for`. Two
     details differ from the published pipelines: brightness, contrast, saturation and hue are
@@ -36,6 +40,9 @@ class ViewSettings:
         solarize: probability that bright pixels (0.5 and above) are inverted: one number, or one
             for each view.
         interpolation: how crops are resized: bilinear or bicubic.
+        local_views: the number of local crops of each image.
+        local_size: their side in pixels; 0 for 3/7 of the image side, as 96 pixels are of 224.
+        local_scale: smallest and largest area of a local crop, as a share of the image.
 
     Raises:
         UserError: a value is out of its range.
@@ -51,6 +58,9 @@ class ViewSettings:
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarize: tuple[float, ...] = (0.0,)
     interpolation: str = "bilinear"
+    local_views: int = 0
+    local_size: int = 0
+    local_scale: tuple[float, float] = (0.05, 0.25)
 
     def __post_init__(self) -> None:
         for name in ("flip", "jitter_probability", "grayscale"):
@@ -59,8 +69,12 @@ class ViewSettings:
             value = getattr(self, name)
             right = len(value) in (1, VIEWS) and all(0 <= x <= 1 for x in value)
             self._check(name, right, f"a probability in [0, 1], or one for each of {VIEWS} views")
-        low, high = self.crop_scale
-        self._check("crop_scale", 0 < low <= high <= 1, "low/high with 0 < low <= high <= 1")
+        for name in ("crop_scale", "local_scale"):
+            low, high = getattr(self, name)
+            self._check(name, 0 < low <= high <= 1, "low/high with 0 < low <= high <= 1")
+        most = MOST_LOCAL_VIEWS
+        self._check("local_views", 0 <= self.local_views <= most, f"a number from 0 to {most}")
+        self._check("local_size", self.local_size >= 0, "a side in pixels, or 0")
         low, high = self.crop_ratio
         self._check("crop_ratio", 0 < low <= 1 <= high, "low/high with 0 < low <= 1 <= high")
         strengths = all(0 <= x <= 1 for x in self.jitter[:3]) and 0 <= self.jitter[3] <= 0.5
@@ -92,11 +106,25 @@ class ViewSettings:
         for name in ("blur", "solarize"):
             if any(getattr(self, name)):
                 parts.append(f"{name} {_text(getattr(self, name))}")
+        if self.local_views:
+            low, high = self.local_scale
+            parts.append(f"{self.local_views} local crops of {100 * low:g} to {100 * high:g} %")
         return ", ".join(parts)
+
+    def local_side(self, image_size: int) -> int:
+        """The side of local crops in pixels, for images of a side of `image_size`."""
+        return self.local_size or max(8, 8 * round(image_size * 3 / 7 / 8))
+
+    @property
+    def of_local_views(self) -> ViewSettings:
+        """The augmentations of the local crops: as published, blurred by half and not solarized."""
+        blur = (0.5,) if any(self.blur) else (0.0,)
+        return replace(self, crop_scale=self.local_scale, blur=blur, solarize=(0.0,), local_views=0)
 
 
 VIEWS = 2
-"""The number of views of each image in a step."""
+"""The number of views of each image in a step, without local crops."""
+MOST_LOCAL_VIEWS = 32
 INTERPOLATIONS = ("bilinear", "bicubic")
 
 
@@ -134,6 +162,18 @@ PUBLISHED_VIEWS: Mapping[str, ViewSettings] = {
 }
 """The views of each objective as published for ImageNet, without local crops (multi-crop)."""
 
+# The training arguments of the published ViT-S/16: two crops of 224 pixels and ten of 96.
+_MULTICROP = replace(
+    _BYOL, crop_scale=(0.25, 1.0), local_views=10, local_size=0, local_scale=(0.05, 0.25)
+)
+MULTICROP_VIEWS: Mapping[str, ViewSettings] = {
+    # Caron et al. 2021, arXiv 2104.14294, section 3.1 and the arguments released with the weights.
+    "dino": _MULTICROP,
+    # Zhou et al. 2022, arXiv 2111.07832: those of DINO.
+    "ibot": _MULTICROP,
+}
+"""The views of the objectives that were published with local crops."""
+
 SMALL_VIEWS = ViewSettings()
 """SimCLR's for small images, with the jitter of BYOL; its blur is for photos alone."""
 
@@ -142,8 +182,8 @@ def views_for(text: str, objective: str, image_size: int) -> ViewSettings:
     """The views that a setting asks for.
 
     Args:
-        text: `auto`, `small`, `published`, or changes to them such as `published,solarize=0`.
-            Without a name the changes are those of `auto`.
+        text: `auto`, `small`, `published`, `multicrop`, or changes to them such as
+            `published,solarize=0`. Without a name the changes are those of `auto`.
         objective: whose views are meant.
         image_size: side of the views in pixels. `auto` is `small` below `PHOTO_SIZE` and
             `published` from there on; `mae` has its published ones at any size.
@@ -152,6 +192,11 @@ def views_for(text: str, objective: str, image_size: int) -> ViewSettings:
         UserError: the text has another form, or a value is out of its range.
     """
     name, changes = _parsed(text)
+    if name == MULTICROP:
+        if objective not in MULTICROP_VIEWS:
+            names = " and ".join(MULTICROP_VIEWS)
+            raise UserError(f"--views multicrop is for the objectives {names}, not {objective}")
+        return replace(MULTICROP_VIEWS[objective], **changes)
     published = PUBLISHED_VIEWS.get(objective, SMALL_VIEWS)
     if name == PUBLISHED or (name == AUTO and (image_size >= PHOTO_SIZE or objective == "mae")):
         return replace(published, **changes)
@@ -161,7 +206,7 @@ def views_for(text: str, objective: str, image_size: int) -> ViewSettings:
 
 def check(text: str) -> None:
     """Raises UserError if a text is not a value of `--views`."""
-    views_for(text, "simclr", PHOTO_SIZE)
+    views_for(text, "dino", PHOTO_SIZE)
 
 
 def _parsed(text: str) -> tuple[str, dict[str, Any]]:
@@ -169,8 +214,8 @@ def _parsed(text: str) -> tuple[str, dict[str, Any]]:
     name, entries = AUTO, [entry.strip() for entry in text.split(",")]
     if "=" not in entries[0]:
         name, entries = entries[0], entries[1:]
-        if name not in (AUTO, SMALL, PUBLISHED):
-            raise unknown("name of views", name, (AUTO, SMALL, PUBLISHED))
+        if name not in NAMES:
+            raise unknown("name of views", name, NAMES)
     changes: dict[str, Any] = {}
     for entry in entries:
         key, equals, value = (part.strip() for part in entry.partition("="))
@@ -211,4 +256,7 @@ _READERS: Mapping[str, Callable[[str], float | str | tuple[float, ...]]] = {
     "blur_sigma": _numbers(2),
     "solarize": _numbers(None),
     "interpolation": str,
+    "local_views": int,
+    "local_size": int,
+    "local_scale": _numbers(2),
 }

@@ -1,7 +1,7 @@
-"""The training loader: two augmented crops of each image of a step, on the training device.
+"""The training loader: augmented crops of each image of a step, on the training device.
 
 Shapes: B images, V = 2 views of each, C = 3 channels, S image side; crops of a step are
-(V, B, C, S, S).
+(V, B, C, S, S). With multi-crop there are L smaller, local crops of each image besides.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, NamedTuple, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from headsearch import torchrun
@@ -18,6 +21,7 @@ from headsearch.config import normalization
 from headsearch.config.settings import RunConfig
 from headsearch.config.views import VIEWS, ViewSettings, views_for
 from headsearch.data.image.photo_sets import Photos
+from headsearch.data.image.photos import Cut
 from headsearch.data.image.store import Images
 from headsearch.data.image.views import finish_views, make_views
 from headsearch.data.order import epoch_order
@@ -27,6 +31,21 @@ from headsearch.seeding import seeded_generator
 
 AHEAD = 4
 """How many steps are read ahead where images are decoded or cropped in every step."""
+
+
+Read = TypeVar("Read")
+
+
+class StepViews(NamedTuple):
+    """What a step trains on, float32 on the training device.
+
+    Attributes:
+        crops: two crops of each image, (V, B, C, S, S).
+        local: the local crops, (L, B, C, s, s); None without multi-crop.
+    """
+
+    crops: Tensor
+    local: Tensor | None
 
 
 class Loader:
@@ -55,32 +74,56 @@ class Loader:
         self._workers: WorkerReads | None = None
         # Small images in memory cost so little that one step ahead is enough.
         copied = images.in_memory and not isinstance(images, Photos)
-        self._batches = ReadAhead(self.steps, 1 if copied else AHEAD)
+        self._batches: ReadAhead[list[Tensor]] = ReadAhead(self.steps, 1 if copied else AHEAD)
+        self._local_side = self._views.local_side(images.image_size)
         if isinstance(images, Photos):
-            crop_bytes = config.batch_size * VIEWS * 3 * images.image_size**2
-            count = worker_count(config.workers, crop_bytes)
+            pixels = VIEWS * images.image_size**2 + self._views.local_views * self._local_side**2
+            count = worker_count(config.workers, config.batch_size * 3 * pixels)
             if count:
                 pinned = device.type == "cuda"
                 self._workers = WorkerReads(self._reader.photos, self.steps, count, pinned=pinned)
 
     def crops(self, step: int) -> Tensor:
         """Two crops of each image of a step: (V, B, C, S, S), float32, on the training device."""
+        return self.views(step).crops
+
+    def views(self, step: int) -> StepViews:
+        """The crops of each image of a step, and the local ones if there are any."""
         began = time.perf_counter()
         read = self._read(step)
         self._waited_s += time.perf_counter() - began
+        crops = self._made_of(read[0], self._views, "views", step)
+        if not self._views.local_views:
+            return StepViews(crops, None)
+        local = self._made_of(read[-1], self._views.of_local_views, "local views", step)
+        return StepViews(crops, local)
+
+    def _made_of(self, read: Tensor, views: ViewSettings, purpose: str, step: int) -> Tensor:
+        """Augmented crops of what was read of a step, on the training device.
+
+        Args:
+            read: of photos the crops (V, B, C, S, S), else the images (B, C, S, S), uint8.
+            views: the augmentations.
+            purpose: what the random numbers are for.
+            step: the step.
+        """
         batch = read.to(self._device, non_blocking=True)
-        generator = seeded_generator(self._seed, "views", step, device=self._device)
-        part = (torchrun.rank(), torchrun.count())
-        make = finish_views if isinstance(self._images, Photos) else make_views
-        return make(batch, generator, self._views, part=part, normalization=self._normalization)
+        generator = seeded_generator(self._seed, purpose, step, device=self._device)
+        part, scale = (torchrun.rank(), torchrun.count()), self._normalization
+        if isinstance(self._images, Photos):
+            return finish_views(batch, generator, views, part, scale)
+        if purpose == "views":
+            return make_views(batch, generator, views, part=part, normalization=scale)
+        count, side = self._views.local_views, self._local_side
+        return make_views(batch, generator, views, count, part, scale, side)
 
     def take_waited_s(self) -> float:
         """The seconds that training has waited for images since this was last asked."""
         waited, self._waited_s = self._waited_s, 0.0
         return waited
 
-    def _read(self, step: int) -> Tensor:
-        """What was read of a step: of photos the crops (V, B, C, S, S), else images (B, C, S, S).
+    def _read(self, step: int) -> list[Tensor]:
+        """What was read of a step: of photos each kind of crops, else the images (B, C, S, S).
 
         They are uint8 on the CPU, in pinned memory for CUDA.
         """
@@ -92,11 +135,11 @@ class Loader:
         self._images.found_bad(read.bad)
         return read.crops
 
-    def _staged_images(self, step: int) -> Tensor:
-        return staged(self._reader.images(step), self._device)
+    def _staged_images(self, step: int) -> list[Tensor]:
+        return [staged(self._reader.images(step), self._device)]
 
-    def _staged_photos(self, step: int) -> Tensor:
-        return staged(self._reader.photos(step).crops, self._device)
+    def _staged_photos(self, step: int) -> list[Tensor]:
+        return [staged(crops, self._device) for crops in self._reader.photos(step).crops]
 
 
 class StepReader:
@@ -121,12 +164,20 @@ class StepReader:
     def photos(self, step: int) -> StepRead:
         """The crops of the photos of a step."""
         assert isinstance(self._images, Photos)
-        indices = self._indices(step)
-        generator = seeded_generator(self._seed, "boxes", step)
-        # Numbers for the whole batch are drawn on every rank, which then keeps those of its part.
-        shape = (VIEWS, torchrun.count(), len(indices), 4)
-        draws_VB4 = torch.rand(shape, generator=generator, dtype=torch.float64)[:, torchrun.rank()]
-        return StepRead(*self._images.crops(indices, draws_VB4, self._views))
+        indices, views, size = self._indices(step), self._views, self._images.image_size
+
+        def drawn(purpose: str, count: int) -> NDArray[np.float64]:
+            # Numbers for the whole batch are drawn on every rank, which keeps those of its part.
+            generator = seeded_generator(self._seed, purpose, step)
+            shape = (count, torchrun.count(), len(indices), 4)
+            draws = torch.rand(shape, generator=generator, dtype=torch.float64)
+            return draws[:, torchrun.rank()].numpy()
+
+        cuts = [Cut(size, drawn("boxes", VIEWS), views)]
+        if views.local_views:
+            draws = drawn("local boxes", views.local_views)
+            cuts.append(Cut(views.local_side(size), draws, views.of_local_views))
+        return StepRead(*self._images.crops(indices, cuts))
 
     def _indices(self, step: int) -> Tensor:
         """The images (B,) of a step that this process trains on."""
@@ -137,7 +188,7 @@ class StepReader:
         return chosen.chunk(torchrun.count())[torchrun.rank()]
 
 
-class ReadAhead:
+class ReadAhead(Generic[Read]):
     """Reads the images of the next steps in a thread, while the device works on the current step.
 
     Args:
@@ -149,9 +200,9 @@ class ReadAhead:
         self._steps, self._ahead = steps, ahead
         # One thread: batches are read one after the other, each of them in parallel.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
-        self._pending: dict[int, Future[Tensor]] = {}
+        self._pending: dict[int, Future[Read]] = {}
 
-    def get(self, step: int, read: Callable[[int], Tensor]) -> Tensor:
+    def get(self, step: int, read: Callable[[int], Read]) -> Read:
         """The images of a step. Raises the error that occurred while they were read, if any.
 
         Args:

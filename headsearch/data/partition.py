@@ -119,7 +119,8 @@ def keep_apart(
     # The bank may have to come from --eval-data too; not with scenes, which have the same classes
     # on both sides.
     most = eval_images + (0 if data == BUILT_IN else bank_images)
-    eval_pool = opener.open(eval_data, "eval", most if eval_images else None, outer)
+    bounded = eval_images and (bank_images or data == BUILT_IN)
+    eval_pool = opener.open(eval_data, "eval", most if bounded else None, outer)
     notes[:0] = pool.notes + eval_pool.notes
     if inner is not None or outer is not None:
         around, part = (data, eval_data) if inner is not None else (eval_data, data)

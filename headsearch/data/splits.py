@@ -46,6 +46,8 @@ class Data:
         notes: decisions that the user should know of, one line each.
         left_out: the files that could not be used.
         warnings: what makes the data doubtful, one line each; also among `notes`.
+        unused_labels: why the labels of the queries are not used; empty if they are, or if there
+            are none.
     """
 
     train: Images
@@ -56,6 +58,7 @@ class Data:
     notes: tuple[str, ...]
     left_out: LeftOut
     warnings: tuple[str, ...] = ()
+    unused_labels: str = ""
 
 
 def open_data(
@@ -93,13 +96,15 @@ def open_data(
     warnings = list(
         warnings_about(loaded.queries, loaded.train, loaded.bank, own_queries=eval_data is not None)
     )
-    bank, queries = loaded.bank, loaded.queries
+    bank, queries, unused = loaded.bank, loaded.queries, ""
     if bank is not None:
-        judged = _classifiable(bank, queries, warnings)
+        judged, unused = _classifiable(bank, queries, warnings)
         if judged is None:
+            warnings.append(f"{unused}, so the data count as unlabelled")
             bank, queries.labels, queries.classes = None, None, ()
     if bank is None:
-        notes.append("no labels: accuracy columns stay empty, the ranking is by discrepancy")
+        what = "the labels are not used" if unused else "no labels"
+        notes.append(f"{what}: accuracy columns stay empty, the ranking is by discrepancy")
     if len(queries) < PROBE_IMAGES:
         notes.append(
             f"only {counted(len(queries), 'query', 'queries')}: discrepancy intervals will be "
@@ -108,8 +113,9 @@ def open_data(
     choose, report = halves(queries.labels, settings.seed, judged)
     all_notes = tuple(dict.fromkeys([*notes, *(f"warning: {each}" for each in warnings)]))
     return Data(
-        loaded.train, bank, queries, choose, report, all_notes, loaded.left_out, tuple(warnings)
-    )
+        loaded.train, bank, queries, choose, report, all_notes, loaded.left_out, tuple(warnings),
+        unused,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -163,22 +169,32 @@ def _load(
     return _Loaded(train, bank, queries, left_out)
 
 
-def _classifiable(bank: Images, queries: Images, warnings: list[str]) -> Tensor | None:
-    """Indices of the queries whose class is in the bank; None if classification says nothing.
+def _classifiable(bank: Images, queries: Images, warnings: list[str]) -> tuple[Tensor | None, str]:
+    """Indices of the queries whose class is in the bank, or None and why they say nothing.
 
-    No proxy can classify the other queries, whatever the features, so they do not count.
+    No proxy can classify the other queries, whatever the features, so they do not count. Where they
+    are most of the queries, the accuracies would be those of a few classes that nobody chose.
     """
     assert bank.labels is not None
     assert queries.labels is not None
     known = bank.labels.unique()
     judged = torch.isin(queries.labels, known).nonzero().flatten()
     missing = len(queries) - len(judged)
+    found = ""
     if missing:
         what = "is of a class" if missing == 1 else "are of classes"
-        warnings.append(
+        found = (
             f"{missing} of {counted(len(queries), 'query', 'queries')} {what} that none of the "
-            f"{counted(len(bank), 'bank image')} is of, and left out of accuracies; use a larger "
-            "--bank-images, or images of more of the classes"
+            f"{counted(len(bank), 'bank image')} is of"
+        )
+    if missing > len(judged) or len(judged) < 2:
+        return None, found or "there are too few queries"
+    if len(known) < 2:
+        return None, "all bank images are of one class"
+    if missing:
+        warnings.append(
+            f"{found}, and left out of accuracies; use a larger --bank-images, or images of more "
+            "of the classes"
         )
     few = int((torch.bincount(bank.labels)[known] < BANK_IMAGES).sum())
     if few:
@@ -187,10 +203,7 @@ def _classifiable(bank: Images, queries: Images, warnings: list[str]) -> Tensor 
             f"fewer than {BANK_IMAGES} bank images, so accuracies are rough; use a larger "
             "--bank-images or a lower --probe-classes"
         )
-    if len(judged) >= 2 and len(known) >= 2:
-        return judged
-    warnings.append("too few queries can be classified, so the data count as unlabelled")
-    return None
+    return judged, ""
 
 
 def halves(labels: Tensor | None, seed: int, among: Tensor | None = None) -> tuple[Tensor, Tensor]:

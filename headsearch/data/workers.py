@@ -31,7 +31,8 @@ SHARED_MEMORY = Path("/dev/shm")
 class StepRead(NamedTuple):
     """What was read of a step."""
 
-    crops: Tensor
+    crops: list[Tensor]
+    """The two views (V, B, C, S, S) and, if there are any, the local crops (L, B, C, s, s)."""
     bad: list[Bad]
     """The images that turned out to be bad."""
 

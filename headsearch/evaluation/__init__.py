@@ -9,7 +9,7 @@ from headsearch.evaluation.discrepancy import (
 )
 from headsearch.evaluation.jackknife import Estimate, group_of_images, jackknife
 from headsearch.evaluation.proxies.knn import accuracy, knn_predict
-from headsearch.evaluation.proxies.linear import linear_predict
+from headsearch.evaluation.proxies.linear import LinearScores, linear_predict, linear_scores
 from headsearch.evaluation.similarity import (
     debiased_linear_cka,
     dominant_share,
@@ -23,6 +23,7 @@ __all__ = [
     "DISCREPANCIES",
     "Discrepancy",
     "Estimate",
+    "LinearScores",
     "accuracy",
     "collapse_reason",
     "debiased_linear_cka",
@@ -36,6 +37,7 @@ __all__ = [
     "jackknife",
     "knn_predict",
     "linear_predict",
+    "linear_scores",
     "map_features",
     "prototype_entropies",
     "prototype_kl",

@@ -46,6 +46,9 @@ from headsearch.evaluation.similarity import (
 from headsearch.models.bases import BaseOutput
 from headsearch.models.network import BASE, AttachedHead, Network, tokens_of
 
+TOP = 5
+"""The number of likeliest classes of which one has to be right for `linear_top5`."""
+
 POOLED_NUMBERS = 2**26
 """At most so many pooled features are held in memory: 256 MiB. If the heads need more, they are
 scored in groups, and the base processes the images once per group."""
@@ -280,10 +283,15 @@ def _scores(
     rank = effective_rank(pooled_ND[: len(data.queries)])
     if labelled is None:
         return Scores(rank, choose=None, report=None)
-    knn, linear = labelled.knn(pooled_ND), labelled.linear(pooled_ND)
+    knn, probe = labelled.knn(pooled_ND), labelled.linear_scores(pooled_ND)
+    linear, best = probe.predicted(), probe.best(TOP)
 
     def accuracies(split: Tensor) -> Accuracies:
-        return Accuracies(labelled.accuracy(knn, split), labelled.accuracy(linear, split))
+        return Accuracies(
+            labelled.accuracy(knn, split),
+            labelled.accuracy(linear, split),
+            None if best is None else labelled.share_among(best, split),
+        )
 
     further = base.compare(pooled_ND, linear) if base is not None else {}
     return Scores(rank, accuracies(labelled.choose), accuracies(labelled.report), further=further)

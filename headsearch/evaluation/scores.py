@@ -10,6 +10,8 @@ from statistics import fmean
 from torch import Tensor
 
 from headsearch.evaluation.jackknife import Estimate
+from headsearch.evaluation.proxies.grouped_scores import DenseScores, mean_of_seeds
+from headsearch.runs.dense_scores import DENSE_RANKINGS, DENSE_SCORES
 from headsearch.runs.tables import FURTHER_SCORES
 
 PROTOTYPE_KL = "prototype_kl"
@@ -19,15 +21,29 @@ PROTOTYPE_KL = "prototype_kl"
 
 @dataclass(frozen=True)
 class Accuracies:
-    """Proxy accuracies of one representation on one split of the labels, as fractions."""
+    """Proxy accuracies of one representation on one split of the labels, as fractions.
+
+    Attributes:
+        knn: of k-NN.
+        linear: of the linear probe.
+        linear_top5: the share of queries whose class is among the linear probe's five likeliest;
+            None if the bank has five classes or fewer.
+    """
 
     knn: float
     linear: float
+    linear_top5: float | None = None
 
     @property
     def mean(self) -> float:
         """The mean of k-NN and linear probe."""
         return (self.knn + self.linear) / 2
+
+
+def top5_column(prefix: str, accuracies: Accuracies | None) -> dict[str, float]:
+    """`PREFIX_top5` as rungs.csv holds it: NaN without labels, or with five classes or fewer."""
+    known = accuracies.linear_top5 if accuracies else None
+    return {f"{prefix}_top5": math.nan if known is None else known}
 
 
 def accuracy_columns(prefix: str, accuracies: Accuracies | None) -> dict[str, float]:
@@ -36,6 +52,11 @@ def accuracy_columns(prefix: str, accuracies: Accuracies | None) -> dict[str, fl
         f"{prefix}_knn": accuracies.knn if accuracies else math.nan,
         f"{prefix}_linear": accuracies.linear if accuracies else math.nan,
     }
+
+
+def dense_columns(scores: Mapping[str, float] | None, prefix: str = "") -> dict[str, float]:
+    """Dense scores as tables hold them: NaN where the data do not give them."""
+    return {f"{prefix}{name}": (scores or {}).get(name, math.nan) for name in DENSE_SCORES}
 
 
 @dataclass(frozen=True)
@@ -85,6 +106,7 @@ class Scores:
             base itself.
         prototype_use: None if the objective has no prototypes.
         further: those of `FURTHER_SCORES` that are known, by name; empty for the base itself.
+        dense: segmentation, detection, …; None without dense data.
     """
 
     effective_rank: float
@@ -94,6 +116,7 @@ class Scores:
     forms: Mapping[str, float] = field(default_factory=dict)
     prototype_use: PrototypeUse | None = None
     further: Mapping[str, float] = field(default_factory=dict)
+    dense: DenseScores | None = None
 
     def relative_to_base(
         self, discrepancy: Estimate | None, forms: Mapping[str, float], pooled: float
@@ -125,6 +148,9 @@ class Scores:
         Args:
             rank_by: its name in `RANK_BY`.
         """
+        if rank_by in DENSE_RANKINGS:
+            known = self.dense.choose if self.dense else {}
+            return fmean(known.get(name, math.nan) for name in DENSE_RANKINGS[rank_by])
         if rank_by in FURTHER_SCORES:
             return self.further.get(rank_by, math.nan)
         accuracy = self.choose.mean if self.choose else math.nan
@@ -186,10 +212,13 @@ def _mean(scores: Sequence[Scores]) -> Scores:
 
     def accuracies(on_seeds: Sequence[Accuracies | None]) -> Accuracies | None:
         known = [each for each in on_seeds if each is not None]
-        return (
-            Accuracies(*map(fmean, zip(*((a.knn, a.linear) for a in known), strict=True)))
-            if known
-            else None
+        if not known:
+            return None
+        top5 = [each.linear_top5 for each in known if each.linear_top5 is not None]
+        return Accuracies(
+            fmean(each.knn for each in known),
+            fmean(each.linear for each in known),
+            fmean(top5) if top5 else None,
         )
 
     estimates = [each.discrepancy for each in scores if each.discrepancy is not None]
@@ -213,4 +242,5 @@ def _mean(scores: Sequence[Scores]) -> Scores:
             name: fmean(each.further.get(name, math.nan) for each in scores)
             for name in scores[0].further
         },
+        mean_of_seeds([each.dense for each in scores if each.dense is not None]),
     )

@@ -44,8 +44,8 @@ class HarmlessConsole(Console):
 
 
 def say(console: Console, text: str) -> None:
-    """Prints a line of text, which is wrapped at words in a terminal but not in a pipe."""
-    console.print(Text(text), soft_wrap=not console.is_terminal)
+    """Prints a line of text, which is wrapped at words, but not in a pipe."""
+    console.print(Text(text), soft_wrap=not (console.is_terminal or console.is_jupyter))
 
 
 def print_notes(console: Console, notes: Iterable[str]) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from headsearch.config import normalization
 from headsearch.config.settings import RunConfig, resolve
+from headsearch.config.views import views_for
 from headsearch.errors import UserError
 from headsearch.models.bases import (
     BasePlan,
@@ -24,6 +25,7 @@ from headsearch.models.bases import (
 )
 from headsearch.runs.run import Run
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
+from headsearch.training.multicrop import arguments_for_local_crops
 
 BASE_SETTINGS = (
     "base", "base_args", "base_weights", "weights_prefix", "pretrained", "image_size", "patch_size",
@@ -96,6 +98,8 @@ def plan_for(
         return inputs.base
     if inputs.base is not None:
         return plan_module(inputs.base, image_size)
+    views = views_for(config.views, config.objective, image_size)
+    arguments = arguments_for_local_crops(config.base, arguments, views)
     return plan_base(
         config.base,
         image_size,

@@ -53,7 +53,8 @@ def train_window(
     """
     counted = window.start - trainer.unread  # an interrupted window left steps unread
     for step in window:
-        trainer.step(loader.crops(step), StepPosition(step, loader.steps))
+        views = loader.views(step)
+        trainer.step(views.crops, StepPosition(step, loader.steps), views.local)
         if distributed.any_process(stop()) and step + 1 < window.stop:
             return Progress(step + 1, None)
     stats = trainer.read()

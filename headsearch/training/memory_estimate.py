@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +24,9 @@ GB = 1e9
 """Bytes."""
 
 
-def check_memory(plan: BasePlan, batch: int, device: torch.device, *, autocast: bool) -> None:
+def check_memory(
+    plan: BasePlan, batch: int, device: torch.device, *, autocast: bool, crops_per_image: float = 2
+) -> None:
     """Refuses a base whose training step on a CPU cannot fit into the memory that is free.
 
     An accelerator reports that it has no memory left; a machine without memory stalls instead.
@@ -38,11 +38,12 @@ def check_memory(plan: BasePlan, batch: int, device: torch.device, *, autocast: 
         batch: images in a step, of all processes together.
         device: the device to train on.
         autocast: whether products run in bfloat16.
+        crops_per_image: the crops of each image; smaller ones count as parts of one.
 
     Raises:
         UserError: the memory is not sufficient.
     """
-    crops = 2 * batch / torchrun.count()
+    crops = crops_per_image * batch / torchrun.count()
     if device.type != "cpu" or plan.gflops * crops < SMALL_GFLOPS:
         return
     available, kept = free_memory(device), activation_bytes_per_image(plan)
@@ -78,7 +79,7 @@ def activation_bytes_per_image(plan: BasePlan) -> float | None:
     side = plan.image_size
     try:
         with torch.device("meta"):
-            base = replace(plan, weights=None).build().to("meta").train()
+            base = plan.without_weights().build().to("meta").train()
             images = torch.empty(IMAGES, 3, side, side)
             return _kept_bytes(base, images) / IMAGES
     except REFUSALS:  # such as modules whose branches depend on values

@@ -21,11 +21,11 @@ from headsearch.config.locations import LOCATIONS
 from headsearch.config.presets import quick_lr
 from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import Coupling, RunConfig
-from headsearch.config.views import views_for
+from headsearch.config.views import VIEWS, views_for
 from headsearch.data import Data, DataSettings, open_data
 from headsearch.data.factory import BUILT_IN, BUILT_IN_FULL
 from headsearch.data.fingerprint import difference, fingerprint
-from headsearch.data.loader import Loader, steps_per_epoch
+from headsearch.data.loader import Loader, StepViews, steps_per_epoch
 from headsearch.errors import UserError, unknown
 from headsearch.evaluation.discrepancy import DISCREPANCIES
 from headsearch.evaluation.rung import OnScoring, score_rung
@@ -47,10 +47,17 @@ from headsearch.training.base_plan import (
     plan_for,
     with_normalization,
 )
+from headsearch.training.dense import (
+    DenseScoring,
+    check_dense_settings,
+    first_half,
+    open_dense_scoring,
+)
 from headsearch.training.environment import check_compiler, set_up
 from headsearch.training.head_check import IMAGES, check_head
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 from headsearch.training.memory_estimate import check_memory
+from headsearch.training.multicrop import check_local_views, crops_per_image
 from headsearch.training.objectives import Objective, make_objective, with_prototypes
 from headsearch.training.trainer import Trainer
 
@@ -70,6 +77,7 @@ class TrainingSetup:
         plan: the base, fitted to the images.
         objective: the self-supervised objective.
         inputs: the objects that a Python caller passed.
+        dense: the proxies of segmentation, detection, …; None without `--dense-data`.
         first_weights: files with the first weights of the student without heads, by seed. They
             replace those that are drawn from the seed.
     """
@@ -81,6 +89,7 @@ class TrainingSetup:
     plan: BasePlan
     objective: Objective
     inputs: InMemoryInputs
+    dense: DenseScoring | None = None
     first_weights: Mapping[int, Path] = field(default_factory=dict)
 
     @property
@@ -129,6 +138,19 @@ class TrainingSetup:
         """The loader of the crops of every step, in the order that the seed determines."""
         return Loader(self.data.train, self.config, self.device)
 
+    def random_views(self, seed: int = 0) -> StepViews:
+        """Random numbers in the shape of all crops of a step, to measure steps with."""
+        generator, side = torch.Generator().manual_seed(seed), self.plan.image_size
+
+        def drawn(count: int, side: int) -> torch.Tensor:
+            shape = (count, self.batch, 3, side, side)
+            return torch.randn(shape, generator=generator).to(self.device)
+
+        crops = drawn(VIEWS, side)
+        views = views_for(self.config.views, self.config.objective, side)
+        local = drawn(views.local_views, views.local_side(side)) if views.local_views else None
+        return StepViews(crops, local)
+
     def scores(self, network: Network, on_progress: OnScoring = lambda _: None) -> RungScores:
         """The scores of the base and of all heads of a network.
 
@@ -139,20 +161,24 @@ class TrainingSetup:
             on_progress: called many times while they are scored.
         """
         heads = list(network.heads)
-        parts = distributed.gather_objects(
-            score_rung(
-                network,
-                self.data,
-                heads=distributed.local_part(heads),
-                measure=self.config.discrepancy,
-                batch_size=2 * self.batch,
-                autocast=self.autocast,
-                summary=self.objective.summary_of_base,
-                prototypes=self.objective.prototypes_of(network),
-                normalization=normalization.parse(self.config.normalization),
-                on_progress=on_progress,
-            )
+        own = distributed.local_part(heads)
+        scores = score_rung(
+            network,
+            self.data,
+            heads=own,
+            measure=self.config.discrepancy,
+            batch_size=2 * self.batch,
+            autocast=self.autocast,
+            summary=self.objective.summary_of_base,
+            prototypes=self.objective.prototypes_of(network),
+            normalization=normalization.parse(self.config.normalization),
+            on_progress=on_progress if self.dense is None else first_half(on_progress),
         )
+        if self.dense is not None:
+            scores = self.dense.added(
+                scores, network, own, self.config, autocast=self.autocast, on_progress=on_progress
+            )
+        parts = distributed.gather_objects(scores)
         by_head = {name: scores for part in parts for name, scores in part.heads.items()}
         return replace(parts[0], heads={name: by_head[name] for name in heads})
 
@@ -188,6 +214,7 @@ def prepare_training(
     recipe = find_recipe(config.recipe)
     objective = make_objective(config.objective, **recipe.sizes_for(config.objective))
     _check_discrepancy(config, objective)
+    check_dense_settings(config)
     arguments, weights = named_base(config) if inputs.base is None else ({}, None)
     config = with_normalization(config, inputs.base, weights)
     if config.out is not None:
@@ -203,10 +230,14 @@ def prepare_training(
     )
     if config.lr is None:
         config = config.model_copy(update={"lr": quick_lr(plan.dim)})
-    setup = TrainingSetup(config, device, autocast, data, plan, objective, inputs)
+    batch = 2 * min(config.batch_size, len(data.train))
+    dense = open_dense_scoring(config, data.train.image_size, plan.grid, batch, device, loading)
+    setup = TrainingSetup(config, device, autocast, data, plan, objective, inputs, dense)
     _check_base(setup)
+    check_local_views(config, plan, objective, views)
     if not config.compile:  # a compiled base may keep less than is counted
-        check_memory(plan, setup.batch, device, autocast=autocast)
+        crops = crops_per_image(views, plan.image_size)
+        check_memory(plan, setup.batch, device, autocast=autocast, crops_per_image=crops)
     _check_steps(setup)
     _check_ranks_agree(setup)
     return setup

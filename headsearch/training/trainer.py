@@ -150,18 +150,19 @@ class Trainer:
         del self._meters[name]
         self._graph.forget()
 
-    def step(self, crops: Tensor, position: StepPosition) -> None:
+    def step(self, crops: Tensor, position: StepPosition, local: Tensor | None = None) -> None:
         """One update of base and heads from two crops of each image, (2, B, C, S, S).
 
-        In a job of several processes, each process passes the crops of its own images, and all make
-        the same update. Nothing here waits for the device.
+        `local` are local crops (L, B, C, s, s) for the base (`Objective.takes_local_views`). In a
+        job of several processes, each process passes the crops of its own images, and all make the
+        same update. Nothing here waits for the device.
 
         Raises:
             HeadFailedError: the code of a head failed; nothing has changed, and the step can be
                 taken again once the head is detached.
         """
         assert not self._blamed & self.student.heads.keys(), "a blamed head has to be detached"
-        inputs = self._step_inputs(crops.flatten(0, 1), position)
+        inputs = self._step_inputs(crops.flatten(0, 1), position, local)
         with self._seeded_layers(position):
             self._graph(inputs, self._compute_gradients)  # on CUDA replayed from a recording
         self.unread += 1
@@ -244,7 +245,9 @@ class Trainer:
         if not objective.has_teacher:
             with torch.no_grad():
                 targets = objective.targets(student, student, features, crops, inputs.temperature)
-        return StepOutputs(student, features, targets, inputs.mask_BHW, batches)
+        local = inputs.local_MCss
+        local_MD = None if local is None else student.base(local).pooled_BD
+        return StepOutputs(student, features, targets, inputs.mask_BHW, batches, local_MD)
 
     @contextmanager
     def step_context(self) -> Iterator[None]:
@@ -263,14 +266,17 @@ class Trainer:
             inputs = self._step_inputs(crops, position)
             return self._outputs(replace(inputs, head_batches=None))
 
-    def losses(self, crops: Tensor, position: StepPosition) -> tuple[Features, Losses]:
+    def losses(
+        self, crops: Tensor, position: StepPosition, local: Tensor | None = None
+    ) -> tuple[Features, Losses]:
         """The student's features of crops (2B, C, S, S), and the losses of a step on them.
 
-        Masked patches and dropped paths depend on the seed and the step alone. Which images a head
-        sees depends on its name too, or on the number of heads (`models/head_batches.py`).
+        `local` are local crops (L, B, C, s, s). Masked patches and dropped paths depend on the seed
+        and the step alone. Which images a head sees depends on its name too, or on the number of
+        heads (`models/head_batches.py`).
         """
         with self._seeded_layers(position):
-            return self._forward(self._step_inputs(crops, position))
+            return self._forward(self._step_inputs(crops, position, local))
 
     @property
     def settled(self) -> bool:
@@ -281,13 +287,14 @@ class Trainer:
         """Frees the memory of a recorded step; it is recorded anew when training continues."""
         self._graph.forget()
 
-    def _step_inputs(self, crops: Tensor, position: StepPosition) -> StepInputs:
+    def _step_inputs(
+        self, crops: Tensor, position: StepPosition, local: Tensor | None = None
+    ) -> StepInputs:
         """Draws the inputs of a step for the crops of this process."""
         device, objective, student = self.device, self.objective, self.student
         # Drawn for the crops of all processes, so that it does not depend on how many there are.
-        mask = objective.mask(
-            student, torchrun.count() * len(crops), self._generator("mask", position)
-        )  # fmt: skip
+        all_crops = torchrun.count() * len(crops)
+        mask = objective.mask(student, all_crops, self._generator("mask", position))
         return StepInputs(
             crops,
             torch.full((), objective.temperature(position), dtype=torch.float64, device=device),
@@ -300,6 +307,7 @@ class Trainer:
                 step=position.step,
                 device=device,
             ),
+            None if local is None else local.flatten(0, 1),
         )
 
     def _seeded_layers(self, position: StepPosition) -> AbstractContextManager[None]:

@@ -78,3 +78,26 @@ def test_a_runs_own_record_is_a_config_file_and_names_no_directory(tmp_path: Pat
 def test_the_error_for_a_wrong_flag_names_the_flag() -> None:
     with pytest.raises(UserError, match=r"--batch-size: .* but got 1"):
         resolve({"batch_size": 1})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (3, "0 (all) or a number of images from 8 on"),
+        ("7", "0 (all) or a number of images from 8 on"),
+        (-1, "greater than or equal to 0"),
+        (True, "should be a number"),
+        ("many", "valid integer"),
+        ("", "must not be empty"),
+    ],
+)
+def test_a_bank_too_small_to_mean_anything_is_refused(given: object, words: str) -> None:
+    with pytest.raises(UserError) as refused:
+        resolve({"bank_images": given})
+    assert words in str(refused.value)
+    assert str(refused.value).startswith("--bank-images: ")
+
+
+@pytest.mark.parametrize("given", [0, "0", 8])
+def test_a_bank_of_all_images_or_of_eight_is_taken(given: object) -> None:
+    assert resolve({"bank_images": given}).bank_images == int(str(given))

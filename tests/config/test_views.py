@@ -51,7 +51,7 @@ def test_a_run_records_them_as_a_text_that_gives_the_same(objective: str, size: 
     [
         ("publisht", "did you mean 'published'"),
         ("blurr=1", "did you mean 'blur'"),
-        ("blur", "choices: auto, published, small"),
+        ("blur", "choices: auto, multicrop, published, small"),
         ("small,blur", "blur needs one value, as in blur="),
         ("blur=1,blur=0", "blur needs one value"),
         ("blur=x", "should be like blur=0.0"),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 
 from headsearch.data.splits import halves
+from headsearch.errors import UserError
+from headsearch.runs.rank_by import resolved_rank_by
 from helpers.image_files import class_files, encoded, numbers, open_small, png, tar, write
 
 
@@ -93,7 +96,32 @@ def test_data_whose_queries_no_proxy_can_classify_count_as_unlabelled(tmp_path: 
     assert data.bank is None
     assert data.queries.labels is None
     assert len(data.choose) == 0
-    assert any("count as unlabelled" in warning for warning in data.warnings)
+    (warning,) = (each for each in data.warnings if "count as unlabelled" in each)
+    assert warning.startswith(data.unused_labels)
+    assert "40 of 40 queries are of classes that none of the 50 bank images is of" in warning
+    assert not any("--bank-images" in each or "no labels" in each for each in data.notes)
+
+
+def test_accuracies_of_a_few_of_the_queries_do_not_count(tmp_path: Path) -> None:
+    files = class_files({"a": 8, "b": 8} | {f"c{i:03d}": 1 for i in range(100)})
+    data = open_small(write(tmp_path / "set", files), images=0, bank_images=1000)
+    assert data.bank is None
+    assert "are of classes that none of" in data.unused_labels
+
+
+def test_ranking_by_accuracy_is_refused_where_queries_cannot_be_classified() -> None:
+    why = "40 of 40 queries are of classes that none of the 50 bank images is of"
+    with pytest.raises(UserError, match="--rank-by accuracy needs queries that") as refused:
+        resolved_rank_by("accuracy", labelled=False, data="pets", unused_labels=why)
+    assert why in str(refused.value)
+    assert "has none" not in str(refused.value)
+    assert resolved_rank_by("auto", labelled=False, data="pets", unused_labels=why) == "discrepancy"
+
+
+def test_a_bank_of_0_images_is_all_that_are_not_held_out(tmp_path: Path) -> None:
+    data = open_small(write(tmp_path / "set", class_files({"a": 60, "b": 60})), bank_images=0)
+    assert data.bank is not None
+    assert len(data.bank) == 120 - len(data.queries)
 
 
 def test_halves_of_some_queries_are_those_of_all_where_all_count() -> None:

@@ -16,23 +16,23 @@ from headsearch.config.settings import RunConfig
 from headsearch.config.views import ViewSettings, views_for
 from headsearch.data.image.decode import BadImage
 from headsearch.data.image.photo_sets import Photos, PhotosInMemory, PhotosOnDemand
-from headsearch.data.image.photos import PhotoReader, crop_box, cut, evaluation_view, resized
+from headsearch.data.image.photos import (
+    Cut,
+    PhotoReader,
+    crop_box,
+    cut_out,
+    evaluation_view,
+    resized,
+)  # fmt: skip
 from headsearch.data.image.readers import open_path
 from headsearch.data.image.views import crop_boxes
 from headsearch.data.loader import Loader, StepReader
-from helpers.image_files import encoded, open_small, write
+from helpers.image_files import encoded, open_small, photo, write
 
 CPU = torch.device("cpu")
 VIEWS = ViewSettings(crop_scale=(0.08, 1.0))
 WHOLE = ViewSettings(crop_scale=(1.0, 1.0), crop_ratio=(0.1, 10.0))
 S = 32
-
-
-def photo(number: int, width: int = 120, height: int = 80) -> Image.Image:
-    """A smooth photo, of which no two parts are alike."""
-    x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
-    waves = [np.sin(7 * x + number), np.cos(5 * y * x + number), np.sin(9 * (x - y) + number)]
-    return Image.fromarray((127 + 100 * np.stack(waves, axis=2)).astype(np.uint8))
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_crops_agree_with_pillow(album: Path):
     image = photo(3, 400, 300)
     some = draws(20)
     views = replace(VIEWS, interpolation="bicubic")
-    for crop, each in zip(cut(np.array(image), S, some, views), some, strict=True):
+    for crop, each in zip(cut_out(np.array(image), Cut(S, some, views)), some, strict=True):
         left, top, width, height = crop_box(each, 4 / 3, views)
         first, above = round(left * 400), round(top * 300)
         box = (first, above, first + round(width * 400), above + round(height * 300))
@@ -109,7 +109,7 @@ def test_a_small_crop_is_sharp(tmp_path: Path):
     root = write(tmp_path / "set", {"a.png": encoded(Image.fromarray(noise))})
     reader = PhotoReader(open_path(root, "set"), 64, 112)
     sixteenth = ViewSettings(crop_scale=(1 / 16, 1 / 16), crop_ratio=(1, 1))
-    crop = reader.crops(0, draws(1), sixteenth)[0].astype(float)
+    crop = reader.crops(0, [Cut(64, draws(1), sixteenth)])[0][0].astype(float)
     square = resized(noise, (64, 64), "bicubic").astype(float)
     assert crop.std() > 20, "128 pixels become 64"
     assert square.std() < 15, "512 pixels become 64: little is left of the noise"
@@ -124,7 +124,8 @@ def test_a_photo_is_cropped_upright(tmp_path: Path, orientation):
     reader = PhotoReader(open_path(file.parent, "set"), S, 200)
     upright = np.array(ImageOps.exif_transpose(Image.open(file)))
     assert np.array_equal(reader.evaluated(0), evaluation_view(upright, S))
-    assert np.array_equal(reader.crops(0, draws(2), VIEWS), cut(upright, S, draws(2), VIEWS))
+    two = Cut(S, draws(2), VIEWS)
+    assert np.array_equal(reader.crops(0, [two])[0], cut_out(upright, two))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "P", "LA", "RGBA"])
@@ -132,7 +133,7 @@ def test_every_kind_of_image_can_be_cropped(tmp_path: Path, mode):
     kind = "JPEG" if mode in ("RGB", "L", "CMYK") else "PNG"
     data = encoded(photo(2).convert(mode), kind)
     source = open_path(write(tmp_path / "set", {f"a.{kind.lower()}": data}), "set")
-    crops = PhotoReader(source, S, 56).crops(0, draws(3), WHOLE)
+    (crops,) = PhotoReader(source, S, 56).crops(0, [Cut(S, draws(3), WHOLE)])
     squares = resized(np.array(photo(2).convert(mode).convert("RGB")), (S, S), "bilinear")
     assert np.abs(crops[0].transpose(1, 2, 0) - squares.astype(float)).mean() < 6
 
@@ -142,7 +143,7 @@ def test_a_large_jpeg_is_decoded_scaled_and_looks_the_same(tmp_path: Path):
     png = encoded(photo(4, 2000, 1500))
     root = write(tmp_path / "set", {"a.jpg": data, "b.png": png})
     reader = PhotoReader(open_path(root, "set"), S, 56)
-    scaled, whole = (reader.crops(i, draws(8), VIEWS).astype(float) for i in (0, 1))
+    scaled, whole = (reader.crops(i, [Cut(S, draws(8), VIEWS)])[0].astype(float) for i in (0, 1))
     assert np.abs(scaled - whole).mean() < 1.5
 
 
@@ -151,7 +152,7 @@ def test_a_damaged_photo_is_bad(tmp_path: Path, damage):
     data = damage(encoded(photo(1), "JPEG"))
     source = open_path(write(tmp_path / "set", {"a.jpg": data}), "set")
     with pytest.raises(BadImage):
-        PhotoReader(source, S, 56).crops(0, draws(2), VIEWS)
+        PhotoReader(source, S, 56).crops(0, [Cut(S, draws(2), VIEWS)])
 
 
 class TestSets:
@@ -187,9 +188,12 @@ class TestSets:
         )
         assert isinstance(held, PhotosInMemory)
         assert isinstance(lazy, PhotosOnDemand)
-        some = torch.from_numpy(np.random.default_rng(0).random((2, 5, 4)))
-        one, other = (each.crops(torch.arange(5), some, views)[0] for each in (held, lazy))
-        assert torch.equal(one, other), "photos are smaller than 200 pixels, so nothing is resized"
+        random = np.random.default_rng(0).random
+        two, local = Cut(S, random((2, 5, 4)), views), Cut(16, random((3, 5, 4)), VIEWS)
+        one, other = (each.crops(torch.arange(5), [two, local])[0] for each in (held, lazy))
+        assert [crops.shape for crops in one] == [(2, 5, 3, S, S), (3, 5, 3, 16, 16)]
+        for mine, its in zip(one, other, strict=True):
+            assert torch.equal(mine, its), "photos are smaller than 200 pixels: nothing is resized"
         assert torch.equal(held.batch(torch.arange(5)), lazy.batch(torch.arange(5)))
 
 
@@ -212,11 +216,11 @@ def test_crops_of_a_photo_differ_between_views_images_and_steps(tmp_path: Path):
     same = encoded(photo(1), "JPEG", quality=95)
     root = write(tmp_path / "set", {f"{n}.jpg": same for n in range(100)})
     reader = StepReader(open_small(root, image_size=S).train, config(), VIEWS)
-    first, later = (reader.photos(step).crops for step in (0, 1))
+    first, later = (reader.photos(step).crops[0] for step in (0, 1))
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first[0, 0], first[0, 1])
     assert not torch.equal(first, later)
-    assert torch.equal(first, reader.photos(0).crops)
+    assert torch.equal(first, reader.photos(0).crops[0])
 
 
 def test_ranks_see_together_what_one_process_sees(album: Path, monkeypatch: pytest.MonkeyPatch):

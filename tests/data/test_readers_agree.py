@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from headsearch.data.image.byte_ranges import HEAD
+from headsearch.data.image.decode import BadImage
 from headsearch.data.image.loading import load
 from headsearch.data.image.readers import FileSource, open_path
-from helpers.image_files import SIZE, class_files, numbers, open_small, png, tar, write
+from helpers.image_files import SIZE, class_files, encoded, numbers, open_small, png, tar, write
 
 ODD = {
     **class_files({"cat": 2, "dog": 2}),
@@ -136,3 +139,31 @@ def test_train_may_be_a_class(tmp_path: Path) -> None:
         assert source.classes == ("car", "train")
     many = write(tmp_path / "vehicles", class_files({"car": 50, "train": 50}))
     assert open_small(many).queries.classes == ("car", "train")
+
+
+def test_the_size_of_an_image_is_read_from_the_start_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = Image.effect_noise((600, 400), 200).convert("RGB")
+    files = {"a.jpg": encoded(noise, "JPEG", quality=99), "b.png": encoded(noise)}
+    assert min(map(len, files.values())) > 2 * HEAD
+    write(tmp_path, {"list.txt": b"set/a.jpg\nset/b.png\n"})
+    sources = [*both(tmp_path, files), open_path(tmp_path / "list.txt", "list")]
+    for source in sources:
+        with monkeypatch.context() as patched:
+            patched.setattr(type(source), "read", None)  # reading the whole would fail
+            assert [source.shorter_side(index) for index in (0, 1)] == [400, 400]
+
+
+def test_the_size_is_found_behind_long_metadata_and_not_in_other_files(tmp_path: Path) -> None:
+    profile = bytes(3 * HEAD)
+    files = {
+        "a.jpg": encoded(Image.new("RGB", (30, 20)), "JPEG", icc_profile=profile),
+        "b.png": b"no image",
+        "c.png": b"",
+    }
+    for source in both(tmp_path, files):
+        assert source.shorter_side(0) == 20
+        for index in (1, 2):
+            with pytest.raises(BadImage):
+                source.shorter_side(index)

@@ -11,8 +11,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from headsearch.evaluation import accuracy, knn_predict, linear_predict
+from headsearch.evaluation import accuracy, knn_predict, linear_predict, linear_scores
 from headsearch.evaluation.proxies import knn
+from headsearch.evaluation.proxies.labelled import LabelledImages
 
 CLASSES = 5
 
@@ -123,6 +124,36 @@ def test_linear_probe_works_where_gradients_are_off_and_leaves_none_behind() -> 
     assert torch.equal(off, linear_predict(bank, labels, bank, CLASSES))
     with pytest.raises(ValueError, match="l2=0"):
         linear_predict(bank, labels, bank, CLASSES, l2=0.0)
+
+
+def test_the_likeliest_classes_are_sklearns() -> None:
+    generator = torch.Generator().manual_seed(12)
+    means = torch.randn(12, 10, generator=generator)
+    labels = torch.arange(480) % 12
+    x = means[labels] + 2 * torch.randn(480, 10, generator=generator)
+    numbers = torch.tensor([3 * c for c in range(12)])[labels]  # most numbers stand for no class
+    bank, queries = x[:240], x[240:]
+    mean, std = bank.double().mean(0), bank.double().std(0, correction=0)
+    reference = LogisticRegression(C=1 / (1e-2 * 240), tol=1e-10, max_iter=5000)
+    reference.fit(((bank - mean) / std).numpy(), numbers[:240].numpy())
+    chances = reference.predict_proba(((queries - mean) / std).numpy())
+    want = reference.classes_[np.argsort(-chances, axis=1)[:, :5]]
+    scores = linear_scores(bank, numbers[:240], queries, 36)
+    best = scores.best(5)
+    assert best is not None
+    assert np.array_equal(best.numpy(), want)
+    assert torch.equal(best[:, 0], scores.predicted())
+    images = LabelledImages(
+        numbers[:240], numbers[240:], torch.arange(0, 240, 2), torch.arange(1, 240, 2), 36
+    )
+    hits = (want == numbers[240:, None].numpy()).any(1)
+    assert images.share_among(best, images.report) == pytest.approx(hits[1::2].mean())
+    assert images.share_among(best, images.report) > images.accuracy(best[:, 0], images.report)
+
+
+def test_the_likeliest_five_of_five_classes_say_nothing() -> None:
+    bank, labels = blobs(60, 6, seed=13)
+    assert linear_scores(bank, labels, bank, CLASSES).best(5) is None
 
 
 def test_accuracy_is_the_share_of_hits() -> None:

@@ -138,6 +138,8 @@ def test_a_rung_scores_what_each_measure_says_of_plain_features() -> None:
             assert labels is not None
             right = accuracy(predicted[data.report], labels[data.report])
             assert scores.report.linear == pytest.approx(right, abs=0.05)
+            assert scores.report.linear_top5 is not None  # of ten classes
+            assert right <= scores.report.linear_top5 <= 1
             pooled_maps = [map_features(t[:count]).view(*t[:count].shape).mean(1)
                            for t in (tokens_of(base_map), tokens)]  # fmt: skip
             assert scores.further["discrepancy_pooled"] == pytest.approx(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -32,6 +33,13 @@ def numbers(images: Images) -> list[int]:
     """The numbers that `png` wrote into a set's images."""
     pixels = images.batch(torch.arange(len(images)))[:, :, 0, 0].long()
     return (pixels[:, 0] + 256 * pixels[:, 1]).tolist()
+
+
+def photo(number: int, width: int = 120, height: int = 80) -> Image.Image:
+    """A smooth photo, of which no two parts are alike."""
+    x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
+    waves = [np.sin(7 * x + number), np.cos(5 * y * x + number), np.sin(9 * (x - y) + number)]
+    return Image.fromarray((127 + 100 * np.stack(waves, axis=2)).astype(np.uint8))
 
 
 def write(root: Path, files: dict[str, bytes]) -> Path:

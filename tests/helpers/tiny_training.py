@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ TINY_VIT = BasePlan(
     gflops=0.0,
     arguments={"img_size": 16, "patch_size": 4, "embed_dim": DIM, "depth": 2, "num_heads": 2},
 )
+DYNAMIC_VIT = replace(TINY_VIT, arguments={**TINY_VIT.arguments, "dynamic_img_size": True})
+"""The same, which also takes smaller images: local crops."""
 HEADS: dict[str, dict[str, Any]] = {
     "convnext": {"depth": 2, "kernel": 3, "first_shortcut": False},
     "attention": {"depth": 1},
@@ -80,6 +83,14 @@ def crops(
     """Two crops of each image, (2, B, 3, S, S)."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(2, images, 3, side, side, generator=generator).to(dtype)
+
+
+def local_crops(
+    seed: int = 0, *, dtype: torch.dtype = torch.float64, images: int = IMAGES
+) -> Tensor:
+    """Three local crops of each image, (3, B, 3, 8, 8)."""
+    generator = torch.Generator().manual_seed(100 + seed)
+    return torch.randn(3, images, 3, 8, 8, generator=generator).to(dtype)
 
 
 def losses_of(trainer: Trainer, views: Tensor, position: StepPosition) -> Losses:

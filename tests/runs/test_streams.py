@@ -140,3 +140,15 @@ def test_a_search_ends_normally_without_its_terminal(
     )  # fmt: skip
     assert (code, err) == (0, "")
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_long_lines_are_wrapped_in_a_notebook_and_not_in_a_pipe(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    displayed: list[str] = []
+    monkeypatch.setattr("rich.jupyter.display", lambda _, text: displayed.append(text))
+    note = "word " * 60
+    say(HarmlessConsole(force_jupyter=True, width=80), note)
+    assert max(map(len, "".join(displayed).splitlines())) <= 80
+    say(HarmlessConsole(force_jupyter=False, width=80), note)
+    assert len(capsys.readouterr().out.strip().splitlines()) == 1

@@ -14,7 +14,7 @@ from headsearch.report.statistics.ranking import rank_by
 from headsearch.report.statistics.score_columns import search_scores
 from headsearch.runs.rank_by import RANK_BY
 from headsearch.runs.run import Run, read_run
-from headsearch.runs.tables import FURTHER_SCORES, SCORE_COLUMNS
+from headsearch.runs.tables import FURTHER_SCORES, SCORE_COLUMNS, TOP5
 from headsearch.study.search import Search
 from headsearch.study.setup import prepare
 from helpers import tiny_search
@@ -27,7 +27,11 @@ def searched(tmp_path: Path, **changes: Any) -> Run:
     return read_run(search.run_directory)
 
 
-@pytest.mark.parametrize("name", sorted(RANK_BY))
+OF_WHOLE_IMAGES = sorted(name for name, each in RANK_BY.items() if not each.dense)
+"""Those of dense tasks are in test_dense_search.py."""
+
+
+@pytest.mark.parametrize("name", OF_WHOLE_IMAGES)
 def test_heads_are_ranked_by_it_and_the_report_says_so(tmp_path: Path, name: str) -> None:
     found = searched(tmp_path, rank_by=name)
     last = found.scores[found.scores["rung"] == 3].set_index("candidate")
@@ -91,3 +95,7 @@ def test_a_run_of_the_first_version_lacks_the_later_columns(tmp_path: Path) -> N
     assert old.scores[sorted(FURTHER_SCORES)].isna().all(axis=None)
     assert old.scores["score"].tolist() == pytest.approx(run.scores["score"].tolist(), rel=1e-4)
     assert len(search_scores(old)) == len(search_scores(run))
+    assert run.rungs[list(TOP5)].notna().all(axis=None)  # scenes have ten classes
+    assert (run.rungs["head_top5"] >= run.rungs["head_linear"]).all()
+    run.rungs.drop(columns=list(TOP5)).to_csv(run.path / "rungs.csv", index=False)
+    assert read_run(run.path).rungs[list(TOP5)].isna().all(axis=None)

@@ -14,6 +14,8 @@ from headsearch.errors import UserError
 
 T = TypeVar("T")
 
+HEAD = 2**16
+"""Enough bytes of a file for the size of the image in it, unless long metadata come first."""
 LARGEST_FILE = 2**30
 """The largest file in bytes; even uncompressed, the largest image that Pillow opens is smaller."""
 
@@ -52,6 +54,19 @@ def read_range(file: str, offset: int, size: int | None, most: int | None = None
     with path.open("rb") as opened:
         opened.seek(offset)
         return opened.read(size)
+
+
+def read_head(file: str, offset: int = 0, size: int | None = None) -> bytes:
+    """The first bytes of a file or of a part of it, at most `HEAD` of them; raises as `read_range`.
+
+    Args:
+        file: a path or a URL.
+        offset: of the first byte of the part.
+        size: the number of its bytes; None where it reaches to the end of the file.
+    """
+    if not is_url(file) and not stat.S_ISREG(Path(file).stat().st_mode):
+        raise BadImage("not a regular file")
+    return read_range(file, offset, HEAD if size is None else min(size, HEAD))
 
 
 def _remote_range(file: str, offset: int, size: int | None, most: int | None) -> bytes:

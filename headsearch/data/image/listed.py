@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from headsearch.data.image.byte_ranges import LARGEST_FILE, is_url, read_range
+from headsearch.data.image.byte_ranges import LARGEST_FILE, is_url, read_head, read_range
 from headsearch.data.image.file_source import FileSource
 from headsearch.data.image.labelling import AUTO, Labelling
 from headsearch.data.image.path_table import PathTable
@@ -45,6 +45,9 @@ class ListSource(FileSource):
 
     def read(self, index: int) -> bytes:
         return read_range(self._place(self.files[index]), 0, None, LARGEST_FILE)
+
+    def head(self, index: int) -> bytes:
+        return read_head(self._place(self.files[index]))
 
     def read_other(self, file: str) -> bytes:
         raise FileNotFoundError(file)  # a list holds images alone

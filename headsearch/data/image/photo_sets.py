@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import count
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headsearch.config.views import ViewSettings
-from headsearch.data.image.photos import PhotoReader, cut, evaluation_view
+from headsearch.data.image.photos import Cut, PhotoReader, cut_out, evaluation_view
 from headsearch.data.image.skipped import LeftOut
 from headsearch.data.image.store import Bad, Images, ImagesOnDemand, in_worker, threads
 
@@ -24,15 +24,15 @@ class Photos(Images):
     """A set of photos. `batch` gives their views for evaluation, `crops` random crops."""
 
     @abstractmethod
-    def crops(
-        self, indices: Tensor, draws_VB4: Tensor, views: ViewSettings
-    ) -> tuple[Tensor, list[Bad]]:
-        """Random crops of photos: (V, B, 3, S, S) uint8 on the CPU, and the bad photos it met.
+    def crops(self, indices: Tensor, cuts: Sequence[Cut]) -> tuple[list[Tensor], list[Bad]]:
+        """Random crops of photos, and the bad photos it met.
 
         Args:
             indices: (B,) int64 indices of photos of this set.
-            draws_VB4: uniform numbers in [0, 1); see `crop_box`.
-            views: scale, ratio and interpolation of the crops.
+            cuts: the kinds of crops, with draws (V, B, 4).
+
+        Returns:
+            For each kind (V, B, 3, S, S) uint8 on the CPU.
         """
 
     def found_bad(self, bad: Sequence[Bad]) -> None:
@@ -66,16 +66,12 @@ class PhotosInMemory(Photos):
         views = self._pool.map(partial(evaluation_view, size=self.image_size), photos)
         return torch.from_numpy(np.stack(list(views)))
 
-    def crops(
-        self, indices: Tensor, draws_VB4: Tensor, views: ViewSettings
-    ) -> tuple[Tensor, list[Bad]]:
-        def of_one(index: int, draws_V4: NDArray[np.float64]) -> NDArray[np.uint8]:
-            return cut(self._photos[index], self.image_size, draws_V4, views)
+    def crops(self, indices: Tensor, cuts: Sequence[Cut]) -> tuple[list[Tensor], list[Bad]]:
+        def of_one(at: int, index: int) -> list[NDArray[np.uint8]]:
+            return [cut_out(self._photos[index], cut.of(at)) for cut in cuts]
 
-        draws_BV4 = draws_VB4.double().numpy().transpose(1, 0, 2)
         mapped = map if in_worker() else self._pool.map
-        crops = list(mapped(of_one, indices.tolist(), draws_BV4))
-        return torch.from_numpy(np.stack(crops, axis=1)), []
+        return _stacked(mapped(of_one, count(), indices.tolist())), []
 
 
 class PhotosOnDemand(ImagesOnDemand, Photos):
@@ -94,16 +90,22 @@ class PhotosOnDemand(ImagesOnDemand, Photos):
         super().__init__(reader.source, indices, reader.size, left_out, bad, reader.evaluated)
         self._reader = reader
 
-    def crops(
-        self, indices: Tensor, draws_VB4: Tensor, views: ViewSettings
-    ) -> tuple[Tensor, list[Bad]]:
-        draws_BV4 = draws_VB4.double().numpy().transpose(1, 0, 2)
-        reads = (partial(self._reader.crops, draws_V4=draws, views=views) for draws in draws_BV4)
+    def crops(self, indices: Tensor, cuts: Sequence[Cut]) -> tuple[list[Tensor], list[Bad]]:
+        reads = (
+            partial(self._reader.crops, cuts=[cut.of(at) for cut in cuts])
+            for at in range(len(indices))
+        )
         known = set(self.replaced)
-        crops = torch.from_numpy(np.stack(self.read_each(indices, reads), axis=1))
+        crops = _stacked(self.read_each(indices, reads))
         return crops, [each for each in self.replaced.items() if each[0] not in known]
 
     def found_bad(self, bad: Sequence[Bad]) -> None:
         for index, reason in bad:
             self.replace(index, reason)
         self.check()
+
+
+def _stacked(of_photos: Iterable[list[NDArray[np.uint8]]]) -> list[Tensor]:
+    """The crops (V, 3, S, S) of each photo as (V, B, 3, S, S), for each kind of crops."""
+    kinds = zip(*of_photos, strict=True)
+    return [torch.from_numpy(np.stack(of_kind, axis=1)) for of_kind in kinds]

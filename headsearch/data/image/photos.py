@@ -12,6 +12,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +32,29 @@ shorter side to 256 pixels and crops 224."""
 
 Box = tuple[float, float, float, float]
 """A crop: left, top, width and height as shares of the photo's width and height."""
+
+
+class Cut(NamedTuple):
+    """Random crops of one kind, of one photo or of each photo of a batch.
+
+    Attributes:
+        size: S, their side.
+        draws: the uniform numbers that each crop is made of (`crop_box`), (V, 4) for one photo and
+            (V, B, 4) for a batch.
+        views: scale, ratio and interpolation.
+    """
+
+    size: int
+    draws: NDArray[np.float64]
+    views: ViewSettings
+
+    def of(self, index: int) -> Cut:
+        """The crops of one photo of the batch."""
+        return self._replace(draws=self.draws[:, index])
+
+    def boxes(self, aspect: float) -> list[Box]:
+        """The boxes of the V crops of one photo, whose width over height is `aspect`."""
+        return [crop_box(draws, aspect, self.views) for draws in self.draws.tolist()]
 
 
 @dataclass(frozen=True)
@@ -60,15 +84,12 @@ class PhotoReader:
         """The view (3, S, S) uint8 of a photo for evaluation; raises as `crops`."""
         return evaluation_view(self.stored(index), self.size)
 
-    def crops(
-        self, index: int, draws_V4: NDArray[np.float64], views: ViewSettings
-    ) -> NDArray[np.uint8]:
-        """Crops of a photo: (V, 3, S, S) uint8.
+    def crops(self, index: int, cuts: Sequence[Cut]) -> list[NDArray[np.uint8]]:
+        """Crops of a photo, which is decoded once: (V, 3, S, S) uint8 for each kind.
 
         Args:
             index: of the photo in its source.
-            draws_V4: the uniform numbers that each crop is made of; see `crop_box`.
-            views: scale, ratio and interpolation of the crops.
+            cuts: the kinds of crops.
 
         Raises:
             BadImage: the file is not a usable image.
@@ -76,10 +97,14 @@ class PhotoReader:
         """
 
         def share(width: int, height: int) -> float:
-            boxes = (crop_box(draws, width / height, views) for draws in draws_V4.tolist())
-            return self.size / min(min(box[2] * width, box[3] * height) for box in boxes)
+            return max(
+                cut.size / min(box[2] * width, box[3] * height)
+                for cut in cuts
+                for box in cut.boxes(width / height)
+            )
 
-        return cut(self._whole(index, share), self.size, draws_V4, views)
+        photo_HW3 = self._whole(index, share)
+        return [cut_out(photo_HW3, cut) for cut in cuts]
 
     def _whole(self, index: int, share: Callable[[int, int], float]) -> NDArray[np.uint8]:
         """A photo (H, W, 3), upright, at its own size, or a JPEG at 1/2, 1/4 or 1/8 of it.
@@ -146,18 +171,17 @@ def crop_box(draws: Sequence[float], aspect: float, views: ViewSettings) -> Box:
     return draws[2] * (1 - width), draws[3] * (1 - height), width, height
 
 
-def cut(
-    photo_HW3: NDArray[np.uint8], size: int, draws_V4: NDArray[np.float64], views: ViewSettings
-) -> NDArray[np.uint8]:
+def cut_out(photo_HW3: NDArray[np.uint8], cut: Cut) -> NDArray[np.uint8]:
     """Cuts crops from a photo and resizes them to (V, 3, S, S); borders are rounded to pixels."""
     height, width, _ = photo_HW3.shape
-    crops = np.empty((len(draws_V4), 3, size, size), np.uint8)
-    for crop, draws in zip(crops, draws_V4.tolist(), strict=True):
-        left, top, across, down = crop_box(draws, width / height, views)
+    size = cut.size
+    crops = np.empty((len(cut.draws), 3, size, size), np.uint8)
+    for crop, box in zip(crops, cut.boxes(width / height), strict=True):
+        left, top, across, down = box
         first, above = min(round(left * width), width - 1), min(round(top * height), height - 1)
         last, below = first + max(1, round(across * width)), above + max(1, round(down * height))
         part = photo_HW3[above:below, first:last]
-        crop[:] = resized(part, (size, size), views.interpolation).transpose(2, 0, 1)
+        crop[:] = resized(part, (size, size), cut.views.interpolation).transpose(2, 0, 1)
     return crops
 
 

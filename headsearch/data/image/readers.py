@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from headsearch.data.image.brace_lists import expand, is_pattern
-from headsearch.data.image.byte_ranges import LARGEST_FILE, is_url, read_range
+from headsearch.data.image.byte_ranges import LARGEST_FILE, is_url, read_head, read_range
 from headsearch.data.image.file_source import FileSource
 from headsearch.data.image.label_files import LARGEST as LARGEST_LABEL
 from headsearch.data.image.labelling import AUTO, Labelling, class_folders
@@ -70,6 +70,9 @@ class FolderSource(FileSource):
 
     def read(self, index: int) -> bytes:
         return read_range(str(self.path / self.files[index]), 0, None, LARGEST_FILE)
+
+    def head(self, index: int) -> bytes:
+        return read_head(str(self.path / self.files[index]))
 
     def read_other(self, file: str) -> bytes:
         return read_range(str(self.path / file), 0, None, LARGEST_LABEL)

@@ -13,6 +13,7 @@ from headsearch.data.image.byte_ranges import (
     file_system,
     first_line,
     reached,
+    read_head,
     read_range,
 )
 from headsearch.data.image.file_source import FileSource
@@ -57,6 +58,9 @@ class RemoteSource(FileSource):
 
     def read(self, index: int) -> bytes:
         return read_range(f"{self.url}/{self.files[index]}", 0, None, LARGEST_FILE)
+
+    def head(self, index: int) -> bytes:
+        return read_head(f"{self.url}/{self.files[index]}")
 
     def read_other(self, file: str) -> bytes:
         return read_range(f"{self.url}/{file}", 0, None, LARGEST_LABEL)

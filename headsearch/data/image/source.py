@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from headsearch.data.image.decode import decode, open_image
+from headsearch.data.image.decode import BadImage, decode, open_image
 from headsearch.data.image.wide_values import NOMINAL, Scale
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
@@ -80,5 +80,12 @@ class EncodedSource(Source):
     def opened(self, index: int) -> Image.Image:
         return open_image(self.read(index))
 
+    def head(self, index: int) -> bytes:
+        """The first bytes of image `index`, or all of them. Raises as `read`."""
+        return self.read(index)
+
     def shorter_side(self, index: int) -> int:
-        return min(self.opened(index).size)
+        try:
+            return min(open_image(self.head(index)).size)
+        except BadImage:  # the size may come after long metadata
+            return min(self.opened(index).size)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import repeat
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ MEMORY_LIMIT = 4 * 2**30  # bytes of pixels that one set may take in memory
 Bad = tuple[int, str]
 """The number of a bad image in its source, and the reason."""
 Read = Callable[[int], NDArray[np.uint8]]
+T = TypeVar("T")
 """Reads an image by its number in its source; raises BadImage or OSError."""
 
 
@@ -141,24 +143,24 @@ class ImagesOnDemand(Images):
         """
         return torch.from_numpy(np.stack(self.read_each(indices, repeat(self._read))))
 
-    def read_each(self, indices: Tensor, reads: Iterable[Read]) -> list[NDArray[np.uint8]]:
+    def read_each(self, indices: Tensor, reads: Iterable[Callable[[int], T]]) -> list[T]:
         """What is read of each image; raises as `batch`.
 
         Args:
             indices: (B,) int64 indices of images of this set.
-            reads: reads an array, one function for each of them.
+            reads: reads an image by its number in the source, one function for each of them.
         """
         if in_worker():  # its parent, which is told of bad images, counts those of all workers
             return list(map(self._first_good, indices.tolist(), reads))
-        arrays = list(self._pool.map(self._first_good, indices.tolist(), reads))
+        read = list(self._pool.map(self._first_good, indices.tolist(), reads))
         self.check()
-        return arrays
+        return read
 
     def check(self) -> None:
         """Raises TooManyBadError if more files have turned out to be bad than the limit allows."""
         self._left_out.check_set(self.name, self.bad, self._all)
 
-    def _first_good(self, index: int, read: Read) -> NDArray[np.uint8]:
+    def _first_good(self, index: int, read: Callable[[int], T]) -> T:
         """What is read of an image, or of the next one that is not bad."""
         for step in range(len(self)):
             at = self._indices[(index + step) % len(self)]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 
-from headsearch.data.image.byte_ranges import LARGEST_FILE, is_url, read_range
+from headsearch.data.image.byte_ranges import LARGEST_FILE, is_url, read_head, read_range
 from headsearch.data.image.file_source import FileSource, nothing_in
 from headsearch.data.image.label_files import LARGEST as LARGEST_LABEL
 from headsearch.data.image.labelling import AUTO, Labelling
@@ -76,6 +76,10 @@ class TarSource(FileSource):
     def read(self, index: int) -> bytes:
         tar = self._tars[self._numbers[index]]
         return read_range(tar, self._offsets[index], self._sizes[index], LARGEST_FILE)
+
+    def head(self, index: int) -> bytes:
+        tar = self._tars[self._numbers[index]]
+        return read_head(tar, self._offsets[index], self._sizes[index])
 
     def read_other(self, file: str) -> bytes:
         number, offset, size = self._places[file]

@@ -35,6 +35,7 @@ def make_views(
     count: int = 2,
     part: tuple[int, int] = (0, 1),
     normalization: Normalization = IMAGENET,
+    side: int | None = None,
 ) -> Tensor:
     """Draws `count` random views of every image.
 
@@ -47,18 +48,21 @@ def make_views(
         part: (p, n) if the images are the p-th of n equal parts of a batch. They get the same views
             as in a call with the whole batch, so that ranks together see what one process would.
         normalization: the mean and std of the result.
+        side: the side of the views in pixels, that of the images by default.
 
     Returns:
-        (count, B, 3, S, S) float32, normalised as by `normalize`.
+        (count, B, 3, side, side) float32, normalised as by `normalize`.
     """
     batch, _, size, _ = images_B3SS.shape
+    size = size if side is None else side
     draw = _draw(images_B3SS, generator, count, batch, part)
     x_N3SS = images_B3SS.float().div_(255).repeat(count, 1, 1, 1)
     boxes_N4 = crop_boxes(
         draw["area"], draw["ratio"], draw["left"], draw["top"], settings.crop_scale,
         settings.crop_ratio,
     )  # fmt: skip
-    x_N3SS = crop_and_resize(x_N3SS, boxes_N4, draw["flip"] < settings.flip, settings.interpolation)
+    flipped_N = draw["flip"] < settings.flip
+    x_N3SS = crop_and_resize(x_N3SS, boxes_N4, flipped_N, settings.interpolation, size)
     x_N3SS = _change_colors(x_N3SS, draw, settings, count)
     return _standardize(x_N3SS, normalization).view(count, batch, 3, size, size)
 
@@ -192,17 +196,24 @@ def crop_boxes(
 
 
 def crop_and_resize(
-    x_N3SS: Tensor, boxes_N4: Tensor, flipped_N: Tensor, interpolation: str = "bilinear"
+    x_N3SS: Tensor,
+    boxes_N4: Tensor,
+    flipped_N: Tensor,
+    interpolation: str = "bilinear",
+    side: int | None = None,
 ) -> Tensor:
-    """Resizes crops to the size of the image, and flips some of them horizontally.
+    """Resizes crops, and flips some of them horizontally.
 
-    A crop is never larger than its image, so it is only enlarged and needs no antialiasing.
+    A crop is never larger than its image, so at the image's size it is only enlarged and needs no
+    antialiasing. Local crops, which are smaller, have about as many pixels as their part of the
+    image.
 
     Args:
         x_N3SS: (N, 3, S, S) float.
         boxes_N4: left, top, width, height as fractions of the side, not rounded to pixels.
         flipped_N: bool; True for the crops to flip.
         interpolation: bilinear or bicubic.
+        side: the side of the result in pixels, that of the images by default.
     """
     left_N, top_N, width_N, height_N = boxes_N4.unbind(1)
     # grid_sample's coordinates run from −1 to 1 over the image; a negative scale mirrors.
@@ -212,7 +223,8 @@ def crop_and_resize(
         [scale_x_N, zero_N, 2 * left_N + width_N - 1, zero_N, height_N, 2 * top_N + height_N - 1],
         dim=1,
     )
-    grid_NSS2 = F.affine_grid(theta_N6.view(-1, 2, 3), list(x_N3SS.shape), align_corners=False)
+    size = [*x_N3SS.shape[:2], *([side] * 2 if side is not None else x_N3SS.shape[2:])]
+    grid_NSS2 = F.affine_grid(theta_N6.view(-1, 2, 3), size, align_corners=False)
     resized_N3SS = F.grid_sample(
         x_N3SS, grid_NSS2, mode=interpolation, padding_mode="border", align_corners=False
     )

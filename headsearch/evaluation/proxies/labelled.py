@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from headsearch.evaluation.proxies.knn import accuracy, knn_predict
-from headsearch.evaluation.proxies.linear import L2, linear_predict
+from headsearch.evaluation.proxies.linear import L2, LinearScores, linear_scores
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,20 @@ class LabelledImages:
 
     def linear(self, features: Tensor, l2: float = L2) -> Tensor:
         """The classes of the queries by a linear probe: (M,)."""
+        return self.linear_scores(features, l2).predicted()
+
+    def linear_scores(self, features: Tensor, l2: float = L2) -> LinearScores:
+        """What a linear probe says about the queries."""
         queries = len(self.labels_M)
-        return linear_predict(
+        return linear_scores(
             features[queries:], self.bank_labels_N, features[:queries], self.classes, l2
         )
 
     def accuracy(self, predicted_M: Tensor, split: Tensor) -> float:
         """The share of right predictions among the queries of a split."""
         return accuracy(predicted_M[split], self.labels_M[split])
+
+    def share_among(self, best_MB: Tensor, split: Tensor) -> float:
+        """The share of the queries of a split whose class is among the B classes given for each."""
+        hits = (best_MB[split] == self.labels_M[split, None]).any(dim=1)
+        return float(hits.double().mean())

@@ -84,6 +84,10 @@ class BasePlan:
             trunk.load_state_dict(self.weights.state)
         return Base(trunk, self.reading, drop_path=drop_path > 0)
 
+    def without_weights(self) -> BasePlan:
+        """The same base with random first weights, which can be built on the meta device."""
+        return replace(self, weights=None)
+
     def _no_drop_path(self) -> UserError:
         return UserError(
             f"base {self.name!r} has no paths to drop (stochastic depth), as --recipe asks: use "

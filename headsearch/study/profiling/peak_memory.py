@@ -71,16 +71,16 @@ def peak_memory(config: RunConfig, heads: int) -> Memory:
 
 def measured_here(setup: SearchSetup, heads: int) -> Memory:
     """The memory of two steps with this many heads, in a process that has done nothing else."""
-    config, device, side = setup.config, setup.training.device, setup.plan.image_size
+    config, device = setup.config, setup.training.device
     before = _peak_so_far(device)
     trainer = setup.training.new_trainer(config.coupling)
     for head in bench_heads(setup, heads):
         attach(trainer, setup.training, head)
-    crops = torch.randn(2, setup.training.batch, 3, side, side).to(device)
+    crops, local = setup.training.random_views()
     steps = 0
     # Two at least: the first step allocates the optimizer's state at its end.
     while steps < 2 or not trainer.settled:
-        trainer.step(crops, MIDDLE)
+        trainer.step(crops, MIDDLE, local)
         steps += 1
     return Memory(before, _peak_so_far(device))
 

@@ -66,11 +66,8 @@ class StepProfiler:
 
     def __init__(self, setup: TrainingSetup) -> None:
         self._setup = setup
-        config, device, side = setup.config, setup.device, setup.plan.image_size
-        generator = torch.Generator().manual_seed(config.seed)
-        shape = (2, setup.batch, 3, side, side)
-        self._crops = torch.randn(shape, generator=generator).to(device)
-        self._whole = setup.new_trainer(config.coupling)
+        self._crops, self._local = setup.random_views(setup.config.seed)
+        self._whole = setup.new_trainer(setup.config.coupling)
         self._features = self._base_features()
         self._fixed = self._trainer_on_fixed_features("all")
         self._fixed_images: ImagesPerHead = "all"
@@ -132,9 +129,10 @@ class StepProfiler:
     def _step_seconds(self, trainer: Trainer, heads: Sequence[Candidate]) -> float:
         """Seconds of a step with exactly these heads attached."""
         self._attached(trainer, heads)
+        local = self._local_of(trainer)
         while not trainer.settled:
-            trainer.step(self._crops, MIDDLE)
-        seconds = seconds_of(lambda: trainer.step(self._crops, MIDDLE), self._setup.device)
+            trainer.step(self._crops, MIDDLE, local)
+        seconds = seconds_of(lambda: trainer.step(self._crops, MIDDLE, local), self._setup.device)
         # On CUDA a recorded step keeps its memory, which the next trainer's steps may need.
         trainer.drop_graph()
         return seconds
@@ -146,9 +144,13 @@ class StepProfiler:
         # activations of what is measured here.
         weights = trainer.student.state_dict().values()
         return activation_bytes(
-            lambda: trainer.losses(self._crops.flatten(0, 1), MIDDLE),
+            lambda: trainer.losses(self._crops.flatten(0, 1), MIDDLE, self._local_of(trainer)),
             (*maps.values(), *summaries, self._crops, *weights),
         )
+
+    def _local_of(self, trainer: Trainer) -> Tensor | None:
+        """The local crops of a step; none for a trainer on fixed features."""
+        return None if trainer is self._fixed else self._local
 
     def _attached(self, trainer: Trainer, heads: Sequence[Candidate]) -> Trainer:
         """The trainer with exactly these heads attached; others are detached."""
@@ -265,15 +267,15 @@ def step_flops(setup: TrainingSetup, heads: Sequence[Candidate]) -> float:
 
     Counted on the meta device, for the step without `--compile`.
     """
-    meta, side = torch.device("meta"), setup.plan.image_size
+    meta = torch.device("meta")
     config = setup.config.model_copy(update={"compile": False})
     on_meta = replace(setup, config=config, device=meta, autocast=False)
     trainer = on_meta.new_trainer(config.coupling)
     for head in heads:
         attach(trainer, on_meta, head)
-    crops = torch.empty(2 * setup.batch, 3, side, side, device=meta)
+    crops, local = on_meta.random_views()
     with FlopCounterMode(display=False) as counter:
-        _, losses = trainer.losses(crops, MIDDLE)
+        _, losses = trainer.losses(crops.flatten(0, 1), MIDDLE, local)
         losses.total.backward()
     return float(counter.get_total_flops())
 

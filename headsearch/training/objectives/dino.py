@@ -15,7 +15,7 @@ from headsearch.models.network import BASE, AttachedHead, Network
 from headsearch.training import distributed
 from headsearch.training.objectives.across_views import AcrossViews, pooled_by_owner
 from headsearch.training.objectives.layers import mlp, upcast
-from headsearch.training.objectives.objective import TargetInputs, Targets
+from headsearch.training.objectives.objective import StepOutputs, TargetInputs, Targets
 from headsearch.training.schedules import StepPosition, warm_up
 
 # Shapes: 2B crops, D feature width, Z bottleneck width, P prototypes.
@@ -74,6 +74,10 @@ class Dino(AcrossViews):
     share the prototypes, which belong to the base: with coupling *joint* the heads' gradients reach
     them scaled by 1/K, with *observe* not at all.
 
+    Local crops (multi-crop, section 3.1): with L of them besides the two crops, the base predicts
+    each target from the other crop and from all local ones. ℓ is then the mean over 2 + 2L pairs,
+    all weighted alike. Teacher and heads do not see local crops: many heads need a fixed grid.
+
     A collapse onto one prototype has the lowest loss. Two things prevent collapse: the centre
     subtracts what all images share, which counters a single prototype for all of them, and the
     teacher's low temperature sharpens targets, which counters uniform ones. The gate on prototype
@@ -92,6 +96,7 @@ class Dino(AcrossViews):
     clip_norm: float | None = 0.3
     has_prototypes: ClassVar[bool] = True
     compares_images: ClassVar[bool] = False
+    takes_local_views: ClassVar[bool] = True
 
     def base_projection(self, plan: BasePlan) -> nn.Module:
         return DinoBaseProjection(plan.dim, self.hidden, self.bottleneck, self.prototypes)
@@ -116,6 +121,25 @@ class Dino(AcrossViews):
 
     def embed_base(self, network: Network, pooled_BD: Tensor) -> Tensor:
         return cast(Tensor, network.projection(pooled_BD)) @ unit_prototypes(network).T
+
+    def embedding_of_base(self, outputs: StepOutputs) -> Tensor:
+        """The base's logits (2B + LB, P) of the two crops of each image, then of the local ones."""
+        pooled_BD = outputs.features.base.pooled_BD
+        if outputs.local_MD is not None:
+            pooled_BD = torch.cat([pooled_BD, outputs.local_MD])
+        return self.embed_base(outputs.student, pooled_BD)
+
+    def loss_both_ways(self, predictions_BP: Tensor, targets_BP: Tensor) -> Tensor:
+        """The mean over all pairs of a target and another crop's prediction, local ones too."""
+        whole_BP, local_MP = predictions_BP.tensor_split([len(targets_BP)])
+        loss = super().loss_both_ways(whole_BP, targets_BP)
+        if not len(local_MP):
+            return loss
+        # Cross-entropy is linear in the target: its mean over both targets is that to their mean.
+        target_BP = upcast(targets_BP).view(2, -1, targets_BP.shape[1]).mean(dim=0)
+        local_LBP = upcast(local_MP).view(-1, *target_BP.shape)
+        of_local, count = cross_entropy(local_LBP, target_BP).mean(), len(local_LBP)
+        return (loss + count * of_local) / (1 + count)
 
     def predict_from_head(self, network: Network, head: AttachedHead, pooled_BD: Tensor) -> Tensor:
         # The prototypes are the base's: scale or stop the gradient that a head sends into them.

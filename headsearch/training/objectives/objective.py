@@ -83,6 +83,9 @@ class StepOutputs:
     shares: HeadBatches | None = None
     """Which crops each head sees; None if every head sees all of them. A head's features and
     targets cover its own crops only. The base's features and targets, and the mask, cover all."""
+    local_MD: Tensor | None = None
+    """The base's pooled features of the local crops: L of each image, those of all images before
+    the next L; None without multi-crop."""
 
     def for_head(self, name: str, all_crops: Tensor) -> Tensor:
         """The rows of a tensor over all crops (2B, …) that belong to the crops of one head."""
@@ -121,6 +124,8 @@ class Objective(ABC):
     """Maximum gradient norm of each parameter tensor; None disables clipping."""
     has_prototypes: ClassVar[bool] = False
     """Whether the objective assigns images to prototypes (`prototypes_of`)."""
+    takes_local_views: ClassVar[bool] = False
+    """Whether the base can learn from local crops (multi-crop) besides the two crops."""
     has_teacher: ClassVar[bool] = True
     """Whether an EMA teacher computes the targets. If not, the student computes them, without
     gradient, and the student is the network that is scored."""

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from headsearch import torchrun
 from headsearch.config.settings import Coupling
-from headsearch.models.bases import plan_base
+from headsearch.models.bases import BasePlan, plan_base
 from headsearch.training import distributed
 from headsearch.training.objectives import OBJECTIVES
 from headsearch.training.schedules import StepPosition
-from helpers.tiny_training import TINY_VIT, crops, make_trainer
+from helpers.tiny_training import DYNAMIC_VIT, TINY_VIT, crops, local_crops, make_trainer
 
 STEPS, IMAGES = 3, 8
 RESNET = plan_base("test_resnet", 32)
@@ -29,14 +29,21 @@ RESNET = plan_base("test_resnet", 32)
 HEADS = ["attention", "convnext", "bottleneck"]
 
 
-def take_steps(objective: str, coupling: Coupling, *, resnet: bool, out: dict[str, Tensor]) -> None:
-    plan = RESNET if resnet else TINY_VIT
+def take_steps(
+    objective: str,
+    coupling: Coupling,
+    *,
+    out: dict[str, Tensor],
+    plan: BasePlan = TINY_VIT,
+    local: bool = False,
+) -> None:
     trainer = make_trainer(HEADS, coupling, objective, plan=plan)
-    name = f"{objective} {coupling} {'resnet' if resnet else 'vit'}"
+    name = f"{objective} {coupling} {plan.timm_name}{' with local crops' if local else ''}"
     for step in range(STEPS):
         position = StepPosition(step, 2 * STEPS)
         own = crops(step, images=IMAGES, side=plan.image_size)
-        trainer.step(torch.stack([distributed.local_images(each) for each in own]), position)
+        smaller = of_this_rank(local_crops(step, images=IMAGES)) if local else None
+        trainer.step(of_this_rank(own), position, smaller)
         for owner, stats in trainer.read().owners.items():
             out[f"{name}/loss of {owner or 'base'}/{step}"] = torch.tensor(stats.loss)
     for key, tensor in trainer.state().items():
@@ -45,15 +52,21 @@ def take_steps(objective: str, coupling: Coupling, *, resnet: bool, out: dict[st
             out[f"{name}/{key}"] = tensor.clone(memory_format=torch.contiguous_format)
 
 
+def of_this_rank(views: Tensor) -> Tensor:
+    """The crops (V, b, C, S, S) of this rank's images."""
+    return torch.stack([distributed.local_images(each) for each in views])
+
+
 def main() -> None:
     torch.set_num_threads(1)
     distributed.join_processes(torch.device("cpu"))
     out: dict[str, Tensor] = {}
     for objective in OBJECTIVES:
-        take_steps(objective, "joint", resnet=False, out=out)
-    take_steps("simclr", "observe", resnet=False, out=out)
+        take_steps(objective, "joint", out=out)
+    take_steps("simclr", "observe", out=out)
     for objective in ("dino", "simclr"):
-        take_steps(objective, "joint", resnet=True, out=out)
+        take_steps(objective, "joint", out=out, plan=RESNET)
+    take_steps("ibot", "joint", out=out, plan=DYNAMIC_VIT, local=True)
     same = distributed.gather_objects({name: float(t.double().sum()) for name, t in out.items()})
     assert all(each == same[0] for each in same), "ranks have come apart"
     if torchrun.first():
