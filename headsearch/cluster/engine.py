@@ -9,6 +9,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+from headsearch.errors import UserError
+
+
+class EngineGoneError(UserError):
+    """The engine itself is gone."""
+
+
 Message: TypeAlias = Mapping[str, Any]
 """What driver and task tell each other, as JSON data; `kind` says which message it is."""
 
@@ -53,7 +60,7 @@ class Engine(Protocol):
         """What has happened since the last call; waits up to `seconds` for something.
 
         Raises:
-            UserError: the engine itself is gone.
+            EngineGoneError: the engine itself is gone.
         """
         ...
 

@@ -26,6 +26,7 @@ from headsearch.models.bases import BasePlan
 from headsearch.models.space import Space, find_space, load_space, read_space
 from headsearch.runs.directory import write_atomically
 from headsearch.runs.facts import RunFacts
+from headsearch.study.dense_record import dense_facts
 from headsearch.study.setup import SearchSetup, prepare
 from headsearch.training.base_plan import plan_as_recorded
 from headsearch.training.inputs import InMemoryInputs
@@ -185,6 +186,9 @@ def _prepared(run: Path, plan: Plan, device: str) -> SearchSetup:
         raise RefusedError(f"{config.space}: not the space that the run began with")
     prepared = prepare(config, inputs=InMemoryInputs(base=base, space=space))
     check_images(prepared.training, plan.images)
+    begun, here = plan.facts.get("dense") or {}, dense_facts(prepared) or {}
+    if begun.get("fingerprint") != here.get("fingerprint"):
+        raise RefusedError(f"{config.dense_data}: not the dense data that the run began with")
     files = checked_first_weights(run, plan.first_weights)
     return replace(prepared, training=prepared.training.starting_from(files))
 

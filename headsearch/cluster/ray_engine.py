@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from headsearch.cluster.choices import LOCAL, REMOTE
-from headsearch.cluster.engine import Ended, Heard, Message, News
+from headsearch.cluster.engine import Ended, EngineGoneError, Heard, Message, News
 from headsearch.cluster.task import perform
 from headsearch.errors import UserError
 
@@ -253,7 +253,7 @@ class RayEngine:
         """Looks at the head and the machines now and then.
 
         Raises:
-            UserError: the head has not answered for too long.
+            EngineGoneError: the head has not answered for too long.
         """
         now = time.monotonic()
         if self.gone or now - self._checked_at < CHECK_S:
@@ -272,10 +272,9 @@ class RayEngine:
         if self.gone:
             raise self._head_is_gone()
 
-    def _head_is_gone(self) -> UserError:
-        return UserError(
-            f"the head of the Ray cluster ({''.join(self._head)}) does not answer any more: start "
-            "the cluster again, then headsearch resume RUN; the results so far are kept"
+    def _head_is_gone(self) -> EngineGoneError:
+        return EngineGoneError(
+            f"the head of the Ray cluster ({''.join(self._head)}) does not answer any more"
         )
 
     def _look(self) -> None:

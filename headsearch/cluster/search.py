@@ -19,7 +19,7 @@ import optuna
 from optuna.trial import TrialState
 
 from headsearch.cluster.driver import Driver, DriverEvent, Job, attempt_folders
-from headsearch.cluster.engine import Engine, Message
+from headsearch.cluster.engine import Engine, EngineGoneError, Message
 from headsearch.cluster.jobs import candidate_of
 from headsearch.cluster.merge import merging, read_result, renumbered, write_result
 from headsearch.cluster.plan import Plan, read_plan, write_first_weights, write_plan
@@ -32,6 +32,7 @@ from headsearch.runs.directory import hold, read_config, undone_if_it_fails
 from headsearch.runs.observers import Observers
 from headsearch.runs.run import read_run
 from headsearch.runs.storage import STORAGE_ERRORS, check_storage, reason_of
+from headsearch.study.dense_record import dense_facts
 from headsearch.study.leaderboard import Entry
 from headsearch.study.proposals import ask_for_cohort, enqueue
 from headsearch.study.run_facts import first_facts
@@ -145,7 +146,7 @@ class EngineSearch:
             engine=name,
             generation=generation,
             settings=settings,
-            facts=first_facts(self.prepared),
+            facts={**first_facts(self.prepared), "dense": dense_facts(self.prepared)},
             images=fingerprint(self.prepared.data),
             first_weights=weights,
         )
@@ -326,24 +327,27 @@ class EngineSearch:
 
 
 @contextmanager
-def written_into(run: Path) -> Iterator[None]:
-    """In this block a run directory is written; an error of the disk becomes a line.
+def written_into(run: Path, how: str | None = None) -> Iterator[None]:
+    """In this block an engine writes a run; errors of disk and engine say how to go on.
+
+    Args:
+        run: the run directory.
+        how: the command that goes on; by default `headsearch resume RUN`.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the run cannot be written, or the engine is gone.
     """
+    how = how or f"headsearch resume {run}"
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-    except STORAGE_ERRORS as error:
-        reason = reason_of(error)
-    else:
-        return
-    raise UserError(
-        f"{run}: cannot write: {reason}; what was written before is kept: fix the cause, then "
-        f"headsearch resume {run}"
-    )
+    except EngineGoneError as error:
+        raise UserError(f"{error}: start it again, then {how}; what is done is kept") from None
+    except (OSError, *STORAGE_ERRORS) as error:
+        reason = error.strerror if isinstance(error, OSError) else reason_of(error)
+        raise UserError(
+            f"{run}: cannot write: {reason}; what was written before is kept: fix the cause, "
+            f"then {how}"
+        ) from None
 
 
 def remove_attempts(job: Job) -> None:

@@ -71,7 +71,7 @@ class EngineVerification:
         all_observers = Observers(observers, self.stop)
         lock = hold(self.run_directory)
         try:
-            with written_into(self.run_directory):
+            with written_into(self.run_directory, "the same command again"):
                 (self.run_directory / "solo").mkdir(exist_ok=True)
                 jobs = self._jobs()
                 driver = Driver(self.engine, self.grace, self._accept, all_observers.notify)

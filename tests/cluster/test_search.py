@@ -12,9 +12,10 @@ import torch
 
 from headsearch.cluster import jobs
 from headsearch.cluster.driver import DriverEvent, Happened
-from headsearch.cluster.engine import Message
+from headsearch.cluster.engine import EngineGoneError, Message
 from headsearch.cluster.plan import PLAN, WEIGHTS
 from headsearch.cluster.search import ATTEMPTS, EngineSearch
+from headsearch.data.dense import built_in
 from headsearch.errors import UserError
 from headsearch.runs.run import is_complete, read_run
 from headsearch.runs.snapshot import read_record
@@ -279,3 +280,29 @@ def test_trials_are_told_to_the_study_as_cohorts_end(tmp_path: Path) -> None:
     lines_of(search)
     assert states[0] == ["RUNNING"] * 4
     assert states[-1][:2] != ["RUNNING"] * 2
+
+
+def test_an_engine_that_is_gone_says_how_to_go_on(one: Path, tmp_path: Path) -> None:
+    def gone(message: Message) -> None:
+        if message["kind"] == "rung":
+            raise EngineGoneError("the head does not answer any more")
+
+    search = on_engine(tmp_path, "run", InlineEngine(heard=gone))
+    words = f"any more: start it again, then headsearch resume {search.run_directory}; what is"
+    with pytest.raises(UserError, match=words):
+        search.run()
+    lines_of(on_engine(tmp_path, "run", InlineEngine()))
+    same(search.run_directory, one)
+
+
+def test_dense_scores_of_several_cohorts_are_those_of_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(built_in, "TRAIN_IMAGES", 20)
+    monkeypatch.setattr(built_in, "EVALUATION_IMAGES", 40)
+    changes: dict[str, Any] = {"dense_data": "scenes-things", "epochs": 1, "rungs": 1}
+    search = on_engine(tmp_path, "run", InlineEngine(last_first=True), **changes)
+    lines_of(search)
+    alone = searched(tmp_path, **changes)
+    same(search.run_directory, alone)
+    assert (search.run_directory / "dense.csv").read_bytes() == (alone / "dense.csv").read_bytes()
