@@ -203,6 +203,8 @@ are those of a run without interruption.
         finish_pretraining(*resumed, console)
         return
     chosen = chosen_for_resuming(run, engine, grace)
+    if chosen is not None and (start_over or log not in (None, "none")):
+        raise UserError(f"{run} is a run of an engine: leave out --log and --start-over")
     if chosen is not None:
         with resumable(console):
             search, signal = resume_search_on(chosen, read_run(run), moved=moved, console=console)
