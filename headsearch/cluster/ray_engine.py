@@ -112,13 +112,13 @@ def _connect(ray: Any, spec: str, folder: Path | None) -> None:
         where = {"address": spec.removeprefix(REMOTE)}
     try:
         if spec.startswith(REMOTE):
-            _check_head(ray, where["address"])
+            _ask_head(ray, where["address"])
         ray.init(**where, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # each kind of failure has its own class, some of them plain
         raise UserError(f"--engine {spec}: {_why_not_connected(error)}") from None
 
 
-def _check_head(ray: Any, address: str) -> None:
+def _ask_head(ray: Any, address: str) -> None:
     """Asks a head whether it lets this process in; `ray.init` would ask for 20 s, and not say why.
 
     Raises:
@@ -256,26 +256,20 @@ class RayEngine:
             EngineGoneError: the head has not answered for too long.
         """
         now = time.monotonic()
-        if self.gone or now - self._checked_at < CHECK_S:
-            if self.gone:
-                raise self._head_is_gone()
-            return
-        host, _, port = self._head
-        try:
-            socket.create_connection((host, int(port)), timeout=CHECK_S).close()
-        except OSError:
-            self.gone = now - self._answered_at > GONE_S
-        else:
-            self._answered_at = now
-            self._look()
-        self._checked_at = time.monotonic()
+        if not self.gone and now - self._checked_at >= CHECK_S:
+            host, _, port = self._head
+            try:
+                socket.create_connection((host, int(port)), timeout=CHECK_S).close()
+                self._look()
+            except (OSError, self._ray.exceptions.RayError):
+                self.gone = now - self._answered_at > GONE_S
+            else:
+                self._answered_at = now
+            self._checked_at = time.monotonic()
         if self.gone:
-            raise self._head_is_gone()
-
-    def _head_is_gone(self) -> EngineGoneError:
-        return EngineGoneError(
-            f"the head of the Ray cluster ({''.join(self._head)}) does not answer any more"
-        )
+            raise EngineGoneError(
+                f"the head of the Ray cluster ({''.join(self._head)}) does not answer any more"
+            )
 
     def _look(self) -> None:
         """Notes which machines are alive."""
