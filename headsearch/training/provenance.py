@@ -91,7 +91,6 @@ def recorded_settings(setup: TrainingSetup, run_directory: Path) -> dict[str, An
     """The content of config.yaml: the resolved settings and all else that decides the results."""
     weights = setup.plan.weights
     settings = setup.config.model_dump(mode="json")
-    packages = ("torch", "torchvision", "timm", "optuna", "numpy")
     return {
         **settings,
         **absolute_locations({**settings, "given": setup.inputs.names}),
@@ -108,11 +107,17 @@ def recorded_settings(setup: TrainingSetup, run_directory: Path) -> dict[str, An
         "base_arguments": {"timm_name": setup.plan.timm_name, **setup.plan.arguments},
         "data_fingerprint": fingerprint.written(fingerprint.fingerprint(setup.data)),
         "git_commit": _git_commit(),
-        "versions": {
-            "headsearch": VERSION,
-            "python": platform.python_version(),
-            **{package: version(package) for package in packages},
-        },
+        "versions": versions_here(),
+    }
+
+
+def versions_here() -> dict[str, str]:
+    """The versions that decide the results: of headsearch, Python and packages."""
+    packages = ("torch", "torchvision", "timm", "optuna", "numpy")
+    return {
+        "headsearch": VERSION,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
     }
 
 
