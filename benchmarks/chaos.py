@@ -71,10 +71,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         one = Path(folder) / "one"
         subprocess.run([*HEADSEARCH, "run", *FLAGS, "--out", one], check=True, stdout=sys.stderr)
-        rows = [harmed(fault, Path(folder), one) for fault in FAULTS]
-    table = pd.DataFrame(rows)
-    print(table)
-    table.to_csv(arguments.out, index=False)
+        rows = []
+        for fault in FAULTS:
+            rows.append(harmed(fault, Path(folder), one))
+            pd.DataFrame(rows).to_csv(arguments.out, index=False)
+    print(pd.DataFrame(rows))
 
 
 def harmed(fault: Fault, folder: Path, one: Path) -> dict[str, Any]:

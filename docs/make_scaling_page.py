@@ -150,7 +150,8 @@ def chaos(table: pd.DataFrame) -> str:
     return markdown(
         ["fault", "after it (s)", "what is timed", "resumed", "tables"],
         [
-            [str(r["fault"]), f"{r['seconds']:.1f}" if r["seconds"] == r["seconds"] else "–", str(r["timed"]), str(r["resumed"]),
+            [str(r["fault"]), f"{r['seconds']:.1f}" if r["seconds"] == r["seconds"] else "–",
+             str(r["timed"]), str(r["resumed"]),
              "those of `run`" if r["same"] else "others"]
             for _, r in table.iterrows()
         ],
