@@ -45,6 +45,13 @@ def calibrate(
     primary: Annotated[
         str, typer.Option(help="The score that counts; the others' p-values are corrected.")
     ] = "head_accuracy",
+    gain: Annotated[
+        str,
+        typer.Option(
+            help="What heads gain in: accuracy, or with --dense-data segmentation, regions, "
+            "detection or masks."
+        ),
+    ] = "accuracy",
     out: Annotated[
         Path | None, typer.Option(help="A .csv file. \\[default: calibration.csv in the first RUN]")
     ] = None,
@@ -63,7 +70,7 @@ def calibrate(
     from headsearch.runs.run import read_run
     from headsearch.runs.tables import write_table
 
-    found = calibrate_runs([read_run(run) for run in runs], primary)
+    found = calibrate_runs([read_run(run) for run in runs], primary, gain)
     target = out if out is not None else runs[0] / "calibration.csv"
     try:
         write_table(target, found.table())

@@ -59,6 +59,11 @@ class PretrainSettings(TypedDict, total=False):
     eval_images: int
     bank_images: int
     probe_classes: int
+    dense_data: str | None
+    dense_format: str
+    dense_classes: str | None
+    dense_ignore: str | None
+    dense_tiles: bool
     device: str
     precision: Precision
     cuda_graphs: CudaGraphs

@@ -11,10 +11,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-LOCATIONS = ("data", "eval_data", "data_dir", "labels", "base_weights", "space")
+LOCATIONS = (
+    "data", "eval_data", "data_dir", "labels", "base_weights", "space", "dense_data",
+    "dense_classes",
+)  # fmt: skip
 """The settings that name a place."""
 BUILT_IN = "scenes"
 """The name of the built-in dataset; `./scenes` means a folder of this name."""
+BUILT_IN_DENSE = ("scenes", "scenes-things")
+"""The built-in sets of `dense_data`."""
 NO_FILES = ("auto", "folders", "none")
 """The values of `labels` that name no file."""
 TIMM_PREFIXES = ("torch", "hfds", "hfids", "tfds", "wds")
@@ -46,12 +51,16 @@ def absolute_locations(settings: Mapping[str, Any]) -> dict[str, str | None]:
 def _absolute(name: str, value: str) -> str:
     if name in ("data", "eval_data") and "::" in value:  # several archives
         return "::".join(_absolute(name, part) for part in value.split("::"))
+    if name == "dense_data" and "," in value:  # training and evaluation images
+        return ",".join(_absolute(name, part.strip()) for part in value.split(","))
     of_images = value == BUILT_IN or _of_timm(value) or "://" in value
     is_name = {
         "data": of_images,
         "eval_data": of_images,
         "labels": value in NO_FILES or "://" in value,
         "space": not Path(value).is_file(),
+        "dense_data": value in BUILT_IN_DENSE,
+        "dense_classes": value == "supercategory",
     }
     return value if is_name.get(name, False) else str(Path(value).expanduser().absolute())
 

@@ -15,13 +15,12 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Field,
     ValidationError,
     ValidationInfo,
     field_validator,
 )
 
-from headsearch.config import formats
+from headsearch.config import dense_settings, formats
 from headsearch.config.checks import (
     checked_bank_images,
     checked_images_per_head,
@@ -30,6 +29,7 @@ from headsearch.config.checks import (
     refuse_empty,
     refuse_switch,
 )
+from headsearch.config.panels import MACHINE, SCORES, SEARCH, TRAIN, WHAT, setting
 from headsearch.config.presets import DEFAULT_LR, PRESETS
 from headsearch.config.recipes import find_recipe
 from headsearch.config.setting_groups import RECORDED, not_inherited, of_older_runs
@@ -43,18 +43,6 @@ CheckImages = Literal["auto", "lazy", "headers"]
 Log = Literal["none", "tensorboard"]
 CudaGraphs = Literal["auto", "never"]
 ImagesPerHead: TypeAlias = Literal["all", "share"] | int
-
-
-WHAT = "What to search"
-TRAIN = "Training"
-SEARCH = "Search"
-SCORES = "Scores"
-MACHINE = "Machine and output"
-
-
-def setting(default: Any, help: str, panel: str, **bounds: Any) -> Any:
-    """A pydantic field with its help text and its panel in `--help`."""
-    return Field(default, description=help, json_schema_extra={"panel": panel}, **bounds)
 
 
 class RunConfig(BaseModel):
@@ -221,8 +209,9 @@ class RunConfig(BaseModel):
     rank_by: str = setting(
         "auto",
         "Score for pruning and ranking: accuracy, discrepancy, balanced (the geometric mean of "
-        "both), complementarity, head_only_right, discrepancy_pooled, absorption, predicted_gain "
-        "or static_prior. auto: accuracy with labels, discrepancy without.",
+        "both), complementarity, head_only_right, discrepancy_pooled, absorption, predicted_gain, "
+        "static_prior, or of --dense-data: segmentation, regions, detection, masks. auto: accuracy "
+        "with labels, discrepancy without.",
         SCORES,
     )
     discrepancy: str = setting(
@@ -239,6 +228,12 @@ class RunConfig(BaseModel):
         "Most classes that accuracy is measured on, drawn by the seed; fewer where each would have "
         "fewer than 10 bank images. 0: all. Training images are of all classes in any case.",
         SCORES, ge=0)  # fmt: skip
+
+    dense_data: str | None = dense_settings.DATA
+    dense_format: str = dense_settings.FORMAT
+    dense_classes: str | None = dense_settings.CLASSES
+    dense_ignore: str | None = dense_settings.IGNORE
+    dense_tiles: bool = dense_settings.TILES
 
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, …", MACHINE)
     precision: Precision = setting(

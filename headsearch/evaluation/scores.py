@@ -10,6 +10,8 @@ from statistics import fmean
 from torch import Tensor
 
 from headsearch.evaluation.jackknife import Estimate
+from headsearch.evaluation.proxies.grouped_scores import DenseScores, mean_of_seeds
+from headsearch.runs.dense_scores import DENSE_RANKINGS, DENSE_SCORES
 from headsearch.runs.tables import FURTHER_SCORES
 
 PROTOTYPE_KL = "prototype_kl"
@@ -50,6 +52,11 @@ def accuracy_columns(prefix: str, accuracies: Accuracies | None) -> dict[str, fl
         f"{prefix}_knn": accuracies.knn if accuracies else math.nan,
         f"{prefix}_linear": accuracies.linear if accuracies else math.nan,
     }
+
+
+def dense_columns(scores: Mapping[str, float] | None, prefix: str = "") -> dict[str, float]:
+    """Dense scores as tables hold them: NaN where the data do not give them."""
+    return {f"{prefix}{name}": (scores or {}).get(name, math.nan) for name in DENSE_SCORES}
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,7 @@ class Scores:
             base itself.
         prototype_use: None if the objective has no prototypes.
         further: those of `FURTHER_SCORES` that are known, by name; empty for the base itself.
+        dense: segmentation, detection, …; None without dense data.
     """
 
     effective_rank: float
@@ -108,6 +116,7 @@ class Scores:
     forms: Mapping[str, float] = field(default_factory=dict)
     prototype_use: PrototypeUse | None = None
     further: Mapping[str, float] = field(default_factory=dict)
+    dense: DenseScores | None = None
 
     def relative_to_base(
         self, discrepancy: Estimate | None, forms: Mapping[str, float], pooled: float
@@ -139,6 +148,9 @@ class Scores:
         Args:
             rank_by: its name in `RANK_BY`.
         """
+        if rank_by in DENSE_RANKINGS:
+            known = self.dense.choose if self.dense else {}
+            return fmean(known.get(name, math.nan) for name in DENSE_RANKINGS[rank_by])
         if rank_by in FURTHER_SCORES:
             return self.further.get(rank_by, math.nan)
         accuracy = self.choose.mean if self.choose else math.nan
@@ -230,4 +242,5 @@ def _mean(scores: Sequence[Scores]) -> Scores:
             name: fmean(each.further.get(name, math.nan) for each in scores)
             for name in scores[0].further
         },
+        mean_of_seeds([each.dense for each in scores if each.dense is not None]),
     )

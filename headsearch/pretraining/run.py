@@ -26,7 +26,7 @@ from headsearch.config.normalization import Normalization
 from headsearch.config.setting_groups import OF_SEARCH_ALONE
 from headsearch.config.settings import resolve
 from headsearch.errors import UserError
-from headsearch.evaluation.scores import accuracy_columns
+from headsearch.evaluation.scores import accuracy_columns, dense_columns
 from headsearch.models.bases import NORMALIZATION, Base, BasePlan
 from headsearch.models.space import Candidate
 from headsearch.pretraining.head_selection import (
@@ -37,6 +37,7 @@ from headsearch.pretraining.setup import (
 )
 from headsearch.pretraining.solo import SoloEvent, SoloRun, SoloScored, SoloScoring
 from headsearch.pretraining.step_file import StepFile
+from headsearch.runs.dense_scores import BASE_DENSE
 from headsearch.runs.directory import (
     CONFIG,
     create,
@@ -66,7 +67,8 @@ from headsearch.training.provenance import check_same_data, recorded_settings
 from headsearch.training.setup import TrainingSetup
 
 # `base_*` is the base's accuracy on the reporting labels, `choose_*` that on the labels that may be
-# used to choose between heads; `head_*` is the head's accuracy on the reporting labels.
+# used to choose between heads; `head_*` is the head's accuracy on the reporting labels. The base's
+# dense scores are those on the reported images.
 PRETRAIN_COLUMNS = (
     "rung",
     "step",
@@ -80,6 +82,7 @@ PRETRAIN_COLUMNS = (
     "head_knn",
     "head_linear",
     "discrepancy",
+    *BASE_DENSE,
 )
 WEIGHTS, TABLE = "base.safetensors", "pretrain.csv"
 
@@ -308,6 +311,7 @@ def _row(event: SoloScored, setup: TrainingSetup, candidate: Candidate | None) -
         "loss": event.loss,
         **accuracy_columns("head", head.report if head else None),
         "discrepancy": head.discrepancy_value if head else math.nan,
+        **dense_columns(base.dense.report if base.dense else None, "base_"),
     }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from headsearch.report.statistics.intervals import Interval, accuracy_interval
 from headsearch.report.statistics.ranking import rank_by, reporting_images
+from headsearch.runs.dense_scores import DENSE_RANKINGS, DENSE_SCORES
 from headsearch.runs.run import Run
 from headsearch.runs.tables import Ranked
 
@@ -79,6 +80,13 @@ COLUMNS: dict[str, Column] = {
     "base_linear": Column("Base linear-probe accuracy", "Base linear", "%", 100, 1),
     "head_top5": Column("Head linear-probe accuracy, top 5", "Top 5", "%", 100, 1),
     "base_top5": Column("Base linear-probe accuracy, top 5", "Base top 5", "%", 100, 1),
+    "seg_knn": Column("Segmentation by k-NN, mIoU", "Seg. k-NN", "%", 100, 1),
+    "seg_linear": Column("Segmentation by a linear probe, mIoU", "Seg. linear", "%", 100, 1),
+    "region_knn": Column("Region k-NN accuracy", "Region k-NN", "%", 100, 1),
+    "region_linear": Column("Region linear-probe accuracy", "Region linear", "%", 100, 1),
+    "det_ap50": Column("Detection, AP at IoU 0.5", "Det. AP50", "%", 100, 1),
+    "det_ar100": Column("Detection, AR of 100 boxes", "Det. AR100", "%", 100, 1),
+    "mask_iou": Column("Instance masks, IoU", "Mask IoU", "%", 100, 1),
     "effective_rank": Column("Effective rank", "Eff. rank", "", 1, 1, decades=True),
     "params_m": Column("Head parameters", "Params", "M", 1, 2, decades=True),
     "gflops": Column("Head compute per image", "Compute", "GFLOPs", 1, 3, decades=True),
@@ -93,13 +101,19 @@ COLUMNS: dict[str, Column] = {
     "images": Column("Images seen", "Images", "thousands", 0.001, 1),
     "loss": Column("Training loss", "Loss", "nats", 1, 3),
 }
+COLUMNS |= {
+    f"base_{name}": replace(
+        COLUMNS[name], title=f"Base: {COLUMNS[name].title}", short=f"Base {COLUMNS[name].short}"
+    )
+    for name in DENSE_SCORES
+}
 """The columns by their name in the files."""
 
 
 def score_column(run: Run) -> Column:
     """How the score that ranks the heads of a run is shown: an accuracy in per cent."""
     column = COLUMNS["score"]
-    if rank_by(run) != "accuracy":
+    if rank_by(run) not in ("accuracy", *DENSE_RANKINGS):
         return column
     return replace(column, unit="%", scale=100, digits=1)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from headsearch.report.advice import advice
 from headsearch.report.caveats import trust
+from headsearch.report.dense import DenseSection, dense_section
 from headsearch.report.settings_list import command, settings_list
 from headsearch.report.statistics.gains import verified
 from headsearch.report.statistics.ranking import last_rung
@@ -35,6 +36,7 @@ class Content:
     verdict: str
     verified_legend: str
     baselines: Table | None
+    dense: DenseSection | None
     costs: list[tuple[str, str]]
     trust: list[str]
     method: str
@@ -56,6 +58,7 @@ def content(run: Run) -> Content:
         verdict=verdict(solo_results) if solo_results is not None else "",
         verified_legend=VERIFIED_LEGEND,
         baselines=baselines_table(run),
+        dense=dense_section(run),
         costs=list(_costs(run)),
         trust=list(trust(run)),
         method=_method(run),

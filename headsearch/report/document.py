@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from headsearch.errors import UserError
 from headsearch.report.content import content
 from headsearch.report.plots.column_plot import column_figure
-from headsearch.report.plots.discrepancy_accuracy import discrepancy_accuracy
+from headsearch.report.plots.discrepancy_accuracy import accuracy_column, discrepancy_accuracy
 from headsearch.report.plots.pruning_timeline import pruning_timeline
 from headsearch.report.plots.scores_over_rungs import scores_over_rungs
 from headsearch.report.plots.style import plotting, save
@@ -34,6 +34,12 @@ def _gain(run: Run) -> Figure | None:
     return column_figure(run, "discrepancy", "gain") if "gain" in run.ranking.columns else None
 
 
+def _dense(run: Run, *names: str) -> Figure | None:
+    """The first of some dense scores that the run has, against accuracy; None without any."""
+    name = next((n for n in names if n in run.ranking and run.ranking[n].notna().any()), None)
+    return column_figure(run, accuracy_column(run), name) if name is not None else None
+
+
 PLOTS: dict[str, tuple[Callable[[Run], Figure | None], str]] = {
     "discrepancy_accuracy": (
         discrepancy_accuracy,
@@ -48,6 +54,14 @@ PLOTS: dict[str, tuple[Callable[[Run], Figure | None], str]] = {
     "pruning_timeline": (
         pruning_timeline,
         "How long each head was trained: its last rung, in the order of the ranking.",
+    ),
+    "accuracy_segmentation": (
+        lambda run: _dense(run, "seg_linear"),
+        "Segmentation of dense images by each head's map, against its accuracy on whole images.",
+    ),
+    "accuracy_detection": (
+        lambda run: _dense(run, "det_ap50"),
+        "Detection in dense images by each head's map, against its accuracy on whole images.",
     ),
     "discrepancy_gain": (
         _gain,

@@ -50,6 +50,15 @@ class RunView:
         return self.run.solo.copy()
 
     @property
+    def dense(self) -> pd.DataFrame:
+        """dense.csv: a row for each representation and dense score, with its standard error.
+
+        `kind` is head, base, untrained, position, pixels or ceiling; `over_base` is a head's
+        difference from the base on the same images. Empty without `dense_data`.
+        """
+        return self.run.dense.copy()
+
+    @property
     def best(self) -> str | None:
         """The best candidate that is not a control and did not collapse or fail, or None."""
         rows = ranked(self.run.ranking)

@@ -29,6 +29,18 @@ class EvaluationFacts(TypedDict, total=False):
     classes: int
 
 
+class DenseFacts(TypedDict, total=False):
+    """The dense data: what was understood, the base's grid, the columns that they give, the number
+    of images to fit proxies on and to score them on, and a hash of the annotations."""
+
+    notes: list[str]
+    grid: list[int]
+    scores: list[str]
+    fit: int
+    scored: int
+    fingerprint: str
+
+
 class RunFacts(TypedDict, total=False):
     """All facts of a run.
 
@@ -43,6 +55,7 @@ class RunFacts(TypedDict, total=False):
         labelled: whether the data has labels, and the run has accuracies.
         data_warnings: what makes the data doubtful, one line each.
         baselines: accuracies to compare with, by name: `raw_knn`, `untrained_linear`, `base_knn`, …
+        dense: the dense data; None without.
         rung_count: the number of rungs after rung 0.
         seeds: the number of seeds.
         steps: the number of training steps of one cohort with one seed.
@@ -72,6 +85,7 @@ class RunFacts(TypedDict, total=False):
     labelled: bool
     data_warnings: list[str]
     baselines: dict[str, float]
+    dense: DenseFacts | None
     rung_count: int
     seeds: int
     steps: int

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from headsearch.errors import UserError, unknown
+from headsearch.runs.dense_scores import DENSE_RANKINGS, DENSE_SCORES, missing_for
 from headsearch.runs.tables import FURTHER_SCORES
 
 
@@ -18,11 +20,19 @@ class RankBy:
         words: what it is, to follow "ranked by".
         why: why the first-ranked head is first, to follow "because".
         needs_labels: whether it needs labels.
+        dense: the dense scores whose mean it is; empty for other scores.
     """
 
     words: str
     why: str
     needs_labels: bool = False
+    dense: tuple[str, ...] = ()
+
+
+def _dense(name: str, why: str) -> RankBy:
+    scores = DENSE_RANKINGS[name]
+    words = " and ".join(f"{score} ({DENSE_SCORES[score]})" for score in scores)
+    return RankBy(f"the mean of {words}" if len(scores) > 1 else words, why, dense=scores)
 
 
 def _further(name: str, why: str, *, needs_labels: bool = False) -> RankBy:
@@ -61,6 +71,10 @@ RANK_BY: dict[str, RankBy] = {
     "static_prior": _further(
         "static_prior", "it, or its family, gained the most in published settings"
     ),
+    "segmentation": _dense("segmentation", "its map segments images best"),
+    "regions": _dense("regions", "its features tell best what stands in a box"),
+    "detection": _dense("detection", "objects are found best in its map"),
+    "masks": _dense("masks", "the outlines of objects are found best in its map"),
 }
 """The scores that candidates can be ranked by. `balanced` ranks neither a copy of the base nor a
 useless head high."""
@@ -91,7 +105,9 @@ def resolved_rank_by(name: str, *, labelled: bool, data: str, unused_labels: str
     if name == AUTO:
         return "accuracy" if labelled else "discrepancy"
     if RANK_BY[name].needs_labels and not labelled:
-        without = ", ".join(other for other, each in RANK_BY.items() if not each.needs_labels)
+        without = ", ".join(
+            other for other, each in RANK_BY.items() if not (each.needs_labels or each.dense)
+        )
         if unused_labels:
             raise UserError(
                 f"--rank-by {name} needs queries that can be classified, but of {data} "
@@ -103,3 +119,25 @@ def resolved_rank_by(name: str, *, labelled: bool, data: str, unused_labels: str
             f"of: {without}"
         )
     return name
+
+
+def check_dense(name: str, available: Collection[str], dense_data: str | None) -> None:
+    """Checks that the dense data give the scores that candidates are to be ranked by.
+
+    Args:
+        name: the setting.
+        available: the dense scores that the data give.
+        dense_data: the setting, for the error message.
+
+    Raises:
+        UserError: they do not.
+    """
+    if not missing_for(name, available):
+        return
+    needed = "boxes" if name in ("regions", "detection") else "masks"
+    needed = "masks of objects" if name == "masks" else needed
+    if dense_data is None:
+        raise UserError(f"--rank-by {name} needs --dense-data with {needed}, such as scenes-things")
+    given = [other for other in DENSE_RANKINGS if not missing_for(other, available)]
+    can = f"; {dense_data} gives {', '.join(given)}" if given else ""
+    raise UserError(f"--rank-by {name} needs --dense-data with {needed}{can}")

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from headsearch.config.settings import resolve
 from headsearch.config.yaml_file import read_yaml
 from headsearch.errors import UserError
+from headsearch.runs.dense_table import empty, read_dense
 from headsearch.runs.directory import CONFIG, STUDY, abandoned, read_config
 from headsearch.runs.facts import RunFacts
 from headsearch.runs.rank_by import check_rank_by
@@ -45,6 +46,7 @@ class Run:
         scores: scores.csv, a row a candidate, rung and seed: the scores that may choose, on the
             labels that choose. Empty for runs made before it was written.
         solo: solo.csv, a row a finished solo run of `verify`; empty without any.
+        dense: dense.csv, a row a representation and dense score; empty without dense data.
     """
 
     path: Path
@@ -54,6 +56,7 @@ class Run:
     rungs: pd.DataFrame
     scores: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SCORE_COLUMNS)))
     solo: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SOLO_COLUMNS)))
+    dense: pd.DataFrame = field(default_factory=empty)
 
 
 UNREADABLE = (
@@ -109,6 +112,7 @@ def read_run(path: Path) -> Run:
         rungs=read_table(path / "rungs.csv", RUNG_COLUMNS),
         scores=read_table(path / "scores.csv", SCORE_COLUMNS),
         solo=read_table(path / "solo.csv", SOLO_COLUMNS),
+        dense=read_dense(path),
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from headsearch.errors import UserError
+from headsearch.runs.dense_scores import BASE_DENSE, DENSE_SCORES
 from headsearch.runs.directory import write_atomically
 from headsearch.text import for_csv, printable
 
@@ -30,6 +31,7 @@ RANKING_COLUMNS = (
     "discrepancy_high",
     "head_knn",
     "head_linear",
+    *DENSE_SCORES,
     "effective_rank",
     "params_m",
     "gflops",
@@ -52,6 +54,8 @@ RUNG_COLUMNS = (
     "loss",
     "head_top5",
     "base_top5",
+    *DENSE_SCORES,
+    *BASE_DENSE,
 )
 
 
@@ -93,6 +97,7 @@ SCORE_COLUMNS = (
     "effective_rank",
     "loss",
     *FURTHER_SCORES,
+    *DENSE_SCORES,
 )
 
 
@@ -104,6 +109,7 @@ SOLO_COLUMNS = (
     "base_linear",
     "choose_knn",
     "choose_linear",
+    *BASE_DENSE,
 )
 
 
@@ -121,7 +127,7 @@ _SHARE_COLUMNS = {
     f"{of}_{probe}"
     for of in ("head", "base", "choose", "base_choose")
     for probe in ("knn", "linear")
-} | set(TOP5)
+} | {*TOP5, *DENSE_SCORES, *BASE_DENSE}
 _KEYS = ("candidate", "seed", "rung")
 """Columns that name a row, as far as a table has them: no two rows have the same."""
 MOST_ROWS = 100_000
@@ -164,7 +170,7 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     frame = frame.assign(
         **{
             name: math.nan
-            for name in (*FURTHER_SCORES, *TOP5)
+            for name in (*FURTHER_SCORES, *TOP5, *DENSE_SCORES, *BASE_DENSE)
             if name in columns and name not in frame.columns
         }
     )
@@ -289,6 +295,13 @@ class Ranked:
     gain: float = math.nan
     gain_low: float = math.nan
     gain_high: float = math.nan
+    seg_knn: float = math.nan
+    seg_linear: float = math.nan
+    region_knn: float = math.nan
+    region_linear: float = math.nan
+    det_ap50: float = math.nan
+    det_ar100: float = math.nan
+    mask_iou: float = math.nan
 
     @property
     def healthy(self) -> bool:

@@ -38,6 +38,7 @@ from headsearch.runs.storage import STORAGE_ERRORS, check_storage, reason_of
 from headsearch.study import recovery
 from headsearch.study.cohort import Cohort, Replica
 from headsearch.study.collapsed_heads import why_collapsed
+from headsearch.study.dense_record import record_base, record_baselines
 from headsearch.study.events import Advanced, Event, Noted, Scored, Scoring
 from headsearch.study.job_commands import End, Steps
 from headsearch.study.lost_snapshots import settle_start
@@ -170,6 +171,7 @@ class Search:
             self._save("running")
             if self.prepared.data.bank is not None and "raw_knn" not in state.facts["baselines"]:
                 note_baseline(state.facts, "raw", raw_pixels(self.prepared.data))
+            record_baselines(state.leaderboard, self.prepared)
             enqueue(self.trials.study, self.prepared.space, self.prepared.listing)
             index = state.first_cohort
             while index < len(state.sizes):
@@ -319,6 +321,7 @@ class Search:
         state.facts["dominant_share"] = mean.dominant_share
         if rung == 0:
             note_baseline(state.facts, "untrained", mean.base)
+        record_base(state.leaderboard, cohort.index, rung, mean)
         for name, entry in list(live.items()):
             ranked_by = {
                 seed: scores.heads[name].ranking_score(rank_by) for seed, scores in by_seed.items()

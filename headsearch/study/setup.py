@@ -16,7 +16,7 @@ from headsearch.models.bases import BasePlan
 from headsearch.models.head_batches import check_images_per_head, head_batch_size
 from headsearch.models.space import Candidate, Listing, ResolvedSpace, find_space, load_space
 from headsearch.runs.console import Loading, silently
-from headsearch.runs.rank_by import ABSORPTION, check_rank_by, resolved_rank_by
+from headsearch.runs.rank_by import ABSORPTION, check_dense, check_rank_by, resolved_rank_by
 from headsearch.runs.storage_url import masked
 from headsearch.study.proposals import (
     candidate_count,
@@ -117,6 +117,8 @@ def prepare(
     check_rank_by(config.rank_by)
     if config.rank_by == ABSORPTION and config.coupling != "observe":
         raise UserError(f"--rank-by {ABSORPTION} needs --coupling observe")
+    if config.dense_data is None:
+        check_dense(config.rank_by, (), None)
     space = load_space(find_space(config.space)) if inputs.space is None else inputs.space
     training = prepare_training(config, inputs, loading)
     rank_by = resolved_rank_by(
@@ -125,6 +127,8 @@ def prepare(
         data=config.eval_data or config.data,
         unused_labels=training.data.unused_labels,
     )
+    if training.dense is not None:
+        check_dense(config.rank_by, training.dense.available, config.dense_data)
     if len(set(distributed.gather_objects(space.hash))) > 1:
         raise UserError(f"the processes of this job have different spaces: {config.space}")
     loading(f"fitting the heads of {config.space} to the base")

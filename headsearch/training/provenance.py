@@ -42,6 +42,8 @@ def setup_notes(setup: TrainingSetup) -> Iterator[str]:
     images = counted(len(data.train), "training image")
     yield f"{images} from {setup.config.data}, {labels}"
     yield from data.notes
+    if setup.dense is not None:
+        yield from setup.dense.notes
     threads, used = setup.config.threads, torch.get_num_threads()
     if threads is not None and threads > used:
         yield (

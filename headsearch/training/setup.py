@@ -47,6 +47,12 @@ from headsearch.training.base_plan import (
     plan_for,
     with_normalization,
 )
+from headsearch.training.dense import (
+    DenseScoring,
+    check_dense_settings,
+    first_half,
+    open_dense_scoring,
+)
 from headsearch.training.environment import check_compiler, set_up
 from headsearch.training.head_check import IMAGES, check_head
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
@@ -71,6 +77,7 @@ class TrainingSetup:
         plan: the base, fitted to the images.
         objective: the self-supervised objective.
         inputs: the objects that a Python caller passed.
+        dense: the proxies of segmentation, detection, …; None without `--dense-data`.
         first_weights: files with the first weights of the student without heads, by seed. They
             replace those that are drawn from the seed.
     """
@@ -82,6 +89,7 @@ class TrainingSetup:
     plan: BasePlan
     objective: Objective
     inputs: InMemoryInputs
+    dense: DenseScoring | None = None
     first_weights: Mapping[int, Path] = field(default_factory=dict)
 
     @property
@@ -153,20 +161,24 @@ class TrainingSetup:
             on_progress: called many times while they are scored.
         """
         heads = list(network.heads)
-        parts = distributed.gather_objects(
-            score_rung(
-                network,
-                self.data,
-                heads=distributed.local_part(heads),
-                measure=self.config.discrepancy,
-                batch_size=2 * self.batch,
-                autocast=self.autocast,
-                summary=self.objective.summary_of_base,
-                prototypes=self.objective.prototypes_of(network),
-                normalization=normalization.parse(self.config.normalization),
-                on_progress=on_progress,
-            )
+        own = distributed.local_part(heads)
+        scores = score_rung(
+            network,
+            self.data,
+            heads=own,
+            measure=self.config.discrepancy,
+            batch_size=2 * self.batch,
+            autocast=self.autocast,
+            summary=self.objective.summary_of_base,
+            prototypes=self.objective.prototypes_of(network),
+            normalization=normalization.parse(self.config.normalization),
+            on_progress=on_progress if self.dense is None else first_half(on_progress),
         )
+        if self.dense is not None:
+            scores = self.dense.added(
+                scores, network, own, self.config, autocast=self.autocast, on_progress=on_progress
+            )
+        parts = distributed.gather_objects(scores)
         by_head = {name: scores for part in parts for name, scores in part.heads.items()}
         return replace(parts[0], heads={name: by_head[name] for name in heads})
 
@@ -202,6 +214,7 @@ def prepare_training(
     recipe = find_recipe(config.recipe)
     objective = make_objective(config.objective, **recipe.sizes_for(config.objective))
     _check_discrepancy(config, objective)
+    check_dense_settings(config)
     arguments, weights = named_base(config) if inputs.base is None else ({}, None)
     config = with_normalization(config, inputs.base, weights)
     if config.out is not None:
@@ -217,7 +230,9 @@ def prepare_training(
     )
     if config.lr is None:
         config = config.model_copy(update={"lr": quick_lr(plan.dim)})
-    setup = TrainingSetup(config, device, autocast, data, plan, objective, inputs)
+    batch = 2 * min(config.batch_size, len(data.train))
+    dense = open_dense_scoring(config, data.train.image_size, plan.grid, batch, device, loading)
+    setup = TrainingSetup(config, device, autocast, data, plan, objective, inputs, dense)
     _check_base(setup)
     check_local_views(config, plan, objective, views)
     if not config.compile:  # a compiled base may keep less than is counted

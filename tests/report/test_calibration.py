@@ -16,6 +16,7 @@ from headsearch.errors import UserError
 from headsearch.report.calibration import calibration_table, calibration_words
 from headsearch.report.statistics.agreement import _spearman
 from headsearch.report.statistics.calibration import calibrate, calibrate_runs
+from headsearch.report.statistics.dense import dense_gains
 from headsearch.report.statistics.rank_correlation import tau_b
 from headsearch.report.statistics.score_columns import SCORES, collapsed_last
 from headsearch.runs.run import Run
@@ -271,3 +272,29 @@ def test_rho_of_every_resample_is_that_of_scipy() -> None:
     assert math.isnan(found[3])
     want = [stats.spearmanr(a, b).statistic for a, b in zip(x, y, strict=True)]
     assert np.delete(found, 3) == pytest.approx(np.delete(want, 3))
+
+
+def test_scores_are_compared_with_gains_in_a_dense_task(tmp_path: Path) -> None:
+    run = verified_run(tmp_path, GAINS)
+    opposite = run.solo.assign(base_det_ap50=0.9 - run.solo["base_knn"])
+    run = replace(run, solo=opposite)
+    by_accuracy = calibrate_runs([run], "discrepancy").agreements
+    by_detection = calibrate_runs([run], "discrepancy", gain="detection").agreements
+    taus = [
+        next(each.tau.value for each in found if each.score == "discrepancy")
+        for found in (by_accuracy, by_detection)
+    ]
+    assert taus == pytest.approx([1, -1])
+    with pytest.raises(UserError, match="did you mean 'detection'"):
+        calibrate_runs([run], "discrepancy", gain="detectoin")
+    bare = replace(run, solo=run.solo.assign(base_det_ap50=math.nan))
+    with pytest.raises(UserError, match="search and verify with --dense-data"):
+        calibrate_runs([bare], "discrepancy", gain="detection")
+
+
+def test_the_report_gives_the_gains_in_dense_tasks(tmp_path: Path) -> None:
+    found = dense_gains(verified_run(tmp_path, {"mixer-d2-r4": 0.02, "swin-d2-w4": -0.01}))
+    assert set(found) == {"segmentation", "regions", "detection", "masks"}
+    assert found["masks"]["mixer-d2-r4"].value == pytest.approx(0.02)
+    assert found["segmentation"]["swin-d2-w4"].value == pytest.approx(-0.01)
+    assert dense_gains(synthetic_runs.run(tmp_path)) == {}

@@ -27,7 +27,11 @@ def searched(tmp_path: Path, **changes: Any) -> Run:
     return read_run(search.run_directory)
 
 
-@pytest.mark.parametrize("name", sorted(RANK_BY))
+OF_WHOLE_IMAGES = sorted(name for name, each in RANK_BY.items() if not each.dense)
+"""Those of dense tasks are in test_dense_search.py."""
+
+
+@pytest.mark.parametrize("name", OF_WHOLE_IMAGES)
 def test_heads_are_ranked_by_it_and_the_report_says_so(tmp_path: Path, name: str) -> None:
     found = searched(tmp_path, rank_by=name)
     last = found.scores[found.scores["rung"] == 3].set_index("candidate")

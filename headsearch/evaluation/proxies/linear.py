@@ -84,15 +84,57 @@ def linear_scores(
     if not l2 > 0:
         raise ValueError(f"l2 must be above 0, but got {l2=}.")
     assert int(bank_labels_N.max()) < classes
-    dtype = torch.float32 if bank_ND.device.type == "mps" else torch.float64
     # The optimal bias of an absent class is −∞, which no iteration reaches: leave such classes out.
     present_C, target_N = torch.unique(bank_labels_N, return_inverse=True)
-    bank_ND, queries_MD = bank_ND.to(dtype), queries_MD.to(dtype)
-    mean_D = bank_ND.mean(0)
-    std_D = bank_ND.std(0, correction=0)
-    # A constant feature varies by rounding error only, which must not be scaled to variance 1.
-    std_D = torch.where(std_D > 1e-6 * (mean_D.abs() + std_D), std_D, torch.inf)
-    bank_ND, queries_MD = (bank_ND - mean_D) / std_D, (queries_MD - mean_D) / std_D
+    target_CN = F.one_hot(target_N, len(present_C)).T
+    fit = fit_softmax(bank_ND, target_CN, l2, max_iterations)
+    return LinearScores(present_C, fit.logits(queries_MD))
+
+
+@dataclass(frozen=True)
+class SoftmaxFit:
+    """A fitted softmax regression.
+
+    Attributes:
+        mean_D, std_D: what features are standardised by; the latter is ∞ for constant features.
+        projection_DR: from standardised features to the coordinates that the weights refer to.
+        weight_CR, bias_C1: the weights.
+    """
+
+    mean_D: Tensor
+    std_D: Tensor
+    projection_DR: tuple[Tensor, Tensor]
+    weight_CR: Tensor
+    bias_C1: Tensor
+
+    def logits(self, queries_MD: Tensor) -> Tensor:
+        """The logits of queries, up to a constant a query: (C, M)."""
+        axes_DR, scale_R = self.projection_DR
+        queries_MD = (queries_MD.to(self.mean_D.dtype) - self.mean_D) / self.std_D
+        return torch.addmm(self.bias_C1, self.weight_CR, (queries_MD @ axes_DR * scale_R).T)
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """The same as one matrix (C, D) and one offset (C,) in float32, for many queries."""
+        axes_DR, scale_R = self.projection_DR
+        matrix_CD = self.weight_CR @ (axes_DR * scale_R).T / self.std_D
+        return matrix_CD.float(), (self.bias_C1[:, 0] - matrix_CD @ self.mean_D).float()
+
+
+def fit_softmax(
+    bank_ND: Tensor, target_CN: Tensor, l2: float = L2, max_iterations: int = 200
+) -> SoftmaxFit:
+    """Fits softmax regression to target distributions; see `linear_scores`.
+
+    Args:
+        bank_ND: features.
+        target_CN: of each row of the bank a distribution over the classes, each of which occurs.
+        l2: weight of the penalty, above 0.
+        max_iterations: of L-BFGS.
+    """
+    dtype = torch.float32 if bank_ND.device.type == "mps" else torch.float64
+    bank_ND = bank_ND.to(dtype)
+    mean_D, std_D = standardisation(bank_ND)
+    bank_ND = (bank_ND - mean_D) / std_D
 
     # The weights lie in the span of the bank's rows, so min(N, D) directions suffice. Böhning's
     # bound (1992): the Hessian is at most ½·XᵀX/N + l2. Rotated and scaled by the inverse root of
@@ -103,9 +145,10 @@ def linear_scores(
     penalty_R = l2 * scale_R.square()
 
     # Classes are rows: few rows times a large matrix is twice as fast as the transposed product.
-    target_CN = F.one_hot(target_N, len(present_C)).T.to(dtype).contiguous()
-    weight_CR = rotated_NR.new_zeros(len(present_C), rotated_NR.shape[1], requires_grad=True)
-    bias_C1 = rotated_NR.new_zeros(len(present_C), 1, requires_grad=True)
+    target_CN = target_CN.to(dtype).contiguous()
+    classes, rows = target_CN.shape
+    weight_CR = rotated_NR.new_zeros(classes, rotated_NR.shape[1], requires_grad=True)
+    bias_C1 = rotated_NR.new_zeros(classes, 1, requires_grad=True)
     solver = torch.optim.LBFGS(
         [weight_CR, bias_C1],
         max_iter=max_iterations,
@@ -123,16 +166,23 @@ def linear_scores(
         logits_CN -= logits_CN.amax(0)  # keeps exp from overflowing
         powers_CN = logits_CN.exp()
         sums_N = powers_CN.sum(0)
-        entropy = (sums_N.log().sum() - (logits_CN * target_CN).sum()) / len(target_N)
-        error_CN = (powers_CN / sums_N - target_CN) / len(target_N)
+        entropy = (sums_N.log().sum() - (logits_CN * target_CN).sum()) / rows
+        error_CN = (powers_CN / sums_N - target_CN) / rows
         weight_CR.grad = torch.addcmul(error_CN @ rotated_NR, penalty_R, weight_CR)
         bias_C1.grad = error_CN.sum(1, keepdim=True)
         return entropy + (penalty_R * weight_CR.square()).sum() / 2
 
     solver.step(closure)
-    with torch.no_grad():
-        logits_CM = torch.addmm(bias_C1, weight_CR, (queries_MD @ axes_DR * scale_R).T)
-    return LinearScores(present_C, logits_CM)
+    weight_CR, bias_C1 = weight_CR.detach(), bias_C1.detach()
+    return SoftmaxFit(mean_D, std_D, (axes_DR, scale_R), weight_CR, bias_C1)
+
+
+def standardisation(bank_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of features (D,); the latter is ∞ for constant ones."""
+    mean_D = bank_ND.mean(0)
+    std_D = bank_ND.std(0, correction=0)
+    # A constant feature varies by rounding error only, which must not be scaled to variance 1.
+    return mean_D, torch.where(std_D > 1e-6 * (mean_D.abs() + std_D), std_D, torch.inf)
 
 
 def _principal_axes(x_ND: Tensor) -> tuple[Tensor, Tensor]:

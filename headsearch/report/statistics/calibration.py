@@ -26,6 +26,7 @@ from headsearch.report.statistics.score_columns import (
     SCORES,
     scores_of_search,
 )
+from headsearch.runs.dense_scores import DENSE_RANKINGS
 from headsearch.runs.run import Run
 from headsearch.runs.tables import CONTROL_FAMILIES, FURTHER_SCORES, NO_HEAD
 
@@ -144,27 +145,40 @@ def calibrate(
     )
 
 
-def calibrate_runs(runs: Sequence[Run], primary: str) -> Calibration:
+def calibrate_runs(runs: Sequence[Run], primary: str, gain: str = "accuracy") -> Calibration:
     """Compares the scores of searches with the solo runs that `verify` left in them.
 
     Controls, and heads that one of the searches pruned before its end, are left out. So are scores
     that not every search measured. Every search counts as a seed of its own. The solo runs of all
     searches form one table.
 
+    Args:
+        runs: verified searches.
+        primary: the score that counts.
+        gain: what heads gain in: accuracy, or a dense task of `DENSE_RANKINGS`.
+
     Raises:
         UserError: too few heads were verified, or not all under the same seeds; or the primary
-            score is unknown.
+            score or the gain is unknown.
     """
+    if gain not in ("accuracy", *DENSE_RANKINGS):
+        raise unknown("--gain", gain, ("accuracy", *DENSE_RANKINGS))
     solo = pd.concat([run.solo for run in runs]).drop_duplicates(["candidate", "seed"])
     solo = solo[~solo["family"].isin([NO_HEAD, *CONTROL_FAMILIES])]
-    solo = solo.assign(accuracy=solo[["base_knn", "base_linear"]].mean(axis=1))
+    columns = [f"base_{name}" for name in DENSE_RANKINGS.get(gain, ("knn", "linear"))]
+    solo = solo.assign(accuracy=solo[columns].mean(axis=1, skipna=gain == "accuracy"))
+    if solo["accuracy"].isna().any() and gain != "accuracy":
+        raise UserError(
+            f"--gain {gain} needs solo runs with such scores: search and verify with --dense-data"
+        )
     last, earlier = (
         pd.concat([scores_of_search(run, index, back) for index, run in enumerate(runs)])
         for back in (0, 1)
     )
     if primary not in SCORES:
         raise unknown("score", primary, SCORES)
-    gaps = [name for name in FURTHER_SCORES if last[name].isna().any() and name != primary]
+    measured = (*FURTHER_SCORES, *DENSE_RANKINGS)
+    gaps = [name for name in measured if last[name].isna().any() and name != primary]
     last, earlier = last.drop(columns=gaps), earlier.drop(columns=gaps)
     times_scored = last["candidate"].value_counts()
     kept = set(times_scored[times_scored == last["seed"].nunique()].index)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from headsearch.report.statistics.dense import mean_difference
 from headsearch.report.statistics.intervals import Interval, accuracy_interval, told_apart
 from headsearch.runs.rank_by import AUTO, RANK_BY, check_rank_by
 from headsearch.runs.run import Run
@@ -44,11 +45,15 @@ def distinct(first: Ranked, second: Ranked, run: Run) -> bool:
     """Whether `first` beats `second` in what the ranking measures, beyond their intervals.
 
     For a score of two measures (balanced), at least one must be better and none worse: a head that
-    is better in one measure and worse in the other is not shown to be the better one. Other scores
-    have no interval, so no head is shown to be better by them.
+    is better in one measure and worse in the other is not shown to be the better one. Dense scores
+    are compared on the same images, beyond two standard errors. Other scores have no interval, so
+    no head is shown to be better by them.
     """
     criterion, images = rank_by(run), reporting_images(run)
     verdicts = []
+    if RANK_BY[criterion].dense:
+        found = mean_difference(run, RANK_BY[criterion].dense, first.candidate, second.candidate)
+        return found is not None and found.beyond_error
     if criterion in ("discrepancy", "balanced"):
         verdicts.append(_verdict(_discrepancy(first), _discrepancy(second)))
     if criterion in ("accuracy", "balanced"):

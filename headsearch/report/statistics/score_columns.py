@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from headsearch.errors import UserError
+from headsearch.runs.dense_scores import DENSE_RANKINGS
 from headsearch.runs.run import Run
 from headsearch.runs.tables import FURTHER_SCORES
 
@@ -94,6 +95,11 @@ def _base_accuracy(rows: pd.DataFrame) -> pd.Series[float]:
     return rows[["base_choose_knn", "base_choose_linear"]].mean(axis=1)
 
 
+def _mean_of(rows: pd.DataFrame, columns: Sequence[str]) -> pd.Series[float]:
+    """The mean of some columns; NaN where one is empty or the table lacks it."""
+    return rows.reindex(columns=list(columns)).mean(axis=1, skipna=False)
+
+
 def _ranks(rows: pd.DataFrame, score: pd.Series[float]) -> pd.Series[float]:
     """The share of the heads of the same seed that a head is at least as good as."""
     return score.groupby(rows["seed"]).rank(pct=True)
@@ -115,6 +121,10 @@ SCORES: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
     **{
         name: lambda rows, name=name: rows[name]  # type: ignore[misc]
         for name in FURTHER_SCORES
+    },
+    **{
+        name: lambda rows, columns=columns: _mean_of(rows, columns)  # type: ignore[misc]
+        for name, columns in DENSE_RANKINGS.items()
     },
     "mean_of_ranks": lambda rows: (
         (_ranks(rows, rows["discrepancy"]) + _ranks(rows, _accuracy(rows))) / 2

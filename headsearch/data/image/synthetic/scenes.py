@@ -88,7 +88,7 @@ def _labels(seed: int, first: int, count: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Pose:
+class Pose:
     """Position and rotation of an object in scene units; the image spans [−1, 1], y points down."""
 
     x_N11: Tensor
@@ -103,7 +103,7 @@ class _Pose:
 
 
 @dataclass(frozen=True)
-class _Canvas:
+class Canvas:
     """N scenes while they are rendered; `pixels_N3SS` and `masks_NSS` are painted on in place."""
 
     rng: CounterRng
@@ -149,9 +149,9 @@ def _render_block(seed: int, first: int, count: int, size: int) -> Scenes:
 
     hue_N = rng.uniform(-0.08, 0.08)  # about as far as the usual colour jitter rotates it
     light_angle_N11 = rng.planar(1.0, 2.1)  # from above, ± 32 degrees
-    canvas = _Canvas(
+    canvas = Canvas(
         rng,
-        _background(rng, hue_N, x_11S, y_1S1),
+        background(rng, hue_N, x_11S, y_1S1),
         torch.zeros(count, size, size, dtype=torch.uint8),
         x_11S,
         y_1S1,
@@ -161,23 +161,23 @@ def _render_block(seed: int, first: int, count: int, size: int) -> Scenes:
         light_angle_N11.sin(),
         rng.planar(0.1, 0.3),
     )
-    centre = _Pose(rng.planar(-0.2, 0.2), rng.planar(-0.2, 0.2), rng.planar(-0.4, 0.4))
+    centre = Pose(rng.planar(-0.2, 0.2), rng.planar(-0.2, 0.2), rng.planar(-0.4, 0.4))
     radius_N11 = rng.planar(0.8, 1.2)
     for number in (2, 3, 4):
-        pose = _Pose(rng.planar(-1, 1), rng.planar(-1, 1), rng.planar(0, math.pi))
+        pose = Pose(rng.planar(-1, 1), rng.planar(-1, 1), rng.planar(0, math.pi))
         _draw_distractor(canvas, pose, 0.8, number)
-    _draw_object(canvas, centre, radius_N11)
+    draw_object(canvas, centre, radius_N11)
     # One more distractor in front, near the outline: it covers a small part of the object.
     side_N11, out_N11 = rng.planar(0, 2 * math.pi), radius_N11 * rng.planar(0.6, 0.9)
     x_N11, y_N11 = centre.x_N11 + out_N11 * side_N11.cos(), centre.y_N11 + out_N11 * side_N11.sin()
-    _draw_distractor(canvas, _Pose(x_N11, y_N11, rng.planar(0, math.pi)), 0.6, 5)
+    _draw_distractor(canvas, Pose(x_N11, y_N11, rng.planar(0, math.pi)), 0.6, 5)
 
     contrast, exposure = rng.planar(0.75, 1.1)[:, None], rng.planar(0.75, 1.25)[:, None]
     pixels_N3SS = (0.45 + (canvas.pixels_N3SS - 0.45) * contrast) * exposure
     index_order_N = order_N.argsort()
     images_N3SS = pixels_N3SS.clamp_(0, 1).mul_(255).round_().to(torch.uint8)[index_order_N]
     masks_NSS = canvas.masks_NSS[index_order_N]
-    return Scenes(images_N3SS, labels_N, masks_NSS, _boxes(masks_NSS == 1))
+    return Scenes(images_N3SS, labels_N, masks_NSS, boxes_around(masks_NSS == 1))
 
 
 def _rgb(hue_N: Tensor, saturation: Tensor | float, value: Tensor | float) -> Tensor:
@@ -187,7 +187,7 @@ def _rgb(hue_N: Tensor, saturation: Tensor | float, value: Tensor | float) -> Te
     return (value * (1 - saturation * ramp_3N)).T[:, :, None, None]
 
 
-def _background(rng: CounterRng, hue_N: Tensor, x_11S: Tensor, y_1S1: Tensor) -> Tensor:
+def background(rng: CounterRng, hue_N: Tensor, x_11S: Tensor, y_1S1: Tensor) -> Tensor:
     """(N, 3, S, S): a smooth mixture of two muted, similar colours, by sums of sine waves."""
     tint = _rgb(hue_N + 0.52, rng.uniform(0.3, 0.4), rng.uniform(0.45, 0.6))
     other = _rgb(hue_N + 0.66, rng.uniform(0.3, 0.4), rng.uniform(0.45, 0.6))
@@ -201,7 +201,7 @@ def _background(rng: CounterRng, hue_N: Tensor, x_11S: Tensor, y_1S1: Tensor) ->
     return torch.lerp(tint, other, (0.5 + folds / 5).clamp_(0, 1)[:, None])
 
 
-def _draw_distractor(canvas: _Canvas, pose: _Pose, probability: float, number: int) -> None:
+def _draw_distractor(canvas: Canvas, pose: Pose, probability: float, number: int) -> None:
     """Draws a distractor with this probability: a rounded box in a plain colour."""
     rng = canvas.rng
     half_u, half_v = rng.planar(0.12, 0.35), rng.planar(0.08, 0.22)
@@ -216,10 +216,26 @@ def _draw_distractor(canvas: _Canvas, pose: _Pose, probability: float, number: i
     canvas.paint(colour * brightness[:, None], distance, number)
 
 
-def _draw_object(canvas: _Canvas, pose: _Pose, radius_N11: Tensor) -> None:
-    """Draws the labelled object: a polygon, star or disc with its pattern in two colours.
+def draw_object(
+    canvas: Canvas,
+    pose: Pose,
+    radius_N11: Tensor,
+    number: int = 1,
+    absent_N11: Tensor | None = None,
+    grain_N11: Tensor | None = None,
+) -> None:
+    """Draws a labelled object: a polygon, star or disc with its pattern in two colours.
 
-    It has a shadow, shading and a highlight according to the light.
+    It has a shadow, shading and a highlight according to the light. The scenes are sorted by class,
+    with as many of each.
+
+    Args:
+        canvas: painted on.
+        pose: of the objects.
+        radius_N11: of the objects.
+        number: their value in the masks.
+        absent_N11: 1 for scenes without the object, else 0.
+        grain_N11: factor on the period of the pattern.
     """
     rng = canvas.rng
     stretch = rng.planar(0.85, 1.18)
@@ -229,13 +245,18 @@ def _draw_object(canvas: _Canvas, pose: _Pose, radius_N11: Tensor) -> None:
     u, v = pose.local(canvas.x_11S, canvas.y_1S1)
     unit = torch.minimum(width, height)
     distance = rosette(u / width, v / height, points, notch, roundness) * unit
+    outside = None if absent_N11 is None else 9 * absent_N11  # beyond the image, as distractors
+    if outside is not None:
+        distance = distance + outside
 
     x, y = pose.x_N11 + 0.1 * canvas.light_x_N11, pose.y_N11 + 0.1 * canvas.light_y_N11
-    cast_u, cast_v = _Pose(x, y, pose.angle_N11).local(canvas.x_11S, canvas.y_1S1)
+    cast_u, cast_v = Pose(x, y, pose.angle_N11).local(canvas.x_11S, canvas.y_1S1)
     cast = rosette(cast_u / width, cast_v / height, points, notch, roundness) * unit
-    canvas.shade(cast, softness=0.2, depth=0.5)
+    canvas.shade(cast if outside is None else cast + outside, softness=0.2, depth=0.5)
 
     period = rng.planar(0.2, 0.3)
+    if grain_N11 is not None:
+        period = period * grain_N11
     u, v = u / period + rng.planar(-2, 2), v / period + rng.planar(-2, 2)
     each = len(u) // len(PATTERNS)
     inputs = zip(u.split(each), v.split(each), (canvas.pixel / period).split(each), strict=True)
@@ -251,10 +272,10 @@ def _draw_object(canvas: _Canvas, pose: _Pose, radius_N11: Tensor) -> None:
     dy = (canvas.y_1S1 - pose.y_N11) / unit + 0.4 * canvas.light_y_N11
     shine = torch.exp(-9 * (dx.square() + dy.square()))
     colours.mul_((brightness - 0.15 * rim)[:, None]).add_((0.15 * shine)[:, None])
-    canvas.paint(colours, distance, 1)
+    canvas.paint(colours, distance, number)
 
 
-def _boxes(object_NSS: Tensor) -> Tensor:
+def boxes_around(object_NSS: Tensor) -> Tensor:
     """Bounding boxes (N, 4) float32, x0 y0 x1 y1, of masks that each have at least one pixel."""
     spans = []
     for present_NS in (object_NSS.any(dim=1), object_NSS.any(dim=2)):

@@ -1,0 +1,59 @@
+"""The rows of dense.csv: scores with standard errors, heads with their difference from the base."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from headsearch.evaluation.proxies.grouped_scores import DenseScores, paired_error, standard_error
+from headsearch.runs.dense_table import row_of
+
+
+def rows_of(
+    name: str, kind: str, scores: DenseScores, *, cohort: int = 0, rung: int = 0
+) -> list[dict[str, Any]]:
+    """The rows of the base or of what it is compared with.
+
+    Args:
+        name: of the representation.
+        kind: one of `dense_table.KINDS`.
+        scores: on the images that are reported on.
+        cohort, rung: where it was scored.
+    """
+    return [
+        row_of(
+            name, kind, score, value, cohort=cohort, rung=rung,
+            error=standard_error(scores.without[score]), without=scores.without[score],
+        )
+        for score, value in scores.report.items()
+    ]  # fmt: skip
+
+
+def rows_of_head(
+    name: str, cohort: int, rung: int, scores: DenseScores, base: DenseScores
+) -> list[dict[str, Any]]:
+    """The rows of a head, with its difference from the base on the same images."""
+    return [
+        row_of(
+            name, "head", score, value, cohort=cohort, rung=rung,
+            error=standard_error(scores.without[score]), without=scores.without[score],
+            over_base=value - base.report.get(score, math.nan),
+            over_base_error=paired_error(scores.without[score], base.without.get(score, ())),
+        )
+        for score, value in scores.report.items()
+    ]  # fmt: skip
+
+
+def ceiling_row(value: float | None) -> list[dict[str, Any]]:
+    """The row of the grid's ceiling, which both kinds of segmentation share."""
+    if value is None:
+        return []
+    return [row_of("ceiling", "ceiling", s, value) for s in ("seg_knn", "seg_linear")]
+
+
+def with_rows(
+    rows: Sequence[dict[str, Any]], name: str, new: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The rows with those of a representation replaced by new ones."""
+    return [*(row for row in rows if row["representation"] != name), *new]

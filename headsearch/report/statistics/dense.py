@@ -1,0 +1,147 @@
+"""Dense scores of a run: paired differences, and whether the base stands above its baselines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from headsearch.report.statistics.gains import Gain, gains
+from headsearch.runs.dense_scores import DENSE_RANKINGS, DENSE_SCORES
+from headsearch.runs.dense_table import WITHOUT
+from headsearch.runs.run import Run
+from headsearch.runs.tables import NO_HEAD
+
+BASELINES = ("position", "pixels", "untrained")
+"""Kinds of rows that a trained base should stand above."""
+ERRORS = 2.0
+"""A difference counts beyond so many standard errors."""
+
+
+@dataclass(frozen=True)
+class DenseScore:
+    """One dense score of one representation, a row of dense.csv.
+
+    Attributes:
+        name, kind, cohort, rung: of the representation.
+        value: as a share of 1.
+        error: its standard error over contiguous groups of images.
+        over_base, over_base_error: the difference of a head from its base, and its error.
+        without: the value without each group of images; empty for the ceiling.
+    """
+
+    name: str
+    kind: str
+    cohort: int
+    rung: int
+    value: float
+    error: float
+    over_base: float
+    over_base_error: float
+    without: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference of two representations on the same images, with its standard error."""
+
+    value: float
+    error: float
+
+    @property
+    def beyond_error(self) -> bool:
+        """Whether the first is better by more than `ERRORS` standard errors."""
+        return self.value > ERRORS * self.error
+
+
+def scores_in(run: Run) -> list[str]:
+    """The dense scores that a run has."""
+    present = set(run.dense["score"])
+    return [name for name in DENSE_SCORES if name in present]
+
+
+def dense_scores(run: Run, score: str) -> list[DenseScore]:
+    """The rows of a score in dense.csv, in their order."""
+    rows = run.dense[run.dense["score"] == score]
+    return [
+        DenseScore(
+            str(row["representation"]), str(row["kind"]), int(row["cohort"]), int(row["rung"]),
+            float(row["value"]), float(row["error"]), float(row["over_base"]),
+            float(row["over_base_error"]), tuple(float(row[name]) for name in WITHOUT),
+        )
+        for row in rows.to_dict("records")
+    ]  # fmt: skip
+
+
+def difference(first: DenseScore, second: DenseScore) -> Difference:
+    """The paired difference, with the jackknife's error over the groups that both leave out."""
+    each = [a - b for a, b in zip(first.without, second.without, strict=True)]
+    if len(each) < 2 or any(map(math.isnan, each)):
+        return Difference(first.value - second.value, math.nan)
+    centre = fmean(each)
+    squares = sum((value - centre) ** 2 for value in each)
+    error = math.sqrt((len(each) - 1) / len(each) * squares)
+    return Difference(first.value - second.value, error)
+
+
+def of_head(run: Run, score: str, candidate: str) -> DenseScore | None:
+    """A head's row of a score; None if it has none."""
+    rows = dense_scores(run, score)
+    return next((row for row in rows if row.kind == "head" and row.name == candidate), None)
+
+
+def base_of(run: Run, score: str, cohort: int) -> DenseScore | None:
+    """The base of a cohort at its last rung; None if it has no such score."""
+    rows = dense_scores(run, score)
+    return next((row for row in rows if row.kind == "base" and row.cohort == cohort), None)
+
+
+def not_above(run: Run, score: str, cohort: int = 0) -> str | None:
+    """The kind of the baseline that the trained base does not stand above beyond error.
+
+    None if it stands above all of them, or was not trained yet.
+    """
+    base = base_of(run, score, cohort)
+    if base is None or base.rung == 0:
+        return None
+    for row in dense_scores(run, score):
+        if row.kind in BASELINES and not difference(base, row).beyond_error:
+            return row.kind
+    return None
+
+
+def mean_difference(run: Run, scores: Sequence[str], first: str, second: str) -> Difference | None:
+    """The paired difference of two heads in the mean of some scores; None if one has none."""
+    pairs = [(of_head(run, score, first), of_head(run, score, second)) for score in scores]
+    known = [(a, b) for a, b in pairs if a is not None and b is not None]
+    if not known or len(known) < len(pairs):
+        return None
+    return difference(_mean([a for a, _ in known]), _mean([b for _, b in known]))
+
+
+def _mean(rows: Sequence[DenseScore]) -> DenseScore:
+    first = rows[0]
+    return DenseScore(
+        first.name, first.kind, first.cohort, first.rung, fmean(row.value for row in rows),
+        math.nan, math.nan, math.nan,
+        tuple(map(fmean, zip(*(row.without for row in rows), strict=True))),
+    )  # fmt: skip
+
+
+def dense_gains(run: Run) -> dict[str, dict[str, Gain]]:
+    """The gain of each verified head in each dense task, over the base pretrained alone.
+
+    Computed as the gain in accuracy is, from the mean of the base's scores of the task. Empty
+    without solo runs, and where they have no dense scores.
+    """
+    table = run.solo
+    if NO_HEAD not in set(table["candidate"]) or table["candidate"].nunique() < 2:
+        return {}
+    shared = table[table["seed"].isin(table.loc[table["candidate"] == NO_HEAD, "seed"])]
+    found = {}
+    for task, scores in DENSE_RANKINGS.items():
+        values = shared[[f"base_{score}" for score in scores]].mean(axis=1, skipna=False)
+        if len(values) and values.notna().all():
+            found[task] = gains(shared.assign(**{task: values}), task, NO_HEAD)
+    return found

@@ -1,0 +1,298 @@
+"""Dense scores of a search: tables, baselines, report, resuming, and what is refused."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import headsearch
+from headsearch.config.settings import resolve
+from headsearch.data.dense import built_in
+from headsearch.errors import UserError
+from headsearch.evaluation.proxies.grouped_scores import DenseScores
+from headsearch.evaluation.scores import Scores
+from headsearch.report.content import content
+from headsearch.report.dense import pareto_front
+from headsearch.report.document import write_report
+from headsearch.report.statistics.dense import dense_scores, difference, not_above, of_head
+from headsearch.runs.dense_scores import BASE_DENSE, DENSE_RANKINGS, DENSE_SCORES
+from headsearch.runs.dense_table import read_dense
+from headsearch.runs.rank_by import RANK_BY
+from headsearch.runs.run import Run, read_run
+from headsearch.study.search import Search
+from headsearch.study.setup import prepare
+from helpers import dense_files, tiny_search
+
+SPACE = """
+families: {attention: {depth: 1}, mixer: {depth: 1}}
+controls: {identity: }
+"""
+SETTINGS = {
+    "coupling": "observe", "dense_data": "scenes-things", "epochs": 2, "rungs": 2, "images": 64,
+    "rank_by": "segmentation", "pruner": "none",
+}  # fmt: skip
+
+
+def begun(tmp_path: Path, name: str = "run", **changes: Any) -> Search:
+    return Search(tiny_search.begun(tmp_path, name, SPACE, **{**SETTINGS, **changes}))
+
+
+def searched(tmp_path: Path, name: str = "run", **changes: Any) -> Run:
+    search = begun(tmp_path, name, **changes)
+    search.run()
+    return read_run(search.run_directory)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_sets() -> Iterator[None]:
+    """The built-in dense sets with as few images as are allowed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(built_in, "TRAIN_IMAGES", 20)
+        patch.setattr(built_in, "EVALUATION_IMAGES", 40)
+        yield
+
+
+@pytest.fixture(scope="module")
+def shared(small_sets: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A search that several tests read; those that write take a copy."""
+    return searched(tmp_path_factory.mktemp("dense"))
+
+
+@pytest.fixture
+def run(shared: Run, tmp_path: Path) -> Run:
+    """A copy of the search."""
+    return read_run(Path(shutil.copytree(shared.path, tmp_path / "copy")))
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The same search without dense data, by accuracy."""
+    return searched(tmp_path_factory.mktemp("bare"), dense_data=None, rank_by="accuracy")
+
+
+def refused(tmp_path: Path, **changes: Any) -> str:
+    settings = tiny_search.settings(tmp_path, SPACE, out=tmp_path / "refused", **changes)
+    with pytest.raises(UserError) as error:
+        prepare(resolve(settings))
+    assert not (tmp_path / "refused").exists()
+    return str(error.value)
+
+
+def test_every_table_and_the_report_have_the_dense_scores(run: Run) -> None:
+    # On a map of 4×4 patches hardly any object is large enough for a mask.
+    names = [name for name in DENSE_SCORES if name != "mask_iou"]
+    assert run.ranking[names].notna().all(axis=None)
+    assert run.rungs[[*names, *(f"base_{name}" for name in names)]].notna().all(axis=None)
+    assert run.scores[names].notna().all(axis=None)
+    last = run.rungs[run.rungs["rung"] == 2].set_index("candidate")
+    ranking = run.ranking.set_index("candidate")
+    complete = ranking.index[ranking["state"] == "complete"]
+    assert ranking.loc[complete, "seg_knn"].tolist() == pytest.approx(
+        last.loc[complete, "seg_knn"].tolist()
+    )
+
+    dense = headsearch.load(run.path).dense
+    assert set(dense["kind"]) == {"position", "pixels", "ceiling", "untrained", "base", "head"}
+    of_identity = dense[dense["representation"] == "identity"].set_index("score")
+    assert set(of_identity.index) == set(DENSE_SCORES)
+    of_identity = of_identity.loc[names]
+    assert of_identity["over_base"].notna().all()
+    assert of_identity.filter(like="without_").notna().all(axis=None)
+    ceiling = dense[dense["kind"] == "ceiling"].set_index("score")["value"]
+    segmented = dense[dense["score"] == "seg_linear"]
+    assert (segmented["value"] <= ceiling["seg_linear"] + 0.05).all()
+
+    write_report(run)
+    text = (run.path / "report.md").read_text()
+    for words in (
+        "## Dense tasks", "Position alone", "Raw pixels", "Untrained base", "Ceiling of the grid",
+        "dense data scenes-things", "has 4×4 patches, which is coarse", "Pareto front of accuracy",
+        "accuracy_segmentation.png", "accuracy_detection.png",
+    ):  # fmt: skip
+        assert words in text, words
+    assert "two standard errors" in text
+    html = (run.path / "report.html").read_text()
+    assert "<h2>Dense tasks</h2>" in html
+
+
+def test_without_dense_data_the_columns_are_empty(bare: Run) -> None:
+    run = bare
+    assert run.ranking[list(DENSE_SCORES)].isna().all(axis=None)
+    assert run.dense.empty
+    assert not (run.path / "dense.csv").exists()
+    write_report(run)
+    assert "Dense tasks" not in (run.path / "report.md").read_text()
+
+
+def test_tables_of_earlier_runs_lack_the_columns_and_are_read(bare: Run, tmp_path: Path) -> None:
+    run = read_run(Path(shutil.copytree(bare.path, tmp_path / "copy")))
+    for name, columns in (
+        ("ranking.csv", DENSE_SCORES), ("scores.csv", DENSE_SCORES),
+        ("rungs.csv", (*DENSE_SCORES, *BASE_DENSE)),
+    ):  # fmt: skip
+        table = pd.read_csv(run.path / name).drop(columns=list(columns))
+        table.to_csv(run.path / name, index=False)
+    old = read_run(run.path)
+    assert old.ranking[list(DENSE_SCORES)].isna().all(axis=None)
+    assert old.rungs[list(BASE_DENSE)].isna().all(axis=None)
+
+
+def test_dense_scores_change_nothing_else(shared: Run, bare: Run) -> None:
+    """Training, discrepancy and accuracy are bitwise those of a search without dense data."""
+    for table in ("rungs", "scores", "ranking"):
+        left, right = (
+            getattr(each, table).sort_values(
+                ["candidate", "rungs" if table == "ranking" else "rung"]
+            )
+            for each in (shared, bare)
+        )
+        others = ("rank", "score", "step_ms", *DENSE_SCORES, *BASE_DENSE)
+        kept = [name for name in left if name not in others]
+        pd.testing.assert_frame_equal(
+            left[kept].reset_index(drop=True), right[kept].reset_index(drop=True), check_exact=True
+        )
+
+
+def test_ranking_goes_by_the_images_that_choose(shared: Run) -> None:
+    last = shared.scores[shared.scores["rung"] == 2]
+    columns = list(DENSE_RANKINGS["segmentation"])
+    assert last["score"].tolist() == pytest.approx(last[columns].mean(axis=1).tolist(), rel=1e-4)
+    reported = shared.ranking.set_index("candidate")[columns].mean(axis=1)
+    assert reported.to_dict() != pytest.approx(last.set_index("candidate")["score"].to_dict())
+    assert list(shared.ranking["score"]) == sorted(shared.ranking["score"], reverse=True)
+    assert RANK_BY["segmentation"].words in content(shared).legend
+
+
+@pytest.mark.parametrize("name", sorted(DENSE_RANKINGS))
+def test_every_dense_ranking_is_the_mean_of_its_scores(name: str) -> None:
+    values = {column: 0.1 * number for number, column in enumerate(DENSE_SCORES)}
+    scores = Scores(1.0, None, None, dense=DenseScores(choose=values))
+    expected = sum(values[column] for column in DENSE_RANKINGS[name]) / len(DENSE_RANKINGS[name])
+    assert scores.ranking_score(name) == pytest.approx(expected)
+    assert math.isnan(Scores(1.0, None, None).ranking_score(name))
+    assert name in RANK_BY
+
+
+def test_a_search_that_was_stopped_goes_on_with_the_same_dense_scores(
+    shared: Run, tmp_path: Path
+) -> None:
+    search = begun(tmp_path, "stopped")
+
+    def stop(event: object) -> None:
+        search.stop.set()
+
+    search.run(stop)
+    assert not search.complete
+    again = Search(prepare(resolve({**settings_of(search), "out": None})), search.run_directory)
+    again.run()
+    pd.testing.assert_frame_equal(
+        read_run(search.run_directory).dense, shared.dense, check_exact=False, rtol=1e-4
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(built_in, "TRAIN_IMAGES", 21)
+        other = prepare(resolve({**settings_of(search), "out": None}))
+    with pytest.raises(UserError, match="the dense data are not those that it began with"):
+        Search(other, search.run_directory)
+
+
+def settings_of(search: Search) -> dict[str, Any]:
+    kept = search.config.model_dump()
+    return {name: value for name, value in kept.items() if value is not None}
+
+
+def test_what_rank_by_needs(tmp_path: Path) -> None:
+    text = refused(tmp_path, rank_by="detection")
+    assert "--rank-by detection needs --dense-data with boxes" in text
+    masks = dense_files.folders(tmp_path / "set")
+    text = refused(tmp_path, rank_by="detection", dense_data=str(masks))
+    assert "--rank-by detection needs --dense-data with boxes" in text
+    assert "gives segmentation" in text
+    assert "no such folder" in refused(tmp_path, dense_data=str(tmp_path / "nowhere"))
+
+
+def test_own_data_under_several_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores are means over seeds, and the place of the data is recorded absolutely."""
+    dense_files.folders(tmp_path / "set")
+    monkeypatch.chdir(tmp_path)
+    run = searched(tmp_path, dense_data="set", seeds=2)
+    assert run.config["dense_data"] == str(tmp_path / "set")
+    assert run.ranking["seg_knn"].notna().all()
+    assert run.ranking["det_ap50"].isna().all()
+    assert run.scores.groupby(["candidate", "rung"])["seg_knn"].nunique().max() == 2
+
+
+def test_two_representations_are_compared_on_the_same_images(run: Run) -> None:
+    head = of_head(run, "seg_linear", "identity")
+    assert head is not None
+    same = difference(head, head)
+    assert (same.value, same.error, same.beyond_error) == (0.0, 0.0, False)
+    base = next(row for row in dense_scores(run, "seg_linear") if row.kind == "base")
+    paired = difference(head, base)
+    assert head.over_base == pytest.approx(paired.value, abs=1e-5)
+    assert head.over_base_error == pytest.approx(paired.error, abs=1e-5)
+
+
+def test_a_base_below_its_baselines_decides_nothing(run: Run) -> None:
+    table = pd.read_csv(run.path / "dense.csv")
+    of_base = table["kind"] == "base"
+    columns = ["value", *(f"without_{number}" for number in range(10))]
+    raised = table.copy()
+    raised.loc[of_base, columns] = 0.99
+    raised.to_csv(run.path / "dense.csv", index=False)
+    high = read_run(run.path)
+    assert not_above(high, "seg_knn") is None
+    write_report(high)
+    assert (
+        "stands two standard errors above all its baselines" in (run.path / "report.md").read_text()
+    )
+    raised.loc[of_base, columns] = 0.0
+    raised.to_csv(run.path / "dense.csv", index=False)
+    low = read_run(run.path)
+    assert not_above(low, "seg_knn") == "position"
+    write_report(low)
+    assert "dense scores decide nothing here" in (run.path / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(columns="error"), "it has no column 'error'"),
+        (lambda t: t.assign(value="much"), "holds something other than numbers"),
+        (lambda t: t.assign(kind="god"), "column 'kind' holds 'god'"),
+        (lambda t: t.assign(score="god"), "column 'score' holds 'god'"),
+    ],
+)
+def test_a_broken_dense_table_is_refused(tmp_path: Path, change: Any, message: str) -> None:
+    rows = [
+        {"representation": "a", "kind": "head", "cohort": 0, "rung": 1, "score": "seg_knn",
+         "value": 0.1, "error": 0.1, "over_base": 0.0, "over_base_error": 0.0,
+         **{f"without_{number}": 0.1 for number in range(10)}}
+    ]  # fmt: skip
+    change(pd.DataFrame(rows)).to_csv(tmp_path / "dense.csv", index=False)
+    with pytest.raises(UserError, match=message):
+        read_dense(tmp_path)
+
+
+def test_the_pareto_front_by_brute_force() -> None:
+    points = list(itertools.product(range(3), repeat=2))
+    front = [p for p, kept in zip(points, pareto_front(points), strict=True) if kept]
+    assert front == [(2, 2)]
+    assert pareto_front([(1, 2), (2, 1), (1, 1)]) == [True, True, False]
+    assert pareto_front([(1, 1), (1, 1)]) == [True, True]
+
+
+def test_solo_runs_record_the_dense_scores_of_the_base(tmp_path: Path) -> None:
+    masks = dense_files.folders(tmp_path / "set")
+    settings = tiny_search.settings(tmp_path, SPACE, epochs=1, rungs=1, dense_data=str(masks))
+    for name in ("space", "cohort", "min_keep", "coupling"):
+        settings.pop(name)
+    found = headsearch.pretrain(head="convnext", out=tmp_path / "solo", **settings)
+    assert found.scores[["base_seg_knn", "base_seg_linear"]].notna().all(axis=None)
+    assert found.scores["base_det_ap50"].isna().all()
