@@ -21,11 +21,19 @@ from headsearch.evaluation.scores import Scores
 from headsearch.report.content import content
 from headsearch.report.dense import dense_section, pareto_front
 from headsearch.report.document import write_report
-from headsearch.report.statistics.dense import dense_scores, difference, not_above, of_head
+from headsearch.report.statistics.dense import (
+    dense_scores,
+    difference,
+    mean_difference,
+    not_above,
+    of_head,
+)
+from headsearch.report.statistics.ranking import distinct
 from headsearch.runs.dense_scores import BASE_DENSE, DENSE_RANKINGS, DENSE_SCORES
 from headsearch.runs.dense_table import read_dense
 from headsearch.runs.rank_by import RANK_BY
 from headsearch.runs.run import Run, read_run
+from headsearch.runs.tables import ranked
 from headsearch.study.search import Search
 from headsearch.study.setup import prepare
 from helpers import dense_files, tiny_search
@@ -235,6 +243,20 @@ def test_two_representations_are_compared_on_the_same_images(run: Run) -> None:
     paired = difference(head, base)
     assert head.over_base == pytest.approx(paired.value, abs=1e-5)
     assert head.over_base_error == pytest.approx(paired.error, abs=1e-5)
+
+
+def test_one_head_beats_another_beyond_two_paired_errors(run: Run) -> None:
+    columns = DENSE_RANKINGS["segmentation"]
+    table = run.ranking.set_index("candidate")
+    found = mean_difference(run, columns, "identity", "mixer-d1")
+    assert found is not None
+    means = table[list(columns)].mean(axis=1)
+    assert found.value == pytest.approx(means["identity"] - means["mixer-d1"], abs=1e-5)
+    rows = {row.candidate: row for row in ranked(run.ranking)}
+    first, second = rows["identity"], rows["mixer-d1"]
+    assert distinct(first, second, run) == found.beyond_error
+    assert not distinct(first, first, run)
+    assert mean_difference(run, columns, "identity", "nobody") is None
 
 
 def test_a_base_below_its_baselines_decides_nothing(run: Run) -> None:
