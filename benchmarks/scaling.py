@@ -1,13 +1,12 @@
 """Computes, without a GPU, what a search costs at the scale of ImageNet.
 
     python benchmarks/scaling_parts.py    # counts the parts on this machine
-    python benchmarks/simulated_fleet.py  # simulates the queue
     python benchmarks/scaling.py          # computes; writes tables to results/scaling/
     python docs/make_scaling_page.py      # updates docs/scaling.md and its picture
 
-Counted: parameters, FLOPs and kept activations of base and heads, and SQL statements of the queue's
-calls. From data sheets: the peak rates of accelerators and links. Assumed, and marked as such: the
-share of those rates that is reached. No time is measured on a GPU.
+Counted: parameters, FLOPs and kept activations of base and heads. From data sheets: the
+peak rates of accelerators and links. Assumed, and marked as such: the share of those rates that is
+reached. No time is measured on a GPU.
 """
 
 from __future__ import annotations
@@ -317,8 +316,6 @@ def main() -> None:
     write("steps.csv", steps(models))
     write("searches.csv", searches(models))
     write("storage.csv", storage(models))
-    write("queue.csv", queue())
-    write("rerun.csv", reruns())
 
 
 def write(name: str, rows: Any) -> None:
@@ -416,49 +413,6 @@ def storage(models: dict[str, Model]) -> list[dict[str, Any]]:
         for name, model in models.items()
         for heads in (24, 6, 1)
     ]  # fmt: skip
-
-
-def queue() -> list[dict[str, Any]]:
-    """The rows of queue.csv: the load of the simulated fleets on their database."""
-    fleet, by_kind = pd.read_csv(OUT / "fleet.csv"), pd.read_csv(OUT / "fleet_calls.csv")
-    counted = pd.read_csv(OUT / "calls.csv")
-    biggest = counted[counted["unfinished"] == counted["unfinished"].max()].set_index("call")
-    statements = biggest["statements"].to_dict()
-    # Calls whose statements were not counted are taken as those of another call.
-    counted_as = {"change of state": "attribute", "new trial": "attribute"}
-    rows = []
-    for _, row in fleet.iterrows():
-        own = by_kind[(by_kind["faults"] == row["faults"]) & (by_kind["workers"] == row["workers"])]
-        per_s = own.set_index("call")["per_s"]
-        statements_per_s = sum(
-            rate * statements[counted_as.get(call, call)] for call, rate in per_s.items()
-        )  # fmt: skip
-        size = biggest["bytes_of_a_task"].iloc[0]
-        rows.append({
-            "faults": row["faults"], "workers": row["workers"],
-            "beats_per_s": per_s.get("beat", 0.0),
-            "reads_of_all_per_s": per_s.get("read of all trials", 0.0),
-            "statements_per_s": statements_per_s,
-            "mb_read_per_s": size * row["trials_read_per_s"] / 1e6,
-            "mb_read_per_s_busiest_minute": size * row["trials_read_per_s_busiest_minute"] / 1e6,
-        })  # fmt: skip
-    return rows
-
-
-def reruns() -> list[dict[str, Any]]:
-    """The rows of rerun.csv: the cost of starting a task again after each failure.
-
-    Times between failures are taken as exponentially distributed. A task of x mean times to a
-    failure then takes (e^x − 1)/x times its own work.
-    """
-    return [
-        {
-            "task_over_mean_time_to_failure": x,
-            "work_over_ideal": math.expm1(x) / x,
-            "share_lost_after_5": (1 - math.exp(-x)) ** 5,
-        }
-        for x in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-    ]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Writes to results/scaling/:
 - parts.csv: of the base and of each of 24 heads, with the published training at 224 pixels, the
   trained parameters, FLOPs of a step and bytes of kept activations, each for one image with its two
   crops;
-- calls.csv: SQL statements and bytes of each call of the queue, on SQLite;
 - results.csv: bytes that a cohort commits to the database;
 - decode.csv: CPU time of decoding an image, the only time that is measured here.
 
@@ -22,7 +21,6 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,14 +29,10 @@ import optuna
 import pandas as pd
 import timm
 import torch
-from optuna.storages import RDBStorage, _CachedStorage
 from PIL import Image
-from sqlalchemy import event
 from torch.utils.flop_counter import FlopCounterMode
 
-from headsearch.cluster.engine.claims import Task
-from headsearch.cluster.engine.queue import Tasks
-from headsearch.cluster.worker import found
+from headsearch.cluster.jobs import cohort_result
 from headsearch.data.image.decode import decode
 from headsearch.device import mixed_precision
 from headsearch.models.space import Candidate, find_space, load_space
@@ -56,12 +50,12 @@ SPACES = ("heads.yaml", "published.yaml")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--only", nargs="+", default=["calls", "results", "decode", "parts"])
+    parser.add_argument("--only", nargs="+", default=["results", "decode", "parts"])
     arguments = parser.parse_args()
     out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    tables = {"calls": calls, "results": committed, "decode": decoding, "parts": all_parts}
+    tables = {"results": committed, "decode": decoding, "parts": all_parts}
     for name, rows in tables.items():
         if name in arguments.only:
             write(out / f"{name}.csv", rows())
@@ -221,55 +215,11 @@ def decoding(images: int = 200) -> list[dict[str, Any]]:
     return [{"bytes": len(data), "cpu_ms": 1000 * (time.process_time() - began) / images}]
 
 
-# the queue: calls.csv and results.csv
-
-
-def calls() -> list[dict[str, Any]]:
-    """The rows of calls.csv: each call of the queue, with 10, 100 and 1000 unfinished tasks."""
-    rows = []
-    for unfinished in (10, 100, 1000):
-        with tempfile.TemporaryDirectory() as folder:
-            backend = RDBStorage(f"sqlite:///{folder}/study.db")
-            rows += _calls_on(backend, unfinished)
-            backend.engine.dispose()
-    return rows
-
-
-def _calls_on(backend: RDBStorage, unfinished: int) -> list[dict[str, Any]]:
-    payload = {"candidates": [{"name": f"head {n}", "params": {"depth": n}} for n in range(24)]}
-    tasks = [Task(f"cohort {n}", "cohort", payload) for n in range(unfinished)]
-    queue = Tasks.create(_CachedStorage(backend), "study", tasks)
-    statements = 0
-
-    @event.listens_for(backend.engine, "before_cursor_execute")
-    def _(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        nonlocal statements
-        statements += 1
-
-    rows = []
-
-    def note(call: str, work: Callable[[], Any]) -> Any:
-        before = statements
-        result = work()
-        rows.append({"unfinished": unfinished, "call": call, "statements": statements - before})
-        return result
-
-    claim = note("claim", lambda: queue.claim("a worker"))
-    note("beat", claim.beat)
-    note("look", queue.look)
-    note("unfinished", queue.unfinished)
-    note("read of one trial", lambda: queue.storage.get_trial(claim._trial))
-    note("commit of one piece", lambda: claim.commit({"rows": []}))
-    note("read of all trials", queue._read)
-    sizes = [len(json.dumps(t.user_attrs)) for t in queue._read() if not t.state.is_finished()]
-    note("attribute", lambda: queue.storage.set_trial_user_attr(2, "an attribute", 1))
-    for row in rows:
-        row["bytes_of_a_task"] = sum(sizes) / len(sizes)
-    return rows
+# results.csv
 
 
 def committed() -> list[dict[str, Any]]:
-    """The rows of results.csv: bytes that cohorts of a tiny search commit, as stored."""
+    """The rows of results.csv: bytes of the results of cohorts of a tiny search."""
     rows = []
     for heads, rungs in ((6, 2), (12, 2), (12, 8)):
         with tempfile.TemporaryDirectory() as folder:
@@ -281,14 +231,8 @@ def committed() -> list[dict[str, Any]]:
             }  # fmt: skip
             search = Search(prepare(resolve_here(settings)))
             search.run()
-            storage = optuna.storages.InMemoryStorage()
-            queue = Tasks.create(storage, "study", [Task("cohort 1", "cohort")])
-            claim = queue.claim("a worker")
-            assert claim is not None
-            before = len(json.dumps(storage.get_trial(claim._trial).user_attrs))
-            claim.commit(found(search))
-            after = len(json.dumps(storage.get_trial(claim._trial).user_attrs))
-            rows.append({"heads": heads, "rungs": rungs, "bytes": after - before})
+            size = len(json.dumps(cohort_result(search)))
+            rows.append({"heads": heads, "rungs": rungs, "bytes": size})
     return rows
 
 

@@ -2,8 +2,8 @@
 
     python docs/make_scaling_page.py
 
-`benchmarks/scaling.py` and `benchmarks/simulated_fleet.py` write the CSV files. In the page, a
-table is what stands between `<!-- table NAME -->` and `<!-- end -->`; the text around it is kept.
+`benchmarks/scaling.py`, `engine.py` and `chaos.py` write the CSV files. In the page, a table
+is what stands between `<!-- table NAME -->` and `<!-- end -->`; the text around it is kept.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
         table = to_markdown(pd.read_csv(TABLES / f"{name}.csv"))
         text = block.sub(lambda match, table=table: match[1] + table + match[2], text)
     page.write_text(text, encoding="utf-8")
-    draw(pd.read_csv(TABLES / "searches.csv"), pd.read_csv(TABLES / "fleet.csv"))
+    draw(pd.read_csv(TABLES / "searches.csv"))
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -124,7 +124,7 @@ def searches(table: pd.DataFrame) -> str:
 def storage(table: pd.DataFrame) -> str:
     return markdown(
         ["", "one snapshot (GB)", "a cohort's three (GB)", "first weights (GB)",
-         "result in the database (kB)"],
+         "result (kB)"],
         [
             [f"{NAMES[row['base']]}, cohort of {row['heads']}", short(row["snapshot_gb"]),
              short(row["cohort_on_disk_gb"]), short(row["first_weights_gb"]),
@@ -134,67 +134,51 @@ def storage(table: pd.DataFrame) -> str:
     )  # fmt: skip
 
 
-def queue(table: pd.DataFrame) -> str:
-    fleet = pd.read_csv(TABLES / "fleet.csv")
-    both = table.merge(fleet, on=["faults", "workers"])
-    # Of small fleets the page shows the usual faults alone; fleet.csv has all rows.
-    both = both[(both["workers"] >= 512) | (both["faults"] == "usual")]
+def engine(table: pd.DataFrame) -> str:
     return markdown(
-        ["faults, workers", "cohorts", "time over the ideal", "work done again", "deaths",
-         "given back", "thrown away", "beats/s", "statements/s", "in the busiest minute, read"],
+        ["", "tasks", "seconds", "tasks/s", "driver's memory before (MB)", "after (MB)"],
         [
-            [f"{r['faults']}, {r['workers']:,}", f"{r['cohorts']:,}",
-             f"{r['makespan_over_ideal']:.2f}", f"{100 * r['rerun_share']:.1f}%",
-             f"{r['deaths']:,}", f"{r['preemptions']:,}", f"{r['results_thrown_away']:,}",
-             short(r["beats_per_s"]), short(r["statements_per_s"]),
-             f"{short(r['mb_read_per_s_busiest_minute'])} MB/s"]
-            for _, r in both.iterrows()
+            [str(r["what"]), f"{r['tasks']:,}", short(r["seconds"]),
+             short(r["tasks"] / r["seconds"]) if r["tasks"] else "–",
+             short(r["mb_before"]), short(r["mb_after"])]
+            for _, r in table.iterrows()
         ],
     )  # fmt: skip
 
 
-def rerun(table: pd.DataFrame) -> str:
+def chaos(table: pd.DataFrame) -> str:
     return markdown(
-        ["a cohort takes, in mean times to a failure",
-         *(f"{x:g}" for x in table["task_over_mean_time_to_failure"])],
+        ["fault", "after it (s)", "what is timed", "resumed", "tables"],
         [
-            ["work over the ideal", *(f"{x:.2f}" for x in table["work_over_ideal"])],
-            ["lost after 5 attempts", *(f"{100 * x:.2g}%" for x in table["share_lost_after_5"])],
+            [str(r["fault"]), f"{r['seconds']:.1f}", str(r["timed"]), str(r["resumed"]),
+             "those of `run`" if r["same"] else "others"]
+            for _, r in table.iterrows()
         ],
     )  # fmt: skip
 
 
 MARKDOWN: dict[str, Callable[[pd.DataFrame], str]] = {
-    "loads": loads, "steps": steps, "searches": searches, "storage": storage, "queue": queue,
-    "rerun": rerun,
+    "loads": loads, "steps": steps, "searches": searches, "storage": storage,
+    "engine": engine, "chaos": chaos,
 }  # fmt: skip
 """The table in Markdown, by the name of its CSV file."""
 
 
-def draw(searched: pd.DataFrame, fleet: pd.DataFrame) -> None:
-    """Draws the hours of a search over GPUs, and the time of simulated fleets over workers."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+def draw(searched: pd.DataFrame) -> None:
+    """Draws the hours of a search over GPUs."""
+    figure, axes = plt.subplots(figsize=(5.5, 3.8), layout="constrained")
     own = searched[searched["base"] == "vit_b"]
     for colour, (way, rows) in zip(("C0", "C1", "C2"), own.groupby("way", sort=False), strict=True):
-        left.plot(rows["gpus"], rows["hours"], "o-", color=colour, label=way, ms=4)
-        left.fill_between(
+        axes.plot(rows["gpus"], rows["hours"], "o-", color=colour, label=way, ms=4)
+        axes.fill_between(
             rows["gpus"], rows["hours_least"], rows["hours_most"], color=colour, alpha=0.1
         )
-    left.set(xscale="log", yscale="log", xlabel="H100s", ylabel="hours",
+    axes.set(xscale="log", yscale="log", xlabel="H100s", ylabel="hours",
              title="ViT-B, 24 heads, 100 epochs")  # fmt: skip
     gpus = sorted(own["gpus"].unique())
-    left.set_xticks(gpus, map(str, gpus))
-    left.minorticks_off()
-    left.legend(frameon=False, fontsize=8)
-    for name, rows in fleet.groupby("faults", sort=False):
-        right.plot(rows["workers"], rows["makespan_over_ideal"], "o-", label=name, ms=4)
-    right.set(xscale="log", xlabel="workers (cohorts a worker)", ylabel="time over the ideal",
-              title="The queue, with faults")  # fmt: skip
-    cohorts = dict(zip(fleet["workers"], fleet["cohorts"] / fleet["workers"], strict=True))
-    right.set_xticks(list(cohorts), [f"{n:,}\n({each:g})" for n, each in cohorts.items()])
-    right.minorticks_off()
-    right.set_ylim(bottom=1)
-    right.legend(frameon=False, fontsize=8)
+    axes.set_xticks(gpus, map(str, gpus))
+    axes.minorticks_off()
+    axes.legend(frameon=False, fontsize=8)
     figure.savefig(DOCS / "scaling.png", dpi=110)
 
 

@@ -20,6 +20,7 @@ from torch import nn
 from typing_extensions import Unpack
 
 from headsearch import torchrun
+from headsearch.cluster import session as engines
 from headsearch.config.keywords import PretrainSettings, SearchSettings, VerifyChoices, api_function
 from headsearch.config.settings import flags_from
 from headsearch.errors import UserError
@@ -27,7 +28,7 @@ from headsearch.models.candidates import candidate_table
 from headsearch.models.space import Space, as_space
 from headsearch.pretraining import session as sessions
 from headsearch.pretraining.export import Exported, export_from
-from headsearch.pretraining.run import Pretrained, Pretraining
+from headsearch.pretraining.run import Pretrained
 from headsearch.pretraining.setup import prepare_pretraining
 from headsearch.pretraining.verification import Verification
 from headsearch.report import has_report, write_report
@@ -91,6 +92,7 @@ def search(
     data: Any = "scenes",
     eval_data: Any = None,
     *,
+    engine: str | None = None,
     progress: bool | None = None,
     **settings: Unpack[SearchSettings],
 ) -> Result:
@@ -103,6 +105,7 @@ def search(
             `{"image": image, "label": label}` (as Hugging Face's), where an image is a PIL image,
             a uint8 tensor (3, H, W) or a float tensor in [0, 1].
         eval_data: the evaluation images, likewise; by default held out of `data`.
+        engine: trains cohorts as tasks of Ray: local, auto or ray://HOST:PORT.
         progress: whether to show progress; by default only in a terminal or notebook.
         settings: those of `headsearch run`, for example `epochs=3` for `--epochs 3`.
 
@@ -116,7 +119,10 @@ def search(
     else:
         own_space = as_space(space)
         inputs, flags["space"] = replace(inputs, space=own_space), own_space.source
-    return _result_of(*run_search(flags, inputs=inputs, console=console_for(progress)), inputs)
+    console = console_for(progress)
+    if engine is not None:
+        return _result_of(*engines.search_on(engine, flags, inputs, console), inputs)
+    return _result_of(*run_search(flags, inputs=inputs, console=console), inputs)
 
 
 @api_function()
@@ -130,6 +136,7 @@ def resume(
     space: str | Path | Mapping[str, Any] | Space | None = None,
     log: str | None = None,
     start_over: bool = False,
+    engine: str | None = None,
     progress: bool | None = None,
 ) -> Result:
     """Resumes a search that was interrupted from its last snapshot: `headsearch resume`.
@@ -140,6 +147,7 @@ def resume(
         data, eval_data, base_weights, space: paths, if what lies there was moved.
         log: none or tensorboard; by default as the search was started.
         start_over: whether a search whose snapshots are lost starts from its first step.
+        engine: as for `search`; by default the one that it began with.
         progress: whether to show progress; by default only in a terminal or notebook.
 
     Returns:
@@ -153,11 +161,14 @@ def resume(
         if torchrun.first() and not has_report(result.run_directory):
             write_report(result.run)
         return result
-    own_space = None if space is None or isinstance(space, str | Path) else as_space(space)
-    inputs = replace(inputs_from(base, data, eval_data), space=own_space)
+    own = None if space is None or isinstance(space, str | Path) else as_space(space)
+    inputs = replace(inputs_from(base, data, eval_data), space=own)
     moved = places_in(data=data, eval_data=eval_data, base_weights=base_weights, space=space)
+    console = console_for(progress)
     options: dict[str, Any] = {"log": log, "moved": moved, "start_over": start_over}
-    done = resume_search(result.run, inputs=inputs, console=console_for(progress), **options)
+    done = engines.resume_on(engine, result.run, moved, console) or resume_search(
+        result.run, inputs=inputs, console=console, **options
+    )
     return _result_of(*done, inputs)
 
 
@@ -250,7 +261,7 @@ def pretrain(
         head=None if head is None else str(head),
         inputs=inputs,
     )
-    return _pretrained(*sessions.run_pretraining(planned, console=console_for(progress)))
+    return sessions.pretrained(*sessions.run_pretraining(planned, console=console_for(progress)))
 
 
 @api_function()
@@ -286,23 +297,7 @@ def resume_pretraining(
     done = sessions.resume_pretraining(
         directory, inputs, log=log, moved=moved, start_over=start_over, console=console
     )
-    return _pretrained(*done)
-
-
-def _pretrained(running: Pretraining | None, signal: int) -> Pretrained:
-    """The results of a pretraining, in every process of a job.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C or SIGTERM stopped it after it wrote a snapshot.
-    """
-    if signal:
-        raise KeyboardInterrupt
-    if running is None:
-        received: Pretrained = distributed.receive_object()
-        return received
-    result = Pretrained(running.run_directory, running.weights, running.scores, running.loading)
-    distributed.broadcast_object(result)
-    return result
+    return sessions.pretrained(*done)
 
 
 @api_function()
@@ -345,6 +340,7 @@ def verify(
     jobs: int | None = None,
     threads: int | None = None,
     device: str = "auto",
+    engine: str | None = None,
     progress: bool | None = None,
 ) -> Result:
     """Pretrains a search's base with each of its best heads alone: `headsearch verify`.
@@ -358,6 +354,7 @@ def verify(
         jobs: solo runs at a time; by default one for each CPU core or GPU.
         threads: CPU threads of each run; by default the cores are divided evenly.
         device: auto, cpu, cuda, cuda:1, ….
+        engine: as for `search`; `jobs` then has no effect.
         progress: whether to show progress; by default only in a terminal or notebook.
 
     Returns:
@@ -372,7 +369,7 @@ def verify(
         result.run, top=top, seeds=seeds, controls=controls, jobs=jobs, threads=threads,
         device=device,
     )  # fmt: skip
-    if sessions.run_verification(verification, console_for(progress)):
+    if engines.verified_on(engine, verification, console_for(progress)):
         raise KeyboardInterrupt
     verified = read_run(result.run_directory)
     write_report(verified)

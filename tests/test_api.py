@@ -457,3 +457,14 @@ def test_the_example_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "features (2, 64)" in done.stdout
     assert (tmp_path / "pretrained" / "base.safetensors").is_file()
+
+
+def test_an_engine_takes_names_and_no_objects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(headsearch.UserError, match=r"engine=.* must be local"):
+        headsearch.search(engine="remote", out=tmp_path / "run")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    with pytest.raises(headsearch.UserError, match="base is an object, which the processes of"):
+        headsearch.search(base=nn.Identity(), engine="local", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from headsearch import torchrun
-from headsearch.cli.cluster import collect, status, submit, worker
 from headsearch.cli.inspect import bench, space
 from headsearch.cli.pretraining import pretrain, verify
 from headsearch.cli.results import calibrate, export, plot, report
@@ -27,7 +26,7 @@ app = typer.Typer(
 )
 
 
-OF_A_JOB = ("run", "resume", "pretrain", "worker")
+OF_A_JOB = ("run", "resume", "pretrain")
 """Commands that several processes, started by torchrun, carry out together."""
 
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -95,14 +94,34 @@ ranks the rest by discrepancy from the base and downstream accuracy.
         )
 
 
+GONE = {
+    "submit": "headsearch run --engine ray://HOST:PORT plans and runs the search",
+    "worker": "ray start --address HOST:PORT lets a machine take part",
+    "status": "headsearch run --engine shows how its cohorts stand",
+    "collect": "headsearch run --engine writes the run directory itself",
+}
+"""Commands of earlier versions, and what to do instead."""
+
+
+def _gone(context: typer.Context) -> None:
+    name = str(context.info_name)
+    raise UserError(f"there is no {name} any more: {GONE[name]} (README, Many machines)")
+
+
 GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "Search": (run, resume),
     "Use a result": (pretrain, export, verify, calibrate, report, plot),
     "Before a search": (space, bench),
-    "Search on many machines": (submit, worker, status, collect),
 }
 """The commands by the panel that they have in `headsearch --help`."""
 
 for group, commands in GROUPS.items():
     for command in commands:
         app.command(rich_help_panel=group)(command)
+
+for name in GONE:
+    app.command(
+        name,
+        hidden=True,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )(_gone)

@@ -17,6 +17,22 @@ RankOption = Annotated[
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 
+EngineOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="local|auto|ray://HOST:PORT",
+        help="Train cohorts as tasks of Ray: on this machine (a cohort per GPU), on the cluster "
+        "that it is part of, or on that of a head. \\[default: in this process]",
+    ),
+]
+GraceOption = Annotated[
+    float,
+    typer.Option(
+        help="With --engine: seconds without a sign of life until a task counts as lost and "
+        "starts again from its last snapshot."
+    ),
+]
+
 
 def settings_as_flags(
     *, without: Collection[str] = (), show_defaults: bool = True

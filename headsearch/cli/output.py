@@ -1,4 +1,4 @@
-"""The console of the commands, and the final output of a search, a verification or a collect."""
+"""The console of the commands, and the final output of a search or a verification."""
 
 from __future__ import annotations
 

@@ -8,20 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headsearch import torchrun
-from headsearch.cli.flags import RankOption, settings_as_flags
+from headsearch.cli.flags import EngineOption, GraceOption, RankOption, settings_as_flags
 from headsearch.cli.output import conclude, console_here, end, importing, resumable
+from headsearch.cluster.choices import GRACE_S, EngineChoices
 from headsearch.config.setting_groups import OF_SEARCH_ALONE
 from headsearch.config.settings import resolve
-from headsearch.errors import UserError
 from headsearch.runs.console import loading_shown, print_notes
-from headsearch.runs.storage_url import VARIABLE
-from headsearch.text import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from headsearch.pretraining.run import Pretraining
-    from headsearch.pretraining.verification import Verification
 
 
 @settings_as_flags(without=OF_SEARCH_ALONE, show_defaults=False)
@@ -107,29 +104,8 @@ def verify(
         typer.Option(min=1, help="CPU threads of each run. \\[default: the cores, divided evenly]"),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
-    by_workers: Annotated[
-        bool,
-        typer.Option(
-            "--by-workers",
-            help="Queue the solo runs for the workers of the study that RUN was collected from, "
-            "and collect those that are done.",
-        ),
-    ] = False,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            envvar=VARIABLE,
-            metavar="URL",
-            help="With --by-workers: the study's storage. \\[default: as RUN was collected]",
-        ),
-    ] = None,
-    study: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="With --by-workers: the study's name. \\[default: as RUN was collected]",
-        ),
-    ] = None,
+    engine: EngineOption = None,
+    grace: GraceOption = GRACE_S,
 ) -> None:
     """Pretrain the base with each of the best heads alone, and measure what it gains.
 
@@ -139,56 +115,25 @@ Runs that have ended are not repeated: start the command again if it was interru
     Example: [bold]headsearch verify results/RUN --top 3 --seeds 3[/bold]
     """
     console = console_here()
+    chosen = EngineChoices(engine, grace) if engine is not None else None
     with importing(console):
         from headsearch.pretraining.session import run_verification
         from headsearch.pretraining.verification import Verification
         from headsearch.runs.run import read_run
-        from headsearch.runs.storage import within_reach
     verification = Verification(
         read_run(run), top=top, seeds=seeds, controls=controls, jobs=jobs, threads=threads,
         device=device,
     )  # fmt: skip
-    if by_workers:
-        with within_reach():
-            notes = _spread(verification, storage, study)
-        print_notes(console, notes)
-        conclude(run, console)
-        return
-    with resumable(console, "the same command"):
-        signal = run_verification(verification, console)
+    if chosen is not None:
+        from headsearch.cluster.session import verify_on
+
+        with resumable(console, "the same command"):
+            spread, signal = verify_on(chosen, verification, console)
+        print_notes(console, spread.failures)
+    else:
+        with resumable(console, "the same command"):
+            signal = run_verification(verification, console)
     if signal:
         console.print("interrupted, all progress is saved: start the same command again")
         raise typer.Exit(128 + signal)
     conclude(run, console)
-
-
-def _spread(verification: Verification, storage: str | None, study: str | None) -> list[str]:
-    """Queues solo runs for workers and collects those that are done; returns notes to print."""
-    from headsearch.cli.cluster import open_shared
-    from headsearch.cluster.collect import bring_solos, collected_from, solo_failures
-    from headsearch.cluster.shared_study import SOLO
-    from headsearch.cluster.solo_tasks import queue_solos
-
-    run = verification.search
-    known = collected_from(run.path) or {}
-    url, name = storage or known.get("storage"), study or known.get("study")
-    if url is None or name is None:
-        raise UserError(
-            f"{run.path} was not collected from workers: --by-workers needs --storage and --study"
-        )
-    shared = open_shared(url, name)
-    results = shared.tasks().results(SOLO)
-    bring_solos(run, results)
-    queued = queue_solos(shared, verification)
-    names = {f"solo {solo} lr {solo.lr:g}" for solo in verification.solos}
-    standings = [s for s in shared.tasks().standing() if s.task.key in names]
-    done = sum(standing.state == "done" for standing in standings)
-    lost = [f"{s.task.key} is lost: {s.reason}" for s in standings if s.state == "lost"]
-    solo_runs = counted(len(verification.solos), "solo run")
-    notes = [f"{solo_runs}: {queued} queued now, {done} done by workers"]
-    if done < len(standings):
-        notes.append(
-            f"headsearch worker --storage {shared.url} --study {name} trains them; then start the "
-            "same command again"
-        )
-    return [*notes, *lost, *solo_failures(results)]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from headsearch import torchrun
-from headsearch.cli.flags import settings_as_flags
+from headsearch.cli.flags import EngineOption, GraceOption, settings_as_flags
 from headsearch.cli.output import (
     conclude,
     console_here,
@@ -19,11 +19,17 @@ from headsearch.cli.output import (
     resumable,
 )
 from headsearch.cli.pretraining import finish_pretraining
+from headsearch.cluster.choices import GENERATION, GRACE_S, EngineChoices
 from headsearch.config.machine import check_here
 from headsearch.config.settings import RunConfig, read_config_file, resolve
 from headsearch.errors import UserError
-from headsearch.runs.console import loading_shown, print_notes
+from headsearch.runs.console import loading_shown, print_notes, say
 from headsearch.runs.directory import claimed
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from headsearch.cluster.search import EngineSearch
 
 LOG_HELP = RunConfig.model_fields["log"].description
 
@@ -41,6 +47,16 @@ def run(
             "steps, and writes nothing.",
         ),
     ] = False,
+    engine: EngineOption = None,
+    grace: GraceOption = GRACE_S,
+    generation: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="With --engine and a sampler that learns (tpe, nsgaii): it learns after every so "
+            "many cohorts, whatever the number of machines.",
+        ),
+    ] = GENERATION,
     **flags: Any,
 ) -> None:
     """Search: train candidate heads together, prune the weak, rank the rest.
@@ -56,6 +72,9 @@ def run(
         return
     check_here(settings)
     console = console_here()
+    if engine is not None:
+        _run_on(EngineChoices(engine, grace, generation), settings, given, config, console)
+        return
     if not torchrun.first():
         from headsearch.study.session import run_search
 
@@ -71,6 +90,36 @@ def run(
         found, signal = run_search(given, config, directory=directory, console=console)
     conclude(found, console)
     end(signal, found, console)
+    end_without_heads(found)
+
+
+def _run_on(
+    chosen: EngineChoices,
+    settings: RunConfig,
+    given: Mapping[str, Any],
+    config: Path | None,
+    console: Console,
+) -> None:
+    """Runs a search on an engine."""
+    in_file = read_config_file(config) if config is not None else {}
+    asked = {**{name: entry.value for name, entry in in_file.items()}, **given}
+    with resumable(console), claimed(settings, asked) as directory:
+        with importing(console):
+            from headsearch.cluster.session import run_search_on
+        search, signal = run_search_on(chosen, given, config, directory, console)
+    _conclude_on(search, signal, console)
+
+
+def _conclude_on(search: EngineSearch, signal: int, console: Console) -> None:
+    """Ends a search on an engine as any other; cohorts that were set aside give exit code 1."""
+    found = search.run_directory
+    conclude(found, console)
+    end(signal, found, console)
+    for line in search.set_aside:
+        say(console, line)
+    if search.set_aside:
+        say(console, f"headsearch resume {found} tries again what was set aside")
+        raise typer.Exit(1)
     end_without_heads(found)
 
 
@@ -118,6 +167,8 @@ def resume(
             help="If its snapshots are lost: discard its results and start from the first step.",
         ),
     ] = False,
+    engine: EngineOption = None,
+    grace: GraceOption = GRACE_S,
 ) -> None:
     """Resume a search or a pretraining that was interrupted, from its last snapshot.
 
@@ -133,6 +184,7 @@ are those of a run without interruption.
     moved = {name: place for name, place in places.items() if place is not None}
     console = console_here()
     with importing(console):
+        from headsearch.cluster.session import chosen_for_resuming, resume_search_on
         from headsearch.pretraining.session import has_ended, resume_pretraining
         from headsearch.report import has_report
         from headsearch.runs.run import is_pretraining, read_run
@@ -149,6 +201,14 @@ are those of a run without interruption.
                 run, log=log, moved=moved, start_over=start_over, console=console
             )
         finish_pretraining(*resumed, console)
+        return
+    chosen = chosen_for_resuming(run, engine, grace)
+    if chosen is not None and (start_over or log not in (None, "none")):
+        raise UserError(f"{run} is a run of an engine: leave out --log and --start-over")
+    if chosen is not None:
+        with resumable(console):
+            search, signal = resume_search_on(chosen, read_run(run), moved=moved, console=console)
+        _conclude_on(search, signal, console)
         return
     with resumable(console):
         found, signal = resume_search(

@@ -1,1 +1,1 @@
-"""A search over many machines."""
+"""A search or a verification whose cohorts and solo runs train on an engine (Ray)."""

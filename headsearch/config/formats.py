@@ -15,8 +15,8 @@ RUN = 1
 """Format of a run directory: config.yaml, the tables, and the attributes of the study."""
 SPACE = 1
 """Format of a search space."""
-FLEET = 1
-"""Format of a study that several machines share, of its tasks and their results."""
+PLAN = 1
+"""Format of the plan of a search on an engine, and of the results of its cohorts."""
 
 
 def check_format(found: object, known: int, where: str) -> None:

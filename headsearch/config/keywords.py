@@ -103,6 +103,7 @@ class VerifyChoices(TypedDict, total=False):
     jobs: int | None
     threads: int | None
     device: str
+    engine: str | None
     progress: bool | None
 
 

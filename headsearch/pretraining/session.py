@@ -14,7 +14,7 @@ from rich.console import Console
 from headsearch import torchrun
 from headsearch.data.image.skipped import listed_where_too_many
 from headsearch.pretraining.display import points_of, shown, shown_verification
-from headsearch.pretraining.run import Pretraining
+from headsearch.pretraining.run import Pretrained, Pretraining
 from headsearch.pretraining.run import has_ended as pretraining_has_ended
 from headsearch.pretraining.setup import PretrainingSetup, prepare_again
 from headsearch.pretraining.solo import SoloEvent, SoloRun
@@ -24,6 +24,7 @@ from headsearch.report.tensorboard import curves_written
 from headsearch.runs.console import loading_shown, print_notes
 from headsearch.runs.run import is_complete, is_pretraining
 from headsearch.runs.signals import interrupted_while_loaded, stops_heard
+from headsearch.training import distributed
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 
 STOPPING_SOLO_RUNS = (
@@ -112,6 +113,22 @@ def resume_pretraining(
     with loading_shown(console) as loading, listed_where_too_many(directory):
         planned = prepare_again(directory, inputs, loading, changed)
     return run_pretraining(planned, directory, console, start_over=start_over)
+
+
+def pretrained(running: Pretraining | None, signal: int) -> Pretrained:
+    """The results of a pretraining, in every process of a job.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM stopped it after it wrote a snapshot.
+    """
+    if signal:
+        raise KeyboardInterrupt
+    if running is None:
+        received: Pretrained = distributed.receive_object()
+        return received
+    result = Pretrained(running.run_directory, running.weights, running.scores, running.loading)
+    distributed.broadcast_object(result)
+    return result
 
 
 def run_verification(verification: Verification, console: Console | None = None) -> int:

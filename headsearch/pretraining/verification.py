@@ -228,7 +228,7 @@ class Verification:
                 left = seconds_each * (len(self.solos) - done)
             return Progress(ended, failure, self._done, len(self.solos), now, left)
 
-        self._write()
+        self.write()
         try:
             while (waiting or running) and not self.stop.is_set():
                 while waiting and free:
@@ -251,7 +251,7 @@ class Verification:
                         continue
                     self._done += 1
                     failed = process.returncode != 0 or solo.scores() is None
-                    self._write()
+                    self.write()
                     notify(
                         progress(solo, why_failed(process.returncode, solo.log) if failed else None)
                     )
@@ -288,19 +288,30 @@ class Verification:
                 command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment
             )
 
+    def settings_of(self, solo: Solo) -> dict[str, Any]:
+        """The settings of a solo run that differ from those of the search, by name."""
+        return {
+            "seed": solo.seed,
+            "data_seed": self.data_seed,
+            "rungs": 1,
+            "threads": self.threads,
+            "device": self.devices[0].partition(":")[0],
+        }
+
     def _flags(self, solo: Solo, device: str) -> list[str]:
         flags = {
             "head": solo.candidate,
-            "seed": solo.seed,
-            "data-seed": self.data_seed,
-            "rungs": 1,
-            "threads": self.threads,
+            **self.settings_of(solo),
             "device": device,
             "out": solo.directory,
         }
-        return [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+        return [
+            part
+            for name, value in flags.items()
+            for part in (f"--{name.replace('_', '-')}", str(value))
+        ]
 
-    def _write(self) -> None:
+    def write(self) -> None:
         """Writes solo.csv, and the gains into ranking.csv."""
         keep_solo_rows(
             self.search, [row for solo in self.solos if (row := solo.scores()) is not None]

@@ -1,4 +1,4 @@
-"""Opens Optuna storages: SQLite, PostgreSQL, MySQL, a journal file, or a gRPC proxy of these.
+"""Opens Optuna storages: SQLite, PostgreSQL, or a journal file.
 
 All code that opens a study opens its storage here, so a URL has the same meaning everywhere. A
 storage that is only to be read is opened by `existing_storage`, which creates and writes nothing.
@@ -7,21 +7,12 @@ storage that is only to be read is opened by `existing_storage`, which creates a
 from __future__ import annotations
 
 import sqlite3
-import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import Any
 
 import optuna
-from optuna.exceptions import (
-    ExperimentalWarning,
-    StorageInternalError,
-    UpdateFinishedTrialError,
-)
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import create_engine, inspect, text
@@ -32,29 +23,12 @@ from sqlalchemy.pool import QueuePool
 from headsearch.errors import UserError
 from headsearch.runs.storage_url import masked, unmasked
 
-T = TypeVar("T")
-
-try:
-    from grpc import RpcError
-except ImportError:  # not installed, so no storage can raise it
-
-    class RpcError(Exception):  # type: ignore[no-redef]
-        """Stands for gRPC's error if gRPC is not installed."""
-
-
-STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError, RpcError)
+STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError)
 """Errors of Optuna's storages when they cannot be read or written."""
-OUT_OF_REACH = (*STORAGE_ERRORS, OSError, RuntimeError)
-"""Errors of calls while a storage is unreachable: a journal's lock raises a plain RuntimeError."""
 DRIVERS = {
     # dialect: SQLAlchemy's default driver, the driver of our extra, the name of that extra
     "postgresql": ("psycopg2", "psycopg", "postgresql"),
-    "mysql": ("MySQLdb", "pymysql", "mysql"),
 }
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
-"""Seconds between attempts to reach a storage: the pause doubles from the first to the longest."""
-
-
 WRITE_WAIT_S, READ_WAIT_S = 30.0, 5.0
 """Seconds to wait for a SQLite file that another process has locked: to write, or only to read."""
 OF_OPTUNA = ("studies", "version_info", "alembic_version")
@@ -69,8 +43,7 @@ def open_storage(url: str) -> BaseStorage:
     """The storage of a URL, which is set up if it is new; a hidden password is looked up.
 
     Args:
-        url: SQLAlchemy's (`sqlite:///…`, `postgresql://…`, `mysql://…`), `journal:///FILE`, or
-            `grpc://HOST:PORT`.
+        url: SQLAlchemy's (`sqlite:///…`, `postgresql://…`), or `journal:///FILE`.
 
     Raises:
         UserError: it cannot be opened.
@@ -106,8 +79,6 @@ def file_storage(file: Path, *, create: bool) -> BaseStorage:
 def _opened(url: str, *, create: bool) -> BaseStorage:
     url = unmasked(url)
     try:
-        if url.startswith("grpc://"):
-            return _proxy(url)
         if url.startswith("journal://"):
             file = url.removeprefix("journal://")
             if not create and not Path(file).is_file():
@@ -181,19 +152,6 @@ def _is_set_up(engine: Engine) -> bool:
         return all(counts)
 
 
-@contextmanager
-def within_reach() -> Iterator[None]:
-    """Turns errors of the storage in this block into one line for the user.
-
-    Raises:
-        UserError: the storage failed.
-    """
-    try:
-        yield
-    except STORAGE_ERRORS as error:
-        raise UserError(f"the storage is out of reach: {reason_of(error)}") from None
-
-
 def reason_of(error: Exception) -> str:
     """The first line of a storage's error message, from the underlying error if there is one.
 
@@ -226,42 +184,6 @@ def check_storage(url: str) -> None:
         raise UserError(f"--storage: cannot open it: {reason_of(error)}") from None
 
 
-def check_shared(url: str) -> None:
-    """Refuses a storage that several machines cannot share.
-
-    Only one worker may win a claim of a task; with SQLite, two can.
-
-    Raises:
-        UserError: it is SQLite.
-    """
-    if url.startswith("sqlite"):
-        raise UserError(
-            f"--storage {masked(url)}: SQLite cannot be shared by workers; use postgresql://…, "
-            "mysql://…, journal:///FILE on a shared file system, or grpc://HOST:PORT"
-        )
-
-
-def _proxy(url: str) -> BaseStorage:
-    """The gRPC proxy of a URL. Raises UserError if gRPC is not installed or nobody answers."""
-    if find_spec("grpc") is None or find_spec("google.protobuf") is None:
-        raise UserError("--storage grpc://… needs grpcio: pip install 'headsearch[grpc]'")
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    if not parts.hostname or port is None:
-        raise UserError(f"--storage {masked(url)}: must have the form grpc://HOST:PORT")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        proxy = optuna.storages.GrpcStorageProxy(host=parts.hostname, port=port)
-    try:
-        proxy.wait_server_ready(timeout=int(LONGEST_PAUSE_S))
-    except ConnectionError:
-        raise UserError(f"--storage {masked(url)}: no server answers there") from None
-    return proxy
-
-
 def _with_driver(url: URL) -> URL:
     """The URL with an installed driver, if it names none.
 
@@ -278,38 +200,3 @@ def _with_driver(url: URL) -> URL:
             f"--storage {dialect}://… needs {wanted}: pip install 'headsearch[{extra}]'"
         )
     return url.set(drivername=f"{dialect}+{wanted}") if wanted == ours else url
-
-
-def patiently(
-    call: Callable[[], T],
-    seconds: float,
-    *,
-    clock: Callable[[], float] = time.monotonic,
-    pause: Callable[[float], object] = time.sleep,
-) -> T:
-    """The result of a call to a storage, repeated for up to `seconds` while the storage fails.
-
-    A database that restarts is unreachable for seconds. It is unknown whether a failed call was
-    carried out, so the call must be one that may be carried out twice.
-
-    Args:
-        call: the call.
-        seconds: how long to repeat it.
-        clock: the time in seconds; replaced in tests.
-        pause: waits so many seconds; replaced in tests.
-
-    Raises:
-        Exception: the last error of the storage.
-    """
-    end, wait = clock() + seconds, FIRST_PAUSE_S
-    while True:
-        try:
-            return call()
-        except UpdateFinishedTrialError:  # an answer of the storage, although a RuntimeError
-            raise
-        except OUT_OF_REACH:
-            left = end - clock()
-            if left <= 0:
-                raise
-        pause(min(wait, left))
-        wait = min(2 * wait, LONGEST_PAUSE_S)

@@ -38,11 +38,16 @@ def record_baselines(leaderboard: Leaderboard, prepared: SearchSetup) -> None:
     leaderboard.dense_rows += ceiling_row(dense.scorer.ceiling(dense.grid))
 
 
+def base_name(cohort: int) -> str:
+    """The name in dense.csv of the base of a cohort, by its index."""
+    return "base" if cohort == 0 else f"base of cohort {cohort + 1}"
+
+
 def record_base(leaderboard: Leaderboard, cohort: int, rung: int, scores: RungScores) -> None:
     """Adds the rows of a cohort's base at a rung; those of rung 0 are the untrained base's too."""
     if scores.base.dense is None:
         return
-    name = "base" if cohort == 0 else f"base of cohort {cohort + 1}"
+    name = base_name(cohort)
     rows = rows_of(name, "base", scores.base.dense, cohort=cohort, rung=rung)
     leaderboard.dense_rows = with_rows(leaderboard.dense_rows, name, rows)
     if rung == 0 and cohort == 0:

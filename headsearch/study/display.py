@@ -111,7 +111,7 @@ class _Lines:
         if event.scores.base.report is not None:
             parts.append(f"base k-NN {100 * event.scores.base.report.knn:.1f}%")
         if best is not None:
-            parts.append(f"best {best.candidate.name} ({_score_words(best)})")
+            parts.append(f"best {best.candidate.name} ({score_words(best)})")
         parts.append(f"{counted(live, 'head')} live" if event.rung < self._rungs else "complete")
         if left:
             names = (
@@ -204,7 +204,7 @@ def _cells(entry: Entry) -> Iterator[str]:
     yield entry.state + (f" at rung {entry.rungs}" if _left_early(entry) else "")
 
 
-def _score_words(entry: Entry) -> str:
+def score_words(entry: Entry) -> str:
     """A scored head's discrepancy and k-NN accuracy, in words."""
     scores = entry.scores
     assert scores is not None

@@ -14,6 +14,7 @@ import torch
 from headsearch import torchrun
 from headsearch.config import normalization
 from headsearch.config.locations import absolute_locations
+from headsearch.config.presets import STEPS_TO_LEARN
 from headsearch.config.recipes import find_recipe
 from headsearch.config.views import ViewSettings, views_for
 from headsearch.data import fingerprint
@@ -44,6 +45,13 @@ def setup_notes(setup: TrainingSetup) -> Iterator[str]:
     yield from data.notes
     if setup.dense is not None:
         yield from setup.dense.notes
+    enough = STEPS_TO_LEARN.get(setup.config.objective, 0)
+    if setup.steps < enough:
+        yield (
+            f"{counted(setup.steps, 'step')} may be too few for {setup.config.objective}: a small "
+            f"ViT has been seen to learn with it in {enough} steps of 128 images (--budget "
+            "standard, or more --epochs)"
+        )
     threads, used = setup.config.threads, torch.get_num_threads()
     if threads is not None and threads > used:
         yield (
@@ -91,7 +99,6 @@ def recorded_settings(setup: TrainingSetup, run_directory: Path) -> dict[str, An
     """The content of config.yaml: the resolved settings and all else that decides the results."""
     weights = setup.plan.weights
     settings = setup.config.model_dump(mode="json")
-    packages = ("torch", "torchvision", "timm", "optuna", "numpy")
     return {
         **settings,
         **absolute_locations({**settings, "given": setup.inputs.names}),
@@ -108,11 +115,17 @@ def recorded_settings(setup: TrainingSetup, run_directory: Path) -> dict[str, An
         "base_arguments": {"timm_name": setup.plan.timm_name, **setup.plan.arguments},
         "data_fingerprint": fingerprint.written(fingerprint.fingerprint(setup.data)),
         "git_commit": _git_commit(),
-        "versions": {
-            "headsearch": VERSION,
-            "python": platform.python_version(),
-            **{package: version(package) for package in packages},
-        },
+        "versions": versions_here(),
+    }
+
+
+def versions_here() -> dict[str, str]:
+    """The versions that decide the results: of headsearch, Python and packages."""
+    packages = ("torch", "torchvision", "timm", "optuna", "numpy")
+    return {
+        "headsearch": VERSION,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
     }
 
 

@@ -153,9 +153,9 @@ class Trainer:
     def step(self, crops: Tensor, position: StepPosition, local: Tensor | None = None) -> None:
         """One update of base and heads from two crops of each image, (2, B, C, S, S).
 
-        `local` are local crops (L, B, C, s, s) for the base (`Objective.takes_local_views`). In a
-        job of several processes, each process passes the crops of its own images, and all make the
-        same update. Nothing here waits for the device.
+        `local` are local crops (L, B, C, s, s), which the base alone sees. In a job of several
+        processes, each passes its own images' crops, and all make the same update. Nothing here
+        waits for the device.
 
         Raises:
             HeadFailedError: the code of a head failed; nothing has changed, and the step can be
@@ -272,8 +272,7 @@ class Trainer:
         """The student's features of crops (2B, C, S, S), and the losses of a step on them.
 
         `local` are local crops (L, B, C, s, s). Masked patches and dropped paths depend on the seed
-        and the step alone. Which images a head sees depends on its name too, or on the number of
-        heads (`models/head_batches.py`).
+        and the step; the images of a head on its name or the number of heads too (`head_batches`).
         """
         with self._seeded_layers(position):
             return self._forward(self._step_inputs(crops, position, local))

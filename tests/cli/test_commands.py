@@ -271,6 +271,29 @@ def test_help_imports_nothing_heavy(command: str) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("command", ["submit", "worker", "status", "collect"])
+def test_a_command_of_the_old_queue_says_what_to_use(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["--storage", "journal:///none.log", "--study", "s"]
+    code, out, err = in_process(capsys, monkeypatch, command, *given)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert f"there is no {command} any more" in err
+    assert "--engine" in err or "ray start" in err
+
+
+def test_an_engine_without_ray_says_how_to_install_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    out = tmp_path / "run"
+    code, _, err = in_process(capsys, monkeypatch, "run", "--engine", "local", "--out", str(out))
+    assert code == 2
+    assert err == "headsearch: --engine needs Ray: pip install 'headsearch[ray]'\n"
+    assert not out.exists()
+
+
 def test_space_lists_candidates_with_their_cost(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -457,7 +480,7 @@ def test_the_help_groups_commands_and_says_what_a_budget_contains(
     places = [shown.index(group) for group in GROUPS]
     assert places == sorted(places)
     assert {command for group in GROUPS.values() for command in group} == {
-        command.callback for command in app.registered_commands
+        command.callback for command in app.registered_commands if not command.hidden
     }
     shown = in_process(capsys, monkeypatch, "run", "--help")[1]
     words = " ".join(re.sub("[│\n]", " ", shown).split())

@@ -14,7 +14,6 @@ from headsearch.errors import UserError
 from headsearch.runs import storage
 from headsearch.runs.storage import existing_storage, file_storage, is_locked, reason_of
 from headsearch.runs.storage_url import without_passwords
-from helpers.command_line import in_process
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -48,23 +47,6 @@ def test_reading_creates_no_table_and_no_file(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=reason):
             existing_storage(url)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-@pytest.mark.parametrize("command", ["status", "collect", "worker"])
-def test_a_look_at_a_study_that_is_not_there_creates_nothing(
-    command: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    given = ["--storage", f"journal://{tmp_path}/none.log", "--study", "s"]
-    out = ["--out", "run"] if command == "collect" else []
-    code, _, err = in_process(capsys, monkeypatch, command, *given, *out)
-    assert code == 2
-    where = f"journal://{tmp_path}/none.log"
-    assert err == f"headsearch: --study s: no study that `headsearch submit` wrote to {where}\n"
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_write_waits_for_a_reader_of_the_file(tmp_path: Path) -> None:

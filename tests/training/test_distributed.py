@@ -198,45 +198,6 @@ def test_a_module_of_ones_own_starts_alike_in_all_processes(tmp_path: Path) -> N
         assert torch.equal(tensor, second[name]), name
 
 
-def test_a_base_that_diverges_in_a_workers_job_ends_its_cohort_alone(tmp_path: Path) -> None:
-    """The cohort's end is a result; the job goes on with the next."""
-    where = ("--storage", f"journal://{tmp_path / 'heads.log'}", "--study", "heads")
-    common = flags(tmp_path, cohort=3)
-    ended_well(headsearch(1, "submit", *where, "--shared", tmp_path / "first", *common))
-    job = torchrun(
-        2, JOBS / "diverging.py", "worker", *where, "--name", "w", "--out", tmp_path / "w"
-    )
-    out = ended_well(job)
-    assert out.count("with the learning rate lowered 3 times already") == 2
-    assert "nothing is left: 2 tasks done here" in out
-
-
-def test_a_worker_of_two_processes_trains_cohorts_and_solo_runs(tmp_path: Path) -> None:
-    where = ("--storage", f"journal://{tmp_path / 'heads.log'}", "--study", "heads")
-    common = flags(tmp_path, cohort=3, epochs=6)
-    ended_well(headsearch(1, "submit", *where, "--shared", tmp_path / "first", *common))
-    out = ended_well(headsearch(2, "worker", *where, "--name", "both", "--out", tmp_path / "a"))
-    assert out.count("both | cohort 1 done") == out.count("both | cohort 2 done") == 1
-    run, alone = tmp_path / "run", tmp_path / "alone"
-    ended_well(headsearch(1, "collect", *where, "--out", run))
-    ended_well(headsearch(1, "run", *common, "--out", alone))
-    same_up_to_rounding(alone, run)
-    by_workers = ("verify", run, "--by-workers", *where, "--top", "1", "--seeds", "1")
-    ended_well(headsearch(1, *by_workers, "--no-controls"))
-    out = ended_well(headsearch(2, "worker", *where, "--name", "both", "--out", tmp_path / "b"))
-    assert "2 tasks done" in out
-    ended_well(headsearch(1, *by_workers, "--no-controls"))
-    assert len(pd.read_csv(run / "solo.csv")) == 2
-    two_seeds = (*by_workers[:-1], "2", "--no-controls")
-    ended_well(headsearch(1, *two_seeds))
-    job = torchrun(
-        2, JOBS / "diverging.py", "worker", *where, "--name", "w", "--out", tmp_path / "c"
-    )
-    out = ended_well(job)
-    assert out.count("diverged: its loss or gradient is not finite") == 2
-    assert "2 tasks done" in out
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -155,7 +155,7 @@ def fit_softmax(
         max_eval=2 * max_iterations,
         tolerance_grad=1e-6,
         tolerance_change=0.0,
-        history_size=20,
+        history_size=10,
         line_search_fn="strong_wolfe",
     )
 

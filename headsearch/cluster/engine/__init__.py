@@ -1,1 +1,0 @@
-"""Task queue of a study that many machines share: claims, heartbeats, attributes, dashboard."""

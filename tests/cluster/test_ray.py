@@ -1,0 +1,204 @@
+"""Searches on a real Ray cluster of two nodes on this machine, and what faults do to them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from headsearch.cluster.choices import EngineChoices
+from headsearch.cluster.driver import Driver, DriverEvent, Happened, Job, Standing
+from headsearch.cluster.ray_engine import RayEngine, connected
+from headsearch.errors import UserError
+from headsearch.runs.run import is_complete
+from helpers.inline_engine import on_engine, same, searched, settings
+
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+MARK = "HEADSEARCH_TEST_MARK"
+"""An environment variable that all processes of a run inherit."""
+HEADSEARCH = [sys.executable, "-m", "headsearch"]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """The address of a cluster of two nodes with one core each, with token authentication."""
+    os.environ["RAY_AUTH_MODE"] = "token"  # before Ray is imported
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    cluster.add_node(**node)
+    yield cluster.address
+    cluster.shutdown()
+    del os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"]
+
+
+@pytest.fixture(scope="module")
+def engine(address: str) -> Iterator[RayEngine]:
+    with connected(f"ray://{address}", cpus=1, gpu=False) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The search in one process."""
+    return searched(tmp_path_factory.mktemp("one"))
+
+
+class Witness:
+    """An observer that harms the process of a job once, as soon as it has trained a step.
+
+    Args:
+        harm: the signal to send.
+    """
+
+    def __init__(self, harm: int) -> None:
+        self.harm, self.lines, self.pid = harm, [""], 0
+
+    def __call__(self, event: DriverEvent) -> None:
+        if isinstance(event, Happened):
+            self.lines.append(event.text)
+        elif isinstance(event, Standing) and not self.pid:
+            running = [job.attempt for job in event.jobs if job.attempt and job.attempt.step]
+            if running:
+                self.pid = running[0].pid
+                os.kill(self.pid, self.harm)
+
+
+def test_two_nodes_and_a_killed_worker_give_the_tables_of_run(
+    engine: RayEngine, one: Path, tmp_path: Path
+) -> None:
+    assert len(engine.machines()) == 2
+    witness = Witness(signal.SIGKILL)
+    search = on_engine(tmp_path, "run", engine)
+    search.run(witness)
+    assert any("was lost: its process died" in line for line in witness.lines)
+    same(search.run_directory, one)
+    assert is_complete(search.run_directory)
+
+
+def test_a_frozen_worker_is_given_up_and_its_result_is_not_counted(
+    engine: RayEngine, one: Path, tmp_path: Path
+) -> None:
+    witness = Witness(signal.SIGSTOP)
+    search = on_engine(tmp_path, "run", engine)
+    search.grace = 15.0
+    search.run(witness)
+    assert any("no sign of life for 15 s" in line for line in witness.lines)
+    assert sum(line.endswith("was lost: no sign of life") for line in witness.lines) <= 1
+    same(search.run_directory, one)
+    with pytest.raises(ProcessLookupError):  # it can't wake up either
+        os.kill(witness.pid, signal.SIGCONT)
+
+
+def test_a_job_that_raises_is_set_aside_with_its_reason(engine: RayEngine, tmp_path: Path) -> None:
+    lines: list[str] = []
+
+    def note(event: DriverEvent) -> None:
+        if isinstance(event, Happened):
+            lines.append(event.text)
+
+    job = Job("job", {"job": "nonsense"}, tmp_path / "job")
+    Driver(engine, 60.0, lambda *_: None, note).run([job], threading.Event())
+    assert (job.state, job.reason) == ("set aside", "failed: KeyError: 'nonsense'")
+    assert lines[-1] == "job is set aside after 3 attempts"
+
+
+def test_nobody_without_the_token_is_let_in(address: str) -> None:
+    code = (
+        "from headsearch.cluster.ray_engine import connected\n"
+        "from headsearch.errors import UserError\n"
+        "try:\n"
+        f"    with connected('ray://{address}', cpus=1, gpu=False): print('let in')\n"
+        "except UserError as error: print(error)"
+    )
+    others = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    for token in ({}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "1" * 64}):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**others, "HOME": "/nonexistent", **token},
+            capture_output=True, text=True, timeout=200, check=True,
+        )  # fmt: skip
+        assert "refused, because this machine has no token of the cluster" in done.stdout
+        assert done.stdout.count("\n") == 1
+
+
+def test_a_task_that_needs_more_than_any_machine_has_is_refused(engine: RayEngine) -> None:
+    with pytest.raises(UserError, match=r"takes 99 cores \(--threads\), and the largest"):
+        RayEngine(engine._ray, cpus=99, gpu=False)
+    with pytest.raises(UserError, match="no machine of it has a GPU"):
+        RayEngine(engine._ray, cpus=1, gpu=True)
+
+
+def test_sigterm_ends_a_local_engine_and_resume_goes_on(one: Path, tmp_path: Path) -> None:
+    flags = [
+        part
+        for name, value in settings(tmp_path, out=tmp_path / "run").items()
+        for part in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    others = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
+    environment: dict[str, Any] = {**others, "OMP_NUM_THREADS": "1", MARK: str(tmp_path)}
+    process = subprocess.Popen(
+        [*HEADSEARCH, "run", *flags, "--engine", "local"], env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if " rung 0/2" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    rest, _ = process.communicate(timeout=200)
+    assert process.returncode == 128 + signal.SIGTERM, "".join(lines) + rest
+    assert f"headsearch resume {tmp_path / 'run'} continues from here" in rest
+    assert "Traceback" not in rest
+    assert processes_with(str(tmp_path)) == []
+    resumed = subprocess.run(
+        [*HEADSEARCH, "resume", str(tmp_path / "run")], env=environment,
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert resumed.returncode == 0, resumed.stderr
+    same(tmp_path / "run", one)
+
+
+def processes_with(text: str) -> list[str]:
+    """The command lines of the processes that have this mark and do not end within a minute."""
+    found = []
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                arguments = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                environment = (folder / "environ").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if f"{MARK}={text}" in environment:
+                found.append(arguments)
+        if not found:
+            break
+        time.sleep(0.5)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [("remote", "must be local"), ("ray://host", "HOST:PORT"), ("ray://:1", "HOST:PORT")],
+)
+def test_an_unknown_engine_is_refused_with_its_forms(engine: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        EngineChoices(engine)
