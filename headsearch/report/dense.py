@@ -12,6 +12,7 @@ from headsearch.report.statistics.dense import (
     base_of,
     dense_gains,
     dense_scores,
+    mean_difference,
     not_above,
     of_head,
     scores_in,
@@ -167,7 +168,7 @@ def _lines(run: Run, scores: Sequence[str]) -> Iterator[str]:
 def _good_for_what(run: Run, heads: Sequence[Ranked], scores: Sequence[str]) -> Iterator[str]:
     """Which head is first in which task, and the heads that no other beats in all of them."""
     goals = _goals(heads, scores)
-    firsts = [f"{max(values, key=values.__getitem__)} ({name})" for name, values in goals.items()]
+    firsts = [_first(run, name, values) for name, values in goals.items()]
     yield f"First on the reported images: {listing(firsts)}."
     front = pareto_front([[values[h.candidate] for values in goals.values()] for h in heads])
     names = [head.candidate for head, kept in zip(heads, front, strict=True) if kept]
@@ -176,6 +177,15 @@ def _good_for_what(run: Run, heads: Sequence[Ranked], scores: Sequence[str]) -> 
         f"Pareto front of {listing(list(goals))} (no other head is as good in all and better in "
         f"one): {shown}. Differences within the standard errors are not beyond chance."
     )
+
+
+def _first(run: Run, goal: str, values: Mapping[str, float]) -> str:
+    """The first head in a goal; in a dense task with its lead over the second, and its error."""
+    first, second = sorted(values, key=values.__getitem__, reverse=True)[:2]
+    lead = mean_difference(run, DENSE_RANKINGS.get(goal, ()), first, second)
+    if lead is None or math.isnan(lead.error):
+        return f"{first} ({goal})"
+    return f"{first} ({goal}: {points(lead.value)} ± {100 * lead.error:.1f} over {second})"
 
 
 def _goals(heads: Sequence[Ranked], scores: Sequence[str]) -> Mapping[str, dict[str, float]]:

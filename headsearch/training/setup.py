@@ -335,6 +335,7 @@ def _check_ranks_agree(setup: TrainingSetup) -> None:
         "precision": "bf16" if setup.autocast else "float32",
         "kind of device": setup.device.type,
         "first weights": weights.sha256 if weights is not None else None,
+        "dense data": setup.dense.fingerprint if setup.dense is not None else None,
     }
     images = fingerprint(setup.data)
     for rank, (there, images_there) in enumerate(distributed.gather_objects((here, images))):

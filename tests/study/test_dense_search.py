@@ -19,13 +19,21 @@ from headsearch.errors import UserError
 from headsearch.evaluation.proxies.grouped_scores import DenseScores
 from headsearch.evaluation.scores import Scores
 from headsearch.report.content import content
-from headsearch.report.dense import pareto_front
+from headsearch.report.dense import dense_section, pareto_front
 from headsearch.report.document import write_report
-from headsearch.report.statistics.dense import dense_scores, difference, not_above, of_head
+from headsearch.report.statistics.dense import (
+    dense_scores,
+    difference,
+    mean_difference,
+    not_above,
+    of_head,
+)
+from headsearch.report.statistics.ranking import distinct
 from headsearch.runs.dense_scores import BASE_DENSE, DENSE_RANKINGS, DENSE_SCORES
 from headsearch.runs.dense_table import read_dense
 from headsearch.runs.rank_by import RANK_BY
 from headsearch.runs.run import Run, read_run
+from headsearch.runs.tables import ranked
 from headsearch.study.search import Search
 from headsearch.study.setup import prepare
 from helpers import dense_files, tiny_search
@@ -101,8 +109,7 @@ def test_every_table_and_the_report_have_the_dense_scores(run: Run) -> None:
     dense = headsearch.load(run.path).dense
     assert set(dense["kind"]) == {"position", "pixels", "ceiling", "untrained", "base", "head"}
     of_identity = dense[dense["representation"] == "identity"].set_index("score")
-    assert set(of_identity.index) == set(DENSE_SCORES)
-    of_identity = of_identity.loc[names]
+    assert set(of_identity.index) == set(names)
     assert of_identity["over_base"].notna().all()
     assert of_identity.filter(like="without_").notna().all(axis=None)
     ceiling = dense[dense["kind"] == "ceiling"].set_index("score")["value"]
@@ -127,8 +134,7 @@ def test_without_dense_data_the_columns_are_empty(bare: Run) -> None:
     assert run.ranking[list(DENSE_SCORES)].isna().all(axis=None)
     assert run.dense.empty
     assert not (run.path / "dense.csv").exists()
-    write_report(run)
-    assert "Dense tasks" not in (run.path / "report.md").read_text()
+    assert dense_section(run) is None
 
 
 def test_tables_of_earlier_runs_lack_the_columns_and_are_read(bare: Run, tmp_path: Path) -> None:
@@ -239,6 +245,20 @@ def test_two_representations_are_compared_on_the_same_images(run: Run) -> None:
     assert head.over_base_error == pytest.approx(paired.error, abs=1e-5)
 
 
+def test_one_head_beats_another_beyond_two_paired_errors(run: Run) -> None:
+    columns = DENSE_RANKINGS["segmentation"]
+    table = run.ranking.set_index("candidate")
+    found = mean_difference(run, columns, "identity", "mixer-d1")
+    assert found is not None
+    means = table[list(columns)].mean(axis=1)
+    assert found.value == pytest.approx(means["identity"] - means["mixer-d1"], abs=1e-5)
+    rows = {row.candidate: row for row in ranked(run.ranking)}
+    first, second = rows["identity"], rows["mixer-d1"]
+    assert distinct(first, second, run) == found.beyond_error
+    assert not distinct(first, first, run)
+    assert mean_difference(run, columns, "identity", "nobody") is None
+
+
 def test_a_base_below_its_baselines_decides_nothing(run: Run) -> None:
     table = pd.read_csv(run.path / "dense.csv")
     of_base = table["kind"] == "base"
@@ -248,16 +268,18 @@ def test_a_base_below_its_baselines_decides_nothing(run: Run) -> None:
     raised.to_csv(run.path / "dense.csv", index=False)
     high = read_run(run.path)
     assert not_above(high, "seg_knn") is None
-    write_report(high)
-    assert (
-        "stands two standard errors above all its baselines" in (run.path / "report.md").read_text()
-    )
+    assert "stands two standard errors above all its baselines" in lines_of(high)
     raised.loc[of_base, columns] = 0.0
     raised.to_csv(run.path / "dense.csv", index=False)
     low = read_run(run.path)
     assert not_above(low, "seg_knn") == "position"
-    write_report(low)
-    assert "dense scores decide nothing here" in (run.path / "report.md").read_text()
+    assert "dense scores decide nothing here" in lines_of(low)
+
+
+def lines_of(run: Run) -> str:
+    section = dense_section(run)
+    assert section is not None
+    return "\n".join(section.lines)
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def mean_difference(run: Run, scores: Sequence[str], first: str, second: str) ->
     """The paired difference of two heads in the mean of some scores; None if one has none."""
     pairs = [(of_head(run, score, first), of_head(run, score, second)) for score in scores]
     known = [(a, b) for a, b in pairs if a is not None and b is not None]
-    if not known or len(known) < len(pairs):
+    if not scores or not known or len(known) < len(pairs):
         return None
     return difference(_mean([a for a, _ in known]), _mean([b for _, b in known]))
 
