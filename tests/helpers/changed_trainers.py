@@ -59,13 +59,13 @@ def with_a_base_that_diverges(
     def change(trainer: Trainer, seed: int) -> None:
         step = trainer.step
 
-        def one(crops: Any, position: Any) -> None:
+        def one(crops: Any, position: Any, *local: Any) -> None:
             if trainer.peak_lr > above and under in (None, seed):
                 if position.step >= at - 1 and after in trainer.student.heads:
                     next(trainer.student.heads[after].parameters()).data.fill_(float("nan"))
                 if position.step >= at:
                     with_an_infinite_base(trainer, seed)
-            step(crops, position)
+            step(crops, position, *local)
 
         trainer.step = one  # type: ignore[method-assign]
 
@@ -94,10 +94,10 @@ def with_memory_for(heads: int, *, begin: int = 0) -> Callable[[Trainer, int], N
     def change(trainer: Trainer, seed: int) -> None:
         step = trainer.step
 
-        def one(crops: Any, position: Any) -> None:
+        def one(crops: Any, position: Any, *local: Any) -> None:
             if position.step >= begin and len(trainer.student.heads) > heads:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-            step(crops, position)
+            step(crops, position, *local)
 
         trainer.step = one  # type: ignore[method-assign]
 

@@ -140,8 +140,8 @@ def test_a_search_that_goes_on_leaves_the_same_points_once(
     def stop_now_and_then(trainer: Trainer, seed: int) -> None:
         step = trainer.step
 
-        def one(crops: Any, position: Any) -> None:
-            step(crops, position)
+        def one(crops: Any, position: Any, *local: Any) -> None:
+            step(crops, position, *local)
             if next(steps_taken) % 5 == 3:
                 lives[-1].stop.set()
 
