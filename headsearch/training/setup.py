@@ -214,6 +214,7 @@ def prepare_training(
     recipe = find_recipe(config.recipe)
     objective = make_objective(config.objective, **recipe.sizes_for(config.objective))
     _check_discrepancy(config, objective)
+    views_for(config.views, config.objective, CPU_IMAGE_SIZE)  # raises if they do not fit together
     check_dense_settings(config)
     arguments, weights = named_base(config) if inputs.base is None else ({}, None)
     config = with_normalization(config, inputs.base, weights)
