@@ -16,6 +16,13 @@ from headsearch import torchrun
 from headsearch.errors import UserError
 
 
+def cores_here() -> int:
+    """The cores that this process may use, which a cluster's scheduler may have limited."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def choose_device(name: str) -> torch.device:
     """The device that `--device` means; `auto` is the accelerator if there is one.
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from headsearch.cluster.driver import DriverEvent, Happened, Job, Standing
+from headsearch.cluster.driver import DriverEvent, Job, JobStates, Note
 from headsearch.report import Table
 from headsearch.report.console import fitted_table, progress_bar
 from headsearch.report.live import can_redraw, live_area
@@ -30,7 +30,7 @@ def shown(console: Console, what: str) -> Iterator[Callable[[DriverEvent], None]
     """
 
     def print_news(event: DriverEvent) -> None:
-        if isinstance(event, Happened):
+        if isinstance(event, Note):
             say(console, event.text)
         elif event.ended is not None and event.ended.state == "done":
             done = sum(job.state == "done" for job in event.jobs)
@@ -44,22 +44,22 @@ def shown(console: Console, what: str) -> Iterator[Callable[[DriverEvent], None]
 
         def observe(event: DriverEvent) -> None:
             print_news(event)
-            if isinstance(event, Standing):
+            if isinstance(event, JobStates):
                 draw(_drawn(console, event, what))
 
         yield observe
 
 
-def _drawn(console: Console, standing: Standing, what: str) -> RenderableType:
+def _drawn(console: Console, found: JobStates, what: str) -> RenderableType:
     """The live view: how much is done, and the jobs that train."""
-    jobs, running = standing.jobs, [job for job in standing.jobs if job.state == "running"]
+    jobs, running = found.jobs, [job for job in found.jobs if job.state == "running"]
     states = [job.state for job in jobs]
     words = [
         f"{states.count('done')}/{counted(len(jobs), what)} done",
         f"{len(running)} training",
         f"{states.count('waiting')} waiting",
         f"{states.count('set aside')} set aside" if "set aside" in states else "",
-        counted(standing.machines, "machine"),
+        counted(found.machines, "machine"),
     ]
     done = states.count("done") + sum(map(_share, running))
     bar = progress_bar(console, words, done, len(jobs))

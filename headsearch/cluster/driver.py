@@ -88,7 +88,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Standing:
+class JobStates:
     """How all jobs stand. Jobs change in place.
 
     Attributes:
@@ -103,13 +103,13 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Happened:
+class Note:
     """Something that the user is told, in a line."""
 
     text: str
 
 
-DriverEvent: TypeAlias = Standing | Happened
+DriverEvent: TypeAlias = JobStates | Note
 Accept: TypeAlias = Callable[[Job, Message, Path], None]
 """Told of a job, its result, and the folder of the attempt that came to it."""
 
@@ -195,9 +195,9 @@ class Driver:
                 attempt.step, attempt.steps = message["step"], message["steps"]
             case "rung":
                 attempt.rung = message["text"]
-                self.notify(Happened(f"{job.name} {message['text']}"))
+                self.notify(Note(f"{job.name} {message['text']}"))
             case "note":
-                self.notify(Happened(f"{job.name}: {message['text']}"))
+                self.notify(Note(f"{job.name}: {message['text']}"))
             case "done":
                 self._done(job, attempt, message["result"])
             case "failed":
@@ -240,12 +240,12 @@ class Driver:
         self._forget(job)
         job.reason = how
         where = f" on {attempt.host}" if attempt.host else ""
-        self.notify(Happened(f"{job.name}, attempt {attempt.number}{where}, {how}"))
+        self.notify(Note(f"{job.name}, attempt {attempt.number}{where}, {how}"))
         if retried:
             self._start(job)
             return
         job.state = "set aside"
-        self.notify(Happened(f"{job.name} is set aside after {counted(job.attempts, 'attempt')}"))
+        self.notify(Note(f"{job.name} is set aside after {counted(job.attempts, 'attempt')}"))
         self._show(job)
 
     def _end_silent(self) -> None:
@@ -284,7 +284,7 @@ class Driver:
         job.attempt = None
 
     def _show(self, ended: Job | None = None) -> None:
-        self.notify(Standing(self._jobs, len(self.engine.machines()), ended))
+        self.notify(JobStates(self._jobs, len(self.engine.machines()), ended))
 
 
 def attempt_folder(folder: Path, number: int) -> Path:

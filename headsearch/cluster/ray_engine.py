@@ -24,6 +24,7 @@ from typing import Any
 from headsearch.cluster.choices import LOCAL, REMOTE
 from headsearch.cluster.engine import Ended, EngineGoneError, Heard, Message, News
 from headsearch.cluster.task import perform
+from headsearch.device import cores_here
 from headsearch.errors import UserError
 
 TOKEN_FILE = Path("~/.ray/auth_token")
@@ -159,13 +160,6 @@ def _why_not_connected(error: Exception) -> str:
             "this machine: ray start --address HOST:PORT"
         )
     return f"{type(error).__name__}: {text[:300]}"
-
-
-def cores_here() -> int:
-    """The cores that this process may use, which a cluster's scheduler may have limited."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class RayEngine:

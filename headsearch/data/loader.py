@@ -92,13 +92,16 @@ class Loader:
         began = time.perf_counter()
         read = self._read(step)
         self._waited_s += time.perf_counter() - began
-        crops = self._made_of(read[0], self._views, "views", step)
+        crops = self._made_of(read[0], self._views, "views", step, VIEWS, self._images.image_size)
         if not self._views.local_views:
             return StepViews(crops, None)
-        local = self._made_of(read[-1], self._views.of_local_views, "local views", step)
+        views, count = self._views.of_local_views, self._views.local_views
+        local = self._made_of(read[-1], views, "local views", step, count, self._local_side)
         return StepViews(crops, local)
 
-    def _made_of(self, read: Tensor, views: ViewSettings, purpose: str, step: int) -> Tensor:
+    def _made_of(
+        self, read: Tensor, views: ViewSettings, purpose: str, step: int, count: int, side: int
+    ) -> Tensor:
         """Augmented crops of what was read of a step, on the training device.
 
         Args:
@@ -106,15 +109,13 @@ class Loader:
             views: the augmentations.
             purpose: what the random numbers are for.
             step: the step.
+            count, side: the number of crops of each image, and their side in pixels.
         """
         batch = read.to(self._device, non_blocking=True)
         generator = seeded_generator(self._seed, purpose, step, device=self._device)
         part, scale = (torchrun.rank(), torchrun.count()), self._normalization
         if isinstance(self._images, Photos):
             return finish_views(batch, generator, views, part, scale)
-        if purpose == "views":
-            return make_views(batch, generator, views, part=part, normalization=scale)
-        count, side = self._views.local_views, self._local_side
         return make_views(batch, generator, views, count, part, scale, side)
 
     def take_waited_s(self) -> float:

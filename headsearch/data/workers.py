@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from headsearch.data.image.store import Bad, threads
+from headsearch.data.image.store import Bad
+from headsearch.device import cores_here
 
 AHEAD = 2
 """How many steps each process reads ahead."""
@@ -47,7 +48,7 @@ def worker_count(wanted: int | None, step_bytes: int) -> int:
     """
     if not hasattr(os, "fork"):  # images need not be picklable
         return 0
-    cores = threads()
+    cores = cores_here()
     count = wanted if wanted is not None else (0 if cores <= FEW_CORES else min(cores - 1, MOST))
     if SHARED_MEMORY.is_dir():
         free = shutil.disk_usage(SHARED_MEMORY).free

@@ -9,7 +9,7 @@ from headsearch.evaluation.discrepancy import (
 )
 from headsearch.evaluation.jackknife import Estimate, group_of_images, jackknife
 from headsearch.evaluation.proxies.knn import accuracy, knn_predict
-from headsearch.evaluation.proxies.linear import LinearScores, linear_predict, linear_scores
+from headsearch.evaluation.proxies.linear import LinearScores, linear_scores
 from headsearch.evaluation.similarity import (
     debiased_linear_cka,
     dominant_share,
@@ -36,7 +36,6 @@ __all__ = [
     "group_of_images",
     "jackknife",
     "knn_predict",
-    "linear_predict",
     "linear_scores",
     "map_features",
     "prototype_entropies",

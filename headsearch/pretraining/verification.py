@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 
 from headsearch.config.settings import resolve
-from headsearch.device import choose_device
+from headsearch.device import choose_device, cores_here
 from headsearch.errors import UserError
 from headsearch.pretraining.head_selection import default_name
 from headsearch.pretraining.setup import lr_of_budget
@@ -142,8 +142,7 @@ class Verification:
             if chosen.type == "cuda" and chosen.index is None
             else [str(chosen)]
         )
-        # The cores that this process may use, which a cluster's scheduler may have limited.
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        cores = cores_here()
         self.seeds = tuple(range(config.seed, config.seed + seeds))
         self.data_seed = config.seed if config.data_seed is None else config.data_seed
         heads = _heads(search, top)

@@ -17,9 +17,9 @@ from headsearch.report.statistics.dense import (
     of_head,
     scores_in,
 )
-from headsearch.report.statistics.gains import Gain
 from headsearch.report.statistics.ranking import contenders
 from headsearch.report.tables import Table
+from headsearch.report.verification import gain_text
 from headsearch.runs.dense_scores import DENSE_RANKINGS
 from headsearch.runs.run import Run
 from headsearch.runs.tables import Ranked, ranked
@@ -106,15 +106,9 @@ def _gains_table(run: Run) -> Table | None:
     if not found:
         return None
     heads = list(next(iter(found.values())))
-    rows = [[head, *(_gain(found[task][head]) for task in found)] for head in heads]
+    rows = [[head, *(gain_text(found[task][head]) for task in found)] for head in heads]
     headings = ["Gain of a solo run (points)", *(task.capitalize() for task in found)]
     return Table(headings, [False, *(True for _ in found)], rows)
-
-
-def _gain(gain: Gain) -> str:
-    if math.isnan(gain.low):
-        return points(gain.value)
-    return f"{points(gain.value)} [{points(gain.low)}, {points(gain.high)}]"
 
 
 def _cell(row: DenseScore | None) -> str:

@@ -35,10 +35,10 @@ def verified_table(run: Run) -> Table | None:
     rows = []
     for name in (*solo.order, *others, NO_HEAD):
         place = str(solo.order.index(name) + 1) if name in solo.order else "control"
-        cells = [place, name, str(ranks.get(name, "–")), _gain(solo.over_none.get(name))]
+        cells = [place, name, str(ranks.get(name, "–")), gain_text(solo.over_none.get(name))]
         if has_control:
             gain = solo.over_control.get(name)
-            cells += [_gain(gain), _p(gain)]
+            cells += [gain_text(gain), _p(gain)]
         rows.append([*cells, percent(knn[name]), percent(linear[name]), str(int(runs[name]))])
     return Table(
         [*headings, "Base k-NN", "Base linear", "Runs"],
@@ -97,7 +97,8 @@ def _verb(names: list[str], one: str, many: str) -> str:
     return one if len(names) == 1 else many
 
 
-def _gain(gain: Gain | None) -> str:
+def gain_text(gain: Gain | None) -> str:
+    """A gain in points with its interval, if it has one."""
     if gain is None:
         return "–"
     if math.isnan(gain.low):

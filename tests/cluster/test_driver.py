@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from headsearch.cluster import driver as driving
-from headsearch.cluster.driver import Driver, DriverEvent, Happened, Job, attempt_folder
+from headsearch.cluster.driver import Driver, DriverEvent, Job, Note, attempt_folder
 from headsearch.cluster.engine import Ended, Heard, Message, News
 from headsearch.errors import UserError
 
@@ -97,7 +97,7 @@ class Outcome:
         self.accepted.append((job.name, int(attempt.name.rpartition(".")[2])))
 
     def _note(self, event: DriverEvent) -> None:
-        if isinstance(event, Happened):
+        if isinstance(event, Note):
             self.lines.append(event.text)
 
     def run(self) -> Outcome:
@@ -159,7 +159,7 @@ def test_silence_beyond_the_grace_ends_an_attempt_and_what_it_says_later_does_no
     heard: list[float] = []
 
     def note(event: DriverEvent) -> None:
-        if isinstance(event, Happened):
+        if isinstance(event, Note):
             outcome.lines.append(event.text)
             heard.append(engine.now)
             engine.wake(1)  # the woken process says that it is done

@@ -18,7 +18,7 @@ import optuna
 import pytest
 
 from headsearch.cluster.choices import EngineChoices
-from headsearch.cluster.driver import Driver, DriverEvent, Happened, Job, Standing
+from headsearch.cluster.driver import Driver, DriverEvent, Job, JobStates, Note
 from headsearch.cluster.ray_engine import RayEngine, connected
 from headsearch.errors import UserError
 from headsearch.runs.run import is_complete
@@ -70,9 +70,9 @@ class Witness:
         self.harm, self.lines, self.pid = harm, [""], 0
 
     def __call__(self, event: DriverEvent) -> None:
-        if isinstance(event, Happened):
+        if isinstance(event, Note):
             self.lines.append(event.text)
-        elif isinstance(event, Standing) and not self.pid:
+        elif isinstance(event, JobStates) and not self.pid:
             running = [job.attempt for job in event.jobs if job.attempt and job.attempt.step]
             if running:
                 self.pid = running[0].pid
@@ -109,7 +109,7 @@ def test_a_job_that_raises_is_set_aside_with_its_reason(engine: RayEngine, tmp_p
     lines: list[str] = []
 
     def note(event: DriverEvent) -> None:
-        if isinstance(event, Happened):
+        if isinstance(event, Note):
             lines.append(event.text)
 
     job = Job("job", {"job": "nonsense"}, tmp_path / "job")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from headsearch.cluster import jobs
-from headsearch.cluster.driver import DriverEvent, Happened
+from headsearch.cluster.driver import DriverEvent, Note
 from headsearch.cluster.engine import EngineGoneError, Message
 from headsearch.cluster.plan import PLAN, WEIGHTS
 from headsearch.cluster.search import ATTEMPTS, EngineSearch
@@ -35,7 +35,7 @@ def lines_of(search: EngineSearch) -> list[str]:
     lines: list[str] = []
 
     def note(event: DriverEvent) -> None:
-        if isinstance(event, Happened):
+        if isinstance(event, Note):
             lines.append(event.text)
 
     search.run(note)

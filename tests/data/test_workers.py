@@ -33,7 +33,7 @@ GIB = 2**30
 def test_processes_follow_cores_and_shared_memory(
     cores: int, wanted: int | None, free: float, expected: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(workers, "threads", lambda: cores)
+    monkeypatch.setattr(workers, "cores_here", lambda: cores)
     usage = SimpleNamespace(free=int(free * GIB))
     monkeypatch.setattr(workers.shutil, "disk_usage", lambda _: usage)
     assert worker_count(wanted, step_bytes=10 * 2**20) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +12,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from headsearch.evaluation import accuracy, knn_predict, linear_predict, linear_scores
+from headsearch.evaluation import accuracy, knn_predict, linear_scores
 from headsearch.evaluation.proxies import knn
 from headsearch.evaluation.proxies.labelled import LabelledImages
 
 CLASSES = 5
+
+
+def linear_predict(*arguments: Any, **choices: Any) -> Tensor:
+    return linear_scores(*arguments, **choices).predicted()
 
 
 def blobs(n: int, width: int, seed: int, spread: float = 1.0) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from headsearch.evaluation import (
     discrepancy,
     effective_rank,
     features,
-    linear_predict,
+    linear_scores,
     map_features,
     rung,
 )
@@ -132,9 +132,9 @@ def test_a_rung_scores_what_each_measure_says_of_plain_features() -> None:
             assert scores.discrepancy.value == pytest.approx(want.value, abs=1e-5)
             assert scores.discrepancy.low == pytest.approx(want.low, abs=1e-5)
             assert scores.effective_rank == pytest.approx(effective_rank(pooled[:count]), rel=1e-4)
-            predicted = linear_predict(
+            predicted = linear_scores(
                 pooled[count:], data.bank.labels, pooled[:count], len(data.bank.classes)
-            )
+            ).predicted()
             assert labels is not None
             right = accuracy(predicted[data.report], labels[data.report])
             assert scores.report.linear == pytest.approx(right, abs=0.05)

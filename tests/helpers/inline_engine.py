@@ -28,13 +28,6 @@ families:
 controls:
   identity:
 """
-SAMPLED = """
-families:
-  convnext: {depth: {low: 1, high: 2}, kernel: [3, 5, 7], mlp_ratio: {low: 1.0, high: 2.0}}
-  poolformer: {depth: {low: 1, high: 3}}
-controls:
-  identity:
-"""
 
 
 class InlineEngine:

@@ -18,6 +18,14 @@ controls:
   identity:
 """
 
+SAMPLED = """
+families:
+  convnext: {depth: {low: 1, high: 2}, kernel: [3, 5, 7], mlp_ratio: {low: 1.0, high: 2.0}}
+  poolformer: {depth: {low: 1, high: 3}}
+controls:
+  identity:
+"""
+
 
 def settings(tmp_path: Path, space: str = SPACE, **changes: Any) -> dict[str, Any]:
     file = tmp_path / "space.yaml"

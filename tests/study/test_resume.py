@@ -45,17 +45,10 @@ from helpers.changed_trainers import (
     with_memory_for,
 )
 from helpers.stepwise import stepwise
-from helpers.tiny_search import SPACE, begun, settings
+from helpers.tiny_search import SAMPLED, SPACE, begun, settings
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-SAMPLED = """
-families:
-  convnext: {depth: {low: 1, high: 2}, kernel: [3, 5, 7], mlp_ratio: {low: 1.0, high: 2.0}}
-  poolformer: {depth: {low: 1, high: 3}}
-controls:
-  identity:
-"""
 TABLES = ("rungs.csv", "scores.csv")
 
 

@@ -27,9 +27,9 @@ from headsearch.data.image.store import (
     ImagesOnDemand,
     Progress,
     Read,
-    threads,
     why,
 )
+from headsearch.device import cores_here
 
 CHECKED = 100_000
 """The largest set of which `auto` opens every file, which takes about a minute."""
@@ -150,7 +150,7 @@ def _read_all(
         return reasons
 
     bad: dict[int, str] = {}
-    with _no_bomb_warnings(), ThreadPoolExecutor(threads()) as pool:
+    with _no_bomb_warnings(), ThreadPoolExecutor(cores_here()) as pool:
         try:
             chunks = pool.map(read_chunk, range(0, len(wanted), _CHUNK))
             for number, reasons in enumerate(chunks, start=1):

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from headsearch.data.image.photos import Cut, PhotoReader, cut_out, evaluation_view
 from headsearch.data.image.skipped import LeftOut
-from headsearch.data.image.store import Bad, Images, ImagesOnDemand, in_worker, threads
+from headsearch.data.image.store import Bad, Images, ImagesOnDemand, in_worker
+from headsearch.device import cores_here
 
 # Shapes: B photos of a batch, V crops of each photo, S side of views in pixels, H × W of a photo.
 
@@ -56,7 +57,7 @@ class PhotosInMemory(Photos):
         labels = None if source.labels is None else source.labels[indices]
         super().__init__(source.name, reader.size, labels, source.classes)
         self._photos = photos
-        self._pool = ThreadPoolExecutor(threads())
+        self._pool = ThreadPoolExecutor(cores_here())
 
     def __len__(self) -> int:
         return len(self._photos)

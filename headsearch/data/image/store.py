@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +18,7 @@ from torch import Tensor
 from headsearch.data.image.decode import BadImage
 from headsearch.data.image.readers import Source
 from headsearch.data.image.skipped import LeftOut
+from headsearch.device import cores_here
 from headsearch.errors import UserError
 
 Progress = Callable[[int, int], None]
@@ -125,7 +125,7 @@ class ImagesOnDemand(Images):
         self._source = source
         self._read = partial(source.pixels, size=image_size) if read is None else read
         self._indices: list[int] = indices.tolist()
-        self._pool = ThreadPoolExecutor(threads())
+        self._pool = ThreadPoolExecutor(cores_here())
         self._one_at_a_time = threading.Lock()
         self._left_out = left_out
         self.replaced: dict[int, str] = {}
@@ -210,10 +210,3 @@ def why(error: BadImage | OSError) -> str:
 def in_worker() -> bool:
     """Whether this is a process that `DataLoader` started; a pool of threads survives no fork."""
     return torch.utils.data.get_worker_info() is not None
-
-
-def threads() -> int:
-    """The number of threads for decoding: one per core that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -41,20 +41,6 @@ class LinearScores:
         return self.present_K[self.logits_KM.topk(count, dim=0).indices].T
 
 
-def linear_predict(
-    bank_ND: Tensor,
-    bank_labels_N: Tensor,
-    queries_MD: Tensor,
-    classes: int,
-    l2: float = L2,
-    max_iterations: int = 200,
-) -> Tensor:
-    """The classes of the queries by a linear probe on the bank: (M,) int64; see `linear_scores`."""
-    return linear_scores(
-        bank_ND, bank_labels_N, queries_MD, classes, l2, max_iterations
-    ).predicted()
-
-
 def linear_scores(
     bank_ND: Tensor,
     bank_labels_N: Tensor,

@@ -15,7 +15,7 @@ from headsearch.data.dense import Objects
 from headsearch.evaluation.proxies.dense_task import Statistic
 from headsearch.evaluation.proxies.grids import in_cells, regions_of
 from headsearch.evaluation.proxies.knn import knn_predict
-from headsearch.evaluation.proxies.linear import linear_predict
+from headsearch.evaluation.proxies.linear import linear_scores
 
 
 class Regions:
@@ -109,7 +109,9 @@ class FittedRegions:
         group_M, classes = torch.cat(self._groups), self._task.classes
         predicted = {
             "region_knn": knn_predict(self._bank_ND, self._labels_N, queries, classes),
-            "region_linear": linear_predict(self._bank_ND, self._labels_N, queries, classes),
+            "region_linear": linear_scores(
+                self._bank_ND, self._labels_N, queries, classes
+            ).predicted(),
         }
         return {
             name: share((each == labels).cpu().double(), group_M)

@@ -144,23 +144,7 @@ def _render_block(seed: int, first: int, count: int, size: int) -> Scenes:
     # Scenes are sorted by class while they are rendered, so that each pattern is computed once.
     order_N = labels_N.argsort(stable=True)
     rng = CounterRng(seed, (first + order_N.numpy()).astype(np.uint64))
-    ticks_S = (torch.arange(size, dtype=torch.float32) + 0.5) * (2 / size) - 1
-    x_11S, y_1S1 = ticks_S[None, None], ticks_S[None, :, None]
-
-    hue_N = rng.uniform(-0.08, 0.08)  # about as far as the usual colour jitter rotates it
-    light_angle_N11 = rng.planar(1.0, 2.1)  # from above, ± 32 degrees
-    canvas = Canvas(
-        rng,
-        background(rng, hue_N, x_11S, y_1S1),
-        torch.zeros(count, size, size, dtype=torch.uint8),
-        x_11S,
-        y_1S1,
-        2 / size,
-        hue_N,
-        light_angle_N11.cos(),
-        light_angle_N11.sin(),
-        rng.planar(0.1, 0.3),
-    )
+    canvas = empty_canvas(rng, count, size)
     centre = Pose(rng.planar(-0.2, 0.2), rng.planar(-0.2, 0.2), rng.planar(-0.4, 0.4))
     radius_N11 = rng.planar(0.8, 1.2)
     for number in (2, 3, 4):
@@ -172,12 +156,38 @@ def _render_block(seed: int, first: int, count: int, size: int) -> Scenes:
     x_N11, y_N11 = centre.x_N11 + out_N11 * side_N11.cos(), centre.y_N11 + out_N11 * side_N11.sin()
     _draw_distractor(canvas, Pose(x_N11, y_N11, rng.planar(0, math.pi)), 0.6, 5)
 
-    contrast, exposure = rng.planar(0.75, 1.1)[:, None], rng.planar(0.75, 1.25)[:, None]
-    pixels_N3SS = (0.45 + (canvas.pixels_N3SS - 0.45) * contrast) * exposure
     index_order_N = order_N.argsort()
-    images_N3SS = pixels_N3SS.clamp_(0, 1).mul_(255).round_().to(torch.uint8)[index_order_N]
+    images_N3SS = photographed(canvas)[index_order_N]
     masks_NSS = canvas.masks_NSS[index_order_N]
     return Scenes(images_N3SS, labels_N, masks_NSS, boxes_around(masks_NSS == 1))
+
+
+def empty_canvas(rng: CounterRng, count: int, size: int) -> Canvas:
+    """Scenes with a background alone; hues and light are drawn first."""
+    ticks_S = (torch.arange(size, dtype=torch.float32) + 0.5) * (2 / size) - 1
+    x_11S, y_1S1 = ticks_S[None, None], ticks_S[None, :, None]
+    hue_N = rng.uniform(-0.08, 0.08)  # about as far as the usual colour jitter rotates it
+    light_angle_N11 = rng.planar(1.0, 2.1)  # from above, ± 32 degrees
+    return Canvas(
+        rng,
+        _background(rng, hue_N, x_11S, y_1S1),
+        torch.zeros(count, size, size, dtype=torch.uint8),
+        x_11S,
+        y_1S1,
+        2 / size,
+        hue_N,
+        light_angle_N11.cos(),
+        light_angle_N11.sin(),
+        rng.planar(0.1, 0.3),
+    )
+
+
+def photographed(canvas: Canvas) -> Tensor:
+    """The images (N, 3, S, S) uint8 of painted scenes, each with its own contrast and exposure."""
+    rng = canvas.rng
+    contrast, exposure = rng.planar(0.75, 1.1)[:, None], rng.planar(0.75, 1.25)[:, None]
+    pixels_N3SS = (0.45 + (canvas.pixels_N3SS - 0.45) * contrast) * exposure
+    return pixels_N3SS.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
 
 
 def _rgb(hue_N: Tensor, saturation: Tensor | float, value: Tensor | float) -> Tensor:
@@ -187,7 +197,7 @@ def _rgb(hue_N: Tensor, saturation: Tensor | float, value: Tensor | float) -> Te
     return (value * (1 - saturation * ramp_3N)).T[:, :, None, None]
 
 
-def background(rng: CounterRng, hue_N: Tensor, x_11S: Tensor, y_1S1: Tensor) -> Tensor:
+def _background(rng: CounterRng, hue_N: Tensor, x_11S: Tensor, y_1S1: Tensor) -> Tensor:
     """(N, 3, S, S): a smooth mixture of two muted, similar colours, by sums of sine waves."""
     tint = _rgb(hue_N + 0.52, rng.uniform(0.3, 0.4), rng.uniform(0.45, 0.6))
     other = _rgb(hue_N + 0.66, rng.uniform(0.3, 0.4), rng.uniform(0.45, 0.6))

@@ -20,8 +20,9 @@ from headsearch.data.image.synthetic.scenes import (
     CLASSES,
     Canvas,
     Pose,
-    background,
     draw_object,
+    empty_canvas,
+    photographed,
 )
 
 MOST_THINGS = 5
@@ -63,22 +64,7 @@ def _render_block(seed: int, first: int, count: int, size: int) -> Things:
     """Renders `count` scenes from index `first` on; the order of draws defines the data set."""
     indices_N = np.arange(first, first + count, dtype=np.uint64)
     rng = CounterRng(seed ^ 0x7417695, indices_N)
-    ticks_S = (torch.arange(size, dtype=torch.float32) + 0.5) * (2 / size) - 1
-    x_11S, y_1S1 = ticks_S[None, None], ticks_S[None, :, None]
-    hue_N = rng.uniform(-0.08, 0.08)
-    light_angle_N11 = rng.planar(1.0, 2.1)
-    canvas = Canvas(
-        rng,
-        background(rng, hue_N, x_11S, y_1S1),
-        torch.zeros(count, size, size, dtype=torch.uint8),
-        x_11S,
-        y_1S1,
-        2 / size,
-        hue_N,
-        light_angle_N11.cos(),
-        light_angle_N11.sin(),
-        rng.planar(0.1, 0.3),
-    )
+    canvas = empty_canvas(rng, count, size)
     number_N = rng.uniform(1, MOST_THINGS + 1).floor()
     labels, areas = [], []
     for thing in range(MOST_THINGS):
@@ -93,10 +79,7 @@ def _render_block(seed: int, first: int, count: int, size: int) -> Things:
     )
     counts = visible_NT >= (LEAST_SHARE * torch.stack(areas, dim=1)).clamp_min(LEAST_PIXELS)
     labels_NT = torch.where(counts, torch.stack(labels, dim=1), -1)
-    contrast, exposure = rng.planar(0.75, 1.1)[:, None], rng.planar(0.75, 1.25)[:, None]
-    pixels_N3SS = (0.45 + (canvas.pixels_N3SS - 0.45) * contrast) * exposure
-    images_N3SS = pixels_N3SS.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
-    return Things(images_N3SS, canvas.masks_NSS, labels_NT)
+    return Things(photographed(canvas), canvas.masks_NSS, labels_NT)
 
 
 def _draw(
