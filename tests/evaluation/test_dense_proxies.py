@@ -462,3 +462,15 @@ def test_means_over_seeds() -> None:
     assert mean.without["seg_knn"] == pytest.approx((0.2, 0.4))
     assert mean_of_seeds([]) is None
     assert segmentation.NEIGHBOURS == 30
+
+
+def test_the_memory_of_segmentation_has_as_many_patches_as_it_may() -> None:
+    generator = torch.Generator().manual_seed(0)
+    masks = [torch.randint(0, 3, (32, 32), generator=generator) for _ in range(6)]
+    for samples, expected in ((24, 24), (10_000, 6 * 16)):
+        task = Segmentation(
+            masks, masks, torch.arange(6), 3, (4, 4), samples, torch.device("cpu")
+        )  # fmt: skip
+        rows = task.rows(torch.randn(6, 5, 4, 4, generator=generator), range(6))
+        assert rows.shape == (expected, 5)
+        assert task.targets_NC.shape == (expected, 3)

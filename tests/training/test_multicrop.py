@@ -202,3 +202,14 @@ def test_a_search_with_local_crops(tmp_path: Path, base):
     )  # fmt: skip
     assert set(result.ranking["state"]) == {"complete"}
     assert "local_views=2," in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_local_crops_are_drawn_apart_from_the_two_crops(images: Path):
+    """With the same area and size, and nothing else done to them, they would else be the same."""
+    plain = "jitter_probability=0,grayscale=0,blur=0,solarize=0,flip=0"
+    same = "crop_scale=0.1/0.2,local_scale=0.1/0.2,local_size=32,local_views=2"
+    train, config = opened(images, views=f"multicrop,{plain},{same}")
+    found = Loader(train, config, CPU).views(0)
+    assert found.local is not None
+    assert found.local.shape == found.crops.shape
+    assert not torch.equal(found.local, found.crops)
