@@ -156,7 +156,8 @@ class EngineSearch:
         """The decisions made before the first step, and how many cohorts have a result."""
         cohorts = counted(len(self.prepared.cohort_sizes), "cohort")
         before = f", {len(self._results)} of them done before" if self._results else ""
-        learns = f"{self.prepared.config.sampler} learns after every {self._generation} cohorts"
+        each = counted(self._generation, "cohort")
+        learns = f"{self.prepared.config.sampler} learns after {each}, then after {each} more"
         return (
             *self.prepared.notes,
             f"{cohorts} on {counted(len(self.engine.machines()), 'machine')}{before}",

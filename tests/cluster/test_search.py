@@ -19,7 +19,8 @@ from headsearch.data.dense import built_in
 from headsearch.errors import UserError
 from headsearch.runs.run import is_complete, read_run
 from headsearch.runs.snapshot import read_record
-from helpers.inline_engine import SAMPLED, InlineEngine, on_engine, same, searched, trials_of
+from helpers.inline_engine import InlineEngine, on_engine, same, searched, trials_of
+from helpers.tiny_search import SAMPLED
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -143,7 +144,7 @@ def test_a_sampler_learns_between_generations_whatever_the_order(tmp_path: Path)
         search = on_engine(
             tmp_path, name, InlineEngine(last_first=last_first), generation=2, **changes
         )
-        assert any("tpe learns after every 2 cohorts" in note for note in search.notes)
+        assert any("tpe learns after 2 cohorts" in note for note in search.notes)
         lines_of(search)
         learned[name] = search.run_directory
     same(learned["first"], learned["last"])

@@ -265,7 +265,7 @@ def test_a_run_takes_sizes_drop_path_and_crops_from_its_recipe(
     drawn: list[ViewSettings] = []
 
     def watched(
-        images: Tensor, generator: torch.Generator, settings: ViewSettings, **more: object
+        images: Tensor, generator: torch.Generator, settings: ViewSettings, *more: object
     ) -> Tensor:
         drawn.append(settings)
         return images

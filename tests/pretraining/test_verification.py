@@ -166,7 +166,8 @@ def test_a_solo_run_that_was_left_goes_on_or_begins_anew(
     progress = carried_out(verification)
     assert [(str(each.ended), each.failure) for each in progress] == [("none seed 0", None)]
     assert ("resuming from the last snapshot" in solo.log.read_text()) == (not spoiled)
-    assert solo.scores() == expected
+    # The scores of dense data, which this run has not, are NaN in both.
+    assert pd.Series(solo.scores()).equals(pd.Series(expected))
 
 
 def test_a_run_that_fails_says_why_and_the_others_go_on(

@@ -264,7 +264,9 @@ def test_gains_that_were_verified_while_a_search_was_interrupted_stay(tmp_path: 
         {**solo, "candidate": "none", "family": "none", "base_knn": 0.4, "base_linear": 0.5},
         {**solo, "candidate": "mixer-d1", "family": "mixer", "base_knn": 0.45, "base_linear": 0.55},
     ]
-    pd.DataFrame(rows)[list(SOLO_COLUMNS)].to_csv(search.run_directory / "solo.csv", index=False)
+    pd.DataFrame(rows, columns=list(SOLO_COLUMNS)).to_csv(
+        search.run_directory / "solo.csv", index=False
+    )
     found = read_run(finish(resumed_search(read_run(search.run_directory)))).ranking
     gains = found.set_index("candidate")["gain"]
     assert gains["mixer-d1"] == pytest.approx(0.05)
