@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -124,6 +125,12 @@ def read_yaml(path: Path) -> Located:
         text = data.decode("utf-8-sig")  # also with the byte order mark of Windows editors
     except UnicodeDecodeError as error:
         raise UserError(f"{shown}: not a text file (UTF-8)") from error
+    return _parsed(text, shown)
+
+
+@lru_cache(maxsize=8)  # a command reads the settings of a run several times
+def _parsed(text: str, shown: str) -> Located:
+    """The document in the text of a file that errors call `shown`; see `read_yaml`."""
     try:
         _refuse_unsafe(text, shown)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
