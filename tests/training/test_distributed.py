@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from headsearch.runs.run import read_run
 from headsearch.runs.snapshot import read_snapshot
 from headsearch.training.sync_batchnorm import BatchNormOverRanks, statistics_over_all
+from helpers.command_line import in_process
 from helpers.in_ranks import torchrun
 
 JOBS = Path(__file__).parents[1] / "helpers" / "jobs"
@@ -202,21 +203,36 @@ def test_a_module_of_ones_own_starts_alike_in_all_processes(tmp_path: Path) -> N
     ("arguments", "words"),
     [
         (["run", "--batch-size", "33"], "a --batch-size that is a multiple of 2"),
-        (["run", "--images-per-head", "16"], "--images-per-head 16 is for one process"),
         (["run", "--dry-run"], "--dry-run measures one process"),
         (["run", "--download"], "fetch them before, by one alone"),
         (["space", "heads.yaml"], "space works in one process"),
     ],
 )
-def test_what_a_job_cannot_do_is_told_in_a_line(
-    tmp_path: Path, arguments: list[str], words: str
+def test_what_a_job_cannot_do_is_told_before_anything_is_exchanged(
+    tmp_path: Path,
+    arguments: list[str],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    job = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none"}
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda *_: None)
     command, *more = arguments
     common = [*flags(tmp_path), "--out", str(tmp_path / "run")] if command == "run" else []
-    job = headsearch(2, command, *common, *more)
+    code, _, err = in_process(capsys, monkeypatch, command, *common, *more)
+    assert code == 2
+    assert words in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_job_ends_with_a_line_of_each_process(tmp_path: Path) -> None:
+    job = headsearch(2, "run", *flags(tmp_path, images_per_head=16), "--out", tmp_path / "run")
     _, err = job.communicate(timeout=300)
     assert job.returncode != 0
-    assert words in err
+    for rank in (0, 1):
+        assert f"headsearch, rank {rank}: --images-per-head 16 is for one process" in err
     assert 'File "' not in err.partition("torch/distributed")[0], "a traceback of our own"
     assert not (tmp_path / "run").exists()
 
