@@ -1,14 +1,13 @@
 """Several processes that train one cohort: they come to what one process comes to.
 
-Real jobs, started by torchrun, over gloo on the CPU.
+Real jobs over gloo on the CPU: by torchrun where a job is started and stopped, else forked, which
+spares each process the imports.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,7 @@ from headsearch.runs.run import read_run
 from headsearch.runs.snapshot import read_snapshot
 from headsearch.training.sync_batchnorm import BatchNormOverRanks, statistics_over_all
 from helpers.command_line import in_process
-from helpers.in_ranks import torchrun
+from helpers.in_ranks import ForkedJob, torchrun
 
 JOBS = Path(__file__).parents[1] / "helpers" / "jobs"
 SPACE = """
@@ -60,17 +59,11 @@ def flags(tmp_path: Path, **changes: Any) -> list[str]:
     ]
 
 
-def headsearch(processes: int, *arguments: str | Path) -> subprocess.Popen[str]:
-    if processes > 1:
-        return torchrun(processes, "-m", "headsearch", *arguments)
-    return subprocess.Popen(
-        [sys.executable, "-m", "headsearch", *map(str, arguments)], text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+def headsearch(processes: int, *arguments: str | Path) -> ForkedJob:
+    return ForkedJob(processes, "-m", "headsearch", *arguments)
 
 
-def ended_well(job: subprocess.Popen[str]) -> str:
+def ended_well(job: subprocess.Popen[str] | ForkedJob) -> str:
     out, err = job.communicate(timeout=300)
     assert job.returncode == 0, err[-3000:]
     return out
@@ -109,8 +102,8 @@ def test_steps_of_two_processes_are_those_of_one_with_the_same_images(tmp_path: 
     """Every objective, both couplings, batch norms in base, heads and projectors, in float64."""
     script = JOBS / "steps_in_ranks.py"
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
-    ended_well(torchrun(1, script, one))
-    ended_well(torchrun(2, script, two))
+    ended_well(ForkedJob(1, script, one))
+    ended_well(ForkedJob(2, script, two))
     alone, together = load_file(one), load_file(two)
     assert alone.keys() == together.keys()
     assert sum("loss of" in name for name in alone) > 100
@@ -119,7 +112,8 @@ def test_steps_of_two_processes_are_those_of_one_with_the_same_images(tmp_path: 
 
 
 def test_a_search_by_two_processes_ranks_as_one_by_one(tmp_path: Path, whole: Path) -> None:
-    out = ended_well(headsearch(2, "run", *flags(tmp_path), "--out", tmp_path / "run"))
+    job = torchrun(2, "-m", "headsearch", "run", *flags(tmp_path), "--out", tmp_path / "run")
+    out = ended_well(job)
     same_up_to_rounding(whole, tmp_path / "run")
     assert "2 processes" in out
     assert out.count("rung 3/3") == 1, "only the first process prints"
@@ -139,14 +133,11 @@ def test_absorption_by_two_processes_is_that_of_one(tmp_path: Path) -> None:
     pd.testing.assert_series_equal(*found, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("on", [1, 3])
-def test_a_process_that_dies_ends_the_job_which_others_can_go_on_with(
-    tmp_path: Path, whole: Path, on: int
+def test_a_process_that_dies_ends_the_job_which_one_alone_can_go_on_with(
+    tmp_path: Path, whole: Path
 ) -> None:
     run = tmp_path / "run"
-    batches = {"batch_size": 33, "images": 99} if on == 3 else {}
-    job = torchrun(3 if on == 3 else 2, JOBS / "one_dies.py", "run",
-                   *flags(tmp_path, **batches), "--out", run)  # fmt: skip
+    job = ForkedJob(2, JOBS / "one_dies.py", "run", *flags(tmp_path), "--out", run)
     _, err = job.communicate(timeout=300)
     assert job.returncode != 0
     assert "another of the" in err
@@ -156,15 +147,14 @@ def test_a_process_that_dies_ends_the_job_which_others_can_go_on_with(
     left = read_snapshot(run)
     assert left is not None
     assert left.record["rung"] == 2
-    ended_well(headsearch(on, "resume", run))
+    ended_well(headsearch(1, "resume", run))
     assert read_run(run).facts["status"] == "complete"
-    if on == 1:
-        same_up_to_rounding(whole, run)
+    same_up_to_rounding(whole, run)
 
 
 def test_a_job_that_is_told_to_stop_leaves_a_snapshot(tmp_path: Path, whole: Path) -> None:
     run = tmp_path / "run"
-    job = headsearch(2, "run", *flags(tmp_path), "--out", run)
+    job = torchrun(2, "-m", "headsearch", "run", *flags(tmp_path), "--out", run)
     until(job, lambda: (run / "rungs.csv").is_file() and len(pd.read_csv(run / "rungs.csv")) > 0)
     job.send_signal(signal.SIGTERM)  # torchrun hands it on
     out, _ = job.communicate(timeout=300)
@@ -191,7 +181,7 @@ def test_a_pretraining_by_two_processes_comes_to_that_of_one(tmp_path: Path) -> 
 
 def test_a_module_of_ones_own_starts_alike_in_all_processes(tmp_path: Path) -> None:
     """Each process makes its own, with weights of its own; all train the first one's."""
-    job = torchrun(2, JOBS / "custom_modules.py", tmp_path)
+    job = ForkedJob(2, JOBS / "custom_modules.py", tmp_path)
     ended_well(job)
     first, second = (load_file(tmp_path / f"{number}.safetensors") for number in range(2))
     assert first.keys() == second.keys()
@@ -238,7 +228,7 @@ def test_a_refused_job_ends_with_a_line_of_each_process(tmp_path: Path) -> None:
 
 
 def test_processes_with_other_data_are_refused(tmp_path: Path) -> None:
-    job = torchrun(2, JOBS / "other_data.py", "run", *flags(tmp_path), "--out", tmp_path / "run")
+    job = ForkedJob(2, JOBS / "other_data.py", "run", *flags(tmp_path), "--out", tmp_path / "run")
     _, err = job.communicate(timeout=300)
     assert job.returncode != 0
     assert "of this job differ in images: " in err
