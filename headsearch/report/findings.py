@@ -14,6 +14,8 @@ from headsearch.text import counted, listing
 
 FOLDER = "explain"
 """The folder of what `explain` writes, in the run directory."""
+UNTRAINED = "untrained"
+"""The name of the base before training."""
 FINDING_COLUMNS = (
     "analysis", "model", "reference", "block", "value", "low", "high", "floor", "own", "verdict",
 )  # fmt: skip
@@ -143,6 +145,17 @@ MEASURES: Mapping[str, Measure] = {
             "errs on other images than a base with no head",
             by="base",
         ),
+        Measure(
+            "evidence",
+            "Evidence on object (%)",
+            "What it looks at: the share of the evidence for a scene's class that lies on its "
+            "labelled object.",
+            "finds more of its evidence on the object",
+            "finds less of its evidence on the object",
+            scale=100,
+            unit=" points",
+            by="base",
+        ),
     )
 }
 """The measures by name, in the order of the page."""
@@ -222,7 +235,7 @@ def summary(table: pd.DataFrame) -> str:
             f"{heads} beside no head: {compared}. Without runs with the base's own kind of head, "
             "no difference can be ascribed to the kind of head."
         )
-    found = int(table["verdict"].notna().sum())
+    found = sum(isinstance(verdict, str) and bool(verdict) for verdict in table["verdict"])
     said = "No finding" if not found else counted(found, "finding")
     return (
         f"{heads} beside no head and the base's own kind of head: {compared}. {said} beyond both "

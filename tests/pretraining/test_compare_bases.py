@@ -129,7 +129,7 @@ def test_what_a_head_changes_from_block_3_on_is_found_there_and_not_before() -> 
     verdicts = table.loc[table["analysis"] == "frequency", "verdict"].tolist()
     assert verdicts[:2] == ["", ""]
     assert verdicts[2].startswith(f"With {HEAD}, block 3 keeps more high frequencies (+0.")
-    assert "finding" in summary(table.replace("", None))
+    assert "finding" in summary(table)
 
 
 def test_what_the_own_head_does_too_is_said_of_any_head() -> None:
@@ -151,4 +151,4 @@ def test_without_a_second_seed_or_the_own_head_nothing_is_said(
     rows = found(compared(seeds, 1, head_differs_from=3, own=own))
     assert rows
     assert not any(each.kind for each in rows)
-    assert words in summary(findings_table(rows, OWN).replace("", None))
+    assert words in summary(findings_table(rows, OWN))

@@ -76,7 +76,8 @@ def _filtered(images: Tensor, *, low: bool) -> Tensor:
     frequencies = torch.fft.fftfreq(images.shape[-1], device=images.device)
     radius = torch.hypot(frequencies[:, None], frequencies[None, :])
     kept = (radius <= CUTOFF / 2) if low else (radius > CUTOFF / 2)
-    return torch.fft.ifft2(torch.fft.fft2(images) * kept).real
+    filtered: Tensor = torch.fft.ifft2(torch.fft.fft2(images) * kept).real
+    return filtered
 
 
 def _as_images(values: Tensor) -> Tensor:

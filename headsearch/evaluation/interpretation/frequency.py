@@ -21,7 +21,7 @@ def log_amplitudes(map_BDHW: Tensor) -> Tensor:
     count = min(height, width) // 2 + 1
     if count < 2:
         return torch.full((count,), torch.nan, dtype=torch.float64)
-    amplitude_BDHW = torch.fft.fft2(map_BDHW.double()).abs()
+    amplitude_BDHW: Tensor = torch.fft.fft2(map_BDHW.double()).abs()
     # A channel that is constant over an image has amplitudes of rounding errors: bounded below.
     mean_HW = amplitude_BDHW.clamp_min(1e-9).log().mean(dim=(0, 1))
     steps = torch.arange(count)

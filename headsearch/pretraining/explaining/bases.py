@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from hashlib import sha256
+from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -32,6 +33,7 @@ class Bases:
     run: Run
     setup: TrainingSetup
     _candidates: dict[str, Candidate] = field(default_factory=dict)
+    _digests: dict[Path, str] = field(default_factory=dict)
 
     def base(self, subject: Subject) -> Base:
         """A base in evaluation mode on the device, without gradients of its weights.
@@ -68,10 +70,12 @@ class Bases:
         if subject.folder is None:
             return f"first weights of seed {subject.seed}"
         names = [WEIGHTS, HEAD_WEIGHTS] if with_head else [WEIGHTS]
-        digest = sha256()
-        for name in names:
-            digest.update((subject.folder / name).read_bytes())
-        return digest.hexdigest()
+        return " ".join(self._digest(subject.folder / name) for name in names)
+
+    def _digest(self, path: Path) -> str:
+        if path not in self._digests:
+            self._digests[path] = sha256(path.read_bytes()).hexdigest()
+        return self._digests[path]
 
 
 def _load(module: nn.Module, subject: Subject, name: str) -> None:

@@ -199,6 +199,13 @@ def consistency(of: Compared) -> Iterator[Row]:
         yield _row(subject, "errors", sum(values) / len(values))
 
 
+def evidence(of: Compared) -> Iterator[Row]:
+    """The share of the evidence for a scene's class on its object; none without masks."""
+    for subject in of.comparison.subjects:
+        for value in of.cache.read(subject, "looks", "evidence")["evidence"].tolist():
+            yield _row(subject, "object", value)
+
+
 @dataclass(frozen=True)
 class Analysis:
     """An analysis that `--only` names.
@@ -225,7 +232,7 @@ ANALYSES: Mapping[str, Analysis] = {
         Analysis("probes", {"knn": knn, "linear": linear}, ("blocks",)),
         Analysis("cues", {"cues": cues}, ("blocks", "cues")),
         Analysis("decisions", {"classes": classes, "consistency": consistency}, ("blocks",)),
-        Analysis("looks", {}, ("blocks", "looks")),
+        Analysis("looks", {"evidence": evidence}, ("blocks", "looks")),
     )
 }
 """The analyses by name, in the order of the page."""

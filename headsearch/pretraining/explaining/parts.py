@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from headsearch.data import Data
+from headsearch.data.image.synthetic.scenes import Scenes
 from headsearch.evaluation.features import PROBE_IMAGES
 from headsearch.evaluation.interpretation.cues import CUES
+from headsearch.evaluation.interpretation.evidence import evidence_on, token_shares
 from headsearch.evaluation.interpretation.frequency import log_amplitudes
 from headsearch.evaluation.interpretation.reach import attention_distances, field_radii
 from headsearch.evaluation.interpretation.toward_head import token_rows
@@ -43,6 +45,7 @@ class Measured:
         data: bank and queries.
         grid: rows and columns of the base's last map.
         labelled: labels of bank and queries, on the CPU.
+        scenes: scenes with masks of their labelled objects, if the data are the built-in ones.
         before: the tensors of a part of the same base that is measured already.
     """
 
@@ -51,6 +54,7 @@ class Measured:
     data: Data
     grid: tuple[int, int]
     labelled: LabelledImages
+    scenes: Scenes | None
     before: Callable[[str], Mapping[str, Tensor]]
 
     @property
@@ -151,18 +155,35 @@ def cues(of: Measured) -> dict[str, Tensor]:
 def looks(of: Measured) -> dict[str, Tensor]:
     """The gallery's tokens at the last block, (G, N, D), and the probe: matrix, offset, classes.
 
-    The tokens are normalised as those whose mean the probe reads.
+    The tokens are normalised as those whose mean the probe reads. `evidence` is empty, or (1,) with
+    scenes: the mean share of the evidence for their class that lies on the labelled object.
     """
-    forward = of.forward
     images = of.data.queries.batch(gallery(of.data))
-    tokens_GND = tokens_of(forward.maps(images, [forward.depth])[forward.depth])
-    tokens_GND = torch.nn.functional.layer_norm(tokens_GND, (tokens_GND.shape[-1],)).cpu()
+    tokens_GND = _last_tokens(of.forward, images)
     matrix_CD, offset_C, present_C = probe(of)
-    forward.on_images(len(images))
+    evidence = torch.zeros(0, dtype=torch.float64)
+    if of.scenes is not None:
+        shares = []
+        for batch in torch.arange(len(of.scenes.images)).split(of.forward.batch):
+            tokens = _last_tokens(of.forward, of.scenes.images[batch])
+            at = (present_C[None] == of.scenes.labels[batch][:, None]).int().argmax(1)
+            object_BHW = (of.scenes.masks[batch] == 1).double()
+            cover = torch.nn.functional.adaptive_avg_pool2d(object_BHW[:, None], of.grid)
+            parts = token_shares(tokens, matrix_CD, offset_C, at)
+            shares.append(evidence_on(parts, cover.flatten(1)))
+            of.forward.on_images(len(batch))
+        evidence = torch.cat(shares).nanmean().reshape(1)
     return {
-        "tokens": tokens_GND.contiguous(), "matrix": matrix_CD, "offset": offset_C,
-        "classes": present_C,
+        "tokens": tokens_GND, "matrix": matrix_CD, "offset": offset_C, "classes": present_C,
+        "evidence": evidence,
     }  # fmt: skip
+
+
+def _last_tokens(forward: Forward, images: Tensor) -> Tensor:
+    """The normalised tokens (B, N, D) of images at the last block, on the CPU."""
+    tokens_BND = tokens_of(forward.maps(images, [forward.depth])[forward.depth])
+    normalised = torch.nn.functional.layer_norm(tokens_BND, (tokens_BND.shape[-1],))
+    return normalised.cpu().contiguous()
 
 
 def probe(of: Measured) -> tuple[Tensor, Tensor, Tensor]:

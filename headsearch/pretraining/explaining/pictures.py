@@ -22,8 +22,7 @@ from headsearch.evaluation.interpretation.evidence import (
 )
 from headsearch.pretraining.explaining.compare import Compared, same_seed_cka
 from headsearch.pretraining.explaining.parts import gallery
-from headsearch.pretraining.explaining.subjects import UNTRAINED
-from headsearch.report.findings import MEASURES
+from headsearch.report.findings import MEASURES, UNTRAINED
 from headsearch.report.plots.explained import (
     ImageRow,
     curves,

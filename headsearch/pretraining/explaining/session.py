@@ -14,6 +14,8 @@ from rich.console import Console
 from torch import Tensor
 
 from headsearch.config import normalization
+from headsearch.data.factory import BUILT_IN
+from headsearch.data.image.synthetic.scenes import CLASSES, generate_scenes
 from headsearch.errors import UserError, unknown
 from headsearch.evaluation.features import PROBE_IMAGES
 from headsearch.evaluation.proxies.labelled import LabelledImages
@@ -29,9 +31,9 @@ from headsearch.pretraining.explaining.forward import Forward
 from headsearch.pretraining.explaining.parts import PARTS, Measured
 from headsearch.pretraining.explaining.pictures import draw
 from headsearch.pretraining.explaining.progress import progress_on
-from headsearch.pretraining.explaining.subjects import UNTRAINED, Comparison, Subject, comparison
+from headsearch.pretraining.explaining.subjects import Comparison, Subject, comparison
 from headsearch.pretraining.setup import prepare_pretraining
-from headsearch.report.findings import FOLDER, findings_table, summary
+from headsearch.report.findings import FOLDER, UNTRAINED, findings_table, summary
 from headsearch.report.statistics.findings import MEASURED, differences
 from headsearch.runs.console import loading_shown, print_notes
 from headsearch.runs.directory import hold
@@ -39,6 +41,9 @@ from headsearch.runs.run import Run
 from headsearch.runs.tables import NO_HEAD, write_table
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 from headsearch.training.setup import TrainingSetup
+
+SCENES, SCENES_SEED = 256, 977
+"""Scenes whose masks are looked at, and their seed, which is unlike any that a run would have."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,11 @@ class _Work:
             data.bank.labels, data.queries.labels, data.choose, data.report, len(data.bank.classes)
         )
 
+        built_in = setup.config.data == BUILT_IN and data.queries.classes == CLASSES
+        self._scenes = (
+            generate_scenes(SCENES, data.queries.image_size, SCENES_SEED) if built_in else None
+        )
+
     def measure(self, console: Console | None) -> None:
         """Measures what no earlier call has, base by base."""
         waiting = self._waiting()
@@ -183,6 +193,7 @@ class _Work:
             setup.data,
             setup.plan.grid,
             self._labelled,
+            self._scenes,
             before,
         )
         made_from = self._made_from(subject, part)
@@ -213,4 +224,4 @@ class _Work:
         write_table(folder / "measurements.csv", table)
         draw(folder, table, compared, data, self._setup.plan.grid, self._only)
         sentences = tuple(text for text in found["verdict"] if text)
-        return Explained(folder, found, table, sentences, summary(found.replace("", None)))
+        return Explained(folder, found, table, sentences, summary(found))

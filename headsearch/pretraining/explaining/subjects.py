@@ -9,13 +9,12 @@ from typing import Literal
 
 from headsearch.errors import UserError, unknown
 from headsearch.pretraining.run import HEAD_WEIGHTS, WEIGHTS
+from headsearch.report.findings import UNTRAINED
 from headsearch.report.statistics.gains import verified
 from headsearch.runs.run import Run
 from headsearch.runs.tables import CONTROL_FAMILIES, NO_HEAD, ranked
 from headsearch.text import for_file_name, listing
 
-UNTRAINED = "untrained"
-"""The name of the base before training."""
 Role = Literal["untrained", "none", "control", "head"]
 
 
@@ -118,13 +117,14 @@ def comparison(run: Run, head: str | None = None, top: int = 3) -> Comparison:
 def _kept(run: Run) -> list[Subject]:
     """The solo runs that have ended and whose weights are there, seed by seed."""
     found = []
-    for row in run.solo.itertuples():
-        folder = run.path / "solo" / f"{for_file_name(str(row.candidate))}-seed{row.seed}"
+    columns = (run.solo[name].tolist() for name in ("candidate", "family", "seed"))
+    for name, family, seed in zip(*columns, strict=True):
+        folder = run.path / "solo" / f"{for_file_name(name)}-seed{seed}"
         role: Role = "head"
-        if row.family in (NO_HEAD, *CONTROL_FAMILIES):
-            role = "none" if row.family == NO_HEAD else "control"
+        if family in (NO_HEAD, *CONTROL_FAMILIES):
+            role = "none" if family == NO_HEAD else "control"
         if (folder / WEIGHTS).is_file():
-            found.append(Subject(str(row.candidate), role, int(row.seed), folder))
+            found.append(Subject(name, role, int(seed), folder))
     return found
 
 

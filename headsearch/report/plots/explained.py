@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from headsearch.report.findings import MEASURES, Measure
+from headsearch.report.findings import MEASURES, UNTRAINED, Measure
 from headsearch.report.plots.axes import make_room
 from headsearch.report.plots.legend import draw_legend, legend_height
 from headsearch.report.plots.style import COLOURS, FAINT, INK, MARKERS, SOFT, WIDTH
@@ -21,6 +21,8 @@ from headsearch.report.plots.style import COLOURS, FAINT, INK, MARKERS, SOFT, WI
 PANEL = 1.5  # inches, height of a panel of curves
 ROW = 0.17  # inches, height of a condition
 TITLE = 0.22  # inches above a panel for its title
+CONDITIONS = 20
+"""The most conditions of a picture of dots; measurements.csv has all."""
 CELL = 0.62  # inches, side of an image in a gallery
 
 
@@ -43,7 +45,7 @@ def styles_of(models: Sequence[str], none: str, heads: Sequence[str]) -> dict[st
         elif model == none:
             style = Style(INK, "s")
         else:
-            faint = model == "untrained"
+            faint = model == UNTRAINED
             style = Style(FAINT if faint else SOFT, "x" if faint else "<", ":" if faint else "--")
         styles[model] = style
     return styles
@@ -96,7 +98,7 @@ def dots(table: pd.DataFrame, styles: Mapping[str, Style]) -> Figure:
     """A measure of every base by condition: the mean over seeds, with the range of seeds."""
     measure = MEASURES[str(table["analysis"].iloc[0])]
     shown = {model: style for model, style in styles.items() if model in set(table["model"])}
-    conditions = [str(block) for block in dict.fromkeys(table["block"])]
+    conditions = _most_different(table)
     height = max(0.6, ROW * len(conditions) * (1 + 0.25 * len(shown)))
     figure, (axes,) = _panels(1, height, handles_of(shown))
     for place, condition in enumerate(conditions):
@@ -110,6 +112,16 @@ def dots(table: pd.DataFrame, styles: Mapping[str, Style]) -> Figure:
     axes.grid(axis="x", color=FAINT, alpha=0.25, linewidth=0.5)
     make_room(figure)
     return figure
+
+
+def _most_different(table: pd.DataFrame) -> list[str]:
+    """The conditions in their order; of more than fit, those in which trained bases differ most."""
+    conditions = [str(block) for block in dict.fromkeys(table["block"])]
+    trained = table[table["model"] != UNTRAINED]
+    means = trained.assign(block=trained["block"].astype(str)).groupby(["block", "model"])["value"]
+    spread = means.mean().groupby("block").agg(lambda values: values.max() - values.min())
+    kept = set(spread.sort_values(ascending=False).index[:CONDITIONS])
+    return [condition for condition in conditions if condition in kept]
 
 
 def _draw_dot(

@@ -9,7 +9,7 @@ Dunnett over the heads, Bonferroni over the blocks.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -189,9 +189,8 @@ def _cube(
     part: pd.DataFrame, column: str, blocks: list[str], models: list[str], seeds: list[int]
 ) -> npt.NDArray[np.float64]:
     """A column as blocks × models × seeds; NaN where there is no row."""
-    cells: Mapping[tuple[str, str, int], float] = {
-        (row.block, row.model, row.seed): float(getattr(row, column)) for row in part.itertuples()
-    }
+    names = (part[name].tolist() for name in ("block", "model", "seed"))
+    cells = dict(zip(zip(*names, strict=True), part[column].tolist(), strict=True))
     return np.array(
         [[[cells.get((b, m, s), math.nan) for s in seeds] for m in models] for b in blocks]
     ).reshape(len(blocks), len(models), len(seeds))
