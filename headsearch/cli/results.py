@@ -66,11 +66,12 @@ what the base's own kind of head does.
     with importing(console):
         from headsearch.pretraining.explaining.session import explained
         from headsearch.report.document import write_report
-        from headsearch.runs.console import say
+        from headsearch.runs.console import print_notes, say
         from headsearch.runs.run import read_run
 
     names = [name.strip() for name in only.split(",")] if only else []
     found = explained(read_run(run), head=head, top=top, only=names, device=device, console=console)
+    print_notes(console, found.left_out)
     console.print()
     for sentence in found.sentences:
         say(console, f"· {sentence}")

@@ -34,6 +34,7 @@ class Measure:
         scale: factor of values in texts and pictures.
         unit: behind values in texts.
         by: what `block` names: "block", "condition", "class", or "base" if there is one figure.
+        needs: what a base or the data must have, else the measure does not apply.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Measure:
     scale: float = 1.0
     unit: str = ""
     by: str = "block"
+    needs: str = "what was measured of the bases"
 
 
 MEASURES: Mapping[str, Measure] = {
@@ -64,6 +66,7 @@ MEASURES: Mapping[str, Measure] = {
             "under another seed gives.",
             "has come closer (CKA) to the tokens of a trained head",
             "has moved away (CKA) from the tokens of a trained head",
+            needs="the trained heads",
         ),
         Measure(
             "toward_r2",
@@ -72,6 +75,7 @@ MEASURES: Mapping[str, Measure] = {
             "each block predicts, on images it was not fitted to.",
             "predicts the tokens of a trained head better",
             "predicts the tokens of a trained head worse",
+            needs="the trained heads",
         ),
         Measure(
             "attention",
@@ -80,6 +84,7 @@ MEASURES: Mapping[str, Measure] = {
             "attends farther",
             "attends nearer",
             unit=" patches",
+            needs="a base with plain attention in every block",
         ),
         Measure(
             "field",
@@ -155,6 +160,7 @@ MEASURES: Mapping[str, Measure] = {
             scale=100,
             unit=" points",
             by="base",
+            needs="the built-in scenes, whose masks are known",
         ),
     )
 }

@@ -160,6 +160,7 @@ def test_heads_of_earlier_versions_were_not_kept_and_the_rest_is_explained(
     )
     assert result.exit_code == 0, result.output
     assert f"{HEAD} seed 1: the head was not kept" in " ".join(result.output.split())
+    assert "toward_r2 does not apply here: it needs the trained heads" in result.output
     assert set(pd.read_csv(copy / "explain" / "findings.csv")["analysis"]) == {"knn", "linear"}
 
 

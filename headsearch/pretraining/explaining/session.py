@@ -33,7 +33,7 @@ from headsearch.pretraining.explaining.pictures import draw
 from headsearch.pretraining.explaining.progress import progress_on
 from headsearch.pretraining.explaining.subjects import Comparison, Subject, comparison
 from headsearch.pretraining.setup import prepare_pretraining
-from headsearch.report.findings import FOLDER, UNTRAINED, findings_table, summary
+from headsearch.report.findings import FOLDER, MEASURES, UNTRAINED, findings_table, summary
 from headsearch.report.statistics.findings import MEASURED, differences
 from headsearch.runs.console import loading_shown, print_notes
 from headsearch.runs.directory import hold
@@ -56,6 +56,7 @@ class Explained:
         measurements: measurements.csv: every measure of every base, by seed and block.
         sentences: the findings in words; empty where nothing is beyond seeds and own head.
         summary: what was compared, and what cannot be said.
+        left_out: the measures that do not apply, and why, one line each.
     """
 
     folder: Path
@@ -63,6 +64,7 @@ class Explained:
     measurements: pd.DataFrame
     sentences: tuple[str, ...]
     summary: str
+    left_out: tuple[str, ...]
 
 
 def explained(
@@ -224,4 +226,10 @@ class _Work:
         write_table(folder / "measurements.csv", table)
         draw(folder, table, compared, data, self._setup.plan.grid, self._only)
         sentences = tuple(text for text in found["verdict"] if text)
-        return Explained(folder, found, table, sentences, summary(found))
+        asked = [name for each in self._only for name in ANALYSES[each].measures]
+        left_out = tuple(
+            f"{name} does not apply here: it needs {MEASURES[name].needs}"
+            for name in asked
+            if name not in set(table["analysis"])
+        )
+        return Explained(folder, found, table, sentences, summary(found), left_out)

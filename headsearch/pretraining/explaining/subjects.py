@@ -53,7 +53,7 @@ class Comparison:
     """The bases of a comparison.
 
     Attributes:
-        subjects: all of them, untrained ones first, then seed by seed.
+        subjects: all of them: untrained ones, then seed by seed no head, controls, and heads.
         heads: the heads in question.
         own: the name of the base's own kind of head, or of `identity` where the base has none; None
             if it was not run.
@@ -108,7 +108,11 @@ def comparison(run: Run, head: str | None = None, top: int = 3) -> Comparison:
     controls = [s for s in kept if s.role == "control" and s.seed in seeds]
     complete = {name for name in {s.name for s in controls}
                 if {s.seed for s in controls if s.name == name} == set(seeds)}  # fmt: skip
-    trained = [s for s in kept if s.seed in seeds and s.name in {*needed, *complete}]
+    shown = [NO_HEAD, *sorted(complete, key=lambda name: name != own), *chosen]
+    trained = sorted(
+        (s for s in kept if s.seed in seeds and s.name in shown),
+        key=lambda s: (s.seed, shown.index(s.name)),
+    )
     untrained = [Subject(UNTRAINED, "untrained", seed, None) for seed in seeds]
     notes = tuple(_notes(run, chosen, own, seeds, trained, _verify(run, head, top, 2)))
     return Comparison((*untrained, *trained), chosen, own, seeds, notes)
