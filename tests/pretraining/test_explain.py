@@ -17,13 +17,14 @@ import headsearch
 from headsearch.cli.commands import app
 from headsearch.errors import UserError
 from headsearch.models.network import AttachedHead
-from headsearch.pretraining.explaining import parts, session
+from headsearch.pretraining.explaining import parts, result_view, session
 from headsearch.pretraining.explaining.bases import Bases
 from headsearch.pretraining.explaining.compare import ANALYSES
 from headsearch.pretraining.explaining.forward import grouped
 from headsearch.pretraining.explaining.subjects import comparison
 from headsearch.pretraining.setup import prepare_pretraining
 from headsearch.pretraining.verification import Verification
+from headsearch.report import document
 from headsearch.report.findings import FINDING_COLUMNS, MEASURES
 from headsearch.runs.run import read_run
 
@@ -62,6 +63,14 @@ def done(run: Path) -> str:
     return result.output
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws no pictures and writes no report, which takes most of the time."""
+    monkeypatch.setattr(session, "draw", lambda *_: None)
+    monkeypatch.setattr(result_view, "write_report", lambda *_: None)
+    monkeypatch.setattr(document, "write_report", lambda *_: None)
+
+
 def test_the_command_writes_tables_and_pictures_and_says_what_was_compared(
     run: Path, done: str
 ) -> None:
@@ -83,6 +92,7 @@ def test_the_command_writes_tables_and_pictures_and_says_what_was_compared(
         assert np.asarray(image.convert("L")).std() > 5
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_was_measured_is_not_measured_again_unless_the_weights_changed(
     run: Path, done: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +160,7 @@ def test_bases_and_heads_have_the_weights_of_their_solo_runs(run: Path) -> None:
     assert tokens.shape == (1, 16, setup.plan.dim)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_heads_of_earlier_versions_were_not_kept_and_the_rest_is_explained(
     run: Path, tmp_path: Path
 ) -> None:
@@ -164,6 +175,7 @@ def test_heads_of_earlier_versions_were_not_kept_and_the_rest_is_explained(
     assert set(pd.read_csv(copy / "explain" / "findings.csv")["analysis"]) == {"knn", "linear"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_one_seed_is_shown_and_nothing_is_said_of_it(run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
     for name in ("none", OWN, HEAD):

@@ -28,7 +28,8 @@ def aligned(maps_BNK: Tensor, to_BNK: Tensor) -> Tensor:
     """Components rotated to those of another model: orthogonal Procrustes (Schönemann 1966)."""
     rows, target = maps_BNK.flatten(0, 1), to_BNK.flatten(0, 1)
     left, _, right = torch.linalg.svd(rows.T @ target)
-    return (rows @ (left @ right)).reshape(maps_BNK.shape)
+    rotated: Tensor = rows @ (left @ right)
+    return rotated.reshape(maps_BNK.shape)
 
 
 def as_colours(maps_BNK: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +33,7 @@ class Style:
 
     colour: str
     marker: str
-    dash: str = "-"
+    dash: Literal["-", "--", ":"] = "-"
 
 
 def styles_of(models: Sequence[str], none: str, heads: Sequence[str]) -> dict[str, Style]:

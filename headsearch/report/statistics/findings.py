@@ -69,7 +69,7 @@ def differences(
     found = []
     for (analysis, target), part in table.groupby(["analysis", "target"], sort=False):
         models = [m for m in dict.fromkeys(part["model"]) if m != none]
-        asked = [target] if target else heads
+        asked = [str(target)] if target else heads
         here = [head for head in asked if head in models]
         found += _of_analysis(str(analysis), part, [none, *models], own, here, len(heads))
     return found
@@ -89,7 +89,7 @@ def _of_analysis(
     if not here or models[0] not in set(part["model"]) or not seeds:
         return []
     values_BMS = _cube(part, "value", blocks, models, seeds)
-    finite = np.isfinite(values_BMS).all(axis=(1, 2))
+    finite: list[bool] = np.isfinite(values_BMS).all(axis=(1, 2)).tolist()
     blocks = [block for block, kept in zip(blocks, finite, strict=True) if kept]
     values_BMS, errors_BM = values_BMS[finite], _image_errors(part, blocks, models)
     if not blocks:
