@@ -89,7 +89,7 @@ def _of_analysis(
     if not here or models[0] not in set(part["model"]) or not seeds:
         return []
     values_BMS = _cube(part, "value", blocks, models, seeds)
-    finite: list[bool] = np.isfinite(values_BMS).all(axis=(1, 2)).tolist()
+    finite = [bool(np.isfinite(values_MS).all()) for values_MS in values_BMS]
     blocks = [block for block, kept in zip(blocks, finite, strict=True) if kept]
     values_BMS, errors_BM = values_BMS[finite], _image_errors(part, blocks, models)
     if not blocks:
