@@ -11,7 +11,7 @@ Settings have the command line's names and defaults. A user's mistakes raise `Us
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +27,23 @@ from headsearch.errors import UserError
 from headsearch.models.candidates import candidate_table
 from headsearch.models.space import Space, as_space
 from headsearch.pretraining import session as sessions
+from headsearch.pretraining.explaining.result_view import ExplainableView
 from headsearch.pretraining.export import Exported, export_from
 from headsearch.pretraining.run import Pretrained
 from headsearch.pretraining.setup import prepare_pretraining
 from headsearch.pretraining.verification import Verification
 from headsearch.report import has_report, write_report
-from headsearch.report.result import RunView
 from headsearch.report.session import console_for
 from headsearch.report.statistics.calibration import calibrate_runs
 from headsearch.runs.run import is_pretraining, read_run
 from headsearch.study.session import resume_search, run_search
 from headsearch.training import distributed
-from headsearch.training.inputs import NO_INPUTS, InMemoryInputs, inputs_from, places_in
+from headsearch.training.inputs import InMemoryInputs, inputs_from, places_in
 
 
 @dataclass(frozen=True, repr=False)
-class Result(RunView):
-    """A search, complete or not, read from its run directory.
-
-    Attributes:
-        inputs: the objects that the search was started with in Python, which no file holds.
-    """
-
-    inputs: InMemoryInputs = field(default=NO_INPUTS)
+class Result(ExplainableView):
+    """A search, complete or not, read from its run directory."""
 
     @api_function(PretrainSettings)
     def pretrain(

@@ -12,7 +12,7 @@ from headsearch import torchrun
 from headsearch.runs.signals import Heard, interrupts_raised, stop_with_parent
 from headsearch.runs.streams import best_effort_output
 
-SLOW_TO_START = ("run", "resume", "pretrain", "verify", "bench")
+SLOW_TO_START = ("run", "resume", "pretrain", "verify", "explain", "bench")
 """Commands that import PyTorch before they have anything to say."""
 
 

@@ -11,7 +11,7 @@ import typer
 from headsearch import torchrun
 from headsearch.cli.inspect import bench, space
 from headsearch.cli.pretraining import pretrain, verify
-from headsearch.cli.results import calibrate, export, plot, report
+from headsearch.cli.results import calibrate, explain, export, plot, report
 from headsearch.cli.search import resume, run
 from headsearch.errors import UserError
 from headsearch.text import printable
@@ -110,7 +110,7 @@ def _gone(context: typer.Context) -> None:
 
 GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "Search": (run, resume),
-    "Use a result": (pretrain, export, verify, calibrate, report, plot),
+    "Use a result": (pretrain, export, verify, explain, calibrate, report, plot),
     "Before a search": (space, bench),
 }
 """The commands by the panel that they have in `headsearch --help`."""

@@ -1,4 +1,4 @@
-"""The commands that read a run: export, calibrate, report and plot."""
+"""The commands that read a run: explain, export, calibrate, report and plot."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from headsearch.cli.flags import RankOption, RunArgument
-from headsearch.cli.output import conclude, console_here
+from headsearch.cli.output import conclude, console_here, importing
 from headsearch.errors import UserError
 
 
@@ -35,6 +35,49 @@ def export(
     console.print(f"space: {done.files.yaml}", soft_wrap=True)
     if done.files.python is not None:
         console.print(f"PyTorch: {done.files.python}", soft_wrap=True)
+
+
+def explain(
+    run: RunArgument,
+    head: Annotated[
+        str | None,
+        typer.Option(help="The head in question. \\[default: the best verified ones]"),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many of the verified heads.")] = 3,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Analyses, separated by commas: change, toward, reach, frequency, probes, cues, "
+            "decisions, looks. \\[default: all]",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+) -> None:
+    """Say what the base learned from its head, and where, from the solo runs of `verify`.
+
+    Compares the base trained with a head to the same base with no head, with its own kind of \
+head and untrained. A sentence is printed only for what exceeds both what two seeds differ by and \
+what the base's own kind of head does.
+
+    Example: [bold]headsearch explain results/RUN --head mixer-d2[/bold]
+    """
+    console = console_here()
+    with importing(console):
+        from headsearch.pretraining.explaining.session import explained
+        from headsearch.report.document import write_report
+        from headsearch.runs.console import print_notes, say
+        from headsearch.runs.run import read_run
+
+    names = [name.strip() for name in only.split(",")] if only else []
+    found = explained(read_run(run), head=head, top=top, only=names, device=device, console=console)
+    print_notes(console, found.left_out)
+    console.print()
+    for sentence in found.sentences:
+        say(console, f"· {sentence}")
+    say(console, found.summary)
+    console.print(f"tables and pictures: {found.folder}", soft_wrap=True)
+    console.print(f"report: {write_report(read_run(run))}", soft_wrap=True)
 
 
 def calibrate(

@@ -1,9 +1,10 @@
 """`pretrain`: a solo run in its own directory; it saves scores and the weights of the base.
 
 The directory holds `config.yaml`, written before training; `pretrain.csv`, with one row for each
-rung; `base.safetensors`, the base without its head under timm's parameter names; and, until the run
-has ended, the snapshot to resume from. The weights are those of the teacher, which is the moving
-average of the student, because the teacher is what is scored.
+rung; `base.safetensors`, the base without its head under timm's parameter names;
+`head.safetensors`, the head (`head.*`) with its final norm (`norm.*`), which `explain` needs; and,
+until the run has ended, the snapshot to resume from. The weights are those of the teacher, which is
+the moving average of the student, because the teacher is what is scored.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from headsearch.config.settings import resolve
 from headsearch.errors import UserError
 from headsearch.evaluation.scores import accuracy_columns, dense_columns
 from headsearch.models.bases import NORMALIZATION, Base, BasePlan
+from headsearch.models.network import AttachedHead
 from headsearch.models.space import Candidate
 from headsearch.pretraining.head_selection import (
     written_head,
@@ -84,7 +86,7 @@ PRETRAIN_COLUMNS = (
     "discrepancy",
     *BASE_DENSE,
 )
-WEIGHTS, TABLE = "base.safetensors", "pretrain.csv"
+WEIGHTS, HEAD_WEIGHTS, TABLE = "base.safetensors", "head.safetensors", "pretrain.csv"
 
 
 def has_ended(directory: Path) -> bool:
@@ -154,7 +156,8 @@ class Pretraining:
         Raises:
             UserError: as `check_start`.
         """
-        left, files = read_snapshot(self.run_directory), (self.run_directory / TABLE, self.weights)
+        left = read_snapshot(self.run_directory)
+        files = (self.run_directory / TABLE, self.weights, self.run_directory / HEAD_WEIGHTS)
         has_results = self.weights.exists() or has_damaged_snapshot(self.run_directory)
         check_start(self.run_directory, left, has_results=has_results, start_over=start_over)
         if start_over:
@@ -237,6 +240,8 @@ class Pretraining:
             expected = normalization.parse(self.config.normalization)
             entry = NORMALIZATION, json.dumps(normalization.as_json(expected))
             write_weights(self.weights, base_weights(event.base), entry)
+            if event.head is not None:
+                write_weights(self.run_directory / HEAD_WEIGHTS, head_weights(event.head))
         if not self.complete:
             self._snapshot()
         write_table(self.run_directory / TABLE, self.scores)
@@ -273,9 +278,25 @@ class Pretraining:
 def base_weights(base: Base) -> dict[str, Tensor]:
     """A base's parameters and buffers on the CPU, under the names of its timm model or module."""
     trunk: nn.Module = base.trunk
+    return _copied(trunk.state_dict())
+
+
+def head_weights(attached: AttachedHead) -> dict[str, Tensor]:
+    """A head's parameters and buffers (`head.*`) and those of its norm (`norm.*`) on the CPU.
+
+    Its projection is left out: it belongs to the objective.
+    """
+    return {
+        f"{part}.{name}": tensor
+        for part, module in (("head", attached.head), ("norm", attached.norm))
+        for name, tensor in _copied(module.state_dict()).items()
+    }
+
+
+def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in trunk.state_dict().items()
+        for name, tensor in state.items()
     }
 
 

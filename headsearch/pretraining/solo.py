@@ -18,7 +18,7 @@ from headsearch.errors import UserError
 from headsearch.evaluation.rung import ScoringProgress
 from headsearch.evaluation.scores import RungScores
 from headsearch.models.bases import Base
-from headsearch.models.network import BASE
+from headsearch.models.network import BASE, AttachedHead
 from headsearch.models.space import Candidate
 from headsearch.runs.snapshot import Snapshot
 from headsearch.runs.throughput import Throughput
@@ -62,6 +62,7 @@ class SoloScored:
         scores: the scores of the base, and of the head under its name.
         base: the teacher's base, which was scored. Later steps change it in place.
         throughput: speed and remaining time.
+        head: the teacher's head, likewise; None without a head.
     """
 
     rung: int
@@ -70,6 +71,7 @@ class SoloScored:
     scores: RungScores
     base: Base
     throughput: Throughput
+    head: AttachedHead | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,10 @@ class SoloRun:
             scores = setup.scores(network, self._note_scoring)
             throughput.scored()
             self.rung += 1
-            observe(SoloScored(self.rung - 1, last, self.loss, scores, network.base, throughput))
+            head = next(iter(network.heads.values()), None)
+            observe(
+                SoloScored(self.rung - 1, last, self.loss, scores, network.base, throughput, head)
+            )
 
     def _note_scoring(self, progress: ScoringProgress) -> None:
         self.on_scoring(SoloScoring(self.rung, progress))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from headsearch.report.advice import advice
 from headsearch.report.caveats import trust
 from headsearch.report.dense import DenseSection, dense_section
+from headsearch.report.explained import ExplainSection, explain_section
 from headsearch.report.settings_list import command, settings_list
 from headsearch.report.statistics.gains import verified
 from headsearch.report.statistics.ranking import last_rung
@@ -35,6 +36,7 @@ class Content:
     verified: Table | None
     verdict: str
     verified_legend: str
+    explained: ExplainSection | None
     baselines: Table | None
     dense: DenseSection | None
     costs: list[tuple[str, str]]
@@ -57,6 +59,7 @@ def content(run: Run) -> Content:
         verified=verified_table(run),
         verdict=verdict(solo_results) if solo_results is not None else "",
         verified_legend=VERIFIED_LEGEND,
+        explained=explain_section(run),
         baselines=baselines_table(run),
         dense=dense_section(run),
         costs=list(_costs(run)),

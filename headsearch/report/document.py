@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from headsearch.errors import UserError
 from headsearch.report.content import content
+from headsearch.report.explained import explain_pictures
 from headsearch.report.plots.column_plot import column_figure
 from headsearch.report.plots.discrepancy_accuracy import accuracy_column, discrepancy_accuracy
 from headsearch.report.plots.pruning_timeline import pruning_timeline
@@ -95,7 +96,7 @@ def write_report(run: Run, out: Path | None = None) -> Path:
     ]
     plots = [plot for plot in written if plot.svg is not None]
     failed = [f"{plot.name}: {plot.failure}" for plot in written if plot.failure]
-    report = content(run)
+    report, pictures = content(run), list(explain_pictures(run, folder))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("headsearch.report", ""),
         autoescape=jinja2.select_autoescape(("html.j2",)),
@@ -109,7 +110,7 @@ def write_report(run: Run, out: Path | None = None) -> Path:
     environment.filters["commands"] = _html
     for name in FILES:
         template = environment.get_template(f"{name}.j2")
-        text = template.render(report=report, plots=plots, failed=failed)
+        text = template.render(report=report, plots=plots, failed=failed, pictures=pictures)
         try:
             (folder / name).write_text(text, encoding="utf-8")
         except OSError as error:

@@ -121,7 +121,9 @@ STATES = ("running", "complete", "pruned", "collapsed", "failed")
 """The states of a candidate."""
 
 
-_TEXT_COLUMNS = {"candidate", "family", "state", "reason"}
+_TEXT_COLUMNS = {
+    "candidate", "family", "state", "reason", "analysis", "model", "reference", "block", "verdict",
+}  # fmt: skip
 _WHOLE_COLUMNS = {"rank", "rungs", "rung", "cohort", "seed", "step"}
 _SHARE_COLUMNS = {
     f"{of}_{probe}"
@@ -207,7 +209,7 @@ def _check_cells(path: Path, frame: pd.DataFrame, columns: tuple[str, ...]) -> N
             number, expected = wrong
             raise UserError(f"{path}: column {column!r} holds {number:g}, and not {expected}")
     key = [name for name in _KEYS if name in columns]
-    twice = frame[frame.duplicated(key)]
+    twice = frame[frame.duplicated(key)] if key else frame[:0]
     if len(twice):
         row = ", ".join(str(value) for value in twice.iloc[0][key])
         raise UserError(f"{path}: the row of {printable(row)} is there twice: delete one of them")

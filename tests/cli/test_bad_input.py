@@ -282,7 +282,9 @@ RUNS: dict[str, dict[str, str | bytes]] = {
 
 
 @pytest.mark.parametrize("case", RUNS)
-@pytest.mark.parametrize("command", ["report", "resume", "verify", "calibrate", "plot", "export"])
+@pytest.mark.parametrize(
+    "command", ["report", "resume", "verify", "explain", "calibrate", "plot", "export"]
+)
 def test_run_directories(
     case: str, command: str, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
@@ -293,7 +295,9 @@ def test_run_directories(
     assert not (tmp_path / "hacked").exists()
 
 
-@pytest.mark.parametrize("command", ["report", "resume", "verify", "calibrate", "plot", "export"])
+@pytest.mark.parametrize(
+    "command", ["report", "resume", "verify", "explain", "calibrate", "plot", "export"]
+)
 def test_a_run_that_is_not_there(command: str, refused: Callable[..., str]) -> None:
     assert "nowhere: no such run directory" in refused(command, "nowhere")
 
@@ -306,6 +310,7 @@ COMMANDS = {
     "no run": ["verify"],
     "no seeds": ["verify", "run", "--seeds", "0"],
     "negative top": ["verify", "run", "--top", "-1"],
+    "nothing to explain": ["explain", "run", "--top", "0"],
     "a score that is none": ["calibrate", "nowhere", "--primary", "luck"],
     "no such space": ["space", "haeds.yaml"],
     "no such base": ["space", "heads.yaml", "--base", "vitt_s"],

@@ -35,7 +35,7 @@ TRAINING = [
 ]  # fmt: skip
 TINY = [*TRAINING, "--min-keep", "1"]
 
-COMMANDS = ("run", "pretrain", "export", "space", "bench", "report", "plot")
+COMMANDS = ("run", "pretrain", "export", "explain", "space", "bench", "report", "plot")
 
 
 def headsearch(

@@ -71,6 +71,7 @@ COMMANDS = {
     "plot": ["plot", "run"],
     "resume": ["resume", "run"],
     "verify": ["verify", "run"],
+    "explain": ["explain", "run"],
     "calibrate": ["calibrate", "run"],
     "export": ["export", "run"],
     "pretrain": ["pretrain", "run"],

@@ -12,11 +12,13 @@ import pytest
 import timm
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from headsearch.config.presets import quick_lr
 from headsearch.config.settings import resolve
 from headsearch.data import normalize
 from headsearch.errors import UserError
+from headsearch.models.network import AttachedHead
 from headsearch.pretraining import solo
 from headsearch.pretraining.head_selection import head_on, name_at, read_name
 from headsearch.pretraining.run import Pretraining
@@ -154,6 +156,21 @@ def test_timm_loads_the_weights_and_gives_the_features_of_the_trained_base(
         assert torch.equal(loaded.state_dict()[name], tensor)
     with torch.no_grad():
         torch.testing.assert_close(model(images(pretraining)), features)
+
+
+def test_the_head_is_kept_with_its_norm_and_gives_its_tokens_again(
+    pretrained: tuple[Pretraining, Any],
+) -> None:
+    pretraining, _ = pretrained
+    candidate, plan = pretraining.planned.candidate, pretraining.setup.plan
+    assert candidate is not None
+    state = load_file(pretraining.run_directory / "head.safetensors")
+    again = AttachedHead(candidate.build(plan.dim, plan.grid), plan.dim, torch.nn.Identity())
+    again.load_state_dict(state, strict=True)
+    map_BDHW = torch.randn(2, plan.dim, *plan.grid)
+    trained = pretraining._solo._trainer.teacher.network.heads[candidate.name]
+    with torch.no_grad():
+        torch.testing.assert_close(again.eval()(map_BDHW), trained.eval()(map_BDHW))
 
 
 def test_the_directory_says_what_was_done_and_what_it_came_to(

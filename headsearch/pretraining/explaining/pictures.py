@@ -1,0 +1,130 @@
+"""Draws what `explain` measured into RUN/explain; pictures make no claims."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from headsearch.data import Data
+from headsearch.evaluation.interpretation.decisions import flipped
+from headsearch.evaluation.interpretation.evidence import (
+    aligned,
+    as_colours,
+    principal_maps,
+    token_shares,
+)
+from headsearch.pretraining.explaining.compare import Compared, same_seed_cka
+from headsearch.pretraining.explaining.parts import gallery
+from headsearch.report.findings import MEASURES, UNTRAINED
+from headsearch.report.plots.explained import (
+    ImageRow,
+    curves,
+    dots,
+    heatmaps,
+    image_rows,
+    styles_of,
+)
+from headsearch.report.plots.style import plotting, save
+from headsearch.runs.tables import NO_HEAD
+from headsearch.text import for_file_name
+
+FLIPPED = 8
+"""Images that flipped, of each direction, that are shown."""
+
+
+def draw(
+    folder: Path,
+    table: pd.DataFrame,
+    of: Compared,
+    data: Data,
+    grid: tuple[int, int],
+    only: Sequence[str],
+) -> None:
+    """Draws all pictures of the analyses `only`: charts as SVG, images as PNG.
+
+    Args:
+        folder: where to write.
+        table: the measurements.
+        of: the bases.
+        data: bank and queries.
+        grid: rows and columns of the base's last map.
+        only: names of analyses.
+    """
+    with plotting():
+        for name, figure in _figures(table, of, data, grid, only):
+            save(figure, folder / name)
+
+
+def _figures(
+    table: pd.DataFrame, of: Compared, data: Data, grid: tuple[int, int], only: Sequence[str]
+) -> Iterator[tuple[str, Figure]]:
+    models = list(dict.fromkeys(subject.name for subject in of.comparison.subjects))
+    styles = styles_of(models, NO_HEAD, of.comparison.heads)
+    for name, measure in MEASURES.items():
+        rows = table[table["analysis"] == name]
+        if len(rows) and rows["value"].notna().any():
+            yield f"{name}.svg", (curves if measure.by == "block" else dots)(rows, styles)
+    if "change" in only:
+        names = [*([of.comparison.own] if of.comparison.own else []), *of.comparison.heads]
+        yield "change_blocks.svg", heatmaps({n: same_seed_cka(of, n).numpy() for n in names})
+    if "decisions" in only:
+        for head in of.comparison.heads:
+            rows_of_images = list(_flips(of, data, head))
+            if rows_of_images:
+                yield f"flipped-{for_file_name(head)}.png", image_rows(rows_of_images)
+    if "looks" in only:
+        yield "looks.png", image_rows(list(_looks(of, data, grid, models)))
+
+
+def _flips(of: Compared, data: Data, head: str) -> Iterator[ImageRow]:
+    """Images that the base is right about under every seed with the head alone, or without."""
+    name = f"linear.{of.depth}"
+
+    def right(model: str) -> Tensor:
+        return torch.stack([of.right(of.subject(model, s), name) for s in of.comparison.seeds])
+
+    won, lost = flipped(right(head), right(NO_HEAD))
+    for title, found in ((f"right with {head} alone", won), ("right with no head alone", lost)):
+        chosen = of.report[found[:FLIPPED]]
+        if len(chosen):
+            names = [of.classes[int(label)] for label in of.labels[chosen]]
+            yield ImageRow(f"{title} ({len(found)})", _shown(data, chosen), names)
+
+
+def _looks(
+    of: Compared, data: Data, grid: tuple[int, int], models: Sequence[str]
+) -> Iterator[ImageRow]:
+    """The images, then of each base (first seed) its tokens as colours and their evidence.
+
+    Colours are the first three principal components, rotated to agree with those of the base with
+    no head. Evidence is what a token adds to the logit of the image's class, less the mean token.
+    """
+    seed = of.comparison.seeds[0]
+    chosen = gallery(data)
+    labels = of.labels[chosen]
+    yield ImageRow("image", _shown(data, chosen), [of.classes[int(label)] for label in labels])
+    reference: Tensor | None = None
+    for name in [NO_HEAD, *(model for model in models if model != NO_HEAD)]:
+        found = of.cache.read(of.subject(name, seed), "looks")
+        maps = principal_maps(found["tokens"])
+        reference = maps if reference is None else reference
+        colours = as_colours(aligned(maps, reference), grid)
+        yield ImageRow(f"{name}: tokens", list(colours.numpy()))
+        if name == UNTRAINED:
+            continue
+        place = (found["classes"][None] == labels[:, None]).int().argmax(1)
+        shares = token_shares(found["tokens"], found["matrix"], found["offset"], place)
+        shares = (shares - shares.mean(dim=1, keepdim=True)).reshape(-1, *grid)
+        yield ImageRow(f"{name}: evidence", list(shares.numpy()), signed=True)
+
+
+def _shown(data: Data, indices: Tensor) -> list[npt.NDArray[np.float64]]:
+    """Queries as pictures (S, S, 3) in [0, 1]."""
+    return list(data.queries.batch(indices).permute(0, 2, 3, 1).double().div(255).numpy())
