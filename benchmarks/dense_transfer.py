@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--dense", type=Path, nargs="+", required=True, help="the first one ranks")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="where runs are kept")
-    parser.add_argument("--images", type=int, default=8000)
+    parser.add_argument("--images", type=int, default=6000)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     arguments = parser.parse_args()
