@@ -36,7 +36,8 @@ def write_dense(run_directory: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes dense.csv; nothing without rows."""
     if not rows:
         return
-    frame = pd.DataFrame(list(rows), columns=list(COLUMNS))
+    # Rows in snapshots of older versions have no class.
+    frame = pd.DataFrame(list(rows), columns=list(COLUMNS)).fillna({"class": ""})
     frame = frame.assign(**{name: frame[name].map(for_csv) for name in ("representation", "class")})
     text = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     write_atomically(run_directory / FILE, text)

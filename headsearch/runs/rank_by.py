@@ -107,8 +107,8 @@ def weights_of(name: str) -> dict[str, float]:
     A name of `RANK_BY` (or `AUTO`) has weight 1; "accuracy:1,segmentation:3" gives 0.25 and 0.75.
 
     Raises:
-        UserError: a weighted mean names an unknown score, or one twice, or a weight is no number
-            above 0.
+        UserError: a weighted mean names an unknown score, one score alone or one twice, or a weight
+            is no number above 0.
     """
     if not _is_mean(name):
         return {name: 1.0}
@@ -128,6 +128,8 @@ def weights_of(name: str) -> dict[str, float]:
                 f"--rank-by {name}: the weight {written!r} of {score} is no number above 0; use "
                 f"{MEAN_FORM}"
             )
+    if len(weights) == 1:
+        raise UserError(f"--rank-by {name}: a weighted mean is of two scores or more: {MEAN_FORM}")
     total = sum(weights.values())
     return {score: weight / total for score, weight in weights.items()}
 

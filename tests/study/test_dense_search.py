@@ -218,6 +218,7 @@ def test_weights_add_up_to_one_and_are_one_unless_given() -> None:
         ("accuracy:1,auto:1", r"unknown score in --rank-by 'auto' .*choices: .*segmentation"),
         ("accuracy:1,,masks:1", "unknown score in --rank-by ''"),
         ("accuracy:1,accuracy:2", "accuracy is named twice"),
+        ("accuracy:2", "a weighted mean is of two scores or more: SCORE:WEIGHT"),
         ("accuracy:0,masks:1", "the weight '0' of accuracy is no number above 0"),
         ("accuracy:nan,masks:1", "the weight 'nan' of accuracy"),
         ("accuracy:x,masks:1", r"use SCORE:WEIGHT,SCORE:WEIGHT, as in accuracy:1,segmentation:1"),

@@ -130,7 +130,7 @@ class FittedSegmentation:
 
     def __init__(self, task: Segmentation, rows_ND: Tensor) -> None:
         self._task = task
-        self._memory_DN = F.normalize(rows_ND.float(), dim=1).T.contiguous()
+        self._memory_ND = F.normalize(rows_ND.float(), dim=1)
         present_C = task.targets_NC.sum(0) > 0
         targets_CN = task.targets_NC[:, present_C].T
         fit = fit_softmax(rows_ND, targets_CN, L2, MAX_ITERATIONS, coarse=True)
@@ -166,9 +166,9 @@ class FittedSegmentation:
     def _votes(self, patches_MD: Tensor) -> Tensor:
         """The weighted histograms of the nearest patches of the memory: (M, C)."""
         task, votes = self._task, []
-        k = min(NEIGHBOURS, self._memory_DN.shape[1])
+        k = min(NEIGHBOURS, len(self._memory_ND))
         for chunk in patches_MD.split(CHUNK):
-            similarity_MN = F.normalize(chunk, dim=1) @ self._memory_DN
+            similarity_MN = F.normalize(chunk, dim=1) @ self._memory_ND.T
             similarity_MK, nearest_MK = similarity_MN.topk(k, dim=1, sorted=False)
             weights_MK = (similarity_MK / TEMPERATURE).softmax(1)
             votes.append(torch.einsum("mk,mkc->mc", weights_MK, task.targets_NC[nearest_MK]))
