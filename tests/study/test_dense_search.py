@@ -6,6 +6,7 @@ import itertools
 import math
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from headsearch.report.statistics.dense import (
 )
 from headsearch.report.statistics.ranking import distinct
 from headsearch.runs.dense_scores import BASE_DENSE, DENSE_RANKINGS, DENSE_SCORES
-from headsearch.runs.dense_table import read_dense
+from headsearch.runs.dense_table import WITHOUT, read_dense
 from headsearch.runs.rank_by import RANK_BY, check_rank_by, weights_of
 from headsearch.runs.run import Run, read_run
 from headsearch.runs.tables import ranked
@@ -190,8 +191,16 @@ def test_every_dense_ranking_is_the_mean_of_its_scores(name: str) -> None:
     assert name in RANK_BY
 
 
-def test_a_weighted_mean_ranks(tmp_path: Path) -> None:
-    run = searched(tmp_path, rank_by="accuracy:1, segmentation:3")
+def test_a_weighted_mean_ranks_and_tensorboard_gets_the_dense_scores(tmp_path: Path) -> None:
+    drawn: dict[str, float] = {}
+
+    def observe(event: object) -> None:
+        points = points_of(event, 1) if isinstance(event, Scored) else None
+        drawn.update(points.values if points is not None else {})
+
+    search = begun(tmp_path, rank_by="accuracy:1, segmentation:3")
+    search.run(observe)
+    run = read_run(search.run_directory)
     last = run.scores[run.scores["rung"] == 2]
     accuracy, segmentation = (
         last[list(columns)].mean(axis=1)
@@ -202,8 +211,29 @@ def test_a_weighted_mean_ranks(tmp_path: Path) -> None:
     assert run.config["rank_by"] == "accuracy:1, segmentation:3"
     words = "Ranked by Score: the weighted mean of accuracy (25%) and segmentation (75%)"
     assert words in content(run).legend
-    first, second = ranked(run.ranking)[:2]
-    assert not distinct(second, first, run)
+    ranking = run.ranking.set_index("candidate")
+    for score in ("seg_knn", "det_ap50"):
+        for head in ranking.index[ranking["state"] == "complete"]:
+            assert drawn[f"{score}/{head}"] == pytest.approx(ranking.loc[head, score], rel=1e-4)
+        assert math.isfinite(drawn[f"{score}/(base)"])
+
+
+@pytest.mark.parametrize(("detection", "told"), [(0.3, True), (0.2, True), (0.1, False)])
+def test_a_mean_tells_heads_apart_where_none_of_its_scores_disagrees(
+    run: Run, detection: float, told: bool
+) -> None:
+    dense = run.dense.copy()
+    for head, segmented, detected in (("identity", 0.5, detection), ("mixer-d1", 0.1, 0.2)):
+        for scores, value in (
+            (DENSE_RANKINGS["segmentation"], segmented), (DENSE_RANKINGS["detection"], detected)
+        ):  # fmt: skip
+            rows = (dense["representation"] == head) & dense["score"].isin(scores)
+            dense.loc[rows & (dense["class"] == ""), ["value", *WITHOUT]] = value
+    config = {**run.config, "rank_by": "segmentation:1,detection:2"}
+    changed = replace(run, config=config, dense=dense)
+    rows = {row.candidate: row for row in ranked(run.ranking)}
+    assert distinct(rows["identity"], rows["mixer-d1"], changed) == told
+    assert not distinct(rows["mixer-d1"], rows["identity"], changed)
 
 
 def test_weights_add_up_to_one_and_are_one_unless_given() -> None:
@@ -247,23 +277,6 @@ def test_dense_data_that_were_moved_are_named(tmp_path: Path) -> None:
     again = resumed_search(found, flags={"dense_data": str(tmp_path / "elsewhere")})
     again.run()
     assert read_run(search.run_directory).ranking["seg_knn"].notna().all()
-
-
-def test_tensorboard_gets_the_dense_scores(tmp_path: Path) -> None:
-    found: dict[str, float] = {}
-
-    def observe(event: object) -> None:
-        points = points_of(event, 1) if isinstance(event, Scored) else None
-        if points is not None:
-            found.update(points.values)
-
-    search = begun(tmp_path)
-    search.run(observe)
-    ranking = read_run(search.run_directory).ranking.set_index("candidate")
-    for score in ("seg_knn", "det_ap50"):
-        for head in ranking.index[ranking["state"] == "complete"]:
-            assert found[f"{score}/{head}"] == pytest.approx(ranking.loc[head, score], rel=1e-4)
-        assert math.isfinite(found[f"{score}/(base)"])
 
 
 def test_a_forecast_counts_the_dense_scores(tmp_path: Path) -> None:
