@@ -128,6 +128,7 @@ def resume(
     eval_data: Any = None,
     base_weights: str | Path | None = None,
     space: str | Path | Mapping[str, Any] | Space | None = None,
+    dense_data: str | Path | None = None,
     log: str | None = None,
     start_over: bool = False,
     engine: str | None = None,
@@ -138,7 +139,7 @@ def resume(
     Args:
         run: the search.
         base, data, eval_data, space: the objects that the search was started with.
-        data, eval_data, base_weights, space: paths, if what lies there was moved.
+        data, eval_data, base_weights, space, dense_data: paths, if what lies there was moved.
         log: none or tensorboard; by default as the search was started.
         start_over: whether a search whose snapshots are lost starts from its first step.
         engine: as for `search`; by default the one that it began with.
@@ -157,11 +158,13 @@ def resume(
         return result
     own = None if space is None or isinstance(space, str | Path) else as_space(space)
     inputs = replace(inputs_from(base, data, eval_data), space=own)
-    moved = places_in(data=data, eval_data=eval_data, base_weights=base_weights, space=space)
+    moved = places_in(
+        data=data, eval_data=eval_data, base_weights=base_weights, space=space,
+        dense_data=dense_data,
+    )  # fmt: skip
     console = console_for(progress)
-    options: dict[str, Any] = {"log": log, "moved": moved, "start_over": start_over}
     done = engines.resume_on(engine, result.run, moved, console) or resume_search(
-        result.run, inputs=inputs, console=console, **options
+        result.run, inputs=inputs, log=log, moved=moved, start_over=start_over, console=console
     )
     return _result_of(*done, inputs)
 
@@ -266,6 +269,7 @@ def resume_pretraining(
     data: Any = None,
     eval_data: Any = None,
     base_weights: str | Path | None = None,
+    dense_data: str | Path | None = None,
     log: str | None = None,
     start_over: bool = False,
     progress: bool | None = None,
@@ -286,11 +290,13 @@ def resume_pretraining(
     if is_pretraining(directory) and sessions.has_ended(directory):
         raise UserError(f"{directory} is complete: there is nothing to resume")
     inputs = inputs_from(base, data, eval_data)
-    moved = places_in(data=data, eval_data=eval_data, base_weights=base_weights)
-    console = console_for(progress)
-    done = sessions.resume_pretraining(
-        directory, inputs, log=log, moved=moved, start_over=start_over, console=console
+    moved = places_in(
+        data=data, eval_data=eval_data, base_weights=base_weights, dense_data=dense_data
     )
+    done = sessions.resume_pretraining(
+        directory, inputs, log=log, moved=moved, start_over=start_over,
+        console=console_for(progress),
+    )  # fmt: skip
     return sessions.pretrained(*done)
 
 
@@ -363,11 +369,8 @@ def verify(
         result.run, top=top, seeds=seeds, controls=controls, jobs=jobs, threads=threads,
         device=device,
     )  # fmt: skip
-    if engines.verified_on(engine, verification, console_for(progress)):
-        raise KeyboardInterrupt
-    verified = read_run(result.run_directory)
-    write_report(verified)
-    return Result(verified, result.inputs)
+    signal = engines.verified_on(engine, verification, console_for(progress))
+    return _result_of(result.run_directory, signal, result.inputs)
 
 
 @api_function()

@@ -160,6 +160,12 @@ def resume(
         str | None,
         typer.Option(help="Likewise for the search space, with the modules beside it."),
     ] = None,
+    dense_data: Annotated[
+        str | None, typer.Option(help="Likewise for the dense data, as it was named for run.")
+    ] = None,
+    dense_classes: Annotated[
+        str | None, typer.Option(help="Likewise for the file with the classes of their masks.")
+    ] = None,
     start_over: Annotated[
         bool,
         typer.Option(
@@ -179,7 +185,7 @@ are those of a run without interruption.
     """
     places = {
         "data": data, "eval_data": eval_data, "data_dir": data_dir, "base_weights": base_weights,
-        "space": space,
+        "space": space, "dense_data": dense_data, "dense_classes": dense_classes,
     }  # fmt: skip
     moved = {name: place for name, place in places.items() if place is not None}
     console = console_here()

@@ -210,8 +210,8 @@ class RunConfig(BaseModel):
         "auto",
         "Score for pruning and ranking: accuracy, discrepancy, balanced (the geometric mean of "
         "both), complementarity, head_only_right, discrepancy_pooled, absorption, predicted_gain, "
-        "static_prior, or of --dense-data: segmentation, regions, detection, masks. auto: accuracy "
-        "with labels, discrepancy without.",
+        "static_prior, or of --dense-data: segmentation, regions, detection, masks; or a weighted "
+        "mean: accuracy:1,segmentation:2. auto: accuracy with labels, discrepancy without.",
         SCORES,
     )
     discrepancy: str = setting(

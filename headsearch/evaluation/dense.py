@@ -21,11 +21,16 @@ from headsearch.data.image.views import normalize
 from headsearch.device import mixed_precision
 from headsearch.evaluation.proxies.dense_task import DenseTask, Fitted
 from headsearch.evaluation.proxies.detection import Detection
-from headsearch.evaluation.proxies.grids import pixel_map, position_map, samples_on
+from headsearch.evaluation.proxies.grids import (
+    pixel_map,
+    position_map,
+    queries_on,
+    samples_on,
+)
 from headsearch.evaluation.proxies.grouped_scores import DenseScores, dense_scores, reporting
 from headsearch.evaluation.proxies.instances import InstanceMasks
 from headsearch.evaluation.proxies.regions import Regions
-from headsearch.evaluation.proxies.segmentation import Segmentation, ceiling
+from headsearch.evaluation.proxies.segmentation import Segmentation, ceiling, scored_images
 from headsearch.models.network import BASE, AttachedHead, Network, failing_as
 
 KEPT_CPU, KEPT_ACCELERATOR = 2**26, 2**30
@@ -69,15 +74,18 @@ class DenseScorer:
         tasks: list[DenseTask] = []
         if train.masks is not None and evaluation.masks is not None:
             classes = len(data.mask_classes)
+            both_masks = train.masks, evaluation.masks
             tasks.append(
-                Segmentation(train.masks, evaluation.masks, group_N, classes, grid, samples, device)
+                Segmentation(
+                    *both_masks, group_N, classes, grid, samples, device, queries_on(device)
+                )
             )
         if train.objects is None or evaluation.objects is None:
             return tasks
         both = train.objects, evaluation.objects
         if len(data.box_classes) > 1:
             tasks.append(Regions(*both, group_N, len(data.box_classes), grid, samples, device))
-        detection = Detection(*both, group_N, grid, samples, device)
+        detection = Detection(*both, group_N, data.box_classes, grid, samples, device)
         if detection.possible:
             tasks.append(detection)
         if data.has_instance_masks:
@@ -151,7 +159,9 @@ class DenseScorer:
         masks = self.data.evaluation.masks
         if masks is None:
             return None
-        return ceiling(masks, len(self.data.mask_classes), grid, reporting(self.data.group_N))
+        scored_N = scored_images(len(masks), grid, queries_on(self.device))
+        kept_N = reporting(self.data.group_N) & scored_N
+        return ceiling(masks, len(self.data.mask_classes), grid, kept_N)
 
     def of_network(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor
 from headsearch.evaluation.jackknife import Estimate
 from headsearch.evaluation.proxies.grouped_scores import DenseScores, mean_of_seeds
 from headsearch.runs.dense_scores import DENSE_RANKINGS, DENSE_SCORES
+from headsearch.runs.rank_by import weights_of
 from headsearch.runs.tables import FURTHER_SCORES
 
 PROTOTYPE_KL = "prototype_kl"
@@ -146,8 +147,12 @@ class Scores:
         """The score that ranks candidates; NaN if it is not known.
 
         Args:
-            rank_by: its name in `RANK_BY`.
+            rank_by: its name in `RANK_BY`, or a weighted mean of such scores (`weights_of`).
         """
+        weights = weights_of(rank_by)
+        if len(weights) > 1:
+            return sum(weight * self.ranking_score(name) for name, weight in weights.items())
+        (rank_by,) = weights
         if rank_by in DENSE_RANKINGS:
             known = self.dense.choose if self.dense else {}
             return fmean(known.get(name, math.nan) for name in DENSE_RANKINGS[rank_by])
@@ -167,13 +172,14 @@ class Scores:
     def charts(self) -> dict[str, float]:
         """The figures that are drawn over training, by their names; NaN where there is none.
 
-        Accuracies are on the labels that are reported, as in rungs.csv.
+        Accuracies and dense scores are on the images that are reported on, as in rungs.csv.
         """
         return {
             "discrepancy": self.discrepancy_value,
             "k-NN": self.report.knn if self.report else math.nan,
             "linear": self.report.linear if self.report else math.nan,
             "effective rank": self.effective_rank,
+            **dense_columns(self.dense.report if self.dense else None),
         }
 
 

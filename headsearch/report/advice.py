@@ -17,7 +17,7 @@ from headsearch.report.statistics.ranking import (
 )
 from headsearch.report.statistics.seed_noise import clearly_ahead
 from headsearch.report.verdict import Verdict, like_controls, verdict_of
-from headsearch.runs.rank_by import RANK_BY
+from headsearch.runs.rank_by import criterion
 from headsearch.runs.run import Run
 from headsearch.runs.tables import Ranked, ranked
 from headsearch.text import listing
@@ -71,7 +71,7 @@ def _sentence(verdict: Verdict, run: Run, peers: list[Ranked]) -> str:
     if verdict is Verdict.CONTROL_FIRST or first is None:
         return _control_first(run, peers, first)
     name, found = first.candidate, f"({evidence(first, run)})"
-    why = RANK_BY[rank_by(run)].why
+    why = criterion(rank_by(run)).why
     rivals = _rivals(run, first, [row for row in peers if row is not first])
     match verdict:
         case Verdict.SATURATED:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from headsearch.report.statistics.intervals import Interval, accuracy_interval
 from headsearch.report.statistics.ranking import rank_by, reporting_images
 from headsearch.runs.dense_scores import DENSE_RANKINGS, DENSE_SCORES
+from headsearch.runs.rank_by import weights_of
 from headsearch.runs.run import Run
 from headsearch.runs.tables import Ranked
 
@@ -113,7 +114,7 @@ COLUMNS |= {
 def score_column(run: Run) -> Column:
     """How the score that ranks the heads of a run is shown: an accuracy in per cent."""
     column = COLUMNS["score"]
-    if rank_by(run) not in ("accuracy", *DENSE_RANKINGS):
+    if not set(weights_of(rank_by(run))) <= {"accuracy", *DENSE_RANKINGS}:
         return column
     return replace(column, unit="%", scale=100, digits=1)
 

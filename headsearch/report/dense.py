@@ -10,6 +10,7 @@ from headsearch.report.columns import COLUMNS, points
 from headsearch.report.statistics.dense import (
     DenseScore,
     base_of,
+    classes_of,
     dense_gains,
     dense_scores,
     mean_difference,
@@ -27,6 +28,8 @@ from headsearch.text import listing
 
 HEADS = 12
 """The most heads in the table; dense.csv has all."""
+HEADS_BY_CLASS = 3
+"""The most heads in the table of classes."""
 KINDS = {
     "position": "Position alone",
     "pixels": "Raw pixels",
@@ -43,12 +46,14 @@ class DenseSection:
     Attributes:
         table: the scores of baselines, base and heads.
         legend: how to read the table.
+        classes: detection of each class with many boxes; None without any.
         gains: what verified heads add to the base in solo runs; None without any.
         lines: what was understood of the data, and what the scores decide.
     """
 
     table: Table
     legend: str
+    classes: Table | None
     gains: Table | None
     lines: list[str]
 
@@ -66,7 +71,11 @@ def dense_section(run: Run) -> DenseSection | None:
         + " ".join(f"{COLUMNS[name].short}: {WHAT[name]}." for name in scores)
     )
     return DenseSection(
-        _table(run, scores, heads), legend, _gains_table(run), list(_lines(run, scores))
+        _table(run, scores, heads),
+        legend,
+        _classes_table(run, heads[:HEADS_BY_CLASS]),
+        _gains_table(run),
+        list(_lines(run, scores)),
     )
 
 
@@ -98,6 +107,24 @@ def _table(run: Run, scores: Sequence[str], heads: Sequence[Ranked]) -> Table:
         rows.append([f"{head.rank}. {head.candidate}", *cells])
     headings = ["Representation", *(COLUMNS[score].heading for score in scores)]
     return Table(headings, [False, *(True for _ in scores)], rows)
+
+
+def _classes_table(run: Run, heads: Sequence[Ranked]) -> Table | None:
+    """Detection of each class by the base and the first heads; None without classes."""
+    score, cohort = "det_ap50", _cohort_of_first(run)
+    rows = [
+        [
+            name,
+            _cell(base_of(run, score, cohort, name)),
+            *(_cell(of_head(run, score, head.candidate, name)) for head in heads),
+        ]
+        for name in classes_of(run, score)
+    ]
+    if not rows:
+        return None
+    names = [f"{head.rank}. {head.candidate}" for head in heads]
+    headings = [f"{COLUMNS[score].heading} by class", KINDS["base"], *names]
+    return Table(headings, [False, *(True for _ in headings[1:])], rows)
 
 
 def _gains_table(run: Run) -> Table | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from headsearch.report.columns import COLUMNS, Column, score_column, with_error
 from headsearch.report.statistics.ranking import contenders, rank_by, reporting_images
 from headsearch.report.statistics.seed_noise import RankNoise, rank_noise
-from headsearch.runs.rank_by import RANK_BY
+from headsearch.runs.rank_by import criterion
 from headsearch.runs.run import Run
 from headsearch.runs.tables import Ranked, ranked
 
@@ -102,7 +102,7 @@ def ranking_table(run: Run, *, compact: bool = False) -> Table:
 
 def ranking_legend(run: Run) -> str:
     """What the ranking goes by, and which labels the figures of its table are measured on."""
-    by, labelled = RANK_BY[rank_by(run)], run.facts.get("labelled") is not False
+    by, labelled = criterion(rank_by(run)), run.facts.get("labelled") is not False
     if rank_by(run) == "discrepancy":
         ranked_by = f"Ranked by {by.words}" + ("" if labelled else ", because there are no labels")
     else:

@@ -19,6 +19,9 @@ Empty where the data do not give them. Runs without `--dense-data` and earlier r
 columns; they are read as empty.
 """
 
+OF_CLASS = "/"
+"""Between the name of a score and the class that it is the score of: dense.csv has a column."""
+
 BASE_DENSE = tuple(f"base_{name}" for name in DENSE_SCORES)
 """Columns of rungs.csv: those of the base."""
 

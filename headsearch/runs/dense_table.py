@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from headsearch.errors import UserError
-from headsearch.runs.dense_scores import DENSE_SCORES
+from headsearch.runs.dense_scores import DENSE_SCORES, OF_CLASS
 from headsearch.runs.directory import write_atomically
 from headsearch.text import for_csv, printable
 
@@ -23,20 +23,22 @@ WITHOUT = tuple(f"without_{number}" for number in range(10))
 """The score without each of the 10 contiguous groups of the reported images."""
 COLUMNS = (
     "representation", "kind", "cohort", "rung", "score", "value", "error", "over_base",
-    "over_base_error", *WITHOUT,
+    "over_base_error", *WITHOUT, "class",
 )  # fmt: skip
-"""`over_base`: the difference from the base of the same cohort and rung, on the same images."""
+"""`over_base`: the difference from the base of the same cohort and rung, on the same images.
+`class`: that the score is of, where it is of one; tables of earlier runs lack this column."""
 KINDS = ("position", "pixels", "ceiling", "untrained", "base", "head")
 """What a representation is. The first four are what the others are compared with."""
-_TEXTS = ("representation", "kind", "score")
+_TEXTS = ("representation", "kind", "score", "class")
 
 
 def write_dense(run_directory: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes dense.csv; nothing without rows."""
     if not rows:
         return
-    frame = pd.DataFrame(list(rows), columns=list(COLUMNS))
-    frame = frame.assign(representation=frame["representation"].map(for_csv))
+    # Rows in snapshots of older versions have no class.
+    frame = pd.DataFrame(list(rows), columns=list(COLUMNS)).fillna({"class": ""})
+    frame = frame.assign(**{name: frame[name].map(for_csv) for name in ("representation", "class")})
     text = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     write_atomically(run_directory / FILE, text)
 
@@ -57,6 +59,9 @@ def read_dense(run_directory: Path) -> pd.DataFrame:
         )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as why:
         raise UserError(f"{path}: not a table of a run: {str(why).splitlines()[0]}") from None
+    if "class" not in frame.columns:
+        frame["class"] = ""
+    frame["class"] = frame["class"].fillna("").map(printable)
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
         raise UserError(f"{path}: not a table of a run: it has no column {missing[0]!r}")
@@ -90,8 +95,16 @@ def row_of(
     over_base_error: float = math.nan,
     without: Sequence[float] = (),
 ) -> dict[str, Any]:
-    """One row. `without` has a value for each of `WITHOUT`, or none."""
+    """One row.
+
+    Args:
+        representation, kind, cohort, rung: what was scored, and where.
+        score: its name, perhaps with a class (`OF_CLASS`).
+        value, error, over_base, over_base_error: its figures.
+        without: a value for each of `WITHOUT`, or none.
+    """
     assert kind in KINDS
+    score, _, of_class = score.partition(OF_CLASS)
     return {
         "representation": representation,
         "kind": kind,
@@ -104,4 +117,5 @@ def row_of(
         "over_base_error": over_base_error,
         **dict.fromkeys(WITHOUT, math.nan),
         **dict(zip(WITHOUT, without, strict=False)),
+        "class": of_class,
     }

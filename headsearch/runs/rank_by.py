@@ -1,13 +1,15 @@
-"""The scores that candidates can be pruned and ranked by (`--rank-by`)."""
+"""The scores that heads are pruned and ranked by (`--rank-by`), and their weighted means."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from headsearch.errors import UserError, unknown
 from headsearch.runs.dense_scores import DENSE_RANKINGS, DENSE_SCORES, missing_for
 from headsearch.runs.tables import FURTHER_SCORES
+from headsearch.text import listing
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,67 @@ AUTO = "auto"
 """The setting that ranks by accuracy if there are labels, else by discrepancy."""
 
 
+MEAN_FORM = "SCORE:WEIGHT,SCORE:WEIGHT, as in accuracy:1,segmentation:1"
+"""How a weighted mean is written. A score without a weight has weight 1."""
+
+
 def check_rank_by(name: str) -> None:
-    """Raises UserError if there is no such score."""
-    if name not in (AUTO, *RANK_BY):
+    """Raises UserError if there is no such score, or a weighted mean is not written as one."""
+    if not _is_mean(name) and name not in (AUTO, *RANK_BY):
         raise unknown("--rank-by", name, (AUTO, *RANK_BY))
+    weights_of(name)
+
+
+def _is_mean(name: str) -> bool:
+    return "," in name or ":" in name
+
+
+def weights_of(name: str) -> dict[str, float]:
+    """The scores that a ranking goes by, with weights that add up to 1.
+
+    A name of `RANK_BY` (or `AUTO`) has weight 1; "accuracy:1,segmentation:3" gives 0.25 and 0.75.
+
+    Raises:
+        UserError: a weighted mean names an unknown score, one score alone or one twice, or a weight
+            is no number above 0.
+    """
+    if not _is_mean(name):
+        return {name: 1.0}
+    weights: dict[str, float] = {}
+    for part in name.split(","):
+        score, colon, written = (text.strip() for text in part.partition(":"))
+        if score not in RANK_BY:
+            raise unknown("score in --rank-by", score, RANK_BY)
+        if score in weights:
+            raise UserError(f"--rank-by {name}: {score} is named twice; use {MEAN_FORM}")
+        try:
+            weights[score] = float(written) if colon else 1.0
+        except ValueError:
+            weights[score] = math.nan
+        if not 0 < weights[score] < math.inf:
+            raise UserError(
+                f"--rank-by {name}: the weight {written!r} of {score} is no number above 0; use "
+                f"{MEAN_FORM}"
+            )
+    if len(weights) == 1:
+        raise UserError(f"--rank-by {name}: a weighted mean is of two scores or more: {MEAN_FORM}")
+    total = sum(weights.values())
+    return {score: weight / total for score, weight in weights.items()}
+
+
+def criterion(name: str) -> RankBy:
+    """What a ranking goes by: a score, or the weighted mean of several."""
+    if name in RANK_BY:
+        return RANK_BY[name]
+    weights = weights_of(name)
+    shares = listing([f"{score} ({100 * weight:.3g}%)" for score, weight in weights.items()])
+    parts = [RANK_BY[score] for score in weights]
+    return RankBy(
+        f"the weighted mean of {shares}",
+        f"its weighted mean of {listing(list(weights))} is the largest",
+        needs_labels=any(part.needs_labels for part in parts),
+        dense=tuple(column for part in parts for column in part.dense),
+    )
 
 
 def resolved_rank_by(name: str, *, labelled: bool, data: str, unused_labels: str = "") -> str:
@@ -104,7 +163,7 @@ def resolved_rank_by(name: str, *, labelled: bool, data: str, unused_labels: str
     """
     if name == AUTO:
         return "accuracy" if labelled else "discrepancy"
-    if RANK_BY[name].needs_labels and not labelled:
+    if criterion(name).needs_labels and not labelled:
         without = ", ".join(
             other for other, each in RANK_BY.items() if not (each.needs_labels or each.dense)
         )
@@ -132,10 +191,11 @@ def check_dense(name: str, available: Collection[str], dense_data: str | None) -
     Raises:
         UserError: they do not.
     """
-    if not missing_for(name, available):
+    missing = next((part for part in weights_of(name) if missing_for(part, available)), None)
+    if missing is None:
         return
-    needed = "boxes" if name in ("regions", "detection") else "masks"
-    needed = "masks of objects" if name == "masks" else needed
+    needed = "boxes" if missing in ("regions", "detection") else "masks"
+    needed = "masks of objects" if missing == "masks" else needed
     if dense_data is None:
         raise UserError(f"--rank-by {name} needs --dense-data with {needed}, such as scenes-things")
     given = [other for other in DENSE_RANKINGS if not missing_for(other, available)]

@@ -20,7 +20,7 @@ from headsearch.evaluation.expected_gains import with_expected_gains
 from headsearch.evaluation.rung import OnScoring, ScoringProgress
 from headsearch.evaluation.scores import RungScores
 from headsearch.models.network import HeadFailedError, failing_as
-from headsearch.runs.rank_by import ABSORPTION
+from headsearch.runs.rank_by import ABSORPTION, weights_of
 from headsearch.study.job_commands import Absorb, Attach, Leave, Load, Score, SetUp
 from headsearch.study.leaderboard import Entry
 from headsearch.training.absorption import RUNGS, absorption, affordable_batches
@@ -189,7 +189,7 @@ class Cohort:
         if replica.setup.config.coupling != "observe" or not self.live:
             return {}
         batches = affordable_batches(replica.setup, len(self.live))
-        if rank_by == ABSORPTION:
+        if ABSORPTION in weights_of(rank_by):
             batches = max(1, batches)
         elif self.rung not in RUNGS or not batches:
             return {}

@@ -16,7 +16,13 @@ from headsearch.models.bases import BasePlan
 from headsearch.models.head_batches import check_images_per_head, head_batch_size
 from headsearch.models.space import Candidate, Listing, ResolvedSpace, find_space, load_space
 from headsearch.runs.console import Loading, silently
-from headsearch.runs.rank_by import ABSORPTION, check_dense, check_rank_by, resolved_rank_by
+from headsearch.runs.rank_by import (
+    ABSORPTION,
+    check_dense,
+    check_rank_by,
+    resolved_rank_by,
+    weights_of,
+)
 from headsearch.runs.storage_url import masked
 from headsearch.study.proposals import (
     candidate_count,
@@ -41,7 +47,7 @@ class SearchSetup:
         training: what a search shares with a solo run: data, base, objective and settings.
         space: the search space on this base.
         listing: all candidates, if the space is small enough to be listed; None otherwise.
-        rank_by: the score that ranks candidates, a name in `RANK_BY`.
+        rank_by: the score that ranks candidates: a name in `RANK_BY`, or a weighted mean of some.
     """
 
     training: TrainingSetup
@@ -115,7 +121,7 @@ def prepare(
     make_pruner(config.pruner, eta=config.eta, min_keep=config.min_keep, rungs=config.rungs)
     make_sampler(config.sampler, config.seed)
     check_rank_by(config.rank_by)
-    if config.rank_by == ABSORPTION and config.coupling != "observe":
+    if ABSORPTION in weights_of(config.rank_by) and config.coupling != "observe":
         raise UserError(f"--rank-by {ABSORPTION} needs --coupling observe")
     if config.dense_data is None:
         check_dense(config.rank_by, (), None)

@@ -243,6 +243,6 @@ class SearchState:
         then, now = begun.get("dense") or {}, self.facts.get("dense") or {}
         if then.get("fingerprint") != now.get("fingerprint"):
             raise UserError(
-                f"{self.run_directory}: the dense data are not those that it began with: search "
-                "again"
+                f"{self.run_directory}: the dense data have changed since the run began; if they "
+                f"were moved: headsearch resume {self.run_directory} --dense-data PATH"
             )

@@ -40,6 +40,7 @@ from headsearch.evaluation.proxies.segmentation import (
     confusion_matrix,
     miou,
     sampled_patches,
+    scored_images,
 )
 
 CPU = torch.device("cpu")
@@ -219,6 +220,45 @@ def test_a_class_that_the_memory_lacks_is_never_predicted() -> None:
         assert int(matrix[:, :, 2:].sum()) == 0
 
 
+def test_of_a_fine_mask_a_lattice_of_pixels_is_compared() -> None:
+    """Where a patch has 24 pixels a side, every fourth one of both directions."""
+    scores = torch.randn(3, 4, 4, generator=generator(4))
+    truth = torch.randint(0, 3, (96, 96), generator=generator(5)).to(torch.int16)
+    up = torch.nn.Upsample(size=(96, 96), mode="bilinear", align_corners=False)(scores[None])[0]
+    said, real = up.argmax(0)[2::4, 2::4], truth[2::4, 2::4]
+    expected = [[int(((real == r) & (said == s)).sum()) for s in range(3)] for r in range(3)]
+    assert confusion_matrix(scores, truth).tolist() == expected
+
+
+def test_of_many_patches_evenly_spaced_images_are_segmented() -> None:
+    assert scored_images(100, (4, 4), None).all()
+    assert scored_images(100, (4, 4), 1600).all()
+    half = scored_images(100, (4, 4), 800)
+    assert half.tolist() == [True, False] * 50
+    assert int(scored_images(100, (64, 64), 800).sum()) == 40  # the jackknife needs its groups
+    masks = random_masks(120)
+    task = Segmentation(
+        masks[:20], masks[20:], torch.arange(100) * 20 // 100, 3, GRID, 200, CPU, 800
+    )
+    maps = torch.randn(120, 8, *GRID, generator=generator(6))
+    fitted = task.fit(task.rows(maps[:20], range(20)))
+    fitted.observe(maps[20:70], range(50))
+    fitted.observe(maps[70:71], range(50, 51))
+    fitted.observe(maps[71:], range(51, 100))
+    counted = sum(int((mask != VOID).sum()) for mask in masks[20::2])
+    assert all(int(matrix.sum()) == counted for matrix in fitted.confusion_GCC.values())
+
+
+def test_a_coarse_fit_says_nearly_the_same() -> None:
+    task = segmentation_task()
+    rows = torch.randn(len(task.targets_NC), 6, generator=generator(7))
+    exact, coarse = (
+        fit_softmax(rows, task.targets_NC.T, l2=1e-4, coarse=given).logits(rows).softmax(0)
+        for given in (False, True)
+    )
+    assert torch.allclose(exact, coarse, atol=0.02)
+
+
 # average precision
 
 
@@ -371,7 +411,8 @@ def test_features_that_hold_the_boxes_find_them() -> None:
     objects, maps = planted(80)
     group_N = torch.arange(40) * 20 // 40
     every = torch.ones(20, dtype=torch.bool)
-    task = Detection(objects[:40], objects[40:], group_N, (8, 8), 8192, CPU)
+    classes = ("left", "right")
+    task = Detection(objects[:40], objects[40:], group_N, classes, (8, 8), 8192, CPU)
     assert task.possible
     fitted = task.fit(task.rows(maps[:40], range(40)))
     fitted.observe(maps[40:], range(40))
@@ -381,6 +422,28 @@ def test_features_that_hold_the_boxes_find_them() -> None:
     fitted = task.fit(task.rows(noise[:40], range(40)))
     fitted.observe(noise[40:], range(40))
     assert fitted.statistics()["det_ap50"](every) < 0.2
+
+
+@pytest.mark.parametrize(("images", "scored"), [(100, {"left", "right"}), (60, set())])
+def test_classes_have_their_own_precision_from_20_boxes_on(images: int, scored: set[str]) -> None:
+    """Half of the images are reported on, and about half of these show each class."""
+    objects, maps = planted(2 * images)
+    group_N = torch.arange(images) * 20 // images
+    every = torch.ones(20, dtype=torch.bool)
+    both = objects[:images], objects[images:], group_N
+    task = Detection(*both, ("left", "right"), (8, 8), 8192, CPU)
+    fitted = task.fit(task.rows(maps[:images], range(images)))
+    fitted.observe(maps[images:], range(images))
+    found = {name: score(every) for name, score in fitted.statistics().items() if "/" in name}
+    assert set(found) == {f"det_ap50/{name}" for name in scored}
+    assert all(value > 0.9 for value in found.values())
+    mirrored = maps * torch.tensor([1, 1, 1, 1, 1, 1, -1, 1]).view(8, 1, 1)  # the other class
+    fitted = task.fit(task.rows(maps[:images], range(images)))
+    fitted.observe(mirrored[images:], range(images))
+    wrong = {name: score(every) for name, score in fitted.statistics().items()}
+    assert all(wrong[name] < 0.1 for name in found)
+    assert wrong["det_ap50"] > 0.9
+    assert not Detection(*both, ("thing",), (8, 8), 8192, CPU).scored  # it would repeat the whole
 
 
 def test_regions_and_masks_are_found_in_features_that_hold_them() -> None:

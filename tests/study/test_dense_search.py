@@ -6,6 +6,7 @@ import itertools
 import math
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,14 @@ from headsearch.report.statistics.dense import (
 )
 from headsearch.report.statistics.ranking import distinct
 from headsearch.runs.dense_scores import BASE_DENSE, DENSE_RANKINGS, DENSE_SCORES
-from headsearch.runs.dense_table import read_dense
-from headsearch.runs.rank_by import RANK_BY
+from headsearch.runs.dense_table import WITHOUT, read_dense
+from headsearch.runs.rank_by import RANK_BY, check_rank_by, weights_of
 from headsearch.runs.run import Run, read_run
 from headsearch.runs.tables import ranked
+from headsearch.study.display import points_of
+from headsearch.study.events import Scored
+from headsearch.study.profiling.step_profiler import StepProfiler
+from headsearch.study.resuming import resumed_search
 from headsearch.study.search import Search
 from headsearch.study.setup import prepare
 from helpers import dense_files, tiny_search
@@ -186,6 +191,105 @@ def test_every_dense_ranking_is_the_mean_of_its_scores(name: str) -> None:
     assert name in RANK_BY
 
 
+def test_a_weighted_mean_ranks_and_tensorboard_gets_the_dense_scores(tmp_path: Path) -> None:
+    drawn: dict[str, float] = {}
+
+    def observe(event: object) -> None:
+        points = points_of(event, 1) if isinstance(event, Scored) else None
+        drawn.update(points.values if points is not None else {})
+
+    search = begun(tmp_path, rank_by="accuracy:1, segmentation:3")
+    search.run(observe)
+    run = read_run(search.run_directory)
+    last = run.scores[run.scores["rung"] == 2]
+    accuracy, segmentation = (
+        last[list(columns)].mean(axis=1)
+        for columns in (("choose_knn", "choose_linear"), DENSE_RANKINGS["segmentation"])
+    )
+    expected = (accuracy + 3 * segmentation) / 4
+    assert last["score"].tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+    assert run.config["rank_by"] == "accuracy:1, segmentation:3"
+    words = "Ranked by Score: the weighted mean of accuracy (25%) and segmentation (75%)"
+    assert words in content(run).legend
+    ranking = run.ranking.set_index("candidate")
+    for score in ("seg_knn", "det_ap50"):
+        for head in ranking.index[ranking["state"] == "complete"]:
+            assert drawn[f"{score}/{head}"] == pytest.approx(ranking.loc[head, score], rel=1e-4)
+        assert math.isfinite(drawn[f"{score}/(base)"])
+
+
+@pytest.mark.parametrize(("detection", "told"), [(0.3, True), (0.2, True), (0.1, False)])
+def test_a_mean_tells_heads_apart_where_none_of_its_scores_disagrees(
+    run: Run, detection: float, told: bool
+) -> None:
+    dense = run.dense.copy()
+    for head, segmented, detected in (("identity", 0.5, detection), ("mixer-d1", 0.1, 0.2)):
+        for scores, value in (
+            (DENSE_RANKINGS["segmentation"], segmented), (DENSE_RANKINGS["detection"], detected)
+        ):  # fmt: skip
+            rows = (dense["representation"] == head) & dense["score"].isin(scores)
+            dense.loc[rows & (dense["class"] == ""), ["value", *WITHOUT]] = value
+    config = {**run.config, "rank_by": "segmentation:1,detection:2"}
+    changed = replace(run, config=config, dense=dense)
+    rows = {row.candidate: row for row in ranked(run.ranking)}
+    assert distinct(rows["identity"], rows["mixer-d1"], changed) == told
+    assert not distinct(rows["mixer-d1"], rows["identity"], changed)
+
+
+def test_weights_add_up_to_one_and_are_one_unless_given() -> None:
+    assert weights_of("accuracy,segmentation:3") == {"accuracy": 0.25, "segmentation": 0.75}
+    assert weights_of("detection") == {"detection": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("accuracy:1,segmentatio:2", "did you mean 'segmentation'"),
+        ("accuracy:1,auto:1", r"unknown score in --rank-by 'auto' .*choices: .*segmentation"),
+        ("accuracy:1,,masks:1", "unknown score in --rank-by ''"),
+        ("accuracy:1,accuracy:2", "accuracy is named twice"),
+        ("accuracy:2", "a weighted mean is of two scores or more: SCORE:WEIGHT"),
+        ("accuracy:0,masks:1", "the weight '0' of accuracy is no number above 0"),
+        ("accuracy:nan,masks:1", "the weight 'nan' of accuracy"),
+        ("accuracy:x,masks:1", r"use SCORE:WEIGHT,SCORE:WEIGHT, as in accuracy:1,segmentation:1"),
+    ],
+)
+def test_a_weighted_mean_that_is_none_is_told(given: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_rank_by(given)
+
+
+def test_a_weighted_mean_needs_what_its_scores_need(tmp_path: Path) -> None:
+    text = refused(tmp_path, rank_by="accuracy:1,detection:1")
+    assert "--rank-by accuracy:1,detection:1 needs --dense-data with boxes" in text
+    text = refused(tmp_path, rank_by="absorption:1,discrepancy:1", coupling="joint")
+    assert "--rank-by absorption needs --coupling observe" in text
+
+
+def test_dense_data_that_were_moved_are_named(tmp_path: Path) -> None:
+    dense_files.folders(tmp_path / "set")
+    search = begun(tmp_path, dense_data=str(tmp_path / "set"))
+    search.run(lambda event: search.stop.set())
+    shutil.move(tmp_path / "set", tmp_path / "elsewhere")
+    found = read_run(search.run_directory)
+    with pytest.raises(UserError, match="no such folder"):
+        resumed_search(found)
+    again = resumed_search(found, flags={"dense_data": str(tmp_path / "elsewhere")})
+    again.run()
+    assert read_run(search.run_directory).ranking["seg_knn"].notna().all()
+
+
+def test_a_forecast_counts_the_dense_scores(tmp_path: Path) -> None:
+    with_data, without = (
+        prepare(resolve(tiny_search.settings(tmp_path, SPACE, **{**SETTINGS, **changes})))
+        for changes in ({}, {"dense_data": None, "rank_by": "accuracy"})
+    )
+    profiler = StepProfiler(with_data.training)
+    heads = with_data.listing.candidates if with_data.listing else []
+    assert profiler.dense_scoring(heads[:1]) > 0
+    assert StepProfiler(without.training).dense_scoring(heads[:1]) == 0
+
+
 def test_a_search_that_was_stopped_goes_on_with_the_same_dense_scores(
     shared: Run, tmp_path: Path
 ) -> None:
@@ -204,7 +308,9 @@ def test_a_search_that_was_stopped_goes_on_with_the_same_dense_scores(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(built_in, "TRAIN_IMAGES", 21)
         other = prepare(resolve({**settings_of(search), "out": None}))
-    with pytest.raises(UserError, match="the dense data are not those that it began with"):
+    with pytest.raises(
+        UserError, match=r"the dense data have changed since the run began.* --dense-data PATH"
+    ):
         Search(other, search.run_directory)
 
 

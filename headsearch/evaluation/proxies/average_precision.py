@@ -71,7 +71,9 @@ class Matches:
         order = scores_K.argsort(descending=True, stable=True)[:MOST_DETECTIONS]
         truth_first = ignored_L.long().argsort(stable=True)
         truth_L4, ignored_L = truth_L4[truth_first], ignored_L[truth_first]
-        overlap_KL = overlap(boxes_K4[order], truth_L4, ignored_L).numpy()
+        overlap_KL = np.zeros((len(order), len(truth_L4)))
+        if overlap_KL.size:
+            overlap_KL = overlap(boxes_K4[order], truth_L4, ignored_L).numpy()
         right, ignored = _matched(overlap_KL, ignored_L.numpy())
         self.scores.append(scores_K[order].double().numpy())
         self.right.append(right)
@@ -126,14 +128,13 @@ def _matched(
     detections, objects = overlap_KL.shape
     right = np.zeros((len(thresholds), detections), dtype=bool)
     ignored = np.zeros_like(right)
-    if not objects:
+    if not overlap_KL.size:
         return right, ignored
     counted = ~ignored_L
     free_TL = np.ones((len(thresholds), objects), dtype=bool)
     every = np.arange(len(thresholds))
-    for detection, overlap_L in enumerate(overlap_KL):
-        if overlap_L.max() < thresholds[0]:
-            continue
+    for detection in np.flatnonzero(overlap_KL.max(1) >= thresholds[0]):
+        overlap_L = overlap_KL[detection]
         fits_TL = free_TL & (overlap_L >= thresholds[:, None])
         first_TL = fits_TL & counted
         # Objects that count come first; of equal overlaps the last one wins, as in pycocotools.

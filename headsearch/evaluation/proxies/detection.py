@@ -13,14 +13,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import nms
 
 from headsearch.data.dense import Objects
 from headsearch.evaluation.proxies.average_precision import MOST_DETECTIONS, Matches
 from headsearch.evaluation.proxies.dense_task import Statistic
 from headsearch.evaluation.proxies.grids import cell_centres, in_cells, vectors
+from headsearch.evaluation.proxies.grouped_scores import reporting
 from headsearch.evaluation.proxies.linear import fit_softmax, standardisation
+from headsearch.runs.dense_scores import OF_CLASS
 
 RADIUS = 1.5
 """Cells within this distance of a box's centre, along both axes, are positive (FCOS)."""
@@ -29,6 +32,9 @@ NMS_OVERLAP = 0.6
 L2 = 1e-3
 """Of the logistic regression; the ridge regression has the same per row."""
 MAX_ITERATIONS = 40
+LEAST_BOXES = 20
+"""A class has a score of its own from so many boxes on, both of the training images and of those
+that are reported on."""
 LEAST_DISTANCE = 0.05
 """Distances to the sides of a box are at least so many cells, so that their logarithm is finite."""
 
@@ -89,11 +95,15 @@ def centreness(distances_P4: Tensor) -> Tensor:
 
 
 class Detection:
-    """The class-agnostic linear detector for one data set and grid.
+    """The linear detector for one data set and grid, whatever the class, and for each class.
+
+    A detection is of the class that a further linear layer, fitted on the positive cells, finds the
+    likeliest; its score is multiplied by the share of that class.
 
     Args:
         train, evaluation: the objects of each image.
         group_N: the group of each evaluation image.
+        classes: their names.
         grid: H × W.
         samples: the most training cells: up to half of them positive, the others background.
         device: of the features.
@@ -106,6 +116,7 @@ class Detection:
         train: Sequence[Objects],
         evaluation: Sequence[Objects],
         group_N: Tensor,
+        classes: Sequence[str],
         grid: tuple[int, int],
         samples: int,
         device: torch.device,
@@ -122,6 +133,13 @@ class Detection:
         distances = torch.stack([each.distances_P4 for each in targets])[positive]
         of_centre = torch.stack([each.centreness_P for each in targets])[positive]
         self.targets_N5 = torch.cat([distances.log(), of_centre[:, None]], dim=1).to(device)
+        labels = [o.labels[t.object_P[p]] for o, t, p in zip(train, targets, positive, strict=True)]
+        self.labels_N = torch.cat(labels).to(device)
+        reported = [o for o, kept in zip(evaluation, reporting(group_N), strict=True) if kept]
+        counts = [_boxes(objects, len(classes)) for objects in (train, reported)]
+        often = (torch.minimum(*counts) >= LEAST_BOXES).nonzero().flatten().tolist()
+        self.scored = {number: classes[number] for number in often} if len(classes) > 1 else {}
+        """The classes with scores of their own, by their number."""
 
     @property
     def possible(self) -> bool:
@@ -136,6 +154,12 @@ class Detection:
     def fit(self, rows_ND: Tensor) -> FittedDetection:
         """Fits both parts of the detector."""
         return FittedDetection(self, rows_ND)
+
+
+def _boxes(objects: Sequence[Objects], classes: int) -> Tensor:
+    """The number of boxes of each class that count."""
+    labels = [each.labels[~each.ignored] for each in objects]
+    return torch.bincount(torch.cat(labels), minlength=classes)
 
 
 def _some(among_NP: Tensor, most: int, generator: torch.Generator) -> Tensor:
@@ -171,10 +195,18 @@ class FittedDetection:
         self._task = task
         is_object_N = task.positive_N.float()
         targets_2N = torch.stack([1 - is_object_N, is_object_N])
-        matrix_2D, offset_2 = fit_softmax(rows_ND, targets_2N, L2, MAX_ITERATIONS).affine()
+        fit = fit_softmax(rows_ND, targets_2N, L2, MAX_ITERATIONS, coarse=True)
+        matrix_2D, offset_2 = fit.affine()
         self._weight_D, self._bias = matrix_2D[1] - matrix_2D[0], offset_2[1] - offset_2[0]
-        self._matrix_D5, self._offset_5 = ridge(rows_ND[task.positive_N], task.targets_N5, L2)
+        objects_ND = rows_ND[task.positive_N]
+        self._matrix_D5, self._offset_5 = ridge(objects_ND, task.targets_N5, L2)
         self.matches = Matches()
+        self.of_class = {number: Matches() for number in task.scored}
+        self._present_C, labels_N = torch.unique(task.labels_N, return_inverse=True)
+        if self.of_class:
+            targets_CN = F.one_hot(labels_N, len(self._present_C)).T
+            fit = fit_softmax(objects_ND, targets_CN, L2, MAX_ITERATIONS, coarse=True)
+            self._matrix_CD, self._offset_C = fit.affine()
 
     def observe(self, map_BDHW: Tensor, images: range) -> None:
         """Detects objects in these evaluation images and matches them."""
@@ -183,20 +215,35 @@ class FittedDetection:
         regressed_BP5 = cells_BPD @ self._matrix_D5 + self._offset_5
         score_BP = logits_BP.sigmoid() * regressed_BP5[..., 4].clamp(0.0, 1.0)
         boxes_BP4 = boxes_from(regressed_BP5[..., :4], self._task.grid)
-        for image, boxes, scores in zip(images, boxes_BP4, score_BP, strict=True):
-            kept = batched_nms(boxes, scores, torch.zeros_like(scores).long(), NMS_OVERLAP)
-            kept = kept[:MOST_DETECTIONS]
+        of_images = zip(images, boxes_BP4, score_BP, cells_BPD, strict=True)
+        for image, boxes_P4, score_P, cells_PD in of_images:
+            kept = nms(boxes_P4, score_P, NMS_OVERLAP)[:MOST_DETECTIONS]
             truth, group = self._task.evaluation[image], int(self._task.group_N[image])
-            true_boxes = in_cells(truth.boxes, self._task.grid)
-            self.matches.add(
-                boxes[kept].cpu(), scores[kept].cpu(), true_boxes, truth.ignored, group
-            )
+            truth_L4 = in_cells(truth.boxes, self._task.grid)
+            boxes_K4, score_K = boxes_P4[kept].cpu(), score_P[kept].cpu()
+            self.matches.add(boxes_K4, score_K, truth_L4, truth.ignored, group)
+            if not self.of_class:
+                continue
+            logits_KC = cells_PD[kept] @ self._matrix_CD.T + self._offset_C
+            share_K, place_K = logits_KC.softmax(1).max(1)
+            class_K, score_K = self._present_C[place_K].cpu(), score_K * share_K.cpu()
+            for number, matches in self.of_class.items():
+                own_K, own_L = class_K == number, truth.labels == number
+                if own_K.any() or own_L.any():
+                    matches.add(
+                        boxes_K4[own_K], score_K[own_K], truth_L4[own_L], truth.ignored[own_L],
+                        group,
+                    )  # fmt: skip
 
     def statistics(self) -> Mapping[str, Statistic]:
-        """AP at IoU 0.5 and average recall of 100 detections."""
+        """AP at IoU 0.5 and average recall of 100 detections; AP of each class with many boxes."""
         return {
             "det_ap50": self.matches.average_precision,
             "det_ar100": self.matches.average_recall,
+            **{
+                f"det_ap50{OF_CLASS}{self._task.scored[number]}": matches.average_precision
+                for number, matches in self.of_class.items()
+            },
         }
 
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 SAMPLES_CPU, SAMPLES_ACCELERATOR = 8_192, 102_400
 """Patches in the memory. The second number is that of Hummingbird's smaller memory."""
+QUERIES_CPU = 20_000
+"""About the most patches that a CPU segments: those of 100 images on a grid of 14×14."""
 DEGREE = 3
 """Of the polynomials of a position."""
 
@@ -20,6 +22,11 @@ DEGREE = 3
 def samples_on(device: torch.device) -> int:
     """The most patches that are kept of the training images."""
     return SAMPLES_CPU if device.type == "cpu" else SAMPLES_ACCELERATOR
+
+
+def queries_on(device: torch.device) -> int | None:
+    """About the most patches of the evaluation images that are segmented; None for all."""
+    return QUERIES_CPU if device.type == "cpu" else None
 
 
 def overlaps(pixels: int, cells: int) -> Tensor:

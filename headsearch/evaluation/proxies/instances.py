@@ -113,7 +113,8 @@ class FittedMasks:
         self._task = task
         covered_N = task.covered_N.float()
         targets_2N = torch.stack([1 - covered_N, covered_N])
-        matrix_2D, offset_2 = fit_softmax(rows_ND, targets_2N, L2, MAX_ITERATIONS).affine()
+        fit = fit_softmax(rows_ND, targets_2N, L2, MAX_ITERATIONS, coarse=True)
+        matrix_2D, offset_2 = fit.affine()
         weight_D, self._bias = matrix_2D[1] - matrix_2D[0], offset_2[1] - offset_2[0]
         features = task.positions_AAF.shape[-1]
         self._of_token = weight_D[:-features]

@@ -4,19 +4,22 @@ Protocol after Balažević et al. 2023, *Towards In-Context Scene Understanding*
 "Hummingbird"): the memory holds patches with the class histogram of their pixels, a query patch
 takes the mean histogram of its neighbours, and scores are upsampled to the mask.
 
-Shapes: B images, D width, H × W the grid, P = H·W, N patches of the memory, C classes, G groups.
+Shapes: B images, D width, H × W the grid, P = H·W, N patches of the memory, C classes, G groups,
+h × w a mask, i × j its pixels that are compared.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from headsearch.data.dense import VOID
+from headsearch.data.dense.images import GROUPS, evenly_spaced
 from headsearch.evaluation.proxies.dense_task import Statistic
 from headsearch.evaluation.proxies.grids import normalised, patch_histograms, vectors
 from headsearch.evaluation.proxies.linear import fit_softmax
@@ -27,8 +30,12 @@ L2 = 1e-4
 """Of the linear probe. With 1e-2, the value for whole images, mIoU is 2 to 3 points lower."""
 MAX_ITERATIONS = 60
 """Of L-BFGS; further ones change mIoU by less than 0.1 points."""
-CHUNK = 2_048
-"""Patches that are compared with the memory at a time."""
+CHUNK = 512
+"""Patches that are compared with the memory at a time: 16 MiB of similarities on a CPU."""
+PIXELS_A_PATCH = 6
+"""Of a mask, so many pixels along each side of a patch are compared at least, if it has them."""
+LEAST_IMAGES = 4 * GROUPS
+"""At least so many images are scored, however fine the grid is."""
 
 
 class Segmentation:
@@ -42,6 +49,7 @@ class Segmentation:
         grid: H × W.
         samples: the most patches of the memory.
         device: of the features.
+        queries: about the most patches that are scored; None for all. See `scored_images`.
     """
 
     columns: tuple[str, ...] = ("seg_knn", "seg_linear")
@@ -55,9 +63,11 @@ class Segmentation:
         grid: tuple[int, int],
         samples: int,
         device: torch.device,
+        queries: int | None = None,
     ) -> None:
         self.evaluation, self.group_N, self.classes = evaluation, group_N, classes
         self.grid, self.device = grid, device
+        self.scored_N = scored_images(len(evaluation), grid, queries)
         generator = torch.Generator().manual_seed(0)
         each = max(1, samples // max(1, len(train)))
         self.taken: list[Tensor] = []
@@ -77,6 +87,26 @@ class Segmentation:
     def fit(self, rows_ND: Tensor) -> FittedSegmentation:
         """Fits the linear probe; k-NN keeps the rows."""
         return FittedSegmentation(self, rows_ND)
+
+
+def scored_images(images: int, grid: tuple[int, int], queries: int | None) -> Tensor:
+    """Which evaluation images are segmented: (N,) bool, evenly spaced where there are too many.
+
+    Comparing patches with the memory costs the most of all dense scores, and the number of patches
+    grows with the square of the grid's side. Neighbours may be frames of one video, so that every
+    second image tells nearly as much as all.
+
+    Args:
+        images: N.
+        grid: H × W.
+        queries: about the most patches; None for all images.
+    """
+    scored_N = torch.ones(images, dtype=torch.bool)
+    if queries is not None:
+        most = max(LEAST_IMAGES, queries // (grid[0] * grid[1]))
+        scored_N[:] = False
+        scored_N[list(evenly_spaced(images, most))] = True
+    return scored_N
 
 
 def sampled_patches(histograms_CP: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -100,9 +130,10 @@ class FittedSegmentation:
 
     def __init__(self, task: Segmentation, rows_ND: Tensor) -> None:
         self._task = task
-        self._memory_DN = F.normalize(rows_ND.float(), dim=1).T.contiguous()
+        self._memory_ND = F.normalize(rows_ND.float(), dim=1)
         present_C = task.targets_NC.sum(0) > 0
-        fit = fit_softmax(rows_ND, task.targets_NC[:, present_C].T, L2, MAX_ITERATIONS)
+        targets_CN = task.targets_NC[:, present_C].T
+        fit = fit_softmax(rows_ND, targets_CN, L2, MAX_ITERATIONS, coarse=True)
         matrix, offset = fit.affine()
         # A class that the memory lacks is never predicted.
         self._matrix_CD = matrix.new_zeros(task.classes, matrix.shape[1])
@@ -115,7 +146,12 @@ class FittedSegmentation:
         }
 
     def observe(self, map_BDHW: Tensor, images: range) -> None:
-        """Segments these evaluation images and counts pixels."""
+        """Segments those of these evaluation images that are scored, and counts pixels."""
+        scored_B = self._task.scored_N[images.start : images.stop]
+        numbers = [i for i, scored in zip(images, scored_B.tolist(), strict=True) if scored]
+        if not numbers:
+            return
+        map_BDHW = map_BDHW[scored_B.to(map_BDHW.device)]
         patches_BPD = vectors(map_BDHW)
         flat = patches_BPD.flatten(0, 1)
         scores = {
@@ -123,16 +159,16 @@ class FittedSegmentation:
             "seg_linear": flat @ self._matrix_CD.T + self._offset_C,
         }
         for name, scores_MC in scores.items():
-            maps_BCHW = scores_MC.reshape(len(images), *map_BDHW.shape[2:], -1).permute(0, 3, 1, 2)
-            for image, map_CHW in zip(images, maps_BCHW, strict=True):
+            maps_BCHW = scores_MC.reshape(len(numbers), *map_BDHW.shape[2:], -1).permute(0, 3, 1, 2)
+            for image, map_CHW in zip(numbers, maps_BCHW, strict=True):
                 self._count(name, image, map_CHW)
 
     def _votes(self, patches_MD: Tensor) -> Tensor:
         """The weighted histograms of the nearest patches of the memory: (M, C)."""
         task, votes = self._task, []
-        k = min(NEIGHBOURS, self._memory_DN.shape[1])
+        k = min(NEIGHBOURS, len(self._memory_ND))
         for chunk in patches_MD.split(CHUNK):
-            similarity_MN = F.normalize(chunk, dim=1) @ self._memory_DN
+            similarity_MN = F.normalize(chunk, dim=1) @ self._memory_ND.T
             similarity_MK, nearest_MK = similarity_MN.topk(k, dim=1, sorted=False)
             weights_MK = (similarity_MK / TEMPERATURE).softmax(1)
             votes.append(torch.einsum("mk,mkc->mc", weights_MK, task.targets_NC[nearest_MK]))
@@ -151,15 +187,34 @@ class FittedSegmentation:
 def confusion_matrix(map_CHW: Tensor, mask_hw: Tensor) -> Tensor:
     """Counts of pixels by true class and predicted class, void left out: (C, C) int64.
 
-    Scores are upsampled to the mask, bilinear, corners not aligned; the largest one wins.
+    Scores are upsampled to the mask, bilinear, corners not aligned; the largest one wins. Of a mask
+    that is much finer than the grid, a lattice of pixels is compared: every s-th pixel of every
+    s-th row, the largest s that leaves `PIXELS_A_PATCH` pixels along the sides of a patch.
     """
-    classes = len(map_CHW)
-    size = (mask_hw.shape[0], mask_hw.shape[1])
-    scores = F.interpolate(map_CHW[None].float(), size, mode="bilinear", align_corners=False)
-    predicted_hw = scores[0].max(0).indices  # on a CPU six times as fast as argmax
-    valid_hw = mask_hw != VOID
-    pairs = mask_hw[valid_hw].long() * classes + predicted_hw[valid_hw]
-    return torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
+    classes, height, width = map_CHW.shape
+    h, w = mask_hw.shape
+    step = max(1, min(h // height, w // width) // PIXELS_A_PATCH)
+    rows_iH, columns_jW = (
+        _upsampling(pixels, cells, step).to(map_CHW.device)
+        for pixels, cells in ((h, height), (w, width))
+    )
+    predicted_ij = (rows_iH @ map_CHW.float() @ columns_jW.T).max(0).indices  # faster than argmax
+    truth_ij = mask_hw[step // 2 :: step, step // 2 :: step].long()
+    truth_ij = truth_ij.where(truth_ij != VOID, classes)  # one more row, which is left out
+    pairs = (truth_ij * classes + predicted_ij).flatten()
+    counts = torch.bincount(pairs, minlength=(classes + 1) * classes)
+    return counts.view(classes + 1, classes)[:classes]
+
+
+@lru_cache(maxsize=64)
+def _upsampling(pixels: int, cells: int, step: int) -> Tensor:
+    """What every `step`-th pixel of a side takes of each cell, bilinear: (i, cells).
+
+    Upsampling by two small products of matrices is several times as fast as `F.interpolate`.
+    """
+    centres = (torch.arange(pixels, dtype=torch.float64)[step // 2 :: step] + 0.5) / pixels
+    places = (centres * cells - 0.5).clamp(0, cells - 1)
+    return (1 - (places[:, None] - torch.arange(cells)).abs()).clamp_min(0).float()
 
 
 def miou(confusion_CC: Tensor, among_C: Tensor | None = None) -> float:

@@ -61,9 +61,15 @@ def scores_in(run: Run) -> list[str]:
     return [name for name in DENSE_SCORES if name in present]
 
 
-def dense_scores(run: Run, score: str) -> list[DenseScore]:
-    """The rows of a score in dense.csv, in their order."""
-    rows = run.dense[run.dense["score"] == score]
+def classes_of(run: Run, score: str) -> list[str]:
+    """The classes that have a score of their own."""
+    classes = run.dense.loc[run.dense["score"] == score, "class"]
+    return [name for name in dict.fromkeys(classes) if name]
+
+
+def dense_scores(run: Run, score: str, of_class: str = "") -> list[DenseScore]:
+    """The rows of a score in dense.csv, in their order: of all classes together, or of one."""
+    rows = run.dense[(run.dense["score"] == score) & (run.dense["class"] == of_class)]
     return [
         DenseScore(
             str(row["representation"]), str(row["kind"]), int(row["cohort"]), int(row["rung"]),
@@ -85,15 +91,15 @@ def difference(first: DenseScore, second: DenseScore) -> Difference:
     return Difference(first.value - second.value, error)
 
 
-def of_head(run: Run, score: str, candidate: str) -> DenseScore | None:
+def of_head(run: Run, score: str, candidate: str, of_class: str = "") -> DenseScore | None:
     """A head's row of a score; None if it has none."""
-    rows = dense_scores(run, score)
+    rows = dense_scores(run, score, of_class)
     return next((row for row in rows if row.kind == "head" and row.name == candidate), None)
 
 
-def base_of(run: Run, score: str, cohort: int) -> DenseScore | None:
+def base_of(run: Run, score: str, cohort: int, of_class: str = "") -> DenseScore | None:
     """The base of a cohort at its last rung; None if it has no such score."""
-    rows = dense_scores(run, score)
+    rows = dense_scores(run, score, of_class)
     return next((row for row in rows if row.kind == "base" and row.cohort == cohort), None)
 
 

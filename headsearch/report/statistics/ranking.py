@@ -5,17 +5,17 @@ Accuracies are fractions (0 to 1) on the reporting split. Intervals are 95 % int
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from headsearch.report.statistics.dense import mean_difference
 from headsearch.report.statistics.intervals import Interval, accuracy_interval, told_apart
-from headsearch.runs.rank_by import AUTO, RANK_BY, check_rank_by
+from headsearch.runs.rank_by import AUTO, RANK_BY, check_rank_by, criterion, weights_of
 from headsearch.runs.run import Run
 from headsearch.runs.tables import STATE_CLASS, Ranked
 
 
 def rank_by(run: Run) -> str:
-    """What the ranking score measures: a name in `RANK_BY`.
+    """What the ranking score measures: a name in `RANK_BY`, or a weighted mean of some.
 
     Raises:
         UserError: config.yaml names a score that does not exist.
@@ -23,7 +23,7 @@ def rank_by(run: Run) -> str:
     chosen = str(run.config.get("rank_by", AUTO))
     check_rank_by(chosen)
     labelled = run.facts.get("labelled") is not False
-    if chosen == AUTO or (RANK_BY[chosen].needs_labels and not labelled):
+    if chosen == AUTO or (criterion(chosen).needs_labels and not labelled):
         return "accuracy" if labelled else "discrepancy"
     return chosen
 
@@ -44,20 +44,30 @@ def last_rung(run: Run) -> int | None:
 def distinct(first: Ranked, second: Ranked, run: Run) -> bool:
     """Whether `first` beats `second` in what the ranking measures, beyond their intervals.
 
-    For a score of two measures (balanced), at least one must be better and none worse: a head that
-    is better in one measure and worse in the other is not shown to be the better one. Dense scores
-    are compared on the same images, beyond two standard errors. Other scores have no interval, so
-    no head is shown to be better by them.
+    For a score of several measures (balanced, a weighted mean), at least one must be better and
+    none worse: a head that is better in one measure and worse in the other is not shown to be the
+    better one. Dense scores are compared on the same images, beyond two standard errors. Other
+    scores have no interval, so no head is shown to be better by them.
     """
-    criterion, images = rank_by(run), reporting_images(run)
-    verdicts = []
-    if RANK_BY[criterion].dense:
-        found = mean_difference(run, RANK_BY[criterion].dense, first.candidate, second.candidate)
-        return found is not None and found.beyond_error
-    if criterion in ("discrepancy", "balanced"):
-        verdicts.append(_verdict(_discrepancy(first), _discrepancy(second)))
-    if criterion in ("accuracy", "balanced"):
-        verdicts.append(
+    verdicts = [
+        verdict
+        for name in weights_of(rank_by(run))
+        for verdict in _verdicts(name, first, second, run)
+    ]
+    return bool(verdicts) and max(verdicts) == 1 and min(verdicts) >= 0
+
+
+def _verdicts(score: str, first: Ranked, second: Ranked, run: Run) -> Iterator[int]:
+    """What each measure of a score says; nothing where it has no interval. See `_verdict`."""
+    if columns := RANK_BY[score].dense:
+        for sign, names in ((1, (first, second)), (-1, (second, first))):
+            found = mean_difference(run, columns, *(row.candidate for row in names))
+            yield sign * (found is not None and found.beyond_error)
+    if score in ("discrepancy", "balanced"):
+        yield _verdict(_discrepancy(first), _discrepancy(second))
+    images = reporting_images(run)
+    if score in ("accuracy", "balanced"):
+        yield (
             0
             if images is None
             else _verdict(
@@ -65,7 +75,6 @@ def distinct(first: Ranked, second: Ranked, run: Run) -> bool:
                 accuracy_interval(second.accuracy, images),
             )
         )
-    return bool(verdicts) and max(verdicts) == 1 and min(verdicts) >= 0
 
 
 def _discrepancy(row: Ranked) -> Interval:

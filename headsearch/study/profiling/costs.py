@@ -67,8 +67,8 @@ class Costs:
         heads: of each head, by its name.
         images: how many images of a step a head sees in the times of `heads`.
         measured: how many of the heads were measured; the others are estimated.
-        score_base: of scoring the base at a rung.
-        score_head: of scoring one head at a rung.
+        score_base: of scoring the base at a rung, on dense data too.
+        score_head: of scoring one head at a rung, likewise.
         write_byte: of one byte of a snapshot: copied, written and flushed.
         process: bytes that the process holds before training.
         free: bytes that are free then, None where the system does not tell.
@@ -101,7 +101,9 @@ def measure_costs(setup: SearchSetup, heads: Sequence[Candidate]) -> Costs:
             break
         measured[head.name] = HeadCost(profiler.own(head, images), profiler.size_of(head))
     costs = _estimated(heads, measured) | measured
-    score_base, score_head = _scoring_seconds(profiler, setup.data, _spread(heads, costs))
+    spread = _spread(heads, costs)
+    score_base, score_head = _scoring_seconds(profiler, setup.data, spread)
+    dense_base, dense_head = _dense_seconds(profiler, spread)
     return Costs(
         crops=profiler.crops(),
         base=profiler.joint([]),
@@ -109,8 +111,8 @@ def measure_costs(setup: SearchSetup, heads: Sequence[Candidate]) -> Costs:
         heads=costs,
         images=images,
         measured=len(measured),
-        score_base=score_base,
-        score_head=score_head,
+        score_base=score_base + dense_base,
+        score_head=score_head + dense_head,
         write_byte=_seconds_per_written_byte(),
         process=process,
         free=free,
@@ -238,6 +240,12 @@ def _scoring_seconds(
     if factor > 1 and factor * both < SCORING_S:
         base, both, factor = profiler.scoring([], data), profiler.scoring(heads, data), 1.0
     return factor * base, factor * max(0.0, both - base) / len(heads)
+
+
+def _dense_seconds(profiler: StepProfiler, heads: Sequence[Candidate]) -> tuple[float, float]:
+    """Seconds of a rung's dense scores: of the base, and of each head, by one of medium cost."""
+    base = profiler.dense_scoring([])
+    return base, max(0.0, profiler.dense_scoring(heads[len(heads) // 2 :][:1]) - base)
 
 
 def _image_count(data: Data) -> int:

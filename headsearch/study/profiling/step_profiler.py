@@ -107,10 +107,27 @@ class StepProfiler:
         return max(0.0, self._step_seconds(trainer, [head]) - without_head)
 
     def scoring(self, heads: Sequence[Candidate], data: Data) -> float:
-        """Seconds that it takes to score the base with these heads once on these images."""
+        """Seconds that it takes to score the base with these heads once on these images.
+
+        Dense data, which have images of their own, are left out; see `dense_scoring`.
+        """
         network = self._attached(self._whole, heads).teacher.network
-        setup = replace(self._setup, data=data)
+        setup = replace(self._setup, data=data, dense=None)
         return _elapsed(lambda: setup.scores(network), 1, setup.device)
+
+    def dense_scoring(self, heads: Sequence[Candidate]) -> float:
+        """Seconds of the dense scores of the base and these heads; 0 without dense data."""
+        dense, autocast = self._setup.dense, self._setup.autocast
+        if dense is None:
+            return 0.0
+        dense.scorer.tasks(dense.grid)  # made once in a run
+        network = self._attached(self._whole, heads).teacher.network.eval()
+        names = [head.name for head in heads]
+
+        def score() -> None:
+            dense.scorer.of_network(network, names, autocast=autocast)
+
+        return _elapsed(score, 1, self._setup.device)
 
     def size_of_base(self) -> Size:
         """What the base holds without heads."""
