@@ -57,7 +57,7 @@ def of_this_rank(views: Tensor) -> Tensor:
     return torch.stack([distributed.local_images(each) for each in views])
 
 
-def main(file: str) -> None:
+def main() -> None:
     torch.set_num_threads(1)
     distributed.join_processes(torch.device("cpu"))
     out: dict[str, Tensor] = {}
@@ -70,9 +70,9 @@ def main(file: str) -> None:
     same = distributed.gather_objects({name: float(t.double().sum()) for name, t in out.items()})
     assert all(each == same[0] for each in same), "ranks have come apart"
     if torchrun.first():
-        save_file(out, Path(file))
+        save_file(out, Path(sys.argv[1]))
     distributed.leave_processes()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()
