@@ -7,6 +7,7 @@ search. Results are JSON data.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from headsearch.report.session import quiet_optuna
 from headsearch.runs.run import read_run
 from headsearch.study.display import score_words
 from headsearch.study.events import Advanced, Event, Noted, Scored
+from headsearch.study.rung_decisions import Decided
 from headsearch.study.search import Search
 from headsearch.study.setup import SearchSetup
 from headsearch.text import counted
@@ -40,6 +42,9 @@ from headsearch.text import counted
 
 def train_cohort(work: Work) -> Mapping[str, Any] | None:
     """Trains one cohort; its result, or None if it was stopped.
+
+    Where the driver decides rungs, the result of a cohort that has come to the next one to decide
+    names it as `waits_at`; the cohort goes on as another task, from the snapshot of this one.
 
     That its base diverges for good counts as a result too: it would on any machine.
 
@@ -51,7 +56,9 @@ def train_cohort(work: Work) -> Mapping[str, Any] | None:
         prepared = prepare_as_planned(run, order["device"])
         candidates = [candidate_of(prepared.space, head) for head in order["candidates"]]
         directory, begun = begin(Path(order["folder"]))
-        search = cohort_search(prepared, candidates, directory, begun=begun)
+        search = cohort_search(
+            prepared, candidates, directory, begun=begun, decided=decided_of(order)
+        )
         work.stops_by(search.stop.set)
         if search.state.left is not None:
             taken = sum(search.state.left.record["steps"].values())
@@ -75,9 +82,10 @@ def train_cohort(work: Work) -> Mapping[str, Any] | None:
             if not search.state.facts.get("diverged"):
                 raise
         else:
-            if not search.complete:
+            if not search.complete and search.waits_at is None:
                 return None
-        return cohort_result(search)
+        reached = {"host": socket.gethostname(), "waits_at": search.waits_at}
+        return {**cohort_result(search), **reached}
 
 
 def train_solo(work: Work) -> Mapping[str, Any] | None:
@@ -152,8 +160,19 @@ def candidate_of(space: ResolvedSpace, head: Mapping[str, Any]) -> Candidate:
     return candidate
 
 
+def decided_of(order: Mapping[str, Any]) -> Decided | None:
+    """The rungs that the driver has decided, if it decides them; None otherwise."""
+    decided = order.get("decided")
+    return None if decided is None else {int(rung): heads for rung, heads in decided.items()}
+
+
 def cohort_search(
-    prepared: SearchSetup, candidates: list[Candidate], directory: Path, *, begun: bool
+    prepared: SearchSetup,
+    candidates: list[Candidate],
+    directory: Path,
+    *,
+    begun: bool,
+    decided: Decided | None = None,
 ) -> Search:
     """The search of one cohort, ready to run.
 
@@ -162,12 +181,13 @@ def cohort_search(
         candidates: the candidates of the cohort.
         directory: its run directory.
         begun: whether the directory exists, with a snapshot to go on from.
+        decided: as that of `Search`.
     """
     listed = replace(
         prepared.with_settings(out=None if begun else directory),
         listing=Listing(tuple(candidates), (), ()),
     )
-    return Search(listed, directory if begun else None)
+    return Search(listed, directory if begun else None, decided=decided)
 
 
 def cohort_result(search: Search) -> dict[str, Any]:

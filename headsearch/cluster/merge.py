@@ -89,6 +89,8 @@ class Merged:
     def add(self, result: Mapping[str, Any]) -> None:
         """Adds the result of the next cohort."""
         facts: Mapping[str, Any] = result["facts"]
+        numbers = range(self.first + 1, self.first + 1 + len(result["sizes"]))
+        self.facts["machines"].setdefault(result.get("host", "?"), []).extend(numbers)
         self.rows += renumbered(result["rows"], self.first)
         self.rung_rows += renumbered(result["rung_rows"], self.first)
         self.score_rows += result["score_rows"]
@@ -130,7 +132,7 @@ def merging(facts: RunFacts) -> Merged:
     """Nothing merged yet, with the facts that were known before the first step."""
     empty: RunFacts = {
         "lowered": [], "splits": [], "baselines": {}, "cost_base_equivalents": 0.0,
-        "solo_equivalents": 0.0, "wall_s": 0.0, "score_s": 0.0,
+        "solo_equivalents": 0.0, "wall_s": 0.0, "score_s": 0.0, "machines": {},
     }  # fmt: skip
     return Merged({**facts, **empty})
 

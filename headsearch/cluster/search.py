@@ -2,6 +2,9 @@
 
 All its state is in the run directory: the plan, a result for each cohort, and the Optuna study. So
 a search that is resumed goes through the same code as one that starts.
+
+A cohort is one task from its first step to its last. With `--prune-among all` it is one task for
+each rung, because a rung is decided once all cohorts have come to it (`study.py`).
 """
 
 from __future__ import annotations
@@ -15,14 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.trial import TrialState
-
 from headsearch.cluster.driver import Driver, DriverEvent, Job, attempt_folders
 from headsearch.cluster.engine import Engine, EngineGoneError, Message
 from headsearch.cluster.jobs import candidate_of
-from headsearch.cluster.merge import merging, read_result, renumbered, write_result
+from headsearch.cluster.merge import merging, read_result, write_result
 from headsearch.cluster.plan import Plan, read_plan, write_first_weights, write_plan
+from headsearch.cluster.study import decide, decided_until, tell_result
 from headsearch.config.locations import absolute_locations
 from headsearch.data.fingerprint import fingerprint
 from headsearch.errors import UserError
@@ -35,6 +36,7 @@ from headsearch.runs.storage import STORAGE_ERRORS, check_storage, reason_of
 from headsearch.study.dense_record import dense_facts
 from headsearch.study.leaderboard import Entry
 from headsearch.study.proposals import ask_for_cohort, enqueue
+from headsearch.study.pruners import GENERATION
 from headsearch.study.run_facts import first_facts
 from headsearch.study.setup import SearchSetup, settings_of
 from headsearch.study.trials import Trials
@@ -155,7 +157,8 @@ class EngineSearch:
     def notes(self) -> tuple[str, ...]:
         """The decisions made before the first step, and how many cohorts have a result."""
         cohorts = counted(len(self.prepared.cohort_sizes), "cohort")
-        before = f", {len(self._results)} of them done before" if self._results else ""
+        done = sum(map(self._done, range(len(self.plan.cohorts))))
+        before = f", {done} of them done before" if done else ""
         each = counted(self._generation, "cohort")
         learns = f"{self.prepared.config.sampler} learns after {each}, then after {each} more"
         return (
@@ -167,7 +170,7 @@ class EngineSearch:
     @property
     def complete(self) -> bool:
         """Whether every cohort has a result."""
-        return self._all_drawn and len(self._results) == len(self.plan.cohorts)
+        return self._all_drawn and all(map(self._done, range(len(self.plan.cohorts))))
 
     @property
     def set_aside(self) -> tuple[str, ...]:
@@ -201,8 +204,7 @@ class EngineSearch:
     def _train(self) -> None:
         """Trains the cohorts that are drawn, then draws the next generation, until all are done."""
         while not self.stop.is_set():
-            settled = {*self._results, *self._set_aside}
-            jobs = [self._job(i) for i in range(len(self.plan.cohorts)) if i not in settled]
+            jobs = self._next_jobs()
             if jobs:
                 driver = Driver(self.engine, self.grace, self._accept, self._observers.notify)
                 driver.run(jobs, self.stop)
@@ -213,6 +215,30 @@ class EngineSearch:
                 return
             else:
                 self._draw(len(self.plan.cohorts) + self._generation)
+
+    def _next_jobs(self) -> list[Job]:
+        """The cohorts that are to train next; none if all that were drawn are done or set aside."""
+        cohorts = self.plan.cohorts
+        left = [i for i in range(len(cohorts)) if not self._done(i) and i not in self._set_aside]
+        # Rungs that all cohorts decide together are waited for, so none may be ahead of another.
+        rung = min(map(self._waits_at, left), default=0)
+        if rung:
+            self._save("running")
+            decide(self.trials, cohorts, rung)
+        return [self._job(i) for i in left if self._waits_at(i) == rung]
+
+    def _waits_at(self, index: int) -> int:
+        """The rung at which a cohort waits for a decision; 0 before any."""
+        return self._results.get(index, {}).get("waits_at") or 0
+
+    def _done(self, index: int) -> bool:
+        """Whether a cohort has its result."""
+        return index in self._results and not self._waits_at(index)
+
+    @property
+    def _rungs_compare_all(self) -> bool:
+        """Whether a rung is decided over all cohorts of a generation."""
+        return self.prepared.config.prune_among == "all"
 
     @property
     def _generation(self) -> int:
@@ -235,6 +261,9 @@ class EngineSearch:
         for index in range(len(cohorts), min(count, len(sizes))):
             proposals = ask_for_cohort(study, space, config, index, sizes[index], known)
             known |= {proposal.trial.number: index for proposal in proposals}
+            if self._rungs_compare_all:
+                for proposal in proposals:
+                    proposal.trial.set_user_attr(GENERATION, index // self._generation)
             if proposals:
                 cohorts.append(
                     tuple(
@@ -253,21 +282,26 @@ class EngineSearch:
         write_plan(self.run_directory, self.plan)
 
     def _job(self, index: int) -> Job:
-        order = {
+        heads, name = self.plan.cohorts[index], f"cohort {index + 1}"
+        order: dict[str, Any] = {
             "job": "cohort",
             "run": str(self.run_directory.absolute()),
             "cohort": index,
-            "candidates": self.plan.cohorts[index],
+            "candidates": heads,
             "device": self.prepared.training.device.type,
         }
         folder = (self.run_directory / ATTEMPTS).absolute() / f"cohort-{index + 1}"
-        return Job(f"cohort {index + 1}", order, folder)
+        if self._rungs_compare_all:
+            last = self._waits_at(index)
+            order["decided"] = decided_until(self.trials, heads, last)
+            name += f" up to rung {min(last + 1, self.prepared.config.rungs)}"
+        return Job(name, order, folder)
 
     def _accept(self, job: Job, result: Message, attempt: Path) -> None:
         index = job.order["cohort"]
         write_result(self.run_directory, index, result)
         self._results[index] = result
-        remove_attempts(job)
+        remove_attempts(job, keep=attempt if self._waits_at(index) else None)
         if time.monotonic() - self._saved_at > SAVED_EVERY_S:
             self._save("running")
 
@@ -275,13 +309,12 @@ class EngineSearch:
         """Writes tables, study and facts from the results that there are."""
         merged, settled = merging(self.plan.facts), True
         for index, heads in enumerate(self.plan.cohorts):
-            result = self._results.get(index)
+            result, job = self._results.get(index), self._set_aside.get(index)
             if result is not None:
                 if settled:  # in order, as the cohorts before decide how this one is numbered
-                    self._tell(heads, result, merged.first)
-                merged.add(result)
+                    tell_result(self.trials, heads, result, merged.first)
+                merged.add(result if job is None else _given_up(result, job.reason))
                 continue
-            job = self._set_aside.get(index)
             settled = settled and job is not None
             merged.add_without_result([] if job is None else self._failed_rows(heads, job.reason))
         merged.write(self.run_directory, self.prepared.batch)
@@ -299,32 +332,6 @@ class EngineSearch:
             entry.end("failed", f"its cohort {reason}")
             rows.append(entry.row())
         return rows
-
-    def _tell(self, heads: tuple[Message, ...], result: Message, first: int) -> None:
-        """Reports the trials of a cohort to the study, each once.
-
-        Args:
-            heads: its candidates in the plan.
-            result: its result.
-            first: the number of cohorts before it.
-        """
-        study, numbers = self.trials.study, {head["name"]: head["trial"] for head in heads}
-        known = study.get_trials(deepcopy=False)
-        for record in result["trials"]:
-            found = known[numbers[record["attrs"]["candidate"]]]
-            if found.state.is_finished():
-                continue
-            trial = optuna.Trial(study, found._trial_id)
-            for rung, score in sorted(
-                record["intermediate"].items(), key=lambda each: int(each[0])
-            ):
-                if int(rung) not in found.intermediate_values:
-                    trial.report(score, int(rung))
-            for key, value in renumbered([record["attrs"]], first)[0].items():
-                if found.user_attrs.get(key) != value:
-                    trial.set_user_attr(key, value)
-            state = TrialState[record["state"]]
-            study.tell(trial, record["value"] if state == TrialState.COMPLETE else None, state)
 
 
 @contextmanager
@@ -351,9 +358,17 @@ def written_into(run: Path, how: str | None = None) -> Iterator[None]:
         ) from None
 
 
-def remove_attempts(job: Job) -> None:
-    """Removes the folders of all attempts at a job that is done."""
+def _given_up(result: Message, reason: str) -> Message:
+    """What a cohort had come to at a rung, after which it was set aside."""
+    failed = {"state": "failed", "reason": f"its cohort {reason}"}
+    rows = [{**row, **failed} if row["state"] == "running" else row for row in result["rows"]]
+    return {**result, "rows": rows}
+
+
+def remove_attempts(job: Job, *, keep: Path | None = None) -> None:
+    """Removes the folders of all attempts at a job that is done, but for one to `keep`."""
     for folder in attempt_folders(job.folder):
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder != keep:
+            shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):
         job.folder.parent.rmdir()  # if it is empty

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypedDict, TypeVar, get_args, get_type_hints
 
 from headsearch.config.settings import (
+    Among,
     Budget,
     CheckImages,
     Coupling,
@@ -90,6 +91,7 @@ class SearchSettings(PretrainSettings, total=False):
     pruner: str
     eta: float
     min_keep: int
+    prune_among: Among
     storage: str | None
     rank_by: str
 

@@ -20,7 +20,7 @@ from pydantic import (
     field_validator,
 )
 
-from headsearch.config import dense_settings, formats
+from headsearch.config import dense_settings, formats, pruning_settings
 from headsearch.config.checks import (
     checked_bank_images,
     checked_images_per_head,
@@ -41,6 +41,7 @@ Coupling = Literal["joint", "observe"]
 Precision = Literal["auto", "float32", "bf16"]
 CheckImages = Literal["auto", "lazy", "headers"]
 Log = Literal["none", "tensorboard"]
+Among = Literal["cohort", "all"]
 CudaGraphs = Literal["auto", "never"]
 ImagesPerHead: TypeAlias = Literal["all", "share"] | int
 
@@ -194,14 +195,10 @@ class RunConfig(BaseModel):
     sampler: str = setting(
         "tpe", "Sampler for spaces too large to enumerate: tpe, random, qmc, nsgaii.", SEARCH
     )
-    pruner: str = setting(
-        "rung",
-        "Pruner: rung, none, median, percentile, successive-halving, hyperband.",
-        SEARCH,
-    )
-    eta: float = setting(2.0, "The rung pruner keeps the best 1/eta of the live heads.", SEARCH,
-                         ge=1, le=1000)  # fmt: skip
-    min_keep: int = setting(3, "Minimum number of heads that the rung pruner keeps.", SEARCH, ge=1)
+    pruner: str = pruning_settings.PRUNER
+    eta: float = pruning_settings.ETA
+    min_keep: int = pruning_settings.MIN_KEEP
+    prune_among: Among = pruning_settings.AMONG
     storage: str | None = setting(
         None, "Optuna storage URL. [default: SQLite in the run directory]", SEARCH
     )

@@ -135,6 +135,14 @@ def _costs(run: Run) -> Iterator[tuple[str, str]]:
         machine.append(counted(facts["threads"], "CPU thread"))
     if machine:
         yield "Machine", ", ".join(machine)
+    if facts.get("machines"):
+        yield (
+            "Cohorts trained on",
+            "; ".join(
+                f"{host}: {', '.join(map(str, cohorts))}"
+                for host, cohorts in sorted(facts["machines"].items())
+            ),
+        )
     space_size = facts.get("space_size")
     if space_size is not None:
         excluded = facts.get("excluded")

@@ -73,6 +73,8 @@ class RunFacts(TypedDict, total=False):
         wall_s, score_s: seconds in total, and seconds of scoring among them.
         images_per_second: speed of training; None before the first step.
         waiting_share: the share of the training time in which it waited for images.
+        machines: with an engine, the cohorts that each machine trained to their end, by its name.
+            They count from 1.
     """
 
     started: str
@@ -104,3 +106,4 @@ class RunFacts(TypedDict, total=False):
     score_s: float
     images_per_second: float | None
     waiting_share: float | None
+    machines: dict[str, list[int]]

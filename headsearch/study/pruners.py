@@ -6,8 +6,9 @@ every live candidate, with the rung's index (0, 1, 2, …) as the step, before i
 for any of them. No pruner here prunes at rung 0, which scores the untrained network, or prunes a
 control. At the last rung nothing is left to save, and the search does not call `should_prune`.
 
-Two user attributes describe a trial: `cohort` is equal for the candidates that train together
-(trials without it form one cohort), and `control` is True for a control.
+User attributes describe a trial: `cohort` is equal for the candidates that train together (trials
+without it form one cohort), `generation` for those of all cohorts that a rung compares with
+`--prune-among all`, and `control` is True for a control.
 """
 
 from __future__ import annotations
@@ -29,16 +30,26 @@ def is_control(trial: FrozenTrial) -> bool:
     return trial.user_attrs.get("control") is True
 
 
-def ranked_peers(study: Study, trial: FrozenTrial, step: int) -> list[int]:
+COHORT, GENERATION = "cohort", "generation"
+"""The attributes of trials that are equal for those that a rung compares."""
+
+
+def ranked_peers(study: Study, trial: FrozenTrial, step: int, among: str = COHORT) -> list[int]:
     """The trial numbers of the cohort's candidates that reported at `step`, best first.
 
     Controls and failed trials (diverged or collapsed heads) are left out. A trial that was pruned
     at this same step is included, since the others are compared with it, so that the result does
     not depend on who was pruned first. NaN ranks last, and ties are broken by the lower number, so
     that the order depends on the reports alone.
+
+    Args:
+        study: the study.
+        trial: one of the candidates.
+        step: the rung.
+        among: the attribute that is equal for the trials that are compared.
     """
     sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
-    cohort = trial.user_attrs.get("cohort")
+    group = trial.user_attrs.get(among)
 
     def sort_key(peer: FrozenTrial) -> tuple[bool, float, int]:
         score = peer.intermediate_values[step]
@@ -48,7 +59,7 @@ def ranked_peers(study: Study, trial: FrozenTrial, step: int) -> list[int]:
     peers = [
         peer
         for peer in study.get_trials(deepcopy=False)
-        if peer.user_attrs.get("cohort") == cohort
+        if peer.user_attrs.get(among) == group
         and step in peer.intermediate_values
         and peer.state != TrialState.FAIL
         and not is_control(peer)
@@ -75,24 +86,26 @@ class RungPruner(BasePruner):
     Args:
         eta: the reduction factor, 1 or more; 2 halves the cohort at every rung, 1 prunes nothing.
         min_keep: the minimum number of candidates to keep, 1 or more.
+        among: the attribute that is equal for the trials that are compared.
 
     Raises:
         ValueError: if an argument is out of range.
     """
 
-    def __init__(self, eta: float = 2.0, min_keep: int = 3) -> None:
+    def __init__(self, eta: float = 2.0, min_keep: int = 3, among: str = COHORT) -> None:
         if not (math.isfinite(eta) and eta >= 1):
             raise ValueError(f"eta must be a number of 1 or more (1/eta are kept), but got {eta=}.")
         if min_keep < 1:
             raise ValueError(f"min_keep must be 1 or more, but got {min_keep=}.")
         self._eta = eta
         self._min_keep = min_keep
+        self._among = among
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         step = trial.last_step
         if step is None or step == 0 or is_control(trial):
             return False
-        candidates = ranked_peers(study, trial, step)
+        candidates = ranked_peers(study, trial, step, self._among)
         return trial.number not in candidates[: kept(len(candidates), self._eta, self._min_keep)]
 
 
@@ -207,7 +220,9 @@ PRUNERS: dict[str, PrunerChoice] = {
 }
 
 
-def make_pruner(name: str, *, eta: float, min_keep: int, rungs: int) -> BasePruner:
+def make_pruner(
+    name: str, *, eta: float, min_keep: int, rungs: int, among: str = COHORT
+) -> BasePruner:
     """Makes the pruner of this name.
 
     Args:
@@ -216,6 +231,7 @@ def make_pruner(name: str, *, eta: float, min_keep: int, rungs: int) -> BasePrun
             halving and Hyperband need whole numbers of 2 or more and take the nearest.
         min_keep: the minimum number of a cohort's candidates to keep at a rung, 1 or more.
         rungs: the index of the last rung, 1 or more.
+        among: what the rung pruner compares: a cohort, or with `all` a generation of cohorts.
 
     Raises:
         UserError: if no pruner has this name.
@@ -223,7 +239,8 @@ def make_pruner(name: str, *, eta: float, min_keep: int, rungs: int) -> BasePrun
     """
     if name not in PRUNERS:
         raise unknown("pruner", name, PRUNERS)
-    RungPruner(eta, min_keep)  # Validates eta and min_keep, whose bounds all pruners share.
+    # Validates eta and min_keep, whose bounds all pruners share.
+    by_rung = RungPruner(eta, min_keep, GENERATION if among == "all" else COHORT)
     if rungs < 1:
         raise ValueError(f"rungs must be 1 or more, but got {rungs=}.")
-    return PRUNERS[name].make(eta, min_keep, rungs)
+    return by_rung if name == "rung" else PRUNERS[name].make(eta, min_keep, rungs)

@@ -44,7 +44,8 @@ from headsearch.study.job_commands import End, Steps
 from headsearch.study.lost_snapshots import settle_start
 from headsearch.study.proposals import enqueue
 from headsearch.study.run_facts import note_baseline
-from headsearch.study.setup import SearchSetup, settings_of
+from headsearch.study.rung_decisions import Decided, leave_as_decided, leave_as_pruner_decides
+from headsearch.study.setup import SearchSetup, check_one_process_can_prune, settings_of
 from headsearch.study.state import SearchState
 from headsearch.study.trials import Trials
 from headsearch.text import counted
@@ -66,20 +67,31 @@ class Search:
             (`runs.directory.claimed`), or left by an earlier process and to be resumed. By default
             a new one is made.
         start_over: whether a search whose snapshots are lost starts from its first step.
+        decided: where rungs are decided elsewhere (`--prune-among all`): the heads that leave at
+            each rung. The search stops at the first rung that is missing. By default the pruner
+            decides.
 
     Attributes:
         run_directory: the directory that the search writes to.
         stop: set it to stop the search after the current step, with a snapshot.
         on_scoring: called many times while a rung is scored; a display sets it.
+        waits_at: the rung at which it stopped because nothing is decided yet; None for none.
 
     Raises:
         UserError: the run directory exists, cannot be made, or cannot be resumed.
     """
 
     def __init__(
-        self, prepared: SearchSetup, directory: Path | None = None, *, start_over: bool = False
+        self,
+        prepared: SearchSetup,
+        directory: Path | None = None,
+        *,
+        start_over: bool = False,
+        decided: Decided | None = None,
     ) -> None:
-        self.prepared = prepared
+        check_one_process_can_prune(prepared)
+        self.prepared, self.decided = prepared, decided
+        self.waits_at: int | None = None
         self.config = config = prepared.config
         self.stop = threading.Event()
         self.on_scoring: Callable[[Scoring], object] = lambda _: None
@@ -176,7 +188,7 @@ class Search:
             index = state.first_cohort
             while index < len(state.sizes):
                 index = self._run_cohort(index)
-                if self.stop.is_set():
+                if self.stop.is_set() or self.waits_at is not None:
                     return False
             return True
         except STORAGE_ERRORS as error:
@@ -217,10 +229,12 @@ class Search:
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            if torchrun.count() > 1:  # the others may have enough memory and would wait forever
+            # With several processes, the others may have enough memory and would wait forever.
+            if torchrun.count() > 1 or self.decided is not None:
+                how = "several processes" if self.decided is None else "--prune-among all"
                 raise UserError(
-                    f"not enough memory for a cohort of {counted(len(cohort.live), 'head')}; one "
-                    "that several processes train is not split: search again with a lower --cohort"
+                    f"not enough memory for a cohort of {counted(len(cohort.live), 'head')}; with "
+                    f"{how} it is not split: search again with a lower --cohort"
                 ) from error
             diverged = None
         # In the handlers above, the error's traceback still refers to the networks. Here only the
@@ -241,7 +255,12 @@ class Search:
         All seeds reach a rung before it is scored, because the pruner uses their mean score.
         """
         state = self.state
-        while cohort.rung <= self.config.rungs:
+        self._leave_as_decided(cohort, cohort.rung - 1)
+        if self.decided is not None and cohort.rung and not cohort.live:
+            state.keep(cohort, at_rung=True)
+            state.tell_ended()
+            return
+        while cohort.rung <= self.config.rungs and self.waits_at is None:
             rung = cohort.rung
             for replica in cohort.replicas:
                 if not self._train_to_rung(cohort, replica):
@@ -345,20 +364,16 @@ class Search:
         if rung == self.config.rungs:
             for name in list(live):
                 cohort.leave(name, "complete", "")
+        elif rung > 0 and self.decided is None:
+            leave_as_pruner_decides(cohort, self.trials, self.config.pruner)
         elif rung > 0:
-            # The pruner decides about all heads before any of them leaves, so that their order
-            # cannot matter.
-            pruned_trials = self.trials.pruned([head.trial for head in live.values()], rung)
-            pruned = [name for name, head in live.items() if head.trial in pruned_trials]
-            competing = sum(not head.candidate.control for head in live.values())
-            staying = competing - len(pruned)
-            for name in pruned:
-                reason = (
-                    f"not among the best {staying} of {competing} at rung {rung}"
-                    if self.config.pruner == "rung"
-                    else f"pruned by {self.config.pruner} at rung {rung}"
-                )
-                cohort.leave(name, "pruned", reason)
+            self._leave_as_decided(cohort, rung)
+
+    def _leave_as_decided(self, cohort: Cohort, rung: int) -> None:
+        """Lets the heads leave that were pruned elsewhere at a rung, or waits there."""
+        decided = self.decided if 0 < rung < self.config.rungs else None
+        if decided is not None and not leave_as_decided(cohort, rung, decided):
+            self.waits_at = rung
 
     def _note_stats(self, stats: StepStats, replica: Replica, cohort: Cohort) -> None:
         """Records the losses read with one seed, and ends heads that diverged, for all seeds.

@@ -123,6 +123,7 @@ def prepare(
     check_rank_by(config.rank_by)
     if ABSORPTION in weights_of(config.rank_by) and config.coupling != "observe":
         raise UserError(f"--rank-by {ABSORPTION} needs --coupling observe")
+    _check_prune_among(config)
     if config.dense_data is None:
         check_dense(config.rank_by, (), None)
     space = load_space(find_space(config.space)) if inputs.space is None else inputs.space
@@ -150,6 +151,34 @@ def prepare(
     prepared = SearchSetup(training, resolved, listing, rank_by)
     check_images_per_head(config.images_per_head, prepared.batch, prepared.most_heads)
     return prepared
+
+
+def _check_prune_among(config: RunConfig) -> None:
+    """Raises UserError if heads of several cohorts are to be compared that cannot be."""
+    if config.prune_among != "all":
+        return
+    among = "--prune-among all compares heads of several cohorts"
+    if config.coupling != "observe":
+        raise UserError(
+            f"{among}, whose bases differ with --coupling {config.coupling}: use observe"
+        )
+    if config.pruner != "rung":
+        raise UserError(f"{among}, which only --pruner rung does, and not {config.pruner}")
+    if config.images_per_head == "share":
+        raise UserError(
+            f"{among}, whose heads see different numbers of images with --images-per-head share: "
+            "give a number"
+        )
+
+
+def check_one_process_can_prune(prepared: SearchSetup) -> None:
+    """Raises UserError if rungs compare several cohorts, which one process trains in turn."""
+    heads = sum(prepared.cohort_sizes)
+    if prepared.config.prune_among == "all" and len(prepared.cohort_sizes) > 1:
+        raise UserError(
+            "--prune-among all compares cohorts rung by rung, which one process trains one after "
+            f"another: give --engine local, or --cohort {heads} for a single cohort"
+        )
 
 
 def _notes(prepared: SearchSetup) -> Iterator[str]:

@@ -51,7 +51,11 @@ class Trials:
     ) -> None:
         name = settings["study_name"]
         pruner = make_pruner(
-            config.pruner, eta=config.eta, min_keep=config.min_keep, rungs=config.rungs
+            config.pruner,
+            eta=config.eta,
+            min_keep=config.min_keep,
+            rungs=config.rungs,
+            among=config.prune_among,
         )
         try:
             if begun:  # first without writing: the storage may not be that of the run any more
@@ -98,7 +102,7 @@ class Trials:
         The pruner is asked only once about each trial and rung, and the answer is stored: some of
         Optuna's pruners keep state, and would answer differently the second time.
         """
-        key, pruned = f"pruned_at_{rung}", set()
+        key, pruned = decision_at(rung), set()
         for number in numbers:
             trial = self._trial(number)
             if key not in trial.user_attrs:
@@ -145,6 +149,11 @@ class Trials:
     def _trial(self, number: int) -> optuna.Trial:
         known = self.study.get_trials(deepcopy=False)
         return optuna.Trial(self.study, known[number]._trial_id)
+
+
+def decision_at(rung: int) -> str:
+    """The attribute of a trial that says whether the pruner pruned it at a rung."""
+    return f"pruned_at_{rung}"
 
 
 def _cannot_open(run_directory: Path, error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from headsearch.cluster.plan import PLAN, WEIGHTS
 from headsearch.cluster.search import ATTEMPTS, EngineSearch
 from headsearch.data.dense import built_in
 from headsearch.errors import UserError
+from headsearch.report.content import content
 from headsearch.runs.run import is_complete, read_run
 from headsearch.runs.snapshot import read_record
 from helpers.inline_engine import InlineEngine, on_engine, same, searched, trials_of
@@ -49,6 +51,8 @@ def test_the_tables_are_those_of_run_whatever_the_order(one: Path, tmp_path: Pat
     same(search.run_directory, one)
     assert is_complete(search.run_directory)
     assert not (search.run_directory / ATTEMPTS).exists()
+    costs = dict(content(read_run(search.run_directory)).costs)
+    assert costs["Cohorts trained on"] == f"{socket.gethostname()}: 1, 2"
 
 
 def test_a_lost_attempt_goes_on_from_its_snapshot(one: Path, tmp_path: Path) -> None:

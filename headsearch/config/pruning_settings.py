@@ -1,0 +1,17 @@
+"""The settings of pruning: which heads leave at a rung."""
+
+from __future__ import annotations
+
+from headsearch.config.panels import SEARCH, setting
+
+PRUNER = setting(
+    "rung", "Pruner: rung, none, median, percentile, successive-halving, hyperband.", SEARCH
+)
+ETA = setting(2.0, "The rung pruner keeps the best 1/eta of the live heads.", SEARCH, ge=1, le=1000)
+MIN_KEEP = setting(3, "Minimum number of heads that the rung pruner keeps.", SEARCH, ge=1)
+AMONG = setting(
+    "cohort",
+    "Heads that the rung pruner compares: those of a cohort, or all, as if all cohorts were one. "
+    "all needs observe, and --engine if there are several cohorts.",
+    SEARCH,
+)
