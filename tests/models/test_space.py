@@ -128,7 +128,7 @@ def test_the_default_space_is_usable_on_other_bases(base, own):
 
 def test_a_name_finds_the_ready_space_and_a_file_wins(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ready = {"heads.yaml", "controls.yaml", "published.yaml", "large.yaml"}
+    ready = {"heads.yaml", "controls.yaml", "published.yaml", "sequence.yaml", "large.yaml"}
     assert set(ready_spaces()) == ready
     assert find_space("heads") == find_space("heads.yaml") == ready_spaces()["heads.yaml"]
     Path("heads.yaml").write_text("families: [mixer]\n")
@@ -142,7 +142,7 @@ def test_a_name_finds_the_ready_space_and_a_file_wins(tmp_path, monkeypatch):
         find_space(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["heads.yaml", "controls.yaml", "published.yaml"])
+@pytest.mark.parametrize("name", ["heads.yaml", "controls.yaml", "published.yaml", "sequence.yaml"])
 def test_every_ready_candidate_is_a_head(name):
     base = TINY if name == "controls.yaml" else Shape(48, (4, 4), "attention", 9.0, 9.0)
     for candidate in load_space(find_space(name)).on(base).enumerate(64).candidates:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from headsearch.models.heads import DEPTH, FAMILIES, Family, Parameter
+from headsearch.models.heads import CAUSAL, DEPTH, FAMILIES, Family, Parameter, Value
 
 OWN = "own"
 """The name of the control head built from the base's own kind of block.
@@ -39,3 +39,10 @@ PARAMETERS: Mapping[str, Mapping[str, Parameter]] = {
     **{name: parameters_of(family) for name, family in FAMILIES.items()},
     **CONTROLS,
 }
+
+LATER: Mapping[str, Value] = {"causal": CAUSAL.default}
+"""Parameters of built-in families that older versions lack, with the value that their heads have.
+
+A written space leaves them out where they have this value, so that the space of an older run, with
+its hash, is still the same.
+"""
