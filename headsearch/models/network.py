@@ -6,7 +6,7 @@ Shapes: B images (the two crops of a step are concatenated along B), D width, N 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -32,8 +32,8 @@ class Features:
     base: BaseOutput
     heads_BND: dict[str, Tensor]
     """Output tokens of each head after its own norm, for the images that this head sees."""
-    valid: dict[str, Tensor] = field(default_factory=dict)
-    """(B, H, W), bool, for each head: where its maps hold data; empty if there is no padding."""
+    valid: Mapping[str, Tensor | None] = field(default_factory=dict)
+    """(B, H, W), bool, for each head: where its maps hold data; None if there is no padding."""
 
     def pooled_BD(self, head: str) -> Tensor:
         """The image-level feature of a head (its CLS): the mean of its output tokens.
@@ -105,7 +105,7 @@ class AttachedHead(nn.Module):
     def tokens(self, base_map_BDHW: Tensor, valid_BHW: Tensor | None = None) -> Tensor:
         """The head's output tokens (B, N, D), before its norm.
 
-        Those on padding, where `valid_BHW` is False, have no meaning, and no effect on the others.
+        On padding, where `valid_BHW` is False, they are zero.
         """
         return tokens_of(run_head(self.head, base_map_BDHW, valid_BHW))
 
@@ -119,9 +119,9 @@ def tokens_of(map_BDHW: Tensor) -> Tensor:
     return map_BDHW.flatten(2).transpose(1, 2)
 
 
-def valid_on(map_BDHW: Tensor, valid_BHW: Tensor) -> Tensor:
-    """A mask of the base's last map, on the grid of another of its maps."""
-    if valid_BHW.shape[1:] == map_BDHW.shape[2:]:
+def valid_on(map_BDHW: Tensor, valid_BHW: Tensor | None) -> Tensor | None:
+    """A mask of the base's last map, on the grid of another of its maps; None if there is none."""
+    if valid_BHW is None or valid_BHW.shape[1:] == map_BDHW.shape[2:]:
         return valid_BHW
     as_map = valid_BHW.unsqueeze(1).to(torch.uint8)
     return F.interpolate(as_map, size=map_BDHW.shape[2:], mode="nearest").squeeze(1).bool()
@@ -199,17 +199,18 @@ class Network(nn.Module):
             else {}
         )
         inputs = {name: shared_maps[head.feature_index] for name, head in heads.items()}
-        valid = {} if base.valid is None else dict.fromkeys(heads, base.valid)
+        valid: dict[str, Tensor | None] = dict.fromkeys(heads, base.valid)
         if shares is not None:
             for index, map_BDHW in shared_maps.items():
                 names = [name for name, head in heads.items() if head.feature_index == index]
                 inputs |= shares.of(names, map_BDHW) if names else {}
-            valid = {} if base.valid is None else shares.of(list(heads), base.valid)
+            if base.valid is not None and heads:
+                valid |= shares.of(list(heads), base.valid)
         valid = {name: valid_on(inputs[name], mask) for name, mask in valid.items()}
         tokens = {}
         for name, head in heads.items():
             with failing_as(name, inputs[name]):
-                tokens[name] = head(inputs[name], valid.get(name))
+                tokens[name] = head(inputs[name], valid[name])
         return Features(base, tokens, valid)
 
     @property

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from headsearch.errors import UserError
+from headsearch.models.bases import BaseOutput
+from headsearch.models.head_batches import HeadBatches
 from headsearch.models.heads import FAMILIES, build_head, fit_to_map, head_cost
 from headsearch.models.heads.padding import masked_mean, run_head
 from headsearch.models.heads.recurrent import Recurrence
 from headsearch.models.heads.state_space import StateSpace
+from headsearch.models.network import AttachedHead, Network, tokens_of
 
 DIM, LENGTH = 48, 12
 LENGTHS = torch.tensor([5, LENGTH, 8])
@@ -99,6 +102,7 @@ def test_padding_has_no_effect(family, parameters):
             padded[..., first : first + LENGTH] = row_BDHW
             padded = padded.masked_fill(~valid_BHW.unsqueeze(1), torch.nan)
             out_BDHW = run_head(head, padded, valid_BHW)
+            assert not out_BDHW.masked_fill(valid_BHW.unsqueeze(1), 0).any()
             for index, length in enumerate(LENGTHS):
                 found = out_BDHW[index, ..., first : first + length]
                 torch.testing.assert_close(found, expected[index], rtol=0, atol=1e-5)
@@ -185,6 +189,50 @@ def test_a_masked_mean_is_the_mean_of_what_holds_data():
     torch.testing.assert_close(masked_mean(tokens_BND, valid_BHW), expected)
     assert not masked_mean(tokens_BND, torch.zeros_like(valid_BHW)).any()
     assert torch.equal(masked_mean(expected[None], None), expected[None].mean(dim=1))
+
+
+class PaddedBase(nn.Module):
+    """Gives the same two maps for whatever it is asked, with padding behind the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.finer = row(6, 4), row(12, 4)
+        self.valid = valid_of(torch.tensor([2, 6, 3, 5]), 6)
+
+    def forward(self, images, mask=None, feature_indices=(0,)) -> BaseOutput:
+        maps = {0: self.last, 1: self.finer}
+        tokens_BND = tokens_of(self.last)
+        pooled_BD = masked_mean(tokens_BND, self.valid)
+        return BaseOutput({i: maps[i] for i in feature_indices}, tokens_BND, pooled_BD, self.valid)
+
+
+def test_a_network_hands_the_mask_to_its_heads_and_to_their_means():
+    """On the last map and on a finer one, for all maps and for the share that a head sees."""
+    network = Network(PaddedBase(), nn.Identity(), "observe")
+    for name, index in (("convnext", 0), ("lstm", 1)):
+        head = build(name, (6, 12)[index])
+        network.attach(name, AttachedHead(head, DIM, nn.Identity(), index))
+    images = torch.zeros(4)
+    rows = {name: torch.tensor(seen) for name, seen in (("convnext", [1, 3]), ("lstm", [0, 2]))}
+    whole, shared = network(images), network(images, shares=HeadBatches(rows))
+    for name, attached in network.heads.items():
+        scale = 1 + attached.feature_index
+        map_BDHW = (network.base.last, network.base.finer)[attached.feature_index]
+        for index, length in enumerate((2, 6, 3, 5)):
+            alone = attached(map_BDHW[index : index + 1, ..., : length * scale]).mean(dim=1)[0]
+            torch.testing.assert_close(whole.pooled_BD(name)[index], alone, rtol=0, atol=1e-5)
+            if index in rows[name]:
+                found = shared.pooled_BD(name)[rows[name].tolist().index(index)]
+                torch.testing.assert_close(found, alone, rtol=0, atol=1e-5)
+
+
+def test_an_image_base_gives_no_mask_and_its_heads_are_pooled_as_ever():
+    network = Network(PaddedBase(), nn.Identity(), "observe")
+    network.base.valid = None
+    network.base.forward = lambda *_, **__: BaseOutput({0: row(6)}, row(6), row(6))
+    network.attach("lstm", AttachedHead(build("lstm", 6), DIM, nn.Identity()))
+    features = network(torch.zeros(3))
+    assert torch.equal(features.pooled_BD("lstm"), features.heads_BND["lstm"].mean(dim=1))
 
 
 # --- Causal forms ---------------------------------------------------------------------------------

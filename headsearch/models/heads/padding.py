@@ -5,8 +5,6 @@ a head come from timm and take no masks, so the masks are put on the modules tha
 the time of one forward pass: convolutions see zeros on padding, attention has no keys there, and
 norms and means leave it out. Modules of our own take the mask as their attribute `valid_BHW`.
 
-What a head returns on padding has no meaning.
-
 Shape suffixes: B batch, N tokens, D width, H rows, W columns; G groups, C channels of a group.
 """
 
@@ -25,12 +23,12 @@ from headsearch.models.heads.attention import LinearAttention
 
 
 def run_head(head: nn.Module, map_BDHW: Tensor, valid_BHW: Tensor | None) -> Tensor:
-    """The output of a head on a map with padding; the head's own output if `valid_BHW` is None.
+    """The output of a head on a map with padding: zero there, and elsewhere as without padding.
 
     Args:
         head: a head.
         map_BDHW: its input; what it holds on padding has no effect.
-        valid_BHW: bool; True where the map holds data.
+        valid_BHW: bool; True where the map holds data; None if it does so everywhere.
     """
     output_BDHW: Tensor
     if valid_BHW is None:
@@ -40,7 +38,7 @@ def run_head(head: nn.Module, map_BDHW: Tensor, valid_BHW: Tensor | None) -> Ten
     map_BDHW = torch.where(valid_BHW.unsqueeze(1), map_BDHW, torch.zeros_like(map_BDHW))
     with _padding_kept_out(head, valid_BHW):
         output_BDHW = head(map_BDHW)
-    return output_BDHW
+    return torch.where(valid_BHW.unsqueeze(1), output_BDHW, torch.zeros_like(output_BDHW))
 
 
 def masked_mean(tokens_BND: Tensor, valid_BHW: Tensor | None) -> Tensor:

@@ -151,7 +151,7 @@ class StepProfiler:
                 features.pooled_BD,
                 self._crops,
                 *weights,
-            ),  # fmt: skip
+            ),
         )
 
     def _local_of(self, trainer: Trainer) -> Tensor | None:
