@@ -177,5 +177,5 @@ class _BatchNorm:
 
 def _affine(norm: Any, map_BDHW: Tensor) -> Tensor:
     """The map times a norm's weights, plus its biases, where it has them."""
-    output_BDHW = map_BDHW * norm.weight[:, None, None]
+    output_BDHW: Tensor = map_BDHW * norm.weight[:, None, None]
     return output_BDHW if norm.bias is None else output_BDHW + norm.bias[:, None, None]

@@ -79,8 +79,8 @@ def _states(layer: nn.LSTM | nn.GRU, tokens_BND: Tensor) -> Tensor:
     # On the meta device, where costs are counted, PyTorch takes the tokens one by one, which lasts
     # seconds. The same products for all tokens at once have the same cost.
     states_BNE = tokens_BND.new_empty(*tokens_BND.shape[:2], layer.hidden_size)
-    gates = tokens_BND @ layer.weight_ih_l0.T + states_BNE @ layer.weight_hh_l0.T
-    return gates[..., : layer.hidden_size]
+    of_input, of_state = (layer.get_parameter(f"weight_{part}_l0") for part in ("ih", "hh"))
+    return (tokens_BND @ of_input.T + states_BNE @ of_state.T)[..., : layer.hidden_size]
 
 
 def _reordered(tokens_BND: Tensor, order_BN: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from headsearch.errors import UserError, unknown
 from headsearch.models.heads import FAMILIES
 from headsearch.models.space.candidate import BaseShape
 from headsearch.models.space.distributions import Distributions, count_points
-from headsearch.models.space.parameters import CONTROLS, LATER, parameters_of
+from headsearch.models.space.parameters import CONTROLS, parameters_of, without_later
 from headsearch.models.space.plugins import UserFamily, read_user_families, without_origins
 from headsearch.models.space.reader import read_families
 from headsearch.models.space.resolved import ResolvedSpace
@@ -45,7 +45,7 @@ class Space:
     from_elsewhere: Mapping[str, UserFamily] = field(default_factory=dict)
 
     def written(self) -> dict[str, Any]:
-        """The space as a dict for YAML, in a fixed order. Defaults are spelled out, except `LATER`.
+        """The space as a dict for YAML, in a fixed order, with defaults (see `without_later`).
 
         Saved as YAML and loaded again, it is the same space with the same hash.
         """
@@ -87,16 +87,13 @@ class Space:
 def _written(
     families: Mapping[str, Distributions], from_elsewhere: Container[str] = ()
 ) -> dict[str, Any]:
-    def left_out(family: str, name: str, written: object) -> bool:
-        return family not in from_elsewhere and name in LATER and written == LATER[name]
-
-    return {
-        family: {
-            name: written
-            for name in sorted(distributions)
-            if not left_out(family, name, written := distributions[name].written())
-        }
+    written = {
+        family: {name: distributions[name].written() for name in sorted(distributions)}
         for family, distributions in families.items()
+    }
+    return {
+        family: parameters if family in from_elsewhere else without_later(parameters)
+        for family, parameters in written.items()
     }
 
 
