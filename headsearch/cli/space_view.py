@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from headsearch.models.space import ResolvedSpace
+from headsearch.models.space import Candidate, ResolvedSpace
 from headsearch.report import Table
 from headsearch.report.console import print_table
 from headsearch.runs.console import say
 from headsearch.text import counted
+
+
+def _remark(space: ResolvedSpace, candidate: Candidate) -> str:
+    """What sets a candidate apart. On images all maps of a run have one size."""
+    _, (rows, _) = space.base.stages[candidate.feature_index]
+    fixed = rows == 1 and candidate.made_by.one_length(candidate.parameters)
+    remarks = ["control"] * candidate.control + ["one length only"] * fixed
+    return ", ".join(remarks)
 
 
 def print_space(console: Console, space: ResolvedSpace, limit: int) -> None:
@@ -44,7 +52,7 @@ def print_space(console: Console, space: ResolvedSpace, limit: int) -> None:
                     f"{100 * candidate.params_m / space.base.params_m:.0f} %",
                     f"{candidate.gflops:.3f}",
                     f"{100 * candidate.gflops / space.base.gflops:.0f} %",
-                    "control" if candidate.control else "",
+                    _remark(space, candidate),
                 ]
                 for candidate in candidates
             ],

@@ -17,7 +17,8 @@ from headsearch.data.image.views import normalize
 from headsearch.device import mixed_precision
 from headsearch.evaluation.similarity import pooled_map
 from headsearch.models.bases import BaseOutput
-from headsearch.models.network import Network, failing_as, tokens_of
+from headsearch.models.heads.padding import masked_mean
+from headsearch.models.network import Network, failing_as, tokens_of, valid_on
 
 PROBE_IMAGES = 512
 """At most so many images, the first queries, are used to measure discrepancy: its cost grows with
@@ -60,6 +61,7 @@ class RungFeatures:
         self._heads = {name: network.heads[name] for name in names}
         self._base_pooled: list[Tensor] = []
         self._map_pooled: list[Tensor] = []
+        self._valid_on_probe: list[Tensor | None] = []  # of each batch
         self._head_pooled: dict[str, list[Tensor]] = {name: [] for name in names}
 
     def base_on_probe(self) -> dict[int, Tensor]:
@@ -68,8 +70,10 @@ class RungFeatures:
             feature_index: [] for feature_index in self._network.feature_indices
         }
         for images in batches(self._data.queries, self._batch_size, last=PROBE_IMAGES):
-            for feature_index, map_BDHW in self._maps(images).items():
+            base = self._base(images)
+            for feature_index, map_BDHW in base.maps_BDHW.items():
                 maps[feature_index].append(map_BDHW)
+            self._valid_on_probe.append(base.valid)
         return {feature_index: torch.cat(parts) for feature_index, parts in maps.items()}
 
     def head_on_probe(self, name: str, maps_PDHW: Mapping[int, Tensor]) -> Tensor:
@@ -80,11 +84,13 @@ class RungFeatures:
             maps_PDHW: from `base_on_probe`.
         """
         head, tokens = self._heads[name], []
-        for map_BDHW in maps_PDHW[head.feature_index].split(self._batch_size):
+        parts = maps_PDHW[head.feature_index].split(self._batch_size)
+        for map_BDHW, valid_BHW in zip(parts, self._valid_on_probe, strict=True):
+            valid_BHW = valid_on(map_BDHW, valid_BHW)
             with failing_as(name, map_BDHW), mixed_precision(self._device, self._autocast):
-                tokens_BND = head.tokens(map_BDHW)
+                tokens_BND = head.tokens(map_BDHW, valid_BHW)
                 normed_BND = head.norm(tokens_BND)
-            self._head_pooled[name].append(normed_BND.mean(dim=1).float())
+            self._head_pooled[name].append(masked_mean(normed_BND, valid_BHW).float())
             tokens.append(tokens_BND.float())
         return torch.cat(tokens)
 
@@ -98,12 +104,13 @@ class RungFeatures:
         others = max(0, len(queries) - PROBE_IMAGES) + (len(bank) if bank is not None else 0)
         # The probe images, the first queries, are done already.
         for images in chain(batches(queries, size, first=PROBE_IMAGES), batches(bank, size)):
-            maps_BDHW = self._maps(images)
+            base = self._base(images)
             for name, head in self._heads.items():
-                map_BDHW = maps_BDHW[head.feature_index]
+                map_BDHW = base.maps_BDHW[head.feature_index]
+                valid_BHW = valid_on(map_BDHW, base.valid)
                 with failing_as(name, map_BDHW), mixed_precision(self._device, self._autocast):
-                    tokens_BND = head(map_BDHW)
-                self._head_pooled[name].append(tokens_BND.mean(dim=1).float())
+                    tokens_BND = head(map_BDHW, valid_BHW)
+                self._head_pooled[name].append(masked_mean(tokens_BND, valid_BHW).float())
             on_share(len(images) / others)
 
     def base(self) -> Tensor:
@@ -118,16 +125,16 @@ class RungFeatures:
         """The pooled features of a head: (N, D), queries before bank."""
         return torch.cat(self._head_pooled[name])
 
-    def _maps(self, images: Tensor) -> dict[int, Tensor]:
-        """The base's maps of a batch, by feature index; stores the summary of the base."""
+    def _base(self, images: Tensor) -> BaseOutput:
+        """The base's output for a batch; stores its summary."""
         images = normalize(images.to(self._device), self._normalization)
         with mixed_precision(self._device, self._autocast):
             base: BaseOutput = self._network.base(
                 images, feature_indices=self._network.feature_indices
             )
         self._base_pooled.append(self._summary(base).float())
-        self._map_pooled.append(pooled_map(tokens_of(base.maps_BDHW[0])))
-        return base.maps_BDHW
+        self._map_pooled.append(pooled_map(tokens_of(base.maps_BDHW[0]), base.valid))
+        return base
 
 
 def batches(

@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from headsearch.models.heads.padding import masked_mean
+
 COLUMNS = 4096
 """Number of features that are converted to float64 at a time; limits the memory."""
 
@@ -36,9 +38,12 @@ def map_features(tokens_BND: Tensor) -> Tensor:
     return _normalised(tokens_BND).flatten(1)
 
 
-def pooled_map(tokens_BND: Tensor) -> Tensor:
-    """The mean over the tokens of an image, each normalised as in `map_features`: (B, D)."""
-    return _normalised(tokens_BND).mean(dim=1)
+def pooled_map(tokens_BND: Tensor, valid_BHW: Tensor | None = None) -> Tensor:
+    """The mean over the tokens of an image, each normalised as in `map_features`: (B, D).
+
+    Tokens on padding, where `valid_BHW` is False, are left out.
+    """
+    return masked_mean(_normalised(tokens_BND), valid_BHW)
 
 
 def _normalised(tokens_BND: Tensor) -> Tensor:

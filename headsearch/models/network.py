@@ -6,12 +6,13 @@ Shapes: B images (the two crops of a step are concatenated along B), D width, N 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headsearch import torchrun
@@ -20,6 +21,7 @@ from headsearch.device import out_of_memory
 from headsearch.errors import UserError
 from headsearch.models.bases import Base, BaseOutput, drop_no_paths
 from headsearch.models.head_batches import HeadBatches
+from headsearch.models.heads.padding import masked_mean, run_head
 from headsearch.models.user_code import ANY_ERROR, one_line
 
 
@@ -30,10 +32,15 @@ class Features:
     base: BaseOutput
     heads_BND: dict[str, Tensor]
     """Output tokens of each head after its own norm, for the images that this head sees."""
+    valid: Mapping[str, Tensor | None] = field(default_factory=dict)
+    """(B, H, W), bool, for each head: where its maps hold data; None if there is no padding."""
 
     def pooled_BD(self, head: str) -> Tensor:
-        """The image-level feature of a head (its CLS): the mean of its output tokens."""
-        return self.heads_BND[head].mean(dim=1)
+        """The image-level feature of a head (its CLS): the mean of its output tokens.
+
+        Tokens on padding are left out.
+        """
+        return masked_mean(self.heads_BND[head], self.valid.get(head))
 
 
 class HeadFailedError(UserError):
@@ -95,18 +102,29 @@ class AttachedHead(nn.Module):
         self.projection = projection
         self.feature_index = feature_index
 
-    def tokens(self, base_map_BDHW: Tensor) -> Tensor:
-        """The head's output tokens (B, N, D), before its norm."""
-        return tokens_of(self.head(base_map_BDHW))
+    def tokens(self, base_map_BDHW: Tensor, valid_BHW: Tensor | None = None) -> Tensor:
+        """The head's output tokens (B, N, D), before its norm.
 
-    def forward(self, base_map_BDHW: Tensor) -> Tensor:
+        On padding, where `valid_BHW` is False, they are zero.
+        """
+        return tokens_of(run_head(self.head, base_map_BDHW, valid_BHW))
+
+    def forward(self, base_map_BDHW: Tensor, valid_BHW: Tensor | None = None) -> Tensor:
         """The head's output tokens (B, N, D), after its norm."""
-        return cast(Tensor, self.norm(self.tokens(base_map_BDHW)))
+        return cast(Tensor, self.norm(self.tokens(base_map_BDHW, valid_BHW)))
 
 
 def tokens_of(map_BDHW: Tensor) -> Tensor:
     """Flattens a token map (B, D, H, W) to tokens (B, N, D)."""
     return map_BDHW.flatten(2).transpose(1, 2)
+
+
+def valid_on(map_BDHW: Tensor, valid_BHW: Tensor | None) -> Tensor | None:
+    """A mask of the base's last map, on the grid of another of its maps; None if there is none."""
+    if valid_BHW is None or valid_BHW.shape[1:] == map_BDHW.shape[2:]:
+        return valid_BHW
+    as_map = valid_BHW.unsqueeze(1).to(torch.uint8)
+    return F.interpolate(as_map, size=map_BDHW.shape[2:], mode="nearest").squeeze(1).bool()
 
 
 class Network(nn.Module):
@@ -181,15 +199,19 @@ class Network(nn.Module):
             else {}
         )
         inputs = {name: shared_maps[head.feature_index] for name, head in heads.items()}
+        valid: dict[str, Tensor | None] = dict.fromkeys(heads, base.valid)
         if shares is not None:
             for index, map_BDHW in shared_maps.items():
                 names = [name for name, head in heads.items() if head.feature_index == index]
                 inputs |= shares.of(names, map_BDHW) if names else {}
+            if base.valid is not None and heads:
+                valid |= shares.of(list(heads), base.valid)
+        valid = {name: valid_on(inputs[name], mask) for name, mask in valid.items()}
         tokens = {}
         for name, head in heads.items():
             with failing_as(name, inputs[name]):
-                tokens[name] = head(inputs[name])
-        return Features(base, tokens)
+                tokens[name] = head(inputs[name], valid[name])
+        return Features(base, tokens, valid)
 
     @property
     def feature_indices(self) -> list[int]:

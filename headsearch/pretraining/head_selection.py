@@ -19,6 +19,7 @@ from headsearch.models.space import (
     Space,
     load_space,
     read_space,
+    without_later,
 )
 from headsearch.runs.run import Run
 from headsearch.runs.tables import NO_HEAD, ranked
@@ -144,9 +145,10 @@ def written_head(candidate: Candidate, origin: Mapping[str, str]) -> dict[str, A
     """A head as YAML data: a search space with this head and no other."""
     attached = {"attach_at": candidate.feature_index} if candidate.feature_index else {}
     part = "controls" if candidate.control else "families"
+    parameters = candidate.parameters if origin else without_later(candidate.parameters)
     return {
         "families": {}, "controls": {},
-        part: {candidate.family: {**origin, **candidate.parameters, **attached}},
+        part: {candidate.family: {**origin, **parameters, **attached}},
     }  # fmt: skip
 
 

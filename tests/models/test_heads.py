@@ -710,8 +710,10 @@ def test_cost_is_the_count_by_hand():
 @pytest.mark.parametrize(("family", "parameters"), VARIANTS, ids=IDS)
 def test_the_count_on_meta_is_that_of_a_real_forward(family, parameters):
     head = build(family, (5, 7), **parameters)
-    # PyTorch counts attention where it is written out, not in its fused form on a CPU.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    # PyTorch counts attention and recurrence where they are written out, not in their fused forms
+    # on a CPU.
+    fused_off = torch.backends.mkldnn.flags(enabled=False)
+    with sdpa_kernel(SDPBackend.MATH), fused_off, FlopCounterMode(display=False) as counter:
         head(random_map((5, 7), 1))
     state = torch.get_rng_state()
     cost = head_cost(family, DIM, (5, 7), parameters)

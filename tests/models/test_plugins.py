@@ -87,6 +87,7 @@ NUMBER = 3
 class Shape:
     stages: tuple = ((16, (4, 4)), (8, (4, 4)))
     own_family: str | None = "attention"
+    causal: bool = False
     params_m: float = 1.0
     gflops: float = 0.1
 

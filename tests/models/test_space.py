@@ -9,11 +9,14 @@ import pytest
 import torch
 import yaml
 from optuna.trial import FixedTrial
+from rich.console import Console
 
+from headsearch.cli.space_view import print_space
 from headsearch.errors import UserError
 from headsearch.models.heads import FAMILIES
-from headsearch.models.space import Space, find_space, load_space, ready_spaces
+from headsearch.models.space import Space, as_space, find_space, load_space, ready_spaces
 from headsearch.models.space.distributions import all_points
+from headsearch.pretraining.head_selection import read_head, written_head
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -28,6 +31,7 @@ class Shape:
     params_m: float = 21.4
     gflops: float = 0.73
     earlier: tuple[tuple[int, tuple[int, int]], ...] = ()
+    causal: bool = False
 
     @property
     def stages(self):
@@ -128,7 +132,7 @@ def test_the_default_space_is_usable_on_other_bases(base, own):
 
 def test_a_name_finds_the_ready_space_and_a_file_wins(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ready = {"heads.yaml", "controls.yaml", "published.yaml", "large.yaml"}
+    ready = {"heads.yaml", "controls.yaml", "published.yaml", "sequence.yaml", "large.yaml"}
     assert set(ready_spaces()) == ready
     assert find_space("heads") == find_space("heads.yaml") == ready_spaces()["heads.yaml"]
     Path("heads.yaml").write_text("families: [mixer]\n")
@@ -142,7 +146,7 @@ def test_a_name_finds_the_ready_space_and_a_file_wins(tmp_path, monkeypatch):
         find_space(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["heads.yaml", "controls.yaml", "published.yaml"])
+@pytest.mark.parametrize("name", ["heads.yaml", "controls.yaml", "published.yaml", "sequence.yaml"])
 def test_every_ready_candidate_is_a_head(name):
     base = TINY if name == "controls.yaml" else Shape(48, (4, 4), "attention", 9.0, 9.0)
     for candidate in load_space(find_space(name)).on(base).enumerate(64).candidates:
@@ -151,6 +155,56 @@ def test_every_ready_candidate_is_a_head(name):
         params = sum(weight.numel() for weight in head.parameters())
         assert candidate.params_m == pytest.approx(params / 1e6)
         assert set(candidate.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-")
+
+
+# --- Sequences ------------------------------------------------------------------------------------
+
+
+def test_the_space_for_sequences_builds_on_a_row_and_heads_of_one_length_say_so(capsys):
+    row = Shape(48, (1, 24), "attention", 9.0, 9.0)
+    resolved = load_space(find_space("sequence")).on(row)
+    for candidate in resolved.enumerate(64).candidates:
+        head = candidate.build(48, (1, 24))
+        assert head(torch.randn(2, 48, 1, 24)).shape == (2, 48, 1, 24)
+    for base, said in ((row, True), (Shape(48, (4, 6), "attention", 9.0, 9.0), False)):
+        space = as_space({"families": {"mixer": {}, "lstm": {}}, "controls": {}})
+        print_space(Console(width=200), space.on(base), 9)
+        lines = capsys.readouterr().out.splitlines()
+        assert ["one length only" in line for line in lines if "mixer" in line] == [said]
+        assert not any("one length" in line for line in lines if "lstm" in line)
+
+
+def test_a_causal_base_takes_causal_heads_only():
+    base = Shape(48, (1, 24), "attention", 9.0, 9.0, causal=True)
+    families = {"lstm": {"depth": 1}, "mixer": {}, "convnext": {"causal": True}}
+    listing = as_space({"families": families}).on(base).enumerate(9)
+    assert {candidate.name for candidate in listing.candidates} == {
+        "identity",
+        "own-d3-causal",
+        "lstm-d1-causal",
+        "convnext-d3-k7-causal",
+    }
+    assert [reason for _, reason in listing.excluded] == [
+        "mixer has no causal form, and this base is causal"
+    ]
+    row = torch.randn(1, 48, 1, 24)
+    later = torch.cat([row[..., :9], torch.randn(1, 48, 1, 15)], dim=3)
+    for candidate in listing.candidates:
+        head = candidate.build(48, (1, 24))
+        torch.testing.assert_close(head(row)[..., :9], head(later)[..., :9])
+        written = written_head(candidate, {})
+        assert read_head(written, base, "a test").candidate == candidate
+
+
+def test_spaces_and_heads_of_older_runs_are_the_same():
+    """Their families had no parameter `causal`: neither contents nor hashes may show it."""
+    space = as_space({"families": {"convnext": {"depth": [1, 2]}}, "controls": {"own": {}}})
+    assert "causal" not in str(space.written())
+    for candidate in space.on(Shape()).enumerate(9).candidates:
+        assert "causal" not in str(written_head(candidate, {}))
+    changed = as_space({"families": {"convnext": {"causal": True}}, "controls": {}})
+    assert as_space(changed.written()).hash == changed.hash
+    assert "causal" in changed.written()["families"]["convnext"]
 
 
 # --- Forms of a parameter -------------------------------------------------------------------------

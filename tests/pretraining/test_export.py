@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import yaml
 from headsearch.config.yaml_file import located
 from headsearch.errors import UserError
 from headsearch.models.bases import BasePlan, plan_base
-from headsearch.models.heads import FAMILIES, Parameter, Value
+from headsearch.models.bases.shapes import Stage
+from headsearch.models.heads import CAUSAL, FAMILIES, Parameter, Value
 from headsearch.models.heads.standalone import Sources
 from headsearch.models.space import Candidate, parameters_of, read_space
 from headsearch.pretraining.export import export_from, export_head, snippet_text
@@ -50,6 +52,8 @@ def variants() -> list[tuple[str, Mapping[str, Value]]]:
         found.append((name, {}))
         for knob_name, knob in parameters_of(family).items() if not family.control else ():
             value = other(knob)
+            if knob is CAUSAL:
+                continue  # for sequences; below
             if knob.kind in ("bool", "choice") or knob.low <= value <= knob.high:
                 found.append((name, {knob_name: value}))
     return found
@@ -102,6 +106,26 @@ def test_the_snippet_is_the_head(
     maps = torch.randn(2, dim, *grid, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(theirs(maps), mine(maps), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if not FAMILIES[name].control])
+def test_the_snippet_of_a_head_on_a_sequence_is_the_head(
+    family: str, plan: BasePlan, tmp_path: Path
+) -> None:
+    """With kernels along the row; and in its causal form, if it has one."""
+    sequences = replace(plan, stages=(Stage(64, (1, 12)),))
+    for causal in (False, True)[: 1 + ("causal" in FAMILIES[family].parameters)]:
+        candidate = candidate_of(family, {"causal": True} if causal else {}, sequences)
+        assert candidate.name.endswith("causal") == causal
+        text = snippet_text(candidate, sequences)
+        (tmp_path / f"{candidate.name}.py").write_text(text)
+        mine = candidate.made_by.make(64, (1, 12), candidate.parameters).eval()
+        theirs = executed(text)["build_head"]().eval()
+        theirs.load_state_dict(mine.state_dict(), strict=True)
+        maps = torch.randn(2, 64, 1, 12, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            assert torch.equal(theirs(maps), mine(maps))
+    linted(tmp_path)
 
 
 def test_first_weights_are_drawn_the_same_way(plan: BasePlan) -> None:

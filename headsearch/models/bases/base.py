@@ -40,6 +40,9 @@ class BaseOutput(NamedTuple):
     """The last patch tokens, after the final norm of the base if that comes before pooling."""
     pooled_BD: Tensor
     """The image-level feature of the base: its class token or mean token, after the final norm."""
+    valid: Tensor | None = None
+    """(B, H, W), bool, on the grid of the last map: True where the maps hold data, False on
+    padding, which heads and means leave out. None if there is no padding, as with images."""
 
 
 class Reading(NamedTuple):

@@ -55,6 +55,8 @@ class BasePlan:
     """Which of the model's outputs the base uses."""
     weights: Weights | None = None
     """The initial weights; None for timm's random initialisation."""
+    causal: bool = False
+    """Whether an output depends on inputs up to its own place only. Its heads are causal, too."""
     module: nn.Module | None = field(default=None, repr=False, compare=False)
     """The user's module, if the base is one; each base is a copy of it."""
 

@@ -18,6 +18,7 @@ from timm.models.resnetv2 import PreActBottleneck
 from torch import Tensor, nn
 
 from headsearch.models.heads.family import (
+    CAUSAL,
     DEPTH,
     KERNEL,
     MLP_RATIO,
@@ -28,11 +29,19 @@ from headsearch.models.heads.family import (
 )
 from headsearch.models.heads.init import normal_fan_out, truncated_normal
 from headsearch.models.heads.layout import ChannelsLastBlocks
+from headsearch.models.heads.sequence import along_row
 from headsearch.models.heads.shortcuts import SHORTCUTS, opened, replacing
 
 
 def build_convnext(
-    dim: int, grid: Grid, *, depth: int, kernel: int, mlp_ratio: float, **shortcuts: bool
+    dim: int,
+    grid: Grid,
+    *,
+    depth: int,
+    kernel: int,
+    mlp_ratio: float,
+    causal: bool = False,
+    **shortcuts: bool,
 ) -> nn.Module:
     """ConvNeXt blocks (Liu et al. 2022) without layer scale.
 
@@ -43,7 +52,8 @@ def build_convnext(
         ConvNeXtBlock(dim, kernel_size=kernel, mlp_ratio=mlp_ratio, ls_init_value=None)
         for _ in range(depth)
     ]
-    return truncated_normal(nn.Sequential(*opened(blocks, replacing("shortcut"), **shortcuts)))
+    head = nn.Sequential(*opened(blocks, replacing("shortcut"), **shortcuts))
+    return truncated_normal(along_row(head, grid, causal=causal))
 
 
 class _GatedWithoutShortcut(nn.Module):
@@ -63,7 +73,14 @@ class _GatedWithoutShortcut(nn.Module):
 
 
 def build_mambaout(
-    dim: int, grid: Grid, *, depth: int, kernel: int, mlp_ratio: float, **shortcuts: bool
+    dim: int,
+    grid: Grid,
+    *,
+    depth: int,
+    kernel: int,
+    mlp_ratio: float,
+    causal: bool = False,
+    **shortcuts: bool,
 ) -> nn.Module:
     """MambaOut blocks (Yu & Wang 2025): one half of a wide layer gates the other half.
 
@@ -74,7 +91,8 @@ def build_mambaout(
         GatedConvBlock(dim, expansion_ratio=mlp_ratio, kernel_size=kernel, ls_init_value=None)
         for _ in range(depth)
     ]
-    return truncated_normal(ChannelsLastBlocks(opened(blocks, _GatedWithoutShortcut, **shortcuts)))
+    head = ChannelsLastBlocks(opened(blocks, _GatedWithoutShortcut, **shortcuts))
+    return truncated_normal(along_row(head, grid, causal=causal))
 
 
 def _group_norm(channels: int, act_layer: type[nn.Module] = nn.ReLU, **kwargs: Any) -> nn.Module:
@@ -104,6 +122,7 @@ def build_bottleneck(
     kernel: int,
     bottleneck_ratio: float,
     dilation: int = 1,
+    causal: bool = False,
     **shortcuts: bool,
 ) -> nn.Module:
     """Pre-activation ResNet bottlenecks (He et al. 2016) with group norm in place of batch norm.
@@ -124,11 +143,19 @@ def build_bottleneck(
         )
         for _ in range(depth)
     ]
-    return normal_fan_out(nn.Sequential(*opened(blocks, replacing("downsample"), **shortcuts)))
+    head = nn.Sequential(*opened(blocks, replacing("downsample"), **shortcuts))
+    return normal_fan_out(along_row(head, grid, causal=causal))
 
 
 def build_mbconv(
-    dim: int, grid: Grid, *, depth: int, kernel: int, expansion: float, **shortcuts: bool
+    dim: int,
+    grid: Grid,
+    *,
+    depth: int,
+    kernel: int,
+    expansion: float,
+    causal: bool = False,
+    **shortcuts: bool,
 ) -> nn.Module:
     """Inverted residuals (MobileNetV2, Sandler et al. 2018) with group norm in place of batch norm.
 
@@ -146,7 +173,8 @@ def build_mbconv(
         )
         for _ in range(depth)
     ]
-    return normal_fan_out(nn.Sequential(*opened(blocks, _without_skip, **shortcuts)))
+    head = nn.Sequential(*opened(blocks, _without_skip, **shortcuts))
+    return normal_fan_out(along_row(head, grid, causal=causal))
 
 
 def _without_skip(block: Any) -> nn.Module:
@@ -181,6 +209,7 @@ CONVNEXT = Family(
         "kernel": KERNEL,
         "mlp_ratio": MLP_RATIO,
         **SHORTCUTS,
+        "causal": CAUSAL,
     },
 )
 MAMBAOUT = Family(
@@ -194,6 +223,7 @@ MAMBAOUT = Family(
             "float", 2.667, "width of gate and of value over the width", "m{}", low=1, high=8
         ),
         **SHORTCUTS,
+        "causal": CAUSAL,
     },
 )
 BOTTLENECK = Family(
@@ -205,6 +235,7 @@ BOTTLENECK = Family(
         "kernel": with_default(KERNEL, 3),
         "bottleneck_ratio": BOTTLENECK_RATIO,
         **SHORTCUTS,
+        "causal": CAUSAL,
     },
     norm="group",
 )
@@ -218,6 +249,7 @@ DILATED = Family(
         "dilation": DILATION,
         "bottleneck_ratio": BOTTLENECK_RATIO,
         **SHORTCUTS,
+        "causal": CAUSAL,
     },
     norm="group",
     settle=_settle_dilation,
@@ -233,6 +265,7 @@ MBCONV = Family(
             "float", 4.0, "width of the wide layer over the width", "e{}", low=1, high=8
         ),
         **SHORTCUTS,
+        "causal": CAUSAL,
     },
     norm="group",
 )

@@ -121,6 +121,9 @@ class Family:
             parameters of `shortcuts.py`.
         settle: function that changes checked parameters in place to those of an equal head, where
             some values make others ineffective; None if no parameter depends on another.
+        one_length: function of the parameters: whether the head works on maps of one size alone,
+            the one that it is built for. Others take sequences of any length, and their outputs
+            do not depend on how much padding there is.
     """
 
     name: str
@@ -132,6 +135,7 @@ class Family:
     multiplies: bool = False
     blocks: Callable[[Mapping[str, Any]], int] | None = lambda values: int(values["depth"])
     settle: Callable[[dict[str, Any], Grid], None] | None = None
+    one_length: Callable[[Mapping[str, Any]], bool] = lambda values: False
 
     def settled(self, dim: int, grid: Grid, parameters: Mapping[str, Value]) -> dict[str, Value]:
         """The canonical parameters of a head on a map: equal heads have equal parameters.
@@ -143,6 +147,7 @@ class Family:
         Raises:
             UserError: a parameter is unknown, or a value is not valid.
         """
+        causal = self.parameters.get("causal") is CAUSAL and bool(parameters.get("causal"))
         for name in parameters:
             if name not in self.parameters:
                 raise unknown(f"parameter of {self.name}", name, self.parameters)
@@ -154,7 +159,13 @@ class Family:
             )
             for name, parameter in self.parameters.items()
         }
-        if self.norm and values.get("norm") == self.norm:
+        if causal and grid[0] > 1:
+            raise UserError(
+                f"{self.name}.causal is for sequences, which are maps of one row, but this map has "
+                f"{grid[0]} rows: leave it out"
+            )
+        # A causal form has layer norms only; see `along_row`.
+        if self.norm and values.get("norm") == ("layer" if causal else self.norm):
             values["norm"] = "own"  # asking for the norm that the blocks have changes nothing
         if self.blocks is not None and values.get("shortcuts") is False:
             # In a head of one block, removing all shortcuts is the same as removing the first one.
@@ -186,6 +197,18 @@ KERNEL = Parameter(
     # In a larger kernel the outer taps lie off the map wherever the kernel is centred.
     largest_useful=lambda grid: 2 * max(grid) - 1,
 )
+CAUSAL = Parameter(
+    "bool",
+    False,
+    "whether an output depends on the tokens up to its own only; for sequences",
+    "causal",
+)
+"""The parameter of families with a causal form. Only maps of one row can have it set."""
+
+
+def always(values: Mapping[str, Any]) -> bool:
+    """The `one_length` of families whose weights or windows belong to one size of map."""
+    return True
 
 
 def with_default(parameter: Parameter, default: Value) -> Parameter:

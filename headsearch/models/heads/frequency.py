@@ -12,7 +12,7 @@ import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from headsearch.models.heads.family import DEPTH, Family, Grid
+from headsearch.models.heads.family import DEPTH, Family, Grid, always
 from headsearch.models.heads.init import truncated_normal
 from headsearch.models.heads.metaformer import metaformer
 from headsearch.models.heads.shortcuts import SHORTCUTS
@@ -52,4 +52,5 @@ GFNET = Family(
     build_gfnet,
     {"depth": DEPTH, **SHORTCUTS},
     multiplies=True,
+    one_length=always,
 )

@@ -7,14 +7,17 @@ from typing import Any
 
 from torch import nn
 
+from headsearch.errors import UserError
 from headsearch.models.heads.attention import ATTENTION, LINEAR_ATTENTION, SWIN, XCIT
 from headsearch.models.heads.convolution import BOTTLENECK, CONVNEXT, DILATED, MAMBAOUT, MBCONV
-from headsearch.models.heads.family import Family, Grid, Parameter
+from headsearch.models.heads.family import CAUSAL, Family, Grid, Parameter
 from headsearch.models.heads.frequency import GFNET
 from headsearch.models.heads.large_kernel import CONVMIXER, FOCALNET, INCEPTIONNEXT, VAN
 from headsearch.models.heads.mlp import GMLP, MIXER, RESMLP
 from headsearch.models.heads.pooling import POOLFORMER
+from headsearch.models.heads.recurrent import GRU, LSTM
 from headsearch.models.heads.shortcuts import SHORTCUTS
+from headsearch.models.heads.state_space import SSM
 
 NEAR = {
     family.name: family
@@ -34,7 +37,19 @@ NEAR = {
 """Families that mix tokens within a neighbourhood."""
 FAR = {
     family.name: family
-    for family in (ATTENTION, LINEAR_ATTENTION, XCIT, FOCALNET, GFNET, MIXER, RESMLP, GMLP)
+    for family in (
+        ATTENTION,
+        LINEAR_ATTENTION,
+        XCIT,
+        FOCALNET,
+        GFNET,
+        MIXER,
+        RESMLP,
+        GMLP,
+        LSTM,
+        GRU,
+        SSM,
+    )
 }
 """Families in which every token can depend on the whole map."""
 
@@ -51,6 +66,7 @@ def build_hybrid(
     order: str,
     first_shortcut: bool,
     shortcuts: bool,
+    causal: bool = False,
 ) -> nn.Module:
     """Repeats `depth` times: `near_blocks` blocks of a local, `far_blocks` of a global family.
 
@@ -69,6 +85,7 @@ def build_hybrid(
                 "depth": blocks,
                 "first_shortcut": first_shortcut or index > 0,
                 "shortcuts": shortcuts,
+                **({"causal": True} if causal else {}),
             },
         )
         for index, (family, blocks) in enumerate(unit * depth)
@@ -80,8 +97,18 @@ def _blocks(values: Mapping[str, Any]) -> int:
     return int(values["depth"] * (values["near_blocks"] + values["far_blocks"]))
 
 
-def _settle_norm(values: dict[str, Any], grid: Grid) -> None:
-    """Sets `norm` to "own" where it asks for the norm that both families have by default."""
+def _settle(values: dict[str, Any], grid: Grid) -> None:
+    """Sets `norm` to "own" where it asks for the norm that both families have by default.
+
+    Raises:
+        UserError: the head is to be causal, but one of its families has no causal form.
+    """
+    if values["causal"]:
+        for family in (NEAR[values["near"]], FAR[values["far"]]):
+            if "causal" not in family.parameters:
+                raise UserError(
+                    f"hybrid.causal: {family.name} has no causal form; use another family"
+                )
     if {NEAR[values["near"]].norm, FAR[values["far"]].norm} <= {values.get("norm"), ""}:
         values["norm"] = "own"
 
@@ -116,9 +143,13 @@ HYBRID = Family(
             "choice", "near", "which of the two comes first", "{}first", choices=("near", "far")
         ),
         **SHORTCUTS,
+        "causal": CAUSAL,
     },
     norm="mixed",
     multiplies=True,
     blocks=_blocks,
-    settle=_settle_norm,
+    settle=_settle,
+    one_length=lambda values: any(
+        family.one_length(values) for family in (NEAR[values["near"]], FAR[values["far"]])
+    ),
 )

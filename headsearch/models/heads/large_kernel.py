@@ -12,14 +12,16 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from timm.models.convmixer import Residual
-from timm.models.focalnet import FocalNetBlock
+from timm.models.focalnet import FocalModulation, FocalNetBlock
 from timm.models.inception_next import InceptionDWConv2d, MetaNeXtBlock
 from torch import Tensor, nn
 
 from headsearch.models.heads.family import (
+    CAUSAL,
     DEPTH,
     KERNEL,
     MLP_RATIO,
@@ -30,6 +32,7 @@ from headsearch.models.heads.family import (
 )
 from headsearch.models.heads.init import normal_fan_in, normal_fan_out, truncated_normal
 from headsearch.models.heads.metaformer import metaformer
+from headsearch.models.heads.sequence import along_row
 from headsearch.models.heads.shortcuts import SHORTCUTS, WithoutShortcut, opened
 
 VAN_DILATION = 3
@@ -37,7 +40,7 @@ VAN_DILATION = 3
 
 
 def build_convmixer(
-    dim: int, grid: Grid, *, depth: int, kernel: int, **shortcuts: bool
+    dim: int, grid: Grid, *, depth: int, kernel: int, causal: bool = False, **shortcuts: bool
 ) -> nn.Module:
     """ConvMixer blocks (Trockman & Kolter 2022): a depth-wise, then a point-wise convolution.
 
@@ -54,7 +57,8 @@ def build_convmixer(
         nn.Sequential(Residual(nn.Sequential(*convolution(kernel, dim))), *convolution(1, 1))
         for _ in range(depth)
     ]
-    return nn.Sequential(*opened(blocks, _without_residual, **shortcuts))
+    head = nn.Sequential(*opened(blocks, _without_residual, **shortcuts))
+    return along_row(head, grid, causal=causal)
 
 
 def _without_residual(block: Any) -> nn.Module:
@@ -63,12 +67,20 @@ def _without_residual(block: Any) -> nn.Module:
 
 
 def build_inceptionnext(
-    dim: int, grid: Grid, *, depth: int, kernel: int, mlp_ratio: float, **shortcuts: bool
+    dim: int,
+    grid: Grid,
+    *,
+    depth: int,
+    kernel: int,
+    mlp_ratio: float,
+    causal: bool = False,
+    **shortcuts: bool,
 ) -> nn.Module:
     """InceptionNeXt blocks (Yu et al. 2024), with layer norm for batch norm and no layer scale.
 
     One eighth of the channels is convolved with a 3×3 kernel, one eighth with a row of `kernel`
-    tokens and one eighth with a column. The remaining channels are not mixed over tokens.
+    tokens and one eighth with a column. The remaining channels are not mixed over tokens. On a
+    sequence the square is three tokens long, and a column is a factor for each channel.
     """
     blocks = [
         MetaNeXtBlock(
@@ -84,7 +96,46 @@ def build_inceptionnext(
     def without(block: Any) -> nn.Module:
         return nn.Sequential(block.token_mixer, block.norm, block.mlp)
 
-    return truncated_normal(nn.Sequential(*opened(blocks, without, **shortcuts)))
+    head = nn.Sequential(*opened(blocks, without, **shortcuts))
+    return truncated_normal(along_row(head, grid, causal=causal))
+
+
+class Modulation(FocalModulation):  # type: ignore[misc]  # timm has no types
+    """FocalNet's token mixing, for maps with padding and for causal heads, too.
+
+    Attributes:
+        causal: whether the last context is the mean over the places so far, instead of all; for
+            maps of one row.
+        valid_BHW: bool; True where the map holds data, so that the mean is over such places only;
+            None if it holds data everywhere. See `padding.py`.
+    """
+
+    causal = False
+    valid_BHW: Tensor | None = None
+
+    def forward(self, map_BDHW: Tensor) -> Tensor:
+        query_BDHW, context_BDHW, gates = torch.split(self.f(map_BDHW), self.input_split, 1)
+        contexts: Any = 0
+        for level, layer in enumerate(self.focal_layers):
+            context_BDHW = layer(context_BDHW)
+            contexts = contexts + context_BDHW * gates[:, level : level + 1]
+        contexts = contexts + self.act(self._mean(context_BDHW)) * gates[:, self.focal_level :]
+        output_BDHW: Tensor = self.proj(query_BDHW * self.h(contexts))
+        return output_BDHW
+
+    def _mean(self, map_BDHW: Tensor) -> Tensor:
+        """The mean of the map, (B, D, 1, 1), or that of the places so far, (B, D, 1, W)."""
+        if self.valid_BHW is None and not self.causal:
+            return map_BDHW.mean((2, 3), keepdim=True)
+        weight_B1HW = map_BDHW.new_ones(map_BDHW[:, :1].shape)
+        if self.valid_BHW is not None:
+            weight_B1HW = self.valid_BHW.unsqueeze(1).to(map_BDHW)
+        parts = (map_BDHW * weight_B1HW, weight_B1HW)
+        if self.causal:
+            sums, weights = (part.cumsum(3) for part in parts)
+        else:
+            sums, weights = (part.sum((2, 3), keepdim=True) for part in parts)
+        return sums / weights.clamp(min=1)
 
 
 def build_focalnet(
@@ -95,6 +146,7 @@ def build_focalnet(
     kernel: int,
     levels: int,
     mlp_ratio: float,
+    causal: bool = False,
     **shortcuts: bool,
 ) -> nn.Module:
     """FocalNet blocks (Yang et al. 2022) without layer scale: contexts modulate each token.
@@ -105,7 +157,7 @@ def build_focalnet(
     contexts and gates vanish where no shortcut helps (1e-17 measured after three blocks of width
     64).
     """
-    blocks = [
+    blocks: list[Any] = [
         FocalNetBlock(
             dim,
             mlp_ratio=mlp_ratio,
@@ -115,8 +167,10 @@ def build_focalnet(
         )
         for _ in range(depth)
     ]
+    for block in blocks:
+        block.modulation.__class__ = Modulation  # which keeps timm's weights
     blocks = opened(blocks, partial(WithoutShortcut, mixing="modulation"), **shortcuts)
-    return normal_fan_in(nn.Sequential(*blocks))
+    return normal_fan_in(along_row(nn.Sequential(*blocks), grid, causal=causal))
 
 
 class LargeKernelAttention(nn.Module):
@@ -145,27 +199,36 @@ class LargeKernelAttention(nn.Module):
         return output_BDHW
 
 
-def build_van(dim: int, grid: Grid, *, depth: int, kernel: int, **shortcuts: bool) -> nn.Module:
+def build_van(
+    dim: int, grid: Grid, *, depth: int, kernel: int, causal: bool = False, **shortcuts: bool
+) -> nn.Module:
     """Blocks of the Visual Attention Network (Guo et al. 2023), with layer norm for batch norm.
 
     Unlike in the paper, the MLP has no depth-wise convolution and the attention has no inner
     shortcut, so that only the large kernel mixes tokens.
     """
     mixer = partial(LargeKernelAttention, kernel=kernel)
-    return normal_fan_out(metaformer(dim, depth, mixer, LayerNorm2d, **shortcuts))
+    head = metaformer(dim, depth, mixer, LayerNorm2d, **shortcuts)
+    return normal_fan_out(along_row(head, grid, causal=causal))
 
 
 CONVMIXER = Family(
     "convmixer",
     "wide depth-wise kernels, no MLP",
     build_convmixer,
-    {"depth": DEPTH, "kernel": with_default(KERNEL, 9), **SHORTCUTS},
+    {"depth": DEPTH, "kernel": with_default(KERNEL, 9), **SHORTCUTS, "causal": CAUSAL},
 )
 INCEPTIONNEXT = Family(
     "inceptionnext",
     "a square, a row and a column, some channels each",
     build_inceptionnext,
-    {"depth": DEPTH, "kernel": with_default(KERNEL, 11), "mlp_ratio": MLP_RATIO, **SHORTCUTS},
+    {
+        "depth": DEPTH,
+        "kernel": with_default(KERNEL, 11),
+        "mlp_ratio": MLP_RATIO,
+        **SHORTCUTS,
+        "causal": CAUSAL,
+    },
 )
 FOCALNET = Family(
     "focalnet",
@@ -177,6 +240,7 @@ FOCALNET = Family(
         "levels": Parameter("int", 2, "how many contexts", "l{}", low=1, high=4),
         "mlp_ratio": MLP_RATIO,
         **SHORTCUTS,
+        "causal": CAUSAL,
     },
     multiplies=True,
 )
@@ -191,6 +255,7 @@ VAN = Family(
             KERNEL, largest_useful=lambda grid: 2 * ((max(grid) - 1) // VAN_DILATION) + 1
         ),
         **SHORTCUTS,
+        "causal": CAUSAL,
     },
     multiplies=True,
 )

@@ -13,7 +13,7 @@ from typing import Any
 from timm.models.mlp_mixer import MixerBlock, ResBlock, SpatialGatingBlock
 from torch import Tensor, nn
 
-from headsearch.models.heads.family import DEPTH, MLP_RATIO, Family, Grid, Parameter
+from headsearch.models.heads.family import DEPTH, MLP_RATIO, Family, Grid, Parameter, always
 from headsearch.models.heads.init import xavier_uniform
 from headsearch.models.heads.layout import TokenBlocks
 from headsearch.models.heads.shortcuts import SHORTCUTS, opened
@@ -115,6 +115,7 @@ MIXER = Family(
         ),
         **SHORTCUTS,
     },
+    one_length=always,
 )
 RESMLP = Family(
     "resmlp",
@@ -122,10 +123,12 @@ RESMLP = Family(
     build_resmlp,
     {"depth": DEPTH, "mlp_ratio": MLP_RATIO, **SHORTCUTS},
     norm="",
+    one_length=always,
 )
 GMLP = Family(
     "gmlp",
     "a linear map over places that gates",
     build_gmlp,
     {"depth": DEPTH, "mlp_ratio": MLP_RATIO, **SHORTCUTS},
+    one_length=always,
 )

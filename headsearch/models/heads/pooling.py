@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 
-from timm.models.metaformer import GroupNorm1NoBias, Pooling
+from timm.models.metaformer import GroupNorm1NoBias
 from torch import nn
 
-from headsearch.models.heads.family import DEPTH, Family, Grid, Parameter
+from headsearch.models.heads.family import CAUSAL, DEPTH, Family, Grid, Parameter
 from headsearch.models.heads.init import truncated_normal
 from headsearch.models.heads.metaformer import metaformer
+from headsearch.models.heads.sequence import NeighbourMean, along_row
 from headsearch.models.heads.shortcuts import SHORTCUTS
 
 
 def build_poolformer(
-    dim: int, grid: Grid, *, depth: int, pool: int, **shortcuts: bool
+    dim: int, grid: Grid, *, depth: int, pool: int, causal: bool = False, **shortcuts: bool
 ) -> nn.Module:
     """PoolFormer blocks (Yu et al. 2022): the mean over pool × pool tokens minus the token itself.
 
@@ -22,8 +23,9 @@ def build_poolformer(
     filter. The norms have no bias: the difference would cancel the bias of the first norm, and the
     bias of the MLP makes that of the second redundant.
     """
-    mixer = partial(Pooling, pool_size=pool)
-    return truncated_normal(metaformer(dim, depth, mixer, GroupNorm1NoBias, **shortcuts))
+    mixer = partial(NeighbourMean, pool_size=pool)
+    head = metaformer(dim, depth, mixer, GroupNorm1NoBias, **shortcuts)
+    return truncated_normal(along_row(head, grid, causal=causal))
 
 
 POOLFORMER = Family(
@@ -44,6 +46,7 @@ POOLFORMER = Family(
             largest_useful=lambda grid: 2 * max(grid) - 1,
         ),
         **SHORTCUTS,
+        "causal": CAUSAL,
     },
     norm="group",
 )

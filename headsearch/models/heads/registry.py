@@ -19,6 +19,8 @@ from headsearch.models.heads.large_kernel import CONVMIXER, FOCALNET, INCEPTIONN
 from headsearch.models.heads.mlp import GMLP, MIXER, RESMLP
 from headsearch.models.heads.norm import NORM, SOME_NORM, renormalised
 from headsearch.models.heads.pooling import POOLFORMER
+from headsearch.models.heads.recurrent import GRU, LSTM
+from headsearch.models.heads.state_space import SSM
 from headsearch.models.heads.width import WIDTH, AtWidth, inner_width
 
 
@@ -59,6 +61,9 @@ FAMILIES: dict[str, Family] = {
         RESMLP,
         GMLP,
         POOLFORMER,
+        LSTM,
+        GRU,
+        SSM,
         HYBRID,
         IDENTITY,
     )

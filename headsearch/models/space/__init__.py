@@ -1,7 +1,14 @@
 """The search space: reads heads.yaml, resolves it on a base into candidates with their costs."""
 
 from headsearch.models.space.candidate import BaseShape, Candidate, Listing
-from headsearch.models.space.parameters import ATTACH_AT, CONTROLS, OWN, PARAMETERS, parameters_of
+from headsearch.models.space.parameters import (
+    ATTACH_AT,
+    CONTROLS,
+    OWN,
+    PARAMETERS,
+    parameters_of,
+    without_later,
+)
 from headsearch.models.space.resolved import ENUMERABLE, ResolvedSpace
 from headsearch.models.space.space import (
     Space,
@@ -29,4 +36,5 @@ __all__ = [
     "parameters_of",
     "read_space",
     "ready_spaces",
+    "without_later",
 ]

@@ -22,6 +22,9 @@ class BaseShape(Protocol):
     def own_family(self) -> str | None: ...  # the family with the same blocks, if there is one
 
     @property
+    def causal(self) -> bool: ...  # whether its outputs depend on inputs up to their own only
+
+    @property
     def params_m(self) -> float: ...  # millions of parameters
 
     @property

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from headsearch.models.heads import DEPTH, FAMILIES, Family, Parameter
+from headsearch.models.heads import CAUSAL, DEPTH, FAMILIES, Family, Parameter, Value
 
 OWN = "own"
 """The name of the control head built from the base's own kind of block.
@@ -15,7 +16,7 @@ Its family is that of the base (`BaseShape.own_family`).
 
 CONTROLS: dict[str, Mapping[str, Parameter]] = {
     **{name: family.parameters for name, family in FAMILIES.items() if family.control},
-    OWN: {"depth": DEPTH},
+    OWN: {"depth": DEPTH, "causal": CAUSAL},
 }
 """The parameters of each control by name."""
 
@@ -39,3 +40,16 @@ PARAMETERS: Mapping[str, Mapping[str, Parameter]] = {
     **{name: parameters_of(family) for name, family in FAMILIES.items()},
     **CONTROLS,
 }
+
+LATER: Mapping[str, Value] = {"causal": CAUSAL.default}
+"""Parameters of built-in families that older versions lack, with the value that heads had."""
+
+
+def without_later(written: Mapping[str, Any]) -> dict[str, Any]:
+    """The written parameters of a built-in family, without those in `LATER` at their old value.
+
+    The space and the head of an older run, and the hash of its space, are thus still the same.
+    """
+    return {
+        name: value for name, value in written.items() if name not in LATER or value != LATER[name]
+    }

@@ -1,8 +1,9 @@
 """`ResolvedSpace`: a search space on one base; enumerates or samples candidates with their costs.
 
-Resolving does three things. The control `own` becomes the base's own kind of block. Kernels and
+Resolving does four things. The control `own` becomes the base's own kind of block. Kernels and
 windows larger than the map become the largest that make a difference on it, where the map is the
-one to which the head is attached. Points that are the same head become one candidate.
+one to which the head is attached. Heads of a causal base become causal, or are left out. Points
+that are the same head become one candidate.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 from headsearch.errors import UserError
-from headsearch.models.heads import FAMILIES, Cost, Family, Parameter, Value, head_cost
+from headsearch.models.heads import CAUSAL, FAMILIES, Cost, Family, Parameter, Value, head_cost
 from headsearch.models.space.candidate import BaseShape, Candidate, Listing
 from headsearch.models.space.distributions import all_points
-from headsearch.models.space.parameters import CONTROLS, OWN, parameters_of
+from headsearch.models.space.parameters import CONTROLS, OWN, parameters_of, without_later
 from headsearch.models.space.plugins import UserFamily
 
 if TYPE_CHECKING:
@@ -169,6 +170,8 @@ class ResolvedSpace:
         known = self._parameters(family)
         parameters = {name: value for name, value in settled if name in known}
         name = self._name(family, {**parameters, "attach_at": feature_index})
+        if family == OWN:
+            parameters = without_later(parameters)
         if self._names.setdefault(name, key) != key:
             raise UserError(
                 f"{self.space.source}: two different heads of {family} would both be called {name}"
@@ -196,6 +199,11 @@ class ResolvedSpace:
         # An index beyond the base's maps is reported by `_cost`; any map will do until then.
         dim, grid = self.base.stages[min(feature_index, len(self.base.stages) - 1)]
         own = {name: value for name, value in values.items() if name != "attach_at"}
+        known = self._families[block].parameters
+        if self.base.causal and "causal" in known:
+            own["causal"] = True
+        elif "causal" not in known and own.get("causal") is CAUSAL.default:
+            del own["causal"]  # of the control `own`, on a base whose family has no causal form
         return block, feature_index, tuple(self._families[block].settled(dim, grid, own).items())
 
     def _cost(self, key: _Key) -> tuple[Cost, str]:
@@ -204,6 +212,9 @@ class ResolvedSpace:
             block, feature_index, settled = key
             if feature_index >= len(self.base.stages):
                 self._costs[key] = Cost(math.nan, math.nan), self._places()
+            elif self.base.causal and not self._may_be_causal(block):
+                reason = f"{block} has no causal form, and this base is causal"
+                self._costs[key] = Cost(math.nan, math.nan), reason
             elif block in self.space.from_elsewhere:
                 user = self.space.from_elsewhere[block]
                 self._costs[key] = user.cost(*self.base.stages[feature_index], dict(settled))
@@ -213,6 +224,10 @@ class ResolvedSpace:
                 )
                 self._costs[key] = cost, ""
         return self._costs[key]
+
+    def _may_be_causal(self, block: str) -> bool:
+        family = self._families[block]
+        return family.control or "causal" in family.parameters
 
     def _places(self) -> str:
         return f"this base can be attached to at 0 to {len(self.base.stages) - 1}"
@@ -230,7 +245,12 @@ class ResolvedSpace:
             raise UserError(f"{user.where}: {fault}")
 
     def _parameters(self, family: str) -> Mapping[str, Parameter]:
-        return CONTROLS[family] if family in CONTROLS else parameters_of(self._families[family])
+        if family != OWN:
+            known = self._families[family]
+            return known.parameters if known.control else parameters_of(known)
+        assert self.base.own_family is not None
+        of_block = self._families[self.base.own_family].parameters
+        return {name: known for name, known in CONTROLS[OWN].items() if name in of_block}
 
     def _name(self, family: str, values: Mapping[str, Value]) -> str:
         """The name of the candidate with these values: the family and the labels of parameters."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from headsearch.errors import UserError, unknown
 from headsearch.models.heads import FAMILIES
 from headsearch.models.space.candidate import BaseShape
 from headsearch.models.space.distributions import Distributions, count_points
-from headsearch.models.space.parameters import CONTROLS, parameters_of
+from headsearch.models.space.parameters import CONTROLS, parameters_of, without_later
 from headsearch.models.space.plugins import UserFamily, read_user_families, without_origins
 from headsearch.models.space.reader import read_families
 from headsearch.models.space.resolved import ResolvedSpace
@@ -45,7 +45,7 @@ class Space:
     from_elsewhere: Mapping[str, UserFamily] = field(default_factory=dict)
 
     def written(self) -> dict[str, Any]:
-        """The space as a dict for YAML, with all defaults spelled out and in a fixed order.
+        """The space as a dict for YAML, in a fixed order, with defaults (see `without_later`).
 
         Saved as YAML and loaded again, it is the same space with the same hash.
         """
@@ -53,7 +53,7 @@ class Space:
         return {
             "families": {
                 name: {**self._origin(name), **distributions}
-                for name, distributions in _written(self.families).items()
+                for name, distributions in _written(self.families, self.from_elsewhere).items()
             },
             "controls": _written(self.controls),
             "constraints": {name: limit for name, limit in limits.items() if limit is not None},
@@ -84,10 +84,16 @@ class Space:
         return ResolvedSpace(self, base)
 
 
-def _written(families: Mapping[str, Distributions]) -> dict[str, Any]:
-    return {
+def _written(
+    families: Mapping[str, Distributions], from_elsewhere: Container[str] = ()
+) -> dict[str, Any]:
+    written = {
         family: {name: distributions[name].written() for name in sorted(distributions)}
         for family, distributions in families.items()
+    }
+    return {
+        family: parameters if family in from_elsewhere else without_later(parameters)
+        for family, parameters in written.items()
     }
 
 

@@ -156,13 +156,19 @@ class StepProfiler:
 
     def _kept(self, trainer: Trainer) -> int:
         """Bytes of activations that the forward pass of a step keeps for its backward pass."""
-        maps, *summaries = self._features
+        features = self._features
         # The crops and the fixed features stand in for a batch and the base: they are no
         # activations of what is measured here.
         weights = trainer.student.state_dict().values()
         return activation_bytes(
             lambda: trainer.losses(self._crops.flatten(0, 1), MIDDLE, self._local_of(trainer)),
-            (*maps.values(), *summaries, self._crops, *weights),
+            (
+                *features.maps_BDHW.values(),
+                features.tokens_BND,
+                features.pooled_BD,
+                self._crops,
+                *weights,
+            ),
         )
 
     def _local_of(self, trainer: Trainer) -> Tensor | None:
@@ -244,6 +250,7 @@ class _FixedFeatures(nn.Module):
             {index: _leaf(features.maps_BDHW[index]) for index in feature_indices},
             _leaf(features.tokens_BND),
             _leaf(features.pooled_BD),
+            features.valid,
         )
 
 
