@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from scipy import stats
 
+from headsearch.config.domains import words_of
 from headsearch.report.columns import percent, signed, with_error
 from headsearch.report.expected_gain import expected_gain
 from headsearch.report.incidents import incident_sentences
@@ -32,7 +33,7 @@ def trust(run: Run) -> Iterator[str]:
     """The reasons to trust the ranking less, the most serious first."""
     rows = ranked(run.ranking)
     baselines = run.facts.get("baselines", {})
-    images = reporting_images(run)
+    images, words = reporting_images(run), words_of(str(run.config.get("domain")))
     status = run.facts.get("status")
     if status is None:
         yield "The study of this run could not be read, so it is unknown how the run ended."
@@ -59,14 +60,15 @@ def trust(run: Run) -> Iterator[str]:
         of_heads = (row.accuracy for row in rows if math.isfinite(row.accuracy))
         typical = baselines.get("base_knn") or baselines.get("base_linear") or next(of_heads, 0.5)
         yield (
-            f"k-NN and linear accuracy are measured on {images:,} reporting images: an accuracy "
-            f"like the base's has the interval {with_error(typical, images)} (95%, binomial). "
-            "Choosing and pruning used other images."
+            f"k-NN and linear accuracy are measured on {images:,} reporting {words.samples}: an "
+            f"accuracy like the base's has the interval {with_error(typical, images)} (95%, "
+            "binomial). "
+            f"Choosing and pruning used other {words.samples}."
         )
     if saturated(search_facts(run).accuracies):
         yield (
-            "All accuracies are at their limit: these evaluation images are too easy or too hard "
-            "to rank heads by."
+            "All accuracies are at their limit: these evaluation "
+            f"{words.samples} are too easy or too hard to rank heads by."
         )
     yield from _comparisons(run, rows)
     measured = verified(run)
@@ -79,7 +81,7 @@ def trust(run: Run) -> Iterator[str]:
     if share is not None and share > DOMINANT_SHARE:
         yield (
             f"One principal component holds {percent(share)} of the base's variance on the probe "
-            "images: CKA then compares little else, and discrepancies are underestimated."
+            f"{words.samples}: CKA then compares little else, and discrepancies are underestimated."
         )
     for row in rows:
         if not row.healthy:
