@@ -92,7 +92,8 @@ def decode_clip(data: bytes, sample_rate: int, seconds: float) -> NDArray[np.flo
     if ratio != 1:
         from scipy.signal import resample_poly  # imported here: it takes a second
 
-        waveform_T = resample_poly(waveform_T, max(1, ratio.numerator), ratio.denominator)
+        up, down = max(1, ratio.numerator), ratio.denominator
+        waveform_T = np.asarray(resample_poly(waveform_T, up, down), np.float64)
     return waveform_T.astype(np.float32)
 
 
