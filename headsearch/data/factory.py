@@ -80,6 +80,7 @@ class Pool(ABC):
 
     Attributes:
         name: what the user called the images.
+        noun: what one of them is called.
         classes: class names; empty without labels.
         notes: decisions made while opening them, one line each.
         labels: (N,) int64 indices into `classes`; None without labels, and where all classes are
@@ -87,6 +88,7 @@ class Pool(ABC):
     """
 
     name: str
+    noun: str = "image"
     classes: tuple[str, ...]
     notes: tuple[str, ...]
     labels: Tensor | None = None

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headsearch.config.domains import IMAGE, words_of
+from headsearch.config.domains import IMAGE, Words, words_of
 from headsearch.data.copies import warnings_about
 from headsearch.data.domains import DOMAINS
 from headsearch.data.factory import Form, Pool
@@ -108,7 +108,7 @@ def open_data(
     )
     bank, queries, unused = loaded.bank, loaded.queries, ""
     if bank is not None:
-        judged, unused = _classifiable(bank, queries, warnings)
+        judged, unused = _classifiable(bank, queries, warnings, words_of(settings.domain))
         if judged is None:
             warnings.append(f"{unused}, so the data count as unlabelled")
             bank, queries.labels, queries.classes = None, None, ()
@@ -167,7 +167,9 @@ def _load(
     return _Loaded(train, bank, queries, left_out, domain.resolved(form))
 
 
-def _classifiable(bank: Images, queries: Images, warnings: list[str]) -> tuple[Tensor | None, str]:
+def _classifiable(
+    bank: Images, queries: Images, warnings: list[str], words: Words
+) -> tuple[Tensor | None, str]:
     """Indices of the queries whose class is in the bank, or None and why they say nothing.
 
     No proxy can classify the other queries, whatever the features, so they do not count. Where they
@@ -183,22 +185,22 @@ def _classifiable(bank: Images, queries: Images, warnings: list[str]) -> tuple[T
         what = "is of a class" if missing == 1 else "are of classes"
         found = (
             f"{missing} of {counted(len(queries), 'query', 'queries')} {what} that none of the "
-            f"{counted(len(bank), 'bank image')} is of"
+            f"{counted(len(bank), f'bank {words.sample}')} is of"
         )
     if missing > len(judged) or len(judged) < 2:
         return None, found or "there are too few queries"
     if len(known) < 2:
-        return None, "all bank images are of one class"
+        return None, f"all bank {words.samples} are of one class"
     if missing:
         warnings.append(
-            f"{found}, and left out of accuracies; use a larger --bank-images, or images of more "
-            "of the classes"
+            f"{found}, and left out of accuracies; use a larger --bank-images, or "
+            f"{words.samples} of more of the classes"
         )
     few = int((torch.bincount(bank.labels)[known] < BANK_IMAGES).sum())
     if few:
         warnings.append(
             f"{few} of {counted(len(known), 'class', 'classes')} {'has' if few == 1 else 'have'} "
-            f"fewer than {BANK_IMAGES} bank images, so accuracies are rough; use a larger "
+            f"fewer than {BANK_IMAGES} bank {words.samples}, so accuracies are rough; use a larger "
             "--bank-images or a lower --probe-classes"
         )
     return judged, ""
@@ -258,7 +260,7 @@ class _Loader:
             )
         if len(images.classes) == 1:  # a single class cannot be classified
             self.notes.append(
-                f"{pool.name}: all images are of one class, so it counts as unlabelled"
+                f"{pool.name}: all {pool.noun}s are of one class, so it counts as unlabelled"
             )
             images.labels, images.classes = None, ()
         return images

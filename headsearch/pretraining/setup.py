@@ -161,7 +161,7 @@ def _planned(setup: TrainingSetup, head: Head | None, notes: list[str]) -> Pretr
     config = setup.config
     with_head = f"with the head {head.candidate.name}" if head else "without a head"
     steps = (
-        f"{counted(setup.steps, 'step')} of {setup.batch} images "
+        f"{counted(setup.steps, 'step')} of {setup.batch} {setup.domain.words.samples} "
         f"({counted(config.epochs, 'epoch')}) {with_head}, "
         f"scored at {counted(config.rungs, 'rung')}"
     )

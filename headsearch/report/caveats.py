@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from scipy import stats
 
-from headsearch.config.domains import words_of
 from headsearch.report.columns import percent, signed, with_error
 from headsearch.report.expected_gain import expected_gain
 from headsearch.report.incidents import incident_sentences
@@ -33,7 +32,7 @@ def trust(run: Run) -> Iterator[str]:
     """The reasons to trust the ranking less, the most serious first."""
     rows = ranked(run.ranking)
     baselines = run.facts.get("baselines", {})
-    images, words = reporting_images(run), words_of(str(run.config.get("domain")))
+    images, words = reporting_images(run), run.words
     status = run.facts.get("status")
     if status is None:
         yield "The study of this run could not be read, so it is unknown how the run ended."
@@ -98,7 +97,7 @@ def _seeds(run: Run) -> Iterator[str]:
         yield (
             f"One seed ({first}): how much another seed moves the ranks is unknown (measure it "
             "with `headsearch run --seeds 3`). Brackets behind ranks reflect only the choice of "
-            "images."
+            f"{run.words.samples}."
         )
         return
     yield (
@@ -151,12 +150,13 @@ def _comparisons(run: Run, rows: list[Ranked]) -> Iterator[str]:
 
 def _chosen_on(run: Run) -> str:
     """Which of the winner's figures are too high, because the heads were ranked by them."""
+    samples = run.words.samples
     if rank_by(run) == "discrepancy":
-        what = "discrepancy is used for choosing and reported on the same images"
+        what = f"discrepancy is used for choosing and reported on the same {samples}"
         return f"{what}, so the winner's is slightly overestimated"
     return (
-        "Score is used for choosing and reported on the same images, so the winner's is slightly "
-        "overestimated; k-NN and Linear are measured on other images"
+        f"Score is used for choosing and reported on the same {samples}, so the winner's is "
+        f"slightly overestimated; k-NN and Linear are measured on other {samples}"
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from headsearch.config.domains import words_of
 from headsearch.report.advice import advice
 from headsearch.report.caveats import trust
 from headsearch.report.dense import DenseSection, dense_section
@@ -72,7 +71,7 @@ def content(run: Run) -> Content:
 def _summary(run: Run) -> str:
     """One line below the title: candidates, base, data, objective, state of the run."""
     config, base = run.config, run.facts.get("base", {})
-    words = words_of(str(config.get("domain")))
+    words = run.words
     heads = len(run.ranking)
     parts = [counted(heads, "candidate head")]
     name = base.get("name", config.get("base"))
@@ -111,7 +110,7 @@ def _legend(run: Run) -> str:
 
 def _costs(run: Run) -> Iterator[tuple[str, str]]:
     """What the run cost, as names and values; values that were not recorded are left out."""
-    facts, words = run.facts, words_of(str(run.config.get("domain")))
+    facts, words = run.facts, run.words
     if facts.get("wall_s") is not None:
         scoring = facts.get("score_s")
         share = f", {duration(scoring)} of it scoring" if scoring is not None else ""
@@ -147,7 +146,7 @@ def _costs(run: Run) -> Iterator[tuple[str, str]]:
 def _method(run: Run) -> str:
     """How discrepancy is measured."""
     measure = str(run.config.get("discrepancy", "cka"))
-    words = words_of(str(run.config.get("domain")))
+    words = run.words
     return (
         f"Discrepancy is {MEASURES.get(measure, measure)} between the token maps of base and head, "
         f"both of the teacher network, on the same held-out {words.samples} (one {words.sample} is "

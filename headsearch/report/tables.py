@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headsearch.config.domains import words_of
 from headsearch.report.columns import COLUMNS, Column, score_column, with_error
 from headsearch.report.statistics.ranking import contenders, rank_by, reporting_images
 from headsearch.report.statistics.seed_noise import RankNoise, rank_noise
@@ -154,7 +153,7 @@ def baselines_table(run: Run) -> Table | None:
     lines = [
         (title, [_fraction(baselines.get(f"{kind}_{probe}")) for probe in probes])
         for kind, title in (
-            ("raw", words_of(str(run.config.get("domain"))).raw.capitalize()),
+            ("raw", run.words.raw.capitalize()),
             ("untrained", "Untrained base"),
             ("base", "Trained base"),
         )

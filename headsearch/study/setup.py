@@ -148,10 +148,11 @@ def prepare(
 
 def _notes(prepared: SearchSetup) -> Iterator[str]:
     config, listing = prepared.config, prepared.listing
+    words = prepared.training.domain.words
     yield from setup_notes(prepared.training)
     count = candidate_count(listing, config)
     parts = (
-        counted(len(prepared.data.train), "image"),
+        counted(len(prepared.data.train), words.sample),
         counted(config.epochs, "epoch"),
         counted(count, "candidate"),
         counted(config.rungs, "rung"),
@@ -165,7 +166,7 @@ def _notes(prepared: SearchSetup) -> Iterator[str]:
     yield from prepared.space.notes
     seeds = f" under each of {config.seeds} seeds" if config.seeds > 1 else ""
     yield (
-        f"{counted(prepared.training.steps, 'step')} of {prepared.batch} images "
+        f"{counted(prepared.training.steps, 'step')} of {prepared.batch} {words.samples} "
         f"({counted(config.epochs, 'epoch')})"
         f"{seeds}, scored at {counted(config.rungs, 'rung')}, ranked by {prepared.rank_by}, "
         f"heads {config.coupling}"
@@ -173,7 +174,7 @@ def _notes(prepared: SearchSetup) -> Iterator[str]:
     if config.images_per_head != "all":
         seen = head_batch_size(config.images_per_head, prepared.batch, prepared.most_heads)
         more = ", and more once heads have left" if config.images_per_head == "share" else ""
-        yield f"each head sees {seen} of the {prepared.batch} images of a step{more}"
+        yield f"each head sees {seen} of the {prepared.batch} {words.samples} of a step{more}"
     yield machine_note(prepared.training)
 
 

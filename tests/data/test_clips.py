@@ -91,7 +91,7 @@ def test_a_bad_clip_says_why(data: bytes, reason: str) -> None:
 
 
 def reference_levels(waveform: np.ndarray, how: LogMel) -> np.ndarray:
-    """The log-mel map (M, W) in levels, in float64, by the formulas of a DFT and of mel triangles."""
+    """The map (M, W) in levels, in float64, by the formulas of a DFT and of mel triangles."""
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(how.window) / how.window)
     bins = np.arange(how.fft // 2 + 1)
     hertz = bins * how.sample_rate / how.fft

@@ -80,6 +80,8 @@ class ClipSource(Items):
 class ClipPool(Pool):
     """Clips that are not decoded yet; see `Pool`."""
 
+    noun = CLIPS.noun
+
     def __init__(self, source: ClipSource) -> None:
         self.source = source
         self.name, self.notes = source.name, source.notes

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy import stats
 
-from headsearch.config.domains import words_of
 from headsearch.report.columns import COLUMNS, shown, shown_interval, signed
 from headsearch.report.plots import scatter
 from headsearch.report.plots.axes import (
@@ -106,7 +105,7 @@ def _references(run: Run, y: str) -> list[tuple[str, float]]:
     """The accuracies of base, untrained base and raw pixels, with their labels."""
     probe = y.removeprefix("head_")
     baselines = run.facts.get("baselines", {})
-    raw = words_of(str(run.config.get("domain"))).raw
+    raw = run.words.raw
     texts = (("base", "base"), ("untrained", "untrained"), ("raw", raw))
     return [
         (text, float(baselines[f"{kind}_{probe}"]) * COLUMNS[y].scale)
