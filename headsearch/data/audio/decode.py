@@ -103,6 +103,8 @@ class _ForSoundfile(Exception):  # noqa: N818 - not an error: another reader is 
 
 _EXTENSIBLE, _WHOLE, _FLOAT = 0xFFFE, 1, 3
 """Tags of formats in a WAV file; behind the first stands another one."""
+_FORMAT_BYTES = 24
+"""The least length of the chunk that describes the format, with its name."""
 
 
 def _opened(data: bytes) -> tuple[wave.Wave_read, int]:
@@ -118,6 +120,8 @@ def _opened(data: bytes) -> tuple[wave.Wave_read, int]:
     if data[:4] != b"RIFF":
         raise _ForSoundfile
     at = data.find(b"fmt ", 12, 4096)
+    if at > 0 and len(data) - at < _FORMAT_BYTES:
+        raise BadClip("is no readable WAV file: its head is cut short")
     tag = int.from_bytes(data[at + 8 : at + 10], "little") if at > 0 else _WHOLE
     if tag == _EXTENSIBLE:
         tag = int.from_bytes(data[at + 32 : at + 34], "little")

@@ -79,7 +79,7 @@ def mixed(x_N1HW: Tensor, other_N1HW: Tensor, share_N: Tensor) -> Tensor:
     """Mixes the power of others in: log((1 − λ) exp(x) + λ exp(other)), in levels of 0 to 1."""
     share_N111 = _each(share_N).clamp(max=1 - 1e-6)
     own = x_N1HW * LEVELS_TO_NEPER + torch.log1p(-share_N111)
-    others = other_N1HW * LEVELS_TO_NEPER + share_N111.clamp(min=1e-12).log()
+    others = other_N1HW * LEVELS_TO_NEPER + share_N111.log()  # −∞ for a share of 0
     return torch.logaddexp(own, others) / LEVELS_TO_NEPER
 
 
