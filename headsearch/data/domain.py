@@ -38,6 +38,8 @@ class Domain(ABC):
     name: ClassVar[str]
     files: ClassVar[FileKind]
     """The files that its data sets consist of."""
+    space: ClassVar[str] = "heads.yaml"
+    """The search space where `--space` is not given."""
 
     @property
     def words(self) -> Words:

@@ -28,6 +28,7 @@ from headsearch.study.pruners import make_pruner
 from headsearch.study.samplers import make_sampler
 from headsearch.text import counted
 from headsearch.training import distributed
+from headsearch.training.domain import with_domain
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 from headsearch.training.provenance import machine_note, recorded_settings, setup_notes
 from headsearch.training.setup import TrainingSetup, prepare_training
@@ -112,6 +113,7 @@ def prepare(
         UserError: something in the settings, the space or the data cannot be used.
     """
     # Names and space are checked first: opening the data may take long.
+    config = with_domain(config, inputs)
     make_pruner(config.pruner, eta=config.eta, min_keep=config.min_keep, rungs=config.rungs)
     make_sampler(config.sampler, config.seed)
     check_rank_by(config.rank_by)

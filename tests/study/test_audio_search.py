@@ -14,6 +14,7 @@ from headsearch.errors import UserError
 from headsearch.pretraining.head_selection import head_on
 from headsearch.pretraining.run import Pretraining
 from headsearch.pretraining.setup import prepare_pretraining
+from headsearch.report.document import write_report
 from headsearch.runs.run import Run, read_run
 from headsearch.study.resuming import resumed_search
 from headsearch.study.search import Search
@@ -66,6 +67,7 @@ def test_a_search_records_what_the_clips_decided(searched: Run) -> None:
 
 
 def test_the_report_speaks_of_clips(searched: Run) -> None:
+    write_report(searched)
     report = (searched.path / "report.md").read_text()
     assert "Raw log-mel" in report
     assert "training clips" in report
