@@ -72,7 +72,8 @@ def with_normalization(
     """
     if isinstance(base, BasePlan):
         weights = base.weights
-    if weights is None and config.normalization == normalization.AUTO and config.domain != IMAGE:
+    of_data = domain_of(config).name != IMAGE
+    if of_data and weights is None and config.normalization == normalization.AUTO:
         return config  # the data decide: see `Domain.normalization`
     chosen = normalization.parse(config.normalization)
     if config.normalization == normalization.AUTO and weights is not None:
