@@ -85,7 +85,7 @@ def decode_clip(data: bytes, sample_rate: int, seconds: float) -> NDArray[np.flo
         samples_TC = _soundfile_samples(data, start, wanted)
     if len(samples_TC) < wanted:
         raise BadClip("is cut short")
-    waveform_T = samples_TC.mean(axis=1)
+    waveform_T: NDArray[np.float64] = samples_TC.mean(axis=1)
     if not np.isfinite(waveform_T).all():
         raise BadClip("holds values that are not numbers (NaN or infinite)")
     ratio = Fraction(sample_rate, header.sample_rate).limit_denominator(_FINEST)
