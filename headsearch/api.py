@@ -21,8 +21,8 @@ from typing_extensions import Unpack
 
 from headsearch import torchrun
 from headsearch.cluster import session as engines
+from headsearch.config.given import flags_from
 from headsearch.config.keywords import PretrainSettings, SearchSettings, VerifyChoices, api_function
-from headsearch.config.settings import flags_from
 from headsearch.errors import UserError
 from headsearch.models.candidates import candidate_table
 from headsearch.models.space import Space, as_space

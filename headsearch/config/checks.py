@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic_core import PydanticCustomError
 
-from headsearch.config import normalization, views
+from headsearch.config import audio_views, normalization, views
 from headsearch.errors import UserError
 
 
@@ -45,11 +45,16 @@ def checked_normalization(value: Any) -> str:
 
 
 def checked_views(value: Any) -> str:
-    """A text that describes random views."""
+    """A text that describes random views, of images or of clips: which is known with the data."""
     try:
         views.check(str(value))
     except UserError as error:
-        raise PydanticCustomError("views", "{why}", {"why": str(error)}) from None
+        try:
+            audio_views.views_for_clips(str(value))
+        except UserError as of_clips:
+            of_audio = any(f"{name}=" in str(value) for name in audio_views.ONLY_OF_CLIPS)
+            why = str(of_clips if of_audio else error)
+            raise PydanticCustomError("views", "{why}", {"why": why}) from None
     return str(value)
 
 

@@ -19,6 +19,7 @@ from headsearch.config.settings import (
     CheckImages,
     Coupling,
     CudaGraphs,
+    DomainName,
     ImagesPerHead,
     Log,
     Precision,
@@ -37,6 +38,7 @@ class PretrainSettings(TypedDict, total=False):
     weights_prefix: str | None
     normalization: str
     pretrained: bool
+    domain: DomainName
     data_dir: str | Path | None
     store_size: int | None
     check_images: CheckImages
@@ -65,6 +67,11 @@ class PretrainSettings(TypedDict, total=False):
     dense_classes: str | None
     dense_ignore: str | None
     dense_tiles: bool
+    sample_rate: int | None
+    clip_seconds: float | None
+    window_ms: float
+    hop_ms: float
+    mels: int
     device: str
     precision: Precision
     cuda_graphs: CudaGraphs

@@ -33,6 +33,11 @@ class Normalization:
         mean, std = (", ".join(f"{x:g}" for x in part) for part in (self.mean, self.std))
         return f"mean ({mean}) and std ({std})"
 
+    @property
+    def words_of_one(self) -> str:
+        """The numbers of the first channel in words, for what has only one."""
+        return f"mean {self.mean[0]:g} and std {self.std[0]:g}"
+
     def is_close(self, other: Normalization) -> bool:
         """Whether both are equal to four digits, which is how precisely they are published."""
         pairs = zip((*self.mean, *self.std), (*other.mean, *other.std), strict=True)

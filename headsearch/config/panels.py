@@ -11,6 +11,7 @@ TRAIN = "Training"
 SEARCH = "Search"
 SCORES = "Scores"
 DENSE = "Dense tasks"
+AUDIO = "Clips of sound"
 MACHINE = "Machine and output"
 
 

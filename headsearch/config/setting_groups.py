@@ -26,7 +26,7 @@ RECORDED = (
 )  # fmt: skip
 """Keys of a run's own config.yaml besides its settings; they are not read back as settings."""
 
-_OLDER = {"normalization": "imagenet", "views": "small", "probe_classes": 0}
+_OLDER = {"normalization": "imagenet", "views": "small", "probe_classes": 0, "domain": "image"}
 _OLDER_CROPS = {"hssl-vit-s": "crop_scale=0.14/1", "hssl-vit-b": "crop_scale=0.14/1"}
 
 

@@ -20,7 +20,7 @@ from pydantic import (
     field_validator,
 )
 
-from headsearch.config import dense_settings, formats, pruning_settings
+from headsearch.config import audio_settings, dense_settings, formats, pruning_settings
 from headsearch.config.checks import (
     checked_bank_images,
     checked_images_per_head,
@@ -43,6 +43,7 @@ CheckImages = Literal["auto", "lazy", "headers"]
 Log = Literal["none", "tensorboard"]
 Among = Literal["cohort", "all"]
 CudaGraphs = Literal["auto", "never"]
+DomainName = Literal["auto", "image", "audio"]
 ImagesPerHead: TypeAlias = Literal["all", "share"] | int
 
 
@@ -83,13 +84,16 @@ class RunConfig(BaseModel):
         WHAT,
     )
     pretrained: bool = setting(False, "Start the base from timm's pretrained weights.", WHAT)
+    domain: DomainName = setting(
+        "auto", "Kind of data: image, audio (clips of sound), auto (by the files).", WHAT
+    )
     space: str = setting(
         "heads.yaml", "The search space: a YAML file, or the name of a built-in space.", WHAT
     )
     data: str = setting(
         "scenes",
         "Training images: 'scenes' (built in), a folder, .tar shards, a list of paths (.txt or "
-        ".csv), a URL (s3://…) or a timm dataset (torch/…).",
+        ".csv), a URL (s3://…) or a timm dataset (torch/…). Or clips of sound: a folder or .tar.",
         WHAT,
     )
     eval_data: str | None = setting(
@@ -232,6 +236,12 @@ class RunConfig(BaseModel):
     dense_ignore: str | None = dense_settings.IGNORE
     dense_tiles: bool = dense_settings.TILES
 
+    sample_rate: int | None = audio_settings.SAMPLE_RATE
+    clip_seconds: float | None = audio_settings.CLIP_SECONDS
+    window_ms: float = audio_settings.WINDOW
+    hop_ms: float = audio_settings.HOP
+    mels: int = audio_settings.MEL_BANDS
+
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, …", MACHINE)
     precision: Precision = setting(
         "auto", "auto, bf16 or float32; auto is bf16 if the hardware is fast at it.", MACHINE
@@ -361,23 +371,6 @@ def resolve(
     if scaled_lr is None or "lr" in given:
         return config
     return config.model_copy(update={"lr": scaled_lr})
-
-
-def flags_from(settings: Mapping[str, Any], **objects: Any) -> dict[str, Any]:
-    """Settings as the command line has them; an object is named by its class.
-
-    Raises:
-        UserError: there is no such setting.
-    """
-    for name in settings:
-        if name not in RunConfig.model_fields:
-            raise unknown("setting", name, RunConfig.model_fields)
-    named = {
-        name: str(value) if isinstance(value, str | Path) else type(value).__name__
-        for name, value in objects.items()
-        if value is not None
-    }
-    return {**settings, **named}
 
 
 def _explain(

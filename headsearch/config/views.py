@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
+from headsearch.config.view_text import AUTO, PUBLISHED, Reader, numbers, parsed, text_of
 from headsearch.errors import UserError, unknown
 
-AUTO, SMALL, PUBLISHED, MULTICROP = "auto", "small", "published", "multicrop"
+SMALL, MULTICROP = "small", "multicrop"
 NAMES = (AUTO, SMALL, PUBLISHED, MULTICROP)
 PHOTO_SIZE = 64
 """From this image side in pixels on, `auto` means the published views. A blur, or a crop of 8 % of
@@ -86,11 +85,13 @@ class ViewSettings:
 
     def _check(self, name: str, right: bool, wanted: str) -> None:
         if not right:
-            raise UserError(f"views: {name} must be {wanted}, but is {_text(getattr(self, name))}")
+            raise UserError(
+                f"views: {name} must be {wanted}, but is {text_of(getattr(self, name))}"
+            )
 
     def __str__(self) -> str:
         """The settings as a text that `parse` reads, such as `crop_scale=0.2/1.0,…`."""
-        return ",".join(f"{each.name}={_text(getattr(self, each.name))}" for each in fields(self))
+        return ",".join(f"{each.name}={text_of(getattr(self, each.name))}" for each in fields(self))
 
     @property
     def words(self) -> str:
@@ -100,12 +101,12 @@ class ViewSettings:
         if self.flip:
             parts.append("flips")
         if self.jitter_probability and any(self.jitter):
-            parts.append(f"colour jitter {_text(self.jitter)}")
+            parts.append(f"colour jitter {text_of(self.jitter)}")
         if self.grayscale:
             parts.append(f"grey {self.grayscale:g}")
         for name in ("blur", "solarize"):
             if any(getattr(self, name)):
-                parts.append(f"{name} {_text(getattr(self, name))}")
+                parts.append(f"{name} {text_of(getattr(self, name))}")
         if self.local_views:
             low, high = self.local_scale
             parts.append(f"{self.local_views} local crops of {100 * low:g} to {100 * high:g} %")
@@ -126,13 +127,6 @@ VIEWS = 2
 """The number of views of each image in a step, without local crops."""
 MOST_LOCAL_VIEWS = 32
 INTERPOLATIONS = ("bilinear", "bicubic")
-
-
-def _text(value: float | str | tuple[float, ...]) -> str:
-    """A value as in `--views`; floats keep all their digits."""
-    if isinstance(value, tuple):
-        return "/".join(_text(x) for x in value)
-    return value if isinstance(value, str) else repr(value)
 
 
 _BYOL = ViewSettings(
@@ -191,7 +185,7 @@ def views_for(text: str, objective: str, image_size: int) -> ViewSettings:
     Raises:
         UserError: the text has another form, or a value is out of its range.
     """
-    name, changes = _parsed(text)
+    name, changes = parsed(text, NAMES, _READERS, _DEFAULTS)
     if name == MULTICROP:
         if objective not in MULTICROP_VIEWS:
             names = " and ".join(MULTICROP_VIEWS)
@@ -209,54 +203,19 @@ def check(text: str) -> None:
     views_for(text, "dino", PHOTO_SIZE)
 
 
-def _parsed(text: str) -> tuple[str, dict[str, Any]]:
-    """The name in a value of `--views`, and the changes to what it stands for."""
-    name, entries = AUTO, [entry.strip() for entry in text.split(",")]
-    if "=" not in entries[0]:
-        name, entries = entries[0], entries[1:]
-        if name not in NAMES:
-            raise unknown("name of views", name, NAMES)
-    changes: dict[str, Any] = {}
-    for entry in entries:
-        key, equals, value = (part.strip() for part in entry.partition("="))
-        if key not in _READERS:
-            hint = difflib.get_close_matches(key, _READERS, n=1)
-            did_you_mean = f"; did you mean {hint[0]!r}?" if hint else ""
-            raise UserError(f"views: no setting {key!r} ({', '.join(_READERS)}){did_you_mean}")
-        if not equals or key in changes:
-            raise UserError(f"views: {key} needs one value, as in {key}={_DEFAULTS[key]}")
-        try:
-            changes[key] = _READERS[key](value)
-        except ValueError:
-            raise UserError(f"views: {entry!r} should be like {key}={_DEFAULTS[key]}") from None
-    return name, changes
-
-
-def _numbers(count: int | None) -> Callable[[str], tuple[float, ...]]:
-    """A reader of numbers between slashes, of so many of them if `count` is given."""
-
-    def read(text: str) -> tuple[float, ...]:
-        numbers = tuple(float(part) for part in text.split("/"))
-        if count is not None and len(numbers) != count:
-            raise ValueError(text)
-        return numbers
-
-    return read
-
-
-_DEFAULTS = {each.name: _text(getattr(SMALL_VIEWS, each.name)) for each in fields(ViewSettings)}
-_READERS: Mapping[str, Callable[[str], float | str | tuple[float, ...]]] = {
-    "crop_scale": _numbers(2),
-    "crop_ratio": _numbers(2),
+_DEFAULTS = {each.name: text_of(getattr(SMALL_VIEWS, each.name)) for each in fields(ViewSettings)}
+_READERS: Mapping[str, Reader] = {
+    "crop_scale": numbers(2),
+    "crop_ratio": numbers(2),
     "flip": float,
-    "jitter": _numbers(4),
+    "jitter": numbers(4),
     "jitter_probability": float,
     "grayscale": float,
-    "blur": _numbers(None),
-    "blur_sigma": _numbers(2),
-    "solarize": _numbers(None),
+    "blur": numbers(None),
+    "blur_sigma": numbers(2),
+    "solarize": numbers(None),
     "interpolation": str,
     "local_views": int,
     "local_size": int,
-    "local_scale": _numbers(2),
+    "local_scale": numbers(2),
 }

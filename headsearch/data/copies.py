@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from headsearch.config.domains import IMAGE, WORDS, Words
 from headsearch.data.image.store import Images
 from headsearch.text import counted
 
@@ -60,7 +61,12 @@ def copied(queries: Contents, others: list[Contents]) -> int:
 
 
 def warnings_about(
-    queries: Images, train: Images, bank: Images | None, *, own_queries: bool
+    queries: Images,
+    train: Images,
+    bank: Images | None,
+    *,
+    own_queries: bool,
+    words: Words = WORDS[IMAGE],
 ) -> Iterator[str]:
     """What makes the data of a run doubtful, one line each.
 
@@ -69,6 +75,7 @@ def warnings_about(
         train: the training images.
         bank: the labelled images that classifiers are fitted on.
         own_queries: whether the queries come from a set of their own (`--eval-data`).
+        words: of their domain.
     """
     held, trained = Contents.of(queries), Contents.of(train)
     count = copied(held, [trained] if bank is None else [trained, Contents.of(bank)])
@@ -77,10 +84,10 @@ def warnings_about(
         copies = "is a copy" if count == 1 else "are copies"
         yield (
             f"{count} of {counted(len(held.hashes), 'query', 'queries')} {copies} of training or "
-            "bank images, so not held out, and accuracies on copies are too high"
+            f"bank {words.samples}, so not held out, and accuracies on copies are too high"
             f"{hint if own_queries and count == len(held.hashes) else ''}"
         )
-    for what, contents in (("training images", trained), ("queries", held)):
+    for what, contents in ((f"training {words.samples}", trained), ("queries", held)):
         total, distinct = len(contents.hashes), len(set(contents.hashes))
         if total - distinct >= max(1, SHARE * total):
             yield (
@@ -91,6 +98,5 @@ def warnings_about(
         if contents.empty >= max(1, SHARE * total):
             yield (
                 f"{contents.empty} of {total} {what} of {contents.name} "
-                f"{'shows' if contents.empty == 1 else 'show'} nothing (one colour, "
-                f"within {CONTRAST} of 255 levels)"
+                f"{words.nothing[contents.empty != 1]}"
             )

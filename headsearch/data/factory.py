@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from headsearch.config.input_shape import InputShape
+from headsearch.data.audio.log_mel import LogMel
 from headsearch.data.image.decode import BadImage
 from headsearch.data.image.labelling import Labelling
 from headsearch.data.image.layouts import EVAL_FOLDERS, TRAIN_FOLDERS, split_folder
@@ -52,25 +54,33 @@ _SCENE_CHUNK = 1920  # scenes between two calls of `progress`
 
 @dataclass(frozen=True)
 class Form:
-    """What becomes of the images of a set.
+    """What becomes of the images of a set, or of its clips.
 
     Attributes:
-        image_size: side of the views in pixels.
+        shape: of the views.
         store_size: the shorter side in pixels at which photos are kept. None where the images are
-            no photos: each is then reduced to a square of `image_size`, which crops are cut from.
+            no photos: each is then reduced to a square of the views' size, to cut crops from.
         cropped: whether random crops are cut from the photos of this set.
+        log_mel: how the maps of clips are made; None for images.
     """
 
-    image_size: int
+    shape: InputShape
     store_size: int | None = None
     cropped: bool = False
+    log_mel: LogMel | None = None
+
+    @property
+    def image_size(self) -> int:
+        """The side of square views in pixels."""
+        return self.shape.width
 
 
 class Pool(ABC):
-    """Images that are not decoded yet, but whose number, and labels if any, are known.
+    """Images or clips that are not decoded yet, but whose number, and labels if any, are known.
 
     Attributes:
         name: what the user called the images.
+        noun: what one of them is called.
         classes: class names; empty without labels.
         notes: decisions made while opening them, one line each.
         labels: (N,) int64 indices into `classes`; None without labels, and where all classes are
@@ -78,6 +88,7 @@ class Pool(ABC):
     """
 
     name: str
+    noun: str = "image"
     classes: tuple[str, ...]
     notes: tuple[str, ...]
     labels: Tensor | None = None
@@ -100,9 +111,9 @@ class Pool(ABC):
         """
         return scale, ()
 
-    @abstractmethod
     def sides(self) -> list[int]:
-        """The shorter sides of the first images in pixels."""
+        """The shorter sides of the first images in pixels; none of what is no image."""
+        return []
 
     def names_of(self, classes: Tensor) -> tuple[str, ...]:
         """The names of some classes, by their int64 indices."""
@@ -269,9 +280,9 @@ class Opener:
             names = timm_spec.splits if "#" in spec else _SPLIT_FOLDERS[role]
             root = settings.data_dir or Path("data")
             folder = split_folder(root, names) or root
-            return SourcePool(open_path(folder, spec, without, self._labelling()))
+            return SourcePool(open_path(folder, spec, without, self.labelling()))
         if timm_spec is not None and timm_spec.prefix == "wds":
-            return SourcePool(TarSource(shards_of(timm_spec), spec, self._labelling()))
+            return SourcePool(TarSource(shards_of(timm_spec), spec, self.labelling()))
         if timm_spec is not None:
             source = open_timm(
                 timm_spec, count, settings.max_image_size, settings.memory_limit, settings.seed
@@ -285,7 +296,7 @@ class Opener:
             )
         if (table := find_table(spec, role)) is not None:
             return SourcePool(TableSource(table, settings.labels, settings.data_dir))
-        return SourcePool(open_named(spec, role, self._labelling(), without))
+        return SourcePool(open_named(spec, role, self.labelling(), without))
 
     def _with_own_labels(self, source: Source) -> Pool:
         """A data set that brings its labels with it, which `--labels none` leaves out.
@@ -303,5 +314,6 @@ class Opener:
             )
         return SourcePool(source)
 
-    def _labelling(self) -> Labelling:
+    def labelling(self) -> Labelling:
+        """How the labels of files are found, by `--labels`."""
         return Labelling.of(self.settings.labels, required=self.alone)

@@ -92,11 +92,17 @@ def _of_images(images: Images) -> dict[str, Any]:
     labels = images.labels.tolist() if images.labels is not None else None
     return {
         "images": count,
-        "image_size": images.image_size,
+        "image_size": _size(images),
         "classes": len(images.classes),
         "labels": _hash([labels, list(images.classes)]),
         "pixels": coarse.round().to(torch.int64).flatten().tolist(),
     }
+
+
+def _size(images: Images) -> int | list[int]:
+    """The side of square images; rows and columns of what is no image."""
+    shape = images.shape
+    return [shape.height, shape.width] if shape.sequence else shape.width
 
 
 def _hash(value: Any) -> str:

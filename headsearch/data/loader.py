@@ -1,7 +1,8 @@
 """The training loader: augmented crops of each image of a step, on the training device.
 
 Shapes: B images, V = 2 views of each, C = 3 channels, S image side; crops of a step are
-(V, B, C, S, S). With multi-crop there are L smaller, local crops of each image besides.
+(V, B, C, S, S), those of clips (V, B, 1, H, W). With multi-crop there are L smaller, local crops of
+each image besides.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from torch import Tensor
 from headsearch import torchrun
 from headsearch.config import normalization
 from headsearch.config.settings import RunConfig
-from headsearch.config.views import VIEWS, ViewSettings, views_for
+from headsearch.config.views import VIEWS, ViewSettings
+from headsearch.data.domain import Views
+from headsearch.data.domains import domain_of
 from headsearch.data.image.photo_sets import Photos
 from headsearch.data.image.photos import Cut
 from headsearch.data.image.store import Images
-from headsearch.data.image.views import finish_views, make_views
+from headsearch.data.image.views import finish_views
 from headsearch.data.order import epoch_order
 from headsearch.data.workers import StepRead, WorkerReads, worker_count
 from headsearch.device import staged
@@ -67,7 +70,8 @@ class Loader:
     def __init__(self, images: Images, config: RunConfig, device: torch.device) -> None:
         self._images, self._device, self._seed = images, device, config.seed
         self._normalization = normalization.parse(config.normalization)
-        self._views = views_for(config.views, config.objective, images.image_size)
+        self._domain = domain_of(config)
+        self._views = self._domain.views(config, images.shape)
         self.steps = config.epochs * steps_per_epoch(images, config)
         self._waited_s = 0.0
         self._reader = StepReader(images, config, self._views)
@@ -75,7 +79,9 @@ class Loader:
         # Small images in memory cost so little that one step ahead is enough.
         copied = images.in_memory and not isinstance(images, Photos)
         self._batches: ReadAhead[list[Tensor]] = ReadAhead(self.steps, 1 if copied else AHEAD)
-        self._local_side = self._views.local_side(images.image_size)
+        self._local_side = 0
+        if isinstance(self._views, ViewSettings):
+            self._local_side = self._views.local_side(images.image_size)
         if isinstance(images, Photos):
             pixels = VIEWS * images.image_size**2 + self._views.local_views * self._local_side**2
             count = worker_count(config.workers, config.batch_size * 3 * pixels)
@@ -93,14 +99,14 @@ class Loader:
         read = self._read(step)
         self._waited_s += time.perf_counter() - began
         crops = self._made_of(read[0], self._views, "views", step, VIEWS, self._images.image_size)
-        if not self._views.local_views:
+        if not isinstance(self._views, ViewSettings) or not self._views.local_views:
             return StepViews(crops, None)
         views, count = self._views.of_local_views, self._views.local_views
         local = self._made_of(read[-1], views, "local views", step, count, self._local_side)
         return StepViews(crops, local)
 
     def _made_of(
-        self, read: Tensor, views: ViewSettings, purpose: str, step: int, count: int, side: int
+        self, read: Tensor, views: Views, purpose: str, step: int, count: int, side: int
     ) -> Tensor:
         """Augmented crops of what was read of a step, on the training device.
 
@@ -115,8 +121,9 @@ class Loader:
         generator = seeded_generator(self._seed, purpose, step, device=self._device)
         part, scale = (torchrun.rank(), torchrun.count()), self._normalization
         if isinstance(self._images, Photos):
+            assert isinstance(views, ViewSettings)
             return finish_views(batch, generator, views, part, scale)
-        return make_views(batch, generator, views, count, part, scale, side)
+        return self._domain.make_views(batch, generator, views, count, part, scale, side)
 
     def take_waited_s(self) -> float:
         """The seconds that training has waited for images since this was last asked."""
@@ -152,7 +159,7 @@ class StepReader:
         views: how crops are cut from photos.
     """
 
-    def __init__(self, images: Images, config: RunConfig, views: ViewSettings) -> None:
+    def __init__(self, images: Images, config: RunConfig, views: Views) -> None:
         self._images, self._views = images, views
         self._batch_size, self._seed = config.batch_size, config.seed
         self._per_epoch = steps_per_epoch(images, config)
@@ -166,6 +173,7 @@ class StepReader:
         """The crops of the photos of a step."""
         assert isinstance(self._images, Photos)
         indices, views, size = self._indices(step), self._views, self._images.image_size
+        assert isinstance(views, ViewSettings)
 
         def drawn(purpose: str, count: int) -> NDArray[np.float64]:
             # Numbers for the whole batch are drawn on every rank, which keeps those of its part.

@@ -45,7 +45,7 @@ def hold_out(opener: Opener, data: str | Source, settings: DataSettings, notes: 
     most = max(max(images, bank_images) + eval_images, 5 * eval_images)
     pool = opener.open(data, "train", most if images and eval_images else None)
     notes[:0] = pool.notes
-    held = held_out(len(pool), eval_images)
+    held = held_out(len(pool), eval_images, pool.noun)
     order = pool.order(settings.seed)
     queries, rest, classes = order[:held], order[held:], None
     bank = rest
@@ -56,7 +56,7 @@ def hold_out(opener: Opener, data: str | Source, settings: DataSettings, notes: 
         rest = order[~torch.isin(order, queries)]
         classes = pool.names_of(chosen)
     notes.append(
-        f"{counted(len(queries), 'image')} held out of {pool.name} as queries, never trained on"
+        f"{counted(len(queries), pool.noun)} held out of {pool.name} as queries, never trained on"
     )
     return Split(
         train_pool=pool,
@@ -100,7 +100,7 @@ def _probed(
         return None
     notes.append(
         f"accuracy is that of {len(chosen)} of {len(pool.classes)} classes, drawn by the seed; "
-        "training images are of all (--probe-classes, --bank-images)"
+        f"training {pool.noun}s are of all (--probe-classes, --bank-images)"
     )
     return chosen
 
@@ -128,12 +128,13 @@ def keep_apart(
     name, classes = eval_pool.name, eval_pool.classes
     if len(eval_pool) < MIN_IMAGES:
         raise UserError(
-            f"{name} holds {counted(len(eval_pool), 'image')}; --eval-data needs {MIN_IMAGES}"
+            f"{name} holds {counted(len(eval_pool), eval_pool.noun)}; --eval-data needs "
+            f"{MIN_IMAGES}"
         )
     if len(classes) == 1:
         raise UserError(
-            f"{name} holds images of one class only ({classes[0]}), nothing to tell apart; "
-            "--eval-data needs two classes or more, or no class folders"
+            f"{name} holds {eval_pool.noun}s of one class only ({classes[0]}), nothing to tell "
+            "apart; --eval-data needs two classes or more, or no class folders"
         )
     order, eval_order = pool.order(settings.seed), eval_pool.order(settings.seed)
     train = order[: images or None]
@@ -165,12 +166,12 @@ def keep_apart(
     bank = bank[: bank_images or None]
     notes.append(
         f"{pool.name} has not the classes of {name}, which is split: "
-        f"{len(bank)} images to learn from, {len(queries)} queries"
+        f"{counted(len(bank), eval_pool.noun)} to learn from, {len(queries)} queries"
     )
     return Split(pool, train, eval_pool, queries, eval_pool, bank, names)
 
 
-def held_out(count: int, wanted: int) -> int:
+def held_out(count: int, wanted: int, noun: str = "image") -> int:
     """The number of queries to hold out of `count` images: at most `wanted`, and about a fifth.
 
     The limit is a fifth of the images, or `PROBE_IMAGES` where that is more (but at most half of
@@ -181,7 +182,7 @@ def held_out(count: int, wanted: int) -> int:
     """
     if count < 2 * MIN_IMAGES:
         raise UserError(
-            f"--data holds {counted(count, 'image')}; {2 * MIN_IMAGES} are needed to train on some "
+            f"--data holds {counted(count, noun)}; {2 * MIN_IMAGES} are needed to train on some "
             "and hold others out (or name --eval-data)"
         )
     limit = max(count // 5, min(PROBE_IMAGES, count // 2))

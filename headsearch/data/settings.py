@@ -5,10 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from headsearch.config.audio_settings import HOP_MS, MELS, WINDOW_MS
+from headsearch.config.domains import IMAGE
 from headsearch.config.settings import CheckImages
 from headsearch.data.image.skipped import MAX_BAD_IMAGES
 from headsearch.data.image.store import MEMORY_LIMIT
 from headsearch.errors import UserError
+
+
+@dataclass(frozen=True)
+class AudioSettings:
+    """How clips become log-mel maps; see `LogMel`. None leaves rate or length to the clips."""
+
+    sample_rate: int | None = None
+    clip_seconds: float | None = None
+    window_ms: float = WINDOW_MS
+    hop_ms: float = HOP_MS
+    mels: int = MELS
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,8 @@ class DataSettings:
         max_bad_images: the fraction of a set's images that may be unreadable.
         labels: "auto", "folders", "none", or a file of labels; see `Labelling`. Data sets of timm
             or of Python bring their labels with them, which "none" leaves out.
+        domain: the kind of data, a name in `DOMAINS`.
+        audio: how clips become log-mel maps.
 
     Raises:
         UserError: a number is negative, a size is not positive, or the fraction is not in [0, 1].
@@ -58,6 +73,8 @@ class DataSettings:
     check: CheckImages = "auto"
     max_bad_images: float = MAX_BAD_IMAGES
     labels: str = "auto"
+    domain: str = IMAGE
+    audio: AudioSettings = AudioSettings()
 
     def __post_init__(self) -> None:
         for name in ("images", "eval_images", "bank_images", "probe_classes", "memory_limit"):

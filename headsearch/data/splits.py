@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from statistics import median
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from headsearch.config.domains import IMAGE, Words, words_of
 from headsearch.data.copies import warnings_about
-from headsearch.data.factory import Form, Opener, Pool
+from headsearch.data.domains import DOMAINS
+from headsearch.data.factory import Form, Pool
 from headsearch.data.image.loading import Loading
-from headsearch.data.image.photos import STORED
 from headsearch.data.image.readers import Source
 from headsearch.data.image.skipped import LISTED_IN, LeftOut, named
 from headsearch.data.image.store import Images, ImageSubset, Progress
-from headsearch.data.image.wide_values import NOMINAL
 from headsearch.data.order import balanced_order
 from headsearch.data.partition import MIN_IMAGES, PROBE_IMAGES, Split, hold_out, keep_apart
 from headsearch.data.probe_classes import BANK_IMAGES
@@ -48,6 +47,9 @@ class Data:
         warnings: what makes the data doubtful, one line each; also among `notes`.
         unused_labels: why the labels of the queries are not used; empty if they are, or if there
             are none.
+        domain: the kind of data.
+        resolved: the settings of `open_data` that the data have decided, by their name in
+            `RunConfig`; without those of images.
     """
 
     train: Images
@@ -59,6 +61,8 @@ class Data:
     left_out: LeftOut
     warnings: tuple[str, ...] = ()
     unused_labels: str = ""
+    domain: str = IMAGE
+    resolved: Mapping[str, Any] = field(default_factory=dict)
 
 
 def open_data(
@@ -87,18 +91,24 @@ def open_data(
             is missing.
     """
     notes: list[str] = []
-    data, eval_data = resolve_splits(data, eval_data, notes)
+    data, eval_data = resolve_splits(data, eval_data, notes, DOMAINS[settings.domain].files)
     if eval_data is not None and same(data, eval_data):
         notes.append("--eval-data names the same images as --data, so queries are held out of it")
         eval_data = None
     judged = None
     loaded = _load(data, eval_data, settings, progress, notes)
     warnings = list(
-        warnings_about(loaded.queries, loaded.train, loaded.bank, own_queries=eval_data is not None)
+        warnings_about(
+            loaded.queries,
+            loaded.train,
+            loaded.bank,
+            own_queries=eval_data is not None,
+            words=words_of(settings.domain),
+        )
     )
     bank, queries, unused = loaded.bank, loaded.queries, ""
     if bank is not None:
-        judged, unused = _classifiable(bank, queries, warnings)
+        judged, unused = _classifiable(bank, queries, warnings, words_of(settings.domain))
         if judged is None:
             warnings.append(f"{unused}, so the data count as unlabelled")
             bank, queries.labels, queries.classes = None, None, ()
@@ -114,7 +124,7 @@ def open_data(
     all_notes = tuple(dict.fromkeys([*notes, *(f"warning: {each}" for each in warnings)]))
     return Data(
         loaded.train, bank, queries, choose, report, all_notes, loaded.left_out, tuple(warnings),
-        unused,
+        unused, settings.domain, loaded.resolved,
     )  # fmt: skip
 
 
@@ -126,6 +136,7 @@ class _Loaded:
     bank: Images | None
     queries: Images
     left_out: LeftOut
+    resolved: Mapping[str, Any]
 
 
 def _load(
@@ -136,40 +147,29 @@ def _load(
     notes: list[str],
 ) -> _Loaded:
     """Opens, splits and decodes the images; queries are held out of `data` without `eval_data`."""
-    opener = Opener(settings, alone=eval_data is None)
+    domain = DOMAINS[settings.domain]
+    opener = domain.opener(settings, alone=eval_data is None)
     if eval_data is None:
         split = hold_out(opener, data, settings, notes)
     else:
         split = keep_apart(opener, data, eval_data, settings, notes)
     if len(split.train) < MIN_IMAGES:
         raise UserError(
-            f"{data}: {counted(len(split.train), 'image')} to train on; at least {MIN_IMAGES} are "
-            "needed"
+            f"{data}: {counted(len(split.train), domain.words.sample)} to train on; at least "
+            f"{MIN_IMAGES} are needed"
         )
-    image_size = settings.image_size
-    if image_size is None:
-        image_size = follow_size(split.train_pool.sides(), settings.max_image_size)
-        notes.append(f"image size {image_size}, after the images in {data}")
-    scale, changes = split.train_pool.fit_values(NOMINAL)
-    if split.query_pool is not split.train_pool:
-        changes += split.query_pool.fit_values(scale)[1]
-    notes += changes
-    left_out = LeftOut(settings.max_bad_images)
-    form = Form(image_size)
-    if split.train_pool.holds_photos(image_size):
-        form = Form(image_size, settings.store_size or math.ceil(STORED * image_size))
-        notes.append(
-            f"{split.train_pool.name} holds photos: random crops are cut from the whole images, "
-            "and evaluation sees the centre (224/256 of the shorter side)"
-        )
+    form = domain.form(split, settings, notes)
+    left_out = LeftOut(settings.max_bad_images, domain.words.sample)
     how = Loading(settings.memory_limit, settings.check, progress, left_out)
     loader = _Loader(form, how, notes)
     train, bank, queries = loader.load_split(split)
     left_out.check()
-    return _Loaded(train, bank, queries, left_out)
+    return _Loaded(train, bank, queries, left_out, domain.resolved(form))
 
 
-def _classifiable(bank: Images, queries: Images, warnings: list[str]) -> tuple[Tensor | None, str]:
+def _classifiable(
+    bank: Images, queries: Images, warnings: list[str], words: Words
+) -> tuple[Tensor | None, str]:
     """Indices of the queries whose class is in the bank, or None and why they say nothing.
 
     No proxy can classify the other queries, whatever the features, so they do not count. Where they
@@ -185,22 +185,22 @@ def _classifiable(bank: Images, queries: Images, warnings: list[str]) -> tuple[T
         what = "is of a class" if missing == 1 else "are of classes"
         found = (
             f"{missing} of {counted(len(queries), 'query', 'queries')} {what} that none of the "
-            f"{counted(len(bank), 'bank image')} is of"
+            f"{counted(len(bank), f'bank {words.sample}')} is of"
         )
     if missing > len(judged) or len(judged) < 2:
         return None, found or "there are too few queries"
     if len(known) < 2:
-        return None, "all bank images are of one class"
+        return None, f"all bank {words.samples} are of one class"
     if missing:
         warnings.append(
-            f"{found}, and left out of accuracies; use a larger --bank-images, or images of more "
-            "of the classes"
+            f"{found}, and left out of accuracies; use a larger --bank-images, or "
+            f"{words.samples} of more of the classes"
         )
     few = int((torch.bincount(bank.labels)[known] < BANK_IMAGES).sum())
     if few:
         warnings.append(
             f"{few} of {counted(len(known), 'class', 'classes')} {'has' if few == 1 else 'have'} "
-            f"fewer than {BANK_IMAGES} bank images, so accuracies are rough; use a larger "
+            f"fewer than {BANK_IMAGES} bank {words.samples}, so accuracies are rough; use a larger "
             "--bank-images or a lower --probe-classes"
         )
     return judged, ""
@@ -223,14 +223,6 @@ def halves(labels: Tensor | None, seed: int, among: Tensor | None = None) -> tup
     order = among[balanced_order(labels[among], len(among), seeded_generator(seed, "halves"))]
     middle = len(among) // 2
     return order[:middle].sort().values, order[middle:].sort().values
-
-
-def follow_size(sides: Sequence[int], max_image_size: int) -> int:
-    """The image size for images with these shorter sides: their median, rounded down to steps of 8.
-
-    It is at least 32 and at most `max_image_size`.
-    """
-    return max(32, min(int(median(sides)), max_image_size) // 8 * 8)
 
 
 @dataclass(frozen=True)
@@ -268,7 +260,7 @@ class _Loader:
             )
         if len(images.classes) == 1:  # a single class cannot be classified
             self.notes.append(
-                f"{pool.name}: all images are of one class, so it counts as unlabelled"
+                f"{pool.name}: all {pool.noun}s are of one class, so it counts as unlabelled"
             )
             images.labels, images.classes = None, ()
         return images
@@ -276,7 +268,7 @@ class _Loader:
     def _load_both(self, pool: Pool, train: Tensor, bank: Tensor) -> tuple[Images, Images]:
         """Training and bank images of the same order, decoded once if they fit into memory."""
         longer = max(train, bank, key=len)
-        fits = len(longer) * 3 * self.form.image_size**2 <= self.how.memory_limit
+        fits = len(longer) * self.form.shape.values <= self.how.memory_limit
         if self.form.store_size is not None or not fits:
             # Photos have another form for training. What does not fit is decoded on demand; the
             # bank, which every rung reads as a whole, may still fit.

@@ -14,12 +14,11 @@ from itertools import chain
 from typing import TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from headsearch.config.normalization import IMAGENET, Normalization
 from headsearch.data import Data
-from headsearch.data.image.views import normalize
+from headsearch.data.domains import DOMAINS
 from headsearch.evaluation.collapse import effective_rank, prototype_entropies
 from headsearch.evaluation.complementarity import BaseProbe
 from headsearch.evaluation.discrepancy import DISCREPANCIES, discrepancy_of_grams
@@ -243,14 +242,12 @@ def _prototype_difference(
     return jackknife(score, len(base_logits))
 
 
-def raw_pixels(data: Data, side: int = 32) -> Scores:
-    """The scores of the images' own pixels, shrunk to `side`: a baseline without learning."""
-    shrunk = [
-        F.adaptive_avg_pool2d(normalize(images), min(side, data.queries.image_size)).flatten(1)
-        for images in chain(batches(data.queries, 256), batches(data.bank, 256))
-    ]
-    pixels = torch.cat(shrunk)
-    return _scores(pixels, data, _labelled(data, pixels.device))
+def raw_inputs(data: Data) -> Scores:
+    """The scores of the inputs themselves, such as shrunk pixels: a baseline without learning."""
+    raw = DOMAINS[data.domain].raw
+    both = chain(batches(data.queries, 256), batches(data.bank, 256))
+    features = torch.cat([raw(batch) for batch in both])
+    return _scores(features, data, _labelled(data, features.device))
 
 
 def _labelled(data: Data, device: torch.device) -> LabelledImages | None:

@@ -22,7 +22,7 @@ from headsearch.runs.directory import write_atomically
 from headsearch.runs.run import Run
 from headsearch.runs.tables import NO_HEAD
 from headsearch.text import for_file_name
-from headsearch.training.base_plan import plan_of_run
+from headsearch.training.base_plan import plan_of_run, shape_of_run
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 from headsearch.version import VERSION
 
@@ -71,7 +71,7 @@ def export_from(
         head, note = name_at(run, 1 if rank is None else rank)
         notes += [note] if note else []
     if isinstance(inputs.base, nn.Module):
-        plan = plan_module(inputs.base, int(run.config["image_size"]))
+        plan = plan_module(inputs.base, shape_of_run(run))
     else:
         plan = plan_of_run(run, shape_only=True)
     chosen = head_on(plan, head, run)

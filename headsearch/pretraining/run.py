@@ -307,10 +307,11 @@ def loading_line(plan: BasePlan, weights: Path, expected: Normalization) -> str:
     that the base was trained with, in place of those of timm's own weights of this model.
     """
     arguments = "".join(f", {name}={value!r}" for name, value in plan.arguments.items())
+    channels = plan.input_shape.channels
     overlay = {
-        "input_size": (3, plan.image_size, plan.image_size),
-        "mean": expected.mean,
-        "std": expected.std,
+        "input_size": plan.input_shape.tensor,
+        "mean": expected.mean[:channels],
+        "std": expected.std[:channels],
     }
     return (
         f"timm.create_model({plan.timm_name!r}, num_classes=0{arguments}, "

@@ -12,6 +12,7 @@ from headsearch.config.presets import DEFAULT_LR, PRESETS, quick_lr
 from headsearch.config.recipes import find_recipe
 from headsearch.config.setting_groups import OF_SEARCH_ALONE
 from headsearch.config.settings import RunConfig
+from headsearch.data.domains import domain_of
 from headsearch.errors import UserError
 from headsearch.models.space import Candidate
 from headsearch.pretraining.head_selection import (
@@ -147,7 +148,7 @@ def prepare_again(
     config = resolve_here(moved, directory / CONFIG).model_copy(update={**ALWAYS, **kept})
     recorded = (read_record(directory) or {}).get("settings")
     check_as_recorded(directory, recorded, config.model_dump(mode="json"))
-    if inputs.base is None and config.image_size is not None:
+    if inputs.base is None and domain_of(config).shape_of(config) is not None:
         arguments = written.get("base_arguments", {})
         inputs = replace(inputs, base=plan_as_recorded(config, arguments))
     setup = prepare_training(config, inputs, loading)
@@ -160,7 +161,7 @@ def _planned(setup: TrainingSetup, head: Head | None, notes: list[str]) -> Pretr
     config = setup.config
     with_head = f"with the head {head.candidate.name}" if head else "without a head"
     steps = (
-        f"{counted(setup.steps, 'step')} of {setup.batch} images "
+        f"{counted(setup.steps, 'step')} of {setup.batch} {setup.domain.words.samples} "
         f"({counted(config.epochs, 'epoch')}) {with_head}, "
         f"scored at {counted(config.rungs, 'rung')}"
     )

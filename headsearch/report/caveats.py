@@ -32,7 +32,7 @@ def trust(run: Run) -> Iterator[str]:
     """The reasons to trust the ranking less, the most serious first."""
     rows = ranked(run.ranking)
     baselines = run.facts.get("baselines", {})
-    images = reporting_images(run)
+    images, words = reporting_images(run), run.words
     status = run.facts.get("status")
     if status is None:
         yield "The study of this run could not be read, so it is unknown how the run ended."
@@ -59,14 +59,15 @@ def trust(run: Run) -> Iterator[str]:
         of_heads = (row.accuracy for row in rows if math.isfinite(row.accuracy))
         typical = baselines.get("base_knn") or baselines.get("base_linear") or next(of_heads, 0.5)
         yield (
-            f"k-NN and linear accuracy are measured on {images:,} reporting images: an accuracy "
-            f"like the base's has the interval {with_error(typical, images)} (95%, binomial). "
-            "Choosing and pruning used other images."
+            f"k-NN and linear accuracy are measured on {images:,} reporting {words.samples}: an "
+            f"accuracy like the base's has the interval {with_error(typical, images)} (95%, "
+            "binomial). "
+            f"Choosing and pruning used other {words.samples}."
         )
     if saturated(search_facts(run).accuracies):
         yield (
-            "All accuracies are at their limit: these evaluation images are too easy or too hard "
-            "to rank heads by."
+            "All accuracies are at their limit: these evaluation "
+            f"{words.samples} are too easy or too hard to rank heads by."
         )
     yield from _comparisons(run, rows)
     measured = verified(run)
@@ -79,7 +80,7 @@ def trust(run: Run) -> Iterator[str]:
     if share is not None and share > DOMINANT_SHARE:
         yield (
             f"One principal component holds {percent(share)} of the base's variance on the probe "
-            "images: CKA then compares little else, and discrepancies are underestimated."
+            f"{words.samples}: CKA then compares little else, and discrepancies are underestimated."
         )
     for row in rows:
         if not row.healthy:
@@ -96,7 +97,7 @@ def _seeds(run: Run) -> Iterator[str]:
         yield (
             f"One seed ({first}): how much another seed moves the ranks is unknown (measure it "
             "with `headsearch run --seeds 3`). Brackets behind ranks reflect only the choice of "
-            "images."
+            f"{run.words.samples}."
         )
         return
     yield (
@@ -149,12 +150,13 @@ def _comparisons(run: Run, rows: list[Ranked]) -> Iterator[str]:
 
 def _chosen_on(run: Run) -> str:
     """Which of the winner's figures are too high, because the heads were ranked by them."""
+    samples = run.words.samples
     if rank_by(run) == "discrepancy":
-        what = "discrepancy is used for choosing and reported on the same images"
+        what = f"discrepancy is used for choosing and reported on the same {samples}"
         return f"{what}, so the winner's is slightly overestimated"
     return (
-        "Score is used for choosing and reported on the same images, so the winner's is slightly "
-        "overestimated; k-NN and Linear are measured on other images"
+        f"Score is used for choosing and reported on the same {samples}, so the winner's is "
+        f"slightly overestimated; k-NN and Linear are measured on other {samples}"
     )
 
 

@@ -74,6 +74,7 @@ def content(run: Run) -> Content:
 def _summary(run: Run) -> str:
     """One line below the title: candidates, base, data, objective, state of the run."""
     config, base = run.config, run.facts.get("base", {})
+    words = run.words
     heads = len(run.ranking)
     parts = [counted(heads, "candidate head")]
     name = base.get("name", config.get("base"))
@@ -84,7 +85,8 @@ def _summary(run: Run) -> str:
     if config.get("data"):
         images = run.facts.get("images")
         parts.append(
-            f"data {config['data']}" + (f" ({counted(images, 'training image')})" if images else "")
+            f"data {config['data']}"
+            + (f" ({counted(images, f'training {words.sample}')})" if images else "")
         )
     for key in ("objective", "coupling"):
         if config.get(key):
@@ -111,16 +113,17 @@ def _legend(run: Run) -> str:
 
 def _costs(run: Run) -> Iterator[tuple[str, str]]:
     """What the run cost, as names and values; values that were not recorded are left out."""
-    facts = run.facts
+    facts, words = run.facts, run.words
     if facts.get("wall_s") is not None:
         scoring = facts.get("score_s")
         share = f", {duration(scoring)} of it scoring" if scoring is not None else ""
         yield "Wall time", duration(facts["wall_s"]) + share
     if facts.get("images_per_second") is not None:
-        yield "Training throughput", f"{facts['images_per_second']:,.0f} images a second"
+        rate = f"{facts['images_per_second']:,.0f} {words.samples} a second"
+        yield "Training throughput", rate
     if (waiting := facts.get("waiting_share")) is not None and waiting >= 0.01:
         advice = "; more cores, --workers or a smaller --store-size help" if waiting > 0.1 else ""
-        yield "Waiting for images", f"{100 * waiting:.0f}% of the training time{advice}"
+        yield f"Waiting for {words.samples}", f"{100 * waiting:.0f}% of the training time{advice}"
     if facts.get("steps") is not None:
         each = f" under each of {facts['seeds']} seeds" if facts.get("seeds", 1) > 1 else ""
         yield "Training steps", f"{facts['steps']:,}{each}"
@@ -154,11 +157,13 @@ def _costs(run: Run) -> Iterator[tuple[str, str]]:
 def _method(run: Run) -> str:
     """How discrepancy is measured."""
     measure = str(run.config.get("discrepancy", "cka"))
+    words = run.words
     return (
         f"Discrepancy is {MEASURES.get(measure, measure)} between the token maps of base and head, "
-        "both of the teacher network, on the same held-out images (one image is one sample). 0 "
-        "means that both represent the images alike; larger values mean a larger difference. It "
-        "has no unit. Intervals come from a jackknife over groups of images. Method: heterogeneous "
-        "self-supervised learning (Li et al., TPAMI 2025, arXiv 2310.05108). The paper's own "
-        "discrepancy formula is not public; this one is headsearch's choice."
+        f"both of the teacher network, on the same held-out {words.samples} (one {words.sample} is "
+        f"one sample). 0 means that both represent the {words.samples} alike; larger values mean a "
+        "larger difference. It has no unit. Intervals come from a jackknife over groups of "
+        f"{words.samples}. Method: heterogeneous self-supervised learning (Li et al., TPAMI 2025, "
+        "arXiv 2310.05108). The paper's own discrepancy formula is not public; this one is "
+        "headsearch's choice."
     )

@@ -153,7 +153,7 @@ def baselines_table(run: Run) -> Table | None:
     lines = [
         (title, [_fraction(baselines.get(f"{kind}_{probe}")) for probe in probes])
         for kind, title in (
-            ("raw", "Raw pixels"),
+            ("raw", run.words.raw.capitalize()),
             ("untrained", "Untrained base"),
             ("base", "Trained base"),
         )

@@ -13,6 +13,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 from sqlalchemy.exc import SQLAlchemyError
 
+from headsearch.config.domains import Words, words_of
 from headsearch.config.settings import resolve
 from headsearch.config.yaml_file import read_yaml
 from headsearch.errors import UserError
@@ -57,6 +58,11 @@ class Run:
     scores: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SCORE_COLUMNS)))
     solo: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SOLO_COLUMNS)))
     dense: pd.DataFrame = field(default_factory=empty)
+
+    @property
+    def words(self) -> Words:
+        """What the data of its domain are called."""
+        return words_of(str(self.config.get("domain")))
 
 
 UNREADABLE = (

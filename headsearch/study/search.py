@@ -17,7 +17,7 @@ from typing import Any
 from headsearch import torchrun
 from headsearch.device import out_of_memory, release_memory
 from headsearch.errors import UserError
-from headsearch.evaluation.rung import raw_pixels
+from headsearch.evaluation.rung import raw_inputs
 from headsearch.evaluation.scores import RungScores, mean_over_seeds
 from headsearch.models.network import BASE
 from headsearch.report.statistics.gains import write_gains
@@ -182,7 +182,7 @@ class Search:
         try:
             self._save("running")
             if self.prepared.data.bank is not None and "raw_knn" not in state.facts["baselines"]:
-                note_baseline(state.facts, "raw", raw_pixels(self.prepared.data))
+                note_baseline(state.facts, "raw", raw_inputs(self.prepared.data))
             record_baselines(state.leaderboard, self.prepared)
             enqueue(self.trials.study, self.prepared.space, self.prepared.listing)
             index = state.first_cohort

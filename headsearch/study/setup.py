@@ -34,6 +34,7 @@ from headsearch.study.pruners import make_pruner
 from headsearch.study.samplers import make_sampler
 from headsearch.text import counted
 from headsearch.training import distributed
+from headsearch.training.domain import with_domain
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 from headsearch.training.provenance import machine_note, recorded_settings, setup_notes
 from headsearch.training.setup import TrainingSetup, prepare_training
@@ -118,6 +119,7 @@ def prepare(
         UserError: something in the settings, the space or the data cannot be used.
     """
     # Names and space are checked first: opening the data may take long.
+    config = with_domain(config, inputs)
     make_pruner(config.pruner, eta=config.eta, min_keep=config.min_keep, rungs=config.rungs)
     make_sampler(config.sampler, config.seed)
     check_rank_by(config.rank_by)
@@ -183,10 +185,11 @@ def check_one_process_can_prune(prepared: SearchSetup) -> None:
 
 def _notes(prepared: SearchSetup) -> Iterator[str]:
     config, listing = prepared.config, prepared.listing
+    words = prepared.training.domain.words
     yield from setup_notes(prepared.training)
     count = candidate_count(listing, config)
     parts = (
-        counted(len(prepared.data.train), "image"),
+        counted(len(prepared.data.train), words.sample),
         counted(config.epochs, "epoch"),
         counted(count, "candidate"),
         counted(config.rungs, "rung"),
@@ -200,7 +203,7 @@ def _notes(prepared: SearchSetup) -> Iterator[str]:
     yield from prepared.space.notes
     seeds = f" under each of {config.seeds} seeds" if config.seeds > 1 else ""
     yield (
-        f"{counted(prepared.training.steps, 'step')} of {prepared.batch} images "
+        f"{counted(prepared.training.steps, 'step')} of {prepared.batch} {words.samples} "
         f"({counted(config.epochs, 'epoch')})"
         f"{seeds}, scored at {counted(config.rungs, 'rung')}, ranked by {prepared.rank_by}, "
         f"heads {config.coupling}"
@@ -208,7 +211,7 @@ def _notes(prepared: SearchSetup) -> Iterator[str]:
     if config.images_per_head != "all":
         seen = head_batch_size(config.images_per_head, prepared.batch, prepared.most_heads)
         more = ", and more once heads have left" if config.images_per_head == "share" else ""
-        yield f"each head sees {seen} of the {prepared.batch} images of a step{more}"
+        yield f"each head sees {seen} of the {prepared.batch} {words.samples} of a step{more}"
     yield machine_note(prepared.training)
 
 

@@ -10,8 +10,10 @@ from typing import Any
 from torch import nn
 
 from headsearch.config import normalization
+from headsearch.config.domains import IMAGE
+from headsearch.config.input_shape import InputShape
 from headsearch.config.settings import RunConfig, resolve
-from headsearch.config.views import views_for
+from headsearch.data.domains import domain_of
 from headsearch.errors import UserError
 from headsearch.models.bases import (
     BasePlan,
@@ -29,6 +31,7 @@ from headsearch.training.multicrop import arguments_for_local_crops
 
 BASE_SETTINGS = (
     "base", "base_args", "base_weights", "weights_prefix", "pretrained", "image_size", "patch_size",
+    "domain", "clip_seconds", "hop_ms", "mels",
 )  # fmt: skip
 """The settings that determine the base."""
 
@@ -69,6 +72,9 @@ def with_normalization(
     """
     if isinstance(base, BasePlan):
         weights = base.weights
+    of_data = domain_of(config).name != IMAGE
+    if of_data and weights is None and config.normalization == normalization.AUTO:
+        return config  # the data decide: see `Domain.normalization`
     chosen = normalization.parse(config.normalization)
     if config.normalization == normalization.AUTO and weights is not None:
         chosen = weights.normalization or normalization.IMAGENET
@@ -78,18 +84,18 @@ def with_normalization(
 def plan_for(
     config: RunConfig,
     inputs: InMemoryInputs,
-    image_size: int,
+    shape: InputShape,
     arguments: dict[str, Any],
     weights: Weights | None,
     *,
     accelerator: bool,
 ) -> BasePlan:
-    """The base of these settings or inputs, fitted to the size of the images.
+    """The base of these settings or inputs, fitted to the inputs.
 
     Args:
         config: the settings.
         inputs: objects that a Python caller passes; a base among them is used.
-        image_size: the side of the images in pixels.
+        shape: that of one input.
         arguments: the arguments of timm's model.
         weights: the first weights, if they are not random.
         accelerator: whether to fit the base for an accelerator or for a CPU.
@@ -97,12 +103,12 @@ def plan_for(
     if isinstance(inputs.base, BasePlan):
         return inputs.base
     if inputs.base is not None:
-        return plan_module(inputs.base, image_size)
-    views = views_for(config.views, config.objective, image_size)
+        return plan_module(inputs.base, shape)
+    views = domain_of(config).views(config, shape)
     arguments = arguments_for_local_crops(config.base, arguments, views)
     return plan_base(
         config.base,
-        image_size,
+        shape,
         patch_size=config.patch_size,
         accelerator=accelerator,
         arguments=arguments,
@@ -133,13 +139,25 @@ def plan_of_run(
         raise UserError(
             f"{run.path}: its base was given in Python ({config.base}); give it again there"
         )
-    if config.image_size is None:
-        raise UserError(f"{run.path / 'config.yaml'} is not the config of a run: no image_size")
+    shape = shape_of_run(run)
     accelerator = not config.device.startswith("cpu")
     arguments, weights = named_base(config)
-    return plan_for(
-        config, NO_INPUTS, config.image_size, arguments, weights, accelerator=accelerator
-    )
+    return plan_for(config, NO_INPUTS, shape, arguments, weights, accelerator=accelerator)
+
+
+def shape_of_run(run: Run) -> InputShape:
+    """The shape of the inputs of a run, as its config.yaml records it.
+
+    Raises:
+        UserError: it does not.
+    """
+    config = resolve({}, run.path / "config.yaml")
+    shape = domain_of(config).shape_of(config)
+    if shape is None:
+        raise UserError(
+            f"{run.path / 'config.yaml'} is not the config of a run: no image_size or clip_seconds"
+        )
+    return shape
 
 
 def plan_as_recorded(config: RunConfig, recorded: Mapping[str, Any]) -> BasePlan | None:
@@ -148,15 +166,22 @@ def plan_as_recorded(config: RunConfig, recorded: Mapping[str, Any]) -> BasePlan
     A run that began on an accelerator may be resumed on a CPU, and the other way round, so both
     ways to fit the base are tried. Returns None if neither gives what was recorded.
     """
-    assert config.image_size is not None
+    shape = domain_of(config).shape_of(config)
+    assert shape is not None
     arguments, weights = named_base(config)
     for accelerator in (False, True):
-        plan = plan_for(
-            config, NO_INPUTS, config.image_size, arguments, weights, accelerator=accelerator
-        )
-        if {"timm_name": plan.timm_name, **plan.arguments} == recorded:
+        plan = plan_for(config, NO_INPUTS, shape, arguments, weights, accelerator=accelerator)
+        if as_written({"timm_name": plan.timm_name, **plan.arguments}) == as_written(recorded):
             return plan
     return None
+
+
+def as_written(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a base as YAML gives them back: tuples are lists there."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in arguments.items()
+    }
 
 
 def has_weights_of(run: Run, file: Path) -> bool:

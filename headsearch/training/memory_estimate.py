@@ -53,14 +53,21 @@ def check_memory(
     if need > available:
         height, width = plan.grid
         raise UserError(
-            f"a step of {batch} images of {plan.image_size} pixels "
+            f"a step of {batch} {_inputs(plan)} "
             f"({with_article(f'{height}×{width} map')}) needs "
             f"at least {need / GB:.1f} GB of memory for the base alone, but "
             f"{available / GB:.1f} GB are free: {_advice(plan)}"
         )
 
 
+def _inputs(plan: BasePlan) -> str:
+    shape = plan.input_shape
+    return shape.words if shape.sequence else f"images of {shape.width} pixels"
+
+
 def _advice(plan: BasePlan) -> str:
+    if plan.input_shape.sequence:
+        return "use a smaller --batch-size or --clip-seconds, or a larger --patch-size"
     smaller = "use a smaller --batch-size or --image-size"
     patch = plan.arguments.get("patch_size")
     if patch is None:
@@ -76,11 +83,10 @@ def activation_bytes_per_image(plan: BasePlan) -> float | None:
 
     It is traced on the meta device, which computes nothing. None if the base does not allow that.
     """
-    side = plan.image_size
     try:
         with torch.device("meta"):
             base = plan.without_weights().build().to("meta").train()
-            images = torch.empty(IMAGES, 3, side, side)
+            images = torch.empty(IMAGES, *plan.input_shape.tensor)
             return _kept_bytes(base, images) / IMAGES
     except REFUSALS:  # such as modules whose branches depend on values
         return None

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from headsearch.config.settings import RunConfig
-from headsearch.config.views import ViewSettings
+from headsearch.config.views import VIEWS, ViewSettings
+from headsearch.data.domain import Views
 from headsearch.errors import UserError
 from headsearch.models.bases import BasePlan
 from headsearch.models.bases.arguments import check_arguments
@@ -19,9 +20,7 @@ IMAGES = 2
 """The images of the forward pass that is tried: norms over a batch need two."""
 
 
-def arguments_for_local_crops(
-    base: str, arguments: dict[str, Any], views: ViewSettings
-) -> dict[str, Any]:
+def arguments_for_local_crops(base: str, arguments: dict[str, Any], views: Views) -> dict[str, Any]:
     """The arguments of timm's model, with which it also takes images of another size.
 
     timm's transformers interpolate their positions then. Models that do not need it do not take the
@@ -38,10 +37,10 @@ def arguments_for_local_crops(
 
 
 def check_local_views(
-    config: RunConfig, plan: BasePlan, objective: Objective, views: ViewSettings
+    config: RunConfig, plan: BasePlan, objective: Objective, views: Views
 ) -> None:
     """Raises UserError if local crops are asked for, but these settings cannot use them."""
-    if not views.local_views:
+    if not isinstance(views, ViewSettings) or not views.local_views:
         return
     if not objective.takes_local_views:
         names = " or ".join(name for name, kind in OBJECTIVES.items() if kind.takes_local_views)
@@ -68,6 +67,8 @@ def check_local_views(
         ) from error
 
 
-def crops_per_image(views: ViewSettings, image_size: int) -> float:
+def crops_per_image(views: Views, image_size: int) -> float:
     """The crops of an image in a step, a local one counted by its share of the pixels."""
+    if not isinstance(views, ViewSettings):
+        return VIEWS
     return 2 + views.local_views * (views.local_side(image_size) / image_size) ** 2

@@ -12,12 +12,11 @@ from typing import Any
 import torch
 
 from headsearch import torchrun
-from headsearch.config import normalization
 from headsearch.config.locations import absolute_locations
 from headsearch.config.presets import STEPS_TO_LEARN
 from headsearch.config.recipes import find_recipe
-from headsearch.config.views import ViewSettings, views_for
 from headsearch.data import fingerprint
+from headsearch.data.domain import Views
 from headsearch.errors import UserError
 from headsearch.models.bases import normalization_of
 from headsearch.runs.run import SOLO_HEAD
@@ -36,11 +35,12 @@ def setup_notes(setup: TrainingSetup) -> Iterator[str]:
         yield f"recipe {setup.config.recipe}: {find_recipe(setup.config.recipe).help}"
     if setup.plan.weights is not None:
         yield str(setup.plan.weights)
-    yield f"images are normalised with {normalized_with(setup)}"
-    yield f"views of training images: {_views(setup).words}"
+    words = setup.domain.words
+    yield f"{words.normalized} are normalised with {normalized_with(setup)}"
+    yield f"views of training {words.samples}: {_views(setup).words}"
     bank = data.bank
     labels = counted(len(bank.classes), "class", "classes") if bank is not None else "no labels"
-    images = counted(len(data.train), "training image")
+    images = counted(len(data.train), f"training {words.sample}")
     yield f"{images} from {setup.config.data}, {labels}"
     yield from data.notes
     if setup.dense is not None:
@@ -60,20 +60,21 @@ def setup_notes(setup: TrainingSetup) -> Iterator[str]:
     if setup.batch < setup.config.batch_size:
         yield (
             f"--batch-size {setup.config.batch_size} is more than the {setup.batch} training "
-            f"images: steps of {setup.batch} images"
+            f"{words.samples}: steps of {setup.batch} {words.samples}"
         )
 
 
-def _views(setup: TrainingSetup) -> ViewSettings:
-    return views_for(setup.config.views, setup.config.objective, setup.data.train.image_size)
+def _views(setup: TrainingSetup) -> Views:
+    return setup.domain.views(setup.config, setup.data.train.shape)
 
 
 def normalized_with(setup: TrainingSetup) -> str:
     """The normalisation of a run in words, and why it is not that of the weights if it is not."""
-    chosen = normalization.parse(setup.config.normalization)
+    chosen = setup.normalization
     name = f" ({setup.config.normalization})" if setup.config.normalization[0].isalpha() else ""
     weights = setup.plan.weights
-    text = f"{chosen.words}{name}"
+    one = setup.plan.input_shape.channels == 1
+    text = f"{chosen.words_of_one if one else chosen.words}{name}"
     if weights is None:
         return text
     if weights.normalization is None:
@@ -97,12 +98,12 @@ def machine_note(setup: TrainingSetup) -> str:
 
 def recorded_settings(setup: TrainingSetup, run_directory: Path) -> dict[str, Any]:
     """The content of config.yaml: the resolved settings and all else that decides the results."""
-    weights = setup.plan.weights
+    weights, shape = setup.plan.weights, setup.data.train.shape
     settings = setup.config.model_dump(mode="json")
     return {
         **settings,
         **absolute_locations({**settings, "given": setup.inputs.names}),
-        "image_size": setup.data.train.image_size,
+        "image_size": None if shape.sequence else shape.width,
         "device": str(setup.device),
         "precision": "bf16" if setup.autocast else "float32",
         "threads": torch.get_num_threads(),

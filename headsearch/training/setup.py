@@ -18,14 +18,18 @@ from safetensors.torch import load_file
 from headsearch import torchrun
 from headsearch.config import normalization
 from headsearch.config.locations import LOCATIONS
+from headsearch.config.normalization import Normalization
 from headsearch.config.presets import quick_lr
 from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import Coupling, RunConfig
-from headsearch.config.views import VIEWS, views_for
+from headsearch.config.views import VIEWS, ViewSettings
 from headsearch.data import Data, DataSettings, open_data
+from headsearch.data.domain import Domain
+from headsearch.data.domains import domain_of
 from headsearch.data.factory import BUILT_IN, BUILT_IN_FULL
 from headsearch.data.fingerprint import difference, fingerprint
 from headsearch.data.loader import Loader, StepViews, steps_per_epoch
+from headsearch.data.settings import AudioSettings
 from headsearch.errors import UserError, unknown
 from headsearch.evaluation.discrepancy import DISCREPANCIES
 from headsearch.evaluation.rung import OnScoring, score_rung
@@ -53,6 +57,7 @@ from headsearch.training.dense import (
     first_half,
     open_dense_scoring,
 )
+from headsearch.training.domain import with_domain
 from headsearch.training.environment import check_compiler, set_up
 from headsearch.training.head_check import IMAGES, check_head
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
@@ -91,6 +96,16 @@ class TrainingSetup:
     inputs: InMemoryInputs
     dense: DenseScoring | None = None
     first_weights: Mapping[int, Path] = field(default_factory=dict)
+
+    @property
+    def domain(self) -> Domain:
+        """The kind of data."""
+        return domain_of(self.config)
+
+    @property
+    def normalization(self) -> Normalization:
+        """What the inputs are normalised with."""
+        return normalization.parse(self.config.normalization)
 
     @property
     def batch(self) -> int:
@@ -140,15 +155,16 @@ class TrainingSetup:
 
     def random_views(self, seed: int = 0) -> StepViews:
         """Random numbers in the shape of all crops of a step, to measure steps with."""
-        generator, side = torch.Generator().manual_seed(seed), self.plan.image_size
+        generator, shape = torch.Generator().manual_seed(seed), self.plan.input_shape
 
-        def drawn(count: int, side: int) -> torch.Tensor:
-            shape = (count, self.batch, 3, side, side)
-            return torch.randn(shape, generator=generator).to(self.device)
+        def drawn(count: int, *sizes: int) -> torch.Tensor:
+            return torch.randn((count, self.batch, *sizes), generator=generator).to(self.device)
 
-        crops = drawn(VIEWS, side)
-        views = views_for(self.config.views, self.config.objective, side)
-        local = drawn(views.local_views, views.local_side(side)) if views.local_views else None
+        crops, local = drawn(VIEWS, *shape.tensor), None
+        views = self.domain.views(self.config, shape)
+        if isinstance(views, ViewSettings) and views.local_views:
+            side = views.local_side(shape.width)
+            local = drawn(views.local_views, shape.channels, side, side)
         return StepViews(crops, local)
 
     def scores(self, network: Network, on_progress: OnScoring = lambda _: None) -> RungScores:
@@ -171,7 +187,7 @@ class TrainingSetup:
             autocast=self.autocast,
             summary=self.objective.summary_of_base,
             prototypes=self.objective.prototypes_of(network),
-            normalization=normalization.parse(self.config.normalization),
+            normalization=self.normalization,
             on_progress=on_progress if self.dense is None else first_half(on_progress),
         )
         if self.dense is not None:
@@ -214,7 +230,7 @@ def prepare_training(
     recipe = find_recipe(config.recipe)
     objective = make_objective(config.objective, **recipe.sizes_for(config.objective))
     _check_discrepancy(config, objective)
-    views_for(config.views, config.objective, CPU_IMAGE_SIZE)  # raises if they do not fit together
+    config = with_domain(config, inputs)
     check_dense_settings(config)
     arguments, weights = named_base(config) if inputs.base is None else ({}, None)
     config = with_normalization(config, inputs.base, weights)
@@ -223,12 +239,13 @@ def prepare_training(
     device, autocast = set_up(config)
     accelerator = device.type != "cpu"
     data = _open_data(config, inputs, loading, accelerator=accelerator)
-    views = views_for(config.views, config.objective, data.train.image_size)
-    config = config.model_copy(update={"views": str(views)})
+    domain, shape = domain_of(config), data.train.shape
+    views = domain.views(config, shape)
+    scale = domain.normalization(config.normalization, data.train)
+    found = {**data.resolved, "views": str(views), "normalization": str(scale)}
+    config = config.model_copy(update=found)
     loading(f"building the base {config.base}")
-    plan = plan_for(
-        config, inputs, data.train.image_size, arguments, weights, accelerator=accelerator
-    )
+    plan = plan_for(config, inputs, shape, arguments, weights, accelerator=accelerator)
     if config.lr is None:
         config = config.model_copy(update={"lr": quick_lr(plan.dim)})
     batch = 2 * min(config.batch_size, len(data.train))
@@ -270,8 +287,16 @@ def _open_data(
             store_size=config.store_size,
             check=config.check_images,
             labels=config.labels,
+            domain=config.domain,
+            audio=AudioSettings(
+                config.sample_rate,
+                config.clip_seconds,
+                config.window_ms,
+                config.hop_ms,
+                config.mels,
+            ),
         ),
-        partial(loading, f"decoding images of {config.data}"),
+        partial(loading, f"decoding {domain_of(config).words.samples} of {config.data}"),
     )
 
 

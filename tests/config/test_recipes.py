@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from headsearch.config.presets import DEFAULT_LR, PRESETS
 from headsearch.config.recipes import RECIPES
 from headsearch.config.settings import RunConfig, resolve
-from headsearch.data import ViewSettings, loader
+from headsearch.data import ViewSettings, image_domain
 from headsearch.data.loader import Loader
 from headsearch.errors import UserError
 from headsearch.study.setup import SearchSetup, prepare
@@ -270,6 +270,6 @@ def test_a_run_takes_sizes_drop_path_and_crops_from_its_recipe(
         drawn.append(settings)
         return images
 
-    monkeypatch.setattr(loader, "make_views", watched)
+    monkeypatch.setattr(image_domain, "make_views", watched)
     Loader(small_run.data.train, small_run.config, torch.device("cpu")).crops(0)
     assert drawn[0].crop_scale == (0.14, 1.0)

@@ -21,9 +21,10 @@ from headsearch.data.image.loading import Loading, load
 from headsearch.data.image.readers import class_folders, open_path
 from headsearch.data.image.store import ImagesOnDemand
 from headsearch.data.image.synthetic.scenes import generate_scenes
+from headsearch.data.image_domain import follow_size
 from headsearch.data.order import balanced_order
 from headsearch.data.partition import held_out
-from headsearch.data.splits import follow_size, halves
+from headsearch.data.splits import halves
 from headsearch.errors import UserError
 from headsearch.seeding import seeded_generator
 from helpers.image_files import SIZE, class_files, encoded, numbers, open_small, png, tar, write

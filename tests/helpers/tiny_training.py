@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headsearch.config.input_shape import InputShape
 from headsearch.config.settings import Coupling, resolve
 from headsearch.models.bases import BasePlan, Stage
 from headsearch.models.heads import build_head
@@ -21,7 +22,7 @@ DIM, GRID, IMAGES = 32, (4, 4), 6
 TINY_VIT = BasePlan(
     name="tiny",
     timm_name="vit_tiny_patch16_224",
-    image_size=16,
+    input_shape=InputShape.square(16),
     stages=(Stage(DIM, GRID), Stage(DIM, GRID)),
     own_family="attention",
     params_m=0.0,

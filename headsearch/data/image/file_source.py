@@ -9,11 +9,11 @@ from pathlib import PurePosixPath
 
 import torch
 
+from headsearch.data.file_kinds import IMAGES, FileKind
 from headsearch.data.image.label_files import in_order, key
 from headsearch.data.image.labelling import AUTO, Files, Labelling
 from headsearch.data.image.path_table import PathTable
 from headsearch.data.image.source import EncodedSource
-from headsearch.data.image.suffixes import SUFFIXES
 from headsearch.errors import UserError
 from headsearch.text import counted
 
@@ -29,6 +29,7 @@ class FileSource(EncodedSource):
         labelling: Labelling = AUTO,
         *,
         of_archives: bool = False,
+        kind: FileKind = IMAGES,
     ) -> None:
         """Derives classes and labels from relative file names.
 
@@ -38,21 +39,24 @@ class FileSource(EncodedSource):
             others: names of the files without the suffix of an image.
             labelling: how labels are found.
             of_archives: whether the first part of each name is that of an archive.
+            kind: what the files are.
 
         Raises:
             UserError: there are no images, or the folders are splits rather than classes.
         """
         if not files:
-            raise nothing_in(name, others)
+            raise nothing_in(name, others, kind)
         self.name = name
-        found = Files(name, list(files), list(others), of_archives)
+        found = Files(name, list(files), list(others), of_archives, kind)
         found = found.labelled(labelling, self.read_other, self.known_table)
         notes = list(found.notes)
         self.files = found.images
         self.others, self.beside = _beside(found.images, found.others)
         if found.others:
             left_out = len(found.others)
-            count = counted(left_out, "file that is not an image", "files that are not images")
+            count = counted(
+                left_out, f"file that is not {kind.a_noun}", f"files that are not {kind.nouns}"
+            )
             notes.append(f"{name}: {count} left out")
         if found.labels is not None:
             distinct = set(found.labels)
@@ -76,14 +80,16 @@ class FileSource(EncodedSource):
         return self.files[index]
 
 
-def nothing_in(name: str, others: Sequence[str]) -> UserError:
-    """The error for a place without images, which is said once however many files it has."""
+def nothing_in(name: str, others: Sequence[str], kind: FileKind = IMAGES) -> UserError:
+    """The error for a place without images or clips, said once however many files it has."""
     if others:
         return UserError(
-            f"{name} holds {counted(len(others), 'file')}, none an image (for example "
-            f"{others[0]!r}); images end in {', '.join(SUFFIXES)}"
+            f"{name} holds {counted(len(others), 'file')}, none {kind.a_noun} (for example "
+            f"{others[0]!r}); {kind.nouns} end in {', '.join(kind.suffixes)}"
         )
-    return UserError(f"{name} is empty: expected images, or a folder of images for each class")
+    return UserError(
+        f"{name} is empty: expected {kind.nouns}, or a folder of {kind.nouns} for each class"
+    )
 
 
 def _beside(images: Sequence[str], others: Sequence[str]) -> tuple[list[str], dict[str, int]]:

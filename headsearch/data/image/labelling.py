@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from headsearch.data.file_kinds import IMAGES, FileKind
 from headsearch.data.image.byte_ranges import is_url
 from headsearch.data.image.label_files import labels_beside
 from headsearch.data.image.layouts import (
@@ -70,6 +71,7 @@ class Files:
         images: relative names of the images, with / between parts.
         others: relative names of the other files.
         of_archives: whether the first part of each name is that of an archive.
+        kind: what the files are.
         labels: one for each image, or None.
         by_number: whether labels that are numbers are sorted as numbers.
         notes: what was decided.
@@ -79,12 +81,16 @@ class Files:
     images: list[str]
     others: list[str]
     of_archives: bool = False
+    kind: FileKind = IMAGES
     labels: list[str] | None = None
     by_number: bool = False
     notes: tuple[str, ...] = field(default=())
 
     def with_note(self, note: str) -> Files:
         return replace(self, notes=(*self.notes, note))
+
+    def _counted(self, number: int) -> str:
+        return counted(number, self.kind.noun)
 
     def labelled(
         self,
@@ -113,10 +119,10 @@ class Files:
             if how.required:
                 raise UserError(
                     f"--labels {how.table.file} names none of the "
-                    f"{counted(len(self.images), 'image')} of {self.name} (for example "
+                    f"{self._counted(len(self.images))} of {self.name} (for example "
                     f"{self.images[0]!r}, and there {how.table.paths[0]!r})"
                 )
-            note = f"{self.name}: {how.table.file} names none of its images"
+            note = f"{self.name}: {how.table.file} names none of its {self.kind.nouns}"
             return self.with_note(note).labelled(AUTO, read, known_table)
         if how.mode == "none":
             return self
@@ -124,8 +130,8 @@ class Files:
         if how.mode == "folders":
             if folders is None:
                 raise UserError(
-                    f"{self.name}: --labels folders needs each image in a folder of its class, and "
-                    f"some are not (for example {self._outside()!r})"
+                    f"{self.name}: --labels folders needs each {self.kind.noun} in a folder of its "
+                    f"class, and some are not (for example {self._outside()!r})"
                 )
             return replace(self, labels=folders)
         return self._by_default(folders, read, known_table)
@@ -137,7 +143,7 @@ class Files:
         kept = [image for image, folder in placed if folder not in annotations]
         left_out = len(self.images) - len(kept)
         return replace(self, images=kept).with_note(
-            f"{self.name}: {counted(left_out, 'image')} in {', '.join(sorted(annotations))} left "
+            f"{self.name}: {self._counted(left_out)} in {', '.join(sorted(annotations))} left "
             "out as annotations"
         )
 
@@ -171,7 +177,8 @@ class Files:
                 return labelled if labelled.labels is not None else files
         if not in_folders and any("/" in file for file in files.images) and not files.of_archives:
             return files.with_note(
-                f"{files.name}: images lie beside folders of images, so it counts as unlabelled"
+                f"{files.name}: {self.kind.nouns} lie beside folders of {self.kind.nouns}, so it "
+                "counts as unlabelled"
             )
         return replace(files, labels=folders)
 
@@ -185,7 +192,7 @@ class Files:
             missing = self.images[found.index(None)]
             raise UserError(
                 f"{table.file} has no label for {len(found) - len(labels)} of the "
-                f"{counted(len(found), 'image')} of {self.name} (for example {missing!r}); add "
+                f"{self._counted(len(found))} of {self.name} (for example {missing!r}); add "
                 "them, or leave --labels out"
             )
         note = f"{self.name}: labels are read from {table.file}"
@@ -233,7 +240,7 @@ class Files:
         kept = [place for place, folder in enumerate(folders) if folder not in splits]
         note = (
             f"{self.name}: {', '.join(sorted(splits))} beside the classes is named like a split "
-            f"and left out with its {counted(len(folders) - len(kept), 'image')}; rename it if it "
+            f"and left out with its {self._counted(len(folders) - len(kept))}; rename it if it "
             "is a class"
         )
         files = replace(self, images=[self.images[place] for place in kept]).with_note(note)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+from headsearch.data.file_kinds import IMAGES, FileKind
 from headsearch.data.image.byte_ranges import LARGEST_FILE, is_url, read_head, read_range
 from headsearch.data.image.file_source import FileSource
 from headsearch.data.image.labelling import AUTO, Labelling
@@ -21,9 +22,16 @@ class ListSource(FileSource):
         table: the list.
         name: what the user called it.
         labelling: how labels are found where it has none.
+        kind: what it lists.
     """
 
-    def __init__(self, table: PathTable, name: str, labelling: Labelling = AUTO) -> None:
+    def __init__(
+        self,
+        table: PathTable,
+        name: str,
+        labelling: Labelling = AUTO,
+        kind: FileKind = IMAGES,
+    ) -> None:
         self._folder = str(PurePosixPath(table.file).parent)
         if is_url(table.file):
             self._folder = table.file.rpartition("/")[0]
@@ -34,7 +42,7 @@ class ListSource(FileSource):
             chosen = Labelling("none")
             if own is not None and not missing:
                 chosen = Labelling("auto", table, required=True)
-        super().__init__(name, list(dict.fromkeys(table.paths)), [], chosen)
+        super().__init__(name, list(dict.fromkeys(table.paths)), [], chosen, kind=kind)
         if chosen.mode == "none" and labelling.mode == "auto":
             self.notes += (_why_unlabelled(name, table, missing),)
         repeated = len(table.paths) - len(set(table.paths))

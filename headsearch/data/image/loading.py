@@ -1,4 +1,4 @@
-"""`load` and `load_photos`: decode images of a source into memory, or leave them for later."""
+"""`load_inputs`, `load` and `load_photos`: decode samples into memory, or leave them for later."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from headsearch.config.input_shape import InputShape
 from headsearch.config.settings import CheckImages
 from headsearch.data.image.decode import BadImage
 from headsearch.data.image.photo_sets import Photos, PhotosInMemory, PhotosOnDemand
 from headsearch.data.image.photos import PhotoReader, bytes_of
-from headsearch.data.image.readers import Source
 from headsearch.data.image.skipped import LeftOut
+from headsearch.data.image.source import Items, Source
 from headsearch.data.image.store import (
     MEMORY_LIMIT,
     Images,
@@ -56,31 +57,30 @@ class Loading:
     left_out: LeftOut = field(default_factory=LeftOut)
 
 
-def load(
-    source: Source,
+def load_inputs(
+    source: Items,
     indices: Tensor,
-    image_size: int,
+    shape: InputShape,
+    read: Read,
     how: Loading | None = None,
-    read: Read | None = None,
 ) -> tuple[Images, list[str]]:
-    """Loads the square images of a set.
+    """Loads the images of a set, or the maps of clips, which all have one shape.
 
     Args:
         source: the images.
         indices: (N,) int64 indices of the images in the order of the result.
-        image_size: side in pixels.
+        shape: of each.
+        read: gives the pixels (C, H, W) of an image by its index.
         how: see `Loading`.
-        read: gives the pixels (3, S, S) of an image; by default `source.pixels`.
 
     Returns:
         The images without the bad ones, and the names of the bad ones.
     """
     how = Loading() if how is None else how
-    read = partial(source.pixels, size=image_size) if read is None else read
-    if len(indices) * 3 * image_size**2 > how.memory_limit:
+    if len(indices) * shape.values > how.memory_limit:
         kept, names = _checked(source, indices, how)
-        return ImagesOnDemand(source, kept, image_size, how.left_out, names, read), names
-    pixels = np.empty((len(indices), 3, image_size, image_size), np.uint8)
+        return ImagesOnDemand(source, kept, shape, read, how.left_out, names), names
+    pixels = np.empty((len(indices), *shape.tensor), np.uint8)
 
     def keep(position: int, index: int) -> None:
         pixels[position] = read(index)
@@ -90,7 +90,25 @@ def load(
     kept = indices[good]
     labels = None if source.labels is None else source.labels[kept]
     kept_pixels = tensor[good] if names else tensor
-    return ImagesInMemory(source.name, kept_pixels, labels, source.classes), names
+    return ImagesInMemory(source.name, kept_pixels, labels, source.classes, shape), names
+
+
+def load(
+    source: Source,
+    indices: Tensor,
+    image_size: int,
+    how: Loading | None = None,
+    read: Read | None = None,
+) -> tuple[Images, list[str]]:
+    """Loads the square images of a set; see `load_inputs`.
+
+    Args:
+        source, indices, how: as there.
+        image_size: side in pixels.
+        read: gives the pixels (3, S, S) of an image; by default `source.pixels`.
+    """
+    read = partial(source.pixels, size=image_size) if read is None else read
+    return load_inputs(source, indices, InputShape.square(image_size), read, how)
 
 
 def load_photos(
@@ -113,17 +131,17 @@ def load_photos(
     return PhotosInMemory(reader, indices[good], [p for p in photos if p.size]), names
 
 
-def _checked(source: Source, indices: Tensor, how: Loading) -> tuple[Tensor, list[str]]:
+def _checked(source: Items, indices: Tensor, how: Loading) -> tuple[Tensor, list[str]]:
     """The indices of the images that are decoded on demand, and the names of the bad ones."""
     if how.check == "lazy" or (how.check == "auto" and len(indices) > CHECKED):
         how.left_out.sets.append((source.name, [], len(indices)))
         return indices, []
-    good, names = _read_all(source, indices, lambda _, index: source.shorter_side(index), how)
+    good, names = _read_all(source, indices, lambda _, index: source.check(index), how)
     return indices[good], names
 
 
 def _read_all(
-    source: Source, indices: Tensor, keep: Callable[[int, int], object], how: Loading
+    source: Items, indices: Tensor, keep: Callable[[int, int], object], how: Loading
 ) -> tuple[Tensor, list[str]]:
     """Reads images in parallel.
 

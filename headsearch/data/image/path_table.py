@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from headsearch.data.file_kinds import CLIPS, IMAGES, FileKind
 from headsearch.data.image.byte_ranges import read_range
 from headsearch.data.image.decode import BadImage
-from headsearch.data.image.suffixes import SUFFIXES, is_image
 from headsearch.errors import UserError
 from headsearch.text import counted, listing
 
@@ -29,7 +29,9 @@ LABEL_COLUMNS = (
 BOXES = "predictionstring"
 """Kaggle's column for ImageNet: a class and a box, repeated. The class comes first."""
 
-_ENDINGS = "|".join(re.escape(suffix) for suffix in SUFFIXES)
+_SAMPLES = FileKind("sample", (*IMAGES.suffixes, *CLIPS.suffixes))
+"""What a list may name the paths of."""
+_ENDINGS = "|".join(re.escape(suffix) for suffix in _SAMPLES.suffixes)
 _PATH_AND_LABEL = re.compile(rf"(.*(?:{_ENDINGS}))\s*[\s,;]\s*(\S.*)", re.IGNORECASE)
 
 
@@ -96,7 +98,7 @@ class PathTable:
                     f"{self.file} gives {path!r} several labels ({self._by_name[path]}, "
                     f"{label}); an image has one"
                 )
-            for shorter in {parts.name, parts.stem if is_image(path) else parts.name}:
+            for shorter in {parts.name, parts.stem if _SAMPLES.includes(path) else parts.name}:
                 # A name that several folders have decides nothing.
                 if shorter != str(parts) and self._by_name.setdefault(shorter, label) != label:
                     self._by_name[shorter] = None
@@ -117,7 +119,7 @@ def _from_lines(file: str, lines: list[str]) -> PathTable:
 
 
 def _split_line(line: str) -> tuple[str, str]:
-    if is_image(line):
+    if _SAMPLES.includes(line):
         return line, ""
     found = _PATH_AND_LABEL.fullmatch(line)
     if found is None:  # the name of an image without its suffix
@@ -135,14 +137,14 @@ def _from_columns(file: str, rows: list[list[str]]) -> PathTable:
     lower = [cell.lower() for cell in first]
     named = {*lower} & {*PATH_COLUMNS, *LABEL_COLUMNS}
     below = rows[1] if len(rows) > 1 else []
-    if not any(map(is_image, first)) and (named or any(map(is_image, below))):
+    if not any(map(_SAMPLES.includes, first)) and (named or any(map(_SAMPLES.includes, below))):
         place, label = _named_columns(file, first, lower, below)
         rows = rows[1:]
         if not rows:
             raise UserError(f"{file} has a header and no rows")
         boxes = label is not None and lower[label] == BOXES
     else:
-        place = next((i for i, cell in enumerate(first) if is_image(cell)), 0)
+        place = next((i for i, cell in enumerate(first) if _SAMPLES.includes(cell)), 0)
         if len(first) > 2:
             raise UserError(
                 f"{file} has {counted(len(first), 'column')} and no header; expected a path, or a "
@@ -166,7 +168,7 @@ def _named_columns(
     file: str, names: list[str], lower: list[str], below: list[str]
 ) -> tuple[int, int | None]:
     """The columns of the paths and of the labels in a table with a header."""
-    paths = [i for i, cell in enumerate(below) if is_image(cell)]
+    paths = [i for i, cell in enumerate(below) if _SAMPLES.includes(cell)]
     if len(paths) != 1:
         paths = [i for i, name in enumerate(lower) if name in PATH_COLUMNS]
     labels = [i for i, name in enumerate(lower) if name in LABEL_COLUMNS]

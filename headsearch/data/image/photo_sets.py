@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from headsearch.config.input_shape import InputShape
 from headsearch.data.image.photos import Cut, PhotoReader, cut_out, evaluation_view
 from headsearch.data.image.skipped import LeftOut
 from headsearch.data.image.store import Bad, Images, ImagesOnDemand, in_worker
@@ -55,7 +56,7 @@ class PhotosInMemory(Photos):
         assert len(photos) == len(indices)
         source = reader.source
         labels = None if source.labels is None else source.labels[indices]
-        super().__init__(source.name, reader.size, labels, source.classes)
+        super().__init__(source.name, InputShape.square(reader.size), labels, source.classes)
         self._photos = photos
         self._pool = ThreadPoolExecutor(cores_here())
 
@@ -88,7 +89,8 @@ class PhotosOnDemand(ImagesOnDemand, Photos):
     def __init__(
         self, reader: PhotoReader, indices: Tensor, left_out: LeftOut, bad: Sequence[str] = ()
     ) -> None:
-        super().__init__(reader.source, indices, reader.size, left_out, bad, reader.evaluated)
+        shape = InputShape.square(reader.size)
+        super().__init__(reader.source, indices, shape, reader.evaluated, left_out, bad)
         self._reader = reader
 
     def crops(self, indices: Tensor, cuts: Sequence[Cut]) -> tuple[list[Tensor], list[Bad]]:

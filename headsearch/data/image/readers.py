@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from headsearch.data.file_kinds import IMAGES, FileKind
 from headsearch.data.image.brace_lists import expand, is_pattern
 from headsearch.data.image.byte_ranges import LARGEST_FILE, is_url, read_head, read_range
 from headsearch.data.image.file_source import FileSource
@@ -60,13 +61,14 @@ class FolderSource(FileSource):
         without: Path | None = None,
         labelling: Labelling = AUTO,
         files: list[str] | None = None,
+        kind: FileKind = IMAGES,
     ) -> None:
         self.path = path
         images: list[str] = []
         others: list[str] = []
         for file in files_below(path, without) if files is None else files:
-            (images if is_image(file) else others).append(file)
-        super().__init__(name, sorted(images), sorted(others), labelling)
+            (images if kind.includes(file) else others).append(file)
+        super().__init__(name, sorted(images), sorted(others), labelling, kind=kind)
 
     def read(self, index: int) -> bytes:
         return read_range(str(self.path / self.files[index]), 0, None, LARGEST_FILE)
@@ -119,7 +121,11 @@ def files_below(root: Path, without: Path | None = None) -> Iterator[str]:
 
 
 def open_named(
-    spec: str, role: str, labelling: Labelling = AUTO, without: Path | None = None
+    spec: str,
+    role: str,
+    labelling: Labelling = AUTO,
+    without: Path | None = None,
+    kind: FileKind = IMAGES,
 ) -> FileSource:
     """Opens what a user names: a path, a URL, or several archives.
 
@@ -129,16 +135,17 @@ def open_named(
         role: "train" or "eval", which decides where archives have names of splits.
         labelling: how labels are found.
         without: a folder inside the one that is named, which is left out.
+        kind: which files are read.
 
     Raises:
         UserError: nothing of this name exists or can be read, or it contains no image.
     """
     here = not is_url(spec) and Path(spec).expanduser().exists()
     if not here and is_pattern(spec):
-        return TarSource(_archives_of(spec), spec, labelling)
+        return TarSource(_archives_of(spec), spec, labelling, kind)
     if is_url(spec):
-        return _open_url(spec, role, labelling)
-    return open_path(Path(spec).expanduser(), spec, without, labelling, role)
+        return _open_url(spec, role, labelling, kind)
+    return open_path(Path(spec).expanduser(), spec, without, labelling, role, kind)
 
 
 def _archives_of(spec: str) -> list[str]:
@@ -156,17 +163,17 @@ def _archives_of(spec: str) -> list[str]:
     return found
 
 
-def _open_url(spec: str, role: str, labelling: Labelling) -> FileSource:
+def _open_url(spec: str, role: str, labelling: Labelling, kind: FileKind) -> FileSource:
     path = spec.rstrip("/")
     if tarfile_like(path):
-        return TarSource([path], spec, labelling)
+        return TarSource([path], spec, labelling, kind)
     if path.lower().endswith(LIST_SUFFIXES):
-        return ListSource(PathTable.read(path), spec, labelling)
+        return ListSource(PathTable.read(path), spec, labelling, kind)
     files = remote_files(path)
     archives = [file for file in files if file.endswith(".tar")]
-    if archives and not any(map(is_image, files)):
-        return _open_archives(path, spec, archives, role, labelling)
-    return RemoteSource(path, spec, files, labelling)
+    if archives and not any(map(kind.includes, files)):
+        return _open_archives(path, spec, archives, role, labelling, kind)
+    return RemoteSource(path, spec, files, labelling, kind)
 
 
 def open_path(
@@ -175,6 +182,7 @@ def open_path(
     without: Path | None = None,
     labelling: Labelling = AUTO,
     role: str = "train",
+    kind: FileKind = IMAGES,
 ) -> FileSource:
     """Opens a folder of images or of archives, an archive, or a list of paths.
 
@@ -184,6 +192,7 @@ def open_path(
         without: a folder inside it that is left out.
         labelling: how labels are found.
         role: "train" or "eval", which decides where archives have names of splits.
+        kind: which files are read.
 
     Raises:
         UserError: it does not exist, is none of these, or contains no image.
@@ -191,28 +200,28 @@ def open_path(
     if path.is_dir():
         files = list(files_below(path, without))
         archives = sorted(file for file in files if file.endswith(".tar"))
-        if archives and not any(map(is_image, files)):
-            return _open_archives(str(path), name, archives, role, labelling)
-        return FolderSource(path, name, without, labelling, files)
+        if archives and not any(map(kind.includes, files)):
+            return _open_archives(str(path), name, archives, role, labelling, kind)
+        return FolderSource(path, name, without, labelling, files, kind)
     if path.is_file() and tarfile_like(str(path)):
-        return TarSource([str(path)], name, labelling)
+        return TarSource([str(path)], name, labelling, kind)
     if path.is_file() and path.suffix.lower() in LIST_SUFFIXES:
-        return ListSource(PathTable.read(str(path)), name, labelling)
+        return ListSource(PathTable.read(str(path)), name, labelling, kind)
     if path.exists():
         raise UserError(
-            f"{name} is neither a folder nor a .tar of images, nor a list of paths "
+            f"{name} is neither a folder nor a .tar of {kind.nouns}, nor a list of paths "
             f"({', '.join(LIST_SUFFIXES)})"
         )
     raise UserError(f"{name} does not exist{nearest(path)}")
 
 
 def _open_archives(
-    folder: str, name: str, archives: list[str], role: str, labelling: Labelling
+    folder: str, name: str, archives: list[str], role: str, labelling: Labelling, kind: FileKind
 ) -> FileSource:
     """The archives in a folder; where their names have splits, those of the role."""
     words = TRAIN_FOLDERS if role == "train" else EVAL_FOLDERS
     used, unused = of_split(sorted(archives), words)
-    source = TarSource([f"{folder}/{file}" for file in used], name, labelling)
+    source = TarSource([f"{folder}/{file}" for file in used], name, labelling, kind)
     if unused:
         source.notes += (
             f"{name}: {counted(len(unused), 'archive')} of other splits left out (for example "

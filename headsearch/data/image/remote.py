@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+from headsearch.data.file_kinds import IMAGES, FileKind
 from headsearch.data.image.byte_ranges import (
     LARGEST_FILE,
     file_system,
@@ -19,7 +20,7 @@ from headsearch.data.image.byte_ranges import (
 from headsearch.data.image.file_source import FileSource
 from headsearch.data.image.label_files import LARGEST as LARGEST_LABEL
 from headsearch.data.image.labelling import AUTO, Labelling
-from headsearch.data.image.suffixes import is_hidden, is_image
+from headsearch.data.image.suffixes import is_hidden
 from headsearch.errors import UserError
 
 
@@ -49,12 +50,21 @@ class RemoteSource(FileSource):
         name: what the user called it.
         files: relative names of its files.
         labelling: how labels are found.
+        kind: which files are read.
     """
 
-    def __init__(self, url: str, name: str, files: list[str], labelling: Labelling = AUTO) -> None:
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        files: list[str],
+        labelling: Labelling = AUTO,
+        kind: FileKind = IMAGES,
+    ) -> None:
         self.url = url
-        images = [file for file in files if is_image(file)]
-        super().__init__(name, images, [f for f in files if not is_image(f)], labelling)
+        samples = [file for file in files if kind.includes(file)]
+        others = [file for file in files if not kind.includes(file)]
+        super().__init__(name, samples, others, labelling, kind=kind)
 
     def read(self, index: int) -> bytes:
         return read_range(f"{self.url}/{self.files[index]}", 0, None, LARGEST_FILE)

@@ -37,14 +37,15 @@ class LeftOut:
 
     Args:
         max_bad_images: the largest fraction of a set's images that may be bad.
+        noun: what one of them is called.
 
     Attributes:
         sets: for each set that was decoded: the name of its source, the names of its bad files, and
             the number of its images, bad ones included.
     """
 
-    def __init__(self, max_bad_images: float = MAX_BAD_IMAGES) -> None:
-        self.max_bad_images = max_bad_images
+    def __init__(self, max_bad_images: float = MAX_BAD_IMAGES, noun: str = "image") -> None:
+        self.max_bad_images, self._noun = max_bad_images, noun
         self.sets: list[tuple[str, Sequence[str], int]] = []
         self._reasons: dict[tuple[str, str], str] = {}
         self._file: Path | None = None
@@ -106,7 +107,7 @@ class LeftOut:
             return
         where = f"; {self._file} lists them" if self._file is not None else ""
         raise TooManyBadError(
-            f"{source}: {len(bad)} of {counted(count, 'image')} cannot be read ({named(bad)}), "
+            f"{source}: {len(bad)} of {counted(count, self._noun)} cannot be read ({named(bad)}), "
             f"more than --max-bad-images {self.max_bad_images:g} allows: "
             f"mend or remove them{where}",
             self,

@@ -1,4 +1,4 @@
-"""`Source`: a numbered set of undecoded images, of which any one can be read at any time."""
+"""`Items` and `Source`: numbered sets of undecoded samples that can be read in any order."""
 
 from __future__ import annotations
 
@@ -17,22 +17,20 @@ from headsearch.data.image.wide_values import NOMINAL, Scale
 NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
-class Source(ABC):
-    """A numbered set of images that can be decoded one at a time, from several threads.
+class Items(ABC):
+    """A numbered set of undecoded samples, images or clips.
 
     Attributes:
         name: what the user called it.
         labels: (N,) int64 indices into `classes`, or None.
         classes: class names, sorted; empty without labels.
         notes: decisions that were made while opening it, one line each.
-        others: names of the files without the suffix of an image.
-        beside: the numbers of such files that lie beside an image of the same name (captions,
+        others: names of the files without the suffix of a sample.
+        beside: the numbers of such files that lie beside a sample of the same name (captions,
             metadata), by ending. They are not among `others`.
-        scale: of images of more than 8 bits a value; see `survey`.
     """
 
     name: str
-    scale: Scale = NOMINAL
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -41,6 +39,32 @@ class Source(ABC):
 
     @abstractmethod
     def __len__(self) -> int: ...
+
+    @abstractmethod
+    def check(self, index: int) -> None:
+        """Looks at the start of a sample without decoding it.
+
+        Raises:
+            BadImage: it is not usable, as far as that can be seen.
+            OSError: the file cannot be read.
+        """
+
+    def __str__(self) -> str:
+        return self.name
+
+    def describe(self, index: int) -> str:
+        """The name of a sample in messages."""
+        return f"{self.name}[{index}]"
+
+
+class Source(Items):
+    """A numbered set of images that can be decoded one at a time, from several threads.
+
+    Attributes:
+        scale: of images of more than 8 bits a value; see `survey`.
+    """
+
+    scale: Scale = NOMINAL
 
     @abstractmethod
     def pixels(self, index: int, size: int) -> NDArray[np.uint8]:
@@ -59,12 +83,8 @@ class Source(ABC):
         """Image `index` before it is decoded, if there is such a thing; raises as `pixels`."""
         return None
 
-    def __str__(self) -> str:
-        return self.name
-
-    def describe(self, index: int) -> str:
-        """The name of image `index` in messages."""
-        return f"{self.name}[{index}]"
+    def check(self, index: int) -> None:
+        self.shorter_side(index)
 
 
 class EncodedSource(Source):

@@ -1,4 +1,4 @@
-"""`Images`, a set of decoded square images: held in memory, or decoded on demand."""
+"""`Images`, a set of decoded images, or of log-mel maps: held in memory, or decoded on demand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import repeat
 from typing import TypeVar
 
@@ -15,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from headsearch.config.input_shape import InputShape
 from headsearch.data.image.decode import BadImage
-from headsearch.data.image.readers import Source
 from headsearch.data.image.skipped import LeftOut
+from headsearch.data.image.source import Items
 from headsearch.device import cores_here
 from headsearch.errors import UserError
 
@@ -34,11 +34,11 @@ T = TypeVar("T")
 
 
 class Images(ABC):
-    """A set of square RGB images.
+    """A set of square RGB images, or of inputs of another domain.
 
     Attributes:
         name: what the user called their source.
-        image_size: side in pixels.
+        shape: of one of them.
         labels: (N,) int64 indices into `classes`, or None.
         classes: class names; empty without labels.
         in_memory: whether reading an image costs no decoding.
@@ -47,20 +47,25 @@ class Images(ABC):
     in_memory = True
 
     def __init__(
-        self, name: str, image_size: int, labels: Tensor | None, classes: tuple[str, ...]
+        self, name: str, shape: InputShape, labels: Tensor | None, classes: tuple[str, ...]
     ) -> None:
         assert (labels is None) == (not classes)
         self.name = name
-        self.image_size = image_size
+        self.shape = shape
         self.labels = labels
         self.classes = classes
+
+    @property
+    def image_size(self) -> int:
+        """The side of square images in pixels; the number of time steps of a sequence."""
+        return self.shape.width
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def batch(self, indices: Tensor) -> Tensor:
-        """Images by index: (B,) int64 to (B, 3, S, S) uint8 on the CPU."""
+        """Images by index: (B,) int64 to (B, C, H, W) uint8 on the CPU."""
 
 
 class ImagesInMemory(Images):
@@ -68,17 +73,23 @@ class ImagesInMemory(Images):
 
     Args:
         name, labels, classes: as in `Images`.
-        pixels: (N, 3, S, S) uint8.
+        pixels: (N, C, H, W) uint8.
+        shape: of one of them; that of square images by default.
     """
 
     def __init__(
-        self, name: str, pixels: Tensor, labels: Tensor | None, classes: tuple[str, ...]
+        self,
+        name: str,
+        pixels: Tensor,
+        labels: Tensor | None,
+        classes: tuple[str, ...],
+        shape: InputShape | None = None,
     ) -> None:
+        shape = InputShape.square(pixels.shape[-1]) if shape is None else shape
         assert pixels.dtype == torch.uint8
-        assert pixels.shape[1] == 3
-        assert pixels.shape[2] == pixels.shape[3]
+        assert pixels.shape[1:] == shape.tensor
         assert labels is None or len(labels) == len(pixels)
-        super().__init__(name, pixels.shape[-1], labels, classes)
+        super().__init__(name, shape, labels, classes)
         self.pixels = pixels.contiguous()
 
     def __len__(self) -> int:
@@ -99,10 +110,10 @@ class ImagesOnDemand(Images):
     Args:
         source: the images.
         indices: (N,) int64 indices of the source's images that belong to this set.
-        image_size: side in pixels.
+        shape: of one of them.
+        read: gives the pixels (C, H, W) of an image of the source.
         left_out: collects the bad files.
         bad: names of files that are left out already.
-        read: gives the pixels (3, S, S) of an image of the source; by default `source.pixels`.
 
     Attributes:
         bad: the names of all bad files, those known from the start first.
@@ -113,17 +124,16 @@ class ImagesOnDemand(Images):
 
     def __init__(
         self,
-        source: Source,
+        source: Items,
         indices: Tensor,
-        image_size: int,
+        shape: InputShape,
+        read: Read,
         left_out: LeftOut,
         bad: Sequence[str] = (),
-        read: Read | None = None,
     ) -> None:
         labels = None if source.labels is None else source.labels[indices]
-        super().__init__(source.name, image_size, labels, source.classes)
-        self._source = source
-        self._read = partial(source.pixels, size=image_size) if read is None else read
+        super().__init__(source.name, shape, labels, source.classes)
+        self._source, self._read = source, read
         self._indices: list[int] = indices.tolist()
         self._pool = ThreadPoolExecutor(cores_here())
         self._one_at_a_time = threading.Lock()
@@ -190,7 +200,7 @@ class ImageSubset(Images):
 
     def __init__(self, images: Images, indices: Tensor) -> None:
         labels = None if images.labels is None else images.labels[indices]
-        super().__init__(images.name, images.image_size, labels, images.classes)
+        super().__init__(images.name, images.shape, labels, images.classes)
         self.in_memory = images.in_memory
         self._images = images
         self._indices = indices

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 
+from headsearch.data.file_kinds import IMAGES, FileKind
 from headsearch.data.image.byte_ranges import LARGEST_FILE, is_url, read_head, read_range
 from headsearch.data.image.file_source import FileSource, nothing_in
 from headsearch.data.image.label_files import LARGEST as LARGEST_LABEL
 from headsearch.data.image.labelling import AUTO, Labelling
-from headsearch.data.image.suffixes import is_image
 from headsearch.data.image.tar_index import Members, members_of
 from headsearch.text import counted
 
@@ -34,9 +34,16 @@ class TarSource(FileSource):
         tars: paths or URLs.
         name: what the user called them.
         labelling: how labels are found.
+        kind: which files are read.
     """
 
-    def __init__(self, tars: Sequence[str], name: str, labelling: Labelling = AUTO) -> None:
+    def __init__(
+        self,
+        tars: Sequence[str],
+        name: str,
+        labelling: Labelling = AUTO,
+        kind: FileKind = IMAGES,
+    ) -> None:
         self._tars = list(dict.fromkeys(tars))
         several = len(self._tars) > 1
         stems = _stems(self._tars) if several else [""]
@@ -49,18 +56,17 @@ class TarSource(FileSource):
                 self._places[prefix + file] = number, offset, size
             repeated += members.repeated
             nested += members.nested
-            empty += not any(map(is_image, members.places))
-        files = sorted(file for file in self._places if is_image(file))
+            empty += not any(map(kind.includes, members.places))
+        files = sorted(file for file in self._places if kind.includes(file))
         others = sorted(self._places.keys() - set(files))
         if not files:
-            raise nothing_in(name, others)
+            raise nothing_in(name, others, kind)
         of_archives = several or nested > 0
-        super().__init__(
-            name, files, others, labelling, of_archives=of_archives and all("/" in f for f in files)
-        )
+        in_archives = of_archives and all("/" in file for file in files)
+        super().__init__(name, files, others, labelling, of_archives=in_archives, kind=kind)
         self._keep_places()
         if empty:
-            self.notes += (f"{name}: {empty} of {len(self._tars)} archives hold no image",)
+            self.notes += (f"{name}: {empty} of {len(self._tars)} archives hold no {kind.noun}",)
         if repeated:
             members_ = counted(repeated, "member")
             self.notes += (f"{name} holds {members_} more than once; the last is used",)

@@ -23,7 +23,7 @@ _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601-2, rounded as in torchvision
 
 
 def normalize(images_B3HW: Tensor, normalization: Normalization = IMAGENET) -> Tensor:
-    """Converts uint8 images (B, 3, H, W) to float32, normalised."""
+    """Converts uint8 images (B, 3, H, W), or maps of one channel, to float32, normalised."""
     assert images_B3HW.dtype == torch.uint8
     return _standardize(images_B3HW.float().div_(255), normalization)
 
@@ -313,7 +313,9 @@ def solarize(x_N3HW: Tensor, solarized_N: Tensor) -> Tensor:
 
 def _standardize(x_N3HW: Tensor, normalization: Normalization) -> Tensor:
     """Subtracts the mean from images in [0, 1] and divides by the standard deviation."""
-    means, stds = normalization.mean, normalization.std
+    # What has one channel, such as a log-mel map, takes the first numbers.
+    channels = x_N3HW.shape[1]
+    means, stds = normalization.mean[:channels], normalization.std[:channels]
     # Filled on the device: a tensor from a Python list would be copied there, which synchronises.
     scale_131 = torch.cat([x_N3HW.new_full((1, 1, 1), 1 / std) for std in stds])
     shift_131 = torch.cat(

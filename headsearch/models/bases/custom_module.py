@@ -7,22 +7,26 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from headsearch.config.input_shape import InputShape
 from headsearch.errors import UserError
 from headsearch.models.bases.plan import BasePlan, check_grid
 from headsearch.models.bases.shapes import REFUSALS, Shape, first_line, measure
 from headsearch.models.bases.trunk import all_maps, make_deterministic
 
 
-def plan_module(module: nn.Module, image_size: int, name: str | None = None) -> BasePlan:
+def plan_module(
+    module: nn.Module, image_size: int | InputShape, name: str | None = None
+) -> BasePlan:
     """Plans a base from a user's module; bases that the plan builds start from its weights.
 
-    The module takes images (B, 3, S, S) and returns a map (B, D, H, W), or tokens (B, N, D) of a
-    square map with an optional class token in front. If it has timm's `forward_intermediates` or
-    `forward_features`, these are used. The module is copied, never changed.
+    The module takes images (B, 3, S, S), or inputs of another shape, and returns a map
+    (B, D, H, W), or tokens (B, N, D) of a square map with an optional class token in front. If it
+    has timm's `forward_intermediates` or `forward_features`, these are used. The module is copied,
+    never changed.
 
     Args:
         module: the module with its initial weights.
-        image_size: S, the side of the images in pixels.
+        image_size: S, the side of the images in pixels, or the shape of the input.
         name: the name of the base; the class of the module when None.
 
     Raises:
@@ -34,23 +38,27 @@ def plan_module(module: nn.Module, image_size: int, name: str | None = None) -> 
     if parameter is None:
         raise UserError(f"base {name!r} has no parameters: there is nothing to pretrain")
     # A generator of its own, so that the caller's random state does not change.
-    images = torch.rand(
-        2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)
-    ).to(parameter)
+    input_shape = InputShape.square(image_size) if isinstance(image_size, int) else image_size
+    images = torch.rand(2, *input_shape.tensor, generator=torch.Generator().manual_seed(0)).to(
+        parameter
+    )
     try:
         shape = _shape_of(copy.deepcopy(module), images)
     except UserError as error:
         raise UserError(f"base {name!r}: {error}") from None
     except REFUSALS as error:
         raise UserError(
-            f"base {name!r} cannot serve on images of shape (1, 3, {image_size}, {image_size}): "
+            f"base {name!r} cannot serve on images of shape {(1, *input_shape.tensor)}: "
             f"{first_line(error)}"
         ) from error
-    check_grid(name, shape.stages[0].grid, f"on images of {image_size} pixels", "larger images")
+    on, larger = f"on images of {input_shape.width} pixels", "larger images"
+    if input_shape.sequence:
+        on, larger = f"on {input_shape.words}", "longer clips"
+    check_grid(name, shape.stages[0].grid, on, larger)
     return BasePlan(
         name=name,
         timm_name=f"{type(module).__module__}.{type(module).__qualname__}",
-        image_size=image_size,
+        input_shape=input_shape,
         stages=shape.stages,
         own_family=None,
         params_m=shape.params_m,

@@ -1,6 +1,6 @@
-"""`plan_base`: fits a timm model to an image size by choosing its patch size or output stride.
+"""`plan_base`: fits a timm model to its input by choosing its patch size or output stride.
 
-Shapes: B images, C = 3 channels, S image side; D width of a map, H × W its grid.
+D is the width of a map, H × W its grid.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import timm
 import torch
 from torch import nn
 
+from headsearch.config.input_shape import InputShape
 from headsearch.errors import UserError
 from headsearch.models.bases.arguments import check_arguments
 from headsearch.models.bases.base import WHOLE, Base, Reading
@@ -23,11 +24,13 @@ from headsearch.models.bases.trunk import patch_embedding
 from headsearch.models.bases.weights import Weights, fitted
 from headsearch.text import with_article
 
-SMALLEST_GRID = 4
-"""Least side of a map in tokens: on smaller ones, windows, kernels and pooling cannot differ."""
+SMALLEST_GRID, SHORTEST = 4, 8
+"""Least side of a map in tokens, and least length of a map of one row (a sequence): on smaller
+ones, windows, kernels and pooling cannot differ."""
 
-GOOD_GRID = 7
-"""The preferred side of a map, where affordable: 8×8 on small images, 7×7 at stride 32 of 224."""
+GOOD_GRID, GOOD_LENGTH = 7, 24
+"""The preferred side of a map, where affordable: 8×8 on small images, 7×7 at stride 32 of 224; and
+the preferred length of a sequence, a token for each 40 ms of a second."""
 
 AFFORDABLE_GFLOPS = 0.5
 """GFLOPs per image up to which a base on a CPU gets the preferred grid rather than the smallest."""
@@ -35,12 +38,12 @@ AFFORDABLE_GFLOPS = 0.5
 
 @dataclass(frozen=True)
 class BasePlan:
-    """How to build a base for an image size, with the shapes of its maps and its cost."""
+    """How to build a base for an input shape, with the shapes of its maps and its cost."""
 
     name: str
     timm_name: str
     """timm's name of the model, or the qualified name of the class of a user's module."""
-    image_size: int
+    input_shape: InputShape
     stages: tuple[Stage, ...]
     """The shapes of the maps that heads can be attached to, the last map first."""
     own_family: str | None
@@ -106,12 +109,20 @@ class BasePlan:
         """The rows and columns (H, W) of the last map."""
         return self.stages[0].grid
 
+    @property
+    def image_size(self) -> int:
+        """The side of square images in pixels; the number of time steps of a sequence."""
+        return self.input_shape.width
+
     def __str__(self) -> str:
         height, width = self.grid
-        chosen = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in
-                           self.arguments.items() if key != "img_size")  # fmt: skip
+        chosen = ", ".join(
+            f"{key.replace('_', ' ')} {value}"
+            for key, value in self.arguments.items()
+            if key not in ("img_size", "in_chans")
+        )
         return (
-            f"{self.name} ({self.timm_name}) on {self.image_size}×{self.image_size} images"
+            f"{self.name} ({self.timm_name}) on {self.input_shape.words}"
             f"{', ' + chosen if chosen else ''}: {with_article(f'{height}×{width} map')} of "
             f"width {self.dim}, "
             f"{self.params_m:.1f} M parameters, {self.gflops:.2f} GFLOPs an image"
@@ -120,24 +131,25 @@ class BasePlan:
 
 def plan_base(
     name: str,
-    image_size: int,
+    image_size: int | InputShape,
     *,
     patch_size: int | None = None,
     accelerator: bool = False,
     arguments: Mapping[str, Any] | None = None,
     weights: Weights | None = None,
 ) -> BasePlan:
-    """Plans the base `name` for square images of `image_size` pixels.
+    """Plans the base `name` for square images of `image_size` pixels, or for another input.
 
     The model is changed as little as possible. It keeps its own patch size and stride if they give
-    a map of at least 7×7 tokens. Else the largest patch size (or output stride) that gives such a
-    map is used, if that is affordable, and one that gives at least 4×4 if it is not. Shapes and
-    GFLOPs are found on the meta device, without any computation.
+    a map of at least 7×7 tokens (24 in a sequence). Else the largest patch size (or output stride)
+    that gives such a map is used, if that is affordable, and one that gives at least 4×4 (8) if it
+    is not. Shapes and GFLOPs are found on the meta device, without any computation.
 
     Args:
         name: an alias of `ALIASES` or a timm model name.
-        image_size: the side of the images in pixels.
+        image_size: the side of square colour images in pixels, or the shape of the input.
         patch_size: the patch side in pixels, for models that have one; chosen as above when None.
+            Of a sequence the length of a patch in time steps.
         accelerator: whether the run has an accelerator; the larger map is then always affordable.
         arguments: further arguments of timm's model, as returned by `base_arguments`.
         weights: the initial weights; timm's random initialisation when None.
@@ -147,7 +159,10 @@ def plan_base(
             map at this image size, or the weights do not fit it.
     """
     arguments = {**ALIAS_ARGUMENTS.get(name, {}), **(arguments or {})}
-    plan = _chosen_plan(name, image_size, patch_size, accelerator, arguments)
+    shape = InputShape.square(image_size) if isinstance(image_size, int) else image_size
+    if shape.channels != 3:
+        arguments["in_chans"] = shape.channels
+    plan = _chosen_plan(name, shape, patch_size, accelerator, arguments)
     if weights is None:
         return plan
     with torch.device("meta"):
@@ -156,7 +171,7 @@ def plan_base(
 
 
 def check_grid(name: str, grid: tuple[int, int], at: str, advice: str) -> None:
-    """Raises UserError for a map with fewer than `SMALLEST_GRID` tokens a side.
+    """Raises UserError for a map with fewer than `SMALLEST_GRID` tokens a side, or `SHORTEST`.
 
     Args:
         name: the name of the base.
@@ -164,16 +179,22 @@ def check_grid(name: str, grid: tuple[int, int], at: str, advice: str) -> None:
         at: the setting that gives this map, for the message.
         advice: what the user can change, for the message.
     """
-    if min(grid) < SMALLEST_GRID:
+    if not _reaches(grid, SMALLEST_GRID, SHORTEST):
+        least = f"1×{SHORTEST}" if grid[0] == 1 < grid[1] else f"{SMALLEST_GRID}×{SMALLEST_GRID}"
         raise UserError(
             f"base {name!r} gives a map of {grid[0]}×{grid[1]} tokens {at}; "
-            f"heads need {SMALLEST_GRID}×{SMALLEST_GRID} or more: use {advice}"
+            f"heads need {least} or more: use {advice}"
         )
+
+
+def _reaches(grid: tuple[int, int], side: int, length: int) -> bool:
+    """Whether a map has this side, or this length if it has one row."""
+    return grid[1] >= length if grid[0] == 1 else min(grid) >= side
 
 
 def _chosen_plan(
     name: str,
-    image_size: int,
+    shape: InputShape,
     patch_size: int | None,
     accelerator: bool,
     given: dict[str, Any],
@@ -188,52 +209,57 @@ def _chosen_plan(
     coarse: BasePlan | None = None
     too_coarse: BasePlan | None = None
     refusals: list[str] = []
-    for choice in _argument_choices(timm_name, image_size, patch_size, given):
+    for choice in _argument_choices(timm_name, shape, patch_size, given):
         try:
-            plan = _plan_with(name, timm_name, image_size, {**given, **choice})
+            plan = _plan_with(name, timm_name, shape, {**given, **choice})
         except REFUSALS as error:
             refusals.append(first_line(error))
             continue
-        if min(plan.grid) < SMALLEST_GRID:
+        if not _reaches(plan.grid, SMALLEST_GRID, SHORTEST):
             too_coarse = plan
-        elif min(plan.grid) >= GOOD_GRID or patch_size is not None:
+        elif _reaches(plan.grid, GOOD_GRID, GOOD_LENGTH) or patch_size is not None:
             affordable = accelerator or plan.gflops <= AFFORDABLE_GFLOPS
             return plan if affordable or coarse is None else coarse
         elif coarse is None:
             coarse = plan
     if coarse is not None:
         return coarse
-    at = f"at --image-size {image_size}{f' and --patch-size {patch_size}' if patch_size else ''}"
+    at = f"at {shape.setting}{f' and --patch-size {patch_size}' if patch_size else ''}"
     if too_coarse is not None:
-        advice = f"larger images{' or smaller patches' if patch_size else ''}"
+        larger = "longer clips" if shape.sequence else "larger images"
+        advice = f"{larger}{' or smaller patches' if patch_size else ''}"
         check_grid(name, too_coarse.grid, at, advice)
     if patch_size and any("patch_size'" in reason for reason in refusals):
-        raise UserError(
-            f"base {name!r} takes no --patch-size at --image-size {image_size}; leave it out"
-        )
+        raise UserError(f"base {name!r} takes no --patch-size at {shape.setting}; leave it out")
     raise UserError(
         f"base {name!r} gives no map of tokens {at}: {_most_specific(refusals)}"
-        f"{_advice(timm_name, image_size, given)}"
+        f"{_advice(timm_name, shape, given)}"
     )
 
 
 def _argument_choices(
-    timm_name: str, image_size: int, patch_size: int | None, given: dict[str, Any]
+    timm_name: str, shape: InputShape, patch_size: int | None, given: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """Arguments to build the model with, least changed (and so with the coarsest map) first.
 
     Models of patches take another image and patch size. Models of stages take neither, or only an
-    image size; their map is refined by a smaller output stride.
+    image size; their map is refined by a smaller output stride. A patch of a sequence takes the
+    whole height; models that take no such patch get square ones, and give a map of several rows.
     """
+    size: Any = (shape.height, shape.width) if shape.sequence else shape.width
+
+    def patches(side: int) -> Any:
+        return (shape.height, side) if shape.sequence else side
+
     if patch_size is not None:
-        yield {"img_size": image_size, "patch_size": patch_size}
-        yield {"patch_size": patch_size}
+        yield {"img_size": size, "patch_size": patches(patch_size)}
+        yield {"patch_size": patches(patch_size)}
         return
     own = _own_patch(timm_name, given)
     for patch in sorted({own, 16, 14, 8, 4, 2, 1}, reverse=True) if own else []:
-        if patch <= own and image_size % patch == 0:
-            yield {"img_size": image_size, "patch_size": patch}
-    yield {"img_size": image_size}
+        if patch <= own and shape.width % patch == 0:
+            yield {"img_size": size, "patch_size": patches(patch)}
+    yield {"img_size": size}
     yield {}
     if "output_stride" not in given:
         for stride in (16, 8):
@@ -248,13 +274,15 @@ def _own_patch(timm_name: str, given: dict[str, Any]) -> int:
     return int(patch[0] if isinstance(patch, tuple) else patch)
 
 
-def _plan_with(name: str, timm_name: str, image_size: int, arguments: dict[str, Any]) -> BasePlan:
+def _plan_with(
+    name: str, timm_name: str, input_shape: InputShape, arguments: dict[str, Any]
+) -> BasePlan:
     """The plan with these arguments. Raises one of REFUSALS if the model does not take them."""
-    shape = _shape_of(timm_name, image_size, arguments)
+    shape = _shape_of(timm_name, input_shape, arguments)
     return BasePlan(
         name=name,
         timm_name=timm_name,
-        image_size=image_size,
+        input_shape=input_shape,
         stages=shape.stages,
         own_family=own_family(timm_name),
         params_m=shape.params_m,
@@ -264,10 +292,10 @@ def _plan_with(name: str, timm_name: str, image_size: int, arguments: dict[str, 
     )
 
 
-def _shape_of(timm_name: str, image_size: int, arguments: dict[str, Any]) -> Shape:
+def _shape_of(timm_name: str, shape: InputShape, arguments: dict[str, Any]) -> Shape:
     with torch.device("meta"):
         trunk = timm.create_model(timm_name, num_classes=0, **arguments).eval()
-    return measure(trunk, torch.empty(1, 3, image_size, image_size, device="meta"))
+    return measure(trunk, torch.empty(1, *shape.tensor, device="meta"))
 
 
 def _most_specific(refusals: list[str]) -> str:
@@ -279,12 +307,12 @@ def _most_specific(refusals: list[str]) -> str:
     return (sizes or refusals)[0]
 
 
-def _advice(timm_name: str, image_size: int, given: dict[str, Any]) -> str:
+def _advice(timm_name: str, shape: InputShape, given: dict[str, Any]) -> str:
     """What the user can do if the model only works at the image size it was made for."""
     size = timm.get_pretrained_cfg(timm_name).input_size[-1]
-    if size != image_size:
+    if size != shape.width and not shape.sequence:
         try:
-            _shape_of(timm_name, size, given)
+            _shape_of(timm_name, InputShape.square(size), given)
         except REFUSALS:
             return "; use another base"
         return f"; it was made for images of {size} pixels: use --image-size {size} or another base"

@@ -105,7 +105,8 @@ def _references(run: Run, y: str) -> list[tuple[str, float]]:
     """The accuracies of base, untrained base and raw pixels, with their labels."""
     probe = y.removeprefix("head_")
     baselines = run.facts.get("baselines", {})
-    texts = (("base", "base"), ("untrained", "untrained"), ("raw", "raw pixels"))
+    raw = run.words.raw
+    texts = (("base", "base"), ("untrained", "untrained"), ("raw", raw))
     return [
         (text, float(baselines[f"{kind}_{probe}"]) * COLUMNS[y].scale)
         for kind, text in texts

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from statistics import median
 
+from headsearch.config.input_shape import InputShape
 from headsearch.config.settings import RunConfig
 from headsearch.config.views import views_for
 from headsearch.data.factory import Form, Opener
@@ -71,7 +72,7 @@ def measure_reading(
             "in memory; there is nothing to read in a step"
         )
     order = pool.order(config.seed)[: STEPS * config.batch_size]
-    form = Form(image_size, math.ceil(STORED * image_size), cropped=True)
+    form = Form(InputShape.square(image_size), math.ceil(STORED * image_size), cropped=True)
     photos, _ = pool.load(order, form, Loading(memory_limit=1, check="lazy", left_out=LeftOut(1.0)))
     assert isinstance(photos, Photos)
     views = views_for(config.views, config.objective, image_size)

@@ -40,8 +40,9 @@ class MaeBaseProjection(nn.Module):
         super().__init__()
         self.dim, self.grid = plan.dim, plan.grid
         # Patches are rounded to whole pixels where the grid does not divide the image.
-        self.patch = tuple(max(1, round(plan.image_size / cells)) for cells in plan.grid)
-        self.values = 3 * self.patch[0] * self.patch[1]
+        sides = zip(plan.input_shape.tensor[1:], plan.grid, strict=True)
+        self.patch = tuple(max(1, round(side / cells)) for side, cells in sides)
+        self.values = plan.input_shape.channels * self.patch[0] * self.patch[1]
         self.decoder = nn.Linear(plan.dim, self.values)
 
 
@@ -72,7 +73,7 @@ class Mae(Objective):
         heterogeneous term = masked_mean of mean over D of
                              (map_h(student base tokens) − LayerNorm(teacher head tokens))²
 
-    Shapes: crops (2B, 3, S, S), tokens (2B, N, D), pixels of patches (2B, N, X), masks (2B, H, W).
+    Shapes: crops (2B, C, S, S), tokens (2B, N, D), pixels of patches (2B, N, X), masks (2B, H, W).
 
     Where heads enter (our own form, after Li et al. 2025, https://arxiv.org/abs/2310.05108, and
     Baevski et al., *data2vec*, ICML 2022, https://arxiv.org/abs/2202.03555): at masked patches the

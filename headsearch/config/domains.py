@@ -1,0 +1,56 @@
+"""The domains, kinds of data that bases are pretrained on, with their words in messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headsearch.errors import UserError
+
+AUTO, IMAGE, AUDIO = "auto", "image", "audio"
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a domain calls its data, in messages and reports.
+
+    Attributes:
+        sample: one of its samples, of which a data set holds many.
+        raw: the baseline without learning.
+        normalized: what is normalised with mean and std.
+        nothing: of a sample that shows nothing, what it does, in the singular and in the plural.
+    """
+
+    sample: str
+    raw: str
+    normalized: str
+    nothing: tuple[str, str]
+
+    @property
+    def samples(self) -> str:
+        return f"{self.sample}s"
+
+
+_ONE_COLOUR = "nothing (one colour, within 8 of 255 levels)"
+WORDS = {
+    IMAGE: Words("image", "raw pixels", "images", (f"shows {_ONE_COLOUR}", f"show {_ONE_COLOUR}")),
+    AUDIO: Words("clip", "raw log-mel", "log-mel maps", ("is silent", "are silent")),
+}
+"""The words of each domain."""
+
+
+def words_of(domain: str) -> Words:
+    """The words of a domain; those of images before it is known."""
+    return WORDS.get(domain, WORDS[IMAGE])
+
+
+def refuse_settings_of(other: str, given: dict[str, bool]) -> None:
+    """Raises UserError for the first setting that has a value, but is for another domain.
+
+    Args:
+        other: the domain that these settings are for.
+        given: whether each of them has a value of its own.
+    """
+    for name, is_given in given.items():
+        if is_given:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} is for --domain {other}: leave it out, or name data of that")

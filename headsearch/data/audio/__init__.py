@@ -1,0 +1,1 @@
+"""Clips of sound: reading, log-mel maps, random views."""
