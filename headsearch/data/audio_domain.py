@@ -28,7 +28,7 @@ from headsearch.data.settings import DataSettings
 class AudioDomain(Domain):
     """Clips of sound. All are cut or padded to one length, so no part of a map is invalid."""
 
-    name, files = AUDIO, CLIPS
+    name, files, space = AUDIO, CLIPS, "sequence.yaml"
 
     def check(self, config: RunConfig) -> None:
         given = {

@@ -7,6 +7,7 @@ waveform, W time steps, F frequencies, M bands.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -82,7 +83,7 @@ class LogMel:
     def fft(self) -> int:
         """The length of the Fourier transform: a power of two, of at least two windows, so that the
         lowest bands, which are narrow, hold some frequency."""
-        return 2 ** int(np.ceil(np.log2(2 * self.window)))
+        return 1 << math.ceil(math.log2(2 * self.window))
 
     @property
     def filters(self) -> Tensor:
