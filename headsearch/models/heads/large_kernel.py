@@ -107,7 +107,7 @@ class Modulation(FocalModulation):  # type: ignore[misc]  # timm has no types
         causal: whether the last context is the mean over the places so far, instead of all; for
             maps of one row.
         valid_BHW: bool; True where the map holds data, so that the mean is over such places only;
-            None if it holds data everywhere. See `padding.py`.
+            None if it holds data everywhere.
     """
 
     causal = False

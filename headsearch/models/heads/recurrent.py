@@ -30,7 +30,7 @@ class Recurrence(nn.Module):
 
     Attributes:
         valid_BHW: bool; True where the map holds data: the other tokens are not read. None if all
-            do. See `padding.py`.
+            do.
     """
 
     valid_BHW: Tensor | None = None

@@ -30,7 +30,7 @@ class NeighbourMean(Pooling):  # type: ignore[misc]  # timm has no types
         causal: whether the neighbours are the token itself and those before it; for maps of one
             row.
         valid_BHW: bool; True where the map holds data, so that the mean is over such places only;
-            None if it holds data everywhere. See `padding.py`.
+            None if it holds data everywhere.
     """
 
     causal = False

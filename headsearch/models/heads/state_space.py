@@ -41,7 +41,6 @@ class StateSpace(nn.Module):
 
     Attributes:
         valid_BHW: bool; True where the map holds data: other tokens count as zero. None if all do.
-            See `padding.py`.
     """
 
     valid_BHW: Tensor | None = None
