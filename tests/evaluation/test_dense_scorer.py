@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from headsearch.config.input_shape import InputShape
 from headsearch.data.dense import DenseData, built_in
 from headsearch.data.dense.built_in import built_in as rendered
 from headsearch.evaluation import dense
@@ -91,7 +92,7 @@ def test_heads_that_do_not_fit_into_memory_are_scored_in_groups(
 ) -> None:
     plan = replace(
         TINY_VIT,
-        image_size=32,
+        input_shape=InputShape.square(32),
         stages=(Stage(DIM, GRID), Stage(DIM, GRID)),
         arguments={**TINY_VIT.arguments, "img_size": 32},
     )
