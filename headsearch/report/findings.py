@@ -20,6 +20,8 @@ FINDING_COLUMNS = (
     "analysis", "model", "reference", "block", "value", "low", "high", "floor", "own", "verdict",
 )  # fmt: skip
 """The columns of findings.csv."""
+ANY_HEAD = "Having any head does this"
+"""How a sentence begins on a difference that the own head makes as well."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ def sentence(difference: Difference, own: str) -> str:
     )
     where = _where(difference, measure)
     if difference.kind == "any":
-        return f"Having any head does this: with {difference.model}, {where} {what} ({figures})."
+        return f"{ANY_HEAD}: with {difference.model}, {where} {what} ({figures})."
     return f"With {difference.model}, {where} {what} ({figures})."
 
 
@@ -241,10 +243,17 @@ def summary(table: pd.DataFrame) -> str:
             f"{heads} beside no head: {compared}. Without runs with the base's own kind of head, "
             "no difference can be ascribed to the kind of head."
         )
-    found = sum(isinstance(verdict, str) and bool(verdict) for verdict in table["verdict"])
-    said = "No finding" if not found else counted(found, "finding")
+    said = table["verdict"].fillna("").astype(str)
+    shared = int(said.str.startswith(ANY_HEAD).sum())
+    found = int((said != "").sum()) - shared
+    findings = "No finding" if not found else counted(found, "finding")
+    own_too = (
+        f" Beyond the floor, but made by the own head as well: {counted(shared, 'difference')}."
+        if shared
+        else ""
+    )
     return (
-        f"{heads} beside no head and the base's own kind of head: {compared}. {said} beyond both "
-        "the seeds' floor and the own head's effect, by intervals that hold for all heads and "
-        "blocks of a measure at once."
+        f"{heads} beside no head and the base's own kind of head: {compared}. {findings} beyond "
+        "both the seeds' floor and the own head's effect, by intervals that hold for all heads and "
+        f"blocks of a measure at once.{own_too}"
     )

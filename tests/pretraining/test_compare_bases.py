@@ -139,6 +139,9 @@ def test_what_the_own_head_does_too_is_said_of_any_head() -> None:
     table = findings_table(rows, OWN)
     said = table.loc[table["analysis"] == "frequency", "verdict"].iloc[3]
     assert said.startswith("Having any head does this: with mixer-d2, block 4")
+    told = summary(table[table["analysis"] == "frequency"])
+    assert "No finding beyond both" in told
+    assert "made by the own head as well: 3 differences." in told
 
 
 @pytest.mark.parametrize(
