@@ -243,9 +243,9 @@ def summary(table: pd.DataFrame) -> str:
             f"{heads} beside no head: {compared}. Without runs with the base's own kind of head, "
             "no difference can be ascribed to the kind of head."
         )
-    said = table["verdict"].fillna("").astype(str)
-    shared = int(said.str.startswith(ANY_HEAD).sum())
-    found = int((said != "").sum()) - shared
+    said = [verdict for verdict in table["verdict"] if isinstance(verdict, str) and verdict]
+    shared = sum(verdict.startswith(ANY_HEAD) for verdict in said)
+    found = len(said) - shared
     findings = "No finding" if not found else counted(found, "finding")
     own_too = (
         f" Beyond the floor, but made by the own head as well: {counted(shared, 'difference')}."

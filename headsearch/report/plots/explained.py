@@ -77,6 +77,7 @@ def curves(table: pd.DataFrame, styles: Mapping[str, Style]) -> Figure:
             _draw_curve(axes, part[part["model"] == model], style, measure.scale)
         axes.set_ylabel(measure.title)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.tick_params(labelbottom=axes is panels[-1])  # the title of the next panel is there
         if target:
             axes.set_title(f"toward {target}", loc="left", pad=3)
     panels[-1].set_xlabel("block")
