@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
-from headsearch.config.view_text import AUTO, PUBLISHED, Reader, numbers, parsed, text_of
-from headsearch.errors import UserError
+from headsearch.config.view_text import AUTO, PUBLISHED, Reader, ViewsBase, numbers, parsed, text_of
 
 NAMES = (AUTO, PUBLISHED)
 
 
 @dataclass(frozen=True)
-class AudioViews:
+class AudioViews(ViewsBase):
     """The augmentations of the log-mel maps of each clip, in the order in which they are applied.
 
     The form is that of BYOL-A (Niizumi et al. 2021, arXiv 2103.06695, and 2022, arXiv 2204.07402),
@@ -51,16 +50,6 @@ class AudioViews:
             self._check(name, 0.1 <= low <= high <= 4, "low/high with 0.1 <= low <= high <= 4")
         for name in ("fader", "noise"):
             self._check(name, 0 <= getattr(self, name) <= 40, "a number of dB from 0 to 40")
-
-    def _check(self, name: str, right: bool, wanted: str) -> None:
-        if not right:
-            raise UserError(
-                f"views: {name} must be {wanted}, but is {text_of(getattr(self, name))}"
-            )
-
-    def __str__(self) -> str:
-        """The settings as a text that `views_for_clips` reads."""
-        return ",".join(f"{each.name}={text_of(getattr(self, each.name))}" for each in fields(self))
 
     @property
     def words(self) -> str:

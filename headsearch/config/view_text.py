@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 from headsearch.errors import UserError, unknown
@@ -19,6 +20,22 @@ def text_of(value: float | str | tuple[float, ...]) -> str:
     if isinstance(value, tuple):
         return "/".join(text_of(x) for x in value)
     return value if isinstance(value, str) else repr(value)
+
+
+@dataclass(frozen=True)
+class ViewsBase:
+    """What the views of every domain have in common: the fields are settings of `--views`."""
+
+    def _check(self, name: str, right: bool, wanted: str) -> None:
+        """Raises UserError unless the value of a setting is right."""
+        if not right:
+            raise UserError(
+                f"views: {name} must be {wanted}, but is {text_of(getattr(self, name))}"
+            )
+
+    def __str__(self) -> str:
+        """The settings as a text that `--views` takes, such as `crop_scale=0.2/1.0,…`."""
+        return ",".join(f"{each.name}={text_of(getattr(self, each.name))}" for each in fields(self))
 
 
 def parsed(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
-from headsearch.config.view_text import AUTO, PUBLISHED, Reader, numbers, parsed, text_of
+from headsearch.config.view_text import AUTO, PUBLISHED, Reader, ViewsBase, numbers, parsed, text_of
 from headsearch.errors import UserError, unknown
 
 SMALL, MULTICROP = "small", "multicrop"
@@ -16,7 +16,7 @@ the area, erases the content of smaller images."""
 
 
 @dataclass(frozen=True)
-class ViewSettings:
+class ViewSettings(ViewsBase):
     """The augmentations of the views of each image, in the order in which they are applied.
 
     Each image has two views, and `local_views` smaller crops besides (multi-crop), which only the
@@ -82,16 +82,6 @@ class ViewSettings:
         self._check("blur_sigma", 0 < low <= high, "low/high with 0 < low <= high")
         if self.interpolation not in INTERPOLATIONS:
             raise unknown("interpolation of views", self.interpolation, INTERPOLATIONS)
-
-    def _check(self, name: str, right: bool, wanted: str) -> None:
-        if not right:
-            raise UserError(
-                f"views: {name} must be {wanted}, but is {text_of(getattr(self, name))}"
-            )
-
-    def __str__(self) -> str:
-        """The settings as a text that `parse` reads, such as `crop_scale=0.2/1.0,…`."""
-        return ",".join(f"{each.name}={text_of(getattr(self, each.name))}" for each in fields(self))
 
     @property
     def words(self) -> str:
