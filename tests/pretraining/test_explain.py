@@ -27,25 +27,15 @@ from headsearch.pretraining.verification import Verification
 from headsearch.report import document
 from headsearch.report.findings import FINDING_COLUMNS, MEASURES
 from headsearch.runs.run import read_run
+from helpers.search_in_python import searched
 
 HEAD, OWN = "convnext-d1-k3-noshortcut", "own-d1"
-SPACE = {
-    "families": {"convnext": {"depth": 1, "kernel": 3, "first_shortcut": False}},
-    "controls": {"own": {"depth": 1}},
-}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search, and the solo runs that `verify` would leave, trained in this process."""
-    out = tmp_path_factory.mktemp("explained") / "run"
-    headsearch.search(
-        "test_vit", SPACE, image_size=16, patch_size=4, images=64, epochs=1, batch_size=32,
-        rungs=1, eval_images=96, bank_images=64, threads=1, device="cpu", precision="float32",
-        out=out, progress=False,
-    )  # fmt: skip
-    text = (out / "config.yaml").read_text()
-    (out / "config.yaml").write_text(text.replace("given:\n- space\n", ""))
+    out = searched(tmp_path_factory.mktemp("explained") / "run", eval_images=96)
     for seed in (0, 1):
         for head in ("none", OWN, HEAD):
             headsearch.pretrain(

@@ -32,26 +32,13 @@ from headsearch.runs.console import HarmlessConsole
 from headsearch.runs.run import Run, read_run
 from headsearch.runs.tables import SOLO_COLUMNS
 from helpers import synthetic_runs
+from helpers.search_in_python import searched
 from helpers.stepwise import stepwise
-
-SPACE = {
-    "families": {"convnext": {"depth": 1, "kernel": 3, "first_shortcut": False}},
-    "controls": {"own": {"depth": 1}},
-}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("verified") / "run"
-    headsearch.search(
-        "test_vit", SPACE, image_size=16, patch_size=4, images=64, epochs=1, batch_size=32,
-        rungs=1, eval_images=64, bank_images=64, threads=1, device="cpu", precision="float32",
-        out=out, progress=False,
-    )  # fmt: skip
-    # A space that was given in Python is in config.yaml whole, so only its label is in the way.
-    text = (out / "config.yaml").read_text()
-    (out / "config.yaml").write_text(text.replace("given:\n- space\n", ""))
-    return out
+    return searched(tmp_path_factory.mktemp("verified") / "run")
 
 
 def carried_out(verification: Verification) -> list[Progress]:

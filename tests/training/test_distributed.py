@@ -69,6 +69,11 @@ def ended_well(job: subprocess.Popen[str] | ForkedJob) -> str:
     return out
 
 
+def processes_of(run: Path) -> int:
+    """The number of processes that a run says it was trained by."""
+    return int(yaml.safe_load((run / "config.yaml").read_text())["processes"])
+
+
 def until(job: subprocess.Popen[str], done: Callable[[], bool]) -> None:
     for _ in range(2400):
         if done():
@@ -105,6 +110,7 @@ def test_steps_of_two_processes_are_those_of_one_with_the_same_images(tmp_path: 
     ended_well(ForkedJob(1, script, one))
     ended_well(ForkedJob(2, script, two))
     alone, together = load_file(one), load_file(two)
+    assert (alone.pop("processes"), together.pop("processes")) == (1, 2)
     assert alone.keys() == together.keys()
     assert sum("loss of" in name for name in alone) > 100
     for name, tensor in alone.items():
@@ -128,6 +134,7 @@ def test_absorption_by_two_processes_is_that_of_one(tmp_path: Path) -> None:
     for processes in (1, 2):
         out = tmp_path / f"run-{processes}"
         ended_well(headsearch(processes, "run", *flags(tmp_path, **changes), "--out", out))
+        assert processes_of(out) == processes
         found.append(pd.read_csv(out / "scores.csv").set_index(["rung", "candidate"])["absorption"])
     assert found[0].notna().all()
     pd.testing.assert_series_equal(*found, rtol=0, atol=1e-3)
@@ -173,6 +180,7 @@ def test_a_pretraining_by_two_processes_comes_to_that_of_one(tmp_path: Path) -> 
             processes, "pretrain", *common, "--objective", "dino", "--head", "convnext-d1-k3",
             "--out", out,
         ))  # fmt: skip
+        assert processes_of(out) == processes
         tables[processes] = pd.read_csv(out / "pretrain.csv")
         assert (out / "base.safetensors").is_file()
     for column, apart in (("loss", LOSSES), ("effective_rank", 0.3), ("discrepancy", 0.02)):
@@ -235,7 +243,7 @@ def test_processes_with_other_data_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_alone_knows_nothing_of_ranks(whole: Path) -> None:
-    assert yaml.safe_load((whole / "config.yaml").read_text())["processes"] == 1
+    assert processes_of(whole) == 1
 
 
 def test_batch_norm_over_ranks_is_batch_norm_where_there_is_one() -> None:

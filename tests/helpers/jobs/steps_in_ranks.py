@@ -70,6 +70,7 @@ def main() -> None:
     same = distributed.gather_objects({name: float(t.double().sum()) for name, t in out.items()})
     assert all(each == same[0] for each in same), "ranks have come apart"
     if torchrun.first():
+        out["processes"] = torch.tensor(torchrun.count())
         save_file(out, Path(sys.argv[1]))
     distributed.leave_processes()
 
