@@ -51,6 +51,13 @@ def test_parts_of_a_batch_get_the_views_of_the_whole_but_for_what_is_mixed_in() 
     torch.testing.assert_close(torch.cat(parts, dim=1), views(settings))
 
 
+def test_what_is_mixed_in_is_another_clip() -> None:
+    silent, loud = MAPS.new_zeros(3, 1, 16, 32), MAPS.new_full((3, 1, 16, 32), 255)
+    found = views(changed(mixup=0.9), torch.cat([silent, loud]))
+    of_silent = found[:, :3].amax(dim=(2, 3, 4))
+    assert (of_silent > -0.25 / 0.2 + 0.5).any(), "loud clips are heard in some silent ones"
+
+
 def test_mixing_adds_powers() -> None:
     own, other = torch.rand(2, 5, 1, 4, 4, dtype=torch.float64)
     share = torch.linspace(0.01, 0.9, 5, dtype=torch.float64)

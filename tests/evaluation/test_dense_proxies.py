@@ -6,6 +6,7 @@ import contextlib
 import io
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -444,6 +445,30 @@ def test_classes_have_their_own_precision_from_20_boxes_on(images: int, scored: 
     assert all(wrong[name] < 0.1 for name in found)
     assert wrong["det_ap50"] > 0.9
     assert not Detection(*both, ("thing",), (8, 8), 8192, CPU).scored  # it would repeat the whole
+
+
+class Scores:
+    """Keeps the scores of detections in place of matching them."""
+
+    def __init__(self) -> None:
+        self.found: list[Tensor] = []
+
+    def add(self, boxes_K4: Tensor, score_K: Tensor, *_: object) -> None:
+        self.found.append(score_K)
+
+
+def test_a_detection_counts_for_its_class_as_far_as_its_class_is_sure() -> None:
+    objects, maps = planted(200)
+    group_N = torch.arange(100) * 20 // 100
+    task = Detection(objects[:100], objects[100:], group_N, ("left", "right"), (8, 8), 8192, CPU)
+    fitted: Any = task.fit(task.rows(maps[:100], range(100)))
+    fitted.matches, fitted.of_class = Scores(), {0: Scores(), 1: Scores()}
+    unsure = maps[100:] * torch.tensor([1, 1, 1, 1, 1, 1, 0, 1]).view(8, 1, 1)  # of either class
+    fitted.observe(unsure, range(100))
+    whole = torch.cat(fitted.matches.found)
+    by_class = torch.cat([each for of in fitted.of_class.values() for each in of.found])
+    assert len(by_class) == len(whole)
+    assert 0.4 < float(by_class.max() / whole.max()) < 0.8
 
 
 def test_regions_and_masks_are_found_in_features_that_hold_them() -> None:

@@ -102,6 +102,16 @@ def test_of_20_pairs_without_a_difference_at_most_one_gives_a_sentence() -> None
     assert sum(count > 0 for count in said) <= 1, said
 
 
+def test_a_difference_within_the_error_over_images_is_no_finding() -> None:
+    table = measurements(compared(3, 1, head_differs_from=3), ANALYSES["frequency"])
+    certain = differences(table, "none", OWN, (HEAD,))
+    assert [each.kind for each in certain][2:] == ["specific"] * 3
+    table.loc[table["model"] == HEAD, "error"] = 5.0
+    rows = differences(table, "none", OWN, (HEAD,))
+    assert {each.floor for each in rows} == {5.0}
+    assert not any(each.kind for each in rows)
+
+
 def test_bases_that_are_equal_differ_in_nothing() -> None:
     of = compared(2, 0)
     made: Any = of.cache
