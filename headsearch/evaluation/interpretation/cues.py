@@ -24,7 +24,7 @@ def low_pass(images: Tensor) -> Tensor:
 
 
 def high_pass(images: Tensor) -> Tensor:
-    """Only what varies fast, on a grey ground: frequencies up to `CUTOFF` are removed."""
+    """Only what varies fast, on a grey background: frequencies up to `CUTOFF` are removed."""
     return _as_images(_filtered(images.float(), low=False) + 127.5)
 
 
