@@ -105,7 +105,7 @@ GONE = {
 
 def _gone(context: typer.Context) -> None:
     name = str(context.info_name)
-    raise UserError(f"there is no {name} any more: {GONE[name]} (README, Many machines)")
+    raise UserError(f"there is no {name} any more: {GONE[name]} (docs/clusters.md)")
 
 
 GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
