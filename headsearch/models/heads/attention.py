@@ -84,7 +84,15 @@ def build_attention(
     causal: bool = False,
     **shortcuts: bool,
 ) -> nn.Module:
-    """ViT blocks (Dosovitskiy et al. 2021). Attention heads have width 64 if that divides `dim`."""
+    """ViT blocks: attention between all tokens, then an MLP.
+
+    Attention heads have width 64, or the largest width below it that divides D.
+
+    Source: Dosovitskiy et al., *An Image is Worth 16x16 Words*, ICLR 2021,
+    https://arxiv.org/abs/2010.11929.
+
+    Shapes: blocks take and return tokens (B, N, D).
+    """
     blocks = vit_blocks(dim, depth, mlp_ratio, CausalAttention if causal else Attention)
     return token_head(blocks, **shortcuts)
 
@@ -98,10 +106,17 @@ def token_head(blocks: list[nn.Module], **shortcuts: bool) -> nn.Module:
 def build_swin(
     dim: int, grid: Grid, *, depth: int, window: int, mlp_ratio: float, **shortcuts: bool
 ) -> nn.Module:
-    """Swin blocks (Liu et al. 2021): attention within windows, shifted in every second block.
+    """Swin blocks: attention within windows, shifted by half a window in every second block.
 
-    Attention heads have width 32 if that divides `dim`. Along a side that one window covers there
-    is no shift. A side that is no multiple of the window is padded at its end, as in the paper.
+    Attention heads have width 32, or the largest width below it that divides D. Along a side that
+    one window covers there is no shift. A side that is no multiple of the window is padded at its
+    end, as in the paper.
+
+    Source: Liu et al., *Swin Transformer: Hierarchical Vision Transformer using Shifted Windows*,
+    ICCV 2021, https://arxiv.org/abs/2103.14030.
+
+    Shapes: blocks take and return maps (B, H, W, D); attention sees windows
+    (B · windows, `window`², D).
     """
     blocks = [
         SwinTransformerBlock(
@@ -121,10 +136,9 @@ def build_swin(
 
 
 class LinearAttention(nn.Module):
-    """Linear attention: a product of feature maps replaces softmax (Katharopoulos et al. 2020).
+    """Linear attention (Katharopoulos et al. 2020); see `build_linear_attention` for its formula.
 
-    The weight of key k for query q is φ(q)·φ(k), normalised to sum 1 over the keys, with
-    φ(x) = elu(x) + 1. The sum over keys and values is shared by all queries, so the cost grows
+    The sum over keys and values is shared by all queries, so the cost grows
     with N instead of N². In the causal form each query has its own keys, those so far; it is
     computed from all N² weights.
 
@@ -171,7 +185,16 @@ def build_linear_attention(
     causal: bool = False,
     **shortcuts: bool,
 ) -> nn.Module:
-    """ViT blocks with linear attention in place of softmax attention."""
+    """ViT blocks with linear attention: a product of feature maps replaces softmax.
+
+    The weight of key k for query q is φ(q)·φ(k), normalised to sum 1 over the keys, with
+    φ(x) = elu(x) + 1. Attention heads have width 64, or the largest width below it that divides D.
+
+    Source: Katharopoulos et al., *Transformers are RNNs: Fast Autoregressive Transformers with
+    Linear Attention*, ICML 2020, https://arxiv.org/abs/2006.16236.
+
+    Shapes: blocks take and return tokens (B, N, D).
+    """
     blocks: list[Any] = vit_blocks(dim, depth, mlp_ratio)
     for block in blocks:
         block.attn = LinearAttention(dim, attention_heads(dim, 64), causal)
@@ -211,11 +234,18 @@ def _without_xcit_shortcut(block: _XcitBlock) -> nn.Module:
 def build_xcit(
     dim: int, grid: Grid, *, depth: int, mlp_ratio: float, **shortcuts: bool
 ) -> nn.Module:
-    """XCiT blocks (El-Nouby et al. 2021): attention between channels, then a local 3×3 convolution.
+    """XCiT blocks: attention between channels, then a local 3×3 convolution and an MLP.
 
-    A layer norm replaces the batch norm of the local part, so that the output for an image does
-    not depend on the other images of the batch. timm's block always has a layer scale; its initial
-    value is 1 here.
+    Attention heads have width 64, or the largest width below it that divides D. A layer norm
+    replaces the batch norm of the local part, so that the output for an image does not depend on
+    the other images of the batch. timm's block always has a layer scale; its initial value is 1
+    here.
+
+    Source: El-Nouby et al., *XCiT: Cross-Covariance Image Transformers*, NeurIPS 2021,
+    https://arxiv.org/abs/2106.09681.
+
+    Shapes: blocks take and return tokens (B, N, D); each attention head of width E has E × E
+    weights, whatever N is.
     """
     blocks = []
     for _ in range(depth):

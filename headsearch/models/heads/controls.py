@@ -8,7 +8,10 @@ from headsearch.models.heads.family import Family, Grid
 
 
 def build_identity(dim: int, grid: Grid) -> nn.Module:
-    """Returns the base's map unchanged, so its discrepancy from the base is 0."""
+    """Returns the base's map unchanged, so its discrepancy from the base is 0.
+
+    Shapes: (B, D, H, W) → the same tensor.
+    """
     return nn.Identity()
 
 

@@ -43,10 +43,14 @@ def build_convnext(
     causal: bool = False,
     **shortcuts: bool,
 ) -> nn.Module:
-    """ConvNeXt blocks (Liu et al. 2022) without layer scale.
+    """ConvNeXt blocks without layer scale: a depth-wise convolution, then an MLP.
 
-    The default head of HSSL (Li et al. 2025, arXiv 2310.05108) is three of these blocks with 7×7
-    kernels, the first one without its shortcut.
+    The default head of HSSL (Li et al. 2025, https://arxiv.org/abs/2310.05108) is three of these
+    blocks with 7×7 kernels, the first one without its shortcut.
+
+    Source: Liu et al., *A ConvNet for the 2020s*, CVPR 2022, https://arxiv.org/abs/2201.03545.
+
+    Shapes: blocks take and return maps (B, D, H, W).
     """
     blocks = [
         ConvNeXtBlock(dim, kernel_size=kernel, mlp_ratio=mlp_ratio, ls_init_value=None)
@@ -82,10 +86,15 @@ def build_mambaout(
     causal: bool = False,
     **shortcuts: bool,
 ) -> nn.Module:
-    """MambaOut blocks (Yu & Wang 2025): one half of a wide layer gates the other half.
+    """MambaOut blocks: one half of a wide layer gates the other half.
 
-    The last `dim` channels of the gated half first pass a depth-wise convolution. The block is
-    Mamba's without the state space model.
+    The last D channels of the gated half first pass a depth-wise convolution. The block is Mamba's
+    without the state space model.
+
+    Source: Yu and Wang, *MambaOut: Do We Really Need Mamba for Vision?*, CVPR 2025,
+    https://arxiv.org/abs/2405.07992.
+
+    Shapes: blocks take and return maps (B, H, W, D).
     """
     blocks = [
         GatedConvBlock(dim, expansion_ratio=mlp_ratio, kernel_size=kernel, ls_init_value=None)
@@ -125,13 +134,19 @@ def build_bottleneck(
     causal: bool = False,
     **shortcuts: bool,
 ) -> nn.Module:
-    """Pre-activation ResNet bottlenecks (He et al. 2016) with group norm in place of batch norm.
+    """Pre-activation ResNet bottlenecks with group norm in place of batch norm.
 
-    With group norm the output for an image does not depend on the other images of the batch.
-    Weights are initialised as in timm's ResNets (Kaiming, fan out) with one exception: timm sets
-    the last convolution of each block to zero, which helps very deep networks but would make a
-    head start as the identity. A dilation spreads the taps of the kernel, as in dilated residual
-    networks (Yu et al. 2017).
+    A 1×1 convolution narrows the map, a full convolution mixes tokens, another 1×1 convolution
+    widens it. With group norm the output for an image does not depend on the other images of the
+    batch. Weights are initialised as in timm's ResNets (Kaiming, fan out) with one exception: timm
+    sets the last convolution of each block to zero, which helps very deep networks but would make a
+    head start as the identity. A dilation spreads the taps of the kernel.
+
+    Source: He et al., *Identity Mappings in Deep Residual Networks*, ECCV 2016,
+    https://arxiv.org/abs/1603.05027; for the dilation Yu et al., *Dilated Residual Networks*, CVPR
+    2017, https://arxiv.org/abs/1705.09914.
+
+    Shapes: blocks take and return maps (B, D, H, W).
     """
     blocks = [
         PreActBottleneck(
@@ -157,10 +172,17 @@ def build_mbconv(
     causal: bool = False,
     **shortcuts: bool,
 ) -> nn.Module:
-    """Inverted residuals (MobileNetV2, Sandler et al. 2018) with group norm in place of batch norm.
+    """Inverted residuals of MobileNetV2 with group norm in place of batch norm.
 
-    The activation is SiLU, as in EfficientNet. Squeeze-and-excitation is left out, because it
-    would let every token depend on the whole map.
+    A 1×1 convolution widens the map, a depth-wise convolution mixes tokens, another 1×1
+    convolution narrows it, without an activation. The other activations are SiLU, as in
+    EfficientNet. Squeeze-and-excitation is left out, because it would let every token depend on the
+    whole map.
+
+    Source: Sandler et al., *MobileNetV2: Inverted Residuals and Linear Bottlenecks*, CVPR 2018,
+    https://arxiv.org/abs/1801.04381.
+
+    Shapes: blocks take and return maps (B, D, H, W).
     """
     blocks = [
         InvertedResidual(

@@ -38,9 +38,16 @@ class GlobalFilter(nn.Module):
 
 
 def build_gfnet(dim: int, grid: Grid, *, depth: int, **shortcuts: bool) -> nn.Module:
-    """MetaFormer blocks with GFNet's global filter (Rao et al. 2021) as token mixer.
+    """MetaFormer blocks with GFNet's global filter as token mixer.
 
-    There is a shortcut around each filter.
+    The map's discrete Fourier transform is multiplied by learned complex weights and transformed
+    back. There is a shortcut around each filter.
+
+    Source: Rao et al., *Global Filter Networks for Image Classification*, NeurIPS 2021,
+    https://arxiv.org/abs/2107.00645.
+
+    Shapes: blocks take and return maps (B, D, H, W); a filter has D · H · (⌊W/2⌋ + 1) complex
+    weights.
     """
     mixer = partial(GlobalFilter, grid=grid)
     return truncated_normal(metaformer(dim, depth, mixer, LayerNorm2d, **shortcuts))

@@ -71,8 +71,12 @@ def build_hybrid(
     """Repeats `depth` times: `near_blocks` blocks of a local, `far_blocks` of a global family.
 
     All other parameters of the blocks have the defaults of their families. By default the local
-    blocks come first, as in CoAtNet (Dai et al. 2021), which combines inverted residuals with
-    attention.
+    blocks come first, as in CoAtNet, which combines inverted residuals with attention.
+
+    Source: Dai et al., *CoAtNet: Marrying Convolution and Attention for All Data Sizes*, NeurIPS
+    2021, https://arxiv.org/abs/2106.04803.
+
+    Shapes: each family's blocks, on maps (B, D, H, W).
     """
     unit = [(NEAR[near], near_blocks), (FAR[far], far_blocks)]
     if order == "far":

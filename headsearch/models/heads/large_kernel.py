@@ -42,11 +42,16 @@ VAN_DILATION = 3
 def build_convmixer(
     dim: int, grid: Grid, *, depth: int, kernel: int, causal: bool = False, **shortcuts: bool
 ) -> nn.Module:
-    """ConvMixer blocks (Trockman & Kolter 2022): a depth-wise, then a point-wise convolution.
+    """ConvMixer blocks: a depth-wise, then a point-wise convolution.
 
     As published, each norm follows the activation. It is a layer norm over the channels of a token
     in place of the published batch norm (use `norm: batch` for that). Weights have the default
     initialisation of PyTorch, as in timm.
+
+    Source: Trockman and Kolter, *Patches Are All You Need?*, TMLR 2023,
+    https://arxiv.org/abs/2201.09792.
+
+    Shapes: blocks take and return maps (B, D, H, W).
     """
 
     def convolution(side: int, groups: int) -> list[nn.Module]:
@@ -76,11 +81,16 @@ def build_inceptionnext(
     causal: bool = False,
     **shortcuts: bool,
 ) -> nn.Module:
-    """InceptionNeXt blocks (Yu et al. 2024), with layer norm for batch norm and no layer scale.
+    """InceptionNeXt blocks, with layer norm for batch norm and no layer scale.
 
     One eighth of the channels is convolved with a 3×3 kernel, one eighth with a row of `kernel`
     tokens and one eighth with a column. The remaining channels are not mixed over tokens. On a
     sequence the square is three tokens long, and a column is a factor for each channel.
+
+    Source: Yu et al., *InceptionNeXt: When Inception Meets ConvNeXt*, CVPR 2024,
+    https://arxiv.org/abs/2303.16900.
+
+    Shapes: blocks take and return maps (B, D, H, W).
     """
     blocks = [
         MetaNeXtBlock(
@@ -149,13 +159,18 @@ def build_focalnet(
     causal: bool = False,
     **shortcuts: bool,
 ) -> nn.Module:
-    """FocalNet blocks (Yang et al. 2022) without layer scale: contexts modulate each token.
+    """FocalNet blocks without layer scale: contexts modulate each token.
 
     Contexts are computed by depth-wise convolutions, one after another. The first has a kernel of
     side `kernel`, each next one is two tokens wider, and the mean of the map is the last context.
     Weights are initialised by fan-in. With timm's standard deviation of 0.02 the products of
     contexts and gates vanish where no shortcut helps (1e-17 measured after three blocks of width
     64).
+
+    Source: Yang et al., *Focal Modulation Networks*, NeurIPS 2022,
+    https://arxiv.org/abs/2203.11926.
+
+    Shapes: blocks take and return maps (B, D, H, W).
     """
     blocks: list[Any] = [
         FocalNetBlock(
@@ -174,10 +189,10 @@ def build_focalnet(
 
 
 class LargeKernelAttention(nn.Module):
-    """Large kernel attention of VAN (Guo et al. 2023, eq. 3–4).
+    """Large kernel attention of VAN (Guo et al. 2023, eq. 3–4); see `build_van`.
 
-    Tokens are multiplied by the output of a large depth-wise kernel, which is decomposed into a 5×5
-    kernel (`near`), a dilated kernel (`far`) and a 1×1 convolution (`mix`).
+    The kernel consists of a 5×5 kernel (`near`), a dilated one (`far`) and a 1×1 convolution
+    (`mix`).
 
     Args:
         dim: the width of the map.
@@ -202,10 +217,17 @@ class LargeKernelAttention(nn.Module):
 def build_van(
     dim: int, grid: Grid, *, depth: int, kernel: int, causal: bool = False, **shortcuts: bool
 ) -> nn.Module:
-    """Blocks of the Visual Attention Network (Guo et al. 2023), with layer norm for batch norm.
+    """Blocks of the Visual Attention Network (VAN), with layer norm for batch norm.
 
-    Unlike in the paper, the MLP has no depth-wise convolution and the attention has no inner
-    shortcut, so that only the large kernel mixes tokens.
+    Tokens are multiplied by the output of a large depth-wise kernel, decomposed into a 5×5 kernel,
+    a kernel of `kernel` taps with a dilation of 3, and a 1×1 convolution. Unlike in the paper, the
+    MLP has no depth-wise convolution and the attention has no inner shortcut, so that only the
+    large kernel mixes tokens.
+
+    Source: Guo et al., *Visual Attention Network*, Computational Visual Media 2023,
+    https://arxiv.org/abs/2202.09741, equations 3 and 4.
+
+    Shapes: blocks take and return maps (B, D, H, W).
     """
     mixer = partial(LargeKernelAttention, kernel=kernel)
     head = metaformer(dim, depth, mixer, LayerNorm2d, **shortcuts)

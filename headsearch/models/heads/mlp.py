@@ -60,7 +60,13 @@ def build_mixer(
     token_ratio: float,
     **shortcuts: bool,
 ) -> nn.Module:
-    """MLP-Mixer blocks (Tolstikhin et al. 2021): an MLP over tokens, then an MLP over channels."""
+    """MLP-Mixer blocks: an MLP over tokens, then an MLP over channels.
+
+    Source: Tolstikhin et al., *MLP-Mixer: An all-MLP Architecture for Vision*, NeurIPS 2021,
+    https://arxiv.org/abs/2105.01601.
+
+    Shapes: blocks take and return tokens (B, N, D); the MLP over tokens has weights for one N.
+    """
     blocks = [
         MixerBlock(dim, grid[0] * grid[1], mlp_ratio=(token_ratio, mlp_ratio)) for _ in range(depth)
     ]
@@ -70,10 +76,15 @@ def build_mixer(
 def build_resmlp(
     dim: int, grid: Grid, *, depth: int, mlp_ratio: float, **shortcuts: bool
 ) -> nn.Module:
-    """ResMLP blocks (Touvron et al. 2021): one linear layer over tokens, affine maps for norms.
+    """ResMLP blocks: one linear layer over tokens, then an MLP; affine maps in place of norms.
 
     timm's block always has a layer scale. Its initial value is 1 here instead of 1e-4, with which
     a shallow head would stay close to the identity throughout a short run.
+
+    Source: Touvron et al., *ResMLP: Feedforward networks for image classification with
+    data-efficient training*, https://arxiv.org/abs/2105.03404.
+
+    Shapes: blocks take and return tokens (B, N, D); the layer over tokens is N × N.
     """
     blocks = [
         ResBlock(dim, grid[0] * grid[1], mlp_ratio=mlp_ratio, init_values=1.0) for _ in range(depth)
@@ -84,9 +95,13 @@ def build_resmlp(
 def build_gmlp(
     dim: int, grid: Grid, *, depth: int, mlp_ratio: float, **shortcuts: bool
 ) -> nn.Module:
-    """gMLP blocks (Liu et al. 2021): half of the channels, mixed over tokens, gate the other half.
+    """gMLP blocks: half of the channels, mixed over tokens, gate the other half.
 
     As published, the gate is initialised near 1, with almost no mixing.
+
+    Source: Liu et al., *Pay Attention to MLPs*, NeurIPS 2021, https://arxiv.org/abs/2105.08050.
+
+    Shapes: blocks take and return tokens (B, N, D); the layer over tokens is N × N.
     """
     # timm uses int(dim * ratio) channels and splits them in half. This ratio gives an even number,
     # and the added 0.5 keeps `int` from rounding it down to the next odd one.

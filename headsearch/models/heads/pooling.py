@@ -17,11 +17,16 @@ from headsearch.models.heads.shortcuts import SHORTCUTS
 def build_poolformer(
     dim: int, grid: Grid, *, depth: int, pool: int, causal: bool = False, **shortcuts: bool
 ) -> nn.Module:
-    """PoolFormer blocks (Yu et al. 2022): the mean over pool × pool tokens minus the token itself.
+    """PoolFormer blocks: the mean over `pool` × `pool` tokens minus the token itself.
 
     Without its shortcut the first block's token mixing is this difference alone, a high-pass
     filter. The norms have no bias: the difference would cancel the bias of the first norm, and the
     bias of the MLP makes that of the second redundant.
+
+    Source: Yu et al., *MetaFormer Is Actually What You Need for Vision*, CVPR 2022,
+    https://arxiv.org/abs/2111.11418.
+
+    Shapes: blocks take and return maps (B, D, H, W).
     """
     mixer = partial(NeighbourMean, pool_size=pool)
     head = metaformer(dim, depth, mixer, GroupNorm1NoBias, **shortcuts)

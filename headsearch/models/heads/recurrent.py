@@ -98,10 +98,9 @@ def build_recurrent(
     causal: bool = False,
     **shortcuts: bool,
 ) -> nn.Module:
-    """ViT blocks with a recurrent layer in place of attention, as in Sequencer.
+    """ViT blocks with a recurrent layer in place of attention; see `build_lstm`.
 
-    Tatsunami & Taki 2022, *Sequencer: Deep LSTM for Image Classification*, arXiv 2205.01972, its
-    variant with one sequence of all tokens ("vanilla"). Recurrent weights are PyTorch's first ones.
+    Recurrent weights are PyTorch's first ones.
     """
     blocks: list[Any] = vit_blocks(dim, depth, mlp_ratio)
     for block in blocks:
@@ -110,12 +109,31 @@ def build_recurrent(
 
 
 def build_lstm(dim: int, grid: Grid, **parameters: Any) -> nn.Module:
-    """Blocks of long short-term memory (Hochreiter & Schmidhuber 1997); see `build_recurrent`."""
+    """ViT blocks with a long short-term memory (LSTM) in place of attention.
+
+    It reads the tokens row by row, each row from left to right, in both directions with half of the
+    width each, or forwards only with all of it (`causal`). A linear map follows.
+
+    Source: Tatsunami and Taki, *Sequencer: Deep LSTM for Image Classification*, NeurIPS 2022,
+    https://arxiv.org/abs/2205.01972, its variant with one sequence of all tokens ("vanilla"); the
+    layer is that of Hochreiter and Schmidhuber, *Long Short-Term Memory*, Neural Computation 1997.
+
+    Shapes: blocks take and return tokens (B, N, D).
+    """
     return build_recurrent(nn.LSTM, dim, grid, **parameters)
 
 
 def build_gru(dim: int, grid: Grid, **parameters: Any) -> nn.Module:
-    """Blocks of gated recurrent units (Cho et al. 2014); see `build_recurrent`."""
+    """ViT blocks with gated recurrent units (GRU) in place of attention.
+
+    They read the tokens as the family `lstm` does.
+
+    Source: Cho et al., *Learning Phrase Representations using RNN Encoder–Decoder for Statistical
+    Machine Translation*, EMNLP 2014, https://arxiv.org/abs/1406.1078; the blocks are those of
+    Sequencer, https://arxiv.org/abs/2205.01972.
+
+    Shapes: blocks take and return tokens (B, N, D).
+    """
     return build_recurrent(nn.GRU, dim, grid, **parameters)
 
 

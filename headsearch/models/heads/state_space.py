@@ -103,7 +103,18 @@ def build_ssm(
     causal: bool = False,
     **shortcuts: bool,
 ) -> nn.Module:
-    """ViT blocks with a diagonal state space model in place of attention; see `StateSpace`."""
+    """ViT blocks with a diagonal linear state space model (S4D) in place of attention.
+
+    Each channel has states x′ = A·x + u with a diagonal complex A, and the output
+    y = 2·Re(C·x) + S·u. Over the tokens, row by row, this is a long convolution. It runs in both
+    directions, or forwards only (`causal`).
+
+    Source: Gu, Gupta, Goel and Ré, *On the Parameterization and Initialization of Diagonal State
+    Space Models*, NeurIPS 2022, https://arxiv.org/abs/2206.11893.
+
+    Shapes: blocks take and return tokens (B, N, D); a channel has `state` / 2 pairs of complex
+    states.
+    """
     blocks: list[Any] = vit_blocks(dim, depth, mlp_ratio)
     for block in blocks:
         block.attn = StateSpace(dim, state, causal)

@@ -64,8 +64,10 @@ class Dino(AcrossViews):
     w_p) are z·w_p. With temperatures τ_s = 0.1 and τ_t = 0.04 → 0.07, and a centre c:
 
         target = softmax((logits_teacher − c) / τ_t)
-        ℓ = −Σ_p target_p · log softmax(logits_student / τ_s)_p,   averaged over images and q ⇄ v
+        ℓ = −Σ_p target_p · log softmax(logits_student / τ_s)_p
         c ← 0.9 c + 0.1 · mean over the batch of logits_teacher
+
+    ℓ is averaged over the images, and over both directions q ⇄ v.
 
     Shapes: pooled features (2B, D), unit vectors (2B, Z), logits and targets (2B, P).
 
