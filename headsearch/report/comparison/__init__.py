@@ -1,0 +1,5 @@
+"""Comparison of several runs: settings, rankings, agreement, and the page that shows them."""
+
+
+
+
