@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jinja2
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from headsearch.errors import UserError
 from headsearch.report.content import content
@@ -19,9 +18,9 @@ from headsearch.report.plots.discrepancy_accuracy import accuracy_column, discre
 from headsearch.report.plots.pruning_timeline import pruning_timeline
 from headsearch.report.plots.scores_over_rungs import scores_over_rungs
 from headsearch.report.plots.style import plotting, save
+from headsearch.report.templates import page_environment
 from headsearch.runs.run import Run
-from headsearch.runs.storage_url import without_passwords
-from headsearch.text import for_markdown, printable, printable_lines
+from headsearch.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,17 +96,7 @@ def write_report(run: Run, out: Path | None = None) -> Path:
     plots = [plot for plot in written if plot.svg is not None]
     failed = [f"{plot.name}: {plot.failure}" for plot in written if plot.failure]
     report, pictures = content(run), list(explain_pictures(run, folder))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("headsearch.report", ""),
-        autoescape=jinja2.select_autoescape(("html.j2",)),
-        undefined=jinja2.StrictUndefined,  # a misspelt name in a template is an error
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=_harmless,
-    )
-    environment.filters["md"] = _markdown
-    environment.filters["commands"] = _html
+    environment = page_environment()
     for name in FILES:
         template = environment.get_template(f"{name}.j2")
         text = template.render(report=report, plots=plots, failed=failed, pictures=pictures)
@@ -121,38 +110,6 @@ def write_report(run: Run, out: Path | None = None) -> Path:
 def has_report(run_directory: Path) -> bool:
     """Whether a report has been written into a run directory."""
     return all((run_directory / name).is_file() for name in FILES)
-
-
-_FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
-_COMMAND = re.compile(r"`(headsearch [^`|\n]+)`")
-
-
-def _markdown(text: str) -> str:
-    """A text escaped for Markdown, with its commands as code and without passwords."""
-    parts = _COMMAND.split(without_passwords(text))
-    return "".join(f"`{part}`" if i % 2 else for_markdown(part) for i, part in enumerate(parts))
-
-
-def _html(text: str) -> Markup:
-    """A text escaped for HTML, with its commands as code and without passwords.
-
-    Browsers break lines after hyphens, but flags such as --eval-images stay whole.
-    """
-    escaped = str(escape(printable_lines(without_passwords(text))))
-    parts = _COMMAND.split(escaped)
-    return Markup(
-        "".join(
-            f"<code>{part}</code>" if i % 2 else _FLAG.sub(r'<span class="flag">\g<0></span>', part)
-            for i, part in enumerate(parts)
-        )
-    )
-
-
-def _harmless(value: object) -> object:
-    """A value for the template without unprintable characters and passwords; not our own SVG."""
-    if isinstance(value, Markup) or not isinstance(value, str):
-        return value
-    return printable_lines(without_passwords(value))
 
 
 def _not_written(path: Path, error: OSError) -> UserError:
