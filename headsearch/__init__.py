@@ -19,13 +19,16 @@ if TYPE_CHECKING:
         verify,
     )
     from headsearch.pretraining.run import Pretrained
+    from headsearch.report.comparison import Comparison, compare
 
 __all__ = [
+    "Comparison",
     "Pretrained",
     "Result",
     "UserError",
     "calibrate",
     "candidates",
+    "compare",
     "export",
     "load",
     "pretrain",
@@ -34,6 +37,10 @@ __all__ = [
     "search",
     "verify",
 ]
+
+
+_WITHOUT_TORCH = dict.fromkeys(("Comparison", "compare"), "headsearch.report.comparison")
+"""What is not in `headsearch.api`, because it needs no torch."""
 
 
 def __getattr__(name: str) -> Any:
@@ -45,7 +52,7 @@ def __getattr__(name: str) -> Any:
         return import_module("headsearch.version").VERSION
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("headsearch.api"), name)
+    return getattr(import_module(_WITHOUT_TORCH.get(name, "headsearch.api")), name)
 
 
 def __dir__() -> list[str]:

@@ -48,9 +48,7 @@ def pairs_of(runs: Sequence[Compared], names: Sequence[Mapping[str, str]]) -> tu
                 for figure in FIGURES
             },
         )
-        for (first, of_first), (second, of_second) in combinations(
-            zip(runs, names, strict=True), 2
-        )
+        for (first, of_first), (second, of_second) in combinations(zip(runs, names, strict=True), 2)
     )
 
 

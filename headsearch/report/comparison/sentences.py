@@ -11,7 +11,7 @@ import pandas as pd
 from headsearch.report.columns import signed
 from headsearch.report.comparison.pairs import Pair
 from headsearch.report.comparison.runs import Compared
-from headsearch.report.comparison.settings import SPACE, same_images
+from headsearch.report.comparison.settings import IMAGES, SPACE, same_images
 from headsearch.report.statistics.across_runs import FEWEST
 from headsearch.text import counted, listing
 
@@ -74,7 +74,7 @@ def cautions(
         )
     yield from _images(runs)
     yield from _heads(runs, rankings, SPACE in differ)
-    yield _alone_or_many(sorted(differ))
+    yield _alone_or_many(runs, differ)
     yield from _states(runs)
     yield from _versions(runs)
 
@@ -120,6 +120,8 @@ def _correlated(pairs: Sequence[Pair]) -> str:
 
 
 def _verdict(low: float, high: float) -> str:
+    if math.isnan(low):
+        return "too few heads to show whether that is more than chance"
     if low > 0:
         return "they order the heads alike beyond chance"
     if high < 0:
@@ -135,12 +137,24 @@ def _images(runs: Sequence[Compared]) -> Iterator[str]:
             f"No fingerprint of the images is recorded in {listing(without)}, so that the settings "
             "alone say whether the images are the same."
         )
-    elif len(set(groups)) > 1:
-        alike: dict[int, list[str]] = defaultdict(list)
-        for each, group in zip(runs, groups, strict=True):
-            alike[group].append(each.letter)
-        sets = " / ".join(listing(letters) for letters in alike.values())
-        yield f"The images are not the same, by their fingerprints: {sets}."
+        return
+    alike: dict[int, list[str]] = defaultdict(list)
+    for each, group in zip(runs, groups, strict=True):
+        alike[group].append(each.letter)
+    if len(alike) == 1:
+        return
+    shared = [f"in {listing(letters)}" for letters in alike.values() if len(letters) > 1]
+    which = f"the images are the same {listing(shared)} alone" if shared else (
+        "no two runs have the same images")  # fmt: skip
+    drawn = "; the seed draws them, unless --data-seed is given" if _drawn(runs) else ""
+    yield f"By their fingerprints, {which}{drawn}."
+
+
+def _drawn(runs: Sequence[Compared]) -> bool:
+    """Whether different seeds drew the images of the runs."""
+    configs = [each.run.config for each in runs]
+    by_seed = all(each.get("data_seed") is None for each in configs)
+    return by_seed and len({each.get("seed") for each in configs}) > 1
 
 
 def _heads(runs: Sequence[Compared], rankings: pd.DataFrame, spaces: bool) -> Iterator[str]:
@@ -154,21 +168,24 @@ def _heads(runs: Sequence[Compared], rankings: pd.DataFrame, spaces: bool) -> It
         yield f"{why}, but all runs ranked the same heads."
 
 
-def _alone_or_many(differ: Sequence[str]) -> str:
+def _alone_or_many(runs: Sequence[Compared], differ: set[str]) -> str:
+    """Where a different order may come from."""
     if not differ:
         return "No setting that decides the results differs: these runs repeat one another."
-    if list(differ) == ["seed"]:
+    if differ == {"seed"} or (differ == {"seed", IMAGES} and _drawn(runs)):
+        images = ", which also draws the images" if IMAGES in differ else ""
         return (
-            "The runs differ in the seed alone: where they disagree, the order lies within the "
-            "noise of the seed."
+            f"The runs differ in the seed alone{images}: where they disagree, the order lies "
+            "within the noise of the seed."
         )
     if len(differ) == 1:
-        return f"Of the settings that decide the results, {differ[0]} alone differs."
-    more = len(differ) - NAMED
-    shown = listing(list(differ[:NAMED]), final=more <= 0) + (f" and {more} more" if more > 0 else "")
+        return f"Of what decides the results, {next(iter(differ))} alone differs."
+    shown = sorted(differ)[:NAMED]
+    if len(differ) > NAMED:
+        shown.append(f"{len(differ) - NAMED} more")
     return (
-        f"{len(differ)} settings that decide the results differ ({shown}): a different order may "
-        "come from any of them."
+        f"{len(differ)} settings that decide the results differ ({listing(shown)}): a different "
+        "order may come from any of them."
     )
 
 

@@ -15,7 +15,7 @@ from headsearch.report.comparison.runs import Compared
 from headsearch.report.settings_list import setting_text
 from headsearch.runs.same_settings import MAY_DIFFER, with_later_settings
 
-IMAGES = ("data", "eval_data", "data_dir")
+PLACES_OF_IMAGES = ("data", "eval_data", "data_dir")
 """Locations whose content the fingerprint of the images stands for."""
 ABOUT_THE_RUN = ("out", "storage")
 """Settings that differ between any two runs."""
@@ -24,8 +24,8 @@ FIRST_NAMED = (
     "pruner", "seed",
 )  # fmt: skip
 """The settings that are named first where they are the same in all runs."""
-SPACE = "space (content)"
-"""The row that stands for the content of the search space."""
+IMAGES, SPACE = "images (fingerprint)", "space (content)"
+"""The rows that stand for the images themselves, and for the content of the search space."""
 SHORT = 12
 """Characters of a hash that are shown."""
 
@@ -96,8 +96,8 @@ def _equal(first: Any, second: Any) -> bool:
         return True
     from headsearch.data.fingerprint import difference, read_back  # imports torch: seldom needed
 
-    images = read_back(first), read_back(second)
-    return images[0] is not None and images[1] is not None and not difference(*images)
+    here, there = read_back(first), read_back(second)
+    return here is not None and there is not None and difference(here, there) is None
 
 
 def _rows(runs: Sequence[Compared]) -> Iterator[Row]:
@@ -109,15 +109,15 @@ def _rows(runs: Sequence[Compared]) -> Iterator[Row]:
         if name in ABOUT_THE_RUN:
             continue
         decides = name not in MAY_DIFFER and not (
-            (name in IMAGES and groups is not None)
+            (name in PLACES_OF_IMAGES and groups is not None)
             or (name == "space" and _known_space(settings))
             or (name == "base_weights" and all(each.get("first_weights") for each in settings))
         )
         values = (each.get(name) for each in settings)
         yield Row(name, decides, tuple(setting_text(name, value) for value in values))
     if groups is not None:
-        letters = [runs[index].letter for index in groups]
-        yield Row("images (fingerprint)", True, tuple(f"as in {letter}" for letter in letters))
+        prints = [each["data_fingerprint"] for each in settings]
+        yield Row(IMAGES, True, tuple(_short_hash(prints[group]) for group in groups))
     if _known_space(settings):
         written = [_short_hash(each["space_content"]) for each in contents]
         yield Row(SPACE, True, tuple(written))
@@ -145,4 +145,3 @@ def _short_hash(content: Any) -> str:
         return "–"
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:SHORT]
-

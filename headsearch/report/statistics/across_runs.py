@@ -156,7 +156,7 @@ def _score(run: Run) -> pd.Series[float]:
     choose were not kept, so that those on the reported labels stand in for them.
     """
     discrepancy, accuracy = run.rungs["discrepancy"], _accuracy(run)
-    known = {
+    known: dict[str, pd.Series[float]] = {
         "accuracy": accuracy,
         "discrepancy": discrepancy,
         "balanced": np.sqrt(discrepancy.clip(lower=0) * accuracy),
