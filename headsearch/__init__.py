@@ -39,10 +39,6 @@ __all__ = [
 ]
 
 
-_WITHOUT_TORCH = dict.fromkeys(("Comparison", "compare"), "headsearch.report.comparison")
-"""What is not in `headsearch.api`, because it needs no torch."""
-
-
 def __getattr__(name: str) -> Any:
     """Loads the API on first use: torch takes seconds to import, and `--help` must not wait.
 
@@ -52,7 +48,7 @@ def __getattr__(name: str) -> Any:
         return import_module("headsearch.version").VERSION
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_WITHOUT_TORCH.get(name, "headsearch.api")), name)
+    return getattr(import_module("headsearch.api"), name)
 
 
 def __dir__() -> list[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
+from time import sleep
 from typing import TypeAlias
 
 from headsearch.report.document import write_report
@@ -28,7 +28,6 @@ def follow(
     every_s: float,
     out: Path | None = None,
     tell: Callable[[str], None] = lambda text: None,
-    wait: Callable[[float], None] = time.sleep,
 ) -> Run:
     """Writes the report of a search at every change of its tables, until the search has ended.
 
@@ -41,7 +40,6 @@ def follow(
         every_s: the seconds between two looks at the tables, and between two loads of the page.
         out: the directory of the report; by default the run directory.
         tell: called with what is new, in words.
-        wait: waits for some seconds.
 
     Returns:
         The search as it ended.
@@ -60,7 +58,7 @@ def follow(
         if not running:
             return run
         seen = stamp
-        wait(every_s)
+        sleep(every_s)
 
 
 def _read(path: Path) -> tuple[Run, Stamp]:

@@ -13,6 +13,7 @@ from headsearch.report.columns import score_column, signed
 from headsearch.report.comparison.pairs import Pair
 from headsearch.report.comparison.runs import Compared
 from headsearch.report.statistics.across_runs import FEWEST, FIGURES, Agreement
+from headsearch.report.statistics.rank_correlation import MIN_CORRELATED
 from headsearch.report.statistics.seed_noise import rank_noise, seeds_of
 from headsearch.report.tables import Table
 from headsearch.text import counted
@@ -26,12 +27,12 @@ RANKING_LEGEND = (
 )
 AGREEMENT_LEGEND = (
     "Kendall's τ is 1 if two runs order the heads alike, 0 if their orders have nothing to do with "
-    "each other and −1 if they are opposite. Brackets: 95% interval over heads, from five heads "
-    f"on. τ of fewer than {FEWEST} heads is not shown. The figures are those of the last rung at "
-    "which both runs still trained all heads that they have in common, after as nearly as possible "
-    "the same share of their training, because pruning selects heads by their scores. Collapsed "
-    "heads, failed heads and the controls do not count. Accuracy is the mean of k-NN and linear "
-    "accuracy on the reporting labels."
+    "each other and −1 if they are opposite. Brackets: 95% interval over heads, from "
+    f"{counted(MIN_CORRELATED, 'head')} on. τ of fewer than {counted(FEWEST, 'head')} is not "
+    "shown. The figures are those of the last rung at which both runs still trained all heads that "
+    "they have in common, after as nearly as possible the same share of their training, because "
+    "pruning selects heads by their scores. Collapsed heads, failed heads and the controls do not "
+    "count. Accuracy is the mean of k-NN and linear accuracy on the reporting labels."
 )
 
 
@@ -171,7 +172,7 @@ def left_out(number: int, shown: int) -> str:
     """A note on the pairs of runs that have no plot; empty if all have one."""
     if number <= shown:
         return ""
-    return f"Plotted are the first {shown} of {counted(number, 'pair')} of runs; the table has all."
+    return f"Plotted: {shown} of {counted(number, 'pair')} of runs; the table has all."
 
 
 def tau_words(found: Agreement) -> str:

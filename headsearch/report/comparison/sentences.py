@@ -95,8 +95,8 @@ def _correlated(pairs: Sequence[Pair]) -> str:
     few = len(pairs) - len(known)
     if not known:
         return (
-            f"No rank correlation is given: no two runs have scored {FEWEST} heads in common, "
-            "controls aside."
+            f"No rank correlation is given: no two runs have {counted(FEWEST, 'head')} in common "
+            "that both scored, controls aside."
         )
     if len(pairs) == 1:
         found = known[0].on["score"]
