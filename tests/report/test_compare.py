@@ -191,9 +191,7 @@ def test_images_are_told_by_their_fingerprints_where_all_runs_have_one(tmp_path:
     runs = [made(tmp_path / str(level), config_changes=images(level)) for level in (9, 10, 99)]
     rounded = compare_runs(runs[:2])
     assert not rounded.settings["decides"].any(), "only the path differs, and the rounding"
-    assert rounded.cautions == [
-        "No setting that decides the results differs: these runs repeat one another."
-    ]
+    assert rounded.cautions == ["No setting that decides the results differs."]
     other = compare_runs(runs)
     assert "By their fingerprints, the images are the same in A and B alone." in other.cautions
     unknown = compare_runs([runs[0], made(tmp_path / "older", 1)])
@@ -234,6 +232,21 @@ def test_sentences_on_runs_that_are_hard_to_compare(tmp_path: Path) -> None:
     ):
         assert part in said, part
     assert found.tables()[0].rows[1][-1] == "running, rung 2 of 4"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"states": dict.fromkeys(HEADS, ("collapsed", 1, "rank 3"))}, "no head in B"),
+        ({"last": 0, "status": "running"}, "B has scored the untrained network alone (rung 0)"),
+        ({"labelled": False}, "balanced in A, discrepancy in B"),
+    ],
+)
+def test_runs_that_say_little(tmp_path: Path, options: dict[str, Any], sentence: str) -> None:
+    found = compare_runs([made(tmp_path / "a"), made(tmp_path / "b", 1, **options)])
+    assert sentence in " ".join([*found.findings, *found.cautions])
+    scores = found.agreement[found.agreement["figure"] == "score"]
+    assert scores["tau"].isna().all()
 
 
 # The page

@@ -134,7 +134,7 @@ def matrix_table(runs: Sequence[Compared], pairs: Sequence[Pair]) -> Table | Non
 def agreement_table(pairs: Sequence[Pair]) -> Table:
     """A row for each pair of runs: τ on every figure, and where they were compared."""
     return Table(
-        ["Runs", "Heads in common", "At rung", *(f"τ of {name}" for name in FIGURES)],
+        ["Runs", "Heads compared", "At rung", *(f"τ of {name}" for name in FIGURES)],
         [False, True, False, *(True for _ in FIGURES)],
         [
             [

@@ -13,6 +13,7 @@ from headsearch.report.comparison.pairs import Pair
 from headsearch.report.comparison.runs import Compared
 from headsearch.report.comparison.settings import IMAGES, SPACE, same_images
 from headsearch.report.statistics.across_runs import FEWEST
+from headsearch.report.statistics.ranking import last_rung
 from headsearch.text import counted, listing
 
 TOP = 3
@@ -96,7 +97,7 @@ def _correlated(pairs: Sequence[Pair]) -> str:
     if not known:
         return (
             f"No rank correlation is given: no two runs have {counted(FEWEST, 'head')} in common "
-            "that both scored, controls aside."
+            "that both scored after rung 0, controls aside."
         )
     if len(pairs) == 1:
         found = known[0].on["score"]
@@ -110,12 +111,13 @@ def _correlated(pairs: Sequence[Pair]) -> str:
     least, most = min(tau.value for tau in taus), max(tau.value for tau in taus)
     alike = sum(tau.low > 0 for tau in taus)
     opposed = sum(tau.high < 0 for tau in taus)
-    against = f", and opposite orders in {opposed}" if opposed else ""
+    number = counted(len(taus), "pair")
+    which = f"none of {number} is" if not alike else f"{alike} of {number} {_are(alike)}"
+    against = f", {opposed} in opposite ways" if opposed else ""
     missing = f" For {counted(few, 'pair')} there are too few heads in common." if few else ""
     return (
         f"Kendall's τ between the scores of two runs lies between {signed(least)} and "
-        f"{signed(most)}; {alike} of {counted(len(taus), 'pair')} are shown to order the heads "
-        f"alike (95% interval above 0){against}.{missing}"
+        f"{signed(most)}; {which} shown to order the heads alike{against} (95% intervals).{missing}"
     )
 
 
@@ -171,7 +173,7 @@ def _heads(runs: Sequence[Compared], rankings: pd.DataFrame, spaces: bool) -> It
 def _alone_or_many(runs: Sequence[Compared], differ: set[str]) -> str:
     """Where a different order may come from."""
     if not differ:
-        return "No setting that decides the results differs: these runs repeat one another."
+        return "No setting that decides the results differs."
     if differ == {"seed"} or (differ == {"seed", IMAGES} and _drawn(runs)):
         images = ", which also draws the images" if IMAGES in differ else ""
         return (
@@ -191,7 +193,12 @@ def _alone_or_many(runs: Sequence[Compared], differ: set[str]) -> str:
 
 def _states(runs: Sequence[Compared]) -> Iterator[str]:
     for each in runs:
-        if not each.complete:
+        if last_rung(each.run) == 0:
+            yield (
+                f"{each.letter} has scored the untrained network alone (rung 0): its ranks say "
+                "nothing about training yet."
+            )
+        elif not each.complete:
             yield f"{each.letter} is not complete ({each.state}): its ranks are provisional."
     unknown = [each.letter for each in runs if "status" not in each.run.facts]
     if unknown:
