@@ -4,7 +4,8 @@
 
 Writes results/scaling/engine.csv. Empty tasks say that they have begun and are done. In reused
 processes they show what driver and scheduler take. A cohort has a fresh process; tasks in fresh
-processes show what its start takes, without importing PyTorch.
+processes show what its start takes, without importing PyTorch. For the results of many cohorts one
+is trained, and the others have its result; the memory is that after the tenth and after the last.
 """
 
 from __future__ import annotations
@@ -15,14 +16,22 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from chaos import SETTINGS
 
-from headsearch.cluster.driver import Driver, Job
+from headsearch.cluster.driver import Driver, DriverEvent, Job, JobStates
+from headsearch.cluster.engine import Ended, Heard, Message, News
 from headsearch.cluster.ray_engine import RayEngine, connected
+from headsearch.cluster.search import EngineSearch
+from headsearch.cluster.task import perform
+from headsearch.config.settings import resolve
+from headsearch.runs.directory import claimed
+from headsearch.study.setup import prepare
 
 OUT = Path(__file__).parents[1] / "results" / "scaling" / "engine.csv"
 
@@ -32,7 +41,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--reused", type=int, nargs="+", default=[1_000, 10_000])
     parser.add_argument("--fresh", type=int, nargs="+", default=[100])
+    parser.add_argument("--cohorts", type=int, default=200)
+    parser.add_argument("--only-cohorts", action="store_true", help="Only those: a row is added.")
     arguments = parser.parse_args()
+    many = results(arguments.cohorts)
+    if arguments.only_cohorts:
+        before = pd.read_csv(arguments.out)
+        kept = before[before["what"] != many["what"]]
+        pd.concat([kept, pd.DataFrame([many])]).to_csv(arguments.out, index=False)
+        return
     began, before = time.monotonic(), memory_mb()
     with connected("local", cpus=1, gpu=False) as engine:
         rows = [row("start of a local engine", 0, began, before)]
@@ -42,7 +59,7 @@ def main() -> None:
             rows.append(empty_tasks(engine, count, fresh=True))
         began, before = time.monotonic(), memory_mb()
     rows.append(row("its end", 0, began, before))
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame([*rows, many])
     print(table)
     table.to_csv(arguments.out, index=False)
 
@@ -77,6 +94,62 @@ def row(what: str, tasks: int, began: float, before: float) -> dict[str, Any]:
         "what": what, "tasks": tasks, "seconds": time.monotonic() - began,
         "mb_before": before, "mb_after": memory_mb(),
     }  # fmt: skip
+
+
+class Repeating:
+    """An engine that trains the first cohort in this process; the others have its result."""
+
+    def __init__(self) -> None:
+        self._first: tuple[str, str] | None = None
+        self._waiting: deque[tuple[int, Message]] = deque()
+        self._started = 0
+
+    def start(self, order: Message, avoid: Collection[str] = ()) -> int:
+        self._started += 1
+        self._waiting.append((self._started, order))
+        return self._started
+
+    def news(self, seconds: float) -> list[News]:
+        task, order = self._waiting.popleft()
+        name = order["candidates"][0]["name"]
+        if self._first is None:
+            *_, last = perform(json.dumps(order), "here")
+            self._first = name, last
+        before, message = self._first
+        return [Heard(task, json.loads(message.replace(before, name))), Ended(task)]
+
+    def cancel(self, task: int, *, force: bool) -> None: ...
+
+    def machines(self) -> Mapping[str, str]:
+        return {"here": "here"}
+
+
+def results(cohorts: int) -> dict[str, Any]:
+    """What a search of many cohorts of one head takes of its driver; its row."""
+    with tempfile.TemporaryDirectory() as folder:
+        space = Path(folder) / "space.yaml"
+        space.write_text("families:\n  attention: {depth: 1, mlp_ratio: {low: 1.0, high: 4.0}}\n")
+        flags = {
+            **{name.replace("-", "_"): value for name, value in SETTINGS.items()},
+            "space": str(space), "trials": cohorts, "cohort": 1, "sampler": "random", "epochs": 1,
+            "rungs": 1, "out": Path(folder) / "run",
+        }  # fmt: skip
+        config = resolve(flags)
+        memory: list[float] = []
+
+        def note(event: DriverEvent) -> None:
+            if isinstance(event, JobStates) and event.ended is not None:
+                memory.append(memory_mb())
+
+        with claimed(config, flags) as run:
+            running = EngineSearch(
+                prepare(config), run, Repeating(), name="local", generation=8, grace=60.0
+            )
+            began = time.monotonic()
+            running.run(note)
+        assert running.complete
+    found = row("results of cohorts of one head", cohorts, began, memory[9])
+    return {**found, "mb_after": memory[-1]}
 
 
 def memory_mb() -> float:

@@ -19,13 +19,16 @@ if TYPE_CHECKING:
         verify,
     )
     from headsearch.pretraining.run import Pretrained
+    from headsearch.report.comparison import Comparison, compare
 
 __all__ = [
+    "Comparison",
     "Pretrained",
     "Result",
     "UserError",
     "calibrate",
     "candidates",
+    "compare",
     "export",
     "load",
     "pretrain",

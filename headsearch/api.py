@@ -33,6 +33,8 @@ from headsearch.pretraining.run import Pretrained
 from headsearch.pretraining.setup import prepare_pretraining
 from headsearch.pretraining.verification import Verification
 from headsearch.report import has_report, write_report
+from headsearch.report.comparison import Comparison as Comparison
+from headsearch.report.comparison import compare as compare
 from headsearch.report.session import console_for
 from headsearch.report.statistics.calibration import calibrate_runs
 from headsearch.runs.run import is_pretraining, read_run

@@ -27,6 +27,21 @@ def local_rank() -> int:
     return int(os.environ["LOCAL_RANK"]) if _started() else 0
 
 
+def become(rank: int, processes: int, address: str, port: int) -> None:
+    """Makes this process part of a job, as if torchrun had started it on a machine with one GPU.
+
+    Args:
+        rank: the rank of this process.
+        processes: the number of processes of the job.
+        address: of the machine of the first process.
+        port: at which the first process listens.
+    """
+    os.environ |= {
+        "RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_RANK": "0",
+        "MASTER_ADDR": address, "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "engine",
+    }  # fmt: skip
+
+
 def first() -> bool:
     """Whether this is the process that decides, writes and prints (rank 0)."""
     return rank() == 0

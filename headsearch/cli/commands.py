@@ -11,8 +11,9 @@ import typer
 from headsearch import torchrun
 from headsearch.cli.inspect import bench, space
 from headsearch.cli.pretraining import pretrain, verify
-from headsearch.cli.results import calibrate, explain, export, plot, report
+from headsearch.cli.results import calibrate, compare, explain, export, plot, report
 from headsearch.cli.search import resume, run
+from headsearch.cli.watching import watch
 from headsearch.errors import UserError
 from headsearch.text import printable
 from headsearch.version import VERSION
@@ -105,12 +106,21 @@ GONE = {
 
 def _gone(context: typer.Context) -> None:
     name = str(context.info_name)
-    raise UserError(f"there is no {name} any more: {GONE[name]} (README, Many machines)")
+    raise UserError(f"there is no {name} any more: {GONE[name]} (docs/clusters.md)")
 
 
 GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Search": (run, resume),
-    "Use a result": (pretrain, export, verify, explain, calibrate, report, plot),
+    "Search": (run, resume, watch),
+    "Use a result": (
+        pretrain,
+        export,
+        verify,
+        explain,
+        calibrate,
+        compare,
+        report,
+        plot,
+    ),
     "Before a search": (space, bench),
 }
 """The commands by the panel that they have in `headsearch --help`."""

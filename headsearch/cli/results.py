@@ -1,4 +1,4 @@
-"""The commands that read a run: explain, export, calibrate, report and plot."""
+"""The commands that read runs: explain, export, calibrate, compare, report and plot."""
 
 from __future__ import annotations
 
@@ -124,6 +124,39 @@ def calibrate(
     console.print()
     say(console, calibration_words(found))
     console.print(f"table: {target}", soft_wrap=True)
+
+
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Two searches or more, complete or not."),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="A directory to write into; runs are only read.")
+    ] = Path("comparison"),
+) -> None:
+    """Compare searches of other seeds, bases, objectives or budgets on one page.
+
+    Rankings side by side, how far they agree, and which settings differ.
+
+    Example: [bold]headsearch compare results/RUN results/RUN-of-another-seed[/bold]
+    """
+    from headsearch.report.comparison import compare_runs
+    from headsearch.report.console import print_table
+    from headsearch.runs.console import say
+    from headsearch.runs.run import read_run
+
+    found = compare_runs([read_run(run) for run in runs])
+    page = found.report(out)
+    console = console_here()
+    for table in found.tables():
+        print_table(console, table)
+        console.print()
+    for sentence in found.findings:
+        say(console, sentence)
+    for sentence in found.cautions:
+        say(console, f"· {sentence}")
+    console.print(f"page: {page}", soft_wrap=True)
 
 
 def report(

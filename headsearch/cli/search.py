@@ -57,6 +57,14 @@ def run(
             "many cohorts, whatever the number of machines.",
         ),
     ] = GENERATION,
+    processes: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="With --engine: processes that train each cohort together, as under torchrun, "
+            "each with a GPU (or --threads cores) of its own.",
+        ),
+    ] = 1,
     **flags: Any,
 ) -> None:
     """Search: train candidate heads together, prune the weak, rank the rest.
@@ -73,8 +81,11 @@ def run(
     check_here(settings)
     console = console_here()
     if engine is not None:
-        _run_on(EngineChoices(engine, grace, generation), settings, given, config, console)
+        chosen = EngineChoices(engine, grace, generation, processes)
+        _run_on(chosen, settings, given, config, console)
         return
+    if processes > 1:
+        raise UserError("--processes is for --engine; without it, torchrun starts processes")
     if not torchrun.first():
         from headsearch.study.session import run_search
 

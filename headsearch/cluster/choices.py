@@ -1,4 +1,4 @@
-"""What a user chooses about an engine: `--engine`, `--grace`, `--generation`. Imports little."""
+"""What a user chooses about an engine: `--engine`, `--grace`, … Imports little."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class EngineChoices:
         engine: local, auto or ray://HOST:PORT.
         grace: seconds without a sign of life after which an attempt counts as lost.
         generation: cohorts between which a sampler that learns does not learn.
+        processes: the processes that train each cohort; each takes a GPU (or cores) of its own.
 
     Raises:
         UserError: a choice cannot be used here.
@@ -34,6 +35,7 @@ class EngineChoices:
     engine: str
     grace: float = GRACE_S
     generation: int = GENERATION
+    processes: int = 1
 
     def __post_init__(self) -> None:
         check_engine(self.engine)

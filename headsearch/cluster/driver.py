@@ -202,6 +202,8 @@ class Driver:
                 self._done(job, attempt, message["result"])
             case "failed":
                 self._failed(job, message["reason"])
+            case "lost":
+                self._lost(job, message["reason"])
             case "refused":
                 self._refused(job, attempt, message["reason"])
 

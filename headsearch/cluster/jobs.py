@@ -16,6 +16,7 @@ from typing import Any
 from optuna.distributions import distribution_to_json
 from optuna.trial import FixedTrial
 
+from headsearch import torchrun
 from headsearch.cluster.attempts import begin
 from headsearch.cluster.plan import (
     check_images,
@@ -23,7 +24,7 @@ from headsearch.cluster.plan import (
     checked_first_weights,
     prepare_as_planned,
 )
-from headsearch.cluster.task import RefusedError, Work
+from headsearch.cluster.task import LostError, RefusedError, Work
 from headsearch.data.fingerprint import read_back
 from headsearch.errors import UserError
 from headsearch.models.space import Candidate, Listing, ResolvedSpace
@@ -34,13 +35,29 @@ from headsearch.report.session import quiet_optuna
 from headsearch.runs.run import read_run
 from headsearch.study.display import score_words
 from headsearch.study.events import Advanced, Event, Noted, Scored
+from headsearch.study.followers import follow
 from headsearch.study.rung_decisions import Decided
 from headsearch.study.search import Search
 from headsearch.study.setup import SearchSetup
 from headsearch.text import counted
+from headsearch.training.distributed import RankLostError, leave_processes
 
 
 def train_cohort(work: Work) -> Mapping[str, Any] | None:
+    """Trains one cohort; see `_train_cohort`.
+
+    Raises:
+        LostError: another process that trains the same cohort has ended.
+    """
+    try:
+        result = _train_cohort(work)
+        leave_processes()
+    except RankLostError:
+        raise LostError("another of its processes has ended") from None
+    return result
+
+
+def _train_cohort(work: Work) -> Mapping[str, Any] | None:
     """Trains one cohort; its result, or None if it was stopped.
 
     Where the driver decides rungs, the result of a cohort that has come to the next one to decide
@@ -54,6 +71,9 @@ def train_cohort(work: Work) -> Mapping[str, Any] | None:
     order, run = work.order, Path(work.order["run"])
     with quiet_optuna():
         prepared = prepare_as_planned(run, order["device"])
+        if not torchrun.first():
+            follow(prepared)
+            return {}
         candidates = [candidate_of(prepared.space, head) for head in order["candidates"]]
         directory, begun = begin(Path(order["folder"]))
         search = cohort_search(

@@ -29,6 +29,7 @@ from headsearch.runs.facts import RunFacts
 from headsearch.study.dense_record import dense_facts
 from headsearch.study.setup import SearchSetup, prepare
 from headsearch.training.base_plan import plan_as_recorded
+from headsearch.training.distributed import RankLostError
 from headsearch.training.inputs import InMemoryInputs
 from headsearch.training.objectives import Objective
 from headsearch.training.provenance import versions_here
@@ -53,6 +54,7 @@ class Plan:
         first_weights: the hash of the first weights of each seed.
         cohorts: the candidates of each cohort that was drawn: `name`, `params` and `trial`.
         exhausted: whether the space has no further candidate.
+        processes: the number of processes that train each cohort (`--processes`).
     """
 
     engine: str
@@ -63,6 +65,7 @@ class Plan:
     first_weights: Mapping[int, str]
     cohorts: tuple[tuple[Mapping[str, Any], ...], ...] = ()
     exhausted: bool = False
+    processes: int = 1
 
     @property
     def known(self) -> dict[int, int]:
@@ -162,7 +165,7 @@ def prepare_as_planned(run: Path, device: str) -> SearchSetup:
         if plan is None:
             raise RefusedError(f"{run}: not found here; the machines must share its file system")
         return _prepared(run, plan, device)
-    except RefusedError:
+    except (RefusedError, RankLostError):
         raise
     except UserError as error:
         raise RefusedError(str(error)) from None

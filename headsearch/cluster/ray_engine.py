@@ -23,6 +23,7 @@ from typing import Any
 
 from headsearch.cluster.choices import LOCAL, REMOTE
 from headsearch.cluster.engine import Ended, EngineGoneError, Heard, Message, News
+from headsearch.cluster.rank_group import RankGroup
 from headsearch.cluster.task import perform
 from headsearch.device import cores_here
 from headsearch.errors import UserError
@@ -42,16 +43,17 @@ CHECK_S = 5.0
 
 
 @contextmanager
-def connected(spec: str, *, cpus: int, gpu: bool) -> Iterator[RayEngine]:
+def connected(spec: str, *, cpus: int, gpu: bool, processes: int = 1) -> Iterator[RayEngine]:
     """The engine that `--engine` names, connected in this block.
 
     Args:
         spec: the value of `--engine`.
-        cpus: the cores that each task takes.
-        gpu: whether each task takes a GPU.
+        cpus: the cores that each process of a task takes.
+        gpu: whether each process takes a GPU.
+        processes: the number of processes that train each cohort.
 
     Raises:
-        UserError: it cannot be reached, or no machine has what a task needs.
+        UserError: it cannot be reached, or has not what a task needs.
     """
     folder = _local_folder() if spec == LOCAL else None
     _authenticate(spec)
@@ -63,7 +65,7 @@ def connected(spec: str, *, cpus: int, gpu: bool) -> Iterator[RayEngine]:
     engine = None
     try:
         _connect(ray, spec, folder)
-        engine = RayEngine(ray, cpus=cpus, gpu=gpu)
+        engine = RayEngine(ray, cpus=cpus, gpu=gpu, processes=processes)
         yield engine
     finally:
         if engine is None or not engine.gone:
@@ -167,23 +169,25 @@ class RayEngine:
 
     Args:
         ray: the module.
-        cpus: the cores that each task takes.
-        gpu: whether each task takes a GPU.
+        cpus: the cores that each process of a task takes.
+        gpu: whether each process takes a GPU.
+        processes: the number of processes that train each cohort.
 
     Attributes:
         gone: whether the head of the cluster is gone.
 
     Raises:
-        UserError: no machine has what a task needs.
+        UserError: the cluster has not what a task needs.
     """
 
-    def __init__(self, ray: Any, *, cpus: int, gpu: bool) -> None:
+    def __init__(self, ray: Any, *, cpus: int, gpu: bool, processes: int = 1) -> None:
         self._ray, self.gone = ray, False
         self._head = ray.get_runtime_context().gcs_address.rpartition(":")
         self._machines: dict[str, str] = {}
         self._checked_at = self._answered_at = time.monotonic()
         self._look()
-        self._check_fits(cpus, gpu=gpu)
+        self._bundle = {"CPU": cpus, **({"GPU": 1} if gpu else {})}
+        self._check_fits(processes)
         self._perform = ray.remote(
             num_cpus=cpus,
             num_gpus=1 if gpu else 0,
@@ -193,14 +197,19 @@ class RayEngine:
         )(_perform)
         self._streams: dict[int, Any] = {}
         self._numbers: dict[Any, int] = {}
+        self._groups: dict[int, RankGroup] = {}
         self._started = 0
 
     def start(self, order: Message, avoid: Collection[str] = ()) -> int:
-        task = self._perform
-        if avoid:
-            task = task.options(label_selector={"ray.io/node-id": f"!in({','.join(avoid)})"})
-        stream = task.remote(json.dumps(order))
+        selector = {"ray.io/node-id": f"!in({','.join(avoid)})"} if avoid else None
         self._started += 1
+        if order.get("processes", 1) > 1:
+            group = RankGroup(self._ray, self._perform, order, self._bundle, selector)
+            self._groups[self._started] = group
+            stream = group.start_first()
+        else:
+            task = self._perform.options(label_selector=selector) if selector else self._perform
+            stream = task.remote(json.dumps(order))
         self._streams[self._started], self._numbers[stream] = stream, self._started
         return self._started
 
@@ -209,14 +218,23 @@ class RayEngine:
         if not self._streams:
             time.sleep(seconds)
             return []
-        streams = list(self._streams.values())
+        of_ranks = {s: task for task, group in self._groups.items() for s in group.others}
+        streams = [*of_ranks, *self._streams.values()]  # others first: they say why they ended
         self._ray.wait(streams, num_returns=1, timeout=seconds, fetch_local=False)
         ready, _ = self._ray.wait(streams, num_returns=len(streams), timeout=0, fetch_local=False)
-        return [news for stream in ready for news in self._next(stream)]
+        news: list[News] = []
+        for stream in ready:
+            if stream in of_ranks:
+                news += self._next_of_rank(of_ranks[stream], stream)
+            else:
+                news += self._next(stream)
+        return news
 
     def cancel(self, task: int, *, force: bool) -> None:
         if task in self._streams:
             self._ray.cancel(self._streams[task], force=force)
+        if force and task in self._groups:
+            self._groups.pop(task).end()
 
     def machines(self) -> Mapping[str, str]:
         return self._machines
@@ -226,6 +244,8 @@ class RayEngine:
         task, errors = self._numbers[stream], self._ray.exceptions
         try:
             message = json.loads(self._ray.get(next(stream)))
+            if message["kind"] == "begun" and task in self._groups:
+                self._groups[task].start_others(message["meeting"])
         except StopIteration:
             yield self._ended(task)
         except errors.TaskCancelledError:
@@ -239,8 +259,33 @@ class RayEngine:
         else:
             yield Heard(task, message)
 
+    def _next_of_rank(self, task: int, stream: Any) -> Iterator[News]:
+        """What comes next from a process of a task that is not the first.
+
+        It ends as the first one tells it to, or fails, and the task with it.
+        """
+        group = self._groups.get(task)
+        if group is None:  # the task has ended since
+            return
+        try:
+            message = json.loads(self._ray.get(next(stream)))
+        except StopIteration:
+            group.others.pop(stream)
+        except self._ray.exceptions.RayError as error:
+            yield Heard(task, {"kind": "lost", "reason": f"in one process, {_how_lost(error)}"})
+            self.cancel(task, force=True)
+        else:
+            if message["kind"] == "begun":
+                group.others[stream] = message
+            elif message["kind"] in ("failed", "refused"):
+                yield Heard(task, group.others[stream])  # where it failed
+                yield Heard(task, message)
+                self.cancel(task, force=True)
+
     def _ended(self, task: int, reason: str | None = None) -> Ended:
         del self._numbers[self._streams.pop(task)]
+        if task in self._groups:
+            self._groups.pop(task).end()
         return Ended(task, reason)
 
     def _check_head(self) -> None:
@@ -271,22 +316,30 @@ class RayEngine:
         self._machines = {node["NodeID"]: node["NodeManagerHostname"] for node in nodes}
         self._resources = [node["Resources"] for node in nodes]
 
-    def _check_fits(self, cpus: int, *, gpu: bool) -> None:
-        """Raises UserError if no machine has what a task needs."""
-        most_cpus = max((int(each.get("CPU", 0)) for each in self._resources), default=0)
-        if gpu and not any(each.get("GPU") for each in self._resources):
+    def _check_fits(self, processes: int) -> None:
+        """Raises UserError if the machines have not what the processes of a task need."""
+        cpus = self._bundle["CPU"]
+        if "GPU" in self._bundle and not any(each.get("GPU") for each in self._resources):
             raise UserError("--engine: no machine of it has a GPU; give --device cpu to do without")
+        most_cpus = max((int(each.get("CPU", 0)) for each in self._resources), default=0)
         if cpus > most_cpus:
             raise UserError(
                 f"--engine: a cohort takes {cpus} cores (--threads), and the largest machine of it "
                 f"has {most_cpus}"
             )
+        room = sum(
+            min(int(each.get(name, 0)) // count for name, count in self._bundle.items())
+            for each in self._resources
+        )
+        if processes > room:
+            raise UserError(f"--processes {processes}: the engine has room for {room} at a time")
 
 
 def _perform(order: str) -> Iterator[str]:
     """The task, as Ray runs it."""
     ray = sys.modules["ray"]
-    yield from perform(order, str(ray.get_runtime_context().get_node_id()))
+    node = str(ray.get_runtime_context().get_node_id())
+    yield from perform(order, node, ray.util.get_node_ip_address())
 
 
 def _how_lost(error: Exception) -> str:

@@ -53,8 +53,12 @@ INDEPENDENT = ("rung", "none")
 """Pruners whose decisions about a cohort depend on that cohort alone."""
 
 
-def check_can_be_spread(prepared: SearchSetup) -> None:
+def check_can_be_spread(prepared: SearchSetup, processes: int) -> None:
     """Checks that the cohorts of a search can train apart from each other.
+
+    Args:
+        prepared: the set-up of the search.
+        processes: the number of processes that train each cohort.
 
     Raises:
         UserError: they cannot.
@@ -67,6 +71,12 @@ def check_can_be_spread(prepared: SearchSetup) -> None:
         )
     if config.log != "none":
         raise UserError(f"--log {config.log} works in one process: leave out --engine")
+    if prepared.batch % processes or (processes > 1 and config.images_per_head != "all"):
+        raise UserError(
+            f"--processes {processes} needs a --batch-size that is a multiple of it, and "
+            f"--images-per-head all; here a step has {counted(prepared.batch, 'image')}, of which "
+            f"a head sees {config.images_per_head}"
+        )
 
 
 class EngineSearch:
@@ -79,6 +89,7 @@ class EngineSearch:
         name: the engine as the user named it.
         generation: the number of cohorts between which a sampler does not learn.
         grace: as that of `Driver`.
+        processes: the number of processes that train each cohort.
 
     Attributes:
         run_directory: the run directory.
@@ -97,8 +108,9 @@ class EngineSearch:
         name: str,
         generation: int,
         grace: float,
+        processes: int = 1,
     ) -> None:
-        check_can_be_spread(prepared)
+        check_can_be_spread(prepared, processes)
         self.prepared, self.run_directory = prepared, directory
         self.engine, self.grace = engine, grace
         self.stop = threading.Event()
@@ -108,13 +120,13 @@ class EngineSearch:
         self._saved_at = -SAVED_EVERY_S
         self._lock = hold(directory)
         with undone_if_it_fails(directory, None, self._lock), written_into(directory):
-            self.plan = self._opened(name, generation)
+            self.plan = self._opened(name, generation, processes)
             begun = bool(self.plan.cohorts)
             self.trials = Trials(directory, prepared.config, self.plan.settings, begun=begun)
             read = {i: read_result(directory, i) for i in range(len(self.plan.cohorts))}
             self._results = {i: result for i, result in read.items() if result is not None}
 
-    def _opened(self, name: str, generation: int) -> Plan:
+    def _opened(self, name: str, generation: int, processes: int) -> Plan:
         """The plan of the run: read, if it was begun before, or written."""
         prepared, directory = self.prepared, self.run_directory
         now, before = settings_of(prepared, directory), read_config(directory)
@@ -123,7 +135,7 @@ class EngineSearch:
             raise UserError(f"{directory}: was begun in one process: resume it without --engine")
         check_same_data(directory, before, now)
         if plan is None:
-            plan = self._new_plan(now, name, generation)
+            plan = replace(self._new_plan(now, name, generation), processes=processes)
         # A process that died right after it wrote the plan has left no complete config.yaml.
         begun = "study_name" in before
         same_settings.check_same_settings(directory, now if begun else plan.settings)
@@ -159,11 +171,13 @@ class EngineSearch:
         cohorts = counted(len(self.prepared.cohort_sizes), "cohort")
         done = sum(map(self._done, range(len(self.plan.cohorts))))
         before = f", {done} of them done before" if done else ""
+        many = self.plan.processes > 1
+        each_by = f", each by {self.plan.processes} processes" if many else ""
         each = counted(self._generation, "cohort")
         learns = f"{self.prepared.config.sampler} learns after {each}, then after {each} more"
         return (
             *self.prepared.notes,
-            f"{cohorts} on {counted(len(self.engine.machines()), 'machine')}{before}",
+            f"{cohorts} on {counted(len(self.engine.machines()), 'machine')}{each_by}{before}",
             *([learns] if self._generation < len(self.prepared.cohort_sizes) else []),
         )
 
@@ -291,6 +305,8 @@ class EngineSearch:
             "device": self.prepared.training.device.type,
         }
         folder = (self.run_directory / ATTEMPTS).absolute() / f"cohort-{index + 1}"
+        if self.plan.processes > 1:
+            order["processes"] = self.plan.processes
         if self._rungs_compare_all:
             last = self._waits_at(index)
             order["decided"] = decided_until(self.trials, heads, last)

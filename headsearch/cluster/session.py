@@ -133,7 +133,8 @@ def chosen_for_resuming(
     """
     plan: Plan | None = read_plan(run)
     spec = engine or (plan.engine if plan is not None else None)
-    return EngineChoices(spec, grace) if spec is not None else None
+    processes = plan.processes if plan is not None else 1
+    return EngineChoices(spec, grace, processes=processes) if spec is not None else None
 
 
 def _searched(
@@ -154,6 +155,7 @@ def _searched(
                 name=chosen.engine,
                 generation=chosen.generation,
                 grace=chosen.grace,
+                processes=chosen.processes,
             )
         prepared.data.left_out.list_in(directory)
         introduce(console, running.notes, directory)
@@ -200,6 +202,7 @@ def _observers(
 
 
 def _engine_for(chosen: EngineChoices, prepared: SearchSetup) -> AbstractContextManager[Any]:
-    """The engine, whose tasks each take what a cohort of this search needs."""
+    """The engine, whose processes each take what one that trains a cohort needs."""
     gpu = prepared.training.device.type == "cuda"
-    return connected(chosen.engine, cpus=1 if gpu else torch.get_num_threads(), gpu=gpu)
+    cpus = 1 if gpu else torch.get_num_threads()
+    return connected(chosen.engine, cpus=cpus, gpu=gpu, processes=chosen.processes)

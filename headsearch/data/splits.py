@@ -21,6 +21,7 @@ from headsearch.data.order import balanced_order
 from headsearch.data.partition import MIN_IMAGES, PROBE_IMAGES, Split, hold_out, keep_apart
 from headsearch.data.probe_classes import BANK_IMAGES
 from headsearch.data.settings import DEFAULTS, DataSettings
+from headsearch.data.sharing import ALONE, Share
 from headsearch.data.split_folders import resolve_splits, same
 from headsearch.errors import UserError
 from headsearch.seeding import seeded_generator
@@ -70,6 +71,7 @@ def open_data(
     eval_data: str | Source | None = None,
     settings: DataSettings = DEFAULTS,
     progress: Progress | None = None,
+    share: Share = ALONE,
 ) -> Data:
     """Opens, splits and decodes the images of a run.
 
@@ -84,6 +86,7 @@ def open_data(
         eval_data: likewise.
         settings: how many images to use, their size, and how to read them.
         progress: called while each set of images is decoded.
+        share: what of the bank and the queries this process decodes, where its job has several.
 
     Raises:
         UserError: there is nothing at this path, or there are no images, too few, or too many bad
@@ -96,7 +99,7 @@ def open_data(
         notes.append("--eval-data names the same images as --data, so queries are held out of it")
         eval_data = None
     judged = None
-    loaded = _load(data, eval_data, settings, progress, notes)
+    loaded = _load(data, eval_data, settings, progress, share, notes)
     warnings = list(
         warnings_about(
             loaded.queries,
@@ -144,6 +147,7 @@ def _load(
     eval_data: str | Source | None,
     settings: DataSettings,
     progress: Progress | None,
+    share: Share,
     notes: list[str],
 ) -> _Loaded:
     """Opens, splits and decodes the images; queries are held out of `data` without `eval_data`."""
@@ -160,7 +164,7 @@ def _load(
         )
     form = domain.form(split, settings, notes)
     left_out = LeftOut(settings.max_bad_images, domain.words.sample)
-    how = Loading(settings.memory_limit, settings.check, progress, left_out)
+    how = Loading(settings.memory_limit, settings.check, progress, left_out, share)
     loader = _Loader(form, how, notes)
     train, bank, queries = loader.load_split(split)
     left_out.check()
@@ -249,10 +253,15 @@ class _Loader:
         return train, _relabelled(bank, classes), _relabelled(queries, classes)
 
     def _load_training(self, pool: Pool, indices: Tensor) -> Images:
-        return self._load(pool, indices, replace(self.form, cropped=True))
+        # Every process decodes these itself: were they shared, all would hold the same images, and
+        # nobody would see that the processes were given different data.
+        how = replace(self.how, share=ALONE)
+        return self._load(pool, indices, replace(self.form, cropped=True), how)
 
-    def _load(self, pool: Pool, indices: Tensor, form: Form | None = None) -> Images:
-        images, bad = pool.load(indices, form or self.form, self.how)
+    def _load(
+        self, pool: Pool, indices: Tensor, form: Form | None = None, how: Loading | None = None
+    ) -> Images:
+        images, bad = pool.load(indices, form or self.form, how or self.how)
         if bad:
             count = counted(len(bad), "file that cannot be read", "files that cannot be read")
             self.notes.append(
@@ -273,7 +282,7 @@ class _Loader:
             # Photos have another form for training. What does not fit is decoded on demand; the
             # bank, which every rung reads as a whole, may still fit.
             return self._load_training(pool, train), self._load(pool, bank)
-        images = self._load(pool, longer)
+        images = self._load(pool, longer, how=replace(self.how, share=ALONE))
         # Bad files that are left out make the set smaller than the number asked for.
         first_train, first_bank = (torch.arange(min(len(x), len(images))) for x in (train, bank))
         return ImageSubset(images, first_train), ImageSubset(images, first_bank)

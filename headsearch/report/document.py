@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import jinja2
-from markupsafe import Markup, escape
 
 from headsearch.errors import UserError
 from headsearch.report.content import content
 from headsearch.report.explained import explain_pictures
 from headsearch.report.plots.column_plot import column_figure
 from headsearch.report.plots.discrepancy_accuracy import accuracy_column, discrepancy_accuracy
+from headsearch.report.plots.page_plot import written_plots
 from headsearch.report.plots.pruning_timeline import pruning_timeline
 from headsearch.report.plots.scores_over_rungs import scores_over_rungs
-from headsearch.report.plots.style import plotting, save
+from headsearch.report.templates import page_environment
+from headsearch.runs.directory import write_atomically
 from headsearch.runs.run import Run
-from headsearch.runs.storage_url import without_passwords
-from headsearch.text import for_markdown, printable, printable_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,7 +69,7 @@ PLOTS: dict[str, tuple[Callable[[Run], Figure | None], str]] = {
 """The plots of a report: name to the function that builds it and its caption."""
 
 
-def write_report(run: Run, out: Path | None = None) -> Path:
+def write_report(run: Run, out: Path | None = None, *, refresh_s: int | None = None) -> Path:
     """Writes report.md, report.html and plots/ into a directory; returns report.html.
 
     Works for an unfinished run too. The same run gives the same bytes. A plot that fails is left
@@ -82,6 +78,7 @@ def write_report(run: Run, out: Path | None = None) -> Path:
     Args:
         run: the run.
         out: the directory, which is made if it does not exist; by default the run directory.
+        refresh_s: after how many seconds a browser loads the page again; None does not.
 
     Raises:
         UserError: the directory cannot be written.
@@ -91,28 +88,18 @@ def write_report(run: Run, out: Path | None = None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _not_written(folder, error) from None
-    written = [
-        _write_plot(run, name, build, caption, folder) for name, (build, caption) in PLOTS.items()
-    ]
-    plots = [plot for plot in written if plot.svg is not None]
-    failed = [f"{plot.name}: {plot.failure}" for plot in written if plot.failure]
-    report, pictures = content(run), list(explain_pictures(run, folder))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("headsearch.report", ""),
-        autoescape=jinja2.select_autoescape(("html.j2",)),
-        undefined=jinja2.StrictUndefined,  # a misspelt name in a template is an error
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=_harmless,
+    plots, failed = written_plots(
+        [(name, caption, partial(build, run)) for name, (build, caption) in PLOTS.items()], folder
     )
-    environment.filters["md"] = _markdown
-    environment.filters["commands"] = _html
+    report, pictures = content(run), list(explain_pictures(run, folder))
+    environment = page_environment()
     for name in FILES:
         template = environment.get_template(f"{name}.j2")
-        text = template.render(report=report, plots=plots, failed=failed, pictures=pictures)
+        text = template.render(
+            report=report, plots=plots, failed=failed, pictures=pictures, refresh_s=refresh_s
+        )
         try:
-            (folder / name).write_text(text, encoding="utf-8")
+            write_atomically(folder / name, text)  # `watch` may write it at the same time
         except OSError as error:
             raise _not_written(folder / name, error) from None
     return folder / "report.html"
@@ -123,89 +110,8 @@ def has_report(run_directory: Path) -> bool:
     return all((run_directory / name).is_file() for name in FILES)
 
 
-_FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
-_COMMAND = re.compile(r"`(headsearch [^`|\n]+)`")
-
-
-def _markdown(text: str) -> str:
-    """A text escaped for Markdown, with its commands as code and without passwords."""
-    parts = _COMMAND.split(without_passwords(text))
-    return "".join(f"`{part}`" if i % 2 else for_markdown(part) for i, part in enumerate(parts))
-
-
-def _html(text: str) -> Markup:
-    """A text escaped for HTML, with its commands as code and without passwords.
-
-    Browsers break lines after hyphens, but flags such as --eval-images stay whole.
-    """
-    escaped = str(escape(printable_lines(without_passwords(text))))
-    parts = _COMMAND.split(escaped)
-    return Markup(
-        "".join(
-            f"<code>{part}</code>" if i % 2 else _FLAG.sub(r'<span class="flag">\g<0></span>', part)
-            for i, part in enumerate(parts)
-        )
-    )
-
-
-def _harmless(value: object) -> object:
-    """A value for the template without unprintable characters and passwords; not our own SVG."""
-    if isinstance(value, Markup) or not isinstance(value, str):
-        return value
-    return printable_lines(without_passwords(value))
-
-
 def _not_written(path: Path, error: OSError) -> UserError:
     """The error for a report that cannot be written."""
     return UserError(
         f"{path}: cannot write the report: {error.strerror}; name another directory with --out"
     )
-
-
-@dataclass(frozen=True)
-class _Plot:
-    """A plot of a report.
-
-    Attributes:
-        name: its name.
-        caption: its caption.
-        svg: the SVG for embedding in the HTML; None if there is nothing to plot, or it failed.
-        failure: why it failed; empty otherwise.
-    """
-
-    name: str
-    caption: str
-    svg: Markup | None = None
-    failure: str = ""
-
-
-def _write_plot(
-    run: Run, name: str, build: Callable[[Run], Figure | None], caption: str, folder: Path
-) -> _Plot:
-    """Writes plots/NAME.svg and .png into a folder."""
-    try:
-        with plotting():
-            figure = build(run)
-            if figure is None:
-                return _Plot(name, caption)
-            save(figure, folder / "plots" / f"{name}.png")
-            path = save(figure, folder / "plots" / f"{name}.svg")
-        svg = Markup(_inline(path.read_text(encoding="utf-8"), name))
-    except Exception as error:  # whatever it is, it must not cost the report
-        reason = printable((str(error).strip() or repr(error)).splitlines()[0])
-        return _Plot(name, caption, failure=reason)
-    return _Plot(name, caption, svg)
-
-
-def _inline(svg: str, name: str) -> str:
-    """The SVG for embedding: without prolog, with ids unique to the plot, without a size.
-
-    Ids must be unique because several SVGs stand in one HTML page; the page sets the size.
-    """
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r'(href="|url\()#', rf"\g<1>#{name}-", svg)
-    tag, rest = svg.split(">", 1)
-    tag = re.sub(r' (?:width|height)="[^"]*"', "", tag)
-    return f'{tag} role="img" aria-label="{name.replace("_", " ")}">{rest}'

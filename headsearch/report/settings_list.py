@@ -30,18 +30,18 @@ def command(config: dict[str, Any]) -> str:
 def settings_list(run: Run) -> list[tuple[str, str]]:
     """The settings as names and values; the space and the fingerprint stay in config.yaml."""
     return [
-        (name, _setting(name, value))
+        (name, setting_text(name, value))
         for name, value in run.config.items()
         if name not in ("versions", "space_content", "data_fingerprint")
     ]
 
 
-def _setting(name: str, value: Any) -> str:
+def setting_text(name: str, value: Any) -> str:
     """A value as text on one line."""
     if isinstance(value, dict):
-        return ", ".join(f"{key}: {_setting(key, item)}" for key, item in value.items())
+        return ", ".join(f"{key}: {setting_text(key, item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(_setting(name, item) for item in value)
+        return ", ".join(setting_text(name, item) for item in value)
     return "–" if value is None else _text(name, value)
 
 

@@ -19,6 +19,9 @@ from headsearch.runs.tables import Ranked, ranked
 SATURATED = 0.995
 """Accuracies of at least this, or of at most 1 minus this, cannot rank heads."""
 
+SHOWN_GAIN = 0.0005
+"""The smallest gain, as a fraction, that is not shown as 0.0 points."""
+
 
 class Verdict(Enum):
     """What may be concluded from a run."""
@@ -136,7 +139,7 @@ class SoloFacts:
 def decide_verified(facts: SoloFacts) -> Verdict:
     """The verdict on a search whose heads were verified by solo runs."""
     if facts.seeds == 1:
-        return Verdict.VERIFIED_ONE_SEED if facts.gain > 0 else Verdict.VERIFIED_NONE
+        return Verdict.VERIFIED_ONE_SEED if facts.gain >= SHOWN_GAIN else Verdict.VERIFIED_NONE
     if not facts.better:
         return Verdict.VERIFIED_NONE
     if facts.better_than_control is False:

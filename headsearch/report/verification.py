@@ -7,6 +7,7 @@ import math
 from headsearch.report.columns import percent, points
 from headsearch.report.statistics.gains import Gain, Verified, verified
 from headsearch.report.tables import Table
+from headsearch.report.verdict import SHOWN_GAIN
 from headsearch.runs.run import Run
 from headsearch.runs.tables import NO_HEAD
 from headsearch.text import listing
@@ -53,10 +54,11 @@ def verdict(solo: Verified) -> str:
     seeds = "one seed" if solo.seeds == 1 else f"{solo.seeds} seeds"
     if solo.seeds == 1 or math.isnan(solo.deviation):
         first = solo.order[0]
-        gain = solo.over_none[first]
+        gain = solo.over_none[first].value
+        found = f"{first} gains most" if gain >= SHOWN_GAIN else f"no head gains; first is {first}"
         return (
-            f"Solo runs of {seeds}: {first} gains most, {points(gain.value)} points over no head; "
-            "without a second seed it is unknown whether that is chance."
+            f"Solo runs of {seeds}: {found}, {points(gain)} points over no head; without a second "
+            "seed it is unknown whether that is chance."
         )
     parts = [f"Solo runs of {seeds}:"]
     if solo.control is None:

@@ -242,17 +242,24 @@ def hold(path: Path) -> FileLock:
     return lock
 
 
-def abandoned(path: Path) -> bool:
-    """Whether a process of this machine used a run directory, and none uses it now.
+def in_use(path: Path) -> bool | None:
+    """Whether a process uses a run directory now; it is only read.
 
-    False if the last process ran on another machine, because its state cannot be seen from here.
+    Returns:
+        None if the last process to use it ran on another machine, because its state cannot be seen
+        from here; False if no process ever did.
     """
     holder = path / HOLDER
     if not holder.is_file():
         return False
     if f" on {socket.gethostname()} since " not in holder.read_text(encoding="utf-8"):
-        return False
-    return not _is_held(path.absolute() / LOCK)
+        return None
+    return _is_held(path.absolute() / LOCK)
+
+
+def abandoned(path: Path) -> bool:
+    """Whether a process of this machine used a run directory, and none uses it now."""
+    return (path / HOLDER).is_file() and in_use(path) is False
 
 
 def _is_held(lock: Path) -> bool:

@@ -18,7 +18,7 @@ from headsearch.config.settings import resolve
 from headsearch.config.yaml_file import read_yaml
 from headsearch.errors import UserError
 from headsearch.runs.dense_table import empty, read_dense
-from headsearch.runs.directory import CONFIG, STUDY, abandoned, read_config
+from headsearch.runs.directory import CONFIG, STUDY, abandoned, in_use, read_config
 from headsearch.runs.facts import RunFacts
 from headsearch.runs.rank_by import check_rank_by
 from headsearch.runs.snapshot import read_record
@@ -120,6 +120,17 @@ def read_run(path: Path) -> Run:
         solo=read_table(path / "solo.csv", SOLO_COLUMNS),
         dense=read_dense(path),
     )
+
+
+def is_running(run: Run) -> bool:
+    """Whether a search is going on, as far as that can be seen from this machine.
+
+    Of a search on another machine, only what it recorded last is known.
+    """
+    use, status = in_use(run.path), run.facts.get("status", "running")
+    if use is None:
+        return status == "running"
+    return use and status != "complete"  # a complete one may be in use by `verify`
 
 
 def is_complete(path: Path) -> bool:

@@ -43,14 +43,22 @@ def check_same_settings(path: Path, settings: Mapping[str, Any]) -> dict[str, An
         return dict(settings)
     # Through YAML, as the settings in the file were: tuples become lists, for example.
     now = yaml.safe_load(yaml.safe_dump(dict(settings)))
-    older = {**_DEFAULTS, **of_older_runs(begun.get("recipe"))}  # for settings that came later
-    then, now = without_places({**older, **begun}), without_places(now)
+    then, now = without_places(with_later_settings(begun)), without_places(now)
     _refuse_changes(file, then, now)
     places = absolute_locations(settings)
     if any(begun.get(name) != place for name, place in places.items() if name in begun):
         begun |= places
         write_config(path, begun)  # later commands find the data and the weights there too
     return {**now, **begun}
+
+
+def with_later_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run, with the values that it had in effect for those that came later.
+
+    Args:
+        settings: the content of config.yaml.
+    """
+    return {**_DEFAULTS, **of_older_runs(settings.get("recipe")), **settings}
 
 
 def settings_that_decide(settings: Mapping[str, Any]) -> dict[str, Any]:

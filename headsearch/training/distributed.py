@@ -275,6 +275,15 @@ def gather_objects(value: T) -> list[T]:
     return values
 
 
+def gather_rows(rows: Tensor) -> None:
+    """Fills a CPU tensor (W · r, …), of which rank k holds the rows k · r to (k + 1) · r."""
+    if count() == 1:
+        return
+    parts = list(rows.chunk(count()))
+    with _lost_rank_reported():
+        dist.all_gather(parts, parts[rank()].clone())
+
+
 def broadcast_tensors(tensors: Mapping[str, Tensor], device: torch.device) -> Mapping[str, Tensor]:
     """Returns the first process's tensors in all processes, on the device of each.
 

@@ -30,6 +30,7 @@ from headsearch.data.factory import BUILT_IN, BUILT_IN_FULL
 from headsearch.data.fingerprint import difference, fingerprint
 from headsearch.data.loader import Loader, StepViews, steps_per_epoch
 from headsearch.data.settings import AudioSettings
+from headsearch.data.sharing import Share
 from headsearch.errors import UserError, unknown
 from headsearch.evaluation.discrepancy import DISCREPANCIES
 from headsearch.evaluation.rung import OnScoring, score_rung
@@ -297,6 +298,9 @@ def _open_data(
             ),
         ),
         partial(loading, f"decoding {domain_of(config).words.samples} of {config.data}"),
+        Share(
+            torchrun.rank(), torchrun.count(), distributed.gather_objects, distributed.gather_rows
+        ),
     )
 
 

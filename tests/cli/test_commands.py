@@ -35,7 +35,9 @@ TRAINING = [
 ]  # fmt: skip
 TINY = [*TRAINING, "--min-keep", "1"]
 
-COMMANDS = ("run", "pretrain", "export", "explain", "space", "bench", "report", "plot")
+COMMANDS = (
+    "run", "watch", "pretrain", "export", "explain", "compare", "space", "bench", "report", "plot",
+)  # fmt: skip
 
 
 def headsearch(

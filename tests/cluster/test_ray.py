@@ -21,7 +21,7 @@ from headsearch.cluster.choices import EngineChoices
 from headsearch.cluster.driver import Driver, DriverEvent, Job, JobStates, Note
 from headsearch.cluster.ray_engine import RayEngine, connected
 from headsearch.errors import UserError
-from headsearch.runs.run import is_complete
+from headsearch.runs.run import is_complete, read_run
 from helpers.inline_engine import on_engine, same, searched, settings
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
@@ -134,6 +134,72 @@ def test_nobody_without_the_token_is_let_in(address: str) -> None:
         )  # fmt: skip
         assert "refused, because this machine has no token of the cluster" in done.stdout
         assert done.stdout.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def pairs(engine: RayEngine) -> RayEngine:
+    """The same cluster, where two processes train each cohort."""
+    return RayEngine(engine._ray, cpus=1, gpu=False, processes=2)
+
+
+def test_two_processes_of_a_cohort_are_one_process_to_1e_6_in_float64(
+    pairs: RayEngine, tmp_path: Path
+) -> None:
+    """Steps of two objectives, each process a task in a place of its own, over gloo."""
+    import torch
+    from safetensors.torch import load_file
+
+    tests = str(Path(__file__).parents[1])
+
+    def steps(order: str, machine: str = "machine") -> Iterator[str]:
+        sys.path.insert(0, tests)
+        from headsearch.cluster import jobs, task
+        from helpers.jobs import steps_in_ranks
+
+        def work(work: task.Work) -> dict[str, Any]:
+            steps_in_ranks.main(work.order["out"], ("ibot", "simclr"))
+            return {}
+
+        jobs.JOBS = {"steps": work}
+        yield from task.perform(order, machine)
+
+    kind = {"num_cpus": 1, "max_retries": 0, "max_calls": 1, "num_returns": "streaming"}
+    whole, found = pairs._perform, {}
+    pairs._perform = pairs._ray.remote(**kind)(steps)
+    try:
+        for processes in (1, 2):
+            out = tmp_path / f"{processes}.safetensors"
+            order = {"job": "steps", "out": str(out), "processes": processes}
+            job = Job(f"by {processes}", order, tmp_path / f"job-{processes}")
+            Driver(pairs, 120.0, lambda *_: None).run([job], threading.Event())
+            assert job.state == "done", job.reason
+            found[processes] = load_file(out)
+    finally:
+        pairs._perform = whole
+    assert found[1].keys() == found[2].keys()
+    assert [int(found[number].pop("processes")) for number in (1, 2)] == [1, 2]
+    for name, tensor in found[1].items():
+        torch.testing.assert_close(found[2][name], tensor, rtol=1e-6, atol=1e-6, msg=name)
+
+
+def test_a_search_by_pairs_of_processes_ranks_as_one_by_single_ones(
+    pairs: RayEngine, one: Path, tmp_path: Path
+) -> None:
+    """A process of a pair is killed on the way."""
+    witness = Witness(signal.SIGKILL)
+    search = on_engine(tmp_path, "run", pairs, processes=2)
+    assert any("each by 2 processes" in note for note in search.notes)
+    search.run(witness)
+    assert any("was lost" in line for line in witness.lines), witness.lines
+    assert is_complete(search.run_directory)
+    rankings = [read_run(run).ranking for run in (search.run_directory, one)]
+    for column in ("candidate", "cohort", "state", "rungs"):
+        assert list(rankings[0][column]) == list(rankings[1][column]), column
+
+
+def test_more_processes_than_the_cluster_has_room_for_are_refused(engine: RayEngine) -> None:
+    with pytest.raises(UserError, match="--processes 3: the engine has room for 2 at a time"):
+        RayEngine(engine._ray, cpus=1, gpu=False, processes=3)
 
 
 def test_a_task_that_needs_more_than_any_machine_has_is_refused(engine: RayEngine) -> None:

@@ -253,6 +253,7 @@ def test_a_machine_that_differs_refuses_in_one_line(
     [
         ({"pruner": "median"}, "--pruner median judges by what has ended before"),
         ({"log": "tensorboard"}, "--log tensorboard works in one process"),
+        ({"processes": 3}, "--processes 3 needs a --batch-size that is a multiple of it"),
     ],
 )
 def test_what_an_engine_cannot_do_is_refused_and_leaves_nothing(

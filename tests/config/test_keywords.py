@@ -80,8 +80,9 @@ def test_every_function_of_the_api_names_keywords_in_its_errors() -> None:
     methods = ("pretrain", "verify", "report", "plot")
     functions = [getattr(headsearch, name) for name in headsearch.__all__]
     functions = [each for each in functions if inspect.isfunction(each)]
-    assert len(functions) == 9
-    for function in (*functions, *(getattr(headsearch.Result, name) for name in methods)):
+    assert len(functions) == 10
+    of_results = [getattr(headsearch.Result, name) for name in methods]
+    for function in (*functions, *of_results, headsearch.Comparison.report):
         assert hasattr(function, "__wrapped__"), function
 
 

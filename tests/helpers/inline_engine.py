@@ -95,20 +95,29 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 def on_engine(
-    folder: Path, name: str, engine: InlineEngine, generation: int = 2, **changes: Any
+    folder: Path,
+    name: str,
+    engine: Any,
+    generation: int = 2,
+    processes: int = 1,
+    **changes: Any,
 ) -> EngineSearch:
     """A search on an engine, in a run directory of this name; one that exists is resumed."""
     given = settings(folder, **changes)
     run = folder / name
     if not run.exists():
         with claimed(resolve({**given, "out": run}), {**given, "out": run}):
-            return _search(given, run, engine, generation)
-    return _search(given, run, engine, generation)
+            return _search(given, run, engine, generation, processes)
+    return _search(given, run, engine, generation, processes)
 
 
-def _search(given: dict[str, Any], run: Path, engine: Any, generation: int) -> EngineSearch:
-    prepared = prepare(resolve(given))
-    return EngineSearch(prepared, run, engine, name="local", generation=generation, grace=60)
+def _search(
+    given: dict[str, Any], run: Path, engine: Any, generation: int, processes: int
+) -> EngineSearch:
+    return EngineSearch(
+        prepare(resolve(given)), run, engine, name="local", generation=generation, grace=60,
+        processes=processes,
+    )  # fmt: skip
 
 
 def searched(folder: Path, name: str = "one", **changes: Any) -> Path:

@@ -28,6 +28,7 @@ from headsearch.report.content import content
 from headsearch.report.plots.discrepancy_accuracy import discrepancy_accuracy
 from headsearch.report.plots.style import plotting
 from headsearch.report.statistics.gains import verified
+from headsearch.report.verdict import Verdict, verdict_of
 from headsearch.runs.console import HarmlessConsole
 from headsearch.runs.run import Run, read_run
 from headsearch.runs.tables import SOLO_COLUMNS
@@ -272,6 +273,16 @@ def test_one_seed_claims_nothing(tmp_path: Path) -> None:
     found = verified(with_solo(tmp_path, EFFECTS, seeds=1))
     assert found is not None
     assert "without a second seed" in verdict(found)
+
+
+def test_one_seed_in_which_all_bases_are_alike_has_no_gain(tmp_path: Path) -> None:
+    run = with_solo(tmp_path, EFFECTS, seeds=1)
+    columns = ["base_knn", "base_linear", "choose_knn", "choose_linear"]
+    same = replace(run, solo=run.solo.assign(**dict.fromkeys(columns, 1.0)))
+    found = verified(same)
+    assert found is not None
+    assert "no head gains" in verdict(found)
+    assert verdict_of(same, found) is Verdict.VERIFIED_NONE
 
 
 def test_the_order_comes_from_the_labels_that_may_choose(tmp_path: Path) -> None:

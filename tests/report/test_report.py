@@ -23,10 +23,10 @@ from headsearch.config.presets import PRESETS
 from headsearch.errors import UserError
 from headsearch.report import (
     advice,
-    document,
     plot_columns,
     ranking_legend,
     ranking_table,
+    templates,
     write_report,
 )
 from headsearch.report.columns import COLUMNS
@@ -219,7 +219,7 @@ def test_commands_in_sentences_are_shown_as_code(tmp_path: Path):
 
 
 def test_flags_in_sentences_are_not_broken_across_lines():
-    html = str(document._html("use --eval-images or --seeds, e.g. `headsearch run --seeds 3` <b>"))
+    html = str(templates.html("use --eval-images or --seeds, e.g. `headsearch run --seeds 3` <b>"))
     flags = [f'<span class="flag">--{name}</span>' for name in ("eval-images", "seeds")]
     command = "<code>headsearch run --seeds 3</code>"
     assert html == f"use {flags[0]} or {flags[1]}, e.g. {command} &lt;b&gt;"

@@ -24,6 +24,7 @@ from headsearch.runs.run import read_run
 from headsearch.runs.snapshot import read_snapshot
 from headsearch.training.sync_batchnorm import BatchNormOverRanks, statistics_over_all
 from helpers.command_line import in_process
+from helpers.image_files import encoded, photo, write
 from helpers.in_ranks import ForkedJob, torchrun
 
 JOBS = Path(__file__).parents[1] / "helpers" / "jobs"
@@ -240,6 +241,34 @@ def test_processes_with_other_data_are_refused(tmp_path: Path) -> None:
     _, err = job.communicate(timeout=300)
     assert job.returncode != 0
     assert "of this job differ in images: " in err
+
+
+def test_processes_share_the_decoding_of_bank_and_queries(tmp_path: Path) -> None:
+    """Each decodes half of the photos, and all have them all, as one process has them."""
+    for part, count in {"train": 40, "eval": 41}.items():
+        files = {
+            f"{name}/{i}.png": encoded(photo(i + 100 * (name == "b")))
+            for name in "ab"
+            for i in range(count)
+        }
+        write(tmp_path / part, files | {"b/40.png": b"no image"} if part == "eval" else files)
+    found = {}
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        out.mkdir()
+        script = (JOBS / "shared_probes.py", tmp_path / "train", tmp_path / "eval", out)
+        job = ForkedJob(processes, *script)
+        _, err = job.communicate(timeout=300)
+        assert job.returncode == 0, err
+        found[processes] = [torch.load(out / f"{rank}.pt") for rank in range(processes)]
+    (alone,) = found[1]
+    assert alone["decoded"] == sum(each["decoded"] for each in found[2])
+    assert len(alone["left out"]) == 1
+    for each in found[2]:
+        assert each["decoded"] <= alone["decoded"] / 2 + 1
+        assert each["left out"] == alone["left out"]
+        for name in ("bank", "queries", "labels"):
+            assert torch.equal(each[name], alone[name])
 
 
 def test_a_run_alone_knows_nothing_of_ranks(whole: Path) -> None:

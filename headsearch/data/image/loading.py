@@ -30,7 +30,9 @@ from headsearch.data.image.store import (
     Read,
     why,
 )
+from headsearch.data.sharing import ALONE, Share
 from headsearch.device import cores_here
+from headsearch.errors import UserError
 
 CHECKED = 100_000
 """The largest set of which `auto` opens every file, which takes about a minute."""
@@ -49,12 +51,14 @@ class Loading:
             when they are met.
         progress: called while images are decoded or checked.
         left_out: collects the bad files, and their number in each set.
+        share: what of the set this process decodes, where all processes of its job load the set.
     """
 
     memory_limit: int = MEMORY_LIMIT
     check: CheckImages = "auto"
     progress: Progress | None = None
     left_out: LeftOut = field(default_factory=LeftOut)
+    share: Share = ALONE
 
 
 def load_inputs(
@@ -75,18 +79,30 @@ def load_inputs(
 
     Returns:
         The images without the bad ones, and the names of the bad ones.
+
+    Raises:
+        UserError: a process that shares the set has images of another number or shape.
     """
     how = Loading() if how is None else how
+    for count, there in how.share.gather((len(indices), shape.tensor)):
+        if (count, there) != (len(indices), shape.tensor):
+            raise UserError(
+                f"the processes of this job have different data: of {source.name}, one has "
+                f"{len(indices)} samples of shape {shape.tensor}, another {count} of {there}"
+            )
     if len(indices) * shape.values > how.memory_limit:
         kept, names = _checked(source, indices, how)
         return ImagesOnDemand(source, kept, shape, read, how.left_out, names), names
-    pixels = np.empty((len(indices), *shape.tensor), np.uint8)
+    rows = how.share.rows(len(indices)) * how.share.count
+    pixels = np.empty((rows, *shape.tensor), np.uint8)
 
     def keep(position: int, index: int) -> None:
         pixels[position] = read(index)
 
     good, names = _read_all(source, indices, keep, how)
     tensor = torch.from_numpy(pixels)
+    how.share.fill(tensor)
+    tensor = tensor[: len(indices)]
     kept = indices[good]
     labels = None if source.labels is None else source.labels[kept]
     kept_pixels = tensor[good] if names else tensor
@@ -143,7 +159,7 @@ def _checked(source: Items, indices: Tensor, how: Loading) -> tuple[Tensor, list
 def _read_all(
     source: Items, indices: Tensor, keep: Callable[[int, int], object], how: Loading
 ) -> tuple[Tensor, list[str]]:
-    """Reads images in parallel.
+    """Reads images in parallel: the part of this process, where processes share a set.
 
     Args:
         source: the images.
@@ -153,16 +169,17 @@ def _read_all(
         how: see `Loading`.
 
     Returns:
-        (N,) bool, True for good ones; and the names of the bad ones.
+        (N,) bool, True for good ones; and the names of the bad ones, those of all processes.
     """
     wanted: list[int] = indices.tolist()
+    part = how.share.part(len(wanted))
 
     def read_chunk(first: int) -> dict[int, str]:
-        """Reads images from position `first` on; returns the reasons of bad ones by position."""
+        """Reads a chunk of the part; returns the reasons of bad ones by position."""
         reasons = {}
-        for position, index in enumerate(wanted[first : first + _CHUNK], start=first):
+        for position in part[first : first + _CHUNK]:
             try:
-                keep(position, index)
+                keep(position, wanted[position])
             except (BadImage, OSError) as error:
                 reasons[position] = why(error)
         return reasons
@@ -170,14 +187,16 @@ def _read_all(
     bad: dict[int, str] = {}
     with _no_bomb_warnings(), ThreadPoolExecutor(cores_here()) as pool:
         try:
-            chunks = pool.map(read_chunk, range(0, len(wanted), _CHUNK))
+            chunks = pool.map(read_chunk, range(0, len(part), _CHUNK))
             for number, reasons in enumerate(chunks, start=1):
                 bad |= reasons
                 if how.progress is not None:
-                    how.progress(min(number * _CHUNK, len(wanted)), len(wanted))
+                    how.progress(min(number * _CHUNK, len(part)), len(part))
         except BaseException:  # also Ctrl-C, which must not wait for all the files in the queue
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    for reasons in how.share.gather(bad):
+        bad |= reasons
     names = [source.describe(wanted[position]) for position in bad]
     for name, reason in zip(names, bad.values(), strict=True):
         how.left_out.add(source.name, name, reason)

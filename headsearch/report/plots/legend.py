@@ -17,14 +17,19 @@ ROW = 0.135  # inches
 
 def legend_handles(rows: Sequence[Ranked], styles: dict[str, FamilyStyle]) -> list[Line2D]:
     """An entry for each family, then one for each state."""
-    handles = []
     present = {row.family for row in rows}
+    shown = {family: style for family, style in styles.items() if family in present}
+    return family_handles(shown) + state_handles(row.state for row in rows)
+
+
+def family_handles(styles: dict[str, FamilyStyle]) -> list[Line2D]:
+    """An entry for each family."""
+    handles = []
     for family, style in styles.items():
-        if family in present:
-            handle = marker_handle(style, "complete")
-            handle.set_label(f"{family} (control)" if family in CONTROL_FAMILIES else family)
-            handles.append(handle)
-    return handles + state_handles(row.state for row in rows)
+        handle = marker_handle(style, "complete")
+        handle.set_label(f"{family} (control)" if family in CONTROL_FAMILIES else family)
+        handles.append(handle)
+    return handles
 
 
 def state_handles(states: Iterable[str]) -> list[Line2D]:

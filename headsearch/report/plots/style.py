@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from headsearch.errors import UserError
+from headsearch.runs.directory import write_atomically
 from headsearch.runs.tables import CONTROL_FAMILIES
 
 SCREEN_DPI = 150  # of a figure in a notebook, whose texts are as small as those of a page
@@ -139,7 +140,9 @@ def save(figure: Figure, path: Path) -> Path:
     no_date = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": None}[suffix]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format=suffix[1:], metadata=no_date)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=suffix[1:], metadata=no_date)
+        write_atomically(path, buffer.getvalue())  # `watch` may draw it at the same time
     except OSError as error:
         raise UserError(
             f"{path}: cannot write the plot: {error.strerror}; name another place with --out"

@@ -60,19 +60,29 @@ def correlation(
     number = pairs.shape[1]
     if number < MIN_CORRELATED or (np.ptp(pairs, axis=1) == 0).any():
         return None
-    kendall = stats.kendalltau(pairs[0], pairs[1])
-    tau = float(kendall.statistic)
     rho = float(stats.spearmanr(pairs[0], pairs[1]).statistic)
     return Correlation(
         number,
-        # A perfect order would have an interval of width 0; the margin, half a discordant pair,
-        # avoids that.
-        _fisher_interval(tau, 0.437 / (number - 4), 2 / (number * (number - 1))),
+        tau_interval(pairs[0], pairs[1]),
         _fisher_interval(rho, (1 + rho**2 / 2) / (number - 3), 6 / (number**3 - number)),
         permutation_p(pairs[1], pairs[0], permutations=permutations, seed=seed)
         if number <= PERMUTED
-        else float(kendall.pvalue),
+        else float(stats.kendalltau(pairs[0], pairs[1]).pvalue),
     )
+
+
+def tau_interval(x_N: npt.NDArray[np.float64], y_N: npt.NDArray[np.float64]) -> Interval:
+    """Kendall's τ-b with the interval that `correlation` describes.
+
+    Returns:
+        Bounds of NaN with fewer than 5 pairs; NaN alone if all figures of one side are equal.
+    """
+    tau, number = tau_b(x_N, y_N), len(x_N)
+    if number < MIN_CORRELATED or math.isnan(tau):
+        return Interval(tau, math.nan, math.nan)
+    # A perfect order would have an interval of width 0; the margin, half a discordant pair,
+    # avoids that.
+    return _fisher_interval(tau, 0.437 / (number - 4), 2 / (number * (number - 1)))
 
 
 def _fisher_interval(value: float, variance: float, margin: float) -> Interval:

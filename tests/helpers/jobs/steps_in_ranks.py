@@ -9,6 +9,7 @@ each step and the weights, buffers and moments after the last, in float64.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -57,23 +58,25 @@ def of_this_rank(views: Tensor) -> Tensor:
     return torch.stack([distributed.local_images(each) for each in views])
 
 
-def main() -> None:
+def main(file: str, objectives: Sequence[str] = ()) -> None:
+    """Takes the steps of some objectives; of all, and of more bases, where none are named."""
     torch.set_num_threads(1)
     distributed.join_processes(torch.device("cpu"))
     out: dict[str, Tensor] = {}
-    for objective in OBJECTIVES:
+    for objective in objectives or OBJECTIVES:
         take_steps(objective, "joint", out=out)
-    take_steps("simclr", "observe", out=out)
-    for objective in ("dino", "simclr"):
-        take_steps(objective, "joint", out=out, plan=RESNET)
-    take_steps("ibot", "joint", out=out, plan=DYNAMIC_VIT, local=True)
+    if not objectives:
+        take_steps("simclr", "observe", out=out)
+        for objective in ("dino", "simclr"):
+            take_steps(objective, "joint", out=out, plan=RESNET)
+        take_steps("ibot", "joint", out=out, plan=DYNAMIC_VIT, local=True)
     same = distributed.gather_objects({name: float(t.double().sum()) for name, t in out.items()})
     assert all(each == same[0] for each in same), "ranks have come apart"
     if torchrun.first():
         out["processes"] = torch.tensor(torchrun.count())
-        save_file(out, Path(sys.argv[1]))
+        save_file(out, Path(file))
     distributed.leave_processes()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])
