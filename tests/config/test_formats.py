@@ -20,6 +20,7 @@ from headsearch.runs.directory import CONFIG, create
 from headsearch.runs.run import read_run
 from headsearch.runs.snapshot import Snapshot, read_snapshot, write_snapshot
 from headsearch.training.base_plan import plan_of_run
+from headsearch.version import VERSION
 from helpers.command_line import in_process
 
 PUBLISHED = sorted((Path(__file__).parents[2] / "results" / "cifar10").glob("*/config.yaml"))
@@ -81,8 +82,8 @@ COMMANDS = {
 
 def update(err: str, file: str, found: int, known: int) -> bool:
     return err.startswith(f"headsearch: {file}") and err.endswith(
-        f": written by a later headsearch, in format {found}; this one (0.1.0) reads formats up to "
-        f"{known}: update headsearch\n"
+        f": written by a later headsearch, in format {found}; this one ({VERSION}) reads formats "
+        f"up to {known}: update headsearch\n"
     )
 
 
