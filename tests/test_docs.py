@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
+import headsearch
 from headsearch.cli.commands import app
 from headsearch.models.heads import FAMILIES
 from headsearch.training.objectives import OBJECTIVES
@@ -63,6 +64,12 @@ def test_the_reference_has_every_command_and_every_flag(site: Path) -> None:
         for flag in () if command.hidden else command.params:
             own = f'id="{name}-{flag.name.replace("_", "-")}"'
             assert own in page or f'href="#run-{flag.name.replace("_", "-")}"' in page, own
+
+
+def test_the_reference_has_every_name_of_the_python_api(site: Path) -> None:
+    page = (site / "reference" / "python.html").read_text(encoding="utf-8")
+    for name in headsearch.__all__:
+        assert f'id="headsearch.{name}"' in page, name
 
 
 @pytest.mark.parametrize(("page", "names"), [("heads", FAMILIES), ("objectives", OBJECTIVES)])

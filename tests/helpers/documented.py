@@ -35,16 +35,16 @@ class Block:
             return
         for line in self.code.replace("\\\n", " ").splitlines():
             for words in _parts(line):
-                program = next((n for n, word in enumerate(words) if _is_program(word)), None)
-                if program is None:
+                at = _program(words)
+                if at is None:
                     continue
-                started_by = next((w for w in words[:program] if w == "torchrun"), None)
-                arguments = [word for word in words[program + 1 :] if word not in ELLIPSES]
+                arguments = [word for word in words[at + 1 :] if word not in ELLIPSES]
+                open_flags = len(arguments) < len(words) - at - 1
                 yield Command(
                     self.where, arguments,
                     self.not_run
-                    or (f"it is started by {started_by}" if started_by else None)
-                    or ("its flags are left open" if {*ELLIPSES} & {*words} else None),
+                    or ("torchrun starts its processes" if "torchrun" in words[:at] else None)
+                    or ("its flags are left open" if open_flags else None),
                 )  # fmt: skip
 
 
@@ -90,5 +90,10 @@ def _parts(line: str) -> Iterator[list[str]]:
             part.append(word)
 
 
-def _is_program(word: str) -> bool:
-    return word.rpartition("/")[2] == "headsearch"
+def _program(words: list[str]) -> int | None:
+    """Where headsearch stands in a command, as its program or after `-m`; None if it does not."""
+    for at, word in enumerate(words):
+        if word.rpartition("/")[2] == "headsearch":
+            assigned = all(re.match(r"[A-Z_]+=", before) for before in words[:at])
+            return at if assigned or words[at - 1] == "-m" else None
+    return None
