@@ -24,7 +24,10 @@ from headsearch.errors import UserError
 from headsearch.runs.run import is_complete, read_run
 from helpers.inline_engine import on_engine, same, searched, settings
 
-pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
+pytestmark = [
+    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed"),
+    pytest.mark.usefixtures("fitted_probes"),  # as in the workers, which know nothing of tests
+]
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 MARK = "HEADSEARCH_TEST_MARK"
 """An environment variable that all processes of a run inherit."""

@@ -14,6 +14,7 @@ from scipy import stats
 
 from headsearch.errors import UserError
 from headsearch.report.calibration import calibration_table, calibration_words
+from headsearch.report.statistics import agreement
 from headsearch.report.statistics.agreement import _spearman
 from headsearch.report.statistics.calibration import calibrate, calibrate_runs
 from headsearch.report.statistics.dense import dense_gains
@@ -22,6 +23,12 @@ from headsearch.report.statistics.score_columns import SCORES, collapsed_last
 from headsearch.runs.run import Run
 from headsearch.runs.tables import SOLO_COLUMNS
 from helpers import synthetic_runs
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough for what is claimed here; users get ten times as many for steady last digits."""
+    monkeypatch.setattr(agreement, "RESAMPLES", 200)
 
 
 def world(
