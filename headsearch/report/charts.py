@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,7 +76,7 @@ def _heads(run: Run) -> list[dict[str, Any]]:
             "family": row.family,
             "state": row.state,
             "rank": row.rank,
-            "winner": row is best,
+            "winner": row is best and math.isfinite(row.score),
             "finalist": row in named,
             "control": row.control,
             "colour": styles[row.family].colour,
@@ -122,7 +123,7 @@ def _main(run: Run) -> Chart:
     if found is not None:
         scale = scale_of(chart["extent"], decades=COLUMNS[X].decades)
         line = trend_line(found, scale, COLUMNS[y].scale)
-        chart["trend"] = {"text": trend_words(found), "points": line}
+        chart["trend"] = {"rung": found.rung, "text": trend_words(found), "points": line}
     return chart
 
 

@@ -55,7 +55,8 @@ PLOTS: dict[str, tuple[Callable[[Run], Figure | None], str]] = {
     ),
     "scores_over_rungs": (
         scores_over_rungs,
-        "Discrepancy, accuracy and loss during training. Black is the base itself.",
+        "Discrepancy, accuracy and loss during training. The best heads are labelled; the dashed "
+        "line is the base itself.",
     ),
     "pruning_timeline": (
         pruning_timeline,

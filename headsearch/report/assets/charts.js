@@ -67,7 +67,7 @@ function look(head, index, state) {
   const trained = head.state === "complete" || head.state === "running";
   const crossed = head.state === "collapsed" || head.state === "failed";
   return {
-    opacity: hidden ? 0.06 : behind ? 0.15 : 1,
+    opacity: hidden ? 0.06 : behind ? 0.3 : 1,
     named: !hidden && !behind,
     front: head.winner || state.chosen.has(index),
     symbol: crossed ? "x" : head.symbol + (trained ? "" : "-open"),
@@ -103,37 +103,32 @@ function legendTraces(heads, colours) {
 
 function scatterTraces(chart, heads, state, colours) {
   const px = placer(chart.x), traces = [], ends = [];
-  for (const point of [...chart.points].reverse()) {
+  for (const point of [...chart.points].reverse()) { // the best head is drawn last
     // At a rung, the heads that were scored there; else each head at its last rung.
-    const at = state.rung === null ? point.path.length - 1 : point.rungs.indexOf(state.rung);
-    if (at < 0 || !point.path.length) continue;
     const last = state.rung === null;
+    const at = last ? point.path.length - 1 : point.rungs.indexOf(state.rung);
+    if (at < 0) continue;
     const head = heads[point.head], drawn = look(head, point.head, state);
-    const [x, y] = last ? [point.x[0], point.y[0]] : point.path[at];
-    const path = point.path.slice(0, at + 1);
-    if (path.length > 1)
-      traces.push({
-        x: path.map((p) => px(p[0])), y: path.map((p) => p[1]), mode: "lines+markers", hoverinfo: "skip",
-        showlegend: false,
-        opacity: drawn.opacity * (drawn.front ? 0.9 : 0.3),
-        line: { color: head.colour, width: drawn.front ? 2.5 : 1 }, marker: { size: 3, color: head.colour },
-      });
-    const bar = (value, [, low, high], place) => ({
-      type: "data", symmetric: false, thickness: 1, width: 0,
-      color: head.colour + (head.finalist || drawn.front ? "" : "50"),
+    const path = point.path.slice(0, at + 1), [x, y] = path[at];
+    const strong = head.finalist || drawn.front;
+    // 95% intervals belong to the last rung alone.
+    const bars = ([value, low, high], place) => ({
+      type: "data", symmetric: false, thickness: 1, width: 0, color: head.colour + (strong ? "" : "50"),
       visible: last && low !== null && high !== null,
-      array: [place(high) - place(value)], arrayminus: [place(value) - place(low)],
+      array: path.map((_, k) => (k === at ? place(high) - place(value) : 0)),
+      arrayminus: path.map((_, k) => (k === at ? place(value) - place(low) : 0)),
     });
-    const range = (interval) =>
-      last && interval[1] !== null ? ` [${figure(interval[1])}, ${figure(interval[2])}]` : "";
+    const range = ([, low, high]) => (last && low !== null ? ` [${figure(low)}, ${figure(high)}]` : "");
+    const line = (axis, value, interval, k) =>
+      `<br>${plain(axis.title)}: ${figure(value)}${k === at ? range(interval) : ""}`;
     traces.push({
-      x: [px(x)], y: [y], mode: "markers", opacity: drawn.opacity, customdata: [point.head], showlegend: false,
-      marker: marker(head, drawn, colours, 9), hoverinfo: "text",
-      hovertext: [
-        `<b>${plain(head.name)}</b><br>${plain(chart.x.title)}: ${figure(x)}${range(point.x)}` +
-        `<br>${plain(chart.y.title)}: ${figure(y)}${range(point.y)}`,
-      ],
-      error_x: bar(x, point.x, px), error_y: bar(y, point.y, (value) => value),
+      x: path.map((p) => px(p[0])), y: path.map((p) => p[1]), mode: "lines+markers",
+      customdata: path.map(() => point.head), opacity: drawn.opacity, showlegend: false, hoverinfo: "text",
+      hovertext: path.map((p, k) =>
+        `<b>${plain(head.name)}</b>${line(chart.x, p[0], point.x, k)}${line(chart.y, p[1], point.y, k)}`),
+      line: { color: head.colour + (drawn.front ? "" : "50"), width: drawn.front ? 2.5 : 1 },
+      marker: atEnd(marker(head, drawn, colours, 9), path.length),
+      error_x: bars(point.x, px), error_y: bars(point.y, (value) => value),
     });
     ends.push({ index: point.head, x: px(x), y, path: path.map((p) => [px(p[0]), p[1]]), ...drawn });
   }
@@ -144,16 +139,15 @@ async function drawScatter(box, chart, heads, state) {
   const colours = theme(), width = box.clientWidth, wide = width >= NARROW, px = placer(chart.x);
   const { traces, ends } = scatterTraces(chart, heads, state, colours);
   const baselines = chart.baselines ?? [];
-  const all = chart.points.flatMap((p) => [p.x, p.path.map((q) => q[0])].flat());
-  const heights = chart.points.flatMap((p) => [p.y, p.path.map((q) => q[1])].flat());
-  const xRange = padded(all.filter((v) => v !== null).map(px));
-  const yRange = padded([...heights, ...baselines.map((line) => line.value)]);
+  const xs = chart.points.flatMap((p) => [...p.x, ...p.path.map((q) => q[0])]).filter((v) => v !== null);
+  const ys = chart.points.flatMap((p) => [...p.y, ...p.path.map((q) => q[1])]);
+  const xRange = padded(xs.map(px)), yRange = padded([...ys, ...baselines.map((line) => line.value)]);
   const decades = chart.x.scale === "linear" ? {} : decadeTicks(chart.x, xRange, px, width - 150);
-  const words = chart.x.words ? `<br><span style="font-size:11px">${plain(chart.x.words)}</span>` : "";
-  if (chart.trend && state.rung === null)
+  if (chart.trend && [null, chart.trend.rung].includes(state.rung))
     traces.unshift({
       x: chart.trend.points.map((p) => px(p[0])), y: chart.trend.points.map((p) => p[1]), mode: "lines",
-      showlegend: false, line: { color: colours.soft, width: 1.5, dash: "dot" }, hoverinfo: "text", text: plain(chart.trend.text),
+      showlegend: false, line: { color: colours.soft, width: 1.5, dash: "dot" }, hoverinfo: "text",
+      text: plain(chart.trend.text),
     });
   const entries = legendTraces(heads, colours), abreast = wide ? 6 : 2;
   const below = 20 * Math.ceil(entries.length / abreast) + 70; // legend, title and ticks
@@ -161,7 +155,7 @@ async function drawScatter(box, chart, heads, state) {
     width, height: (wide ? 520 : 340) + below, showlegend: true, dragmode: wide ? "zoom" : false,
     legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, font: { size: 11 },
       entrywidthmode: "fraction", entrywidth: 1 / abreast, itemclick: false, itemdoubleclick: false },
-    margin: { l: 56, r: baselines.length ? 78 : 12, t: chart.trend ? 40 : 28, b: below },
+    margin: { l: 56, r: baselines.length ? 78 : 12, t: 40, b: below, autoexpand: false },
     xaxis: { ...axisLook(colours), range: xRange, ...decades },
     yaxis: { ...axisLook(colours), title: { text: plain(chart.y.title) }, range: yRange },
     shapes: baselines.map(({ value }) => ({
@@ -169,18 +163,16 @@ async function drawScatter(box, chart, heads, state) {
       line: { color: colours.soft, width: 1, dash: "dash" },
     })),
   });
-  await Plotly.react(box, [...traces, ...entries], layout, config(box, wide));
-  // The margins follow the legend, so the labels have their places only now.
-  const area = plotArea(box);
-  const annotations = [
-    ...endLabels(baselines.map(({ text, value }) => ({ text, x: xRange[1], y: value })), area.toY, area, colours),
+  const area = plotArea(layout), words = chart.x.words ? `<br><span style="font-size:11px">${plain(chart.x.words)}</span>` : "";
+  layout.annotations = [
+    ...endLabels(baselines.map(({ text, value }) => ({ text, x: xRange[1], y: value })), area, colours),
     ...headLabels(ends, heads, area, wide, colours),
+    // An annotation, because plotly would put the axis title where the legend pushes it.
+    { text: plain(chart.x.title) + words, xref: "paper", yref: "paper", x: 0.5, y: 0, yanchor: "top",
+      yshift: -22, showarrow: false },
   ];
-  if (chart.trend) annotations.push(note(chart.trend.text, wide ? 12 : 10, colours));
-  // An annotation, because plotly would put the axis title where the legend pushes it.
-  annotations.push({ text: plain(chart.x.title) + words, xref: "paper", yref: "paper", x: 0.5, y: 0,
-    yanchor: "top", yshift: -22, showarrow: false });
-  await Plotly.relayout(box, { annotations });
+  if (chart.trend) layout.annotations.push(note(chart.trend.text, wide ? 12 : 10, colours));
+  await Plotly.react(box, [...traces, ...entries], layout, config(box, wide));
 }
 
 const note = (text, size, colours) => ({
@@ -188,15 +180,17 @@ const note = (text, size, colours) => ({
   yshift: 6, showarrow: false, font: { size, color: colours.soft },
 });
 
-// The area within the axes and where values lie in it, in pixels.
-function plotArea(box, x = "xaxis", y = "yaxis") {
-  const { [x]: across, [y]: up } = box._fullLayout;
-  const share = (value, [low, high]) => (value - low) / (high - low);
+// The area within the axes and where values lie in it, in pixels. Margins do not move by themselves,
+// so labels have their places before anything is drawn.
+function plotArea({ width, height, margin, ...layout }, x = "xaxis", y = "yaxis") {
+  const across = layout[x].domain ?? [0, 1], up = layout[y].domain ?? [0, 1];
+  const toX = (share) => margin.l + share * (width - margin.l - margin.r);
+  const toY = (share) => margin.t + (1 - share) * (height - margin.t - margin.b);
+  const within = (value, [low, high], [start, end]) => start + ((value - low) / (high - low)) * (end - start);
   return {
-    left: across._offset, right: across._offset + across._length,
-    top: up._offset, bottom: up._offset + up._length,
-    toX: (value) => across._offset + across._length * share(value, across.range),
-    toY: (value) => up._offset + up._length * (1 - share(value, up.range)),
+    left: toX(across[0]), right: toX(across[1]), top: toY(up[1]), bottom: toY(up[0]),
+    toX: (value) => toX(within(value, layout[x].range, across)),
+    toY: (value) => toY(within(value, layout[y].range, up)),
   };
 }
 
@@ -265,8 +259,9 @@ function alongPath(path) {
 }
 
 // Labels to the right of the axes, at the heights of their points and moved apart where these are close.
-function endLabels(ends, toY, area, colours, refs = {}) {
-  const sorted = [...ends].sort((a, b) => toY(a.y) - toY(b.y)), gap = LABEL_SIZE + 3;
+function endLabels(ends, area, colours, refs = {}) {
+  const { toY } = area, gap = LABEL_SIZE + 3;
+  const sorted = [...ends].sort((a, b) => toY(a.y) - toY(b.y));
   const places = sorted.map((end) => toY(end.y));
   for (let k = 1; k < places.length; k++) places[k] = Math.max(places[k], places[k - 1] + gap);
   for (let k = places.length - 1, limit = area.bottom; k >= 0; k--, limit -= gap) places[k] = Math.min(places[k], limit);
@@ -286,7 +281,7 @@ async function drawCurves(box, chart, heads, state, rungs) {
   const height = rows * (wide ? 250 : 210) + 60;
   const inner = width - 56 - names;
   const traces = [], layout = frame(colours, { width, height, dragmode: wide ? "zoom" : false, showlegend: false });
-  layout.margin = { l: 56, r: names, t: 28, b: 44 };
+  layout.margin = { l: 56, r: names, t: 28, b: 44, autoexpand: false };
   const at = rungs.find((each) => each.rung === state.rung);
   chart.panels.forEach((panel, k) => {
     const id = k ? String(k + 1) : "", column = k % columns, row = Math.floor(k / columns);
@@ -317,9 +312,8 @@ async function drawCurves(box, chart, heads, state, rungs) {
     if (at) layout.shapes.push({ type: "line", xref: `x${id}`, yref: `y${id} domain`, x0: at.images, x1: at.images,
       y0: 0, y1: 1, line: { color: colours.soft, width: 1, dash: "dot" } });
   });
-  await Plotly.react(box, traces, layout, config(box, wide));
-  const annotations = chart.panels.flatMap((panel, k) => {
-    const id = k ? String(k + 1) : "", area = plotArea(box, `xaxis${id}`, `yaxis${id}`);
+  layout.annotations = chart.panels.flatMap((panel, k) => {
+    const id = k ? String(k + 1) : "", area = plotArea(layout, `xaxis${id}`, `yaxis${id}`);
     const ends = panel.curves.flatMap((curve, index) => {
       const head = heads[index], drawn = look(head, index, state);
       if (!curve.length || !drawn.named || !(head.finalist || drawn.front)) return [];
@@ -330,9 +324,9 @@ async function drawCurves(box, chart, heads, state, rungs) {
       const [x, y] = panel.base[panel.base.length - 1];
       ends.push({ x, y, text: "base" });
     }
-    return endLabels(ends, area.toY, area, colours, { xref: `x${id}`, yref: `y${id}` });
+    return endLabels(ends, area, colours, { xref: `x${id}`, yref: `y${id}` });
   });
-  await Plotly.relayout(box, { annotations });
+  await Plotly.react(box, traces, layout, config(box, wide));
 }
 
 async function drawTimeline(box, chart, heads, state) {
@@ -367,3 +361,10 @@ const config = (box, wide) => ({
 });
 
 const DRAW = { scatter: drawScatter, curves: drawCurves, timeline: drawTimeline };
+
+// Draws a chart into a box. The grey of controls is that of the colour scheme.
+function drawChart(box, chart, heads, state, rungs) {
+  const { soft } = theme();
+  const tinted = heads.map((head) => (head.control ? { ...head, colour: soft } : head));
+  return DRAW[chart.kind](box, chart, tinted, state, rungs);
+}

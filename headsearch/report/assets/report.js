@@ -187,7 +187,7 @@ async function drawFigure(each) {
   box.hidden = false;
   try {
     each.classList.add("live");
-    await DRAW[chart.kind](box, chart, data.heads, state, data.rungs);
+    await drawChart(box, chart, data.heads, state, data.rungs);
   } catch (error) {
     each.classList.remove("live");
     box.hidden = true;

@@ -43,6 +43,7 @@ class Label(NamedTuple):
     x: float
     y: float
     colour: str
+    bold: bool = False
 
 
 def place(
@@ -84,6 +85,7 @@ def place(
             textcoords="offset points",
             fontsize=fontsize,
             color=INK,
+            fontweight="bold" if label.bold else "normal",
             ha="center",
             va="center",
             zorder=7,

@@ -95,14 +95,17 @@ def name_finalists(
         segments: further polylines that names should avoid.
         gains: whether to write the gain of a verified head behind its name.
     """
-    named = {row.candidate for row in finalists([dot.row for dot in dots])}
+    rows = [dot.row for dot in dots]
+    best, named = best_head(rows), {row.candidate for row in finalists(rows)}
     named |= {dot.row.candidate for dot in dots if math.isfinite(dot.row.gain)}
     across = [[(x.low, y.value), (x.high, y.value)] for *_, x, y in dots if math.isfinite(x.low)]
     along = [[(x.value, y.low), (x.value, y.high)] for *_, x, y in dots if math.isfinite(y.low)]
     place(
         axes,
         [
-            Label(_name(dot.row, gains), dot.x.value, dot.y.value, dot.style.colour)
+            Label(
+                _name(dot.row, gains), dot.x.value, dot.y.value, dot.style.colour, dot.row is best
+            )
             for dot in dots
             if dot.row.candidate in named
         ],

@@ -41,7 +41,7 @@ OTHERS = FamilyStyle("#b0b0b0", "o")
 
 
 def scores_over_rungs(run: Run) -> Figure:
-    """A panel a figure over the images seen; the base's own accuracy is drawn in black.
+    """A panel a figure over the images seen; the base's own accuracy is the dashed line.
 
     The best heads have the colours of their families, and their ranks at the ends of their curves;
     the others are grey. Panels whose column is empty (accuracies without labels) are left out.
@@ -53,7 +53,7 @@ def scores_over_rungs(run: Run) -> Figure:
     panels, with_base = panels_of(run)
     handles = _legend(best, others, styles)
     if with_base:
-        handles.append(Line2D([], [], color=INK, linewidth=1.1, label="base"))
+        handles.append(Line2D([], [], color=INK, linewidth=1.1, linestyle="--", label="base"))
     bottom = 0.36 + legend_height(handles, ABREAST)
     height = bottom + len(panels) * (PANEL_HEIGHT + GAP)
     figure = Figure(figsize=(WIDTH, height))
@@ -67,7 +67,7 @@ def scores_over_rungs(run: Run) -> Figure:
         for row in reversed(best):
             _draw_head(axes, curve(run, row, name), styles[row.family], row)
         if base in with_base:
-            axes.plot(*base_curve(run, base).T, color=INK, linewidth=1.1, zorder=3)
+            axes.plot(*base_curve(run, base).T, color=INK, linewidth=1.1, linestyle="--", zorder=3)
         seen = run.rungs["images"].to_numpy(dtype=float) * COLUMNS["images"].scale
         axes.set_xlim(*padded(seen.tolist()))
         axes.margins(y=0.08)
