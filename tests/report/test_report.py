@@ -517,7 +517,9 @@ def test_the_main_plot_shows_errors_references_and_trend(tmp_path: Path):
         assert any(line.shape == (2, 2) and np.allclose(line, bar) for line in lines)
     assert {"base", "untrained", "raw pixels", "bottleneck-d2-k3"} <= set(texts)
     assert "Head k-NN accuracy (%)" in texts
-    assert "Discrepancy from the base (1 − CKA)" in texts
+    assert (
+        "Discrepancy from the base (1 − CKA)\nsymlog axis: linear below 0.01, then logarithmic"
+    ) in texts
     assert any(re.match(r"Rung 1, 11 heads: Kendall's τ = 0\.\d\d \[", text) for text in texts)
     assert {"complete", "pruned", "collapsed", "identity (control)"} <= set(texts)
 
