@@ -28,7 +28,7 @@ FILES = ("report.md", "report.html")
 """The files of a report, besides its plots."""
 
 
-SCRIPTS = (PLOTLY, "charts.js", "report.js")
+SCRIPTS = (PLOTLY, "charts.js", "tables.js", "report.js")
 """The scripts of report.html, in this order."""
 
 
