@@ -51,6 +51,8 @@ def follow(
     while True:
         run, stamp = _read(path)
         running = is_running(run)
+        if not running:
+            run, stamp = _read(path)  # it may have ended after it was read
         if stamp != seen or not running:
             write_report(run, out, refresh_s=max(1, round(every_s)) if running else None)
         if stamp != seen:
