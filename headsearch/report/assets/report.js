@@ -88,7 +88,8 @@ function makeFilters() {
 
 // --- The card of a head: its figures and its YAML ----------------------------------------------
 
-let hiding = 0;
+let hiding = 0, pointerX = 0;
+document.addEventListener("pointermove", (event) => { pointerX = event.clientX; });
 
 function show(index) {
   clearTimeout(hiding);
@@ -101,6 +102,7 @@ function show(index) {
   card.querySelector("p").textContent = `${head.family}${head.winner ? ", the best head" : ""}`;
   card.querySelector("dl").replaceChildren(...figures);
   card.querySelector("pre").textContent = head.yaml;
+  card.classList.toggle("left", pointerX > innerWidth / 2); // never over what is pointed at
   card.hidden = false;
   rows.forEach((row, other) => row.classList.toggle("pointed", other === index));
 }
