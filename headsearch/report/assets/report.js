@@ -107,15 +107,16 @@ function show(index) {
   rows.forEach((row, other) => row.classList.toggle("pointed", other === index));
 }
 
-// A head that is no longer pointed at gives way to the last one that was highlighted. The pointer
-// has time to reach the card.
+// A head that is no longer pointed at gives way to the one in focus, else to the last one that was
+// highlighted. The pointer has time to reach the card.
 function leave() {
   clearTimeout(hiding);
   hiding = setTimeout(() => {
     rows.forEach((row) => row.classList.remove("pointed"));
-    const last = [...state.chosen].pop();
-    if (last === undefined) card.hidden = true;
-    else show(last);
+    const focused = rows.findIndex((row) => row.querySelector(".head:focus-visible"));
+    const next = focused >= 0 ? focused : [...state.chosen].pop();
+    if (next === undefined) card.hidden = true;
+    else show(next);
   }, 300);
 }
 
@@ -152,7 +153,11 @@ function makeRows() {
     button.addEventListener("blur", leave);
     cell.append(button);
     row.classList.toggle("winner", data.heads[index].winner);
-    row.addEventListener("mouseenter", () => show(index));
+    row.addEventListener("mousemove", (event) => {
+      // Without movement, the page was scrolled below a pointer at rest.
+      const moved = event.movementX !== 0 || event.movementY !== 0;
+      if (moved && !row.classList.contains("pointed")) show(index);
+    });
     row.addEventListener("mouseleave", leave);
     row.addEventListener("click", () => toggle(index));
   });
