@@ -59,7 +59,7 @@ def page_data(run: Run, charts: Sequence[str]) -> dict[str, Any]:
         "heads": list(_heads(run)),
         "rungs": [
             {"rung": int(rung), "images": float(images) * COLUMNS["images"].scale}
-            for rung, images in rungs.items()
+            for rung, images in zip(rungs.index.tolist(), rungs.tolist(), strict=True)
         ],
         "charts": {name: chart for name in charts if (chart := _chart(run, name)) is not None},
     }

@@ -47,7 +47,8 @@ function makeFilters() {
 
 // --- The card of a head: its figures and its YAML ----------------------------------------------
 
-let hiding = 0;
+let hiding = 0, pointerX = 0;
+document.addEventListener("pointermove", (event) => { pointerX = event.clientX; });
 
 function show(index) {
   clearTimeout(hiding);
@@ -60,19 +61,21 @@ function show(index) {
   card.querySelector("p").textContent = `${head.family}${head.winner ? ", the best head" : ""}`;
   card.querySelector("dl").replaceChildren(...figures);
   card.querySelector("pre").textContent = head.yaml;
+  card.classList.toggle("left", pointerX > innerWidth / 2); // never over what is pointed at
   card.hidden = false;
   rows.forEach((row, other) => row.classList.toggle("pointed", other === index));
 }
 
-// A head that is no longer pointed at gives way to the last one that was highlighted. The pointer
-// has time to reach the card.
+// A head that is no longer pointed at gives way to the one in focus, else to the last one that was
+// highlighted. The pointer has time to reach the card.
 function leave() {
   clearTimeout(hiding);
   hiding = setTimeout(() => {
     rows.forEach((row) => row.classList.remove("pointed"));
-    const last = [...state.chosen].pop();
-    if (last === undefined) card.hidden = true;
-    else show(last);
+    const focused = rows.findIndex((row) => row.querySelector(".head:focus-visible"));
+    const next = focused >= 0 ? focused : [...state.chosen].pop();
+    if (next === undefined) card.hidden = true;
+    else show(next);
   }, 300);
 }
 
@@ -109,7 +112,11 @@ function makeRows() {
     button.addEventListener("blur", leave);
     cell.append(button);
     row.classList.toggle("winner", data.heads[index].winner);
-    row.addEventListener("mouseenter", () => show(index));
+    row.addEventListener("mousemove", (event) => {
+      // Without movement, the page was scrolled below a pointer at rest.
+      const moved = event.movementX !== 0 || event.movementY !== 0;
+      if (moved && !row.classList.contains("pointed")) show(index);
+    });
     row.addEventListener("mouseleave", leave);
     row.addEventListener("click", () => toggle(index));
   });

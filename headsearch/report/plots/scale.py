@@ -39,15 +39,19 @@ class Scale(NamedTuple):
         """Where values lie along the axis, up to its unit."""
         figures_N = np.asarray(values, dtype=float)
         if self.kind == "log":
-            return np.log10(figures_N)
-        return figures_N if self.kind == "linear" else self._symlog().transform(figures_N)
+            return np.asarray(np.log10(figures_N))
+        return (
+            figures_N if self.kind == "linear" else np.asarray(self._symlog().transform(figures_N))
+        )
 
     def backward(self, places: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """The values at places along the axis."""
         places_N = np.asarray(places, dtype=float)
+        if self.kind == "linear":
+            return places_N
         if self.kind == "log":
-            return DECADE**places_N
-        return places_N if self.kind == "linear" else self._symlog().inverted().transform(places_N)
+            return np.asarray(DECADE**places_N)
+        return np.asarray(self._symlog().inverted().transform(places_N))
 
     def _symlog(self) -> SymmetricalLogTransform:
         return SymmetricalLogTransform(DECADE, self.threshold, LINEAR_SHARE)

@@ -25,7 +25,7 @@ from headsearch.report.plots.style import (
 from headsearch.runs.run import Run
 from headsearch.runs.tables import Ranked, ranked
 
-PANELS = (
+PANELS: Sequence[tuple[str, str | None, str]] = (
     ("discrepancy", None, "Discrepancy"),
     ("head_knn", "base_knn", "k-NN accuracy (%)"),
     ("head_linear", "base_linear", "Linear probe (%)"),
