@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headsearch.errors import UserError
+from headsearch.report.assets import PLOTLY, json_data, script
+from headsearch.report.charts import page_data
 from headsearch.report.content import content
 from headsearch.report.explained import explain_pictures
 from headsearch.report.plots.column_plot import column_figure
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 
 FILES = ("report.md", "report.html")
 """The files of a report, besides its plots."""
+
+
+SCRIPTS = (PLOTLY, "charts.js", "tables.js", "report.js")
+"""The scripts of report.html, in this order."""
 
 
 def _gain(run: Run) -> Figure | None:
@@ -46,7 +52,8 @@ PLOTS: dict[str, tuple[Callable[[Run], Figure | None], str]] = {
     ),
     "scores_over_rungs": (
         scores_over_rungs,
-        "Discrepancy, accuracy and loss during training. Black is the base itself.",
+        "Discrepancy, accuracy and loss during training. The best heads are labelled; the dashed "
+        "line is the base itself.",
     ),
     "pruning_timeline": (
         pruning_timeline,
@@ -93,11 +100,14 @@ def write_report(run: Run, out: Path | None = None, *, refresh_s: int | None = N
     )
     report, pictures = content(run), list(explain_pictures(run, folder))
     environment = page_environment()
+    data = json_data(page_data(run, [plot.name for plot in plots]))
+    scripts = [script(name) for name in SCRIPTS]
     for name in FILES:
         template = environment.get_template(f"{name}.j2")
         text = template.render(
-            report=report, plots=plots, failed=failed, pictures=pictures, refresh_s=refresh_s
-        )
+            report=report, plots=plots, failed=failed, pictures=pictures, data=data,
+            scripts=scripts, refresh_s=refresh_s,
+        )  # fmt: skip
         try:
             write_atomically(folder / name, text)  # `watch` may write it at the same time
         except OSError as error:

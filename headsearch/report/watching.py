@@ -8,7 +8,7 @@ from time import sleep
 from typing import TypeAlias
 
 from headsearch.report.document import write_report
-from headsearch.report.statistics.ranking import last_rung
+from headsearch.report.statistics.ranking import best_head, last_rung
 from headsearch.runs.dense_table import FILE as DENSE
 from headsearch.runs.run import Run, is_running, read_run
 from headsearch.runs.tables import TABLES, ranked
@@ -51,6 +51,8 @@ def follow(
     while True:
         run, stamp = _read(path)
         running = is_running(run)
+        if not running:
+            run, stamp = _read(path)  # it may have ended after it was read
         if stamp != seen or not running:
             write_report(run, out, refresh_s=max(1, round(every_s)) if running else None)
         if stamp != seen:
@@ -95,8 +97,8 @@ def _news(run: Run) -> str:
         return "no rung scored yet"
     total = run.facts.get("rung_count") or run.config.get("rungs") or "?"
     heads = ranked(run.ranking)
-    best = next((row.candidate for row in heads if row.healthy and not row.control), None)
-    first = f", {best} is first" if best is not None else ""
+    best = best_head(heads)
+    first = f", {best.candidate} is first" if best is not None else ""
     return f"rung {rung} of {total} scored: {counted(len(heads), 'head')}{first}"
 
 

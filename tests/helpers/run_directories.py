@@ -28,9 +28,14 @@ def write_run(run: Run) -> Path:
         frame = getattr(run, name)
         if len(frame):
             write_table(run.path / f"{name}.csv", frame)
+    write_facts(run)
+    return run.path
+
+
+def write_facts(run: Run) -> None:
+    """Writes the facts of a run into its study, and nothing else."""
     storage = file_storage(run.path / STUDY, create=False)
     optuna.load_study(study_name=NAME, storage=storage).set_user_attr("facts", dict(run.facts))
-    return run.path
 
 
 @cache

@@ -14,7 +14,7 @@ from headsearch.runs.run import is_running, read_run
 from headsearch.runs.tables import write_table
 from helpers import synthetic_runs
 from helpers.command_line import in_process
-from helpers.run_directories import write_run
+from helpers.run_directories import write_facts, write_run
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "cifar10" / "vit-short"
 REFRESH = '<meta http-equiv="refresh" content="7">'
@@ -85,6 +85,26 @@ def test_a_search_whose_process_was_killed_is_over(
     assert f"`headsearch resume {path}`" in ending(run)
 
 
+def test_a_search_that_ends_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tables are those of the last rung already; how it ended is in its study alone."""
+    path = write(tmp_path / "run", 4, "running")
+    lock = hold(path)
+
+    def read(path: Path) -> object:
+        run = read_run(path)
+        if lock.is_locked:
+            write_facts(synthetic_runs.run(path))
+            lock.release()
+        return run
+
+    monkeypatch.setattr(watching, "read_run", read)
+    run = follow(path, every_s=7)
+    assert ending(run) == "the search is complete"
+    assert "run complete, rung 4 of 4 scored" in (path / "report.html").read_text()
+
+
 def test_tables_that_are_replaced_while_they_are_read_are_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,7 +121,7 @@ def test_tables_that_are_replaced_while_they_are_read_are_read_again(
 
     monkeypatch.setattr(watching, "read_run", read)
     run = follow(path, every_s=7)
-    assert len(reads) == 2
+    assert len(reads) == 3, "again, and once more because it is not running"
     assert run.rungs["rung"].max() == run.ranking["rungs"].max() == 2
 
 

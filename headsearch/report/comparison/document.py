@@ -9,6 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from headsearch.errors import UserError
+from headsearch.report.assets import script
 from headsearch.report.columns import COLUMNS, Column, score_column
 from headsearch.report.comparison.content import Content, left_out, tau_words
 from headsearch.report.comparison.pairs import Pair
@@ -48,8 +49,9 @@ def write_comparison(
         environment = page_environment()
         for name in FILES:
             text = environment.get_template(f"{name}.j2").render(
-                page=content, plots=plots, failed=failed, left_out=left_out(len(pairs), MOST_PAIRS)
-            )
+                page=content, plots=plots, failed=failed, script=script("tables.js"),
+                left_out=left_out(len(pairs), MOST_PAIRS),
+            )  # fmt: skip
             write_atomically(folder / name, text)
     except OSError as error:
         raise UserError(

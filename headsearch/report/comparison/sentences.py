@@ -11,7 +11,7 @@ import pandas as pd
 from headsearch.report.columns import signed
 from headsearch.report.comparison.pairs import Pair
 from headsearch.report.comparison.runs import Compared
-from headsearch.report.comparison.settings import IMAGES, SPACE, same_images
+from headsearch.report.comparison.settings import IMAGES, SPACE, WEIGHTS, same_images
 from headsearch.report.statistics.across_runs import FEWEST
 from headsearch.report.statistics.ranking import last_rung
 from headsearch.text import counted, listing
@@ -20,8 +20,9 @@ TOP = 3
 """A head is at the top if it is among so many first ones."""
 NAMED = 6
 """Settings or heads that a sentence names at most."""
-OF_THE_BASE = ("base", "base_args", "base_weights", "first weights (content)", "patch_size",
-               "image_size", "pretrained")  # fmt: skip
+OF_THE_BASE = {
+    "base", "base_args", "base_weights", WEIGHTS, "patch_size", "image_size", "pretrained",
+}  # fmt: skip
 """Settings that make another base."""
 
 
@@ -68,7 +69,7 @@ def cautions(
     if "discrepancy" in differ:
         measures = _grouped(runs, lambda each: str(each.run.config.get("discrepancy", "cka")))
         yield f"Discrepancy is measured in different ways: {_by_value(measures)}."
-    if differ & {*OF_THE_BASE}:
+    if differ & OF_THE_BASE:
         yield (
             "The bases differ: ranks can be compared, percentages cannot. The control own is the "
             "base's own kind of block, so that it is another head on each base."

@@ -18,14 +18,15 @@ from headsearch.runs.same_settings import MAY_DIFFER, with_later_settings
 PLACES_OF_IMAGES = ("data", "eval_data", "data_dir")
 """Locations whose content the fingerprint of the images stands for."""
 ABOUT_THE_RUN = ("out", "storage")
-"""Settings that differ between any two runs."""
+"""Settings that say where a run lies."""
 FIRST_NAMED = (
     "base", "data", "space", "objective", "coupling", "rank_by", "budget", "images", "epochs",
     "pruner", "seed",
 )  # fmt: skip
 """The settings that are named first where they are the same in all runs."""
 IMAGES, SPACE = "images (fingerprint)", "space (content)"
-"""The rows that stand for the images themselves, and for the content of the search space."""
+WEIGHTS = "first weights (content)"
+"""The rows that stand for the images, the search space and the base's weights themselves."""
 SHORT = 12
 """Characters of a hash that are shown."""
 
@@ -122,7 +123,7 @@ def _rows(runs: Sequence[Compared]) -> Iterator[Row]:
         written = [_short_hash(each["space_content"]) for each in contents]
         yield Row(SPACE, True, tuple(written))
     weights = [each.get("first_weights") for each in contents]
-    yield Row("first weights (content)", True, tuple(map(_short_hash, weights)))
+    yield Row(WEIGHTS, True, tuple(map(_short_hash, weights)))
     yield from _versions(settings)
 
 

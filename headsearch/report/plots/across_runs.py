@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from headsearch.report.columns import Column
-from headsearch.report.plots.axes import fit_x, make_room, one_axes, padded
+from headsearch.report.plots.axes import make_room, one_axes, padded
 from headsearch.report.plots.labels import Label, place
 from headsearch.report.plots.legend import family_handles
-from headsearch.report.plots.style import FamilyStyle, draw_marker
+from headsearch.report.plots.style import FamilyStyle, draw_marker, shortened
 from headsearch.report.statistics.across_runs import Agreement
 
 NAMED = 4
@@ -48,7 +48,7 @@ def across_runs(
     figure, axes = one_axes(family_handles(shown))
     x_N = (table["first"] * first.column.scale).tolist()
     y_N = (table["second"] * second.column.scale).tolist()
-    fit_x(axes, x_N, decades=False)
+    axes.set_xlim(*padded(x_N))
     axes.set_ylim(*padded(y_N))
     axes.set_xlabel(_title(first, found.rungs[0]))
     axes.set_ylabel(_title(second, found.rungs[1]))
@@ -61,7 +61,7 @@ def across_runs(
         *table["second"].nlargest(NAMED).index,
     }
     labels = [
-        Label(str(name), x, y, styles[family].colour)
+        Label(shortened(str(name)), x, y, styles[family].colour)
         for name, family, (x, y) in zip(table.index, table["family"], points, strict=True)
         if name in best
     ]
