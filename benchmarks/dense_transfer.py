@@ -30,6 +30,7 @@ import pandas as pd
 import torch
 
 import headsearch
+from headsearch.config.input_shape import InputShape
 from headsearch.config.settings import RunConfig, resolve
 from headsearch.data.dense import DenseSettings, open_dense
 from headsearch.evaluation.dense import DenseScorer
@@ -176,8 +177,8 @@ def trained(weights: Path, config: RunConfig) -> Network:
     """The base with the weights of a solo run."""
     arguments, _ = named_base(config)
     plan = plan_for(
-        config, NO_INPUTS, config.image_size or 32, arguments, read_weights(weights, None),
-        accelerator=False,
+        config, NO_INPUTS, InputShape.square(config.image_size or 32), arguments,
+        read_weights(weights, None), accelerator=False,
     )  # fmt: skip
     return Network(plan.build(0.0), torch.nn.Identity(), "observe").eval()
 

@@ -234,9 +234,11 @@ def tiny(places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         return {**settings, **small, "progress": False}
 
     def tiny_search(base: Any = "vit_mini", space: Any = "heads.yaml", **settings: Any) -> Any:
-        given = real(settings) | {"trials": 3, "min_keep": 1}
-        if not isinstance(base, str):  # it has a size of its own
-            given = {**given, "base": base, "image_size": None, "patch_size": None}
+        given = real(settings) | {"base": base, "trials": 3, "min_keep": 1}
+        if isinstance(base, str):
+            given["base"] = "test_vit"
+        else:  # it takes images of one size
+            del given["image_size"], given["patch_size"]
         return search(space=space, **given)
 
     def tiny_pretrain(run: Any = None, **settings: Any) -> Any:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from headsearch.data.image.loading import Loading, load
 from headsearch.data.image.readers import open_path
 from headsearch.data.image.skipped import LISTED_IN, LeftOut, TooManyBadError
 from headsearch.data.image.store import ImagesOnDemand
+from helpers.command_line import in_process
 from helpers.image_files import SIZE, class_files, encoded, numbers, open_small, png, tar, write
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -179,30 +178,29 @@ def test_what_is_not_called_like_an_image_is_listed_too(tmp_path: Path) -> None:
     assert any("2 files that are not images left out" in note for note in data.notes)
 
 
-def headsearch(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "headsearch", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def test_a_run_lists_them_and_with_too_many_stops_until_they_are_mended(tmp_path: Path) -> None:
+def test_a_run_lists_them_and_with_too_many_stops_until_they_are_mended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = write(tmp_path / "set", class_files({"cat": 60, "dog": 60}))
     bad = [root / "cat" / f"{number:03d}.png" for number in range(8)]
     for file in bad:
         file.write_bytes(b"")
     run = tmp_path / "run"
-    stopped = headsearch(
-        "run", "--data", root, "--out", run, "--base", "test_vit", "--image-size", 16,
-        "--patch-size", 4, "--epochs", 1, "--batch-size", 32, "--rungs", 1, "--eval-images", 32,
-        "--space", "controls.yaml", "--device", "cpu", "--threads", 1, "--bank-images", 64,
+    code, _, err = in_process(
+        capsys, monkeypatch,
+        "run", "--data", str(root), "--out", str(run), "--base", "test_vit", "--image-size", "16",
+        "--patch-size", "4", "--epochs", "1", "--batch-size", "32", "--rungs", "1",
+        "--eval-images", "32", "--space", "controls.yaml", "--device", "cpu", "--threads", "1",
+        "--bank-images", "64",
     )  # fmt: skip
-    assert stopped.returncode == 2
-    assert stopped.stderr.count("\n") == 1
-    assert f"headsearch resume {run}; {run}/left_out.txt lists them all" in stopped.stderr
+    assert code == 2
+    assert err.count("\n") == 1
+    assert f"headsearch resume {run}; {run}/left_out.txt lists them all" in err
     listed = (run / LISTED_IN).read_text().splitlines()
     assert sorted(listed) == [f"{root}: cat/{file.name}: empty file" for file in bad]
     for number, file in enumerate(bad[1:], 1):
         file.write_bytes(png(number))
-    resumed = headsearch("resume", run)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "1 file that cannot be read left out (cat/000.png); left_out.txt" in resumed.stdout
+    code, out, err = in_process(capsys, monkeypatch, "resume", str(run))
+    assert code == 0, err
+    assert "1 file that cannot be read left out (cat/000.png); left_out.txt" in out
     assert (run / LISTED_IN).read_text() == f"{root}: cat/000.png: empty file\n"

@@ -49,6 +49,7 @@ class ForkedJob:
         self.returncode = 0
         fork, port = multiprocessing.get_context("fork"), free_port()
         self._folder = Path(tempfile.mkdtemp())
+        (self._folder / "out").touch()
         self._ranks: list[ForkProcess] = []
         for rank in range(processes):
             job = {
@@ -76,6 +77,24 @@ class ForkedJob:
         else:
             sys.argv = command
             runpy.run_path(command[0], run_name="__main__")
+
+    def wait_until_it_says(self, words: str) -> None:
+        """Waits until the processes have written this to standard output."""
+        while words not in (self._folder / "out").read_text():
+            assert not self.ends_within(0.02), (self._folder / "err").read_text()[-3000:]
+
+    def ends_within(self, seconds: float) -> bool:
+        """Waits for the end of all, but no longer than this; whether they have ended."""
+        until = monotonic() + seconds
+        for child in self._ranks:
+            child.join(max(0.0, until - monotonic()))
+        return not any(child.is_alive() for child in self._ranks)
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal to every process."""
+        for child in self._ranks:
+            assert child.pid is not None
+            os.kill(child.pid, number)
 
     def communicate(self, timeout: float) -> tuple[str, str]:
         """Waits for the end of all; what they wrote to standard output and error."""

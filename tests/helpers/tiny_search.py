@@ -31,8 +31,8 @@ def settings(tmp_path: Path, space: str = SPACE, **changes: Any) -> dict[str, An
     file = tmp_path / "space.yaml"
     file.write_text(space)
     return {
-        "base": "test_vit", "space": str(file), "image_size": 16, "patch_size": 4, "images": 96,
-        "epochs": 4, "batch_size": 32, "rungs": 3, "eval_images": 64, "bank_images": 64,
+        "base": "test_vit", "space": str(file), "image_size": 16, "patch_size": 4, "images": 48,
+        "epochs": 2, "batch_size": 16, "rungs": 3, "eval_images": 64, "bank_images": 64,
         "min_keep": 2, "cohort": 4, "device": "cpu", "precision": "float32", "threads": 1,
         "coupling": "joint", **changes,
     }  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -25,11 +24,12 @@ from headsearch.pretraining.setup import PretrainingSetup, prepare_again, prepar
 from headsearch.runs import snapshot
 from headsearch.runs.snapshot import FOLDER
 from headsearch.training.inputs import InMemoryInputs
+from helpers.in_ranks import ForkedJob
 from helpers.stepwise import stepwise
 
 TRAINING: dict[str, Any] = {
-    "base": "test_vit", "image_size": 16, "patch_size": 4, "images": 96, "epochs": 5,
-    "batch_size": 32, "rungs": 3, "eval_images": 64, "bank_images": 64, "device": "cpu",
+    "base": "test_vit", "image_size": 16, "patch_size": 4, "images": 48, "epochs": 4,
+    "batch_size": 16, "rungs": 3, "eval_images": 64, "bank_images": 64, "device": "cpu",
     "precision": "float32", "threads": 1,
 }  # fmt: skip
 HEADS = {"with a head": "convnext-d1-k3-noshortcut", "the base alone": "none"}
@@ -37,6 +37,11 @@ HEADS = {"with a head": "convnext-d1-k3-noshortcut", "the base alone": "none"}
 
 def planned(out: Path, head: str = "none", **changes: Any) -> PretrainingSetup:
     return prepare_pretraining({**TRAINING, "out": str(out), **changes}, head=head)
+
+
+def flags(settings: dict[str, Any]) -> list[str]:
+    pairs = ((f"--{name.replace('_', '-')}", str(value)) for name, value in settings.items())
+    return [part for pair in pairs for part in pair]
 
 
 def finish(running: Pretraining) -> Path:
@@ -116,25 +121,19 @@ def test_one_that_was_killed_at_random_comes_to_the_same(
     whole: Path, head: str, tmp_path: Path
 ) -> None:
     """SIGKILL, up to four times; whatever is there then is what the next process goes on from."""
-    flags = [part for name, value in TRAINING.items()
-             for part in (f"--{name.replace('_', '-')}", str(value))]  # fmt: skip
-    begin = ["pretrain", "--head", head, "--out", "p", "--snapshot-every", "0.0001", *flags]
     draw, directory, kills = random.Random(3), tmp_path / "p", 0
+    begin = ["pretrain", "--head", head, "--out", directory, "--snapshot-every", "0.0001"]
     while True:
-        command = ["resume", "p"] if directory.exists() else begin
-        process = subprocess.Popen(
-            [sys.executable, "-m", "headsearch", *command], cwd=tmp_path,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        try:
-            out, error = process.communicate(timeout=draw.uniform(3, 9) if kills < 4 else 300)
-        except subprocess.TimeoutExpired:
+        command = ["resume", directory] if directory.exists() else [*begin, *flags(TRAINING)]
+        process = ForkedJob(1, "-m", "headsearch", *command)
+        if kills < 4 and not process.ends_within(draw.uniform(0.1, 1.5)):
             process.send_signal(signal.SIGKILL)
-            process.communicate()
+            process.communicate(timeout=60)
             kills += 1
             continue
+        out, error = process.communicate(timeout=300)
         assert process.returncode == 0, error
-        if "is complete: there is nothing to resume" in out:
+        if "is complete: there is nothing to resume" in out.replace("\n", " "):
             break
     assert kills
     assert left(directory) == left(whole)
@@ -156,21 +155,14 @@ def test_once_ended_there_is_nothing_to_resume(
 
 
 def test_sigterm_ends_it_with_a_snapshot(tmp_path: Path) -> None:
-    flags = [part for name, value in {**TRAINING, "epochs": 2000}.items()
-             for part in (f"--{name.replace('_', '-')}", str(value))]  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "-m", "headsearch", "pretrain", "--head", "none", "--out", "p", *flags],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("rung 0"):
-            break
+    begin = ["pretrain", "--head", "none", "--out", tmp_path / "p"]
+    process = ForkedJob(1, "-m", "headsearch", *begin, *flags({**TRAINING, "epochs": 2000}))
+    process.wait_until_it_says("rung 0")
     time.sleep(0.5)
-    process.terminate()
+    process.send_signal(signal.SIGTERM)
     out, error = process.communicate(timeout=100)
     assert process.returncode == 128 + signal.SIGTERM, error
-    assert "headsearch resume p continues from here" in out
+    assert f"headsearch resume {tmp_path / 'p'} continues from here" in out
     found = snapshot.read_snapshot(tmp_path / "p")
     assert found is not None
     assert found.record["step"] > 0

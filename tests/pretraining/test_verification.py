@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import math
 import shutil
+import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -17,7 +20,7 @@ from typer.testing import CliRunner
 import headsearch
 from headsearch.cli.commands import app
 from headsearch.errors import UserError
-from headsearch.pretraining import step_file
+from headsearch.pretraining import step_file, verification
 from headsearch.pretraining.display import shown_verification
 from headsearch.pretraining.run import Pretraining
 from headsearch.pretraining.setup import prepare_pretraining
@@ -33,8 +36,20 @@ from headsearch.runs.console import HarmlessConsole
 from headsearch.runs.run import Run, read_run
 from headsearch.runs.tables import SOLO_COLUMNS
 from helpers import synthetic_runs
+from helpers.forked_program import ForkedProgram
 from helpers.search_in_python import searched
 from helpers.stepwise import stepwise
+
+pytestmark = pytest.mark.usefixtures("fitted_probes")  # a real process is among the forked ones
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forked() -> Iterator[None]:
+    """Solo runs as forks of this process, which spares each the imports."""
+    with pytest.MonkeyPatch.context() as patched:
+        stand_in = SimpleNamespace(Popen=ForkedProgram, PIPE=subprocess.PIPE)
+        patched.setattr(verification, "subprocess", stand_in)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +57,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return searched(tmp_path_factory.mktemp("verified") / "run")
 
 
-def carried_out(verification: Verification) -> list[Progress]:
+def carried_out(verify: Verification) -> list[Progress]:
     seen: list[Progress] = []
-    verification.run(seen.append)
+    verify.run(seen.append)
     return [progress for progress in seen if progress.ended is not None]
 
 
@@ -117,7 +132,11 @@ def test_the_ranking_gets_the_gain_and_the_report_tells_it(run: Path) -> None:
 
 
 @pytest.mark.usefixtures("done")
-def test_what_has_ended_is_not_run_again_and_what_has_not_is(run: Path) -> None:
+def test_what_has_ended_is_not_run_again_and_what_has_not_is(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a process of its own this time, as users have it."""
+    monkeypatch.setattr(verification, "subprocess", subprocess)
     folder = run / "solo" / "none-seed1"
     kept = (run / "solo" / "none-seed0" / "pretrain.csv").stat().st_mtime_ns
     before = read_run(run).solo
@@ -134,10 +153,10 @@ def test_a_solo_run_that_was_left_goes_on_or_begins_anew(
     spoiled: bool, run: Path, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
-    verification = Verification(
+    verify = Verification(
         read_run(copy), top=1, seeds=1, controls=False, device="cpu", jobs=1, threads=1
     )
-    solo = next(solo for solo in verification.solos if solo.candidate == "none")
+    solo = next(solo for solo in verify.solos if solo.candidate == "none")
     expected = solo.scores()
     shutil.rmtree(solo.directory)
     flags = {"seed": 0, "data_seed": 0, "rungs": 1, "threads": 1, "device": "cpu"}
@@ -151,7 +170,7 @@ def test_a_solo_run_that_was_left_goes_on_or_begins_anew(
     if spoiled:  # gone on with, it would be another run
         config = solo.directory / "config.yaml"
         config.write_text(config.read_text().replace("timm_name: test_vit", "timm_name: other"))
-    progress = carried_out(verification)
+    progress = carried_out(verify)
     assert [(str(each.ended), each.failure) for each in progress] == [("none seed 0", None)]
     assert ("resuming from the last snapshot" in solo.log.read_text()) == (not spoiled)
     # The scores of dense data, which this run has not, are NaN in both.

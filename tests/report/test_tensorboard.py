@@ -143,7 +143,7 @@ def test_a_search_that_goes_on_leaves_the_same_points_once(
 
         def one(crops: Any, position: Any, *local: Any) -> None:
             step(crops, position, *local)
-            if next(steps_taken) % 5 == 3:
+            if next(steps_taken) % 4 == 2:
                 lives[-1].stop.set()
 
         trainer.step = one  # type: ignore[method-assign]
@@ -172,7 +172,7 @@ def test_a_search_that_goes_on_leaves_the_same_points_once(
 def test_a_base_that_goes_back_leaves_one_point_a_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on_new_trainers(monkeypatch, with_a_base_that_diverges(at=7, above=2e-4))
+    on_new_trainers(monkeypatch, with_a_base_that_diverges(at=4, above=2e-4))
     run = run_to_the_end(Search(begun(tmp_path, "run", log="tensorboard", cohort=8, rungs=2)))
     assert len(read_run(run).facts["lowered"]) == 2  # to the rung, and then to the first weights
     for tag, points in cohorts(run)[0].items():
@@ -216,7 +216,7 @@ def test_curves_are_off_unless_asked_for_and_may_begin_with_a_resume(tmp_path: P
     run = search.run_directory
     assert not (run / "tensorboard").exists()
     run_to_the_end(resumed_search(read_run(run), flags={"log": "tensorboard"}))
-    assert [step for step, _ in cohorts(run)[0]["search/live heads"]] == [12]
+    assert [step for step, _ in cohorts(run)[0]["search/live heads"]] == [6]
 
 
 @pytest.mark.parametrize("command", ["run", "resume", "pretrain"])

@@ -48,7 +48,7 @@ families: {attention: {depth: 1}, mixer: {depth: 1}}
 controls: {identity: }
 """
 SETTINGS = {
-    "coupling": "observe", "dense_data": "scenes-things", "epochs": 2, "rungs": 2, "images": 64,
+    "coupling": "observe", "dense_data": "scenes-things", "epochs": 2, "rungs": 2, "images": 32,
     "rank_by": "segmentation", "pruner": "none",
 }  # fmt: skip
 

@@ -16,6 +16,8 @@ from optuna.trial import TrialState
 from headsearch.config.settings import resolve
 from headsearch.data import Data
 from headsearch.errors import UserError
+from headsearch.evaluation.proxies import labelled
+from headsearch.evaluation.proxies.linear import linear_scores
 from headsearch.models.network import BASE
 from headsearch.report.content import content
 from headsearch.runs.incidents import TOO_LARGE
@@ -76,14 +78,14 @@ def tiny(space_file: Path, out: Path, **changes: Any) -> dict[str, Any]:
         "space": str(space_file),
         "image_size": 16,
         "patch_size": 4,
-        "images": 128,
+        "images": 64,
         "epochs": 3,
-        "batch_size": 32,
+        "batch_size": 16,
         "rungs": 3,
         "coupling": "joint",  # the harder of the two: what a head does reaches the base
         "rank_by": "balanced",
-        "eval_images": 128,
-        "bank_images": 128,
+        "eval_images": 64,
+        "bank_images": 64,
         "min_keep": 2,
         "device": "cpu",
         "precision": "float32",
@@ -236,9 +238,7 @@ def test_a_large_space_is_sampled_without_trying_a_candidate_twice(tmp_path: Pat
         "  poolformer: {depth: {low: 1, high: 3}}\n"
         "controls:\n  identity:\n"
     )
-    found = run(
-        tiny(large, tmp_path / "run", trials=6, cohort=3, epochs=1, rungs=1, eval_images=64)
-    )
+    found = run(tiny(large, tmp_path / "run", trials=6, cohort=3, epochs=1, rungs=1))
     assert len(found.ranking) == 6
     assert found.ranking["candidate"].is_unique
     assert found.ranking["cohort"].nunique() == 2
@@ -283,7 +283,7 @@ def test_without_labels_the_ranking_is_by_discrepancy(space_file: Path, tmp_path
     pixels = torch.randint(0, 256, (160, 32, 32, 3), dtype=torch.uint8).numpy()
     for index, image in enumerate(pixels):
         Image.fromarray(image).save(folder / f"{index}.png")
-    settings = tiny(space_file, tmp_path / "run", data=str(folder), images=64, eval_images=64)
+    settings = tiny(space_file, tmp_path / "run", data=str(folder))
     settings["rank_by"] = "auto"
     found = run(settings)
     assert found.config["rank_by"] == "discrepancy"
@@ -340,7 +340,7 @@ def test_a_base_that_is_unsound_from_the_first_step_ends_the_run_at_once(
     assert steps <= 4
 
 
-FEW = {"epochs": 3, "rungs": 3, "images": 128, "eval_images": 64, "bank_images": 64}
+FEW = {"epochs": 3, "rungs": 3}
 """Twelve steps, four to a rung."""
 
 
@@ -633,14 +633,18 @@ def test_the_base_in_the_report_is_the_one_beside_the_first_head(finished: Run) 
     assert finished.facts["baselines"]["base_knn"] == pytest.approx(row["base_knn"], rel=1e-5)
 
 
-def test_scores_are_of_the_teacher_on_the_split_they_belong_to(space_file: Path) -> None:
+def test_scores_are_of_the_teacher_on_the_split_they_belong_to(
+    space_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Accuracies of the network's features by scikit-learn, on the same bank and splits."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
     from headsearch.data import normalize
 
-    prepared = prepare(resolve(tiny(space_file, Path("unused"))))
+    monkeypatch.setattr(labelled, "linear_scores", linear_scores)  # fitted to the end
+    many = {"eval_images": 128, "bank_images": 128}
+    prepared = prepare(resolve(tiny(space_file, Path("unused"), **many)))
     data = prepared.data
     network = prepared.training.new_trainer("joint").teacher.network
     scores = prepared.training.scores(network)
@@ -722,7 +726,7 @@ def test_heads_on_earlier_maps_and_of_a_user_s_own_train_beside_the_others(tmp_p
         "controls:\n  identity:\n"
     )
     settings = tiny(file, tmp_path / "run", base="test_convnext", image_size=32, patch_size=None)
-    found = run(settings | {"epochs": 1, "rungs": 1, "images": 64, "pruner": "none"})
+    found = run(settings | {"epochs": 1, "rungs": 1, "pruner": "none"})
     assert set(found.ranking["candidate"]) == {
         "identity",
         "resmlp-d1",

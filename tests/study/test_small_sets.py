@@ -14,9 +14,9 @@ from helpers.tiny_search import begun
 
 
 def test_a_step_counts_the_images_that_it_has(tmp_path: Path) -> None:
-    setup = begun(tmp_path, "run", images=45, batch_size=10**9)
+    setup = begun(tmp_path, "run", images=45, batch_size=10**9, rungs=2)
     assert setup.batch == setup.training.batch == 45
-    assert any("4 steps of 45 images (4 epochs)" in note for note in setup.notes)
+    assert any("2 steps of 45 images (2 epochs)" in note for note in setup.notes)
     assert any("more than the 45 training images" in note for note in setup.notes)
 
 

@@ -1,7 +1,7 @@
 """Several processes that train one cohort: they come to what one process comes to.
 
-Real jobs over gloo on the CPU: by torchrun where a job is started and stopped, else forked, which
-spares each process the imports.
+Real jobs over gloo on the CPU: by torchrun where a job is stopped, as in test_slurm.py, else
+forked, which spares each process the imports.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def flags(tmp_path: Path, **changes: Any) -> list[str]:
     space = tmp_path / "space.yaml"
     space.write_text(SPACE)
     settings = {
-        "base": "test_vit", "space": space, "image_size": 16, "patch_size": 4, "images": 96,
-        "epochs": 8, "batch_size": 32, "rungs": 3, "eval_images": 64, "bank_images": 64,
+        "base": "test_vit", "space": space, "image_size": 16, "patch_size": 4, "images": 48,
+        "epochs": 8, "batch_size": 16, "rungs": 3, "eval_images": 64, "bank_images": 64,
         "min_keep": 2, "cohort": 6, "device": "cpu", "precision": "float32", "threads": 1,
         "rank_by": "discrepancy", "coupling": "joint", **changes,
     }  # fmt: skip
@@ -119,7 +119,7 @@ def test_steps_of_two_processes_are_those_of_one_with_the_same_images(tmp_path: 
 
 
 def test_a_search_by_two_processes_ranks_as_one_by_one(tmp_path: Path, whole: Path) -> None:
-    job = torchrun(2, "-m", "headsearch", "run", *flags(tmp_path), "--out", tmp_path / "run")
+    job = headsearch(2, "run", *flags(tmp_path), "--out", tmp_path / "run")
     out = ended_well(job)
     same_up_to_rounding(whole, tmp_path / "run")
     assert "2 processes" in out

@@ -21,7 +21,7 @@ def test_too_few_steps_for_an_objective_are_said(tmp_path: Path, objective: str)
     enough = STEPS_TO_LEARN.get(objective)
     assert len(found) == (enough is not None)
     if enough is not None:
-        assert f"12 steps may be too few for {objective}" in found[0]
+        assert f"6 steps may be too few for {objective}" in found[0]
         assert f"in {enough} steps" in found[0]
 
 

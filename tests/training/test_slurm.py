@@ -29,8 +29,8 @@ if [ "$1" = requeue ]; then echo "queued $2 again"; else echo 127.0.0.1; echo 12
     "torchrun": f'#!/usr/bin/env bash\nexec {sys.executable} -m torch.distributed.run "$@"\n',
 }
 FLAGS = (
-    "--base test_vit --space controls.yaml --image-size 16 --patch-size 4 --images 64 --epochs 40 "
-    "--batch-size 32 --rungs 2 --eval-images 64 --bank-images 64 --cohort 4 --device cpu "
+    "--base test_vit --space controls.yaml --image-size 16 --patch-size 4 --images 32 --epochs 20 "
+    "--batch-size 16 --rungs 2 --eval-images 32 --bank-images 32 --cohort 4 --device cpu "
     "--precision float32 --threads 1"
 )
 
