@@ -36,7 +36,12 @@ def _pages(file: File, config: MkDocsConfig) -> list[File]:
     if os.environ.get("NOTEBOOKS") == "run":
         from nbclient import NotebookClient
 
-        NotebookClient(notebook, timeout=600).execute()
+        NotebookClient(notebook, timeout=900).execute()
+        for (
+            cell
+        ) in notebook.cells:  # without what libraries say of the machine that builds the site
+            if "outputs" in cell:
+                cell.outputs = [x for x in cell.outputs if x.get("name") != "stderr"]
     stem = file.src_uri.removesuffix(".ipynb")
     text, resources = MarkdownExporter().from_notebook_node(
         notebook, {"unique_key": Path(stem).name, "output_files_dir": f"{Path(stem).name}_files"}
