@@ -7,16 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
 from torch import nn
 
-from headsearch.config import formats
 from headsearch.config.settings import Coupling
 from headsearch.errors import UserError
 from headsearch.models.bases import BasePlan, plan_module
 from headsearch.models.heads import Family, Value
 from headsearch.models.heads.standalone import Sources, call, literal
-from headsearch.models.space import Candidate
+from headsearch.models.space import Candidate, space_text
 from headsearch.pretraining.head_selection import Head, head_on, name_at, written_head
 from headsearch.runs.directory import write_atomically
 from headsearch.runs.run import Run
@@ -96,7 +94,7 @@ def export_head(head: Head, plan: BasePlan, out: Path, coupling: Coupling = "joi
     """
     name = for_file_name(head.candidate.name)
     files = Exported(out / f"{name}.yaml", None if head.origin else out / f"{name}.py")
-    texts = {files.yaml: space_text(head, plan)}
+    texts = {files.yaml: head_text(head, plan)}
     if files.python is not None:
         texts[files.python] = snippet_text(head.candidate, plan, coupling)
     for path in texts:
@@ -145,14 +143,14 @@ ATTACHED: Mapping[Coupling, tuple[str, str]] = {
 """By coupling of the search: whether the head's input is detached, and who learns from the head."""
 
 
-def space_text(head: Head, plan: BasePlan) -> str:
+def head_text(head: Head, plan: BasePlan) -> str:
     """The head as YAML: a search space with this head and no other."""
     candidate = head.candidate
-    written = {formats.KEY: formats.SPACE, **written_head(candidate, head.origin)}
-    return (
-        f"# The head {candidate.name} as a search space of its own, from headsearch export:\n"
-        f"# {candidate.params_m:.2f} M parameters, {candidate.gflops:.3f} GFLOPs an image. On\n"
-        f"# {plan}.\n" + yaml.safe_dump(written, sort_keys=False)
+    return space_text(
+        written_head(candidate, head.origin),
+        f"The head {candidate.name} as a search space of its own, from headsearch export:",
+        f"{candidate.params_m:.2f} M parameters, {candidate.gflops:.3f} GFLOPs an image. On",
+        f"{plan}.",
     )
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from headsearch.config.yaml_file import located
 from headsearch.errors import UserError, unknown
-from headsearch.models.heads import Parameter, Value
+from headsearch.models.heads import Value
 from headsearch.models.space import (
     CONTROLS,
     ENUMERABLE,
@@ -18,6 +17,8 @@ from headsearch.models.space import (
     Candidate,
     Space,
     load_space,
+    one_head,
+    read_name,
     read_space,
     without_later,
 )
@@ -143,13 +144,11 @@ def space_of(family: str, parameters: Mapping[str, Value], source: str) -> Space
 
 def written_head(candidate: Candidate, origin: Mapping[str, str]) -> dict[str, Any]:
     """A head as YAML data: a search space with this head and no other."""
-    attached = {"attach_at": candidate.feature_index} if candidate.feature_index else {}
-    part = "controls" if candidate.control else "families"
     parameters = candidate.parameters if origin else without_later(candidate.parameters)
-    return {
-        "families": {}, "controls": {},
-        part: {candidate.family: {**origin, **parameters, **attached}},
-    }  # fmt: skip
+    return one_head(
+        candidate.family, parameters, attach_at=candidate.feature_index, control=candidate.control,
+        origin=origin,
+    )  # fmt: skip
 
 
 def read_head(written: Mapping[str, Any], base: BaseShape, source: str) -> Head:
@@ -157,26 +156,6 @@ def read_head(written: Mapping[str, Any], base: BaseShape, source: str) -> Head:
     space = read_space(located(written, source), source)
     candidate = sole_candidate(space, base)
     return Head(candidate, _origin(space, candidate.family, Path()), [])
-
-
-def read_name(name: str) -> tuple[str, dict[str, Value]]:
-    """Parses a candidate's name into its family and the parameters that the name shows.
-
-    Raises:
-        UserError: no such family, a part that belongs to none of its parameters, or a value out of
-            bounds.
-    """
-    family = name.split("-")[0]
-    if family not in PARAMETERS:
-        raise unknown("head", name, map(default_name, PARAMETERS))
-    values = _parse_parts(family, name.removeprefix(family), list(PARAMETERS[family].items()))
-    if values is None:
-        labels = ", ".join(p.label.replace("{}", "…") for p in PARAMETERS[family].values())
-        raise UserError(
-            f"unknown head {name!r}: after {family!r} a name has parts like {labels or 'nothing'}, "
-            f"in this order; by default it is {default_name(family)!r}"
-        )
-    return family, values
 
 
 def _head_in_space_of(run: Run | None, name: str, base: BaseShape) -> Head | None:
@@ -200,53 +179,3 @@ def _origin(space: Space, family: str, folder: Path) -> Mapping[str, str]:
     if origin.get("module", "").rpartition(":")[0].endswith(".py"):
         origin["module"] = str((folder / origin["module"]).absolute())
     return origin
-
-
-def default_name(family: str) -> str:
-    """The name of the head of a family whose parameters all have their defaults."""
-    parts = (p.name_part(p.default) for p in PARAMETERS[family].values())
-    return "-".join((family, *filter(None, parts)))
-
-
-def _parse_parts(
-    family: str, rest: str, parameters: Sequence[tuple[str, Parameter]]
-) -> dict[str, Value] | None:
-    """Parses the parts of a name after its family; None if some part fits no parameter.
-
-    A name shows some of the parameters, in their order. Two labels may begin alike, so a match that
-    leaves an unreadable rest is given up, and the next parameter is tried.
-
-    Args:
-        family: the family, for error messages.
-        rest: the part of the name that is still to be parsed.
-        parameters: the parameters that it may show.
-    """
-    if not rest or not parameters:
-        return None if rest else {}
-    (name, parameter), *others = parameters
-    match = re.match(f"-{_pattern(parameter)}(?=-|$)", rest)
-    if match is not None:
-        values = _parse_parts(family, rest[match.end() :], others)
-        if values is not None:
-            return {name: parameter.check(f"{family}.{name}", _value(parameter, match)), **values}
-    return _parse_parts(family, rest, others)
-
-
-def _pattern(parameter: Parameter) -> str:
-    """The regular expression of a parameter's part of a name; its group is the value."""
-    number = r"\d+" if parameter.kind == "int" else r"[\d.]+(?:e-?\d+)?"
-    text = "|".join(map(re.escape, parameter.choices)) if parameter.kind == "choice" else number
-    return "".join(f"({text})" if part == "{}" else re.escape(part) for part in
-                   re.split(r"(\{\})", parameter.label))  # fmt: skip
-
-
-def _value(parameter: Parameter, match: re.Match[str]) -> Value:
-    """The value that a part of a name gives to its parameter."""
-    if parameter.kind == "bool":  # a name shows a switch only where it is not at its default
-        return not parameter.default
-    if parameter.kind == "choice":
-        return match[1]
-    try:
-        return int(match[1]) if parameter.kind == "int" else float(match[1])
-    except ValueError:
-        raise UserError(f"{match.string!r}: {match[1]!r} is no number") from None

@@ -27,7 +27,7 @@ import torch
 from headsearch.config.settings import resolve
 from headsearch.device import choose_device, cores_here
 from headsearch.errors import UserError
-from headsearch.pretraining.head_selection import default_name
+from headsearch.models.space import default_name
 from headsearch.pretraining.setup import lr_of_budget
 from headsearch.pretraining.solo_directory import Solo, why_failed
 from headsearch.pretraining.step_file import read_step

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from headsearch.errors import UserError
+from headsearch.report.assets import PLOTLY, json_data, script
+from headsearch.report.charts import page_data
 from headsearch.report.content import content
 from headsearch.report.explained import explain_pictures
 from headsearch.report.plots.column_plot import column_figure
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 
 FILES = ("report.md", "report.html")
 """The files of a report, besides its plots."""
+
+
+SCRIPTS = (PLOTLY, "charts.js", "report.js")
+"""The scripts of report.html, in this order."""
 
 
 def _gain(run: Run) -> Figure | None:
@@ -49,7 +55,8 @@ PLOTS: dict[str, tuple[Callable[[Run], Figure | None], str]] = {
     ),
     "scores_over_rungs": (
         scores_over_rungs,
-        "Discrepancy, accuracy and loss during training. Black is the base itself.",
+        "Discrepancy, accuracy and loss during training. The best heads are labelled; the dashed "
+        "line is the base itself.",
     ),
     "pruning_timeline": (
         pruning_timeline,
@@ -97,9 +104,13 @@ def write_report(run: Run, out: Path | None = None) -> Path:
     failed = [f"{plot.name}: {plot.failure}" for plot in written if plot.failure]
     report, pictures = content(run), list(explain_pictures(run, folder))
     environment = page_environment()
+    data = json_data(page_data(run, [plot.name for plot in plots]))
+    scripts = [script(name) for name in SCRIPTS]
     for name in FILES:
         template = environment.get_template(f"{name}.j2")
-        text = template.render(report=report, plots=plots, failed=failed, pictures=pictures)
+        text = template.render(
+            report=report, plots=plots, failed=failed, pictures=pictures, data=data, scripts=scripts
+        )
         try:
             (folder / name).write_text(text, encoding="utf-8")
         except OSError as error:

@@ -17,6 +17,7 @@ from headsearch.report.plots.discrepancy_accuracy import discrepancy_accuracy
 from headsearch.report.plots.plot_file import PlotFile
 from headsearch.report.plots.style import SCREEN_DPI, plotting, png_bytes
 from headsearch.report.statistics.gains import verified
+from headsearch.report.statistics.ranking import best_head
 from headsearch.report.tables import html_table, ranking_legend, ranking_table
 from headsearch.report.verification import verdict
 from headsearch.runs.run import Run
@@ -61,8 +62,8 @@ class RunView:
     @property
     def best(self) -> str | None:
         """The best candidate that is not a control and did not collapse or fail, or None."""
-        rows = ranked(self.run.ranking)
-        return next((row.candidate for row in rows if row.healthy and not row.control), None)
+        row = best_head(ranked(self.run.ranking))
+        return row.candidate if row is not None else None
 
     @property
     def advice(self) -> str:

@@ -25,7 +25,7 @@ def page_environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=_harmless,
+        finalize=harmless,
     )
     environment.filters["md"] = markdown
     environment.filters["commands"] = html
@@ -57,7 +57,7 @@ def html(text: str) -> Markup:
     )
 
 
-def _harmless(value: object) -> object:
+def harmless(value: object) -> object:
     """A value for the template without unprintable characters and passwords; not our own SVG."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value

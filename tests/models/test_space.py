@@ -14,7 +14,14 @@ from rich.console import Console
 from headsearch.cli.space_view import print_space
 from headsearch.errors import UserError
 from headsearch.models.heads import FAMILIES
-from headsearch.models.space import Space, as_space, find_space, load_space, ready_spaces
+from headsearch.models.space import (
+    Space,
+    as_space,
+    find_space,
+    load_space,
+    named_head,
+    ready_spaces,
+)
 from headsearch.models.space.distributions import all_points
 from headsearch.pretraining.head_selection import read_head, written_head
 
@@ -155,6 +162,25 @@ def test_every_ready_candidate_is_a_head(name):
         params = sum(weight.numel() for weight in head.parameters())
         assert candidate.params_m == pytest.approx(params / 1e6)
         assert set(candidate.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-")
+
+
+UNUSUAL = {
+    "families": {
+        "convnext": {"depth": [1, 2], "width": [0.5, 1.0], "shortcuts": [True, False]},
+        "attention": {"attach_at": [0, 1], "norm": ["none", "own"], "mlp_ratio": [2.0, 4.0]},
+    }
+}
+
+
+@pytest.mark.parametrize("space", ["heads.yaml", "published.yaml", UNUSUAL])
+def test_a_candidates_name_stands_for_the_head_that_export_writes(space):
+    """The report shows a head's YAML from its name alone, without its base."""
+    read = as_space(space) if isinstance(space, dict) else load_space(find_space(space))
+    base = Shape(48, (8, 8), "attention", 9.0, 9.0, earlier=((48, (8, 8)),))
+    listing = read.on(base).enumerate(64)
+    assert len(listing.candidates) > 5
+    for candidate in listing.candidates:
+        assert named_head(candidate.name) == written_head(candidate, {})
 
 
 # --- Sequences ------------------------------------------------------------------------------------

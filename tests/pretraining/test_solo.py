@@ -19,8 +19,9 @@ from headsearch.config.settings import resolve
 from headsearch.data import normalize
 from headsearch.errors import UserError
 from headsearch.models.network import AttachedHead
+from headsearch.models.space import read_name
 from headsearch.pretraining import solo
-from headsearch.pretraining.head_selection import head_on, name_at, read_name
+from headsearch.pretraining.head_selection import head_on, name_at
 from headsearch.pretraining.run import Pretraining
 from headsearch.pretraining.setup import (
     OLD_QUICK_LR,

@@ -1,6 +1,7 @@
 """The search space: reads heads.yaml, resolves it on a base into candidates with their costs."""
 
 from headsearch.models.space.candidate import BaseShape, Candidate, Listing
+from headsearch.models.space.names import default_name, named_head, one_head, read_name, space_text
 from headsearch.models.space.parameters import (
     ATTACH_AT,
     CONTROLS,
@@ -31,10 +32,15 @@ __all__ = [
     "ResolvedSpace",
     "Space",
     "as_space",
+    "default_name",
     "find_space",
     "load_space",
+    "named_head",
+    "one_head",
     "parameters_of",
+    "read_name",
     "read_space",
     "ready_spaces",
+    "space_text",
     "without_later",
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -13,17 +12,18 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from headsearch.report.plots.labels import renderer_of, spread
 from headsearch.report.plots.legend import draw_legend, legend_height
+from headsearch.report.plots.scale import DECADE, LINEAR_SHARE, Scale
 from headsearch.report.plots.style import FAINT, SOFT, WIDTH
 
-DECADE = 10.0
 MARGIN = 0.05  # share of the axis that stays free at either end
 CHARACTER = 0.06  # inches, width of a digit of a tick label with some space
 EDGE = 0.04  # inches that stay free at the figure's edge
+LINE = 0.11  # inches, height of a line of an axis title
 NARROWEST = 1.5  # inches, minimum width of axes beside long names
 
 
 def one_axes(
-    handles: Sequence[Line2D], *, height: float = 2.45, right: float = 0.1
+    handles: Sequence[Line2D], *, height: float = 2.45, right: float = 0.1, lines: int = 1
 ) -> tuple[Figure, Axes]:
     """A figure one column wide, with axes above its legend.
 
@@ -31,9 +31,10 @@ def one_axes(
         handles: of the legend.
         height: of the axes, inches.
         right: inches to the right of the axes; `make_room` sets those to the left.
+        lines: in the title of the horizontal axis.
     """
     left = 0.46
-    bottom = 0.36 + legend_height(handles)
+    bottom = 0.36 + LINE * (lines - 1) + legend_height(handles)
     total = bottom + height + 0.2
     figure = Figure(figsize=(WIDTH, total))
     axes = figure.add_axes(
@@ -69,36 +70,27 @@ def say(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
 
 
-def fit_x(axes: Axes, values: Sequence[float], *, decades: bool) -> None:
-    """Sets limits and scale of a horizontal axis that holds `values`.
+def titled(title: str, scale: Scale) -> str:
+    """The title of an axis, with a second line that says what is special about its scale."""
+    return f"{title}\n{scale.words}" if scale.words else title
 
-    The scale is linear. It is logarithmic if `decades` is true and the positive values span more
-    than one decade. If the axis also holds 0 (the control `identity`), it is linear below the
-    smallest decade (symlog).
-    """
+
+def fit_x(axes: Axes, values: Sequence[float], scale: Scale) -> None:
+    """Sets limits and scale of a horizontal axis that holds `values`."""
     finite = [value for value in values if math.isfinite(value)]
-    positive = [value for value in finite if value > 0]
-    if not decades or not positive or max(positive) <= DECADE * _smallest_of_note(positive):
+    if scale.kind == "linear":
         axes.set_xlim(*padded(finite))
         return
     low, high = min(finite), max(finite)
-    # Below a hundredth of the largest value, figures are noise around 0 and get no decades.
-    threshold = DECADE ** math.floor(math.log10(_smallest_of_note(positive)))
-    if low > 0 and low >= threshold:
+    if scale.kind == "log":
         axes.set_xscale("log")
     else:
-        axes.set_xscale("symlog", linthresh=threshold, linscale=0.35)
-    transform = axes.xaxis.get_transform()
-    ends = padded(transform.transform(np.array([low, high])).tolist())
-    axes.set_xlim(*transform.inverted().transform(np.array(ends)))
-    axes.xaxis.set_major_locator(FixedLocator(_ticks(axes, low, high, threshold)))
+        axes.set_xscale("symlog", linthresh=scale.threshold, linscale=LINEAR_SHARE)
+    ends = padded(scale.forward([low, high]).tolist())
+    axes.set_xlim(*scale.backward(ends))
+    axes.xaxis.set_major_locator(FixedLocator(_ticks(axes, low, high, scale.threshold)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
-def _smallest_of_note(positive: Sequence[float]) -> float:
-    """The smallest positive value, but at least a hundredth of the largest."""
-    return max(min(positive), max(positive) / 100)
 
 
 def _ticks(axes: Axes, low: float, high: float, threshold: float) -> list[float]:
@@ -152,18 +144,30 @@ def reference_lines(
         The lines that were drawn; those at NaN are left out.
     """
     drawn = [(text, value) for text, value in lines if math.isfinite(value)]
+    for _, value in drawn:
+        axes.axhline(value, color=FAINT, linewidth=0.6, linestyle=(0, (4, 2)), zorder=1)
+    edge = axes.get_xlim()[1]
+    label_ends(axes, [(text, (edge, value)) for text, value in drawn], fontsize)
+    return drawn
+
+
+def label_ends(
+    axes: Axes, ends: Sequence[tuple[str, tuple[float, float]]], fontsize: float = 6
+) -> None:
+    """Writes labels of points to the right of the axes, at their heights, with leader lines.
+
+    Labels are spread where points are close. Limits must be final.
+    """
     low, high = axes.get_ylim()
     figure = axes.figure
     assert isinstance(figure, Figure)
     inches = axes.get_position().height * figure.get_size_inches()[1]
     gap = fontsize * 1.25 / 72 / inches * (high - low)
-    places = spread([value for _, value in drawn], gap, low, high)
-    for (text, value), place in zip(drawn, places, strict=True):
-        axes.axhline(value, color=FAINT, linewidth=0.6, linestyle=(0, (4, 2)), zorder=1)
+    places = spread([y for _, (_, y) in ends], gap, low, high)
+    for (text, point), place in zip(ends, places, strict=True):
         axes.annotate(
             text,
-            (1, value),
-            xycoords=("axes fraction", "data"),
+            point,
             xytext=(1.035, place),
             textcoords=("axes fraction", "data"),
             fontsize=fontsize,
@@ -174,4 +178,3 @@ def reference_lines(
             arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": FAINT, "shrinkA": 0.5,
                         "shrinkB": 0},
         )  # fmt: skip
-    return drawn

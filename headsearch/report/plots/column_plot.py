@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from headsearch.errors import UserError, unknown
 from headsearch.report.columns import COLUMNS, shown, shown_interval
 from headsearch.report.plots import scatter
-from headsearch.report.plots.axes import fit_x, make_room, one_axes, padded
+from headsearch.report.plots.axes import fit_x, make_room, one_axes, padded, titled
 from headsearch.report.plots.labels import Point
 from headsearch.report.plots.legend import legend_handles
+from headsearch.report.plots.scale import scale_of
 from headsearch.report.plots.style import check_suffix, family_styles, plotting, save
 from headsearch.report.statistics.intervals import Interval
 from headsearch.runs.run import Run
@@ -47,6 +48,27 @@ def column_figure(run: Run, x: str, y: str) -> Figure | None:
     """Column `y` over column `x`; None if no head has both."""
     rows = ranked(run.ranking)
     styles = family_styles(row.family for row in rows)
+    dots = column_dots(run, x, y)
+    if not dots:
+        return None
+    xs, ys = scatter.extent(dots)
+    scale = scale_of(xs, decades=COLUMNS[x].decades)
+    handles = legend_handles([dot.row for dot in dots], styles)
+    figure, axes = one_axes(handles, lines=2 if scale.words else 1)
+    fit_x(axes, xs, scale)
+    axes.set_ylim(*padded(ys))
+    axes.set_xlabel(titled(COLUMNS[x].axis_title, scale))
+    axes.set_ylabel(COLUMNS[y].axis_title)
+    make_room(figure)
+    scatter.draw(axes, dots)
+    scatter.name_finalists(axes, dots, gains="gain" not in (x, y))
+    return figure
+
+
+def column_dots(run: Run, x: str, y: str) -> list[scatter.Dot]:
+    """The heads that have both columns, best first, in the units shown."""
+    rows = ranked(run.ranking)
+    styles = family_styles(row.family for row in rows)
     per_head = x in run.ranking.columns and y in run.ranking.columns
     dots = []
     for row in rows:
@@ -60,18 +82,7 @@ def column_figure(run: Run, x: str, y: str) -> Figure | None:
         if not per_head:
             place = (_exact(path[-1][0]), _exact(path[-1][1]))
         dots.append(scatter.Dot(row, styles[row.family], path, *place))
-    if not dots:
-        return None
-    figure, axes = one_axes(legend_handles([dot.row for dot in dots], styles))
-    xs, ys = scatter.extent(dots)
-    fit_x(axes, xs, decades=COLUMNS[x].decades)
-    axes.set_ylim(*padded(ys))
-    axes.set_xlabel(COLUMNS[x].axis_title)
-    axes.set_ylabel(COLUMNS[y].axis_title)
-    make_room(figure)
-    scatter.draw(axes, dots)
-    scatter.name_finalists(axes, dots, gains="gain" not in (x, y))
-    return figure
+    return dots
 
 
 def _path(run: Run, row: Ranked, x: str, y: str) -> list[Point]:

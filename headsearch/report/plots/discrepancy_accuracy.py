@@ -20,9 +20,11 @@ from headsearch.report.plots.axes import (
     padded,
     reference_lines,
     say,
+    titled,
 )
 from headsearch.report.plots.labels import Point
 from headsearch.report.plots.legend import legend_handles
+from headsearch.report.plots.scale import Scale, scale_of
 from headsearch.report.plots.style import INK, SOFT, family_styles
 from headsearch.report.statistics.rank_correlation import Trend, trend
 from headsearch.runs.run import Run
@@ -42,38 +44,31 @@ def discrepancy_accuracy(run: Run) -> Figure:
     rows = ranked(run.ranking)
     y = accuracy_column(run)
     styles = family_styles(row.family for row in rows)
-    dots = [
-        scatter.Dot(
-            row,
-            styles[row.family],
-            _path(run, row, y),
-            shown_interval(run, row, X),
-            shown_interval(run, row, y),
-        )
-        for row in rows
-        if math.isfinite(shown(row, X)) and math.isfinite(shown(row, y))
-    ]
+    dots = accuracy_dots(run)
     correlated = trend(run, X, y) if y in run.rungs.columns else None
-    references = _references(run, y)
+    references = baselines(run, y)
+    xs, ys = scatter.extent(dots)
+    scale = scale_of(xs, decades=COLUMNS[X].decades)
 
     handles = legend_handles([dot.row for dot in dots], styles)
     if correlated is not None:
         text = f"trend at rung {correlated.rung}"
         handles.append(Line2D([], [], color=INK, linewidth=0.8, linestyle=DOTTED, label=text))
-    figure, axes = one_axes(handles, right=0.58 if references else 0.1)
+    figure, axes = one_axes(
+        handles, right=0.58 if references else 0.1, lines=2 if scale.words else 1
+    )
     if not dots:
         say(axes, "no rung scored yet" if run.rungs.empty else "no head has both figures")
-    xs, ys = scatter.extent(dots)
-    fit_x(axes, xs, decades=COLUMNS[X].decades)
+    fit_x(axes, xs, scale)
     axes.set_ylim(*padded(ys + [value for _, value in references]))
-    axes.set_xlabel(_x_title(run))
+    axes.set_xlabel(titled(discrepancy_title(run), scale))
     axes.set_ylabel(COLUMNS[y].axis_title)
     make_room(figure)
     reference_lines(axes, references)
     scatter.draw(axes, dots)
     lines = [[(x, value) for x in axes.get_xlim()] for _, value in references]
     if correlated is not None:
-        lines.append(_draw_trend(axes, correlated, COLUMNS[y].scale))
+        lines.append(_draw_trend(axes, trend_line(correlated, scale, COLUMNS[y].scale), correlated))
     scatter.name_finalists(axes, dots, lines)
     return figure
 
@@ -86,7 +81,25 @@ def accuracy_column(run: Run) -> str:
     return "head_knn"
 
 
-def _x_title(run: Run) -> str:
+def accuracy_dots(run: Run) -> list[scatter.Dot]:
+    """The heads that have both figures, best first, in the units shown."""
+    rows, y = ranked(run.ranking), accuracy_column(run)
+    styles = family_styles(row.family for row in rows)
+    return [
+        scatter.Dot(
+            row,
+            styles[row.family],
+            _path(run, row, y),
+            shown_interval(run, row, X),
+            shown_interval(run, row, y),
+        )
+        for row in rows
+        if math.isfinite(shown(row, X)) and math.isfinite(shown(row, y))
+    ]
+
+
+def discrepancy_title(run: Run) -> str:
+    """The title of the horizontal axis, with the measure of discrepancy."""
     measure = str(run.config.get("discrepancy", "cka"))
     return f"{COLUMNS[X].title} ({'1 − CKA' if measure == 'cka' else measure})"
 
@@ -101,38 +114,48 @@ def _path(run: Run, row: Ranked, y: str) -> list[Point]:
     return [*((float(px), float(py)) for px, py in points[:-1]), end]
 
 
-def _references(run: Run, y: str) -> list[tuple[str, float]]:
+def baselines(run: Run, y: str) -> list[tuple[str, float]]:
     """The accuracies of base, untrained base and raw pixels, with their labels."""
     probe = y.removeprefix("head_")
-    baselines = run.facts.get("baselines", {})
+    measured = run.facts.get("baselines", {})
     raw = run.words.raw
     texts = (("base", "base"), ("untrained", "untrained"), ("raw", raw))
     return [
-        (text, float(baselines[f"{kind}_{probe}"]) * COLUMNS[y].scale)
+        (text, float(measured[f"{kind}_{probe}"]) * COLUMNS[y].scale)
         for kind, text in texts
-        if baselines.get(f"{kind}_{probe}") is not None
+        if measured.get(f"{kind}_{probe}") is not None
     ]
 
 
-def _draw_trend(axes: Axes, correlated: Trend, scale: float) -> list[Point]:
-    """Draws the Theil–Sen line and writes Kendall's τ above the axes; returns the line's points.
+def trend_line(correlated: Trend, scale: Scale, unit: float) -> list[Point]:
+    """The Theil–Sen line, in the units shown.
 
     The Theil–Sen slope is the estimator that belongs to Kendall's τ. The line is straight on the
     scale of the x axis, which may be logarithmic.
     """
-    transform = axes.xaxis.get_transform()
-    shown_N = transform.transform(correlated.x)
-    slope, intercept, *_ = stats.theilslopes(correlated.y * scale, shown_N)
+    shown_N = scale.forward(correlated.x)
+    slope, intercept, *_ = stats.theilslopes(correlated.y * unit, shown_N)
     line_P = np.linspace(shown_N.min(), shown_N.max(), 60)
-    x_P, y_P = transform.inverted().transform(line_P), intercept + slope * line_P
-    axes.plot(x_P, y_P, color=INK, linewidth=0.8, linestyle=DOTTED, zorder=2)
+    heights_P = intercept + slope * line_P
+    return list(zip(scale.backward(line_P).tolist(), heights_P.tolist(), strict=True))
+
+
+def trend_words(correlated: Trend) -> str:
+    """Kendall's τ of the trend, with its interval."""
     tau, number = correlated.correlation.kendall, correlated.correlation.number
-    text = (
+    return (
         f"Rung {correlated.rung}, {number} heads: Kendall's τ = {signed(tau.value)} "
         f"[{signed(tau.low)}, {signed(tau.high)}], p = {correlated.correlation.p:.2g}"
     )
+
+
+def _draw_trend(axes: Axes, line: list[Point], correlated: Trend) -> list[Point]:
+    """Draws the trend and writes Kendall's τ above the axes; returns the line."""
+    axes.plot(*np.array(line).T, color=INK, linewidth=0.8, linestyle=DOTTED, zorder=2)
     figure = axes.figure
     assert isinstance(figure, Figure)
     width, height = figure.get_size_inches()
-    figure.text(EDGE / width, 1 - EDGE / height, text, fontsize=6.5, color=SOFT, va="top")
-    return list(zip(x_P.tolist(), y_P.tolist(), strict=True))
+    figure.text(
+        EDGE / width, 1 - EDGE / height, trend_words(correlated), fontsize=6.5, color=SOFT, va="top"
+    )
+    return line

@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
+from headsearch.report.plots.style import INK
+
 DISTANCES = (5, 9, 14, 20, 27, 35, 44, 54)  # points from the marker's centre, nearest first
 ANGLES = (0, 180, 45, 135, -45, -135, 90, -90, 22, 158, -22, -158, 67, 113, -67, -113)
 PAD = 1.5  # pixels of free space around a label
@@ -32,12 +34,16 @@ Point = tuple[float, float]
 
 
 class Label(NamedTuple):
-    """A text that belongs to a point of the axes, in data coordinates."""
+    """A text that belongs to a point of the axes, in data coordinates.
+
+    The colour is that of its leader line; texts are black, because yellow ones are hard to read.
+    """
 
     text: str
     x: float
     y: float
     colour: str
+    bold: bool = False
 
 
 def place(
@@ -78,7 +84,8 @@ def place(
             xytext=(0, 0),
             textcoords="offset points",
             fontsize=fontsize,
-            color=label.colour,
+            color=INK,
+            fontweight="bold" if label.bold else "normal",
             ha="center",
             va="center",
             zorder=7,

@@ -46,18 +46,18 @@ def state_handles(states: Iterable[str]) -> list[Line2D]:
     return handles
 
 
-def legend_height(handles: Sequence[Line2D]) -> float:
+def legend_height(handles: Sequence[Line2D], abreast: int = COLUMNS_ABREAST) -> float:
     """The height in inches of a legend with these entries."""
-    return ROW * math.ceil(len(handles) / COLUMNS_ABREAST) + 0.08 if handles else 0.0
+    return ROW * math.ceil(len(handles) / abreast) + 0.08 if handles else 0.0
 
 
-def draw_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
+def draw_legend(figure: Figure, handles: Sequence[Line2D], abreast: int = COLUMNS_ABREAST) -> None:
     """Draws the legend at the bottom of the figure; nothing without entries."""
     if handles:
         figure.legend(
             handles=list(handles),
             loc="lower center",
-            ncols=COLUMNS_ABREAST,
+            ncols=abreast,
             frameon=False,
             borderaxespad=0.2,
             handletextpad=0.3,

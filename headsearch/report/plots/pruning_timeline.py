@@ -7,7 +7,7 @@ from matplotlib.ticker import MaxNLocator
 
 from headsearch.report.plots.axes import make_room, one_axes, say
 from headsearch.report.plots.legend import state_handles
-from headsearch.report.plots.style import draw_marker, family_styles
+from headsearch.report.plots.style import draw_marker, family_styles, shortened
 from headsearch.runs.run import Run
 from headsearch.runs.tables import ranked
 
@@ -43,7 +43,7 @@ def pruning_timeline(run: Run) -> Figure:
     if not shown:
         say(axes, "no rung scored yet")
     axes.set_ylim(max(len(shown), 4) - 0.4, -0.6)
-    axes.set_yticks(range(len(shown)), [f"{row.candidate}  {row.rank:>2}" for row in shown])
+    axes.set_yticks(range(len(shown)), [f"{row.rank}  {shortened(row.candidate)}" for row in shown])
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(-0.12, max(int(planned), *reached.values(), 0) + 0.12)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -86,6 +86,15 @@ def family_styles(families: Iterable[str]) -> dict[str, FamilyStyle]:
     return styles | controls
 
 
+LONGEST = 26
+"""Characters of a name in a plot; the report's table has the whole name."""
+
+
+def shortened(name: str) -> str:
+    """A name that fits a plot."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+
+
 def draw_marker(
     axes: Axes, x: float, y: float, style: FamilyStyle, state: str, size: float = 4.5
 ) -> None:

@@ -105,6 +105,11 @@ def contenders(rows: Sequence[Ranked]) -> list[Ranked]:
     ]
 
 
+def best_head(rows: Sequence[Ranked]) -> Ranked | None:
+    """The first head that neither collapsed nor failed and is no control; None without one."""
+    return next((row for row in rows if row.healthy and not row.control), None)
+
+
 def base_has_learnt(run: Run) -> bool | None:
     """Whether the base is more accurate than its untrained self beyond error; None if unknown."""
     baselines, images = run.facts.get("baselines", {}), reporting_images(run)
