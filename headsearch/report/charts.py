@@ -19,7 +19,7 @@ from headsearch.report.plots.discrepancy_accuracy import (
     trend_line,
     trend_words,
 )
-from headsearch.report.plots.scale import scale_of
+from headsearch.report.plots.scale import Scale, scale_of
 from headsearch.report.plots.scores_over_rungs import base_curve, curve, panels_of
 from headsearch.report.plots.style import family_styles
 from headsearch.report.statistics.rank_correlation import trend
@@ -121,7 +121,7 @@ def _main(run: Run) -> Chart:
     chart["baselines"] = [{"text": text, "value": value} for text, value in baselines(run, y)]
     found = trend(run, X, y) if y in run.rungs.columns else None
     if found is not None:
-        scale = scale_of(chart["extent"], decades=COLUMNS[X].decades)
+        scale = Scale(chart["x"]["scale"], chart["x"]["threshold"])
         line = trend_line(found, scale, COLUMNS[y].scale)
         chart["trend"] = {"rung": found.rung, "text": trend_words(found), "points": line}
     return chart
@@ -142,7 +142,6 @@ def _scatter(run: Run, dots: Sequence[scatter.Dot], title: str, y: str, x: str) 
             "words": scale.words,
         },
         "y": {"title": COLUMNS[y].axis_title},
-        "extent": xs,
         "points": [
             {
                 "head": place[dot.row.candidate],

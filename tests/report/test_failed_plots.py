@@ -35,7 +35,7 @@ def test_a_plot_that_fails_is_named_with_its_reason(
     markdown = (run.path / "report.md").read_text()
     assert "A plot could not be drawn: pruning\\_timeline: image &lt;too&gt; large" in markdown
     assert "(plots/pruning_timeline.png)" not in markdown
-    assert html.count("<svg") == 2
+    assert html.count('<div class="still"><svg') == 2
 
 
 def test_plots_that_cannot_be_written_cost_no_report(run: Run) -> None:

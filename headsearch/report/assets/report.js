@@ -170,9 +170,13 @@ function point(event, act) {
   if (index !== undefined) act(index);
 }
 
-let drawing = Promise.resolve();
+// What changes while a drawing is under way is drawn once, after it.
+let drawing = Promise.resolve(), queued = null;
 function draw() {
-  drawing = drawing.then(() => Promise.all(figures.map(drawFigure)));
+  queued ??= drawing = drawing.then(() => {
+    queued = null;
+    return Promise.all(figures.map(drawFigure));
+  });
   return drawing;
 }
 
