@@ -11,6 +11,8 @@ ruff check .
 ruff format --check .
 mypy
 lint-imports
-# One thread a process: more would only wait for each other. Long tests come last in the order of
-# files, so a worker that is done takes over some of the other's (worksteal).
-OMP_NUM_THREADS=1 python -m pytest -n auto --dist worksteal "$@"
+# One thread a process: more would only wait for each other. One worker more than cores, for some
+# tests wait for processes that they have started. Long tests come last in the order of files, so a
+# worker that is done takes over some of the others' (worksteal).
+workers=$(($(getconf _NPROCESSORS_ONLN) + 1))
+OMP_NUM_THREADS=1 python -m pytest -n "$workers" --dist worksteal "$@"

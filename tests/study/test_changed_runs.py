@@ -69,7 +69,7 @@ EDITS: dict[str, dict[str, Any]] = {
     "epochs": {"epochs": 9},
     "images": {"images": 1_000_000},
     "coupling": {"coupling": "observe"},
-    "batch_size": {"batch_size": 16},
+    "batch_size": {"batch_size": 24},
     "base": {"base": "vit_s"},
 }
 
