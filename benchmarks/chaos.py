@@ -164,7 +164,8 @@ def harmed(fault: Fault, folder: Path, one: Path) -> dict[str, Any]:
             while any(processes(run.name)):
                 time.sleep(0.1)
         else:
-            process.communicate()
+            for _ in lines:
+                pass
         seconds = time.monotonic() - began
         for _ in lines:
             pass

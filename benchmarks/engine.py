@@ -132,18 +132,19 @@ def results(cohorts: int) -> dict[str, Any]:
         flags = {
             **{name.replace("-", "_"): value for name, value in SETTINGS.items()},
             "space": str(space), "trials": cohorts, "cohort": 1, "sampler": "random", "epochs": 1,
-            "rungs": 1, "out": Path(folder) / "run",
+            "rungs": 1,
         }  # fmt: skip
-        config = resolve(flags)
+        prepared = prepare(resolve(flags))
+        flags["out"] = Path(folder) / "run"
         memory: list[float] = []
 
         def note(event: DriverEvent) -> None:
             if isinstance(event, JobStates) and event.ended is not None:
                 memory.append(memory_mb())
 
-        with claimed(config, flags) as run:
+        with claimed(resolve(flags), flags) as run:
             running = EngineSearch(
-                prepare(config), run, Repeating(), name="local", generation=8, grace=60.0
+                prepared, run, Repeating(), name="local", generation=8, grace=60.0
             )
             began = time.monotonic()
             running.run(note)
