@@ -21,7 +21,7 @@ def space(
     file: Annotated[str, typer.Argument(help="A YAML file, or the name of a built-in space.")],
     base: Annotated[str, typer.Option(help="The base that heads are resolved on.")] = "vit_mini",
     base_args: Annotated[
-        str | None, typer.Option(help="Arguments of timm's model: depth=6,embed_dim=192.")
+        str | None, typer.Option(help="Arguments of the model: depth=6,embed_dim=192.")
     ] = None,
     image_size: Annotated[int, typer.Option(min=16, help="Side of the images in pixels.")] = 32,
     patch_size: Annotated[int | None, typer.Option(min=1, help="Patch side in pixels.")] = None,
@@ -32,12 +32,11 @@ def space(
     Example: [bold]headsearch space heads.yaml --base vit_s[/bold]
     """
     from headsearch.cli.space_view import print_space
-    from headsearch.models.bases import base_arguments, plan_base
+    from headsearch.models.bases import plan_named
     from headsearch.models.space import find_space, load_space
 
     loaded = load_space(find_space(file))
-    arguments = base_arguments(base, base_args)
-    plan = plan_base(base, image_size, patch_size=patch_size, arguments=arguments)
+    plan = plan_named(base, image_size, patch_size=patch_size, base_args=base_args)
     print_space(console_here(), loaded.on(plan), limit)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, get_args
 
 from pydantic_core import PydanticCustomError
 
-from headsearch.config import audio_views, normalization, views
+from headsearch.config import audio_views, normalization, text_views, views
 from headsearch.errors import UserError
 
 
@@ -45,17 +46,25 @@ def checked_normalization(value: Any) -> str:
 
 
 def checked_views(value: Any) -> str:
-    """A text that describes random views, of images or of clips: which is known with the data."""
-    try:
-        views.check(str(value))
-    except UserError as error:
+    """A text that describes random views, of any domain: of which one is known with the data."""
+    text, why = str(value), ""
+    for check, names in _CHECKS_OF_VIEWS:
         try:
-            audio_views.views_for_clips(str(value))
-        except UserError as of_clips:
-            of_audio = any(f"{name}=" in str(value) for name in audio_views.ONLY_OF_CLIPS)
-            why = str(of_clips if of_audio else error)
-            raise PydanticCustomError("views", "{why}", {"why": why}) from None
-    return str(value)
+            check(text)
+        except UserError as error:
+            if not why or any(f"{name}=" in text for name in names):
+                why = str(error)
+        else:
+            return text
+    raise PydanticCustomError("views", "{why}", {"why": why})
+
+
+_CHECKS_OF_VIEWS: tuple[tuple[Callable[[str], object], tuple[str, ...]], ...] = (
+    (views.check, ()),
+    (audio_views.views_for_clips, audio_views.ONLY_OF_CLIPS),
+    (text_views.views_for_texts, text_views.ONLY_OF_TEXTS),
+)
+"""For each domain what reads its views, and the settings that it alone has."""
 
 
 def refuse_empty(value: Any) -> Any:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from headsearch.errors import UserError
-
-AUTO, IMAGE, AUDIO = "auto", "image", "audio"
+AUTO, IMAGE, AUDIO, TEXT = "auto", "image", "audio", "text"
+TEXT_BASE = "hf:"
+"""Stands before the names of bases of texts."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ _ONE_COLOUR = "nothing (one colour, within 8 of 255 levels)"
 WORDS = {
     IMAGE: Words("image", "raw pixels", "images", (f"shows {_ONE_COLOUR}", f"show {_ONE_COLOUR}")),
     AUDIO: Words("clip", "raw log-mel", "log-mel maps", ("is silent", "are silent")),
+    TEXT: Words("text", "TF-IDF", "texts", ("is of one token", "are of one token")),
 }
 """The words of each domain."""
 
@@ -41,16 +42,3 @@ WORDS = {
 def words_of(domain: str) -> Words:
     """The words of a domain; those of images before it is known."""
     return WORDS.get(domain, WORDS[IMAGE])
-
-
-def refuse_settings_of(other: str, given: dict[str, bool]) -> None:
-    """Raises UserError for the first setting that has a value, but is for another domain.
-
-    Args:
-        other: the domain that these settings are for.
-        given: whether each of them has a value of its own.
-    """
-    for name, is_given in given.items():
-        if is_given:
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"{flag} is for --domain {other}: leave it out, or name data of that")

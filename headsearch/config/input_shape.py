@@ -4,27 +4,37 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+TOKEN_BYTES = 3
+"""The bytes that a token is kept in: enough for any vocabulary in use."""
+
 
 class InputShape(NamedTuple):
-    """The shape of one input of a base: an image, or the log-mel map of a clip.
+    """The shape of one input of a base: an image, the log-mel map of a clip, or a text.
 
     Attributes:
-        channels: 3 for the colours of an image, 1 for a log-mel map.
-        height: rows of pixels, or mel bands.
-        width: columns of pixels, or time steps.
+        channels: 3 for the colours of an image, 1 for a log-mel map, 3 for the bytes of a token.
+        height: rows of pixels, or mel bands; 1 of a text.
+        width: columns of pixels, time steps, or tokens.
         sequence: whether the columns are a sequence in time. A patch then takes the whole height,
             so that the base's map has one row, with a token for each part of the time.
+        vocabulary: the number of different tokens; 0 of what is no text.
     """
 
     channels: int
     height: int
     width: int
     sequence: bool = False
+    vocabulary: int = 0
 
     @classmethod
     def square(cls, side: int) -> InputShape:
         """A square colour image of this side in pixels."""
         return cls(3, side, side)
+
+    @classmethod
+    def text(cls, tokens: int, vocabulary: int) -> InputShape:
+        """A text of so many tokens of a vocabulary, each kept in `TOKEN_BYTES` bytes."""
+        return cls(TOKEN_BYTES, 1, tokens, sequence=True, vocabulary=vocabulary)
 
     @property
     def tensor(self) -> tuple[int, int, int]:
@@ -39,10 +49,14 @@ class InputShape(NamedTuple):
     @property
     def words(self) -> str:
         """What the inputs are, for notes."""
+        if self.vocabulary:
+            return f"texts of up to {self.width} tokens"
         size = f"{self.height}×{self.width}"
         return f"log-mel maps of {size}" if self.sequence else f"{size} images"
 
     @property
     def setting(self) -> str:
         """The settings that decide it, for messages."""
+        if self.vocabulary:
+            return f"--text-tokens {self.width}"
         return "--clip-seconds and --hop-ms" if self.sequence else f"--image-size {self.width}"

@@ -72,6 +72,10 @@ class PretrainSettings(TypedDict, total=False):
     window_ms: float
     hop_ms: float
     mels: int
+    text_tokens: int | None
+    vocab_size: int | None
+    text_column: str | None
+    label_column: str | None
     device: str
     precision: Precision
     cuda_graphs: CudaGraphs

@@ -12,6 +12,7 @@ SEARCH = "Search"
 SCORES = "Scores"
 DENSE = "Dense tasks"
 AUDIO = "Clips of sound"
+TEXT = "Texts"
 MACHINE = "Machine and output"
 
 

@@ -20,7 +20,13 @@ from pydantic import (
     field_validator,
 )
 
-from headsearch.config import audio_settings, dense_settings, formats, pruning_settings
+from headsearch.config import (
+    audio_settings,
+    dense_settings,
+    formats,
+    pruning_settings,
+    text_settings,
+)
 from headsearch.config.checks import (
     checked_bank_images,
     checked_images_per_head,
@@ -43,7 +49,7 @@ CheckImages = Literal["auto", "lazy", "headers"]
 Log = Literal["none", "tensorboard"]
 Among = Literal["cohort", "all"]
 CudaGraphs = Literal["auto", "never"]
-DomainName = Literal["auto", "image", "audio"]
+DomainName = Literal["auto", "image", "audio", "text"]
 ImagesPerHead: TypeAlias = Literal["all", "share"] | int
 
 
@@ -62,11 +68,12 @@ class RunConfig(BaseModel):
 
     base: str = setting(
         "vit_mini",
-        "Model to pretrain: vit_mini (96 wide), vit_t, vit_s, convnext_t, … or any timm model.",
+        "Model to pretrain: vit_mini (96 wide), vit_t, vit_s, convnext_t, … or any timm model; for "
+        "texts hf:TYPE (hf:bert-base-uncased, hf:gpt2, …) or hf:FOLDER of transformers.",
         WHAT,
     )
     base_args: str | None = setting(
-        None, "Arguments of the timm model: KEY=VALUE,… (depth=6,embed_dim=192,num_heads=6).", WHAT
+        None, "Arguments of the model: KEY=VALUE,… (depth=6,embed_dim=192,num_heads=6).", WHAT
     )
     base_weights: Path | None = setting(
         None, "Initial weights of the base: a .safetensors file or a torch checkpoint.", WHAT
@@ -85,7 +92,7 @@ class RunConfig(BaseModel):
     )
     pretrained: bool = setting(False, "Start the base from timm's pretrained weights.", WHAT)
     domain: DomainName = setting(
-        "auto", "Kind of data: image, audio (clips of sound), auto (by the files).", WHAT
+        "auto", "Kind of data: image, audio (clips of sound), text, auto (by base and files).", WHAT
     )
     space: str = setting(
         "heads.yaml", "The search space: a YAML file, or the name of a built-in space.", WHAT
@@ -93,11 +100,15 @@ class RunConfig(BaseModel):
     data: str = setting(
         "scenes",
         "Training images: 'scenes' (built in), a folder, .tar shards, a list of paths (.txt or "
-        ".csv), a URL (s3://…) or a timm dataset (torch/…). Or clips of sound: a folder or .tar.",
+        ".csv), a URL (s3://…) or a timm dataset (torch/…). Or clips of sound: a folder or .tar. "
+        "Or texts: lines (.txt), a table (.csv, .tsv, .jsonl) or a folder.",
         WHAT,
     )
     eval_data: str | None = setting(
-        None, "Evaluation images, named as in --data. [default: held out from --data]", WHAT
+        None,
+        "Evaluation images, named as in --data; of texts also BANK,QUERIES. [default: held out "
+        "from --data]",
+        WHAT,
     )
     data_dir: Path | None = setting(
         None, "The folder of timm's datasets (torch/…, hfds/…, …), also for downloads.", WHAT
@@ -241,6 +252,11 @@ class RunConfig(BaseModel):
     window_ms: float = audio_settings.WINDOW
     hop_ms: float = audio_settings.HOP
     mels: int = audio_settings.MEL_BANDS
+
+    text_tokens: int | None = text_settings.TEXT_TOKENS
+    vocab_size: int | None = text_settings.VOCAB_SIZE
+    text_column: str | None = text_settings.TEXT_COLUMN
+    label_column: str | None = text_settings.LABEL_COLUMN
 
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, …", MACHINE)
     precision: Precision = setting(

@@ -11,7 +11,7 @@ from torch import Tensor
 from headsearch.config import normalization
 from headsearch.config.audio_settings import time_steps
 from headsearch.config.audio_views import AudioViews, views_for_clips
-from headsearch.config.domains import AUDIO, IMAGE, refuse_settings_of
+from headsearch.config.domains import AUDIO
 from headsearch.config.input_shape import InputShape
 from headsearch.config.normalization import Normalization
 from headsearch.config.settings import RunConfig
@@ -29,15 +29,7 @@ class AudioDomain(Domain):
     """Clips of sound. All are cut or padded to one length, so no part of a map is invalid."""
 
     name, files, space = AUDIO, CLIPS, "sequence.yaml"
-
-    def check(self, config: RunConfig) -> None:
-        given = {
-            "image_size": config.image_size is not None,
-            "store_size": config.store_size is not None,
-            "dense_data": config.dense_data is not None,
-            "pretrained": config.pretrained,
-        }
-        refuse_settings_of(IMAGE, given)
+    settings = ("sample_rate", "clip_seconds", "window_ms", "hop_ms", "mels")
 
     def opener(self, settings: DataSettings, *, alone: bool) -> Opener:
         return ClipOpener(settings, alone)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -16,6 +16,7 @@ from headsearch.config.domains import Words, words_of
 from headsearch.config.input_shape import InputShape
 from headsearch.config.normalization import Normalization
 from headsearch.config.settings import RunConfig
+from headsearch.config.text_views import TextViews
 from headsearch.config.views import ViewSettings
 from headsearch.data.factory import Form, Opener
 from headsearch.data.file_kinds import FileKind
@@ -24,12 +25,12 @@ from headsearch.data.image.views import normalize
 from headsearch.data.partition import Split
 from headsearch.data.settings import DataSettings
 
-Views: TypeAlias = ViewSettings | AudioViews
+Views: TypeAlias = ViewSettings | AudioViews | TextViews
 """The random views of a domain."""
 
 
 class Domain(ABC):
-    """A kind of data: images, clips of sound.
+    """A kind of data: images, clips of sound, texts.
 
     All domains keep their decoded samples as uint8 of one shape (C, H, W) for each run, so that
     memory, order, subsets and fingerprints are the same for all.
@@ -38,6 +39,8 @@ class Domain(ABC):
     name: ClassVar[str]
     files: ClassVar[FileKind]
     """The files that its data sets consist of."""
+    settings: ClassVar[tuple[str, ...]]
+    """The settings that it alone has."""
     space: ClassVar[str] = "heads.yaml"
     """The search space where `--space` is not given."""
 
@@ -46,9 +49,8 @@ class Domain(ABC):
         """What its data are called."""
         return words_of(self.name)
 
-    @abstractmethod
-    def check(self, config: RunConfig) -> None:
-        """Raises UserError for settings that only another domain has."""
+    def check(self, config: RunConfig) -> None:  # noqa: B027
+        """Raises UserError for settings of all domains that have no meaning in this one."""
 
     @abstractmethod
     def opener(self, settings: DataSettings, *, alone: bool) -> Opener:
@@ -87,7 +89,9 @@ class Domain(ABC):
         scale: Normalization,
         side: int | None = None,
     ) -> Tensor:
-        """`count` random views of each sample of a batch, (count, B, C, H, W) float32, normalised.
+        """`count` random views of each sample of a batch, as the base takes them.
+
+        Those of images and maps are (count, B, C, H, W) float32, normalised.
 
         Args:
             batch: (B, C, H, W) uint8, on the training device.
@@ -99,6 +103,15 @@ class Domain(ABC):
             side: the side of views that are smaller than the samples.
         """
 
+    def as_input(self, batch: Tensor, scale: Normalization) -> Tensor:
+        """Samples without augmentation, as the base takes them.
+
+        Args:
+            batch: (B, C, H, W) uint8, on the device of the base.
+            scale: the normalisation.
+        """
+        return normalize(batch, scale)
+
     def normalization(self, text: str, train: Images) -> Normalization:
         """The normalisation that `--normalization` asks for.
 
@@ -108,13 +121,15 @@ class Domain(ABC):
         """
         return normalization.parse(text)
 
-    def raw(self, batch: Tensor, side: int = 32) -> Tensor:
-        """The features (B, X) of the baseline without learning: the inputs, shrunk to `side`.
+    def raw(self, batches: Iterable[Tensor], shape: InputShape, side: int = 32) -> Tensor:
+        """The features (N, X) of the baseline without learning: the inputs, shrunk to `side`.
 
         Args:
-            batch: (B, C, H, W) uint8.
+            batches: (B, C, H, W) uint8 each, N samples in all.
+            shape: of one of them.
             side: the most rows and columns that are kept.
         """
-        height, width = batch.shape[2:]
-        size = (min(side, height), min(side, width))
-        return F.adaptive_avg_pool2d(normalize(batch), size).flatten(1)
+        size = (min(side, shape.height), min(side, shape.width))
+        return torch.cat(
+            [F.adaptive_avg_pool2d(normalize(batch), size).flatten(1) for batch in batches]
+        )

@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from headsearch.config.domains import AUDIO, AUTO, IMAGE
+from headsearch.config.domains import AUDIO, AUTO, IMAGE, TEXT, TEXT_BASE
 from headsearch.config.settings import RunConfig
 from headsearch.data.audio_domain import AudioDomain
 from headsearch.data.domain import Domain
@@ -16,8 +16,9 @@ from headsearch.data.image.readers import files_below, tarfile_like
 from headsearch.data.image.suffixes import is_hidden
 from headsearch.data.image_domain import ImageDomain
 from headsearch.data.split_folders import folder_of
+from headsearch.data.text_domain import TextDomain
 
-DOMAINS: dict[str, Domain] = {IMAGE: ImageDomain(), AUDIO: AudioDomain()}
+DOMAINS: dict[str, Domain] = {IMAGE: ImageDomain(), AUDIO: AudioDomain(), TEXT: TextDomain()}
 
 LOOKED_AT = 1000
 """The most files that are looked at to find the domain."""
@@ -28,12 +29,15 @@ def domain_of(config: RunConfig) -> Domain:
     return DOMAINS[IMAGE if config.domain == AUTO else config.domain]
 
 
-def found_domain(data: object) -> str:
-    """The domain of the data that `--data` names, by the suffixes of the first files.
+def found_domain(data: object, base: str = "") -> str:
+    """The domain of the data that `--data` names, by the base, or by the suffixes of its files.
 
+    Texts have bases of their own, and tables and lists of them look like those of images.
     Only folders and tars on this machine are looked into. What is unclear counts as images, whose
     readers say what is wrong.
     """
+    if base.startswith(TEXT_BASE):
+        return TEXT
     files = itertools.islice(_files(data), LOOKED_AT) if isinstance(data, str) else ()
     clips = images = 0
     for file in files:

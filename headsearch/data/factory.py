@@ -35,6 +35,7 @@ from headsearch.data.image.wds_shards import shards_of
 from headsearch.data.image.wide_values import Scale
 from headsearch.data.order import balanced_order
 from headsearch.data.settings import DataSettings
+from headsearch.data.text.tokens import Encoder
 from headsearch.errors import UserError
 from headsearch.seeding import seeded_generator
 from headsearch.text import counted
@@ -54,20 +55,22 @@ _SCENE_CHUNK = 1920  # scenes between two calls of `progress`
 
 @dataclass(frozen=True)
 class Form:
-    """What becomes of the images of a set, or of its clips.
+    """What becomes of the images of a set, or of its clips or texts.
 
     Attributes:
         shape: of the views.
         store_size: the shorter side in pixels at which photos are kept. None where the images are
             no photos: each is then reduced to a square of the views' size, to cut crops from.
         cropped: whether random crops are cut from the photos of this set.
-        log_mel: how the maps of clips are made; None for images.
+        log_mel: how the maps of clips are made; None for others.
+        encoder: how texts become token ids; None for others.
     """
 
     shape: InputShape
     store_size: int | None = None
     cropped: bool = False
     log_mel: LogMel | None = None
+    encoder: Encoder | None = None
 
     @property
     def image_size(self) -> int:
@@ -297,6 +300,10 @@ class Opener:
         if (table := find_table(spec, role)) is not None:
             return SourcePool(TableSource(table, settings.labels, settings.data_dir))
         return SourcePool(open_named(spec, role, self.labelling(), without))
+
+    def bank_and_queries(self, eval_data: str | Source) -> tuple[str | None, str | Source]:
+        """What `--eval-data` names for the bank, if that has a set of its own, and for queries."""
+        return None, eval_data
 
     def _with_own_labels(self, source: Source) -> Pool:
         """A data set that brings its labels with it, which `--labels none` leaves out.

@@ -36,3 +36,4 @@ class FileKind:
 
 IMAGES = FileKind("image", SUFFIXES)
 CLIPS = FileKind("clip", (".wav", ".flac", ".ogg"))
+TEXTS = FileKind("text", (".txt",))

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from headsearch.config.domains import AUDIO, IMAGE, refuse_settings_of
+from headsearch.config.domains import IMAGE
 from headsearch.config.input_shape import InputShape
 from headsearch.config.normalization import Normalization
 from headsearch.config.settings import RunConfig
@@ -29,12 +29,7 @@ class ImageDomain(Domain):
     """Square colour images; photos of other shapes are cut."""
 
     name, files = IMAGE, IMAGES
-
-    def check(self, config: RunConfig) -> None:
-        names = ("sample_rate", "clip_seconds", "window_ms", "hop_ms", "mels")
-        fields = RunConfig.model_fields
-        given = {name: getattr(config, name) != fields[name].default for name in names}
-        refuse_settings_of(AUDIO, given)
+    settings = ("image_size", "store_size", "dense_data", "pretrained")
 
     def opener(self, settings: DataSettings, *, alone: bool) -> Opener:
         return Opener(settings, alone)

@@ -116,6 +116,7 @@ def keep_apart(
     images, eval_images, bank_images = settings.images, settings.eval_images, settings.bank_images
     inner, outer = inside(eval_data, data), inside(data, eval_data)
     pool = opener.open(data, "train", max(images, bank_images) if images else None, inner)
+    bank_data, eval_data = opener.bank_and_queries(eval_data)
     # The bank may have to come from --eval-data too; not with scenes, which have the same classes
     # on both sides.
     most = eval_images + (0 if data == BUILT_IN else bank_images)
@@ -136,19 +137,28 @@ def keep_apart(
             f"{name} holds {eval_pool.noun}s of one class only ({classes[0]}), nothing to tell "
             "apart; --eval-data needs two classes or more, or no class folders"
         )
+    bank_source = pool if bank_data is None else opener.open(bank_data, "train", None)
+    if bank_source is not pool:
+        notes[:0] = bank_source.notes
+        lacking = sorted(set(classes) - set(bank_source.classes))
+        if lacking or not classes:
+            what = f"lacks the class {lacking[0]}" if lacking else f"{name} has no labels"
+            raise UserError(f"{bank_data} cannot be the bank of {name}: {what}")
     order, eval_order = pool.order(settings.seed), eval_pool.order(settings.seed)
-    train = order[: images or None]
-    if not classes or set(classes) <= set(pool.classes):
-        if pool.classes and not classes:
+    train, bank = order[: images or None], order
+    if bank_source is not pool:
+        bank = bank_source.order(settings.seed)
+    if not classes or set(classes) <= set(bank_source.classes):
+        if bank_source.classes and not classes:
             notes.append(
                 f"{name} has no labels, so those of {pool.name} are not used; "
                 "leave --eval-data out to use them"
             )
-        bank_pool, bank, names = pool if classes else None, order, None
-        chosen = _probed(pool, eval_pool, settings, notes) if classes else None
-        if chosen is not None and pool.labels is not None and eval_pool.labels is not None:
-            names = pool.names_of(chosen)
-            bank = only_classes(order, pool.labels, chosen)
+        bank_pool, names = bank_source if classes else None, None
+        chosen = _probed(bank_source, eval_pool, settings, notes) if classes else None
+        if chosen is not None and bank_source.labels is not None and eval_pool.labels is not None:
+            names = bank_source.names_of(chosen)
+            bank = only_classes(bank, bank_source.labels, chosen)
             numbers = [index for index, each in enumerate(classes) if each in set(names)]
             eval_order = only_classes(eval_order, eval_pool.labels, torch.tensor(numbers))
         queries, bank = eval_order[: eval_images or None], bank[: bank_images or None]

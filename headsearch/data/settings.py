@@ -25,6 +25,24 @@ class AudioSettings:
 
 
 @dataclass(frozen=True)
+class TextSettings:
+    """How texts become token ids; see `Encoder`. None leaves it to the texts.
+
+    Attributes:
+        tokens: of a text.
+        vocab_size: of the vocabulary, where it is made from the texts.
+        text_column, label_column: of tables.
+        folder: the model folder of the base, which may hold a tokenizer.
+    """
+
+    tokens: int | None = None
+    vocab_size: int | None = None
+    text_column: str | None = None
+    label_column: str | None = None
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
 class DataSettings:
     """The settings of `open_data`.
 
@@ -54,6 +72,7 @@ class DataSettings:
             or of Python bring their labels with them, which "none" leaves out.
         domain: the kind of data, a name in `DOMAINS`.
         audio: how clips become log-mel maps.
+        text: how texts become token ids.
 
     Raises:
         UserError: a number is negative, a size is not positive, or the fraction is not in [0, 1].
@@ -75,6 +94,7 @@ class DataSettings:
     labels: str = "auto"
     domain: str = IMAGE
     audio: AudioSettings = AudioSettings()
+    text: TextSettings = TextSettings()
 
     def __post_init__(self) -> None:
         for name in ("images", "eval_images", "bank_images", "probe_classes", "memory_limit"):

@@ -23,6 +23,7 @@ from headsearch.data.probe_classes import BANK_IMAGES
 from headsearch.data.settings import DEFAULTS, DataSettings
 from headsearch.data.sharing import ALONE, Share
 from headsearch.data.split_folders import resolve_splits, same
+from headsearch.data.text.tokens import Encoder
 from headsearch.errors import UserError
 from headsearch.seeding import seeded_generator
 from headsearch.text import counted
@@ -51,6 +52,7 @@ class Data:
         domain: the kind of data.
         resolved: the settings of `open_data` that the data have decided, by their name in
             `RunConfig`; without those of images.
+        encoder: what turned texts into tokens; None of other data.
     """
 
     train: Images
@@ -64,6 +66,7 @@ class Data:
     unused_labels: str = ""
     domain: str = IMAGE
     resolved: Mapping[str, Any] = field(default_factory=dict)
+    encoder: Encoder | None = None
 
 
 def open_data(
@@ -127,7 +130,7 @@ def open_data(
     all_notes = tuple(dict.fromkeys([*notes, *(f"warning: {each}" for each in warnings)]))
     return Data(
         loaded.train, bank, queries, choose, report, all_notes, loaded.left_out, tuple(warnings),
-        unused, settings.domain, loaded.resolved,
+        unused, settings.domain, loaded.resolved, loaded.encoder,
     )  # fmt: skip
 
 
@@ -140,6 +143,7 @@ class _Loaded:
     queries: Images
     left_out: LeftOut
     resolved: Mapping[str, Any]
+    encoder: Encoder | None
 
 
 def _load(
@@ -168,7 +172,7 @@ def _load(
     loader = _Loader(form, how, notes)
     train, bank, queries = loader.load_split(split)
     left_out.check()
-    return _Loaded(train, bank, queries, left_out, domain.resolved(form))
+    return _Loaded(train, bank, queries, left_out, domain.resolved(form), form.encoder)
 
 
 def _classifiable(

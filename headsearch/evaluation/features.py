@@ -13,7 +13,7 @@ from torch import Tensor
 
 from headsearch.config.normalization import IMAGENET, Normalization
 from headsearch.data import Data, Images
-from headsearch.data.image.views import normalize
+from headsearch.data.domains import DOMAINS
 from headsearch.device import mixed_precision
 from headsearch.evaluation.similarity import pooled_map
 from headsearch.models.bases import BaseOutput
@@ -56,6 +56,7 @@ class RungFeatures:
     ) -> None:
         self._normalization = normalization
         self._network, self._data, self._batch_size = network, data, batch_size
+        self._domain = DOMAINS[data.domain]
         self._summary, self._autocast = summary, autocast
         self._device = next(network.parameters()).device
         self._heads = {name: network.heads[name] for name in names}
@@ -94,6 +95,22 @@ class RungFeatures:
             tokens.append(tokens_BND.float())
         return torch.cat(tokens)
 
+    def windows(self, tokens_PND: Tensor) -> Tensor:
+        """Tokens of probe samples, cut to one length where some of their maps hold padding.
+
+        Padded maps would measure lengths: two texts of one length look alike, whatever they say. So
+        samples that are shorter than the median are left out, and longer ones are cut.
+
+        Args:
+            tokens_PND: of all probe samples, on the grid of the base's last map.
+        """
+        if not self._valid_on_probe or self._valid_on_probe[0] is None:
+            return tokens_PND
+        valid = torch.cat([part for part in self._valid_on_probe if part is not None])
+        lengths_P = valid.flatten(1).sum(dim=1)
+        length = int(lengths_P.median())
+        return tokens_PND[lengths_P >= length, :length]
+
     def finish(self, on_share: Callable[[float], object] = lambda _: None) -> None:
         """Runs base and heads on all other images.
 
@@ -127,7 +144,7 @@ class RungFeatures:
 
     def _base(self, images: Tensor) -> BaseOutput:
         """The base's output for a batch; stores its summary."""
-        images = normalize(images.to(self._device), self._normalization)
+        images = self._domain.as_input(images.to(self._device), self._normalization)
         with mixed_precision(self._device, self._autocast):
             base: BaseOutput = self._network.base(
                 images, feature_indices=self._network.feature_indices

@@ -137,10 +137,11 @@ def score_rung(
         )  # fmt: skip
         maps_PDHW = features.base_on_probe()
         if base_pooled is None:
-            base = _BaseOnProbe.of(tokens_of(maps_PDHW[0].float()))
+            base = _BaseOnProbe.of(features.windows(tokens_of(maps_PDHW[0].float())))
         compared = {}
         for name in names:
-            compared[name] = base.compare(features.head_on_probe(name, maps_PDHW), measure)
+            tokens_PND = features.windows(features.head_on_probe(name, maps_PDHW))
+            compared[name] = base.compare(tokens_PND, measure)
             work.did(1)
         del maps_PDHW  # the other images need the memory
         features.finish(work.share_of(max(1, len(names))))
@@ -244,9 +245,8 @@ def _prototype_difference(
 
 def raw_inputs(data: Data) -> Scores:
     """The scores of the inputs themselves, such as shrunk pixels: a baseline without learning."""
-    raw = DOMAINS[data.domain].raw
     both = chain(batches(data.queries, 256), batches(data.bank, 256))
-    features = torch.cat([raw(batch) for batch in both])
+    features = DOMAINS[data.domain].raw(both, data.queries.shape)
     return _scores(features, data, _labelled(data, features.device))
 
 

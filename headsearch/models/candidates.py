@@ -6,7 +6,7 @@ import pandas as pd
 from torch import nn
 
 from headsearch.errors import UserError
-from headsearch.models.bases import base_arguments, plan_base, plan_module
+from headsearch.models.bases import plan_module, plan_named
 from headsearch.models.space import Space
 
 
@@ -33,8 +33,7 @@ def candidate_table(
         UserError: no such base, or more candidates than `limit`.
     """
     if isinstance(base, str):
-        arguments = base_arguments(base, base_args)
-        plan = plan_base(base, image_size, patch_size=patch_size, arguments=arguments)
+        plan = plan_named(base, image_size, patch_size=patch_size, base_args=base_args)
     else:
         plan = plan_module(base, image_size)
     listing = space.on(plan).enumerate(limit)

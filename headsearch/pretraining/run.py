@@ -34,6 +34,7 @@ from headsearch.models.space import Candidate
 from headsearch.pretraining.head_selection import (
     written_head,
 )
+from headsearch.pretraining.model_folder import MODEL, write_model_folder
 from headsearch.pretraining.setup import (
     PretrainingSetup,
 )
@@ -240,6 +241,10 @@ class Pretraining:
             expected = normalization.parse(self.config.normalization)
             entry = NORMALIZATION, json.dumps(normalization.as_json(expected))
             write_weights(self.weights, base_weights(event.base), entry)
+            if self.setup.data.encoder is not None:
+                write_model_folder(
+                    self.run_directory, event.base, self.setup.data.encoder, self.config.base
+                )
             if event.head is not None:
                 write_weights(self.run_directory / HEAD_WEIGHTS, head_weights(event.head))
         if not self.complete:
@@ -272,6 +277,8 @@ class Pretraining:
                 f"module.load_state_dict(safetensors.torch.load_file({str(self.weights)!r}))"
                 f"  # images: {expected.words}"
             )
+        if self.setup.data.encoder is not None:
+            return f"transformers.AutoModel.from_pretrained({str(self.run_directory / MODEL)!r})"
         return loading_line(self.setup.plan, self.weights, expected)
 
 

@@ -153,7 +153,7 @@ def baselines_table(run: Run) -> Table | None:
     lines = [
         (title, [_fraction(baselines.get(f"{kind}_{probe}")) for probe in probes])
         for kind, title in (
-            ("raw", run.words.raw.capitalize()),
+            ("raw", run.words.raw[:1].upper() + run.words.raw[1:]),
             ("untrained", "Untrained base"),
             ("base", "Trained base"),
         )

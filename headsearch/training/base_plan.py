@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from headsearch.config import normalization
-from headsearch.config.domains import IMAGE
+from headsearch.config.domains import IMAGE, TEXT
 from headsearch.config.input_shape import InputShape
 from headsearch.config.settings import RunConfig, resolve
 from headsearch.data.domains import domain_of
@@ -19,8 +19,10 @@ from headsearch.models.bases import (
     BasePlan,
     Weights,
     base_arguments,
+    parsed_arguments,
     plan_base,
     plan_module,
+    plan_text_base,
     pretrained_weights,
     read_weights,
     timm_name_of,
@@ -31,7 +33,7 @@ from headsearch.training.multicrop import arguments_for_local_crops
 
 BASE_SETTINGS = (
     "base", "base_args", "base_weights", "weights_prefix", "pretrained", "image_size", "patch_size",
-    "domain", "clip_seconds", "hop_ms", "mels",
+    "domain", "clip_seconds", "hop_ms", "mels", "text_tokens", "vocab_size",
 )  # fmt: skip
 """The settings that determine the base."""
 
@@ -44,6 +46,8 @@ def named_base(config: RunConfig) -> tuple[dict[str, Any], Weights | None]:
     Raises:
         UserError: an unknown base or argument, or weights that cannot be read.
     """
+    if config.domain == TEXT:
+        return parsed_arguments(config.base_args), None
     timm_name_of(config.base)
     arguments = base_arguments(config.base, config.base_args)
     if config.pretrained and config.base_weights is not None:
@@ -104,6 +108,8 @@ def plan_for(
         return inputs.base
     if inputs.base is not None:
         return plan_module(inputs.base, shape)
+    if shape.vocabulary:
+        return plan_text_base(config.base, shape, arguments)
     views = domain_of(config).views(config, shape)
     arguments = arguments_for_local_crops(config.base, arguments, views)
     return plan_base(

@@ -67,6 +67,8 @@ def _inputs(plan: BasePlan) -> str:
 
 def _advice(plan: BasePlan) -> str:
     if plan.input_shape.sequence:
+        if plan.input_shape.vocabulary:
+            return "use a smaller --batch-size or --text-tokens"
         return "use a smaller --batch-size or --clip-seconds, or a larger --patch-size"
     smaller = "use a smaller --batch-size or --image-size"
     patch = plan.arguments.get("patch_size")
@@ -86,8 +88,7 @@ def activation_bytes_per_image(plan: BasePlan) -> float | None:
     try:
         with torch.device("meta"):
             base = plan.without_weights().build().to("meta").train()
-            images = torch.empty(IMAGES, *plan.input_shape.tensor)
-            return _kept_bytes(base, images) / IMAGES
+            return _kept_bytes(base, plan.example(IMAGES)) / IMAGES
     except REFUSALS:  # such as modules whose branches depend on values
         return None
 

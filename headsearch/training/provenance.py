@@ -36,7 +36,8 @@ def setup_notes(setup: TrainingSetup) -> Iterator[str]:
     if setup.plan.weights is not None:
         yield str(setup.plan.weights)
     words = setup.domain.words
-    yield f"{words.normalized} are normalised with {normalized_with(setup)}"
+    if not setup.plan.input_shape.vocabulary:
+        yield f"{words.normalized} are normalised with {normalized_with(setup)}"
     yield f"views of training {words.samples}: {_views(setup).words}"
     bank = data.bank
     labels = counted(len(bank.classes), "class", "classes") if bank is not None else "no labels"

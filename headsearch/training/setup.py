@@ -29,7 +29,7 @@ from headsearch.data.domains import domain_of
 from headsearch.data.factory import BUILT_IN, BUILT_IN_FULL
 from headsearch.data.fingerprint import difference, fingerprint
 from headsearch.data.loader import Loader, StepViews, steps_per_epoch
-from headsearch.data.settings import AudioSettings
+from headsearch.data.settings import AudioSettings, TextSettings
 from headsearch.data.sharing import Share
 from headsearch.errors import UserError, unknown
 from headsearch.evaluation.discrepancy import DISCREPANCIES
@@ -37,6 +37,7 @@ from headsearch.evaluation.rung import OnScoring, score_rung
 from headsearch.evaluation.scores import PROTOTYPE_KL, RungScores
 from headsearch.models.bases import (
     BasePlan,
+    folder_of,
     repeated_blocks,
 )
 from headsearch.models.heads import FAMILIES
@@ -161,6 +162,10 @@ class TrainingSetup:
         def drawn(count: int, *sizes: int) -> torch.Tensor:
             return torch.randn((count, self.batch, *sizes), generator=generator).to(self.device)
 
+        if shape.vocabulary:
+            sizes = (VIEWS, self.batch, 2, shape.width)
+            ids = torch.randint(shape.vocabulary, sizes, generator=generator)
+            return StepViews(ids.to(self.device), None)
         crops, local = drawn(VIEWS, *shape.tensor), None
         views = self.domain.views(self.config, shape)
         if isinstance(views, ViewSettings) and views.local_views:
@@ -295,6 +300,13 @@ def _open_data(
                 config.window_ms,
                 config.hop_ms,
                 config.mels,
+            ),
+            text=TextSettings(
+                config.text_tokens,
+                config.vocab_size,
+                config.text_column,
+                config.label_column,
+                folder_of(config.base),
             ),
         ),
         partial(loading, f"decoding {domain_of(config).words.samples} of {config.data}"),

@@ -36,16 +36,28 @@ _WORDS = {"true": True, "false": False, "none": None}
 
 
 def base_arguments(name: str, text: str | None) -> dict[str, Any]:
-    """Parses a text such as `depth=6,embed_dim=192,norm_layer=rmsnorm` into arguments.
-
-    A value is a Python literal (6, 0.5, True, (2, 2, 6, 2)) or else plain text.
+    """Parses the arguments of a timm model; see `parsed_arguments`.
 
     Args:
         name: the base. Its model is built with the arguments on the meta device as a check.
         text: the text to parse; None for no arguments.
 
     Raises:
-        UserError: the text does not have this form, or the model does not take an argument.
+        UserError: the text has another form, or the model does not take an argument.
+    """
+    arguments = parsed_arguments(text)
+    if arguments:
+        check_arguments(timm_name_of(name), {**ALIAS_ARGUMENTS.get(name, {}), **arguments})
+    return arguments
+
+
+def parsed_arguments(text: str | None) -> dict[str, Any]:
+    """Parses a text such as `depth=6,embed_dim=192,norm_layer=rmsnorm` into arguments.
+
+    A value is a Python literal (6, 0.5, True, (2, 2, 6, 2)) or else plain text.
+
+    Raises:
+        UserError: the text does not have this form, or sets what cannot be set here.
     """
     arguments: dict[str, Any] = {}
     # Split only at commas before a KEY=, since values such as (2, 2, 6, 2) hold commas too.
@@ -62,8 +74,6 @@ def base_arguments(name: str, text: str | None) -> dict[str, Any]:
         if key in arguments:
             raise UserError(f"--base-args: {key} is given twice")
         arguments[key] = _value(match[2].strip())
-    if arguments:
-        check_arguments(timm_name_of(name), {**ALIAS_ARGUMENTS.get(name, {}), **arguments})
     return arguments
 
 

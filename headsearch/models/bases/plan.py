@@ -14,12 +14,14 @@ import timm
 import torch
 from torch import nn
 
+from headsearch.config.domains import TEXT_BASE
 from headsearch.config.input_shape import InputShape
 from headsearch.errors import UserError
 from headsearch.models.bases.arguments import check_arguments
 from headsearch.models.bases.base import WHOLE, Base, Reading
 from headsearch.models.bases.names import ALIAS_ARGUMENTS, own_family, timm_name_of
 from headsearch.models.bases.shapes import REFUSALS, Shape, Stage, first_line, measure
+from headsearch.models.bases.text_base import build_text_base
 from headsearch.models.bases.trunk import patch_embedding
 from headsearch.models.bases.weights import Weights, fitted
 from headsearch.text import with_article
@@ -42,7 +44,8 @@ class BasePlan:
 
     name: str
     timm_name: str
-    """timm's name of the model, or the qualified name of the class of a user's module."""
+    """timm's name of the model, the qualified name of the class of a user's module, or the model
+    type of a text base in transformers."""
     input_shape: InputShape
     stages: tuple[Stage, ...]
     """The shapes of the maps that heads can be attached to, the last map first."""
@@ -53,7 +56,8 @@ class BasePlan:
     gflops: float
     """GFLOPs (2 × multiply-adds) of one forward of one image."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of `timm.create_model` beyond the name."""
+    """Keyword arguments of `timm.create_model` beyond the name; of a text base the entries of its
+    configuration."""
     reading: Reading = WHOLE
     """Which of the model's outputs the base uses."""
     weights: Weights | None = None
@@ -78,6 +82,11 @@ class BasePlan:
             if drop_path:
                 raise self._no_drop_path()
             return Base(copy.deepcopy(self.module), self.reading)
+        if self.input_shape.vocabulary:
+            if drop_path:
+                raise self._no_drop_path()
+            state = None if self.weights is None else self.weights.state
+            return build_text_base(self.timm_name, self.arguments, state)
         rate = {"drop_path_rate": drop_path} if drop_path else {}
         try:
             trunk = timm.create_model(self.timm_name, num_classes=0, **self.arguments, **rate)
@@ -88,6 +97,12 @@ class BasePlan:
         if self.weights is not None:
             trunk.load_state_dict(self.weights.state)
         return Base(trunk, self.reading, drop_path=drop_path > 0)
+
+    def example(self, count: int) -> torch.Tensor:
+        """Inputs of the base on torch's default device, to trace it with; their values are open."""
+        if self.input_shape.vocabulary:
+            return torch.zeros(count, self.input_shape.width, dtype=torch.int64)
+        return torch.empty(count, *self.input_shape.tensor)
 
     def without_weights(self) -> BasePlan:
         """The same base with random first weights, which can be built on the meta device."""
@@ -116,10 +131,11 @@ class BasePlan:
 
     def __str__(self) -> str:
         height, width = self.grid
+        shown = {} if self.input_shape.vocabulary and self.weights else self.arguments
         chosen = ", ".join(
             f"{key.replace('_', ' ')} {value}"
-            for key, value in self.arguments.items()
-            if key not in ("img_size", "in_chans")
+            for key, value in shown.items()
+            if key not in ("img_size", "in_chans", "vocab_size", "pad_token_id")
         )
         return (
             f"{self.name} ({self.timm_name}) on {self.input_shape.words}"
@@ -158,6 +174,8 @@ def plan_base(
         UserError: timm has no such model, the model does not take the arguments, it gives no usable
             map at this image size, or the weights do not fit it.
     """
+    if name.startswith(TEXT_BASE):
+        raise UserError(f"{name} is a base of texts, and this fits bases to images alone")
     arguments = {**ALIAS_ARGUMENTS.get(name, {}), **(arguments or {})}
     shape = InputShape.square(image_size) if isinstance(image_size, int) else image_size
     if shape.channels != 3:

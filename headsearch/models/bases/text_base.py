@@ -8,98 +8,184 @@ Shapes: B texts, L tokens, D width. Maps are (B, D, 1, L).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from headsearch.errors import UserError, unknown
-from headsearch.models.bases.base import BaseOutput
+from headsearch.config.domains import TEXT_BASE
+from headsearch.config.text_views import NOISE_LEVELS
+from headsearch.errors import UserError
+from headsearch.models.bases.base import WHOLE, Base, BaseOutput
 from headsearch.models.bases.shapes import REFUSALS, first_line
 from headsearch.models.bases.trunk import make_deterministic, repeated_blocks
 from headsearch.models.heads.padding import masked_mean
 
-PREFIX = "hf:"
-NAMES: dict[str, str] = {
-    "bert-base-uncased": "bert",
-    "distilbert-base-uncased": "distilbert",
-    "gpt2": "gpt2",
-}
-"""Published models whose configuration is the default of their type in transformers."""
-
+ATTENTION = "sdpa_of_headsearch"
+"""The name of our implementation of attention in transformers."""
 PROBE_TOKENS, TOLERANCE = 8, 1e-4
 """Length of the texts on which a model is tried, and the largest difference that is rounding."""
 
 
-class TextBase(nn.Module):
+class TextBase(Base):
     """A transformers model with the interface of `Base`: token ids to maps of one row.
 
-    Padding is the token `pad_id`; it lies behind a text. What the maps hold there has no meaning.
-    All random parts of the model are switched off.
+    All random parts of the model are switched off. What the maps hold behind the end of a text has
+    no meaning.
 
     Args:
         trunk: a model of transformers without a task head.
-        pad_id: the id of the padding token.
 
     Attributes:
+        trunk: the model; the names of its parameters do not change.
         mask_token: parameter that replaces the embedding of a masked token.
     """
 
-    def __init__(self, trunk: Any, pad_id: int) -> None:
-        super().__init__()
-        self.trunk = trunk
-        self.pad_id = pad_id
+    mask_token: nn.Parameter
+
+    def __init__(self, trunk: Any) -> None:
+        nn.Module.__init__(self)
+        self.trunk, self.reading = trunk, WHOLE
         if hasattr(trunk, "pooler"):
             trunk.pooler = None  # its output would be used by no one
         self.mask_token = nn.Parameter(torch.zeros(trunk.get_input_embeddings().embedding_dim))
+        self._pad_id = pad_id_of(trunk.config)
         make_deterministic(trunk)
 
     def forward(
         self,
-        ids_BL: Tensor,
+        texts: Tensor,
         mask_B1L: Tensor | None = None,
         feature_indices: Sequence[int] = (0,),
     ) -> BaseOutput:
         """Computes maps, tokens and the feature of texts: the mean of their tokens.
 
         Args:
-            ids_BL: token ids, int64; `pad_id` behind the end of a text.
+            texts: token ids (B, L), int64, -1 behind the end of a text; or views (B, 2, L) of
+                texts, with the noise of each token as the second row (see `make_text_views`).
             mask_B1L: bool; True for tokens to hide from the base.
             feature_indices: the maps to return, counted from the last; must contain 0.
         """
-        valid_B1L = (ids_BL != self.pad_id).unsqueeze(1)
+        ids_BL, noise_BL = (texts, None) if texts.ndim == 2 else texts.unbind(1)
+        valid_B1L = (ids_BL >= 0).unsqueeze(1)
         blocks = repeated_blocks(self.trunk)
-        with self._masked_tokens(mask_B1L), ExitStack() as hooks:
+        with self._changed_embeddings(mask_B1L, noise_BL), ExitStack() as hooks:
             seen: dict[int, Tensor] = {}
             for index in feature_indices:
                 # The output of a block: the last hidden states of some models have had a norm.
                 hook = blocks[-1 - index].register_forward_hook(_remember(seen, index))
                 hooks.callback(hook.remove)
-            output = self.trunk(input_ids=ids_BL, attention_mask=valid_B1L[:, 0].long())
+            output = self.trunk(
+                input_ids=torch.where(valid_B1L[:, 0], ids_BL, self._pad_id),
+                attention_mask=valid_B1L[:, 0].long(),
+            )
         tokens_BLD: Tensor = output.last_hidden_state
         maps = {index: seen[index].transpose(1, 2).unsqueeze(2) for index in feature_indices}
         return BaseOutput(maps, tokens_BLD, masked_mean(tokens_BLD, valid_B1L), valid_B1L)
 
     @contextmanager
-    def _masked_tokens(self, mask_B1L: Tensor | None) -> Iterator[None]:
-        """Within this context the embeddings of masked tokens are the mask token."""
-        if mask_B1L is None:
+    def _changed_embeddings(
+        self, mask_B1L: Tensor | None, noise_BL: Tensor | None
+    ) -> Iterator[None]:
+        """Within this context some values of embeddings are dropped, and some tokens are masked."""
+        if mask_B1L is None and noise_BL is None:
             yield
             return
 
-        def replace_masked(module: nn.Module, inputs: Any, embedded_BLD: Tensor) -> Tensor:
-            return torch.where(mask_B1L[:, 0, :, None], self.mask_token, embedded_BLD)
+        def change(module: nn.Module, inputs: Any, embedded_BLD: Tensor) -> Tensor:
+            if noise_BL is not None:
+                embedded_BLD = dropped(embedded_BLD, noise_BL)
+            if mask_B1L is None:
+                return embedded_BLD
+            token_D = self.mask_token.to(embedded_BLD.dtype)
+            return torch.where(mask_B1L[:, 0, :, None], token_D, embedded_BLD)
 
-        handle = self.trunk.get_input_embeddings().register_forward_hook(replace_masked)
+        handle = self.trunk.get_input_embeddings().register_forward_hook(change)
         try:
             yield
         finally:
             handle.remove()
+
+
+def build_text_base(
+    kind: str, entries: Mapping[str, Any], state: Mapping[str, Tensor] | None = None
+) -> TextBase:
+    """Builds a text base on torch's default device.
+
+    Args:
+        kind: a model type of transformers.
+        entries: of its configuration.
+        state: its first weights; random ones, by torch's global seed, if None.
+
+    Raises:
+        UserError: the model cannot be built.
+    """
+    library = transformers(f"{TEXT_BASE}{kind}")
+    try:
+        config = library.AutoConfig.for_model(kind, **entries)
+        trunk = library.AutoModel.from_config(config, trust_remote_code=False)
+        if _takes(trunk, ATTENTION):
+            trunk.set_attn_implementation(ATTENTION)
+    except REFUSALS as error:
+        raise UserError(f"{TEXT_BASE}{kind} cannot be built: {first_line(error)}") from None
+    base = TextBase(trunk)
+    if state is not None:
+        trunk.load_state_dict(state)
+    return base
+
+
+def transformers(name: str) -> Any:
+    """The package transformers. Raises UserError if it is not installed."""
+    try:
+        import transformers
+    except ImportError:
+        raise UserError(f"{name} needs transformers: pip install 'headsearch[text]'") from None
+    transformers.utils.logging.set_verbosity_error()  # of kernels and special tokens, unused here
+    return transformers
+
+
+def _takes(trunk: Any, attention: str) -> bool:
+    """Whether a model takes an implementation of attention, which is registered here.
+
+    It is torch's attention, with a mask that is made without a look at it: transformers itself asks
+    the host whether there is any padding, and a training step must not wait for that.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+
+    def mask(*arguments: Any, **keywords: Any) -> Any:
+        always = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+        return sdpa_mask(*arguments, **{**keywords, **always})
+
+    AttentionInterface.register(attention, sdpa_attention_forward)
+    AttentionMaskInterface.register(attention, mask)
+    return bool(getattr(trunk, "_supports_sdpa", False))
+
+
+def dropped(embedded_BLD: Tensor, noise_BL: Tensor) -> Tensor:
+    """Embeddings with some values set to 0 and the others scaled up, as dropout does.
+
+    Which values are dropped depends on the noise of the token alone. A generator of torch would be
+    advanced by heads too, and a base must not depend on the heads that train with it.
+
+    Args:
+        embedded_BLD: the embeddings.
+        noise_BL: int64; a number, times `NOISE_LEVELS`, plus the rate in parts of these. 0 drops
+            nothing.
+    """
+    rate_BL1 = (noise_BL % NOISE_LEVELS).unsqueeze(-1)
+    place_D = torch.arange(embedded_BLD.shape[-1], device=noise_BL.device)
+    # Two rounds of a multiplicative hash of 31 bits, whose upper bits are used.
+    bits_BLD = (noise_BL // NOISE_LEVELS).unsqueeze(-1) * 2654435761 + place_D * 40503 + 1013904223
+    for _ in range(2):
+        bits_BLD = bits_BLD & 0x7FFFFFFF
+        bits_BLD = (bits_BLD ^ (bits_BLD >> 15)) * 0x2C1B3C6D
+    level_BLD = ((bits_BLD & 0x7FFFFFFF) >> 12) % NOISE_LEVELS
+    scale_BL1 = NOISE_LEVELS / (NOISE_LEVELS - rate_BL1).to(embedded_BLD.dtype)
+    return torch.where(level_BLD >= rate_BL1, embedded_BLD * scale_BL1, 0.0)
 
 
 def _remember(seen: dict[int, Tensor], index: int) -> Any:
@@ -109,45 +195,17 @@ def _remember(seen: dict[int, Tensor], index: int) -> Any:
     return hook
 
 
-def build_text_base(name: str, arguments: Mapping[str, Any] | None = None) -> TextBase:
-    """The base that a name means: `hf:TYPE` with random weights, `hf:/FOLDER` with its own.
-
-    Args:
-        name: `hf:` with a model type of transformers, with a name in `NAMES`, or with a folder.
-        arguments: entries of the configuration that differ from its defaults; none for a folder.
-
-    Raises:
-        UserError: transformers is not installed, no such type or folder, a folder without
-            safetensors, an argument that the configuration does not have, or a model that reads
-            padding.
-    """
-    transformers = _transformers(name)
-    wanted = name.removeprefix(PREFIX)
-    if Path(wanted).is_dir():
-        if arguments:
-            raise UserError(f"{name}: the folder's config.json decides its sizes: give no others")
-        trunk = _from_folder(transformers, Path(wanted))
-    else:
-        trunk = _from_type(transformers, wanted, arguments or {})
-    base = TextBase(trunk, _pad_id(trunk.config)).eval()
-    if not repeated_blocks(trunk):
-        raise UserError(f"{name}: no repeated blocks are found in it: use another base")
-    try:
-        padding_matters = reads_padding(base)
-    except REFUSALS as error:
-        raise UserError(f"{name} does not take token ids alone: {first_line(error)}") from None
-    if padding_matters:
-        raise UserError(
-            f"{name}: its output for a text depends on the padding behind it: use another base"
-        )
-    return base
+def pad_id_of(config: Any) -> int:
+    """The padding id of a configuration, or any id where it has none: padding is masked."""
+    pad_id = getattr(config, "pad_token_id", None)
+    return pad_id if isinstance(pad_id, int) and 0 <= pad_id < config.vocab_size else 0
 
 
 @torch.no_grad()
 def reads_padding(base: TextBase) -> bool:
     """Whether the output for a text depends on how much padding is behind it; tried on one text."""
     ids_1L = _probe_ids(base)
-    padded_1L = nn.functional.pad(ids_1L, (0, 3), value=base.pad_id)
+    padded_1L = nn.functional.pad(ids_1L, (0, 3), value=-1)
     alone, padded = (base(ids)[0][0] for ids in (ids_1L, padded_1L))
     return not torch.allclose(padded[..., :PROBE_TOKENS], alone, rtol=0, atol=TOLERANCE)
 
@@ -164,68 +222,6 @@ def is_causal(base: TextBase) -> bool:
 
 def _probe_ids(base: TextBase) -> Tensor:
     """(1, `PROBE_TOKENS`) different ids, none of them padding."""
-    ids = [token for token in range(PROBE_TOKENS + 1) if token != base.pad_id]
+    pad_id = pad_id_of(base.trunk.config)
+    ids = [token for token in range(PROBE_TOKENS + 1) if token != pad_id]
     return torch.tensor([ids[:PROBE_TOKENS]])
-
-
-def _pad_id(config: Any) -> int:
-    """The padding id of a configuration; its last token, if it names none (as GPT-2's)."""
-    pad_id = getattr(config, "pad_token_id", None)
-    size = int(config.vocab_size)
-    return pad_id if isinstance(pad_id, int) and 0 <= pad_id < size else size - 1
-
-
-def _transformers(name: str) -> Any:
-    try:
-        import transformers
-    except ImportError:
-        raise UserError(f"{name} needs transformers: pip install transformers") from None
-    return transformers
-
-
-def _from_type(transformers: Any, wanted: str, arguments: Mapping[str, Any]) -> Any:
-    """A model of a type, with random weights."""
-    if wanted not in NAMES and wanted not in transformers.CONFIG_MAPPING:
-        if "/" in wanted:
-            raise UserError(
-                f"{PREFIX}{wanted}: no such folder, and nothing is loaded from the hub: download "
-                f"the model (hf download {wanted} --local-dir FOLDER) and give {PREFIX}FOLDER"
-            )
-        some = {*NAMES, *NAMES.values()}  # of the hundreds of types
-        raise unknown("text base", PREFIX + wanted, [PREFIX + known for known in some])
-    config = transformers.AutoConfig.for_model(NAMES.get(wanted, wanted))
-    known = config.to_dict()
-    for key in arguments:
-        if key not in known:
-            raise unknown(f"argument of {PREFIX}{wanted}", key, known)
-    config = transformers.AutoConfig.for_model(NAMES.get(wanted, wanted), **arguments)
-    try:
-        return transformers.AutoModel.from_config(config, trust_remote_code=False)
-    except REFUSALS as error:
-        raise UserError(f"{PREFIX}{wanted} cannot be built: {first_line(error)}") from None
-
-
-def _from_folder(transformers: Any, folder: Path) -> Any:
-    """The model in a folder, with its weights."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: config.json cannot be read: {error}") from None
-    if not isinstance(config, dict) or config.get("auto_map"):
-        raise UserError(f"{folder}: its config.json asks for code of its own, which is never run")
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(
-            f"{folder}: no .safetensors in it; pickles (.bin, .pt) can run code and are not read: "
-            "save the model with safetensors"
-        )
-    try:
-        trunk, report = transformers.AutoModel.from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True, trust_remote_code=False,
-            output_loading_info=True,
-        )  # fmt: skip
-    except (OSError, SafetensorError, *REFUSALS) as error:
-        raise UserError(f"{folder} cannot be read as a model: {first_line(error)}") from None
-    missing = [key for key in report["missing_keys"] if not key.startswith("pooler.")]
-    if missing:
-        raise UserError(f"{folder}: its weights lack {sorted(missing)[0]} and others")
-    return trunk

@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor
 
 from headsearch.config import normalization
+from headsearch.config.domains import TEXT
 from headsearch.data.factory import BUILT_IN
 from headsearch.data.image.synthetic.scenes import CLASSES, generate_scenes
 from headsearch.errors import UserError, unknown
@@ -95,6 +96,8 @@ def explained(
     for name in only:
         if name not in ANALYSES:
             raise unknown("analysis", name, ANALYSES)
+    if run.config.get("domain") == TEXT:
+        raise UserError(f"{run.path} is a run on texts: explain takes images and clips")
     chosen = comparison(run, head, top)
     if console is not None:
         print_notes(console, chosen.notes)

@@ -95,17 +95,24 @@ class Ibot(Dino):
         logits_BNP = upcast(_patch_logits(inputs.teacher, inputs.features))
         centre = _projection_of_base(inputs.student).patch_centre
         patches_BNP = F.softmax((logits_BNP - centre) / inputs.temperature, dim=-1)
-        update_centre(centre, logits_BNP.mean(dim=(0, 1)))
+        update_centre(centre, _mean_over_patches(logits_BNP, inputs.features.base.valid))
         return Targets(class_targets, patches_BNP)
 
     def own_loss_of_base(self, outputs: StepOutputs, embedding: Tensor) -> Tensor:
         return super().own_loss_of_base(outputs, embedding) + self.kept_of_base(outputs)
 
     def kept_of_base(self, outputs: StepOutputs) -> Tensor:
-        assert outputs.mask_BHW is not None
         assert outputs.targets.patches is not None
         logits_BNP = upcast(_patch_logits(outputs.student, outputs.features))
-        return masked_mean(cross_entropy(logits_BNP, outputs.targets.patches), outputs.mask_BHW)
+        return masked_mean(cross_entropy(logits_BNP, outputs.targets.patches), outputs.hidden())
+
+
+def _mean_over_patches(logits_BNP: Tensor, valid_BHW: Tensor | None) -> Tensor:
+    """The mean (P,) over all patches that hold data."""
+    if valid_BHW is None:
+        return logits_BNP.mean(dim=(0, 1))
+    valid_BN1 = valid_BHW.flatten(1).unsqueeze(-1)
+    return torch.where(valid_BN1, logits_BNP, 0.0).sum(dim=(0, 1)) / valid_BN1.sum().clamp(min=1)
 
 
 def _projection_of_base(network: Network) -> IbotBaseProjection:

@@ -87,6 +87,17 @@ class StepOutputs:
     """The base's pooled features of the local crops: L of each image, those of all images before
     the next L; None without multi-crop."""
 
+    def hidden(self, head: str | None = None) -> Tensor:
+        """The patches that were hidden from the student and hold data, (2B, H, W), bool.
+
+        Args:
+            head: its crops alone; all crops if None.
+        """
+        assert self.mask_BHW is not None
+        valid_BHW = self.features.base.valid
+        mask_BHW = self.mask_BHW if valid_BHW is None else self.mask_BHW & valid_BHW
+        return mask_BHW if head is None else self.for_head(head, mask_BHW)
+
     def for_head(self, name: str, all_crops: Tensor) -> Tensor:
         """The rows of a tensor over all crops (2B, …) that belong to the crops of one head."""
         return all_crops if self.shares is None else self.shares.of([name], all_crops)[name]

@@ -1,0 +1,214 @@
+"""A search on texts, from a file to the report, and what follows it: pretraining, resuming."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from headsearch.config.settings import RunConfig, resolve
+from headsearch.errors import UserError
+from headsearch.evaluation.rung import raw_inputs
+from headsearch.models.bases import plan_named
+from headsearch.pretraining.explaining.session import explained
+from headsearch.pretraining.export import export_from
+from headsearch.pretraining.head_selection import head_on
+from headsearch.pretraining.run import Pretraining
+from headsearch.pretraining.setup import prepare_pretraining
+from headsearch.report.document import write_report
+from headsearch.runs.run import Run, read_run
+from headsearch.study.resuming import resumed_search
+from headsearch.study.search import Search
+from headsearch.study.setup import SearchSetup, prepare
+from headsearch.training.memory_estimate import activation_bytes_per_image
+from headsearch.training.schedules import StepPosition
+from headsearch.training.setup import attach
+from helpers.texts import TINY_BERT, made_up, text_table
+
+transformers = pytest.importorskip("transformers")
+
+SPACE = """
+families:
+  convnext: {depth: 1, kernel: 3}
+  gru: {depth: 1}
+controls:
+  own: {depth: 1}
+constraints: {max_params: 100, max_gflops: 100}
+"""
+
+
+def config_for(folder: Path, **changes: Any) -> RunConfig:
+    (folder / "space.yaml").write_text(SPACE)
+    return resolve({
+        "base": "hf:bert-base-uncased", "base_args": TINY_BERT, "vocab_size": 320,
+        "space": str(folder / "space.yaml"), "data": str(folder / "texts.csv"),
+        "epochs": 2, "batch_size": 32, "rungs": 2, "eval_images": 64, "bank_images": 64,
+        "device": "cpu", "precision": "float32", "threads": 1, "out": folder / "run", **changes,
+    })  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> SearchSetup:
+    folder = tmp_path_factory.mktemp("text")
+    text_table(folder / "texts.csv", 200)
+    return prepare(config_for(folder))
+
+
+@pytest.fixture(scope="module")
+def searched(prepared: SearchSetup) -> Run:
+    Search(prepared).run()
+    assert prepared.config.out is not None
+    return read_run(prepared.config.out)
+
+
+def test_a_search_on_texts_has_the_same_tables(searched: Run) -> None:
+    assert set(searched.ranking["candidate"]) == {"convnext-d1-k3", "gru-d1", "own-d1"}
+    assert (searched.ranking["state"] == "complete").all()
+    assert searched.rungs["head_knn"].between(0, 1).all()
+    assert searched.rungs["discrepancy"].notna().all()
+    config = searched.config
+    assert (config["domain"], config["image_size"]) == ("text", None)
+    assert (config["text_tokens"], config["vocab_size"]) == (24, 320)
+    assert searched.facts["base"]["grid"] == [1, 24]
+
+
+def test_the_report_speaks_of_texts(searched: Run) -> None:
+    write_report(searched)
+    report = (searched.path / "report.md").read_text()
+    assert "TF-IDF" in report
+    assert "training texts" in report
+    assert "Raw pixels" not in report
+
+
+def test_words_of_their_own_tell_classes_apart_without_learning(prepared: SearchSetup) -> None:
+    raw = raw_inputs(prepared.data)
+    assert raw.report is not None
+    assert raw.report.knn > 0.9
+
+
+def test_a_search_is_resumed_with_the_same_vocabulary(searched: Run) -> None:
+    again = resumed_search(searched)
+    assert again.prepared.plan.input_shape == (3, 1, 24, True, 320)
+
+
+def test_the_base_is_pretrained_and_loaded_by_transformers(searched: Run, tmp_path: Path) -> None:
+    flags = {"out": tmp_path / "solo", "epochs": 1, "rungs": 1}
+    solo = Pretraining(prepare_pretraining(flags, run=searched, head="gru-d1"))
+    solo.run()
+    assert solo.loading == f"transformers.AutoModel.from_pretrained('{tmp_path / 'solo/model'}')"
+    folder = tmp_path / "solo" / "model"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder, add_pooling_layer=False).eval()
+    encoder = solo.setup.data.encoder
+    assert encoder is not None
+    text = made_up(1)[0][0]
+    ids = tokenizer(text)["input_ids"]
+    assert ids == encoder.tokenizer.encode(text).ids
+    base = solo.setup.new_trainer("joint").student.base.eval()
+    base.trunk.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        want = model(input_ids=torch.tensor([ids])).last_hidden_state
+        torch.testing.assert_close(base(torch.tensor([ids])).tokens_BND, want)
+    # A base of that folder continues from it, with its tokenizer.
+    again = prepare(config_for(
+        searched.path.parent, base=f"hf:{folder}", base_args=None, vocab_size=None, out=None
+    ))  # fmt: skip
+    assert again.plan.weights is not None
+    built = again.plan.build()
+    assert torch.equal(built.trunk.state_dict()["embeddings.word_embeddings.weight"],
+                       model.state_dict()["embeddings.word_embeddings.weight"])  # fmt: skip
+    assert again.plan.input_shape.vocabulary == 320
+
+
+def test_a_head_is_exported(searched: Run, tmp_path: Path) -> None:
+    exported = export_from(searched, head="gru-d1", out=tmp_path)
+    assert exported.files.python is not None
+    namespace: dict[str, Any] = {}
+    exec(exported.files.python.read_text(), namespace)
+    assert namespace["build_head"]()(torch.zeros(2, 16, 1, 24)).shape == (2, 16, 1, 24)
+
+
+@pytest.mark.parametrize("objective", ["mae", "ibot", "byol"])
+def test_objectives_with_masks_and_teachers_train_on_texts(searched: Run, objective: str) -> None:
+    setup = prepare(config_for(searched.path.parent, objective=objective, out=None)).training
+    trainer = setup.new_trainer("joint")
+    attach(trainer, setup, head_on(setup.plan, "convnext-d1-k3", searched).candidate)
+    for step in range(2):
+        trainer.step(setup.new_loader().crops(step), StepPosition(step, setup.steps))
+    assert trainer.read().base_sound
+    assert all(parameter.isfinite().all() for parameter in trainer.student.parameters())
+
+
+def test_the_base_does_not_depend_on_the_heads_that_observe(prepared: SearchSetup) -> None:
+    def trained(head: str | None) -> dict[str, torch.Tensor]:
+        setup = prepared.training
+        trainer = setup.new_trainer("observe")
+        if head is not None:
+            listing = prepared.listing
+            assert listing is not None
+            attach(trainer, setup, next(c for c in listing.candidates if c.name == head))
+        for step in range(2):
+            trainer.step(setup.new_loader().crops(step), StepPosition(step, setup.steps))
+        return trainer.student.base.state_dict()
+
+    alone, beside = trained(None), trained("gru-d1")
+    assert all(torch.equal(alone[name], beside[name]) for name in alone)
+
+
+def test_the_memory_of_a_step_is_estimated(prepared: SearchSetup) -> None:
+    kept = activation_bytes_per_image(prepared.plan)
+    assert kept is not None
+    assert kept > 16 * 16 * 4
+
+
+def test_a_table_of_candidates_needs_no_data() -> None:
+    plan = plan_named("hf:bert-base-uncased", 32, base_args=TINY_BERT)
+    assert plan.grid == (1, 64)
+    assert (plan.own_family, plan.causal) == ("attention", False)
+
+
+def test_bank_and_queries_may_be_files_of_their_own(searched: Run) -> None:
+    folder = searched.path.parent
+    (folder / "lines.txt").write_text("\n".join(text for text, _ in made_up(120, seed=1)))
+    text_table(folder / "bank.csv", 90, seed=2)
+    text_table(folder / "queries.csv", 60, seed=3)
+    pair = f"{folder / 'bank.csv'},{folder / 'queries.csv'}"
+    data = prepare(
+        config_for(folder, data=str(folder / "lines.txt"), eval_data=pair, out=None)
+    ).data
+    assert (len(data.train), data.train.labels) == (120, None)
+    assert data.bank is not None
+    assert (len(data.bank), len(data.queries)) == (64, 60)
+    assert data.bank.classes == data.queries.classes == ("money", "travel", "weather")
+
+
+def test_explain_says_that_it_takes_no_texts(searched: Run) -> None:
+    with pytest.raises(UserError, match="is a run on texts: explain takes images and clips"):
+        explained(searched)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"image_size": 32}, "--image-size is for --domain image"),
+        ({"clip_seconds": 2}, "--clip-seconds is for --domain audio"),
+        ({"base": "vit_mini", "domain": "text", "base_args": None}, "do not fit together"),
+        (
+            {"domain": "image", "base": "vit_mini", "base_args": None},
+            "--vocab-size is for --domain",
+        ),
+        ({"base_args": "vocab_size=9"}, "--base-args: vocab_size follows the texts"),
+        ({"base_args": "layers=9"}, "unknown argument of hf:bert-base-uncased 'layers'"),
+        ({"text_column": "words"}, "unknown --text-column of .* 'words'"),
+        ({"views": "crop_scale=0.2/1"}, "views: no setting 'crop_scale'"),
+        ({"text_tokens": 4000}, "does not take texts of up to 4000 tokens"),
+    ],
+)
+def test_settings_that_do_not_fit_texts_are_one_line(
+    searched: Run, changes: dict[str, object], said: str
+) -> None:
+    with pytest.raises(UserError, match=said) as error:
+        prepare(config_for(searched.path.parent, **{"out": None, **changes}))
+    assert "\n" not in str(error.value)
