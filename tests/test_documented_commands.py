@@ -44,6 +44,7 @@ NEVER_RUN = {
     "--dense-data": "scores every pixel, which takes half a minute",
     "--dry-run": "measures steps of the whole base",
     "audio": "needs clips of sound",
+    "text": "needs texts and a language model",
     "calibrate": "needs five heads, each verified under several seeds",
 }
 """Words of commands that are only read, with the reason."""
@@ -67,7 +68,9 @@ RUN = re.compile(r"\b(?:results|archive)/[\w-]+")
 """A run directory in a text."""
 
 NAMES = {
-    "base": lambda name: name in ALIASES or timm.is_model(name.partition(".")[0]),
+    "base": lambda name: (
+        name.startswith("hf:") or name in ALIASES or timm.is_model(name.partition(".")[0])
+    ),
     "space": lambda name: name in ready_spaces() or "/" in name or name.startswith("my"),
     "objective": OBJECTIVES.__contains__,
     "pruner": PRUNERS.__contains__,

@@ -9,25 +9,34 @@ from pathlib import Path
 import pytest
 import torch
 
+from headsearch.config.input_shape import InputShape
 from headsearch.errors import UserError
-from headsearch.models.bases.text_base import TextBase, build_text_base, is_causal
+from headsearch.models.bases import BasePlan, plan_text_base
+from headsearch.models.bases.text_base import TextBase
 
+TEXTS = InputShape.text(12, 50)
 TINY = {
     "hf:bert-base-uncased": {
         "num_hidden_layers": 3, "hidden_size": 32, "num_attention_heads": 2,
-        "intermediate_size": 64, "vocab_size": 50,
+        "intermediate_size": 64,
     },
-    "hf:gpt2": {"n_layer": 3, "n_embd": 32, "n_head": 2, "vocab_size": 50},
+    "hf:gpt2": {"n_layer": 3, "n_embd": 32, "n_head": 2},
+    "hf:deberta-v2": {
+        "num_hidden_layers": 3, "hidden_size": 32, "num_attention_heads": 2,
+        "intermediate_size": 64,
+    },
+    "hf:mamba": {"num_hidden_layers": 3, "hidden_size": 32},
 }  # fmt: skip
+"""Attention in both directions and in one, attention of its own kind, and none."""
 
-FNET = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "vocab_size": 50}
-T5 = {"num_layers": 2, "d_model": 32, "d_ff": 64, "num_heads": 2, "d_kv": 16, "vocab_size": 50}
+FNET = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64}
+T5 = {"num_layers": 2, "d_model": 32, "d_ff": 64, "num_heads": 2, "d_kv": 16}
 
 
 def test_without_transformers_one_line_says_what_to_install(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UserError, match="hf:gpt2 needs transformers: pip install transformers"):
-        build_text_base("hf:gpt2")
+    with pytest.raises(UserError, match="hf:gpt2 needs transformers: pip install"):
+        plan_text_base("hf:gpt2", TEXTS)
 
 
 @pytest.fixture
@@ -35,18 +44,25 @@ def transformers():
     return pytest.importorskip("transformers")
 
 
+def plan_of(name: str) -> BasePlan:
+    return plan_text_base(name, TEXTS, TINY[name])
+
+
 def tiny(name: str) -> TextBase:
+    plan = plan_of(name)
     torch.manual_seed(0)
-    return build_text_base(name, TINY[name])
+    base = plan.build()
+    assert isinstance(base, TextBase)
+    return base.eval()
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_padding_does_not_change_a_text(name, transformers) -> None:
     base = tiny(name)
     ids = torch.arange(1, 13).view(2, 6)
-    padded = torch.full((2, 11), base.pad_id)
+    padded = torch.full((2, 11), -1)
     padded[:, :6] = ids
-    padded[1, 4:] = base.pad_id
+    padded[1, 4:] = -1
     with torch.no_grad():
         short, whole = base(ids[1:, :4], feature_indices=(0, 1)), base(ids, feature_indices=(0, 1))
         found = base(padded, feature_indices=(0, 1))
@@ -64,9 +80,41 @@ def test_padding_does_not_change_a_text(name, transformers) -> None:
     torch.testing.assert_close(found.pooled_BD[1], short.tokens_BND[0].mean(0), rtol=0, atol=1e-6)
 
 
-def test_maps_come_before_the_final_norm_and_a_reading_model_is_causal(transformers) -> None:
-    gpt, bert = tiny("hf:gpt2"), tiny("hf:bert-base-uncased")
-    assert (is_causal(gpt), is_causal(bert)) == (True, False)
+@pytest.mark.parametrize("name", TINY)
+def test_the_output_is_that_of_the_model(name, transformers) -> None:
+    base, ids = tiny(name), torch.arange(1, 13).view(2, 6)
+    model = transformers.AutoModel.from_config(base.trunk.config).eval()
+    model.load_state_dict(base.weights(), strict=False)  # it has a pooler besides
+    with torch.no_grad():
+        want = model(input_ids=ids).last_hidden_state
+        torch.testing.assert_close(base(ids).tokens_BND, want, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["hf:bert-base-uncased", "hf:gpt2", "hf:mamba"])
+def test_a_step_looks_at_no_value_on_the_host(name, transformers) -> None:
+    plan = plan_of(name)
+    with torch.device("meta"):  # has no values
+        base = plan.build().train()
+        views = torch.zeros(2, 2, 12, dtype=torch.int64)
+        output = base(views, torch.zeros(2, 1, 12, dtype=torch.bool), feature_indices=(0, 2))
+    assert output.maps_BDHW[2].shape == (2, 32, 1, 12)
+
+
+def test_a_plan_knows_shapes_and_whether_a_base_is_causal(transformers) -> None:
+    bert, gpt, mamba = map(plan_of, ("hf:bert-base-uncased", "hf:gpt2", "hf:mamba"))
+    assert [p.causal for p in (bert, gpt, mamba)] == [False, True, True]
+    assert [p.own_family for p in (bert, gpt, mamba)] == ["attention", "attention", None]
+    assert [s.grid for s in bert.stages] == [(1, 12)] * 3
+    # Per token and block: 4 D² of attention, 2 · 2 D² of the MLP, and 2 L D for attention itself.
+    products = 12 * 3 * (4 * 32**2 + 2 * 32 * 64 + 2 * 12 * 32)
+    assert bert.gflops == pytest.approx(2 * products / 1e9)
+    words = str(bert)
+    assert "texts of up to 12 tokens" in words
+    assert "vocab" not in words
+
+
+def test_maps_come_before_the_final_norm(transformers) -> None:
+    gpt = tiny("hf:gpt2")
     out = gpt(torch.arange(1, 7)[None])
     normed = gpt.trunk.ln_f(out.maps_BDHW[0][:, :, 0].transpose(1, 2))
     torch.testing.assert_close(normed, out.tokens_BND)
@@ -84,30 +132,45 @@ def test_a_base_is_deterministic_and_masked_tokens_are_hidden(transformers) -> N
     assert unused == set()
 
 
-def test_a_folder_gives_its_weights(transformers, tmp_path: Path) -> None:
-    base = tiny("hf:bert-base-uncased")
-    base.trunk.save_pretrained(tmp_path)
-    again = build_text_base(f"hf:{tmp_path}")
+def test_the_noise_of_a_view_decides_what_is_dropped(transformers) -> None:
+    base = tiny("hf:bert-base-uncased").train()
     ids = torch.arange(1, 7)[None]
-    assert torch.equal(again(ids).tokens_BND, base(ids).tokens_BND)
+    none, noise = torch.zeros_like(ids), torch.full_like(ids, 1234 * 256 + 26)
+    plain, one, two = (base(torch.stack([ids, each], 1)) for each in (none, noise, noise + 256))
+    assert torch.equal(plain.tokens_BND, base(ids).tokens_BND)
+    assert torch.equal(one.tokens_BND, base(torch.stack([ids, noise], 1)).tokens_BND)
+    assert not torch.equal(one.tokens_BND, plain.tokens_BND)
+    assert not torch.equal(one.tokens_BND, two.tokens_BND)
+
+
+def test_a_folder_gives_its_weights(transformers, tmp_path: Path) -> None:
+    base, name = tiny("hf:bert-base-uncased"), f"hf:{tmp_path}"
+    base.trunk.save_pretrained(tmp_path)
+    plan = plan_text_base(name, TEXTS)
+    ids = torch.arange(1, 7)[None]
+    assert torch.equal(plan.build()(ids).tokens_BND, base(ids).tokens_BND)
+    assert plan.weights is not None
+    assert len(str(plan)) < 300
     with pytest.raises(UserError, match=r"the folder's config\.json decides"):
-        build_text_base(f"hf:{tmp_path}", {"num_hidden_layers": 2})
+        plan_text_base(name, TEXTS, {"num_hidden_layers": 2})
+    with pytest.raises(UserError, match="knows 50 tokens, but the texts have 51"):
+        plan_text_base(name, InputShape.text(12, 51))
     weights = next(tmp_path.glob("*.safetensors"))
     weights.rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"no \.safetensors in it; pickles .* are not read"):
-        build_text_base(f"hf:{tmp_path}")
+        plan_text_base(name, TEXTS)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "m.M"}}))
     with pytest.raises(UserError, match="asks for code of its own, which is never run"):
-        build_text_base(f"hf:{tmp_path}")
+        plan_text_base(name, TEXTS)
     weights.write_bytes(b"cut short")
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="cannot be read as a model") as error:
-        build_text_base(f"hf:{tmp_path}")
+        plan_text_base(name, TEXTS)
     assert "\n" not in str(error.value)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json cannot be read"):
-        build_text_base(f"hf:{tmp_path}")
+        plan_text_base(name, TEXTS)
 
 
 def test_names_that_cannot_be_built_are_told_in_one_line(transformers) -> None:
@@ -115,10 +178,11 @@ def test_names_that_cannot_be_built_are_told_in_one_line(transformers) -> None:
         ("hf:google-bert/bert-base-uncased", {}, "nothing is loaded from the hub: download the"),
         ("hf:bort", {}, "unknown text base 'hf:bort'; did you mean 'hf:bert'"),
         ("hf:bert", {"layers": 2}, "unknown argument of hf:bert 'layers'"),
+        ("hf:bert", {"vocab_size": 2}, "--base-args: vocab_size follows the texts"),
         ("hf:bert", {"hidden_size": 30, "num_attention_heads": 4}, "cannot be built"),
         ("hf:fnet", FNET, "its output for a text depends on the padding behind it"),
-        ("hf:t5", T5, "hf:t5 does not take token ids alone"),
+        ("hf:t5", T5, "hf:t5 does not take texts of up to 12 tokens alone"),
     ):
         with pytest.raises(UserError, match=said) as error:
-            build_text_base(name, arguments)
+            plan_text_base(name, TEXTS, arguments)
         assert "\n" not in str(error.value)

@@ -108,7 +108,7 @@ def plan_text_base(
         raise UserError(f"{name}: no repeated blocks are found in it: use another base")
     try:
         padding_matters = reads_padding(base)
-        stages, gflops = _measured(base, shape.width)
+        stages, gflops = _measured(base, kind, entries, shape.width)
     except REFUSALS as error:
         raise UserError(f"{name} does not take {shape.words} alone: {first_line(error)}") from None
     if padding_matters:
@@ -129,11 +129,25 @@ def plan_text_base(
     )
 
 
+def _measured(
+    base: TextBase, kind: str, entries: Mapping[str, Any], tokens: int
+) -> tuple[tuple[Stage, ...], float]:
+    """The shapes of a base's maps, the last first, and the GFLOPs of a text of so many tokens.
+
+    On the meta device all products are counted, on a CPU not those within attention. A model that
+    looks at values has to be measured there.
+    """
+    try:
+        with torch.device("meta"):
+            return _stages_and_gflops(build_text_base(kind, entries).eval(), tokens)
+    except REFUSALS:
+        return _stages_and_gflops(base, tokens)
+
+
 @torch.no_grad()
-def _measured(base: TextBase, tokens: int) -> tuple[tuple[Stage, ...], float]:
-    """The shapes of a base's maps, the last first, and the GFLOPs of a text of so many tokens."""
+def _stages_and_gflops(base: TextBase, tokens: int) -> tuple[tuple[Stage, ...], float]:
     depth = len(repeated_blocks(base.trunk))
-    ids = torch.ones(1, tokens, dtype=torch.int64)
+    ids = torch.zeros(1, tokens, dtype=torch.int64)
     with FlopCounterMode(display=False) as counter:
         output = base(ids, feature_indices=range(depth))
     stages = tuple(Stage(output.maps_BDHW[index].shape[1], (1, tokens)) for index in range(depth))
