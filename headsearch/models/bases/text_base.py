@@ -142,7 +142,9 @@ def transformers(name: str) -> Any:
         import transformers
     except ImportError:
         raise UserError(f"{name} needs transformers: pip install 'headsearch[text]'") from None
-    transformers.utils.logging.set_verbosity_error()  # of kernels and special tokens, unused here
+    # It tells of kernels and special tokens that are not used here, and of each file it reads.
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     return transformers
 
 
