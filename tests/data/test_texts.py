@@ -97,6 +97,14 @@ def test_files_that_cannot_be_read_are_one_line(
         opened(tmp_path / f"no-{name}")
 
 
+def test_what_is_no_file_of_texts_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--data scenes are the built-in images"):
+        opened("scenes")
+    table = text_table(tmp_path / "train.csv", 5)
+    with pytest.raises(UserError, match=f"is a folder of tables: name one of them, {table}"):
+        opened(tmp_path)
+
+
 def test_bad_texts_are_left_out_and_listed(tmp_path: Path) -> None:
     lines = [text.encode() for text, _ in made_up(200)]
     lines[3], lines[7], lines[9] = b"", b"caf\xe9 latin", b" \x00\x07 "

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from headsearch.config.text_settings import LONGEST_TEXT, SHORTEST_TEXT, STEP, VOCABULARY
-from headsearch.data.factory import Form, Opener, Pool, Role
+from headsearch.data.factory import BUILT_IN, Form, Opener, Pool, Role
 from headsearch.data.file_kinds import TEXTS
 from headsearch.data.image.file_source import FileSource
 from headsearch.data.image.label_files import in_order
 from headsearch.data.image.loading import Loading, load_inputs
-from headsearch.data.image.readers import nearest, open_named
+from headsearch.data.image.readers import files_below, nearest, open_named
 from headsearch.data.image.source import Items, Source
 from headsearch.data.image.store import Images
 from headsearch.data.order import balanced_order
 from headsearch.data.settings import TextSettings
-from headsearch.data.text.tables import TABLES, Rows, read_table
+from headsearch.data.text.tables import COLUMNS, RECORDS, TABLES, Rows, read_table
 from headsearch.data.text.tokens import (
     TRAINED_ON,
     BadText,
@@ -133,6 +133,11 @@ class TextOpener(Opener):
 
     def _rows(self, part: str, role: Role, without: Path | None) -> tuple[Rows, list[str]]:
         """The texts of a file or folder, and the name of the place of each."""
+        if part == BUILT_IN:
+            raise UserError(
+                f"--data {BUILT_IN} are the built-in images, and there are no built-in texts: name "
+                "a file of texts"
+            )
         path, settings = Path(part).expanduser(), self.settings
         if path.suffix.lower() in TABLES and not path.is_dir():
             if not path.is_file():
@@ -149,6 +154,10 @@ class TextOpener(Opener):
                 )
             rows = read_table(path, settings.text.text_column, settings.text.label_column)
             return rows, [part] * len(rows.texts)
+        held = [file.name for file in sorted(path.iterdir())] if path.is_dir() else []
+        tables = [file for file in held if Path(file).suffix.lower() in (*COLUMNS, *RECORDS)]
+        if tables and not any(map(TEXTS.includes, files_below(path))):
+            raise UserError(f"{part} is a folder of tables: name one of them, {path / tables[0]}")
         return _of_files(open_named(part, role, self.labelling(), without, TEXTS))
 
 

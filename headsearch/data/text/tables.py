@@ -59,6 +59,8 @@ def read_table(path: Path, text_column: str | None, label_column: str | None) ->
         # A byte that is no UTF-8 makes its own text unusable, not the file.
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             return _read(path, file, text_column, label_column)
+    except UserError:  # which is a ValueError
+        raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (csv.Error, ValueError, RecursionError) as error:
