@@ -55,6 +55,7 @@ PILOT: dict[str, dict[str, Any]] = {
     "simclr-30": {"objective": "simclr", "epochs": 30},
     "mocov3-30": {"objective": "mocov3", "epochs": 30},
     "simclr-30-patch4": {"objective": "simclr", "epochs": 30, "patch_size": 4},
+    "simclr-15-patch4": {"objective": "simclr", "epochs": 15, "patch_size": 4},
 }
 """The settings that are tried without heads; `patch_size` is in time steps, by default 2 here."""
 PUBLISHED = ("config.yaml", "ranking.csv", "rungs.csv", "solo.csv", "report.md")
@@ -67,7 +68,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="where data and runs are kept")
     parser.add_argument("--setting", choices=PILOT, help="of the searches; none: only the pilot")
-    parser.add_argument("--epochs", type=int, help="of the searches [default: the setting's]")
     parser.add_argument("--seeds", type=int, default=2, help="of the solo runs")
     parser.add_argument("--top", type=int, default=3, help="heads to verify")
     arguments = parser.parse_args()
@@ -77,19 +77,16 @@ def main() -> None:
     pilot(out / "pilot.csv", work)
     if arguments.setting is None:
         return
-    settings = PILOT[arguments.setting]
-    if arguments.epochs is not None:
-        settings = settings | {"epochs": arguments.epochs}
-    searches = {task: searched(task, work, settings) for task in TASKS}
-    for task, result in searches.items():
-        publish(result, out / task)
-    digits = searches["digits"].verify(
-        top=arguments.top, seeds=arguments.seeds, jobs=1, threads=1, device="cpu", progress=False
-    )
-    publish(digits, out / "digits")
+    for task in TASKS:
+        publish(searched(task, work, PILOT[arguments.setting]), out / task, work)
+    digits = headsearch.verify(
+        work / "search-digits", top=arguments.top, seeds=arguments.seeds, jobs=1, threads=1,
+        device="cpu", progress=False,
+    )  # fmt: skip
+    publish(digits, out / "digits", work)
     write_table(out / "gains.csv", gains_table(digits))
     digits.explain(top=arguments.top, progress=False)
-    publish(headsearch.load(digits.run_directory), out / "digits")
+    publish(headsearch.load(digits.run_directory), out / "digits", work)
 
 
 def make_data(fsdd: Path, folder: Path) -> None:
@@ -189,8 +186,8 @@ def data_of(task: str, work: Path) -> dict[str, str]:
     return {"data": str(folder / "train.tar"), "eval_data": str(folder / "eval.tar")}
 
 
-def publish(result: headsearch.Result, out: Path) -> None:
-    """Copies the tables and some pictures of a run."""
+def publish(result: headsearch.Result, out: Path, work: Path) -> None:
+    """Copies the tables and some pictures of a run, with paths that start at `work`."""
     run = result.run_directory
     files = [run / name for name in PUBLISHED]
     files += [run / "plots" / f"{name}.{kind}" for name in PLOTS for kind in ("svg", "png")]
@@ -200,6 +197,9 @@ def publish(result: headsearch.Result, out: Path) -> None:
             copy = out / file.relative_to(run)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
+            if file.suffix in (".yaml", ".md"):
+                text = file.read_text(encoding="utf-8")
+                copy.write_text(text.replace(f"{work.resolve()}/", ""), encoding="utf-8")
 
 
 def gains_table(result: headsearch.Result) -> pd.DataFrame:
