@@ -270,7 +270,7 @@ class Pretraining:
         if isinstance(self.setup.inputs.base, nn.Module):
             return (
                 f"module.load_state_dict(safetensors.torch.load_file({str(self.weights)!r}))"
-                f"  # images: {expected.words}"
+                f"  # {self.setup.domain.words.normalized}: {expected.words}"
             )
         return loading_line(self.setup.plan, self.weights, expected)
 
