@@ -77,14 +77,15 @@ def main() -> None:
     pilot(out / "pilot.csv", work)
     if arguments.setting is None:
         return
-    for task in TASKS:
-        publish(searched(task, work, PILOT[arguments.setting]), out / task, work)
+    settings = PILOT[arguments.setting]
+    publish(searched("digits", work, settings), out / "digits", work)
     digits = headsearch.verify(
         work / "search-digits", top=arguments.top, seeds=arguments.seeds, jobs=1, threads=1,
         device="cpu", progress=False,
     )  # fmt: skip
     publish(digits, out / "digits", work)
     write_table(out / "gains.csv", gains_table(digits))
+    publish(searched("speakers", work, settings), out / "speakers", work)
     digits.explain(top=arguments.top, progress=False)
     publish(headsearch.load(digits.run_directory), out / "digits", work)
 
