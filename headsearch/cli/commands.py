@@ -51,7 +51,9 @@ def carry_out() -> int:
     except Exception as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's; not imported for its name
             raise
-        code = _fail("out of memory; use a lower --cohort, --batch-size or --image-size")
+        code = _fail(
+            "out of memory; use a lower --cohort, --batch-size, --image-size or --clip-seconds"
+        )
     # Not after an error: other processes may still be waiting for this one.
     if not code and "torch" in sys.modules:
         from headsearch.training import distributed

@@ -67,6 +67,7 @@ def _rung_table(plan: Forecast) -> Table:
 def forecast_words(plan: Forecast, setup: SearchSetup) -> Iterator[str]:
     """The lines below the tables: totals of time and memory, and what they were computed from."""
     costs, config = plan.costs, setup.config
+    samples = setup.training.domain.words.samples
     unknown = plan.sizes[len(plan.cohorts) :]
     if unknown:
         cohorts = counted(len(unknown), "more cohort")
@@ -86,7 +87,7 @@ def forecast_words(plan: Forecast, setup: SearchSetup) -> Iterator[str]:
         yield f"that may not fit into memory: try --cohort {max(1, plan.fitting)}"
     yield (
         f"measured here: {costs.measured} of {counted(len(costs.heads), 'head')}, the base "
-        f"({1000 * costs.base:.0f} ms a step of {setup.batch} images), a step's crops "
+        f"({1000 * costs.base:.0f} ms a step of {setup.batch} {samples}), a step's crops "
         f"({1000 * costs.crops:.0f} ms), scoring ({costs.score_base:.1f} s, and "
         f"{costs.score_head:.1f} s a head); other heads are estimated from their GFLOPs"
     )

@@ -11,6 +11,8 @@ import typer
 
 from headsearch.cli.flags import settings_as_flags
 from headsearch.cli.output import console_here, importing
+from headsearch.config.audio_settings import HOP_MS, MELS, time_steps
+from headsearch.config.input_shape import InputShape
 from headsearch.config.setting_groups import OF_A_STEP
 from headsearch.config.settings import RunConfig
 from headsearch.errors import UserError
@@ -24,19 +26,34 @@ def space(
         str | None, typer.Option(help="Arguments of the model: depth=6,embed_dim=192.")
     ] = None,
     image_size: Annotated[int, typer.Option(min=16, help="Side of the images in pixels.")] = 32,
-    patch_size: Annotated[int | None, typer.Option(min=1, help="Patch side in pixels.")] = None,
+    patch_size: Annotated[
+        int | None, typer.Option(min=1, help="Patch side in pixels, or time steps of a clip.")
+    ] = None,
+    clip_seconds: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=120, help="Clips of sound in place of images: their length."),
+    ] = None,
+    hop_ms: Annotated[
+        float, typer.Option(min=1, max=1000, help="Milliseconds between time steps of clips.")
+    ] = HOP_MS,
+    mels: Annotated[int, typer.Option(min=16, max=256, help="Mel bands of clips.")] = MELS,
     limit: Annotated[int, typer.Option(min=1, help="Candidates to list at most.")] = 200,
 ) -> None:
     """Check a search space and list its candidates with parameters and GFLOPs.
 
     Example: [bold]headsearch space heads.yaml --base vit_s[/bold]
+
+    Example: [bold]headsearch space sequence.yaml --base vit_s --clip-seconds 1[/bold]
     """
     from headsearch.cli.space_view import print_space
     from headsearch.models.bases import plan_named
     from headsearch.models.space import find_space, load_space
 
     loaded = load_space(find_space(file))
-    plan = plan_named(base, image_size, patch_size=patch_size, base_args=base_args)
+    shape = InputShape.square(image_size)
+    if clip_seconds is not None:
+        shape = InputShape(1, mels, time_steps(clip_seconds, hop_ms), sequence=True)
+    plan = plan_named(base, shape, patch_size=patch_size, base_args=base_args)
     print_space(console_here(), loaded.on(plan), limit)
 
 

@@ -213,7 +213,7 @@ def check_versions(begun: Mapping[str, str]) -> None:
 
 def check_images(setup: TrainingSetup, begun: Mapping[str, Any]) -> None:
     """Raises RefusedError if the images are not those that the run began with."""
-    other = difference(fingerprint(setup.data), dict(begun))
+    other = difference(fingerprint(setup.data), dict(begun), setup.domain.words)
     if other is not None:
         raise RefusedError(f"{setup.config.data}: not the data that the run began with: {other}")
 

@@ -71,10 +71,11 @@ def check_can_be_spread(prepared: SearchSetup, processes: int) -> None:
         )
     if config.log != "none":
         raise UserError(f"--log {config.log} works in one process: leave out --engine")
+    sample = prepared.training.domain.words.sample
     if prepared.batch % processes or (processes > 1 and config.images_per_head != "all"):
         raise UserError(
             f"--processes {processes} needs a --batch-size that is a multiple of it, and "
-            f"--images-per-head all; here a step has {counted(prepared.batch, 'image')}, of which "
+            f"--images-per-head all; here a step has {counted(prepared.batch, sample)}, of which "
             f"a head sees {config.images_per_head}"
         )
 

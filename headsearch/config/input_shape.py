@@ -55,6 +55,11 @@ class InputShape(NamedTuple):
         return f"log-mel maps of {size}" if self.sequence else f"{size} images"
 
     @property
+    def sample(self) -> str:
+        """What one input is called."""
+        return "clip" if self.sequence else "image"
+
+    @property
     def setting(self) -> str:
         """The settings that decide it, for messages."""
         if self.vocabulary:

@@ -45,7 +45,8 @@ class AudioDomain(Domain):
         )
         longer = sum(header.seconds > log_mel.clip_seconds * 1.001 for header in headers)
         if longer:
-            notes.append(f"{longer} of {len(headers)} clips that were looked at are cut")
+            are = "is" if longer == 1 else "are"
+            notes.append(f"{longer} of {len(headers)} clips that were looked at {are} cut")
         return Form(log_mel.shape, log_mel=log_mel)
 
     def resolved(self, form: Form) -> Mapping[str, Any]:

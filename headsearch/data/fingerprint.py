@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from headsearch.config.domains import IMAGE, WORDS, Words
 from headsearch.data import Data
 from headsearch.data.image.store import Images
 
@@ -53,25 +54,31 @@ def read_back(images: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
 
 
-def difference(here: dict[str, Any], there: dict[str, Any]) -> str | None:
+def difference(
+    here: dict[str, Any], there: dict[str, Any], words: Words = WORDS[IMAGE]
+) -> str | None:
     """The first difference between two fingerprints in a few words; None if there is none.
 
     Args:
         here: the fingerprint of this process.
         there: the fingerprint of the process or study to compare with.
+        words: what the samples are called; fingerprints of all domains call them images.
     """
+    samples = words.samples
+    called = {"images": samples, "image_size": f"{words.sample}_size", "classes": "classes"}
     if here["sets"].keys() != there["sets"].keys():
         return f"{', '.join(here['sets'])} here, and {', '.join(there['sets'])} there"
     for name, own in here["sets"].items():
         other = there["sets"][name]
-        for key in ("images", "image_size", "classes"):
+        name = name.replace("images", samples)
+        for key, text in called.items():
             if own[key] != other[key]:
-                return f"{name}: {own[key]} {key} here, and {other[key]} there"
+                return f"{name}: {own[key]} {text} here, and {other[key]} there"
         if own["labels"] != other["labels"]:
             return f"{name}: other labels, or the same in another order"
         largest = max(abs(a - b) for a, b in zip(own["pixels"], other["pixels"], strict=True))
         if largest > TOLERANCE:
-            return f"{name}: other images, or the same in another order"
+            return f"{name}: other {samples}, or the same in another order"
     if here["halves"] == there["halves"]:
         return None
     return "the queries whose labels choose heads are not the same"

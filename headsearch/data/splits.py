@@ -99,7 +99,7 @@ def open_data(
     notes: list[str] = []
     data, eval_data = resolve_splits(data, eval_data, notes, DOMAINS[settings.domain].files)
     if eval_data is not None and same(data, eval_data):
-        notes.append("--eval-data names the same images as --data, so queries are held out of it")
+        notes.append("--eval-data names the same data as --data, so queries are held out of it")
         eval_data = None
     judged = None
     loaded = _load(data, eval_data, settings, progress, share, notes)

@@ -43,7 +43,9 @@ def head_batch_size(setting: ImagesPerHead, batch: int, heads: int) -> int:
     return batch // heads if setting == "share" else min(setting, batch)
 
 
-def check_images_per_head(setting: ImagesPerHead, batch: int, heads: int) -> None:
+def check_images_per_head(
+    setting: ImagesPerHead, batch: int, heads: int, samples: str = "images"
+) -> None:
     """Checks that the setting can be used with this batch and this many heads.
 
     Raises:
@@ -57,12 +59,12 @@ def check_images_per_head(setting: ImagesPerHead, batch: int, heads: int) -> Non
             "several processes"
         )
     if isinstance(setting, int) and setting > batch:
-        raise UserError(f"--images-per-head {setting} is more than the {batch} images of a step")
+        raise UserError(f"--images-per-head {setting} is more than the {batch} {samples} of a step")
     count = head_batch_size(setting, batch, heads)
     if count < FEWEST:
         raise UserError(
             f"--images-per-head {setting} leaves {counted(heads, 'head')} {count} of {batch} "
-            f"images each, but a head needs at least {FEWEST}: use a lower --cohort or a larger "
+            f"{samples} each, but a head needs at least {FEWEST}: use a lower --cohort or a larger "
             "--batch-size"
         )
 

@@ -26,10 +26,11 @@ AGAIN = "going on …"
 def shown(pretraining: Pretraining, console: Console) -> Iterator[Callable[[SoloEvent], None]]:
     """The observer that shows a pretraining: a line a rung, and a bar if it can be redrawn."""
     rungs, steps = pretraining.config.rungs, pretraining.setup.steps
+    samples = pretraining.setup.domain.words.samples
 
     def print_rung(event: SoloEvent) -> None:
         if isinstance(event, SoloScored):
-            say(console, rung_line(event, rungs))
+            say(console, rung_line(event, rungs, samples))
 
     first = AGAIN if pretraining.rows else FIRST
     if not can_redraw(console):
@@ -43,7 +44,7 @@ def shown(pretraining: Pretraining, console: Console) -> Iterator[Callable[[Solo
 
         def observe(event: SoloEvent) -> None:
             words = [f"loss {event.loss:.3f}"] if event.loss == event.loss else []
-            words += [*stopping(), *step_words(event.step, steps, event.throughput)]
+            words += [*stopping(), *step_words(event.step, steps, event.throughput, samples)]
             draw(progress_bar(console, words, event.step, steps))
             print_rung(event)
 
@@ -79,7 +80,7 @@ def points_of(event: SoloEvent) -> Points | None:
     return None
 
 
-def rung_line(event: SoloScored, rungs: int) -> str:
+def rung_line(event: SoloScored, rungs: int, samples: str) -> str:
     """A rung in one line: the base's scores, its loss, and the speed of training."""
     base = event.scores.base
     parts = [f"rung {event.rung}/{rungs}", f"step {event.step}"]
@@ -89,7 +90,7 @@ def rung_line(event: SoloScored, rungs: int) -> str:
     parts.append(f"effective rank {base.effective_rank:.1f}")
     if event.loss == event.loss:
         parts.append(f"loss {event.loss:.3f}")
-    return " | ".join([*parts, *speed_words(event.throughput, last=event.rung == rungs)])
+    return " | ".join([*parts, *speed_words(event.throughput, samples, last=event.rung == rungs)])
 
 
 @contextmanager

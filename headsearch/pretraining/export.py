@@ -19,7 +19,7 @@ from headsearch.pretraining.head_selection import Head, head_on, name_at, writte
 from headsearch.runs.directory import write_atomically
 from headsearch.runs.run import Run
 from headsearch.runs.tables import NO_HEAD
-from headsearch.text import for_file_name
+from headsearch.text import for_file_name, with_article
 from headsearch.training.base_plan import plan_of_run, shape_of_run
 from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 from headsearch.version import VERSION
@@ -119,7 +119,7 @@ HOW_TO_ATTACH = '''
       `base_map = tokens.transpose(1, 2).reshape(-1, dim, *grid)`, without class tokens.
     - Its output has a norm of its own: `nn.LayerNorm(dim)` on
       `build_head()(base_map).flatten(2).transpose(1, 2)`. The mean over these tokens is the
-      head's summary of an image; it goes through a projector of its own.
+      head's summary of THE_SAMPLE; it goes through a projector of its own.
     - If the objective has a teacher, a moving average of the student, the teacher has the head
       too. WHO_LEARNS.
     - After pretraining it is thrown away.
@@ -149,7 +149,8 @@ def head_text(head: Head, plan: BasePlan) -> str:
     return space_text(
         written_head(candidate, head.origin),
         f"The head {candidate.name} as a search space of its own, from headsearch export:",
-        f"{candidate.params_m:.2f} M parameters, {candidate.gflops:.3f} GFLOPs an image. On",
+        f"{candidate.params_m:.2f} M parameters, {candidate.gflops:.3f} GFLOPs "
+        f"{with_article(plan.input_shape.sample)}. On",
         f"{plan}.",
     )
 
@@ -174,7 +175,7 @@ def snippet_text(candidate: Candidate, plan: BasePlan, coupling: Coupling = "joi
     made = call(build, ["dim", "grid", *arguments], 4) if values else f"{build}(dim, grid)"
     build_head = (
         f"def build_head(dim: int = {dim}, grid: tuple[int, int] = {grid}) -> nn.Module:"
-        f"{_how_to_attach(candidate.feature_index, coupling)}\n"
+        f"{_how_to_attach(candidate.feature_index, coupling, plan.input_shape.sample)}\n"
         f"    return {made}"
     )
     rows, columns = grid
@@ -186,10 +187,11 @@ def snippet_text(candidate: Candidate, plan: BasePlan, coupling: Coupling = "joi
     return f'"""{header}\n"""\n\n{sources.text(build_head)}'
 
 
-def _how_to_attach(feature_index: int, coupling: Coupling) -> str:
+def _how_to_attach(feature_index: int, coupling: Coupling, sample: str) -> str:
     """The docstring of the exported function."""
     gradient, learners = ATTACHED[coupling]
     text = HOW_TO_ATTACH.replace("THE_MAP", _map_words(feature_index))
+    text = text.replace("THE_SAMPLE", with_article(sample))
     return text.replace("THE_GRADIENT", gradient).replace("WHO_LEARNS", learners)
 
 

@@ -28,7 +28,7 @@ from headsearch.config.setting_groups import OF_SEARCH_ALONE
 from headsearch.config.settings import resolve
 from headsearch.errors import UserError
 from headsearch.evaluation.scores import accuracy_columns, dense_columns
-from headsearch.models.bases import NORMALIZATION, Base, BasePlan
+from headsearch.models.bases import NORMALIZATION, Base, BasePlan, registered_by
 from headsearch.models.network import AttachedHead
 from headsearch.models.space import Candidate
 from headsearch.pretraining.head_selection import (
@@ -275,7 +275,7 @@ class Pretraining:
         if isinstance(self.setup.inputs.base, nn.Module):
             return (
                 f"module.load_state_dict(safetensors.torch.load_file({str(self.weights)!r}))"
-                f"  # images: {expected.words}"
+                f"  # {self.setup.domain.words.normalized}: {expected.words}"
             )
         if self.setup.data.encoder is not None:
             return f"transformers.AutoModel.from_pretrained({str(self.run_directory / MODEL)!r})"
@@ -320,7 +320,9 @@ def loading_line(plan: BasePlan, weights: Path, expected: Normalization) -> str:
         "mean": expected.mean[:channels],
         "std": expected.std[:channels],
     }
+    module = registered_by(plan.timm_name)
     return (
+        f"{f'import {module}; ' if module else ''}"
         f"timm.create_model({plan.timm_name!r}, num_classes=0{arguments}, "
         f"checkpoint_path={str(weights)!r}, pretrained_cfg_overlay={overlay!r})"
     )

@@ -42,7 +42,9 @@ def advice(run: Run) -> str:
         reason = f" ({rows[0].reason})" if rows[0].reason else ""
         doubts = run.facts.get("data_warnings", [])
         blamed = (
-            f"; the images may be the cause rather than the heads: {doubts[0]}" if doubts else ""
+            f"; the {run.words.samples} may be the cause rather than the heads: {doubts[0]}"
+            if doubts
+            else ""
         )
         ended = f"{_all(len(rows))} collapsed or failed{reason}"
         return f"No head is recommended, because {ended}{blamed}."
@@ -71,14 +73,14 @@ def _sentence(verdict: Verdict, run: Run, peers: list[Ranked]) -> str:
     if verdict is Verdict.CONTROL_FIRST or first is None:
         return _control_first(run, peers, first)
     name, found = first.candidate, f"({evidence(first, run)})"
-    why = criterion(rank_by(run)).why
+    why = run.words.say(criterion(rank_by(run)).why)
     rivals = _rivals(run, first, [row for row in peers if row is not first])
     match verdict:
         case Verdict.SATURATED:
             return (
                 "No head can be recommended, because all heads have the same accuracy on the "
                 f"reporting labels ({with_error(first.accuracy, reporting_images(run))}): use "
-                "evaluation images that are harder or easier to classify."
+                f"evaluation {run.words.samples} that are harder or easier to classify."
             )
         case Verdict.BASE_NOT_BETTER:
             return (

@@ -141,7 +141,7 @@ def _scatter(run: Run, dots: Sequence[scatter.Dot], title: str, y: str, x: str) 
             "threshold": scale.threshold,
             "words": scale.words,
         },
-        "y": {"title": COLUMNS[y].axis_title},
+        "y": {"title": COLUMNS[y].axis_title(run.words)},
         "points": [
             {
                 "head": place[dot.row.candidate],
@@ -162,7 +162,7 @@ def _curves(run: Run) -> Chart:
     panels, with_base = panels_of(run)
     return {
         "kind": "curves",
-        "x": {"title": COLUMNS["images"].axis_title},
+        "x": {"title": COLUMNS["images"].axis_title(run.words)},
         "panels": [
             {
                 "title": title,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from headsearch.config.domains import Words
 from headsearch.report.statistics.intervals import Interval, accuracy_interval
 from headsearch.report.statistics.ranking import rank_by, reporting_images
 from headsearch.runs.dense_scores import DENSE_RANKINGS, DENSE_SCORES
@@ -18,7 +19,7 @@ class Column:
     """How a numeric column is shown in a table and on an axis.
 
     Attributes:
-        title: the title of an axis.
+        title: the title of an axis; `Words.say` fills it in.
         short: the heading in a table.
         unit: of the shown figure; empty for a count or a ratio.
         scale: factor from the stored to the shown figure (100 for a fraction in %).
@@ -35,10 +36,10 @@ class Column:
     interval: tuple[str, str] | None = None
     decades: bool = False
 
-    @property
-    def axis_title(self) -> str:
-        """The title with its unit."""
-        return f"{self.title} ({self.unit})" if self.unit else self.title
+    def axis_title(self, words: Words) -> str:
+        """The title with its unit, in the words of a domain."""
+        title = words.say(self.title)
+        return f"{title} ({self.unit})" if self.unit else title
 
     @property
     def heading(self) -> str:
@@ -90,7 +91,7 @@ COLUMNS: dict[str, Column] = {
     "mask_iou": Column("Instance masks, IoU", "Mask IoU", "%", 100, 1),
     "effective_rank": Column("Effective rank", "Eff. rank", "", 1, 1, decades=True),
     "params_m": Column("Head parameters", "Params", "M", 1, 2, decades=True),
-    "gflops": Column("Head compute per image", "Compute", "GFLOPs", 1, 3, decades=True),
+    "gflops": Column("Head compute per {sample}", "Compute", "GFLOPs", 1, 3, decades=True),
     "step_ms": Column("Head time per step", "Step", "ms", 1, 1, decades=True),
     "gain": Column(
         "Gain of a solo run", "Gain", "points", 100, 1, interval=("gain_low", "gain_high")
@@ -99,7 +100,7 @@ COLUMNS: dict[str, Column] = {
     "gain_high": Column("Gain, upper bound", "Gain high", "points", 100, 1),
     "rung": Column("Rung", "Rung"),
     "step": Column("Training step", "Step"),
-    "images": Column("Images seen", "Images", "thousands", 0.001, 1),
+    "images": Column("{Samples} seen", "Images", "thousands", 0.001, 1),
     "loss": Column("Training loss", "Loss", "nats", 1, 3),
 }
 COLUMNS |= {

@@ -95,27 +95,28 @@ def progress_bar(
     return grid
 
 
-def step_words(step: int, steps: int, pace: Throughput) -> list[str]:
+def step_words(step: int, steps: int, pace: Throughput, samples: str) -> list[str]:
     """The step, the speed and the time left, for the words beside a progress bar."""
     left = pace.seconds_left
     return [
         f"step {step}/{steps}",
-        f"{pace.images_per_second:.0f} images/s",
+        f"{pace.images_per_second:.0f} {samples}/s",
         _waiting_word(pace),
         f"{duration(left)} left" if left is not None else "",
     ]
 
 
-def speed_words(pace: Throughput, *, last: bool) -> list[str]:
-    """Images per second and the time left, for a line in a pipe.
+def speed_words(pace: Throughput, samples: str, *, last: bool) -> list[str]:
+    """Samples per second and the time left, for a line in a pipe.
 
     Args:
         pace: the measured speed.
+        samples: what the samples are called.
         last: whether the run is at its end, so that no time is left.
     """
     words = []
     if pace.images_per_second:
-        words.append(f"{pace.images_per_second:.0f} images/s")
+        words.append(f"{pace.images_per_second:.0f} {samples}/s")
     if _waiting_word(pace):
         words.append(_waiting_word(pace))
     if not last and pace.seconds_left is not None:

@@ -47,8 +47,9 @@ PLOTS: dict[str, tuple[Callable[[Run], Figure | None], str]] = {
     "discrepancy_accuracy": (
         discrepancy_accuracy,
         "Each head's accuracy against its discrepancy from the base: a curve through its rungs, "
-        "ending at its marker. Bars are 95% intervals of the discrepancy (over images) and of the "
-        "accuracy (on the reporting images). The trend is that at the last rung before pruning.",
+        "ending at its marker. Bars are 95% intervals of the discrepancy (over {samples}) and of "
+        "the accuracy (on the reporting {samples}). The trend is that at the last rung before "
+        "pruning.",
     ),
     "scores_over_rungs": (
         scores_over_rungs,
@@ -73,7 +74,7 @@ PLOTS: dict[str, tuple[Callable[[Run], Figure | None], str]] = {
         "measured. Bars are 95% intervals; those of the gain hold for all heads at once.",
     ),
 }
-"""The plots of a report: name to the function that builds it and its caption."""
+"""The plots of a report: name to the function that builds it and its caption (`Words.say`)."""
 
 
 def write_report(run: Run, out: Path | None = None, *, refresh_s: int | None = None) -> Path:
@@ -96,7 +97,11 @@ def write_report(run: Run, out: Path | None = None, *, refresh_s: int | None = N
     except OSError as error:
         raise _not_written(folder, error) from None
     plots, failed = written_plots(
-        [(name, caption, partial(build, run)) for name, (build, caption) in PLOTS.items()], folder
+        [
+            (name, run.words.say(caption), partial(build, run))
+            for name, (build, caption) in PLOTS.items()
+        ],
+        folder,
     )
     report, pictures = content(run), list(explain_pictures(run, folder))
     environment = page_environment()

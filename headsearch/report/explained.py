@@ -21,11 +21,12 @@ CAPTIONS = {
     "seed, the mean over seeds.",
     "looks": "First seed: tokens of the last block as colours (the first three principal "
     "components, rotated to agree with the base with no head), and what each token adds to the "
-    "logit of the image's class (red) or takes from it (blue).",
+    "logit of the {sample}'s class (red) or takes from it (blue).",
 }  # fmt: skip
-"""What the pictures show, by name."""
+"""What the pictures show, by name (`Words.say`)."""
 FLIPPED = "flipped-"
 """How the names of the galleries of flipped images begin."""
+FLIPPED_CAPTION = "{Samples} whose class is found under every seed with HEAD alone, or without it."
 KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
@@ -83,10 +84,9 @@ def explain_pictures(run: Run, folder: Path) -> Iterator[Picture]:
         path = found.get(name)
         if path is None:
             continue
-        head = name.removeprefix(FLIPPED)
-        caption = CAPTIONS.get(
-            name, f"Images whose class is found under every seed with {head} alone, or without it."
-        )
+        caption = run.words.say(CAPTIONS.get(name, FLIPPED_CAPTION))
+        if name not in CAPTIONS:
+            caption = caption.replace("HEAD", name.removeprefix(FLIPPED))
         content = base64.b64encode(path.read_bytes()).decode("ascii")
         link = quote(Path(os.path.relpath(path, folder)).as_posix())
         # Markup: base64 needs no escape, and to look for passwords in it takes minutes.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from headsearch.config.domains import Words
 from headsearch.report.statistics.findings import Difference
 from headsearch.runs.run import Run
 from headsearch.runs.tables import NO_HEAD, read_table
@@ -26,7 +27,7 @@ ANY_HEAD = "Having any head does this"
 
 @dataclass(frozen=True)
 class Measure:
-    """What one measure of `explain` is, and how its differences are said.
+    """What one measure of `explain` is, and how its differences are said (`Words.say`).
 
     Attributes:
         name: in findings.csv.
@@ -58,8 +59,9 @@ MEASURES: Mapping[str, Measure] = {
             "Change (1 − CKA)",
             "Where the base changed: 1 − debiased CKA of each block with that of a base with no "
             "head of another seed, so the black curve is what two seeds differ by.",
-            "represents images differently than the base with no head",
-            "represents images more alike another seed's base with no head than that base itself",
+            "represents {samples} differently than the base with no head",
+            "represents {samples} more alike another seed's base with no head than that base "
+            "itself",
         ),
         Measure(
             "toward_cka",
@@ -74,7 +76,7 @@ MEASURES: Mapping[str, Measure] = {
             "toward_r2",
             "R² of head's tokens",
             "Toward the head: how much of the tokens of a head of another seed a linear map of "
-            "each block predicts, on images it was not fitted to.",
+            "each block predicts, on {samples} it was not fitted to.",
             "predicts the tokens of a trained head better",
             "predicts the tokens of a trained head worse",
             needs="the trained heads",
@@ -90,12 +92,12 @@ MEASURES: Mapping[str, Measure] = {
         ),
         Measure(
             "field",
-            "Receptive field (pixels)",
+            "Receptive field ({points})",
             "Reach: the root mean square radius of the effective receptive field of the centre "
-            "token, in pixels.",
-            "draws on a larger part of the image",
-            "draws on a smaller part of the image",
-            unit=" pixels",
+            "token, in {points}.",
+            "draws on a larger part of the {sample}",
+            "draws on a smaller part of the {sample}",
+            unit=" {points}",
         ),
         Measure(
             "frequency",
@@ -126,7 +128,7 @@ MEASURES: Mapping[str, Measure] = {
         Measure(
             "cues",
             "Change of accuracy (points)",
-            "Cues: accuracy of the linear probe on changed images, less that on the images "
+            "Cues: accuracy of the linear probe on changed {samples}, less that on the {samples} "
             "themselves.",
             "loses less accuracy",
             "loses more accuracy",
@@ -138,8 +140,8 @@ MEASURES: Mapping[str, Measure] = {
             "classes",
             "Accuracy (%)",
             "Decisions: accuracy of the linear probe on each class.",
-            "classifies more images of the class rightly",
-            "classifies fewer images of the class rightly",
+            "classifies more {samples} of the class rightly",
+            "classifies fewer {samples} of the class rightly",
             scale=100,
             unit=" points",
             by="class",
@@ -148,8 +150,8 @@ MEASURES: Mapping[str, Measure] = {
             "consistency",
             "Error consistency κ",
             "Decisions: Cohen's κ of the errors with those of a base with no head of another seed.",
-            "errs on the same images as a base with no head",
-            "errs on other images than a base with no head",
+            "errs on the same {samples} as a base with no head",
+            "errs on other {samples} than a base with no head",
             by="base",
         ),
         Measure(
@@ -169,34 +171,35 @@ MEASURES: Mapping[str, Measure] = {
 """The measures by name, in the order of the page."""
 
 
-def sentence(difference: Difference, own: str) -> str:
+def sentence(difference: Difference, own: str, words: Words) -> str:
     """A finding as a sentence; empty where the rule allows none.
 
     Args:
         difference: of a head from no head.
         own: the name of the base's own kind of head.
+        words: those of the domain.
     """
     if not difference.kind:
         return ""
     measure = MEASURES[difference.analysis]
-    what = measure.more if difference.value > 0 else measure.less
+    what = words.say(measure.more if difference.value > 0 else measure.less)
     figures = (
-        f"{_signed(difference.value, measure)}{measure.unit} over no head, 95% interval "
+        f"{_signed(difference.value, measure)}{words.say(measure.unit)} over no head, 95% interval "
         f"{_signed(difference.low, measure)} to {_signed(difference.high, measure)}; "
         f"{own} {_signed(difference.own, measure)}; floor of the seeds "
         f"{difference.floor * measure.scale:.3g}"
     )
-    where = _where(difference, measure)
+    where = _where(difference, measure, words)
     if difference.kind == "any":
         return f"{ANY_HEAD}: with {difference.model}, {where} {what} ({figures})."
     return f"With {difference.model}, {where} {what} ({figures})."
 
 
-def _where(difference: Difference, measure: Measure) -> str:
+def _where(difference: Difference, measure: Measure, words: Words) -> str:
     if measure.by == "block":
         return f"block {difference.block}"
     if measure.by == "condition":
-        return f"the base on {difference.block} images"
+        return f"the base on {difference.block} {words.samples}"
     return f"the base ({difference.block})" if measure.by == "class" else "the base"
 
 
@@ -204,7 +207,9 @@ def _signed(value: float, measure: Measure) -> str:
     return f"{value * measure.scale:+.3g}"
 
 
-def findings_table(differences: Sequence[Difference], own: str | None) -> pd.DataFrame:
+def findings_table(
+    differences: Sequence[Difference], own: str | None, words: Words
+) -> pd.DataFrame:
     """findings.csv: a row for each difference, in the order of the page."""
     rows = [
         {
@@ -217,7 +222,7 @@ def findings_table(differences: Sequence[Difference], own: str | None) -> pd.Dat
             "high": each.high,
             "floor": each.floor,
             "own": each.own,
-            "verdict": sentence(each, own or ""),
+            "verdict": sentence(each, own or "", words),
         }
         for each in differences
     ]

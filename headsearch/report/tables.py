@@ -103,11 +103,12 @@ def ranking_table(run: Run, *, compact: bool = False) -> Table:
 def ranking_legend(run: Run) -> str:
     """What the ranking goes by, and which labels the figures of its table are measured on."""
     by, labelled = criterion(rank_by(run)), run.facts.get("labelled") is not False
+    words = run.words.say(by.words)
     if rank_by(run) == "discrepancy":
-        ranked_by = f"Ranked by {by.words}" + ("" if labelled else ", because there are no labels")
+        ranked_by = f"Ranked by {words}" + ("" if labelled else ", because there are no labels")
     else:
         labels = ", on the labels that choose" if by.needs_labels else ""
-        ranked_by = f"Ranked by Score: {by.words}{labels}"
+        ranked_by = f"Ranked by Score: {words}{labels}"
     if not labelled:
         return f"{ranked_by}."
     return f"{ranked_by}. k-NN and Linear are on the reporting labels, which do not choose."
@@ -135,7 +136,7 @@ def _cell(row: Ranked, name: str, column: Column, intervals: bool) -> str:
 
 
 def baselines_table(run: Run) -> Table | None:
-    """Accuracies of raw pixels, untrained base, trained base and first-ranked head.
+    """Accuracies of raw inputs, untrained base, trained base and first-ranked head.
 
     All are on the reporting labels. None if no baseline was measured.
     """

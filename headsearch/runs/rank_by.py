@@ -19,8 +19,8 @@ class RankBy:
     `headsearch.evaluation.scores.Scores.ranking_score` computes it.
 
     Attributes:
-        words: what it is, to follow "ranked by".
-        why: why the first-ranked head is first, to follow "because".
+        words: what it is, to follow "ranked by" (`Words.say`).
+        why: why the first-ranked head is first, to follow "because" (`Words.say`).
         needs_labels: whether it needs labels.
         dense: the dense scores whose mean it is; empty for other scores.
     """
@@ -60,7 +60,7 @@ RANK_BY: dict[str, RankBy] = {
     ),
     "head_only_right": _further(
         "head_only_right",
-        "it is right about the most images that the base gets wrong",
+        "it is right about the most {samples} that the base gets wrong",
         needs_labels=True,
     ),
     "discrepancy_pooled": _further(
@@ -170,7 +170,7 @@ def resolved_rank_by(name: str, *, labelled: bool, data: str, unused_labels: str
         if unused_labels:
             raise UserError(
                 f"--rank-by {name} needs queries that can be classified, but of {data} "
-                f"{unused_labels}; use images with the same classes on both sides or one of: "
+                f"{unused_labels}; use data with the same classes on both sides or one of: "
                 f"{without}"
             )
         raise UserError(

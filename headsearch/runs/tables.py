@@ -68,13 +68,13 @@ Empty with five classes or fewer. Earlier runs lack these columns; they are read
 
 FURTHER_SCORES: dict[str, str] = {
     "complementarity": "accuracy of a linear probe on base and head together, minus the base's",
-    "head_only_right": "share of images that the head classifies rightly and the base wrongly",
+    "head_only_right": "share of {samples} that the head classifies rightly and the base wrongly",
     "discrepancy_pooled": "1 − debiased linear CKA of pooled features, which the loss compares",
-    "absorption": "whether learning from the head lowers the base's own loss on other images",
+    "absorption": "whether learning from the head lowers the base's own loss on other {samples}",
     "predicted_gain": "the gain predicted from published solo runs of other settings",
     "static_prior": "the mean gain of this head, or of its family, in published settings",
 }
-"""Further scores of a head: their columns in scores.csv, and what they measure.
+"""Further scores of a head: their columns in scores.csv, and what they measure (`Words.say`).
 
 Runs of the first version lack these columns; they are read as empty.
 """

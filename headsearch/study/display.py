@@ -82,6 +82,7 @@ class _Lines:
     def __init__(self, console: Console, search: Search) -> None:
         self._console = console
         self._rungs = search.config.rungs
+        self._samples = search.prepared.training.domain.words.samples
         self._reported: set[str] = set()  # heads that an earlier line named as left
         self._estimated = False
 
@@ -118,7 +119,7 @@ class _Lines:
                 s.candidate.name + ("" if s.state == "pruned" else f" ({s.reason})") for s in left
             )
             parts.append(f"left: {', '.join(names)}")
-        parts += speed_words(event.throughput, last=event.rung == self._rungs)
+        parts += speed_words(event.throughput, self._samples, last=event.rung == self._rungs)
         return " | ".join(parts)
 
 
@@ -131,6 +132,7 @@ class _LiveTable:
         self._console, self._draw_area = console, draw
         self._steps = search.prepared.training.steps * search.config.seeds
         self._rungs = search.config.rungs
+        self._samples = search.prepared.training.domain.words.samples
         self._stop = search.stop
 
     def __call__(self, event: Event) -> None:
@@ -139,7 +141,7 @@ class _LiveTable:
             return
         rung = max(entry.rungs for entry in _in_order(event.leaderboard, event.cohort))
         words = self._words(event.cohort, f"rung {rung}/{self._rungs}", event.throughput.cohorts)
-        words += step_words(event.step, self._steps, event.throughput)
+        words += step_words(event.step, self._steps, event.throughput, self._samples)
         bar = progress_bar(self._console, words, event.step, self._steps)
         self._draw_area(self._drawn(bar, event.leaderboard, event.cohort))
 

@@ -77,7 +77,7 @@ def _give_up(state: SearchState, index: int, step: int) -> UserError:
         return UserError(
             "the base diverged in its first step: its features or gradients are not finite "
             "before any update, and a lower --lr does not help; check its first weights and "
-            "the images"
+            "the data"
         )
     return UserError(
         f"the base diverged at step {step}: its features or gradients are not finite, with "

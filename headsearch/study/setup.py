@@ -151,7 +151,8 @@ def prepare(
     if listing is None:
         check_can_be_sampled(resolved, config)
     prepared = SearchSetup(training, resolved, listing, rank_by)
-    check_images_per_head(config.images_per_head, prepared.batch, prepared.most_heads)
+    samples = prepared.training.domain.words.samples
+    check_images_per_head(config.images_per_head, prepared.batch, prepared.most_heads, samples)
     return prepared
 
 
@@ -168,7 +169,7 @@ def _check_prune_among(config: RunConfig) -> None:
         raise UserError(f"{among}, which only --pruner rung does, and not {config.pruner}")
     if config.images_per_head == "share":
         raise UserError(
-            f"{among}, whose heads see different numbers of images with --images-per-head share: "
+            f"{among}, whose heads see different parts of a step with --images-per-head share: "
             "give a number"
         )
 

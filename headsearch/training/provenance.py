@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from headsearch import torchrun
+from headsearch.config.domains import words_of
 from headsearch.config.locations import absolute_locations
 from headsearch.config.presets import STEPS_TO_LEARN
 from headsearch.config.recipes import find_recipe
@@ -150,7 +151,8 @@ def check_same_data(
     now = fingerprint.read_back(settings["data_fingerprint"])
     if before is None or now is None or ("study_name" not in begun and SOLO_HEAD not in begun):
         return
-    other = fingerprint.difference(now, before)
+    words = words_of(str(settings.get("domain")))
+    other = fingerprint.difference(now, before, words)
     if other is not None:
         raise UserError(
             f"{run_directory}: the data has changed since the run began: {other}; if it was "

@@ -344,8 +344,9 @@ def _check_steps(setup: TrainingSetup) -> None:
     config, batch = setup.config, setup.batch
     if batch % torchrun.count():
         raise UserError(
-            f"{batch} images of a step cannot be shared out evenly to {torchrun.count()} "
-            f"processes: use a --batch-size that is a multiple of {torchrun.count()}"
+            f"{batch} {setup.domain.words.samples} of a step cannot be shared out evenly to "
+            f"{torchrun.count()} processes: use a --batch-size that is a multiple of "
+            f"{torchrun.count()}"
         )
     if setup.steps < config.rungs:
         compared = "is less" if setup.steps == 1 else "are fewer"
@@ -385,7 +386,7 @@ def _check_ranks_agree(setup: TrainingSetup) -> None:
         for name, value in there.items():
             if value != here[name]:
                 raise UserError(f"{pair} differ in {name}: {here[name]} and {value}")
-        differing = difference(images, images_there)
+        differing = difference(images, images_there, setup.domain.words)
         if differing is not None:
             raise UserError(f"{pair} have different data: {differing}")
 

@@ -313,6 +313,19 @@ def test_space_lists_candidates_with_their_cost(
     assert "depth 6" in out
 
 
+def test_space_lists_candidates_for_clips(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    clips = ["--base", "vit_t", "--clip-seconds", "0.8", "--mels", "40", "--patch-size", "4"]
+    code, out, _ = in_process(capsys, monkeypatch, "space", "sequence.yaml", *clips)
+    assert code == 0
+    assert "log-mel maps of 40×80" in " ".join(out.split())
+    assert "a 1×20 map" in " ".join(out.split())
+    assert "GFLOPs a clip" in " ".join(out.split())
+    assert "lstm-d2" in out
+
+
 def write_images(folder: Path, count: int, *, classes: int) -> None:
     from PIL import Image
 

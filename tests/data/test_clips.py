@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,18 @@ def test_of_a_long_clip_the_middle_is_read() -> None:
     ],
 )
 def test_a_bad_clip_says_why(data: bytes, reason: str) -> None:
+    with pytest.raises(BadClip, match=reason):
+        decode_clip(data, RATE, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(b"a text that is called a clip", "no WAV, FLAC or OGG"), (b"fLaC and more", "pip install")],
+)
+def test_without_soundfile_a_clip_says_whether_it_would_help(
+    data: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "soundfile", None)
     with pytest.raises(BadClip, match=reason):
         decode_clip(data, RATE, 1.0)
 

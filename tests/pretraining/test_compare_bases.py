@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from headsearch.config.domains import IMAGE, WORDS
 from headsearch.evaluation.similarity import gram
 from headsearch.pretraining.explaining.compare import ANALYSES, Compared, measurements
 from headsearch.pretraining.explaining.subjects import Comparison, Subject
@@ -134,7 +135,7 @@ def test_what_a_head_changes_from_block_3_on_is_found_there_and_not_before() -> 
     assert first.low > 0
     assert first.low < 0.8 < first.high
     assert abs(first.own) < first.floor
-    table = findings_table(rows, OWN)
+    table = findings_table(rows, OWN, WORDS[IMAGE])
     assert tuple(table.columns) == FINDING_COLUMNS
     verdicts = table.loc[table["analysis"] == "frequency", "verdict"].tolist()
     assert verdicts[:2] == ["", ""]
@@ -146,7 +147,7 @@ def test_what_the_own_head_does_too_is_said_of_any_head() -> None:
     rows = found(compared(3, 1, head_differs_from=3, own_differs_from=3))
     kinds = {each.block: each.kind for each in rows if each.analysis == "frequency"}
     assert [kinds[b] for b in "12345"] == ["", "", "any", "any", "any"]
-    table = findings_table(rows, OWN)
+    table = findings_table(rows, OWN, WORDS[IMAGE])
     said = table.loc[table["analysis"] == "frequency", "verdict"].iloc[3]
     assert said.startswith("Having any head does this: with mixer-d2, block 4")
     told = summary(table[table["analysis"] == "frequency"])
@@ -164,4 +165,4 @@ def test_without_a_second_seed_or_the_own_head_nothing_is_said(
     rows = found(compared(seeds, 1, head_differs_from=3, own=own))
     assert rows
     assert not any(each.kind for each in rows)
-    assert words in summary(findings_table(rows, OWN))
+    assert words in summary(findings_table(rows, OWN, WORDS[IMAGE]))

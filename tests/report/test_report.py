@@ -536,7 +536,7 @@ def test_the_main_plot_shows_errors_references_and_trend(tmp_path: Path):
 
 def test_without_labels_the_main_plot_falls_back_to_effective_rank(tmp_path: Path):
     figure = discrepancy_accuracy(synthetic_runs.run(tmp_path, labelled=False))
-    assert figure.axes[0].get_ylabel() == COLUMNS["effective_rank"].axis_title
+    assert figure.axes[0].get_ylabel() == COLUMNS["effective_rank"].title
 
 
 def test_identity_at_zero_stays_on_a_logarithmic_axis(tmp_path: Path):

@@ -30,12 +30,12 @@ def test_the_share_of_waiting_is_that_of_the_training_time(clock: Clock):
     clock.now = 4.0
     pace.trained(10, waited_s=1.0)
     assert pace.waiting_share == pytest.approx(0.25)
-    assert "waits for data 25%" in step_words(10, 100, pace)
-    assert "waits for data 25%" in speed_words(pace, last=False)
+    assert "waits for data 25%" in step_words(10, 100, pace, "clips")
+    assert "waits for data 25%" in speed_words(pace, "clips", last=False)
     clock.now = 10.0
     pace.trained(10, waited_s=0.06)
     assert pace.waiting_share == pytest.approx(0.01)
-    assert not any("waits" in word for word in speed_words(pace, last=False))
+    assert not any("waits" in word for word in speed_words(pace, "clips", last=False))
     assert pace.facts()["waiting_share"] == pytest.approx(0.106)
 
 

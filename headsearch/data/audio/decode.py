@@ -182,16 +182,21 @@ def _whole_numbers(raw: bytes, width: int) -> NDArray[np.float64]:
     return np.frombuffer(raw, f"<i{width}") / 2.0 ** (8 * width - 1)
 
 
-def _soundfile() -> Any:
+_SOUNDS = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC", b"OggS", b"ID3", b"caff", b".snd")
+"""How files begin that soundfile may read."""
+
+
+def _soundfile(data: bytes) -> Any:
     try:
         import soundfile
     except (ImportError, OSError):  # OSError: its C library is missing
-        raise BadClip(_NEEDS_SOUNDFILE) from None
+        sound = data.startswith(_SOUNDS)
+        raise BadClip(_NEEDS_SOUNDFILE if sound else "is no WAV, FLAC or OGG file") from None
     return soundfile
 
 
 def _soundfile_header(data: bytes) -> Header:
-    soundfile = _soundfile()
+    soundfile = _soundfile(data)
     try:
         found = soundfile.info(io.BytesIO(data))
     except (soundfile.SoundFileError, RuntimeError, TypeError):
@@ -200,7 +205,7 @@ def _soundfile_header(data: bytes) -> Header:
 
 
 def _soundfile_samples(data: bytes, start: int, count: int) -> NDArray[np.float64]:
-    soundfile = _soundfile()
+    soundfile = _soundfile(data)
     try:
         samples, _ = soundfile.read(
             io.BytesIO(data), frames=count, start=start, dtype="float64", always_2d=True

@@ -15,10 +15,13 @@ def log_amplitudes(map_BDHW: Tensor) -> Tensor:
     As published: the 2D Fourier transform of every channel, the mean of log |amplitude| over images
     and channels, and of that the diagonal from the constant (0, 0) to the highest frequency (π, π);
     the last value is what the paper calls Δ log amplitude at 1.0π. In natural logarithms. Low-pass
-    maps have lower values. F = min(H, W) // 2 + 1. NaN if the map has one place alone.
+    maps have lower values. F = min(H, W) // 2 + 1. A map of one row or
+    column, as of a clip, has the frequencies along it: F = max(H, W) // 2 + 1. NaN if the map has
+    one place alone.
     """
     height, width = map_BDHW.shape[-2:]
-    count = min(height, width) // 2 + 1
+    side = max(height, width) if 1 in (height, width) else min(height, width)
+    count = side // 2 + 1
     if count < 2:
         return torch.full((count,), torch.nan, dtype=torch.float64)
     amplitude_BDHW: Tensor = torch.fft.fft2(map_BDHW.double()).abs()

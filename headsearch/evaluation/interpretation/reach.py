@@ -81,7 +81,7 @@ def patch_distances(grid: tuple[int, int]) -> Tensor:
     return torch.cdist(places_N2, places_N2)
 
 
-def field_radii(maps: Sequence[Tensor], images_BCSS: Tensor) -> Tensor:
+def field_radii(maps: Sequence[Tensor], images_BCSS: Tensor, *, sequence: bool = False) -> Tensor:
     """The radius of the effective receptive field of each map, in pixels: (maps,) float64.
 
     The field is |∂ Σ centre token / ∂ pixel|, summed over colours and averaged over images (Luo
@@ -92,6 +92,7 @@ def field_radii(maps: Sequence[Tensor], images_BCSS: Tensor) -> Tensor:
     Args:
         maps: (B, D, H, W) each, computed from the images with gradients.
         images_BCSS: the input, which requires a gradient.
+        sequence: whether columns are time steps, and distances count along them alone.
     """
     generator = torch.Generator().manual_seed(0)
     radii = []
@@ -102,7 +103,8 @@ def field_radii(maps: Sequence[Tensor], images_BCSS: Tensor) -> Tensor:
         (gradient_BCSS,) = torch.autograd.grad(
             (token_BD.float() * signs_D.to(token_BD.device)).sum(), images_BCSS, retain_graph=True
         )
-        radii.append(radius(gradient_BCSS.abs().sum(dim=1)))
+        field_BSS = gradient_BCSS.abs().sum(dim=1)
+        radii.append(radius(field_BSS.sum(dim=1, keepdim=True) if sequence else field_BSS))
     return torch.stack(radii)
 
 

@@ -3,7 +3,7 @@
 from headsearch.models.bases.arguments import base_arguments, parsed_arguments
 from headsearch.models.bases.base import Base, BaseOutput
 from headsearch.models.bases.custom_module import plan_module
-from headsearch.models.bases.names import ALIASES, OWN_FAMILY, timm_name_of
+from headsearch.models.bases.names import ALIASES, OWN_FAMILY, registered_by, timm_name_of
 from headsearch.models.bases.plan import BasePlan, plan_base
 from headsearch.models.bases.shapes import Stage
 from headsearch.models.bases.text_plan import (
@@ -43,6 +43,7 @@ __all__ = [
     "plan_text_base",
     "pretrained_weights",
     "read_weights",
+    "registered_by",
     "repeated_blocks",
     "timm_name_of",
 ]

@@ -19,11 +19,12 @@ from timm.models.mlp_mixer import MlpMixer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from headsearch.models.bases.conformer import Conformer
 from headsearch.models.bases.patches import make_patches_by_products
 from headsearch.models.bases.trunk import make_deterministic, maps_at, patch_embedding, tokens_like
 
-PLAIN_TRANSFORMERS = (VisionTransformer, Eva, Beit, MlpMixer)
-"""timm's models in which the grid of patches is the same from the first block to the last.
+PLAIN_TRANSFORMERS = (VisionTransformer, Eva, Beit, MlpMixer, Conformer)
+"""Models in which the grid of patches is the same from the first block to the last.
 
 Only in these can a mask token replace a patch; see `Base.mask_token`.
 """

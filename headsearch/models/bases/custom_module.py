@@ -48,7 +48,7 @@ def plan_module(
         raise UserError(f"base {name!r}: {error}") from None
     except REFUSALS as error:
         raise UserError(
-            f"base {name!r} cannot serve on images of shape {(1, *input_shape.tensor)}: "
+            f"base {name!r} cannot serve on inputs of shape {(1, *input_shape.tensor)}: "
             f"{first_line(error)}"
         ) from error
     on, larger = f"on images of {input_shape.width} pixels", "larger images"
@@ -76,7 +76,7 @@ def _shape_of(trunk: nn.Module, images_BCSS: Tensor) -> Shape:
     first, second = _last_map(trunk, images_BCSS, 0), _last_map(trunk, images_BCSS, 1)
     if not torch.allclose(first, second, 1e-2, 1e-3):
         raise UserError(
-            "it gives different features for the same images in training mode; switch off what is "
+            "it gives different features for the same inputs in training mode; switch off what is "
             "random in it: random numbers of the base would depend on which heads train with it"
         )
     return shape

@@ -9,6 +9,7 @@ import timm
 from timm.models import split_model_name_tag
 
 from headsearch.errors import UserError, unknown
+from headsearch.models.bases import conformer  # registers its model with timm
 
 ALIASES = {
     "vit_mini": "vit_tiny_patch16_224",
@@ -50,6 +51,7 @@ OWN_FAMILY = {
     "mlp_mixer": "mixer",
     "metaformer": "poolformer",
     "mambaout": "mambaout",
+    "conformer": "hybrid",
 }
 """timm's Python module → the head family with the same blocks. The control `own` uses it."""
 
@@ -76,6 +78,12 @@ def timm_name_of(name: str) -> str:
             raise UserError(f"base {name!r}: timm has no weights tagged {tag!r}; use {model!r}")
         raise unknown(f"tag of weights of {model}", tag, tags)
     return timm_name
+
+
+def registered_by(timm_name: str) -> str | None:
+    """The module to import before timm knows a model; None for a model of timm itself."""
+    module = timm.model_entrypoint(split_model_name_tag(timm_name)[0]).__module__
+    return module if module == conformer.__name__ else None
 
 
 def own_family(timm_name: str) -> str | None:

@@ -141,7 +141,8 @@ class BasePlan:
             f"{self.name} ({self.timm_name}) on {self.input_shape.words}"
             f"{', ' + chosen if chosen else ''}: {with_article(f'{height}×{width} map')} of "
             f"width {self.dim}, "
-            f"{self.params_m:.1f} M parameters, {self.gflops:.2f} GFLOPs an image"
+            f"{self.params_m:.1f} M parameters, {self.gflops:.2f} GFLOPs "
+            f"{with_article(self.input_shape.sample)}"
         )
 
 

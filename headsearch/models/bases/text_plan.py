@@ -55,7 +55,11 @@ def folder_of(name: str) -> Path | None:
 
 
 def plan_named(
-    name: str, image_size: int, *, patch_size: int | None = None, base_args: str | None = None
+    name: str,
+    image_size: int | InputShape,
+    *,
+    patch_size: int | None = None,
+    base_args: str | None = None,
 ) -> BasePlan:
     """Plans a base of images or of texts without data.
 

@@ -13,9 +13,11 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from headsearch.config.domains import AUDIO, IMAGE
 from headsearch.data import Data
 from headsearch.data.image.synthetic.scenes import Scenes
 from headsearch.evaluation.features import PROBE_IMAGES
+from headsearch.evaluation.interpretation.clip_cues import CLIP_CUES
 from headsearch.evaluation.interpretation.cues import CUES
 from headsearch.evaluation.interpretation.evidence import evidence_on, token_shares
 from headsearch.evaluation.interpretation.frequency import log_amplitudes
@@ -33,6 +35,8 @@ REACH_IMAGES = 64
 """Images for attention distances and receptive fields; both hardly differ between images."""
 GALLERY = 8
 """Images whose tokens are shown."""
+CUES_OF: Mapping[str, Mapping[str, Callable[[Tensor], Tensor]]] = {IMAGE: CUES, AUDIO: CLIP_CUES}
+"""The cues that are taken away from the samples of a domain."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Measured:
         forward: the base.
         head: its head; None if that is not in question or was not kept.
         data: bank and queries.
+        domain: the kind of data.
+        sequence: whether columns of the inputs are time steps.
         grid: rows and columns of the base's last map.
         labelled: labels of bank and queries, on the CPU.
         scenes: scenes with masks of their labelled objects, if the data are the built-in ones.
@@ -52,6 +58,8 @@ class Measured:
     forward: Forward
     head: AttachedHead | None
     data: Data
+    domain: str
+    sequence: bool
     grid: tuple[int, int]
     labelled: LabelledImages
     scenes: Scenes | None
@@ -126,7 +134,7 @@ def reach(of: Measured) -> dict[str, Tensor]:
     distances = attention_distances(forward.base.trunk, lambda: forward.maps(images), of.grid)
     pixels = forward.pixels(images[: REACH_IMAGES // 2]).requires_grad_()
     maps = forward.maps_of(pixels)
-    radii = field_radii([maps[block] for block in sorted(maps)], pixels)
+    radii = field_radii([maps[block] for block in sorted(maps)], pixels, sequence=of.sequence)
     forward.on_images(len(images))
     none = torch.zeros(0, dtype=torch.float64)
     return {"field": radii, "attention": none if distances is None else distances}
@@ -140,10 +148,11 @@ def cues(of: Measured) -> dict[str, Tensor]:
     """
     forward, report = of.forward, of.data.report
     matrix_CD, offset_C, present_C = probe(of)
-    found: dict[str, list[Tensor]] = {name: [] for name in CUES}
+    conditions = CUES_OF.get(of.domain, {})
+    found: dict[str, list[Tensor]] = {name: [] for name in conditions}
     for indices in report.split(forward.batch):
         images = of.data.queries.batch(indices)
-        for name, changed in CUES.items():
+        for name, changed in conditions.items():
             map_BDHW = forward.maps(changed(images), [forward.depth])[forward.depth]
             logits_BC = pooled_map(tokens_of(map_BDHW)).cpu() @ matrix_CD.T + offset_C
             found[name].append(present_C[logits_BC.argmax(1)].int())

@@ -30,7 +30,7 @@ from headsearch.pretraining.explaining.compare import (
 )
 from headsearch.pretraining.explaining.forward import Forward
 from headsearch.pretraining.explaining.parts import PARTS, Measured
-from headsearch.pretraining.explaining.pictures import draw
+from headsearch.pretraining.explaining.pictures import Shown, draw
 from headsearch.pretraining.explaining.progress import progress_on
 from headsearch.pretraining.explaining.subjects import Comparison, Subject, comparison
 from headsearch.pretraining.setup import prepare_pretraining
@@ -151,7 +151,8 @@ class _Work:
     def measure(self, console: Console | None) -> None:
         """Measures what no earlier call has, base by base."""
         waiting = self._waiting()
-        with progress_on(console, sum(len(parts) for _, parts in waiting)) as progress:
+        total, words = sum(len(parts) for _, parts in waiting), self._setup.domain.words
+        with progress_on(console, total, words) as progress:
             for subject, parts in waiting:
                 base = self._bases.base(subject)
                 for part in parts:
@@ -196,6 +197,8 @@ class _Work:
             forward,
             self._bases.head(subject) if part == "head" else None,
             setup.data,
+            setup.domain.name,
+            setup.plan.input_shape.sequence,
             setup.plan.grid,
             self._labelled,
             self._scenes,
@@ -221,13 +224,15 @@ class _Work:
         kept = [table for table in tables if len(table)]
         table = pd.concat(kept) if kept else pd.DataFrame(columns=list(MEASURED))
         trained = table[table["model"] != UNTRAINED]
-        found = findings_table(differences(trained, NO_HEAD, chosen.own, chosen.heads), chosen.own)
+        words = self._setup.domain.words
+        compared_heads = differences(trained, NO_HEAD, chosen.own, chosen.heads)
+        found = findings_table(compared_heads, chosen.own, words)
         folder = self._run.path / FOLDER
         for old in (*folder.glob("*.svg"), *folder.glob("*.png")):
             old.unlink()
         write_table(folder / "findings.csv", found)
         write_table(folder / "measurements.csv", table)
-        draw(folder, table, compared, data, self._setup.plan.grid, self._only)
+        draw(folder, table, compared, Shown(data, self._setup.plan.grid, words), self._only)
         sentences = tuple(text for text in found["verdict"] if text)
         asked = [name for each in self._only for name in ANALYSES[each].measures]
         left_out = tuple(

@@ -95,10 +95,13 @@ def _plots(
 
 
 def _plot(pair: Pair, figure: str, styles: dict[str, FamilyStyle]) -> Figure | None:
-    first, second = (
-        Side(each.letter, _column(each.run, figure)) for each in (pair.first, pair.second)
-    )
+    first, second = (_side(each, figure) for each in (pair.first, pair.second))
     return across_runs(pair.on[figure], first, second, styles)
+
+
+def _side(each: Compared, figure: str) -> Side:
+    column = _column(each.run, figure)
+    return Side(each.letter, column, column.axis_title(each.run.words))
 
 
 def _column(run: Run, figure: str) -> Column:

@@ -24,10 +24,12 @@ class Side:
     Attributes:
         letter: what its axis calls it.
         column: how its figure is shown.
+        title: what the figure is, with its unit.
     """
 
     letter: str
     column: Column
+    title: str
 
 
 def across_runs(
@@ -70,4 +72,4 @@ def across_runs(
 
 
 def _title(side: Side, rung: int) -> str:
-    return f"{side.column.axis_title} in {side.letter}, rung {rung}"
+    return f"{side.title} in {side.letter}, rung {rung}"

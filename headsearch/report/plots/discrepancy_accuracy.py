@@ -62,7 +62,7 @@ def discrepancy_accuracy(run: Run) -> Figure:
     fit_x(axes, xs, scale)
     axes.set_ylim(*padded(ys + [value for _, value in references]))
     axes.set_xlabel(titled(discrepancy_title(run), scale))
-    axes.set_ylabel(COLUMNS[y].axis_title)
+    axes.set_ylabel(COLUMNS[y].axis_title(run.words))
     make_room(figure)
     reference_lines(axes, references)
     scatter.draw(axes, dots)

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from headsearch.config.domains import Words
 from headsearch.report.findings import MEASURES, UNTRAINED, Measure
 from headsearch.report.plots.axes import make_room
 from headsearch.report.plots.legend import draw_legend, legend_height
@@ -63,7 +64,7 @@ def handles_of(styles: Mapping[str, Style]) -> list[Line2D]:
     ]  # fmt: skip
 
 
-def curves(table: pd.DataFrame, styles: Mapping[str, Style]) -> Figure:
+def curves(table: pd.DataFrame, styles: Mapping[str, Style], words: Words) -> Figure:
     """A measure of every base over depth; a panel for each target, if there are targets.
 
     Lines are means over seeds, bands reach from the least to the greatest seed.
@@ -75,7 +76,7 @@ def curves(table: pd.DataFrame, styles: Mapping[str, Style]) -> Figure:
     for axes, (target, part) in zip(panels, parts, strict=True):
         for model, style in shown.items():
             _draw_curve(axes, part[part["model"] == model], style, measure.scale)
-        axes.set_ylabel(measure.title)
+        axes.set_ylabel(words.say(measure.title))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(labelbottom=axes is panels[-1])  # the title of the next panel is there
         if target:
@@ -96,7 +97,7 @@ def _draw_curve(axes: Axes, rows: pd.DataFrame, style: Style, scale: float) -> N
     )  # fmt: skip
 
 
-def dots(table: pd.DataFrame, styles: Mapping[str, Style]) -> Figure:
+def dots(table: pd.DataFrame, styles: Mapping[str, Style], words: Words) -> Figure:
     """A measure of every base by condition: the mean over seeds, with the range of seeds."""
     measure = MEASURES[str(table["analysis"].iloc[0])]
     shown = {model: style for model, style in styles.items() if model in set(table["model"])}
@@ -110,7 +111,7 @@ def dots(table: pd.DataFrame, styles: Mapping[str, Style]) -> Figure:
             _draw_dot(axes, rows.loc[rows["model"] == model, "value"], y, style, measure)
     axes.set_yticks(range(len(conditions)), conditions)
     axes.set_ylim(len(conditions) - 0.5, -0.5)
-    axes.set_xlabel(measure.title)
+    axes.set_xlabel(words.say(measure.title))
     axes.grid(axis="x", color=FAINT, alpha=0.25, linewidth=0.5)
     make_room(figure)
     return figure
@@ -181,7 +182,7 @@ class ImageRow:
 
 
 def image_rows(rows: Sequence[ImageRow]) -> Figure:
-    """Rows of pictures of equal size."""
+    """Rows of pictures of equal size; a map of one row is stretched to a picture's height."""
     columns = max(len(row.images) for row in rows)
     left = 0.08 + 0.055 * max(len(row.name) for row in rows)
     tall = [CELL + (0.16 if row.titles else 0.03) for row in rows]
@@ -204,7 +205,10 @@ def image_rows(rows: Sequence[ImageRow]) -> Figure:
 def _draw_image(axes: Axes, image: npt.NDArray[np.float64], *, signed: bool) -> None:
     limit = float(np.abs(image).max()) or 1.0
     limits = (-limit, limit) if signed else (0.0, 1.0)
-    axes.imshow(image, cmap="RdBu_r", vmin=limits[0], vmax=limits[1], interpolation="nearest")
+    axes.imshow(
+        image, cmap="RdBu_r", vmin=limits[0], vmax=limits[1], interpolation="nearest",
+        aspect="auto" if image.shape[0] == 1 else "equal",
+    )  # fmt: skip
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():

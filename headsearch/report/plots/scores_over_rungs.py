@@ -75,7 +75,7 @@ def scores_over_rungs(run: Run) -> Figure:
         axes.tick_params(labelbottom=index == len(panels) - 1)
         ends = [(str(row.rank), curve(run, row, name)) for row in best]
         label_ends(axes, [(text, (p[-1, 0], p[-1, 1])) for text, p in ends if len(p)])
-    figure.axes[-1].set_xlabel(COLUMNS["images"].axis_title)
+    figure.axes[-1].set_xlabel(COLUMNS["images"].axis_title(run.words))
     figure.align_ylabels()
     make_room(figure)
     if run.rungs.empty:
