@@ -1,17 +1,25 @@
 """What every test starts from: one thread, a disk that survives no power cut, coarse probes."""
 
 import contextlib
+import gc
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
+from optuna.storages._rdb.storage import _VersionManager as VersionManager
 from sqlalchemy import Engine, event
 
+from headsearch import api, report
 from headsearch.evaluation.proxies import labelled
 from headsearch.evaluation.proxies.linear import linear_scores
+from headsearch.models.bases import arguments, plan
+from headsearch.models.heads import FAMILIES
+from headsearch.models.heads.family import Family
+from headsearch.models.space import resolved
 
 # Tests run side by side; more threads than cores make each other wait.
 torch.set_num_threads(1)
@@ -39,9 +47,72 @@ def without_flushes(connection: object, _: object) -> None:
 labelled.linear_scores = partial(linear_scores, max_iterations=8)
 
 
+def asked_once(function: Callable[..., Any], about: Callable[..., bool]) -> Callable[..., Any]:
+    """A function that is asked only once about the same arguments, if they are such."""
+    answers: dict[str, Any] = {}
+
+    def ask(*arguments: Any) -> Any:
+        if not about(*arguments):
+            return function(*arguments)
+        key = repr(arguments)
+        if key not in answers:
+            answers[key] = function(*arguments)
+        return answers[key]
+
+    return ask
+
+
+def tiny(timm_name: str, *_: Any) -> bool:
+    return timm_name.startswith("test_")
+
+
+def built_in(family: Family, *_: Any) -> bool:
+    return FAMILIES.get(family.name) is family
+
+
+# A search measures its base and its heads by models on the meta device, and whoever opens a study
+# reads all that ever changed in Optuna's tables: together a fifth of the time of a small search,
+# for the same answers each time.
+plan._shape_of = asked_once(plan._shape_of, tiny)
+plan.check_arguments = arguments.check_arguments = asked_once(arguments.check_arguments, tiny)
+resolved.head_cost = asked_once(resolved.head_cost, built_in)
+_newest_tables = VersionManager.get_head_version
+_known: list[str] = []
+
+
+def newest_tables(manager: VersionManager) -> str:
+    if not _known:
+        _known.append(_newest_tables(manager))
+    return _known[0]
+
+
+VersionManager.get_head_version = newest_tables
+
+
+def pytest_collection_finish() -> None:
+    """Spares the garbage collector all that was imported, which stays anyway.
+
+    To go through it again and again was a twentieth of the time of a small search.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="module")
 def fitted_probes() -> Iterator[None]:
     """Linear probes as users get them: for what another program or process comes to as well."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(labelled, "linear_scores", linear_scores)
+        yield
+
+
+@pytest.fixture(scope="module")
+def without_reports() -> Iterator[None]:
+    """Searches that end without a report, which takes as long as the rest.
+
+    In processes that are forked from this one as well.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        for module in (report, api):
+            patched.setattr(module, "write_report", lambda run, out=None: run.path / "report.html")
         yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import pkgutil
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from headsearch.data import DatasetSource, DataSettings, open_data
 from headsearch.errors import UserError
 from headsearch.models.bases import plan_base
 from headsearch.models.space import find_space, load_space, ready_spaces
+from helpers.in_ranks import ForkedJob
 
 ROOT = Path(__file__).parent.parent
 SPACE: dict[str, Any] = {
@@ -448,14 +448,10 @@ def test_no_room_of_the_package_takes_a_name_of_the_api() -> None:
 
 
 def test_the_example_runs(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "search_and_pretrain.py"), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "features (2, 64)" in done.stdout
+    job = ForkedJob(1, ROOT / "examples" / "search_and_pretrain.py", tmp_path)
+    out, err = job.communicate(timeout=300)
+    assert job.returncode == 0, err
+    assert "features (2, 64)" in out
     assert (tmp_path / "pretrained" / "base.safetensors").is_file()
 
 

@@ -72,8 +72,23 @@ def file_storage(file: Path, *, create: bool) -> BaseStorage:
         NoStorageError: Optuna has not set it up, and it is not to be created.
         Exception: an error of Optuna or of SQLAlchemy, if it cannot be opened otherwise.
     """
+    if create and not file.exists():
+        _set_up(file)
     options = _of_file(file, "rwc" if create else "rw")
     return _database("sqlite://", options, str(file), create=create)
+
+
+def _set_up(file: Path) -> None:
+    """Sets up a database in a new file, which appears once it is whole.
+
+    A process that is killed between a table and its index would leave a file whose missing index
+    nobody adds: the same study could then be created twice.
+    """
+    new = file.with_name(f".{file.name}.new")
+    for left in (new, new.with_name(f"{new.name}-journal")):
+        left.unlink(missing_ok=True)
+    RDBStorage("sqlite://", engine_kwargs=_of_file(new, "rwc")).engine.dispose()
+    new.replace(file)
 
 
 def _opened(url: str, *, create: bool) -> BaseStorage:

@@ -127,10 +127,9 @@ class Trials:
 
     def tell(self, entries: Iterable[Entry]) -> None:
         """Reports how heads have ended, once for each. Optuna cannot take this back."""
-        known = self.study.get_trials(deepcopy=False)
-        for entry in entries:
-            if not entry.ended or entry.told:
-                continue
+        news = [entry for entry in entries if entry.ended and not entry.told]
+        known = self.study.get_trials(deepcopy=False) if news else []
+        for entry in news:
             entry.told = True
             if known[entry.trial].state.is_finished():  # an earlier process reported it
                 continue
@@ -147,8 +146,11 @@ class Trials:
         self.study.set_user_attr("facts", dict(facts))
 
     def _trial(self, number: int) -> optuna.Trial:
-        known = self.study.get_trials(deepcopy=False)
-        return optuna.Trial(self.study, known[number]._trial_id)
+        # The storage remembers the ids; the trials themselves it would read anew, all of them.
+        storage, study = self.study._storage, self.study._study_id
+        return optuna.Trial(
+            self.study, storage.get_trial_id_from_study_id_trial_number(study, number)
+        )
 
 
 def decision_at(rung: int) -> str:

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,8 +19,9 @@ from headsearch.config.setting_groups import OF_SEARCH_ALONE
 from headsearch.config.settings import RunConfig
 from headsearch.runs.signals import InterruptedAtOnceError
 from helpers.command_line import in_process
+from helpers.in_ranks import ForkedJob
 
-HEADSEARCH = [sys.executable, "-c", "from headsearch.cli import main; main()"]
+HEADSEARCH = ["-m", "headsearch"]
 SPACE = """families:
   convnext: {depth: 1, kernel: 3}
   poolformer: {depth: 1}
@@ -44,7 +44,7 @@ def headsearch(
     *arguments: str, cwd: Path, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*HEADSEARCH, *arguments],
+        [sys.executable, *HEADSEARCH, *arguments],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -152,15 +152,13 @@ def test_a_head_is_exported_and_the_base_pretrained_with_it(
 
 
 def test_ctrl_c_keeps_what_a_pretraining_has_done_and_says_how_it_goes_on(workplace: Path) -> None:
-    process = subprocess.Popen(
-        [*HEADSEARCH, "pretrain", "--head", "none", "--out", "runs/short", *TRAINING,
-         "--epochs", "4000", "--rungs", "1000"],
-        cwd=workplace, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    process = ForkedJob(
+        1, *HEADSEARCH, "pretrain", "--head", "none", "--out", "runs/short", *TRAINING,
+        "--epochs", "4000", "--rungs", "1000", cwd=workplace,
     )  # fmt: skip
-    deadline = time.monotonic() + 200
     weights = workplace / "runs/short/base.safetensors"
-    while time.monotonic() < deadline and process.poll() is None and not weights.is_file():
-        time.sleep(0.2)
+    while not weights.is_file():
+        assert not process.ends_within(0.1)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=100)
     assert process.returncode == 130, err
@@ -186,16 +184,12 @@ def test_ctrl_c_keeps_what_a_pretraining_has_done_and_says_how_it_goes_on(workpl
     ids=["run", "pretrain"],
 )
 def test_a_terminal_sees_how_it_goes(
-    arguments: list[str], words: list[str], workplace: Path
+    arguments: list[str], words: list[str], workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name, value in {"TERM": "xterm-256color", "COLUMNS": "110", "LINES": "40"}.items():
+        monkeypatch.setenv(name, value)
     reader, writer = pty.openpty()
-    process = subprocess.Popen(
-        [*HEADSEARCH, *arguments],
-        cwd=workplace,
-        stdout=writer,
-        stderr=writer,
-        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "110", "LINES": "40"},
-    )
+    process = ForkedJob(1, *HEADSEARCH, *arguments, cwd=workplace, terminal=writer)
     os.close(writer)
     shown = b""
     while True:
@@ -207,24 +201,21 @@ def test_a_terminal_sees_how_it_goes(
             break
         shown += chunk
     os.close(reader)
-    assert process.wait(timeout=60) == 0
+    process.communicate(timeout=60)
+    assert process.returncode == 0
     text = shown.decode()
     for word in words:
         assert word in text, word
 
 
 def test_ctrl_c_keeps_what_was_scored_and_says_so(workplace: Path) -> None:
-    process = subprocess.Popen(
-        [*HEADSEARCH, "run", "--space", "tiny.yaml", "--out", "runs/stopped", *TINY,
-         "--epochs", "2000"],
-        cwd=workplace, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    process = ForkedJob(
+        1, *HEADSEARCH, "run", "--space", "tiny.yaml", "--out", "runs/stopped", *TINY,
+        "--epochs", "2000", cwd=workplace,
     )  # fmt: skip
-    deadline = time.monotonic() + 200
     table = workplace / "runs/stopped/rungs.csv"
-    while time.monotonic() < deadline and process.poll() is None:
-        if table.is_file() and len(table.read_text().splitlines()) > 1:
-            break
-        time.sleep(0.2)
+    while not table.is_file() or len(table.read_text().splitlines()) < 2:
+        assert not process.ends_within(0.1)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=100)
     assert process.returncode == 130, err
@@ -260,17 +251,21 @@ def test_pretraining_has_a_flag_for_every_setting_that_means_something_to_it(
         assert (flag in shown) == (setting not in OF_SEARCH_ALONE), flag
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_imports_nothing_heavy(command: str) -> None:
+def test_help_imports_nothing_heavy() -> None:
+    """One process asks every command for its help, and says after each what it has imported."""
     code = (
-        f"import sys; sys.argv = ['headsearch', '{command}', '--help']\n"
+        "import sys\n"
         "from headsearch.cli import main\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        "print(sorted({'torch', 'timm', 'optuna', 'pandas', 'matplotlib'} & set(sys.modules)))"
+        f"for command in {COMMANDS!r}:\n"
+        "    sys.argv = ['headsearch', command, '--help']\n"
+        "    try: main()\n"
+        "    except SystemExit: pass\n"
+        "    heavy = {'torch', 'timm', 'optuna', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        "    print('after', command, sorted(heavy))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    said = [line for line in done.stdout.splitlines() if line.startswith("after ")]
+    assert said == [f"after {command} []" for command in COMMANDS]
 
 
 @pytest.mark.parametrize("command", ["submit", "worker", "status", "collect"])

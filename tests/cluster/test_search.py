@@ -143,7 +143,7 @@ def test_a_cohort_that_always_raises_is_set_aside_and_can_be_tried_again(
 
 
 def test_a_sampler_learns_between_generations_whatever_the_order(tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"space": SAMPLED, "trials": 4, "cohort": 1, "rungs": 1, "epochs": 1}
+    changes: dict[str, Any] = {"space": SAMPLED, "trials": 3, "cohort": 1, "rungs": 1, "epochs": 1}
     learned = {}
     for name, last_first in (("first", False), ("last", True)):
         search = on_engine(

@@ -41,15 +41,29 @@ class ForkedJob:
     A single process is not part of any job. Nobody ends the others where one has died: they find
     out by themselves.
 
+    Args:
+        processes: how many.
+        command: a script or `-m module`, and its arguments.
+        cwd: the directory to work in.
+        terminal: the terminal that they read and write; without one, what they write is kept.
+
     Attributes:
         returncode: 0, or that of the first process that ended otherwise.
     """
 
-    def __init__(self, processes: int, *command: str | Path) -> None:
+    def __init__(
+        self,
+        processes: int,
+        *command: str | Path,
+        cwd: Path | None = None,
+        terminal: int | None = None,
+    ) -> None:
         self.returncode = 0
+        self._cwd, self._terminal = cwd, terminal
         fork, port = multiprocessing.get_context("fork"), free_port()
         self._folder = Path(tempfile.mkdtemp())
-        (self._folder / "out").touch()
+        for name in ("out", "err"):
+            (self._folder / name).touch()
         self._ranks: list[ForkProcess] = []
         for rank in range(processes):
             job = {
@@ -65,8 +79,12 @@ class ForkedJob:
     def _work(self, variables: dict[str, str], command: list[str]) -> None:
         """What a process of the job does, with standard streams of its own."""
         os.environ.update(variables)
+        if self._cwd is not None:
+            os.chdir(self._cwd)
         for number, name in enumerate(("in", "out", "err")):
-            handle = os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+            handle = self._terminal
+            if handle is None:
+                handle = os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_APPEND)
             os.dup2(handle, number)
         sys.stdin = os.fdopen(0, closefd=False)
         sys.stdout = os.fdopen(1, "w", 1, closefd=False)

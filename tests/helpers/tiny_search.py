@@ -31,10 +31,10 @@ def settings(tmp_path: Path, space: str = SPACE, **changes: Any) -> dict[str, An
     file = tmp_path / "space.yaml"
     file.write_text(space)
     return {
-        "base": "test_vit", "space": str(file), "image_size": 16, "patch_size": 4, "images": 48,
-        "epochs": 2, "batch_size": 16, "rungs": 3, "eval_images": 64, "bank_images": 64,
-        "min_keep": 2, "cohort": 4, "device": "cpu", "precision": "float32", "threads": 1,
-        "coupling": "joint", **changes,
+        "base": "test_vit", "base_args": "depth=2", "space": str(file), "image_size": 16,
+        "patch_size": 4, "images": 48, "epochs": 2, "batch_size": 16, "rungs": 3,
+        "eval_images": 64, "bank_images": 64, "min_keep": 2, "cohort": 4, "device": "cpu",
+        "precision": "float32", "threads": 1, "coupling": "joint", **changes,
     }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -27,6 +28,30 @@ def test_a_study_in_a_folder_of_any_name(name: str, tmp_path: Path) -> None:
     found = optuna.load_study(study_name="s", storage=file_storage(file, create=False))
     assert found.trials == []
     assert [path.name for path in tmp_path.rglob("*")] == [name, "study.db"]
+
+
+def test_a_database_that_is_set_up_in_part_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill after the first table, and before the index that keeps the names of studies apart."""
+
+    class Killed(BaseException):
+        """The process is gone."""
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    file = tmp_path / "study.db"
+    with monkeypatch.context() as patched:
+        patched.setattr("sqlalchemy.sql.ddl.SchemaGenerator.visit_index", killed)
+        with pytest.raises(Killed):
+            file_storage(file, create=True)
+    assert not file.exists()
+    for _ in range(2):
+        opened = file_storage(file, create=True)
+        optuna.create_study(study_name="s", storage=opened, load_if_exists=True)
+    assert len(file_storage(file, create=False).get_all_studies()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["study.db"]
 
 
 def foreign_database(file: Path) -> None:

@@ -27,6 +27,7 @@ from helpers.command_line import in_process
 from helpers.image_files import encoded, photo, write
 from helpers.in_ranks import ForkedJob, torchrun
 
+pytestmark = pytest.mark.usefixtures("without_reports")
 JOBS = Path(__file__).parents[1] / "helpers" / "jobs"
 SPACE = """
 families:
@@ -47,10 +48,11 @@ def flags(tmp_path: Path, **changes: Any) -> list[str]:
     space = tmp_path / "space.yaml"
     space.write_text(SPACE)
     settings = {
-        "base": "test_vit", "space": space, "image_size": 16, "patch_size": 4, "images": 48,
-        "epochs": 8, "batch_size": 16, "rungs": 3, "eval_images": 64, "bank_images": 64,
-        "min_keep": 2, "cohort": 6, "device": "cpu", "precision": "float32", "threads": 1,
-        "rank_by": "discrepancy", "coupling": "joint", **changes,
+        "base": "test_vit", "base_args": "depth=2", "space": space, "image_size": 16,
+        "patch_size": 4, "images": 48, "epochs": 8, "batch_size": 16, "rungs": 3,
+        "eval_images": 64, "bank_images": 64, "min_keep": 2, "cohort": 6, "device": "cpu",
+        "precision": "float32", "threads": 1, "rank_by": "discrepancy", "coupling": "joint",
+        **changes,
     }  # fmt: skip
     return [
         part

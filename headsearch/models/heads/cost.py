@@ -35,9 +35,11 @@ def head_cost(family: str | Family, dim: int, grid: Grid, parameters: Mapping[st
         UserError: the head does not return a map of the same shape.
     """
     family = find_family(family) if isinstance(family, str) else family
-    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+    with torch.device("meta"), torch.no_grad():
+        # Built outside of the counter, which would go through every number drawn for a weight.
         head = family.make(dim, grid, parameters)
-        output = head(torch.empty(1, dim, *grid))
+        with FlopCounterMode(display=False) as counter:
+            output = head(torch.empty(1, dim, *grid))
     if getattr(output, "shape", None) != (1, dim, *grid):
         shown = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise UserError(

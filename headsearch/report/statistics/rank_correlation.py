@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from itertools import permutations as all_orders
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ MIN_CORRELATED = 5
 """Fewest pairs: the variance of Kendall's τ divides by n − 4."""
 PERMUTED = 64
 """Pairs up to which p is found by permutations: the work grows with their square."""
+PRODUCTS = 2**18
+"""How many products of signs are computed at a time: as many as fit into a cache."""
 
 
 class Correlation(NamedTuple):
@@ -127,16 +130,21 @@ def permutation_p(
     fixed_NN = np.sign(fixed_N[:, None] - fixed_N[None, :])
     observed = abs((permuted_NN * fixed_NN).sum())
 
-    def as_large(order_N: npt.NDArray[np.int64]) -> bool:
-        concordance = (permuted_NN[np.ix_(order_N, order_N)] * fixed_NN).sum()
-        return bool(abs(concordance) >= observed)
-
     number = len(fixed_N)
+
+    def as_large(orders: Iterable[Sequence[int] | npt.NDArray[np.int64]]) -> int:
+        """How many of some orders are as large; sums of signs are exact, in any order."""
+        found, left = 0, iter(orders)
+        while some := list(islice(left, max(1, PRODUCTS // number**2))):
+            orders_ON = np.array(some)
+            signs_ONN = permuted_NN[orders_ON[:, :, None], orders_ON[:, None, :]]
+            found += int((abs((signs_ONN * fixed_NN).sum(axis=(1, 2))) >= observed).sum())
+        return found
+
     if enumerate_few and math.factorial(number) <= permutations:
-        orders = map(np.array, all_orders(range(number)))
-        return sum(map(as_large, orders)) / math.factorial(number)
+        return as_large(all_orders(range(number))) / math.factorial(number)
     rng = np.random.default_rng(seed)
-    hits = sum(as_large(rng.permutation(number)) for _ in range(permutations))
+    hits = as_large(rng.permutation(number) for _ in range(permutations))
     return (1 + hits) / (1 + permutations)
 
 
