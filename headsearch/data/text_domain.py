@@ -26,6 +26,8 @@ from headsearch.data.text.tokens import raw_counts, unpacked
 from headsearch.data.text.views import make_text_views
 from headsearch.errors import UserError
 
+UNCHANGED = normalization.of([0.0], [1.0])
+"""What is recorded as the normalisation: token ids have none."""
 MOST_WORDS = 4096
 """The most tokens that the baseline without learning counts, those in the most texts."""
 
@@ -46,7 +48,7 @@ class TextDomain(Domain):
                 "--base-weights: the first weights of a text base are those of its folder: --base "
                 "hf:FOLDER"
             )
-        if config.normalization != normalization.AUTO and config.text_tokens is None:
+        if config.normalization not in (normalization.AUTO, str(UNCHANGED)):
             raise UserError("--normalization is for images and clips: leave it out")
 
     def opener(self, settings: DataSettings, *, alone: bool) -> Opener:
@@ -89,7 +91,7 @@ class TextDomain(Domain):
         return unpacked(batch)
 
     def normalization(self, text: str, train: Images) -> Normalization:
-        return normalization.of([0.0], [1.0])
+        return UNCHANGED
 
     def raw(self, batches: Iterable[Tensor], shape: InputShape, side: int = 32) -> Tensor:
         """TF-IDF of the tokens, (N, X), of unit length.
