@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +22,17 @@ from headsearch.config.presets import quick_lr
 from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import Coupling, RunConfig
 from headsearch.config.views import VIEWS, ViewSettings
-from headsearch.data import Data, DataSettings, open_data
+from headsearch.data import Data
 from headsearch.data.domain import Domain
 from headsearch.data.domains import domain_of
-from headsearch.data.factory import BUILT_IN, BUILT_IN_FULL
 from headsearch.data.fingerprint import difference, fingerprint
 from headsearch.data.loader import Loader, StepViews, steps_per_epoch
-from headsearch.data.settings import AudioSettings, TextSettings
-from headsearch.data.sharing import Share
 from headsearch.errors import UserError, unknown
 from headsearch.evaluation.discrepancy import DISCREPANCIES
 from headsearch.evaluation.rung import OnScoring, score_rung
 from headsearch.evaluation.scores import PROTOTYPE_KL, RungScores
 from headsearch.models.bases import (
     BasePlan,
-    folder_of,
     repeated_blocks,
 )
 from headsearch.models.heads import FAMILIES
@@ -66,10 +61,8 @@ from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 from headsearch.training.memory_estimate import check_memory
 from headsearch.training.multicrop import check_local_views, crops_per_image
 from headsearch.training.objectives import Objective, make_objective, with_prototypes
+from headsearch.training.opening import open_data_of
 from headsearch.training.trainer import Trainer
-
-CPU_IMAGE_SIZE, ACCELERATOR_IMAGE_SIZE = 64, 224
-"""The largest image side in pixels that is chosen if `--image-size` is not given."""
 
 
 @dataclass(frozen=True)
@@ -244,7 +237,7 @@ def prepare_training(
         new_run_directory(config.out, "")  # raises if it exists
     device, autocast = set_up(config)
     accelerator = device.type != "cpu"
-    data = _open_data(config, inputs, loading, accelerator=accelerator)
+    data = open_data_of(config, inputs, loading, accelerator=accelerator)
     domain, shape = domain_of(config), data.train.shape
     views = domain.views(config, shape)
     scale = domain.normalization(config.normalization, data.train)
@@ -265,55 +258,6 @@ def prepare_training(
     _check_steps(setup)
     _check_ranks_agree(setup)
     return setup
-
-
-def _open_data(
-    config: RunConfig,
-    inputs: InMemoryInputs,
-    loading: Loading,
-    *,
-    accelerator: bool,
-) -> Data:
-    loading(f"opening the data {config.data}")
-    return open_data(
-        config.data if inputs.data is None else inputs.data,
-        config.eval_data if inputs.eval_data is None else inputs.eval_data,
-        DataSettings(
-            image_size=config.image_size,
-            images=config.images or (BUILT_IN_FULL if config.data == BUILT_IN else 0),
-            eval_images=config.eval_images,
-            bank_images=config.bank_images,
-            probe_classes=config.probe_classes,
-            seed=config.seed if config.data_seed is None else config.data_seed,
-            max_image_size=ACCELERATOR_IMAGE_SIZE if accelerator else CPU_IMAGE_SIZE,
-            data_dir=config.data_dir,
-            download=config.download,
-            max_bad_images=config.max_bad_images,
-            memory_limit=int(config.memory * 2**30),
-            store_size=config.store_size,
-            check=config.check_images,
-            labels=config.labels,
-            domain=config.domain,
-            audio=AudioSettings(
-                config.sample_rate,
-                config.clip_seconds,
-                config.window_ms,
-                config.hop_ms,
-                config.mels,
-            ),
-            text=TextSettings(
-                config.text_tokens,
-                config.vocab_size,
-                config.text_column,
-                config.label_column,
-                folder_of(config.base),
-            ),
-        ),
-        partial(loading, f"decoding {domain_of(config).words.samples} of {config.data}"),
-        Share(
-            torchrun.rank(), torchrun.count(), distributed.gather_objects, distributed.gather_rows
-        ),
-    )
 
 
 def _check_discrepancy(config: RunConfig, objective: Objective) -> None:

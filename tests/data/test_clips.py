@@ -180,7 +180,7 @@ def test_a_folder_of_clips_is_split_by_label(tmp_path: Path) -> None:
     data = open_small(tone_folder(tmp_path), domain="audio")
     assert data.bank is not None
     assert data.bank.classes == ("pitch0", "pitch1", "pitch2", "pitch3")
-    assert data.train.shape == (1, 64, 48, True)
+    assert data.train.shape == (1, 64, 48, True, 0)
     assert data.resolved == {"sample_rate": RATE, "clip_seconds": 0.48}
     assert data.train.batch(torch.arange(5)).shape == (5, 1, 64, 48)
     assert any("clips are 0.48 s at 8000 Hz" in note for note in data.notes)

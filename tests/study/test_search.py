@@ -29,7 +29,7 @@ from headsearch.study.resuming import resumed_search
 from headsearch.study.search import Search
 from headsearch.study.setup import prepare
 from headsearch.study.state import SearchState
-from headsearch.training import setup
+from headsearch.training import opening, setup
 from headsearch.training.trainer import Trainer
 from helpers.changed_trainers import (
     on_new_trainers,
@@ -261,7 +261,7 @@ def test_stopping_early_keeps_what_was_scored(space_file: Path, tmp_path: Path) 
 def test_the_labels_of_the_reporting_split_change_no_ranking(
     finished: Run, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = setup.open_data
+    opened = opening.open_data
 
     def with_shuffled_report_labels(*args: Any, **settings: Any) -> Data:
         data = opened(*args, **settings)
@@ -269,7 +269,7 @@ def test_the_labels_of_the_reporting_split_change_no_ranking(
         data.queries.labels[data.report] = data.queries.labels[data.report].flip(0)
         return data
 
-    monkeypatch.setattr(setup, "open_data", with_shuffled_report_labels)
+    monkeypatch.setattr(opening, "open_data", with_shuffled_report_labels)
     found = run(tiny(space_file, tmp_path / "run"))
     columns = ["rank", "candidate", "state", "score"]
     pd.testing.assert_frame_equal(finished.ranking[columns], found.ranking[columns])
