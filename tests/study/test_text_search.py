@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import pytest
 import torch
 
 from headsearch.config.settings import RunConfig, resolve
+from headsearch.data.text.tokens import unpacked
+from headsearch.data.text.windows import windowed
 from headsearch.errors import UserError
 from headsearch.evaluation.rung import raw_inputs
 from headsearch.models.bases import plan_named
@@ -17,6 +21,7 @@ from headsearch.pretraining.export import export_from
 from headsearch.pretraining.head_selection import head_on
 from headsearch.pretraining.run import Pretraining
 from headsearch.pretraining.setup import prepare_pretraining
+from headsearch.pretraining.verification import Verification
 from headsearch.report.document import write_report
 from headsearch.runs.run import Run, read_run
 from headsearch.study.resuming import resumed_search
@@ -184,9 +189,40 @@ def test_bank_and_queries_may_be_files_of_their_own(searched: Run) -> None:
     assert data.bank.classes == data.queries.classes == ("money", "travel", "weather")
 
 
-def test_explain_says_that_it_takes_no_texts(searched: Run) -> None:
-    with pytest.raises(UserError, match="is a run on texts: explain takes images and clips"):
-        explained(searched)
+def test_explain_compares_bases_on_windows_of_one_length(searched: Run, tmp_path: Path) -> None:
+    run = shutil.copytree(searched.path, tmp_path / "run")
+    for head, seed in itertools.product(("none", "own-d1", "gru-d1"), (0, 1)):
+        flags = {"rungs": 1, "seed": seed, "data_seed": 0}
+        flags["out"] = run / "solo" / f"{head}-seed{seed}"
+        Pretraining(prepare_pretraining(flags, run=read_run(run), head=head)).run()
+    Verification(read_run(run), top=2, seeds=2, device="cpu").write()
+    found = explained(read_run(run), head="gru-d1")
+    rows = found.measurements.set_index("analysis")
+    assert {"change", "toward_cka", "toward_r2", "knn", "linear", "frequency"} <= set(rows.index)
+    assert set(rows.loc["cues", "block"]) == {"reversed", "shuffled", "shuffled parts"}
+    assert rows["value"].notna().all()
+    # Words of their own tell the classes apart, in any order.
+    assert rows.loc["cues"].query("model != 'untrained'")["value"].abs().max() < 0.35
+    assert {text.partition(" ")[0] for text in found.left_out} == {"attention", "field", "evidence"}
+    assert (run / "explain" / "looks.png").exists()
+    assert not list((run / "explain").glob("flipped*"))
+
+
+def test_windows_leave_short_texts_out_and_keep_the_halves(prepared: SearchSetup) -> None:
+    whole = prepared.data
+    cut = windowed(whole)
+    lengths = (unpacked(whole.queries.batch(torch.arange(len(whole.queries)))) >= 0).sum(1)
+    width = cut.queries.shape.width
+    assert width == int(lengths.median())
+    kept = lengths >= width
+    assert len(cut.queries) == int(kept.sum())
+    ids = unpacked(cut.queries.batch(torch.arange(len(cut.queries))))
+    assert (ids >= 0).all()
+    everything = unpacked(whole.queries.batch(torch.arange(len(whole.queries))))
+    for half, before in ((cut.choose, whole.choose), (cut.report, whole.report)):
+        assert torch.equal(ids[half], everything[before[kept[before]]][:, :width])
+    assert whole.queries.labels is not None
+    assert torch.equal(cut.queries.labels, whole.queries.labels[kept])
 
 
 @pytest.mark.parametrize(

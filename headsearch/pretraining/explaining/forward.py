@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from headsearch.config.normalization import Normalization
-from headsearch.data import Images, normalize
+from headsearch.data import Images
+from headsearch.data.domain import Domain
 from headsearch.evaluation.features import batches
 from headsearch.evaluation.similarity import gram, map_features
 from headsearch.models.bases import Base
@@ -32,6 +33,7 @@ class Forward:
     Attributes:
         base: the base.
         depth: the number of its maps, of which block 1 is the earliest.
+        domain: the kind of data.
         normalization: that of the images that it was trained with.
         batch: images in a forward pass.
         on_images: told of each batch.
@@ -39,6 +41,7 @@ class Forward:
 
     base: Base
     depth: int
+    domain: Domain
     normalization: Normalization
     batch: int
     on_images: OnImages
@@ -50,7 +53,7 @@ class Forward:
 
     def pixels(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) uint8 as the base takes them."""
-        return normalize(images.to(self.device), self.normalization)
+        return self.domain.as_input(images.to(self.device), self.normalization)
 
     def maps(self, images: Tensor, blocks: Sequence[int] | None = None) -> dict[int, Tensor]:
         """The maps (B, D, H, W) float32 of images, by block; all blocks by default."""

@@ -13,7 +13,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from headsearch.config.domains import AUDIO, IMAGE
+from headsearch.config.domains import AUDIO, IMAGE, TEXT
 from headsearch.data import Data
 from headsearch.data.image.synthetic.scenes import Scenes
 from headsearch.evaluation.features import PROBE_IMAGES
@@ -22,6 +22,7 @@ from headsearch.evaluation.interpretation.cues import CUES
 from headsearch.evaluation.interpretation.evidence import evidence_on, token_shares
 from headsearch.evaluation.interpretation.frequency import log_amplitudes
 from headsearch.evaluation.interpretation.reach import attention_distances, field_radii
+from headsearch.evaluation.interpretation.text_cues import TEXT_CUES
 from headsearch.evaluation.interpretation.toward_head import token_rows
 from headsearch.evaluation.proxies.labelled import LabelledImages
 from headsearch.evaluation.proxies.linear import fit_softmax
@@ -35,7 +36,11 @@ REACH_IMAGES = 64
 """Images for attention distances and receptive fields; both hardly differ between images."""
 GALLERY = 8
 """Images whose tokens are shown."""
-CUES_OF: Mapping[str, Mapping[str, Callable[[Tensor], Tensor]]] = {IMAGE: CUES, AUDIO: CLIP_CUES}
+CUES_OF: Mapping[str, Mapping[str, Callable[[Tensor], Tensor]]] = {
+    IMAGE: CUES,
+    AUDIO: CLIP_CUES,
+    TEXT: TEXT_CUES,
+}
 """The cues that are taken away from the samples of a domain."""
 
 
@@ -50,6 +55,7 @@ class Measured:
         domain: the kind of data.
         sequence: whether columns of the inputs are time steps.
         grid: rows and columns of the base's last map.
+        head_grid: those of the map that the head was built for.
         labelled: labels of bank and queries, on the CPU.
         scenes: scenes with masks of their labelled objects, if the data are the built-in ones.
         before: the tensors of a part of the same base that is measured already.
@@ -61,6 +67,7 @@ class Measured:
     domain: str
     sequence: bool
     grid: tuple[int, int]
+    head_grid: tuple[int, int]
     labelled: LabelledImages
     scenes: Scenes | None
     before: Callable[[str], Mapping[str, Tensor]]
@@ -120,24 +127,40 @@ def head(of: Measured) -> dict[str, Tensor]:
     features, rows = [], []
     for batch in of.forward.over(of.data.queries, of.probe_images):
         map_BDHW = of.forward.maps(batch, [block])[block]
-        tokens_BND = of.head(map_BDHW).float()
+        tokens_BND = _head_tokens(of.head, map_BDHW, of.head_grid).float()
         features.append(map_features(tokens_BND))
         as_map = tokens_BND.transpose(1, 2).unflatten(2, map_BDHW.shape[-2:])
         rows.append(token_rows(as_map, of.grid, at).cpu())
     return {"gram": gram(torch.cat(features)).float().cpu(), "rows": torch.cat(rows)}
 
 
+def _head_tokens(head: AttachedHead, map_BDHW: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A head's tokens (B, N, D) on a map, which is padded where the head was built for a longer."""
+    length = map_BDHW.shape[3]
+    missing = grid[1] - length if grid[0] == 1 == map_BDHW.shape[2] else 0
+    if missing <= 0:
+        tokens_BND: Tensor = head(map_BDHW)
+        return tokens_BND
+    padded_BDHW = torch.nn.functional.pad(map_BDHW, (0, missing))
+    valid_BHW = torch.arange(grid[1], device=map_BDHW.device) < length
+    tokens: Tensor = head(padded_BDHW, valid_BHW.expand(len(map_BDHW), 1, -1))
+    return tokens[:, :length]
+
+
 def reach(of: Measured) -> dict[str, Tensor]:
-    """`field` (blocks,), and `attention` (blocks,), empty where the base has no such attention."""
+    """`field` (blocks,), empty for texts; `attention` likewise without timm's own attention."""
     forward = of.forward
     images = of.data.queries.batch(torch.arange(min(REACH_IMAGES, len(of.data.queries))))
     distances = attention_distances(forward.base.trunk, lambda: forward.maps(images), of.grid)
+    none = torch.zeros(0, dtype=torch.float64)
+    attention = none if distances is None else distances
+    if of.domain == TEXT:  # tokens are no numbers that a gradient could belong to
+        return {"field": none, "attention": attention}
     pixels = forward.pixels(images[: REACH_IMAGES // 2]).requires_grad_()
     maps = forward.maps_of(pixels)
     radii = field_radii([maps[block] for block in sorted(maps)], pixels, sequence=of.sequence)
     forward.on_images(len(images))
-    none = torch.zeros(0, dtype=torch.float64)
-    return {"field": radii, "attention": none if distances is None else distances}
+    return {"field": radii, "attention": attention}
 
 
 @torch.no_grad()

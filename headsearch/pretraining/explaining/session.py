@@ -6,7 +6,7 @@ The Python API and the command line both explain through `explained`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +17,7 @@ from headsearch.config import normalization
 from headsearch.config.domains import TEXT
 from headsearch.data.factory import BUILT_IN
 from headsearch.data.image.synthetic.scenes import CLASSES, generate_scenes
+from headsearch.data.text.windows import windowed
 from headsearch.errors import UserError, unknown
 from headsearch.evaluation.features import PROBE_IMAGES
 from headsearch.evaluation.proxies.labelled import LabelledImages
@@ -96,8 +97,6 @@ def explained(
     for name in only:
         if name not in ANALYSES:
             raise unknown("analysis", name, ANALYSES)
-    if run.config.get("domain") == TEXT:
-        raise UserError(f"{run.path} is a run on texts: explain takes images and clips")
     chosen = comparison(run, head, top)
     if console is not None:
         print_notes(console, chosen.notes)
@@ -110,6 +109,8 @@ def explained(
     lock = hold(run.path)
     try:
         (run.path / FOLDER).mkdir(exist_ok=True)
+        if setup.domain.name == TEXT:
+            setup = replace(setup, data=windowed(setup.data))
         work = _Work(run, setup, chosen, [name for name in ANALYSES if name in only or not only])
         work.measure(console)
         return work.write()
@@ -143,6 +144,9 @@ class _Work:
             data.bank.labels, data.queries.labels, data.choose, data.report, len(data.bank.classes)
         )
 
+        # Texts are cut to windows, whose maps are shorter than those that the base is fitted to.
+        of_text = setup.domain.name == TEXT
+        self._grid = (1, data.queries.shape.width) if of_text else setup.plan.grid
         built_in = setup.config.data == BUILT_IN and data.queries.classes == CLASSES
         self._scenes = (
             generate_scenes(SCENES, data.queries.image_size, SCENES_SEED) if built_in else None
@@ -188,7 +192,9 @@ class _Work:
     ) -> None:
         setup = self._setup
         expected = normalization.parse(setup.config.normalization)
-        forward = Forward(base, len(setup.plan.stages), expected, 2 * setup.batch, on_images)
+        forward = Forward(
+            base, len(setup.plan.stages), setup.domain, expected, 2 * setup.batch, on_images
+        )
 
         def before(other: str) -> Mapping[str, Tensor]:
             return self._cache.read(subject, other)
@@ -199,6 +205,7 @@ class _Work:
             setup.data,
             setup.domain.name,
             setup.plan.input_shape.sequence,
+            self._grid,
             setup.plan.grid,
             self._labelled,
             self._scenes,
@@ -232,7 +239,7 @@ class _Work:
             old.unlink()
         write_table(folder / "findings.csv", found)
         write_table(folder / "measurements.csv", table)
-        draw(folder, table, compared, Shown(data, self._setup.plan.grid, words), self._only)
+        draw(folder, table, compared, Shown(data, self._grid, words), self._only)
         sentences = tuple(text for text in found["verdict"] if text)
         asked = [name for each in self._only for name in ANALYSES[each].measures]
         left_out = tuple(
