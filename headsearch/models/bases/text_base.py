@@ -126,8 +126,7 @@ def build_text_base(
     try:
         config = library.AutoConfig.for_model(kind, **entries)
         trunk = library.AutoModel.from_config(config, trust_remote_code=False)
-        if _takes(trunk, ATTENTION):
-            trunk.set_attn_implementation(ATTENTION)
+        _attend_without_a_look(trunk)
     except REFUSALS as error:
         raise UserError(f"{TEXT_BASE}{kind} cannot be built: {first_line(error)}") from None
     base = TextBase(trunk)
@@ -148,12 +147,14 @@ def transformers(name: str) -> Any:
     return transformers
 
 
-def _takes(trunk: Any, attention: str) -> bool:
-    """Whether a model takes an implementation of attention, which is registered here.
+def _attend_without_a_look(trunk: Any) -> None:
+    """Gives a model torch's attention with a mask that is made without a look at it.
 
-    It is torch's attention, with a mask that is made without a look at it: transformers itself asks
-    the host whether there is any padding, and a training step must not wait for that.
+    transformers itself asks the host whether there is any padding, and a training step must not
+    wait for that. Models with attention of their own keep it.
     """
+    if not getattr(trunk, "_supports_sdpa", False):
+        return
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import sdpa_mask
@@ -162,9 +163,9 @@ def _takes(trunk: Any, attention: str) -> bool:
         always = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
         return sdpa_mask(*arguments, **{**keywords, **always})
 
-    AttentionInterface.register(attention, sdpa_attention_forward)
-    AttentionMaskInterface.register(attention, mask)
-    return bool(getattr(trunk, "_supports_sdpa", False))
+    AttentionInterface.register(ATTENTION, sdpa_attention_forward)
+    AttentionMaskInterface.register(ATTENTION, mask)
+    trunk.set_attn_implementation(ATTENTION)
 
 
 def dropped(embedded_BLD: Tensor, noise_BL: Tensor) -> Tensor:
