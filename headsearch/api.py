@@ -84,7 +84,7 @@ class Result(ExplainableView):
 @api_function(SearchSettings)
 def search(
     base: str | nn.Module = "vit_mini",
-    space: str | Path | Mapping[str, Any] | Space = "heads.yaml",
+    space: str | Path | Mapping[str, Any] | Space | None = None,
     data: Any = "scenes",
     eval_data: Any = None,
     *,
@@ -96,7 +96,8 @@ def search(
 
     Args:
         base: a name, or a module of your own, which is copied and not changed.
-        space: a YAML file, the name of a built-in space, a dict of the same form, or a `Space`.
+        space: a YAML file, the name of a built-in space, a dict of the same form, or a `Space`; by
+            default `heads.yaml`, and `sequence.yaml` for clips and texts.
         data: a name as for `--data`, or a map-style dataset of `(image, label)`, `image` or
             `{"image": image, "label": label}` (as Hugging Face's), where an image is a PIL image,
             a uint8 tensor (3, H, W) or a float tensor in [0, 1].
@@ -112,7 +113,7 @@ def search(
     flags = flags_from(settings, base=base, data=data, eval_data=eval_data)
     if isinstance(space, str | Path):
         flags["space"] = str(space)
-    else:
+    elif space is not None:
         own_space = as_space(space)
         inputs, flags["space"] = replace(inputs, space=own_space), own_space.source
     console = console_for(progress)

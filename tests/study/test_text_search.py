@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from headsearch import api
 from headsearch.config.settings import RunConfig, resolve
 from headsearch.data.text.tokens import unpacked
 from headsearch.data.text.windows import windowed
@@ -27,6 +28,8 @@ from headsearch.runs.run import Run, read_run
 from headsearch.study.resuming import resumed_search
 from headsearch.study.search import Search
 from headsearch.study.setup import SearchSetup, prepare
+from headsearch.training.domain import with_domain
+from headsearch.training.inputs import NO_INPUTS
 from headsearch.training.memory_estimate import activation_bytes_per_image
 from headsearch.training.schedules import StepPosition
 from headsearch.training.setup import attach
@@ -172,6 +175,22 @@ def test_a_table_of_candidates_needs_no_data() -> None:
     plan = plan_named("hf:bert-base-uncased", 32, base_args=TINY_BERT)
     assert plan.grid == (1, 64)
     assert (plan.own_family, plan.causal) == ("attention", False)
+
+
+def test_python_takes_the_space_of_the_domain(
+    searched: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: dict[str, Any] = {}
+
+    def seen(flags: dict[str, Any], **_: Any) -> None:
+        found.update(flags)
+        raise UserError("seen")
+
+    monkeypatch.setattr(api, "run_search", seen)
+    with pytest.raises(UserError, match="seen"):
+        api.search("hf:gpt2", data="texts.csv")
+    config = with_domain(resolve(found), NO_INPUTS)
+    assert (config.domain, config.space) == ("text", "sequence.yaml")
 
 
 def test_bank_and_queries_may_be_files_of_their_own(searched: Run) -> None:
