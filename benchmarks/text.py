@@ -55,11 +55,11 @@ BASE = {
     "text_tokens": 32,
 }
 TRAINING = {
-    "objective": "simclr", "images": 20_000, "epochs": 1, "batch_size": 128, "lr": 1e-3,
+    "objective": "simclr", "images": 12_800, "epochs": 1, "batch_size": 128, "lr": 1e-3,
     "device": "cpu", "threads": 1,
 }  # fmt: skip
-SCORES = {"eval_images": 4500, "bank_images": 7500, "probe_classes": 0, "data_seed": 0}
-SEARCH = {"coupling": "observe", "rungs": 3, "pruner": "none", "trials": 64, "cohort": 64}
+SCORES = {"eval_images": 2000, "bank_images": 3000, "probe_classes": 0, "data_seed": 0}
+SEARCH = {"coupling": "observe", "rungs": 2, "pruner": "none", "trials": 64, "cohort": 64}
 INTENTS = ("clinc150", "banking77")
 PAIRS = "sts_captions"
 OWN, UNTRAINED, RAW = "own-d2", "untrained", "raw"
