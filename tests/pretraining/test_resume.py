@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from headsearch.models.bases import plan_base
 from headsearch.pretraining import run
 from headsearch.pretraining.run import Pretraining, has_ended
 from headsearch.pretraining.setup import PretrainingSetup, prepare_again, prepare_pretraining
+from headsearch.pretraining.step_file import read_step
 from headsearch.runs import snapshot
 from headsearch.runs.snapshot import FOLDER
 from headsearch.training.inputs import InMemoryInputs
@@ -158,7 +158,8 @@ def test_sigterm_ends_it_with_a_snapshot(tmp_path: Path) -> None:
     begin = ["pretrain", "--head", "none", "--out", tmp_path / "p"]
     process = ForkedJob(1, "-m", "headsearch", *begin, *flags({**TRAINING, "epochs": 2000}))
     process.wait_until_it_says("rung 0")
-    time.sleep(0.5)
+    while not read_step(tmp_path / "p")[0]:
+        assert not process.ends_within(0.02)
     process.send_signal(signal.SIGTERM)
     out, error = process.communicate(timeout=100)
     assert process.returncode == 128 + signal.SIGTERM, error

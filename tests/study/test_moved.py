@@ -57,7 +57,9 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict
     monkeypatch.chdir(here)
     images(Path("photos"))
     Path("own.py").write_text(OWN)
-    torch.save(timm.create_model("test_vit", img_size=16, patch_size=4).state_dict(), "w.pth")
+    torch.save(
+        timm.create_model("test_vit", img_size=16, patch_size=4, depth=2).state_dict(), "w.pth"
+    )
 
     flags = settings(here, SPACE, data="photos", base_weights="w.pth", epochs=2, rungs=1,
                      eval_images=32, bank_images=32, coupling="observe")  # fmt: skip

@@ -373,19 +373,23 @@ def test_a_base_that_only_a_high_learning_rate_makes_diverge_gets_through(
 
 
 def test_weights_that_explode_are_left_for_those_before(small_space: Path, tmp_path: Path) -> None:
-    """AdamW multiplies weights by 1 − lr · decay: −4 at first, −1.5 at half the rate."""
-    found = run(tiny(small_space, tmp_path / "run", lr=50, weight_decay=0.1, **FEW, cohort=16))
+    """AdamW multiplies weights by 1 − lr · decay: −4 at first, −1.5 at half the rate.
+
+    A base of two blocks would still have finite features after twelve steps.
+    """
+    changes = {**FEW, "base_args": None, "lr": 50, "weight_decay": 0.1, "cohort": 16}
+    found = run(tiny(small_space, tmp_path / "run", **changes))
     assert found.facts["status"] == "complete"
     rates = [lowering["lr"] for lowering in found.facts["lowered"]]
     assert rates == [25.0, 12.5, 6.25][: len(rates)] != []
 
 
 def test_after_a_rung_the_base_goes_back_to_that_rung_under_all_seeds(
-    space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a search would that was stopped there and gone on with at half the rate."""
     shared = {**FEW, "cohort": 16, "lr": 1e-3, "seeds": 2, "data_seed": 0}
-    search = Search(prepare(resolve(tiny(space_file, tmp_path / "whole", **shared))))
+    search = Search(prepare(resolve(tiny(small_space, tmp_path / "whole", **shared))))
     events = stepwise(search.run)
     for event in events:
         if isinstance(event, Scored) and event.rung == 2:
@@ -393,10 +397,10 @@ def test_after_a_rung_the_base_goes_back_to_that_rung_under_all_seeds(
     with monkeypatch.context() as patched:
         patched.setattr(SearchState, "lr", 5e-4)
         resumed_search(read_run(search.run_directory)).run()
-    # a head that goes first takes part again
-    change = with_a_base_that_diverges(10, 7e-4, under=1, after="mixer-d1")
+    # a head that goes first takes part again: a control, which is not pruned before
+    change = with_a_base_that_diverges(10, 7e-4, under=1, after="identity")
     on_new_trainers(monkeypatch, change)
-    found = run(tiny(space_file, tmp_path / "back", **shared))
+    found = run(tiny(small_space, tmp_path / "back", **shared))
     assert found.facts["lowered"] == [
         {"cohort": 0, "rung": 3, "seed": 1, "step": 10, "back_to": 8, "lr": 5e-4}
     ]
@@ -726,7 +730,8 @@ def test_heads_on_earlier_maps_and_of_a_user_s_own_train_beside_the_others(tmp_p
         "  mine: {module: 'my_heads.py:blur', side: [3, 5], attach_at: {choices: [0, 2]}}\n"
         "controls:\n  identity:\n"
     )
-    settings = tiny(file, tmp_path / "run", base="test_convnext", image_size=32, patch_size=None)
+    other = {"base": "test_convnext", "base_args": None, "image_size": 32, "patch_size": None}
+    settings = tiny(file, tmp_path / "run", **other)
     found = run(settings | {"epochs": 1, "rungs": 1, "pruner": "none"})
     assert set(found.ranking["candidate"]) == {
         "identity",
