@@ -198,7 +198,7 @@ def searched(task: str, work: Path, settings: dict[str, Any]) -> headsearch.Resu
     )  # fmt: skip
 
 
-def data_of(task: str, work: Path) -> dict[str, str]:
+def data_of(task: str, work: Path) -> dict[str, Any]:
     folder = work / "data" / task
     return {"data": str(folder / "train.tar"), "eval_data": str(folder / "eval.tar")}
 
