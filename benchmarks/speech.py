@@ -12,7 +12,7 @@ self, by the labels that choose? Then a search on each task, without pruning, `v
 heads of the search for digits, and `explain`. Writes, as each part ends:
 
     pilot.csv            a row for each setting of the pilot
-    digits/, speakers/   config.yaml, ranking.csv, rungs.csv, report.md, plots/ of each search
+    digits/, speakers/   ranking.csv, rungs.csv, report.md, some plots of each search
     digits/solo.csv      a row for each solo run
     gains.csv            what each head gains over no head, and over the base's own kind of block
     digits/explain/      what the base learned from its head: findings.csv, pictures
@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import re
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
@@ -43,13 +44,25 @@ HELD_OUT = ("theo", "yweweler")
 QUERY_TAKES = 17
 """So many of the 50 takes of each digit and speaker give the queries of `speakers`."""
 
-BASE = {
+BASE: dict[str, Any] = {
     "base": "vit_tiny_patch16_224",
     "base_args": "depth=4,embed_dim=96,num_heads=3,class_token=False,global_pool=avg",
 }
-TRAINING = {"batch_size": 64, "lr": 1e-3, "device": "cpu", "threads": 1, "images": 0}
-SCORES = {"eval_images": 1000, "bank_images": 1980, "data_seed": 0}
-SEARCH = {"space": "sequence.yaml", "rungs": 4, "pruner": "none", "trials": 64, "cohort": 64}
+TRAINING: dict[str, Any] = {
+    "batch_size": 64,
+    "lr": 1e-3,
+    "device": "cpu",
+    "threads": 1,
+    "images": 0,
+}
+SCORES: dict[str, Any] = {"eval_images": 1000, "bank_images": 1980, "data_seed": 0}
+SEARCH: dict[str, Any] = {
+    "space": "sequence.yaml",
+    "rungs": 4,
+    "pruner": "none",
+    "trials": 64,
+    "cohort": 64,
+}
 PILOT: dict[str, dict[str, Any]] = {
     "simclr-10": {"objective": "simclr", "epochs": 10},
     "simclr-30": {"objective": "simclr", "epochs": 30},
@@ -58,8 +71,11 @@ PILOT: dict[str, dict[str, Any]] = {
     "simclr-15-patch4": {"objective": "simclr", "epochs": 15, "patch_size": 4},
 }
 """The settings that are tried without heads; `patch_size` is in time steps, by default 2 here."""
-PUBLISHED = ("config.yaml", "ranking.csv", "rungs.csv", "solo.csv", "report.md")
-PLOTS = ("discrepancy_accuracy", "scores_over_rungs", "discrepancy_gain")
+PUBLISHED = (
+    "config.yaml", "ranking.csv", "rungs.csv", "solo.csv", "report.md",
+    "plots/discrepancy_accuracy.svg", "plots/scores_over_rungs.svg", "explain/findings.csv",
+    "explain/change.svg", "explain/cues.svg",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -182,7 +198,7 @@ def searched(task: str, work: Path, settings: dict[str, Any]) -> headsearch.Resu
     )  # fmt: skip
 
 
-def data_of(task: str, work: Path) -> dict[str, str]:
+def data_of(task: str, work: Path) -> dict[str, Any]:
     folder = work / "data" / task
     return {"data": str(folder / "train.tar"), "eval_data": str(folder / "eval.tar")}
 
@@ -190,17 +206,24 @@ def data_of(task: str, work: Path) -> dict[str, str]:
 def publish(result: headsearch.Result, out: Path, work: Path) -> None:
     """Copies the tables and some pictures of a run, with paths that start at `work`."""
     run = result.run_directory
-    files = [run / name for name in PUBLISHED]
-    files += [run / "plots" / f"{name}.{kind}" for name in PLOTS for kind in ("svg", "png")]
-    files += [*sorted((run / "explain").glob("*.csv")), *sorted((run / "explain").glob("*.svg"))]
-    for file in files:
-        if file.exists():
-            copy = out / file.relative_to(run)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, copy)
-            if file.suffix in (".yaml", ".md"):
-                text = file.read_text(encoding="utf-8")
-                copy.write_text(text.replace(f"{work.resolve()}/", ""), encoding="utf-8")
+    for name in PUBLISHED:
+        if (run / name).exists():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(run / name, out / name)
+    for name in ("config.yaml", "report.md"):
+        text = (out / name).read_text(encoding="utf-8").replace(f"{work.resolve()}/", "")
+        text = PICTURE.sub(lambda found: _if_published(found, out), text)
+        (out / name).write_text(text, encoding="utf-8")
+
+
+PICTURE = re.compile(r"!\[[^]]*\]\(([^)]*)\)\n\n.*\n\n")
+"""A picture in a report, with its caption."""
+
+
+def _if_published(found: re.Match[str], out: Path) -> str:
+    """The picture, as SVG; empty if it is not published."""
+    link = found[1].replace(".png", ".svg")
+    return found[0].replace(found[1], link) if (out / link).exists() else ""
 
 
 def gains_table(result: headsearch.Result) -> pd.DataFrame:

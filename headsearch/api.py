@@ -21,6 +21,7 @@ from typing_extensions import Unpack
 
 from headsearch import torchrun
 from headsearch.cluster import session as engines
+from headsearch.config.audio_settings import clip_shape
 from headsearch.config.given import flags_from
 from headsearch.config.keywords import PretrainSettings, SearchSettings, VerifyChoices, api_function
 from headsearch.errors import UserError
@@ -204,9 +205,19 @@ def candidates(
     *,
     patch_size: int | None = None,
     base_args: str | None = None,
+    clip_seconds: float | None = None,
     limit: int = 200,
 ) -> pd.DataFrame:
     """The candidates of a space on a base, and their cost: `headsearch space`.
+
+    Args:
+        space: as for `search`.
+        base: likewise.
+        image_size: the side of the images in pixels.
+        patch_size: the side of a patch in pixels, or its time steps; by default as in a search.
+        base_args: arguments of timm's model, as for `--base-args`.
+        clip_seconds: clips of sound in place of images: their length.
+        limit: the largest number of candidates.
 
     Returns:
         A row for each candidate: `candidate, family, control, params_m, params_share, gflops,
@@ -215,8 +226,9 @@ def candidates(
     Raises:
         UserError: no such space or base, a mistake in the space, or more candidates than `limit`.
     """
+    shape = image_size if clip_seconds is None else clip_shape(clip_seconds)
     return candidate_table(
-        as_space(space), base, image_size, patch_size=patch_size, base_args=base_args, limit=limit
+        as_space(space), base, shape, patch_size=patch_size, base_args=base_args, limit=limit
     )
 
 

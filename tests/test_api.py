@@ -193,6 +193,8 @@ def test_candidates_are_those_of_the_space_command() -> None:
     path = ready_spaces()["heads.yaml"]
     for same in (path, load_space(path)):
         pd.testing.assert_frame_equal(headsearch.candidates(same, "test_vit", patch_size=4), frame)
+    clips = headsearch.candidates("sequence.yaml", "vit_t", patch_size=4, clip_seconds=0.8)
+    assert "lstm-d2" in set(clips["candidate"])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from headsearch.config.input_shape import InputShape
 from headsearch.config.panels import AUDIO, setting
 
 WINDOW_MS, HOP_MS, MELS = 25.0, 10.0, 64
@@ -42,3 +43,8 @@ def time_steps(seconds: float, hop_ms: float) -> int:
 def seconds_of(steps: int, hop_ms: float) -> float:
     """The length of a clip whose map has this many time steps."""
     return round(steps * hop_ms / 1000, 6)
+
+
+def clip_shape(seconds: float, hop_ms: float = HOP_MS, mels: int = MELS) -> InputShape:
+    """The shape of the log-mel map of a clip of this length."""
+    return InputShape(1, mels, time_steps(seconds, hop_ms), sequence=True)

@@ -57,6 +57,8 @@ class InputShape(NamedTuple):
     @property
     def sample(self) -> str:
         """What one input is called."""
+        if self.vocabulary:
+            return "text"
         return "clip" if self.sequence else "image"
 
     @property

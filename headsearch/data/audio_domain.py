@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from headsearch.config import normalization
-from headsearch.config.audio_settings import time_steps
+from headsearch.config.audio_settings import clip_shape
 from headsearch.config.audio_views import AudioViews, views_for_clips
 from headsearch.config.domains import AUDIO
 from headsearch.config.input_shape import InputShape
@@ -57,8 +57,7 @@ class AudioDomain(Domain):
     def shape_of(self, config: RunConfig) -> InputShape | None:
         if config.clip_seconds is None:
             return None
-        steps = time_steps(config.clip_seconds, config.hop_ms)
-        return InputShape(1, config.mels, steps, sequence=True)
+        return clip_shape(config.clip_seconds, config.hop_ms, config.mels)
 
     def views(self, config: RunConfig, shape: InputShape) -> Views:
         return views_for_clips(config.views)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from torch import nn
 
+from headsearch.config.input_shape import InputShape
 from headsearch.errors import UserError
 from headsearch.models.bases import plan_module, plan_named
 from headsearch.models.space import Space
@@ -13,7 +14,7 @@ from headsearch.models.space import Space
 def candidate_table(
     space: Space,
     base: str | nn.Module,
-    image_size: int,
+    image_size: int | InputShape,
     *,
     patch_size: int | None,
     base_args: str | None,
@@ -24,7 +25,7 @@ def candidate_table(
     Args:
         space: the search space.
         base: a name, or a module of the caller's own.
-        image_size: side of the images in pixels.
+        image_size: side of the images in pixels, or the shape of the input.
         patch_size: side of a patch in pixels, for a name; None chooses it.
         base_args: arguments of the timm model, as KEY=VALUE,…
         limit: the largest number of candidates.

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from headsearch.config.domains import AUDIO
+from headsearch.data.domains import DOMAINS
 from headsearch.evaluation.rung import ScoringProgress
 from headsearch.report import Table, ranking_table
 from headsearch.report.console import print_table, progress_bar
@@ -35,6 +37,7 @@ class EndlessSearch:
     class prepared:  # noqa: N801
         class training:  # noqa: N801
             steps = 10
+            domain = DOMAINS[AUDIO]
 
     class config:  # noqa: N801
         rungs, seeds, log = 1, 1, "none"
