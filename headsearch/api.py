@@ -21,11 +21,10 @@ from typing_extensions import Unpack
 
 from headsearch import torchrun
 from headsearch.cluster import session as engines
-from headsearch.config.audio_settings import clip_shape
 from headsearch.config.given import flags_from
 from headsearch.config.keywords import PretrainSettings, SearchSettings, VerifyChoices, api_function
 from headsearch.errors import UserError
-from headsearch.models.candidates import candidate_table
+from headsearch.models.candidates import candidates as candidates
 from headsearch.models.space import Space, as_space
 from headsearch.pretraining import session as sessions
 from headsearch.pretraining.explaining.result_view import ExplainableView
@@ -195,41 +194,6 @@ def load(run_directory: str | Path) -> Result:
         UserError: there is no such directory, or it is not a search's.
     """
     return Result(read_run(Path(run_directory)))
-
-
-@api_function()
-def candidates(
-    space: str | Path | Mapping[str, Any] | Space,
-    base: str | nn.Module = "vit_mini",
-    image_size: int = 32,
-    *,
-    patch_size: int | None = None,
-    base_args: str | None = None,
-    clip_seconds: float | None = None,
-    limit: int = 200,
-) -> pd.DataFrame:
-    """The candidates of a space on a base, and their cost: `headsearch space`.
-
-    Args:
-        space: as for `search`.
-        base: likewise.
-        image_size: the side of the images in pixels.
-        patch_size: the side of a patch in pixels, or its time steps; by default as in a search.
-        base_args: arguments of timm's model, as for `--base-args`.
-        clip_seconds: clips of sound in place of images: their length.
-        limit: the largest number of candidates.
-
-    Returns:
-        A row for each candidate: `candidate, family, control, params_m, params_share, gflops,
-        gflops_share`. Shares are relative to the base.
-
-    Raises:
-        UserError: no such space or base, a mistake in the space, or more candidates than `limit`.
-    """
-    shape = image_size if clip_seconds is None else clip_shape(clip_seconds)
-    return candidate_table(
-        as_space(space), base, shape, patch_size=patch_size, base_args=base_args, limit=limit
-    )
 
 
 @api_function(PretrainSettings)

@@ -95,10 +95,7 @@ class RunConfig(BaseModel):
         "auto", "Kind of data: image, audio (clips of sound), text, auto (by base and files).", WHAT
     )
     space: str = setting(
-        "heads.yaml",
-        "The search space: a YAML file, or the name of a built-in space. Of clips and texts "
-        "sequence.yaml by default.",
-        WHAT,
+        "heads.yaml", "The search space: a YAML file, or the name of a built-in space.", WHAT
     )
     data: str = setting(
         "scenes",

@@ -1,44 +1,58 @@
-"""`candidate_table`: the candidates of a search space on a base, with their cost."""
+"""`candidates`: the candidates of a search space on a base, with their cost."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from torch import nn
 
-from headsearch.config.input_shape import InputShape
+from headsearch.config.audio_settings import clip_shape
+from headsearch.config.keywords import api_function
 from headsearch.errors import UserError
 from headsearch.models.bases import plan_module, plan_named
-from headsearch.models.space import Space
+from headsearch.models.space import Space, as_space
 
 
-def candidate_table(
-    space: Space,
-    base: str | nn.Module,
-    image_size: int | InputShape,
+@api_function()
+def candidates(
+    space: str | Path | Mapping[str, Any] | Space,
+    base: str | nn.Module = "vit_mini",
+    image_size: int = 32,
     *,
-    patch_size: int | None,
-    base_args: str | None,
-    limit: int,
+    patch_size: int | None = None,
+    base_args: str | None = None,
+    clip_seconds: float | None = None,
+    limit: int = 200,
 ) -> pd.DataFrame:
-    """The candidates of a space on a base, a row each; see `headsearch.candidates`.
+    """The candidates of a space on a base, and their cost: `headsearch space`.
 
     Args:
-        space: the search space.
-        base: a name, or a module of the caller's own.
-        image_size: side of the images in pixels, or the shape of the input.
-        patch_size: side of a patch in pixels, for a name; None chooses it.
-        base_args: arguments of the timm model, as KEY=VALUE,…
+        space: as for `search`.
+        base: likewise.
+        image_size: the side of the images in pixels.
+        patch_size: the side of a patch in pixels, or its time steps; by default as in a search.
+        base_args: arguments of the model, as for `--base-args`.
+        clip_seconds: clips of sound in place of images: their length.
         limit: the largest number of candidates.
 
+    Returns:
+        A row for each candidate: `candidate, family, control, params_m, params_share, gflops,
+        gflops_share`. Shares are relative to the base.
+
     Raises:
-        UserError: no such base, or more candidates than `limit`.
+        UserError: no such space or base, a mistake in the space, or more candidates than `limit`.
     """
+    found = as_space(space)
+    shape = image_size if clip_seconds is None else clip_shape(clip_seconds)
     if isinstance(base, str):
-        plan = plan_named(base, image_size, patch_size=patch_size, base_args=base_args)
+        plan = plan_named(base, shape, patch_size=patch_size, base_args=base_args)
     else:
-        plan = plan_module(base, image_size)
-    listing = space.on(plan).enumerate(limit)
+        plan = plan_module(base, shape)
+    listing = found.on(plan).enumerate(limit)
     if listing is None:
-        size = "infinitely many" if space.size is None else f"{space.size:,}"
-        raise UserError(f"{space.source} has {size} points, more than limit={limit}")
+        size = "infinitely many" if found.size is None else f"{found.size:,}"
+        raise UserError(f"{found.source} has {size} points, more than limit={limit}")
     return listing.table(plan)

@@ -323,7 +323,7 @@ class TestSplits:
     def test_the_same_images_on_both_sides_are_split(self, pets):
         data = open_small(pets, f"{pets}/../pets")
         assert not set(numbers(data.train)) & set(numbers(data.queries))
-        assert any("same images" in note for note in data.notes)
+        assert any("names the same data as --data" in note for note in data.notes)
 
     def test_progress_reaches_the_end_of_every_set(self, pets):
         seen: list[tuple[int, int]] = []

@@ -47,7 +47,7 @@ def test_heads_are_ranked_by_it_and_the_report_says_so(tmp_path: Path, name: str
     assert len(finalists) > 2
     assert list(finalists["score"]) == sorted(finalists["score"], reverse=True)
     assert rank_by(found) == name
-    assert RANK_BY[name].words in content(found).legend
+    assert found.words.say(RANK_BY[name].words) in content(found).legend
     # Two epochs are too short for the budget, so it is measured only where it decides.
     assert last["absorption"].notna().all() == (name == "absorption")
     everywhere = found.scores[sorted(FURTHER_SCORES.keys() - {"absorption"})]

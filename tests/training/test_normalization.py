@@ -109,7 +109,7 @@ def test_scores_see_images_as_training_does(
         seen.add(expected)
         return normalize(images, expected)
 
-    monkeypatch.setattr("headsearch.evaluation.features.normalize", recorded)
+    monkeypatch.setattr("headsearch.data.domain.normalize", recorded)
     setup.scores(setup.new_trainer("joint").teacher.network)
     assert seen == {NAMED["inception"]}
 
