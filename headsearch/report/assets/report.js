@@ -96,6 +96,7 @@ function highlight() {
 }
 
 function clear() {
+  clearTimeout(hiding); // it would show the head in focus again
   state.chosen.clear();
   card.hidden = true;
   highlight();
