@@ -10,7 +10,7 @@ clinc150, intents of banking77 (k-NN and linear probe), and the similarity of pa
 (Spearman's ρ with the cosine). Writes, as each part ends:
 
     heads.csv    the ranking of the search
-    rungs.csv    its scores at every rung
+    rungs.csv    its scores at every rung; discrepancy_accuracy.svg draws them
     solo.csv     a row a base and a task; `untrained` and `raw` (TF-IDF) are baselines
     summary.txt  gains over the base alone, with simultaneous 95 % intervals over seeds
 
@@ -85,8 +85,8 @@ def main() -> None:
     run = arguments.work / "search"
     ranking = searched(run, settings)
     write_table(arguments.out / "heads.csv", ranking)
-    for file in ("rungs.csv", "report.md"):
-        shutil.copy(run / file, arguments.out / file)
+    for file in (run / "rungs.csv", run / "plots" / "discrepancy_accuracy.svg"):
+        shutil.copy(file, arguments.out / file.name)
     first = [name for name in ranking["candidate"] if name not in (OWN, "identity")]
     heads = [NO_HEAD, *first[: arguments.top], OWN]
     table = arguments.out / "solo.csv"

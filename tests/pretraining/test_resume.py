@@ -124,7 +124,8 @@ def test_one_that_was_killed_at_random_comes_to_the_same(
     draw, directory, kills = random.Random(3), tmp_path / "p", 0
     begin = ["pretrain", "--head", head, "--out", directory, "--snapshot-every", "0.0001"]
     while True:
-        command = ["resume", directory] if directory.exists() else [*begin, *flags(TRAINING)]
+        begun = (directory / "config.yaml").exists()  # a kill may come between it and the folder
+        command = ["resume", directory] if begun else [*begin, *flags(TRAINING)]
         process = ForkedJob(1, "-m", "headsearch", *command)
         if kills < 4 and not process.ends_within(draw.uniform(0.1, 1.5)):
             process.send_signal(signal.SIGKILL)
