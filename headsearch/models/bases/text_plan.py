@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -177,7 +178,8 @@ def _from_type(
         if key in OF_DATA:
             raise UserError(f"--base-args: {key} follows the texts: use --vocab-size")
         if key not in known:
-            raise unknown(f"argument of {TEXT_BASE}{wanted}", key, known)
+            near = difflib.get_close_matches(key, known, n=6, cutoff=0.0)  # of dozens
+            raise unknown(f"argument of {TEXT_BASE}{wanted}", key, near)
     return kind, {**arguments, "vocab_size": shape.vocabulary, "pad_token_id": 0}
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from headsearch.config.setting_groups import OF_A_STEP
 from headsearch.config.settings import RunConfig
+from headsearch.errors import UserError
+from headsearch.models.bases import is_text_base
 from headsearch.models.space import Candidate
 from headsearch.runs.console import Loading, silently
 from headsearch.study.setup import SearchSetup, prepare
@@ -21,7 +23,14 @@ def bench_settings(config: RunConfig, heads: int) -> RunConfig:
     Args:
         config: the settings of the run whose steps are measured.
         heads: the largest number of heads that train together.
+
+    Raises:
+        UserError: the base takes texts.
     """
+    if is_text_base(config.base):
+        raise UserError(
+            f"bench measures on synthetic images, and {config.base} takes texts: use run --dry-run"
+        )
     of_a_step: dict[str, Any] = {name: getattr(config, name) for name in OF_A_STEP}
     count = heads + ROOM_FOR_CONTROLS
     return RunConfig(
