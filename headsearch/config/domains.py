@@ -17,14 +17,15 @@ class Words:
         sample: one of its samples, of which a data set holds many.
         raw: the baseline without learning.
         normalized: what is normalised with mean and std.
-        nothing: of a sample that shows nothing, what it does, in the singular and in the plural.
+        nothing: of a sample that shows nothing, what it does, in the singular and in the plural;
+            None where no sample shows nothing.
         point: of what an input has many side by side; distances in it are counted in them.
     """
 
     sample: str
     raw: str
     normalized: str
-    nothing: tuple[str, str]
+    nothing: tuple[str, str] | None
     point: str = "pixel"
 
     @property
@@ -50,7 +51,7 @@ WORDS = {
     AUDIO: Words(
         "clip", "raw log-mel", "log-mel maps", ("is silent", "are silent"), point="time step"
     ),
-    TEXT: Words("text", "TF-IDF", "texts", ("is of one token", "are of one token"), point="token"),
+    TEXT: Words("text", "TF-IDF", "texts", None, point="token"),
 }
 """The words of each domain."""
 

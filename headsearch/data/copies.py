@@ -95,7 +95,7 @@ def warnings_about(
                 f"{'is a copy' if total - distinct == 1 else 'are copies'} of others: "
                 f"{distinct} {'is' if distinct == 1 else 'are'} distinct"
             )
-        if contents.empty >= max(1, SHARE * total):
+        if words.nothing and contents.empty >= max(1, SHARE * total):
             yield (
                 f"{contents.empty} of {total} {what} of {contents.name} "
                 f"{words.nothing[contents.empty != 1]}"

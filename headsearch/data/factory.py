@@ -18,7 +18,7 @@ from headsearch.data.image.layouts import EVAL_FOLDERS, TRAIN_FOLDERS, split_fol
 from headsearch.data.image.loading import Loading, load, load_photos
 from headsearch.data.image.photos import PhotoReader, holds_photos
 from headsearch.data.image.readers import open_named, open_path
-from headsearch.data.image.source import Source
+from headsearch.data.image.source import Items, Source
 from headsearch.data.image.store import Images, ImagesInMemory
 from headsearch.data.image.survey import survey
 from headsearch.data.image.synthetic.scenes import CLASSES, generate_scenes
@@ -38,7 +38,7 @@ from headsearch.data.settings import DataSettings
 from headsearch.data.text.tokens import Encoder
 from headsearch.errors import UserError
 from headsearch.seeding import seeded_generator
-from headsearch.text import counted
+from headsearch.text import counted, with_article
 
 BUILT_IN = "scenes"
 """The name of the built-in dataset. `./scenes` means a folder of this name."""
@@ -137,22 +137,36 @@ class Pool(ABC):
         """
 
 
-class SourcePool(Pool):
+class ItemsPool(Pool):
+    """The samples of a set that can be read in any order."""
+
+    def __init__(self, items: Items) -> None:
+        self._items = items
+        self.name, self.notes = items.name, items.notes
+        self.labels, self.classes = items.labels, items.classes
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def order(self, seed: int) -> Tensor:
+        return balanced_order(self.labels, len(self), seeded_generator(seed, "split"))
+
+    def list_others(self, how: Loading) -> None:
+        """Lists the files that are not called like a sample among those that are left out."""
+        reason = f"not called like {with_article(self.noun)}"
+        for file in self._items.others:
+            how.left_out.add(self.name, file, reason)
+        for ending, count in self._items.beside.items():
+            files = f"{counted(count, 'file')} *{ending} beside the {self.noun}s"
+            how.left_out.add(self.name, files, reason)
+
+
+class SourcePool(ItemsPool):
     """The images of a `Source`."""
 
     def __init__(self, source: Source) -> None:
+        super().__init__(source)
         self._source = source
-        self.name = source.name
-        self.classes, self.labels = source.classes, source.labels
-        self.notes = source.notes
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def order(self, seed: int) -> Tensor:
-        return balanced_order(
-            self._source.labels, len(self._source), seeded_generator(seed, "split")
-        )
 
     def fit_values(self, scale: Scale) -> tuple[Scale, tuple[str, ...]]:
         notes = survey(self._source, scale)
@@ -178,11 +192,7 @@ class SourcePool(Pool):
         return holds_photos(self._source, image_size)
 
     def load(self, indices: Tensor, form: Form, how: Loading) -> tuple[Images, list[str]]:
-        for file in self._source.others:
-            how.left_out.add(self.name, file, "not called like an image")
-        for ending, count in self._source.beside.items():
-            files = f"{counted(count, 'file')} *{ending} beside the images"
-            how.left_out.add(self.name, files, "not called like an image")
+        self.list_others(how)
         if form.store_size is None:
             return load(self._source, indices, form.image_size, how)
         reader = PhotoReader(self._source, form.image_size, form.store_size)

@@ -98,10 +98,14 @@ class TextDomain(Domain):
 
         Counts c become 1 + log c, times log(N / texts with the token), the numbers of all batches.
         """
-        counts = torch.cat([raw_counts(unpacked(batch), shape.vocabulary) for batch in batches])
-        texts = (counts > 0).sum(dim=0)
+        # Counts over the whole vocabulary are made twice, part by part: those of all texts together
+        # may not fit into memory.
+        parts = [unpacked(batch) for batch in batches]
+        texts = torch.stack(
+            [(raw_counts(ids_BL, shape.vocabulary) > 0).sum(dim=0) for ids_BL in parts]
+        ).sum(dim=0)
         used = texts.topk(min(MOST_WORDS, len(texts))).indices
         used = used[texts[used] > 0]
-        weights = (len(counts) / texts[used]).log()
-        counts = counts[:, used]
+        weights = (sum(map(len, parts)) / texts[used]).log()
+        counts = torch.cat([raw_counts(ids_BL, shape.vocabulary)[:, used] for ids_BL in parts])
         return F.normalize(torch.where(counts > 0, 1 + counts.log(), counts) * weights, dim=1)

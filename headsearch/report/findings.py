@@ -98,6 +98,7 @@ MEASURES: Mapping[str, Measure] = {
             "draws on a larger part of the {sample}",
             "draws on a smaller part of the {sample}",
             unit=" {points}",
+            needs="inputs that have gradients, which tokens of texts have not",
         ),
         Measure(
             "frequency",

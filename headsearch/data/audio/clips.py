@@ -15,7 +15,7 @@ from torch import Tensor
 from headsearch.config.audio_settings import seconds_of, time_steps
 from headsearch.data.audio.decode import Header, decode_clip, header_of
 from headsearch.data.audio.log_mel import LogMel
-from headsearch.data.factory import Form, Opener, Pool, Role
+from headsearch.data.factory import Form, ItemsPool, Opener, Pool, Role
 from headsearch.data.file_kinds import CLIPS
 from headsearch.data.image.decode import BadImage
 from headsearch.data.image.file_source import FileSource
@@ -23,10 +23,8 @@ from headsearch.data.image.loading import Loading, load_inputs
 from headsearch.data.image.readers import open_named
 from headsearch.data.image.source import Items, Source
 from headsearch.data.image.store import Images
-from headsearch.data.order import balanced_order
 from headsearch.data.settings import AudioSettings
 from headsearch.errors import UserError
-from headsearch.seeding import seeded_generator
 from headsearch.text import counted
 
 LOOKED_AT = 200
@@ -77,21 +75,14 @@ class ClipSource(Items):
         return how.of(np.pad(waveform, (before, max(0, missing) - before)))
 
 
-class ClipPool(Pool):
+class ClipPool(ItemsPool):
     """Clips that are not decoded yet; see `Pool`."""
 
     noun = CLIPS.noun
 
     def __init__(self, source: ClipSource) -> None:
+        super().__init__(source)
         self.source = source
-        self.name, self.notes = source.name, source.notes
-        self.labels, self.classes = source.labels, source.classes
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def order(self, seed: int) -> Tensor:
-        return balanced_order(self.source.labels, len(self), seeded_generator(seed, "split"))
 
     def headers(self) -> list[Header]:
         """The headers of some clips, spread evenly over the set; unreadable ones are left out.
@@ -113,11 +104,7 @@ class ClipPool(Pool):
     def load(self, indices: Tensor, form: Form, how: Loading) -> tuple[Images, list[str]]:
         log_mel = form.log_mel
         assert log_mel is not None
-        for file in self.source.others:
-            how.left_out.add(self.name, file, "not called like a clip")
-        for ending, count in self.source.beside.items():
-            files = f"{counted(count, 'file')} *{ending} beside the clips"
-            how.left_out.add(self.name, files, "not called like a clip")
+        self.list_others(how)
         return load_inputs(
             self.source, indices, form.shape, lambda i: self.source.log_mel(i, log_mel), how
         )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from headsearch.config.text_settings import LONGEST_TEXT, SHORTEST_TEXT, STEP, VOCABULARY
-from headsearch.data.factory import BUILT_IN, Form, Opener, Pool, Role
+from headsearch.data.factory import BUILT_IN, Form, ItemsPool, Opener, Pool, Role
 from headsearch.data.file_kinds import TEXTS
 from headsearch.data.image.file_source import FileSource
 from headsearch.data.image.label_files import in_order
@@ -18,7 +18,6 @@ from headsearch.data.image.loading import Loading, load_inputs
 from headsearch.data.image.readers import files_below, nearest, open_named
 from headsearch.data.image.source import Items, Source
 from headsearch.data.image.store import Images
-from headsearch.data.order import balanced_order
 from headsearch.data.settings import TextSettings
 from headsearch.data.text.tables import COLUMNS, RECORDS, TABLES, Rows, read_table
 from headsearch.data.text.tokens import (
@@ -30,7 +29,6 @@ from headsearch.data.text.tokens import (
     read_tokenizer,
 )
 from headsearch.errors import UserError
-from headsearch.seeding import seeded_generator
 
 BETWEEN = "::"
 """Stands between the files of a data set of several."""
@@ -45,6 +43,7 @@ class TextSource(Items):
 
     def __init__(self, name: str, rows: Rows, places: list[str]) -> None:
         self.name, self.texts, self.notes = name, rows.texts, rows.notes
+        self.others = rows.others
         self._places, self._lines = places, rows.lines
         if rows.labels is not None:
             self.classes = in_order(rows.labels)
@@ -62,21 +61,14 @@ class TextSource(Items):
         return f"{place} line {line}" if line else place
 
 
-class TextPool(Pool):
+class TextPool(ItemsPool):
     """Texts that are no token ids yet; see `Pool`."""
 
     noun = TEXTS.noun
 
     def __init__(self, source: TextSource) -> None:
+        super().__init__(source)
         self.source = source
-        self.name, self.notes = source.name, source.notes
-        self.labels, self.classes = source.labels, source.classes
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def order(self, seed: int) -> Tensor:
-        return balanced_order(self.source.labels, len(self), seeded_generator(seed, "split"))
 
     def cleaned(self, most: int) -> list[str]:
         """The usable ones of the first texts.
@@ -97,6 +89,7 @@ class TextPool(Pool):
     def load(self, indices: Tensor, form: Form, how: Loading) -> tuple[Images, list[str]]:
         encoder, texts = form.encoder, self.source.texts
         assert encoder is not None
+        self.list_others(how)
         return load_inputs(
             self.source, indices, form.shape, lambda i: encoder.packed(texts[i]), how
         )
@@ -111,13 +104,14 @@ class TextOpener(Opener):
         if isinstance(spec, Source):
             raise UserError(f"{spec}: --domain text reads files of texts, not a data set")
         parts = [self._rows(part, role, without) for part in spec.split(BETWEEN)]
+        texts = [text for rows, _ in parts for text in rows.texts]
         labels = [label for rows, _ in parts for label in rows.labels or ()]
-        count_ = sum(len(rows.texts) for rows, _ in parts)
         rows = Rows(
-            [text for rows, _ in parts for text in rows.texts],
-            labels if len(labels) == count_ and labels else None,
+            texts,
+            labels if labels and len(labels) == len(texts) else None,
             [line for rows, _ in parts for line in rows.lines],
             tuple(note for rows, _ in parts for note in rows.notes),
+            [file for rows, _ in parts for file in rows.others],
         )
         if self.settings.labels == "none":
             rows = replace(rows, labels=None)
@@ -168,7 +162,7 @@ def _of_files(files: FileSource) -> tuple[Rows, list[str]]:
     if files.labels is not None:
         labels = [files.classes[label] for label in files.labels.tolist()]
     places = [files.describe(i) for i in range(len(files))]
-    return Rows(texts, labels, [0] * len(texts), files.notes), places
+    return Rows(texts, labels, [0] * len(texts), files.notes, files.others), places
 
 
 def fitted_encoder(pool: TextPool, asked: TextSettings) -> Encoder:

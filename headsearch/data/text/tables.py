@@ -33,12 +33,14 @@ class Rows:
         labels: likewise; None where there are none.
         lines: the line in the file of each.
         notes: decisions, one line each.
+        others: files that are not called like texts.
     """
 
     texts: Sequence[str]
     labels: Sequence[str] | None
     lines: Sequence[int]
     notes: tuple[str, ...] = ()
+    others: Sequence[str] = ()
 
 
 def read_table(path: Path, text_column: str | None, label_column: str | None) -> Rows:

@@ -126,7 +126,7 @@ def build_text_base(
     try:
         config = library.AutoConfig.for_model(kind, **entries)
         trunk = library.AutoModel.from_config(config, trust_remote_code=False)
-        _attend_without_a_look(trunk)
+        _use_attention_without_host_sync(trunk)
     except REFUSALS as error:
         raise UserError(f"{TEXT_BASE}{kind} cannot be built: {first_line(error)}") from None
     base = TextBase(trunk)
@@ -147,11 +147,11 @@ def transformers(name: str) -> Any:
     return transformers
 
 
-def _attend_without_a_look(trunk: Any) -> None:
-    """Gives a model torch's attention with a mask that is made without a look at it.
+def _use_attention_without_host_sync(trunk: Any) -> None:
+    """Gives a model torch's attention, with a mask whose values the host does not read.
 
-    transformers itself asks the host whether there is any padding, and a training step must not
-    wait for that. Models with attention of their own keep it.
+    transformers itself reads the mask to find out whether there is any padding, and a training step
+    must not wait for that. Models with attention of their own keep it.
     """
     if not getattr(trunk, "_supports_sdpa", False):
         return
