@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from headsearch.data.text.tokens import unpacked
 from headsearch.data.text.windows import windowed
 from headsearch.errors import UserError
 from headsearch.evaluation.rung import raw_inputs
-from headsearch.models.bases import plan_named
+from headsearch.models.bases import BaseOutput, plan_named
+from headsearch.models.bases.text_base import TextBase
+from headsearch.models.network import AttachedHead
+from headsearch.pretraining.explaining.parts import _head_tokens
 from headsearch.pretraining.explaining.session import explained
 from headsearch.pretraining.export import export_from
 from headsearch.pretraining.head_selection import head_on
@@ -148,6 +152,60 @@ def test_objectives_with_masks_and_teachers_train_on_texts(searched: Run, object
         trainer.step(setup.new_loader().crops(step), StepPosition(step, setup.steps))
     assert trainer.read().base_sound
     assert all(parameter.isfinite().all() for parameter in trainer.student.parameters())
+
+
+@pytest.mark.parametrize("objective", ["simclr", "mae", "ibot"])
+def test_what_maps_hold_behind_a_text_changes_nothing(
+    searched: Run, objective: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = prepare(config_for(searched.path.parent, objective=objective, out=None)).training
+    crops, position = setup.new_loader().crops(0).flatten(0, 1), StepPosition(0, setup.steps)
+    forward = TextBase.forward
+
+    def spoiled(self: TextBase, *inputs: Any, **more: Any) -> BaseOutput:
+        output = forward(self, *inputs, **more)
+        assert output.valid is not None
+        noise_D = 100 * torch.randn(16, generator=torch.Generator().manual_seed(0))
+        behind_BND = (~output.valid).flatten(1).unsqueeze(-1) * noise_D
+        behind_BDHW = behind_BND.transpose(1, 2).unsqueeze(2)
+        maps = {index: map_BDHW + behind_BDHW for index, map_BDHW in output.maps_BDHW.items()}
+        return output._replace(maps_BDHW=maps, tokens_BND=output.tokens_BND + behind_BND)
+
+    def found() -> tuple[Any, ...]:
+        trainer = setup.new_trainer("joint")
+        for head in ("convnext-d1-k3", "own-d1"):
+            attach(trainer, setup, head_on(setup.plan, head, searched).candidate)
+        _, losses = trainer.losses(crops, position)
+        state = {name: b for name, b in trainer.student.named_buffers() if "centre" in name}
+        return losses.base, losses.heads, state, setup.scores(trainer.teacher.network)
+
+    plain = found()
+    assert (~setup.new_trainer("joint").student.base(crops).valid).any()
+    monkeypatch.setattr(TextBase, "forward", spoiled)
+    for before, after in zip(plain, found(), strict=True):
+        assert_same(before, after)
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Numbers, tensors and what is made of them are the same."""
+    if isinstance(one, torch.Tensor | float):
+        torch.testing.assert_close(one, other, equal_nan=True)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif is_dataclass(one):
+        assert_same(vars(one), vars(other))
+    else:
+        assert one == other
+
+
+def test_a_head_on_a_window_is_that_on_a_text_of_this_length() -> None:
+    layers = [torch.nn.Conv2d(8, 8, (1, 5), padding=(0, 2)) for _ in range(2)]
+    head = AttachedHead(torch.nn.Sequential(*layers), 8, torch.nn.Identity())
+    window = torch.randn(3, 8, 1, 6)
+    torch.testing.assert_close(_head_tokens(head, window, (1, 16)), head(window))
+    torch.testing.assert_close(_head_tokens(head, window, (1, 6)), head(window))
 
 
 def test_the_base_does_not_depend_on_the_heads_that_observe(prepared: SearchSetup) -> None:
