@@ -287,8 +287,8 @@ def test_explain_compares_bases_on_windows_of_one_length(searched: Run, tmp_path
     # Words of their own tell the classes apart, in any order.
     assert rows.loc["cues"].query("model != 'untrained'")["value"].abs().max() < 0.35
     assert {text.partition(" ")[0] for text in found.left_out} == {"attention", "field", "evidence"}
-    assert (run / "explain" / "looks.png").exists()
-    assert not list((run / "explain").glob("flipped*"))
+    assert (run / "explain" / "change.svg").exists()
+    assert not list((run / "explain").glob("*.png"))
 
 
 def test_windows_leave_short_texts_out_and_keep_the_halves(prepared: SearchSetup) -> None:

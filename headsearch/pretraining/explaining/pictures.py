@@ -93,8 +93,9 @@ def _figures(
     if "change" in only:
         names = [*([of.comparison.own] if of.comparison.own else []), *of.comparison.heads]
         yield "change_blocks.svg", heatmaps({n: same_seed_cka(of, n).numpy() for n in names})
-    of_text = shown.data.queries.shape.vocabulary > 0  # which no picture shows
-    if "decisions" in only and not of_text:
+    if shown.data.queries.shape.vocabulary:
+        return  # a text is no picture, and colours of tokens say nothing without their words
+    if "decisions" in only:
         for head in of.comparison.heads:
             rows_of_images = list(_flips(of, shown, head))
             if rows_of_images:
@@ -128,8 +129,7 @@ def _looks(of: Compared, shown: Shown, models: Sequence[str]) -> Iterator[ImageR
     chosen = gallery(shown.data)
     labels = of.labels[chosen]
     names = [of.classes[int(label)] for label in labels]
-    if not shown.data.queries.shape.vocabulary:
-        yield ImageRow(shown.words.sample, shown.samples(chosen), names)
+    yield ImageRow(shown.words.sample, shown.samples(chosen), names)
     reference: Tensor | None = None
     for name in [NO_HEAD, *(model for model in models if model != NO_HEAD)]:
         found = of.cache.read(of.subject(name, seed), "looks")
