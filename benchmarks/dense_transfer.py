@@ -34,15 +34,15 @@ from headsearch.config.input_shape import InputShape
 from headsearch.config.settings import RunConfig, resolve
 from headsearch.data.dense import DenseSettings, open_dense
 from headsearch.evaluation.dense import DenseScorer
-from headsearch.evaluation.dense_rows import rows_of
+from headsearch.evaluation.other_data_rows import rows_of
 from headsearch.evaluation.proxies.grouped_scores import standard_error
 from headsearch.models.bases import read_weights
 from headsearch.models.network import BASE as THE_BASE
 from headsearch.models.network import Network
 from headsearch.report.statistics.gains import gains
 from headsearch.report.statistics.rank_correlation import correlation
-from headsearch.runs.dense_scores import DENSE_RANKINGS
 from headsearch.runs.dense_table import WITHOUT
+from headsearch.runs.other_data import OTHER_DATA_RANKINGS
 from headsearch.runs.tables import NO_HEAD, write_table
 from headsearch.training.base_plan import named_base, plan_for
 from headsearch.training.dense import IMAGES_CPU
@@ -64,8 +64,8 @@ SCORES = {"eval_images": 1000, "bank_images": 2000, "data_seed": 0}
 SEARCH = {"coupling": "observe", "rungs": 1, "pruner": "none", "trials": 64, "cohort": 64}
 RANKINGS = {
     "accuracy": ("choose_knn", "choose_linear"),
-    "segmentation": DENSE_RANKINGS["segmentation"],
-    "detection": DENSE_RANKINGS["detection"],
+    "segmentation": OTHER_DATA_RANKINGS["segmentation"],
+    "detection": OTHER_DATA_RANKINGS["detection"],
 }
 """The scores of a head whose mean ranks it."""
 FIRST = 2
@@ -236,7 +236,7 @@ def _tasks(solos: pd.DataFrame) -> dict[str, list[str]]:
     """The columns whose mean is the score of a task on a data set."""
     found = {"accuracy": ["accuracy"]}
     for data in dict.fromkeys(c.split("/")[0] for c in solos.columns if "/" in c):
-        for task, scores in DENSE_RANKINGS.items():
+        for task, scores in OTHER_DATA_RANKINGS.items():
             columns = [f"{data}/{score}" for score in scores]
             if set(columns) <= set(solos.columns):
                 found[f"{task} on {data}"] = columns

@@ -132,6 +132,7 @@ def resume(
     base_weights: str | Path | None = None,
     space: str | Path | Mapping[str, Any] | Space | None = None,
     dense_data: str | Path | None = None,
+    tasks: str | None = None,
     log: str | None = None,
     start_over: bool = False,
     engine: str | None = None,
@@ -143,6 +144,7 @@ def resume(
         run: the search.
         base, data, eval_data, space: the objects that the search was started with.
         data, eval_data, base_weights, space, dense_data: paths, if what lies there was moved.
+        tasks: the further tasks with their new paths, if these were moved.
         log: none or tensorboard; by default as the search was started.
         start_over: whether a search whose snapshots are lost starts from its first step.
         engine: as for `search`; by default the one that it began with.
@@ -163,7 +165,7 @@ def resume(
     inputs = replace(inputs_from(base, data, eval_data), space=own)
     moved = places_in(
         data=data, eval_data=eval_data, base_weights=base_weights, space=space,
-        dense_data=dense_data,
+        dense_data=dense_data, tasks=tasks,
     )  # fmt: skip
     console = console_for(progress)
     done = engines.resume_on(engine, result.run, moved, console) or resume_search(
@@ -249,6 +251,7 @@ def resume_pretraining(
     eval_data: Any = None,
     base_weights: str | Path | None = None,
     dense_data: str | Path | None = None,
+    tasks: str | None = None,
     log: str | None = None,
     start_over: bool = False,
     progress: bool | None = None,
@@ -258,6 +261,7 @@ def resume_pretraining(
     Args:
         run_directory: the directory of the pretraining.
         base, data, eval_data: the objects that it was started with; a path if it was moved.
+        base_weights, dense_data, tasks: paths, or tasks with their paths, if these were moved.
         log: none or tensorboard; by default as it was started.
         start_over: whether one whose snapshots are lost starts from its first step.
         progress: whether to show progress; by default only in a terminal or notebook.
@@ -270,8 +274,9 @@ def resume_pretraining(
         raise UserError(f"{directory} is complete: there is nothing to resume")
     inputs = inputs_from(base, data, eval_data)
     moved = places_in(
-        data=data, eval_data=eval_data, base_weights=base_weights, dense_data=dense_data
-    )
+        data=data, eval_data=eval_data, base_weights=base_weights, dense_data=dense_data,
+        tasks=tasks,
+    )  # fmt: skip
     done = sessions.resume_pretraining(
         directory, inputs, log=log, moved=moved, start_over=start_over,
         console=console_for(progress),

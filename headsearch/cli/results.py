@@ -92,7 +92,7 @@ def calibrate(
         str,
         typer.Option(
             help="What heads gain in: accuracy, or with --dense-data segmentation, regions, "
-            "detection or masks."
+            "detection or masks, or with --tasks tasks."
         ),
     ] = "accuracy",
     out: Annotated[

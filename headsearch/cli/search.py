@@ -177,6 +177,9 @@ def resume(
     dense_classes: Annotated[
         str | None, typer.Option(help="Likewise for the file with the classes of their masks.")
     ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Likewise for the further tasks, as they were named for run.")
+    ] = None,
     start_over: Annotated[
         bool,
         typer.Option(
@@ -197,6 +200,7 @@ are those of a run without interruption.
     places = {
         "data": data, "eval_data": eval_data, "data_dir": data_dir, "base_weights": base_weights,
         "space": space, "dense_data": dense_data, "dense_classes": dense_classes,
+        "tasks": tasks,
     }  # fmt: skip
     moved = {name: place for name, place in places.items() if place is not None}
     console = console_here()

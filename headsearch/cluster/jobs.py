@@ -217,7 +217,7 @@ def cohort_result(search: Search) -> dict[str, Any]:
         "rows": [entry.row() for entry in state.leaderboard.entries.values()],
         "rung_rows": state.leaderboard.rung_rows,
         "score_rows": state.leaderboard.score_rows,
-        "dense_rows": state.leaderboard.dense_rows,
+        "dense_rows": state.leaderboard.other_data_rows,
         "sizes": state.sizes,
         "facts": state.facts,
         "pace": state.throughput.record_of(),

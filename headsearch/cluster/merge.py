@@ -17,8 +17,9 @@ from headsearch.errors import UserError
 from headsearch.runs.dense_table import write_dense
 from headsearch.runs.directory import write_atomically
 from headsearch.runs.facts import RunFacts
-from headsearch.study.dense_record import base_name
+from headsearch.runs.task_table import write_tasks
 from headsearch.study.leaderboard import base_of_the_first, ordered, write_tables
+from headsearch.study.other_data_record import base_name
 
 COHORTS = "cohorts"
 """The folder with the results of the cohorts."""
@@ -69,7 +70,8 @@ class Merged:
 
     Attributes:
         facts: the facts of the run.
-        rows, rung_rows, score_rows, dense_rows: the rows of its tables, in the order of cohorts.
+        rows, rung_rows, score_rows, other_data_rows: the rows of its tables, in the order of
+            cohorts.
         first: the number of cohorts so far. A cohort that did not fit into memory counts as its
             parts.
         trained_s, steps: seconds of training, and steps that they took.
@@ -80,7 +82,7 @@ class Merged:
     rows: list[Mapping[str, Any]] = field(default_factory=list)
     rung_rows: list[Mapping[str, Any]] = field(default_factory=list)
     score_rows: list[Mapping[str, Any]] = field(default_factory=list)
-    dense_rows: list[Mapping[str, Any]] = field(default_factory=list)
+    other_data_rows: list[Mapping[str, Any]] = field(default_factory=list)
     first: int = 0
     trained_s: float = 0.0
     steps: int = 0
@@ -94,7 +96,7 @@ class Merged:
         self.rows += renumbered(result["rows"], self.first)
         self.rung_rows += renumbered(result["rung_rows"], self.first)
         self.score_rows += result["score_rows"]
-        self.dense_rows += dense_renumbered(result["dense_rows"], self.first)
+        self.other_data_rows += other_data_renumbered(result["dense_rows"], self.first)
         self.facts["lowered"] += renumbered(facts["lowered"], self.first)
         self.facts["splits"] += renumbered(facts["splits"], self.first)
         self.facts["baselines"] = {**facts["baselines"], **self.facts["baselines"]}
@@ -125,7 +127,8 @@ class Merged:
         ranking = ordered(self.rows)
         self.facts["baselines"].update(base_of_the_first(ranking, self.rung_rows))
         write_tables(run, ranking, self.rung_rows, self.score_rows)
-        write_dense(run, self.dense_rows)
+        write_dense(run, self.other_data_rows)
+        write_tasks(run, self.other_data_rows)
 
 
 def merging(facts: RunFacts) -> Merged:
@@ -142,8 +145,8 @@ def renumbered(rows: Sequence[Mapping[str, Any]], by: int) -> list[dict[str, Any
     return [{**row, "cohort": row["cohort"] + by} for row in rows]
 
 
-def dense_renumbered(rows: Sequence[Mapping[str, Any]], by: int) -> list[dict[str, Any]]:
-    """The rows of dense.csv of a cohort, renumbered among all cohorts.
+def other_data_renumbered(rows: Sequence[Mapping[str, Any]], by: int) -> list[dict[str, Any]]:
+    """The rows of dense.csv and tasks.csv of a cohort, renumbered among all cohorts.
 
     What all cohorts are compared with is kept once, from the first.
     """

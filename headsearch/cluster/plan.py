@@ -26,7 +26,7 @@ from headsearch.models.bases import BasePlan
 from headsearch.models.space import Space, find_space, load_space, read_space
 from headsearch.runs.directory import write_atomically
 from headsearch.runs.facts import RunFacts
-from headsearch.study.dense_record import dense_facts
+from headsearch.study.other_data_record import check_same_other_data
 from headsearch.study.setup import SearchSetup, prepare
 from headsearch.training.base_plan import plan_as_recorded
 from headsearch.training.distributed import RankLostError
@@ -189,9 +189,10 @@ def _prepared(run: Path, plan: Plan, device: str) -> SearchSetup:
         raise RefusedError(f"{config.space}: not the space that the run began with")
     prepared = prepare(config, inputs=InMemoryInputs(base=base, space=space))
     check_images(prepared.training, plan.images)
-    begun, here = plan.facts.get("dense") or {}, dense_facts(prepared) or {}
-    if begun.get("fingerprint") != here.get("fingerprint"):
-        raise RefusedError(f"{config.dense_data}: not the dense data that the run began with")
+    try:
+        check_same_other_data(plan.facts, prepared, str(run))
+    except UserError as error:
+        raise RefusedError(str(error)) from None
     files = checked_first_weights(run, plan.first_weights)
     return replace(prepared, training=prepared.training.starting_from(files))
 

@@ -33,8 +33,8 @@ from headsearch.runs.directory import hold, read_config, undone_if_it_fails
 from headsearch.runs.observers import Observers
 from headsearch.runs.run import read_run
 from headsearch.runs.storage import STORAGE_ERRORS, check_storage, reason_of
-from headsearch.study.dense_record import dense_facts
 from headsearch.study.leaderboard import Entry
+from headsearch.study.other_data_record import dense_facts, task_facts
 from headsearch.study.proposals import ask_for_cohort, enqueue
 from headsearch.study.pruners import GENERATION
 from headsearch.study.run_facts import first_facts
@@ -161,7 +161,11 @@ class EngineSearch:
             engine=name,
             generation=generation,
             settings=settings,
-            facts={**first_facts(self.prepared), "dense": dense_facts(self.prepared)},
+            facts={
+                **first_facts(self.prepared),
+                "dense": dense_facts(self.prepared),
+                "tasks": task_facts(self.prepared),
+            },
             images=fingerprint(self.prepared.data),
             first_weights=weights,
         )

@@ -62,6 +62,7 @@ class PretrainSettings(TypedDict, total=False):
     eval_images: int
     bank_images: int
     probe_classes: int
+    tasks: str | None
     dense_data: str | None
     dense_format: str
     dense_classes: str | None

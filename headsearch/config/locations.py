@@ -8,12 +8,15 @@ space and the hash of its modules.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from headsearch.config.task_settings import with_places
+
 LOCATIONS = (
     "data", "eval_data", "data_dir", "labels", "base_weights", "space", "dense_data",
-    "dense_classes",
+    "dense_classes", "tasks",
 )  # fmt: skip
 """The settings that name a place."""
 BUILT_IN = "scenes"
@@ -53,6 +56,8 @@ def _absolute(name: str, value: str) -> str:
         return "::".join(_absolute(name, part) for part in value.split("::"))
     if name == "dense_data" and "," in value:  # training and evaluation images
         return ",".join(_absolute(name, part.strip()) for part in value.split(","))
+    if name == "tasks":
+        return with_places(value, partial(_absolute, "data"), _absolute_labels)
     of_images = value == BUILT_IN or _of_timm(value) or "://" in value
     is_name = {
         "data": of_images,
@@ -63,6 +68,11 @@ def _absolute(name: str, value: str) -> str:
         "dense_classes": value == "supercategory",
     }
     return value if is_name.get(name, False) else str(Path(value).expanduser().absolute())
+
+
+def _absolute_labels(value: str) -> str:
+    """A file of labels; the name of a column stays as it is."""
+    return _absolute("labels", value) if Path(value).expanduser().is_file() else value
 
 
 def _of_timm(value: str) -> bool:

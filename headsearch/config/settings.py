@@ -25,6 +25,7 @@ from headsearch.config import (
     dense_settings,
     formats,
     pruning_settings,
+    task_settings,
     text_settings,
 )
 from headsearch.config.checks import (
@@ -222,8 +223,9 @@ class RunConfig(BaseModel):
         "auto",
         "Score for pruning and ranking: accuracy, discrepancy, balanced (the geometric mean of "
         "both), complementarity, head_only_right, discrepancy_pooled, absorption, predicted_gain, "
-        "static_prior, or of --dense-data: segmentation, regions, detection, masks; or a weighted "
-        "mean: accuracy:1,segmentation:2. auto: accuracy with labels, discrepancy without.",
+        "static_prior, tasks (the mean over --tasks), or of --dense-data: segmentation, regions, "
+        "detection, masks; or a weighted mean: accuracy:1,segmentation:2. auto: accuracy with "
+        "labels, discrepancy without.",
         SCORES,
     )
     discrepancy: str = setting(
@@ -240,6 +242,8 @@ class RunConfig(BaseModel):
         "Most classes that accuracy is measured on, drawn by the seed; fewer where each would have "
         "fewer than 10 bank images. 0: all. Training images are of all classes in any case.",
         SCORES, ge=0)  # fmt: skip
+
+    tasks: str | None = task_settings.TASKS
 
     dense_data: str | None = dense_settings.DATA
     dense_format: str = dense_settings.FORMAT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,17 +12,18 @@ from torch import Tensor
 from headsearch.config.domains import IMAGE, Words, words_of
 from headsearch.data.copies import warnings_about
 from headsearch.data.domains import DOMAINS
-from headsearch.data.factory import Form, Pool
+from headsearch.data.factory import Form
 from headsearch.data.image.loading import Loading
 from headsearch.data.image.readers import Source
-from headsearch.data.image.skipped import LISTED_IN, LeftOut, named
-from headsearch.data.image.store import Images, ImageSubset, Progress
+from headsearch.data.image.skipped import LeftOut
+from headsearch.data.image.store import Images, Progress
 from headsearch.data.order import balanced_order
-from headsearch.data.partition import MIN_IMAGES, PROBE_IMAGES, Split, hold_out, keep_apart
+from headsearch.data.partition import MIN_IMAGES, PROBE_IMAGES, hold_out, keep_apart
 from headsearch.data.probe_classes import BANK_IMAGES
 from headsearch.data.settings import DEFAULTS, DataSettings
 from headsearch.data.sharing import ALONE, Share
 from headsearch.data.split_folders import resolve_splits, same
+from headsearch.data.split_loader import SplitLoader
 from headsearch.data.text.tokens import Encoder
 from headsearch.errors import UserError
 from headsearch.seeding import seeded_generator
@@ -52,7 +53,7 @@ class Data:
         domain: the kind of data.
         resolved: the settings of `open_data` that the data have decided, by their name in
             `RunConfig`; without those of images.
-        encoder: what turned texts into tokens; None of other data.
+        form: what became of the samples; None of data that are not opened by `open_data`.
     """
 
     train: Images
@@ -66,7 +67,12 @@ class Data:
     unused_labels: str = ""
     domain: str = IMAGE
     resolved: Mapping[str, Any] = field(default_factory=dict)
-    encoder: Encoder | None = None
+    form: Form | None = None
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """What turned texts into tokens; None of other data."""
+        return None if self.form is None else self.form.encoder
 
 
 def open_data(
@@ -114,7 +120,7 @@ def open_data(
     )
     bank, queries, unused = loaded.bank, loaded.queries, ""
     if bank is not None:
-        judged, unused = _classifiable(bank, queries, warnings, words_of(settings.domain))
+        judged, unused = classifiable(bank, queries, warnings, words_of(settings.domain))
         if judged is None:
             warnings.append(f"{unused}, so the data count as unlabelled")
             bank, queries.labels, queries.classes = None, None, ()
@@ -130,7 +136,7 @@ def open_data(
     all_notes = tuple(dict.fromkeys([*notes, *(f"warning: {each}" for each in warnings)]))
     return Data(
         loaded.train, bank, queries, choose, report, all_notes, loaded.left_out, tuple(warnings),
-        unused, settings.domain, loaded.resolved, loaded.encoder,
+        unused, settings.domain, loaded.resolved, loaded.form,
     )  # fmt: skip
 
 
@@ -143,7 +149,7 @@ class _Loaded:
     queries: Images
     left_out: LeftOut
     resolved: Mapping[str, Any]
-    encoder: Encoder | None
+    form: Form
 
 
 def _load(
@@ -169,13 +175,13 @@ def _load(
     form = domain.form(split, settings, notes)
     left_out = LeftOut(settings.max_bad_images, domain.words.sample)
     how = Loading(settings.memory_limit, settings.check, progress, left_out, share)
-    loader = _Loader(form, how, notes)
+    loader = SplitLoader(form, how, notes)
     train, bank, queries = loader.load_split(split)
     left_out.check()
-    return _Loaded(train, bank, queries, left_out, domain.resolved(form), form.encoder)
+    return _Loaded(train, bank, queries, left_out, domain.resolved(form), form)
 
 
-def _classifiable(
+def classifiable(
     bank: Images, queries: Images, warnings: list[str], words: Words
 ) -> tuple[Tensor | None, str]:
     """Indices of the queries whose class is in the bank, or None and why they say nothing.
@@ -231,72 +237,3 @@ def halves(labels: Tensor | None, seed: int, among: Tensor | None = None) -> tup
     order = among[balanced_order(labels[among], len(among), seeded_generator(seed, "halves"))]
     middle = len(among) // 2
     return order[:middle].sort().values, order[middle:].sort().values
-
-
-@dataclass(frozen=True)
-class _Loader:
-    """Loads parts of pools in one form, and collects notes."""
-
-    form: Form
-    how: Loading
-    notes: list[str]
-
-    def load_split(self, split: Split) -> tuple[Images, Images | None, Images]:
-        """The training images, the bank and the queries."""
-        queries = self._load(split.query_pool, split.queries)
-        shorter = min(len(split.train), len(split.bank))
-        same_start = torch.equal(split.train[:shorter], split.bank[:shorter])
-        if split.bank_pool is split.train_pool and same_start:
-            train, bank = self._load_both(split.train_pool, split.train, split.bank)
-            return train, bank, _relabelled(queries, bank.classes)
-        train = self._load_training(split.train_pool, split.train)
-        if split.bank_pool is None:
-            return train, None, queries
-        bank = self._load(split.bank_pool, split.bank)
-        classes = bank.classes if split.classes is None else split.classes
-        return train, _relabelled(bank, classes), _relabelled(queries, classes)
-
-    def _load_training(self, pool: Pool, indices: Tensor) -> Images:
-        # Every process decodes these itself: were they shared, all would hold the same images, and
-        # nobody would see that the processes were given different data.
-        how = replace(self.how, share=ALONE)
-        return self._load(pool, indices, replace(self.form, cropped=True), how)
-
-    def _load(
-        self, pool: Pool, indices: Tensor, form: Form | None = None, how: Loading | None = None
-    ) -> Images:
-        images, bad = pool.load(indices, form or self.form, how or self.how)
-        if bad:
-            count = counted(len(bad), "file that cannot be read", "files that cannot be read")
-            self.notes.append(
-                f"{pool.name}: {count} left out ({named(bad)}); {LISTED_IN} of the run lists them"
-            )
-        if len(images.classes) == 1:  # a single class cannot be classified
-            self.notes.append(
-                f"{pool.name}: all {pool.noun}s are of one class, so it counts as unlabelled"
-            )
-            images.labels, images.classes = None, ()
-        return images
-
-    def _load_both(self, pool: Pool, train: Tensor, bank: Tensor) -> tuple[Images, Images]:
-        """Training and bank images of the same order, decoded once if they fit into memory."""
-        longer = max(train, bank, key=len)
-        fits = len(longer) * self.form.shape.values <= self.how.memory_limit
-        if self.form.store_size is not None or not fits:
-            # Photos have another form for training. What does not fit is decoded on demand; the
-            # bank, which every rung reads as a whole, may still fit.
-            return self._load_training(pool, train), self._load(pool, bank)
-        images = self._load(pool, longer, how=replace(self.how, share=ALONE))
-        # Bad files that are left out make the set smaller than the number asked for.
-        first_train, first_bank = (torch.arange(min(len(x), len(images))) for x in (train, bank))
-        return ImageSubset(images, first_train), ImageSubset(images, first_bank)
-
-
-def _relabelled(images: Images, classes: tuple[str, ...]) -> Images:
-    """Renumbers the labels of images for another list of classes, which contains theirs."""
-    if images.classes != classes and images.labels is not None:
-        number = {name: index for index, name in enumerate(classes)}
-        numbers = torch.tensor([number.get(name, -1) for name in images.classes])
-        images.labels, images.classes = numbers[images.labels], classes
-        assert int(images.labels.min()) >= 0
-    return images

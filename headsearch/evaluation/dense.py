@@ -27,7 +27,7 @@ from headsearch.evaluation.proxies.grids import (
     queries_on,
     samples_on,
 )
-from headsearch.evaluation.proxies.grouped_scores import DenseScores, dense_scores, reporting
+from headsearch.evaluation.proxies.grouped_scores import GroupedScores, grouped_scores, reporting
 from headsearch.evaluation.proxies.instances import InstanceMasks
 from headsearch.evaluation.proxies.regions import Regions
 from headsearch.evaluation.proxies.segmentation import Segmentation, ceiling, scored_images
@@ -101,7 +101,7 @@ class DenseScorer:
     @torch.no_grad()
     def scores(
         self, maps_of: MapsOf, on_share: Callable[[float], object] = lambda _: None
-    ) -> dict[str, DenseScores]:
+    ) -> dict[str, GroupedScores]:
         """The scores of some representations, by name.
 
         Args:
@@ -136,13 +136,13 @@ class DenseScorer:
                     each.observe(map_BDHW, images)
             on_share(len(images) / total)
         return {
-            name: dense_scores({k: v for each in of for k, v in each.statistics().items()})
+            name: grouped_scores({k: v for each in of for k, v in each.statistics().items()})
             for name, of in fitted.items()
         }
 
     def baselines(
         self, grid: Grid, normalization: Normalization = IMAGENET
-    ) -> dict[str, DenseScores]:
+    ) -> dict[str, GroupedScores]:
         """The scores of position alone and of raw pixels on a grid."""
 
         def maps_of(pixels: Tensor) -> dict[str, Tensor]:
@@ -171,13 +171,13 @@ class DenseScorer:
         autocast: bool,
         normalization: Normalization = IMAGENET,
         on_share: Callable[[float], object] = lambda _: None,
-    ) -> dict[str, DenseScores]:
+    ) -> dict[str, GroupedScores]:
         """The scores of the base (`BASE`) and of some heads of a network in evaluation mode.
 
         The base is scored by its last tokens after its final norm, a head by its tokens after its
         own norm.
         """
-        found: dict[str, DenseScores] = {}
+        found: dict[str, GroupedScores] = {}
         groups = self._groups({name: network.heads[name] for name in names})
         for group in groups:
             maps = _Maps(network, group, self.device, autocast, normalization, BASE not in found)

@@ -7,22 +7,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from headsearch.config.normalization import IMAGENET, Normalization
-from headsearch.data import Data, Images
+from headsearch.data import Images
 from headsearch.data.domains import DOMAINS
 from headsearch.device import mixed_precision
 from headsearch.evaluation.similarity import pooled_map
 from headsearch.models.bases import BaseOutput
 from headsearch.models.heads.padding import masked_mean
-from headsearch.models.network import Network, failing_as, tokens_of, valid_on
+from headsearch.models.network import AttachedHead, Network, failing_as, tokens_of, valid_on
 
 PROBE_IMAGES = 512
 """At most so many images, the first queries, are used to measure discrepancy: its cost grows with
 the square of their number."""
+
+
+POOLED_NUMBERS = 2**26
+"""At most so many pooled features are held in memory: 256 MiB. If the heads need more, they are
+scored in groups, and the base processes the images once per group."""
+
+
+class Evaluated(Protocol):
+    """What features are computed of: the queries, and the bank where there is one."""
+
+    @property
+    def domain(self) -> str: ...
+    @property
+    def queries(self) -> Images: ...
+    @property
+    def bank(self) -> Images | None: ...
 
 
 class RungFeatures:
@@ -46,7 +63,7 @@ class RungFeatures:
     def __init__(
         self,
         network: Network,
-        data: Data,
+        data: Evaluated,
         names: Sequence[str],
         batch_size: int,
         summary: Callable[[BaseOutput], Tensor],
@@ -111,16 +128,16 @@ class RungFeatures:
         length = int(lengths_P.median())
         return tokens_PND[lengths_P >= length, :length]
 
-    def finish(self, on_share: Callable[[float], object] = lambda _: None) -> None:
-        """Runs base and heads on all other images.
+    def finish(self, *, probed: bool = True) -> Iterator[float]:
+        """Runs base and heads on all other images; yields the share of each batch in these images.
 
         Args:
-            on_share: called after each batch with its share of these images.
+            probed: whether the probe images, the first queries, are done already.
         """
         queries, bank, size = self._data.queries, self._data.bank, self._batch_size
-        others = max(0, len(queries) - PROBE_IMAGES) + (len(bank) if bank is not None else 0)
-        # The probe images, the first queries, are done already.
-        for images in chain(batches(queries, size, first=PROBE_IMAGES), batches(bank, size)):
+        first = PROBE_IMAGES if probed else 0
+        others = max(0, len(queries) - first) + (len(bank) if bank is not None else 0)
+        for images in chain(batches(queries, size, first=first), batches(bank, size)):
             base = self._base(images)
             for name, head in self._heads.items():
                 map_BDHW = base.maps_BDHW[head.feature_index]
@@ -128,7 +145,7 @@ class RungFeatures:
                 with failing_as(name, map_BDHW), mixed_precision(self._device, self._autocast):
                     tokens_BND = head(map_BDHW, valid_BHW)
                 self._head_pooled[name].append(masked_mean(tokens_BND, valid_BHW).float())
-            on_share(len(images) / others)
+            yield len(images) / others
 
     def base(self) -> Tensor:
         """The pooled features of the base: (N, D), queries before bank."""
@@ -152,6 +169,18 @@ class RungFeatures:
         self._base_pooled.append(self._summary(base).float())
         self._map_pooled.append(pooled_map(tokens_of(base.maps_BDHW[0]), base.valid))
         return base
+
+
+def head_groups(heads: Mapping[str, AttachedHead], samples: int) -> list[list[str]]:
+    """Groups of heads whose pooled features fit into memory; one empty group without heads.
+
+    Args:
+        heads: by name.
+        samples: the number of queries and of the bank's samples.
+    """
+    widest = max((head.norm.weight.numel() for head in heads.values()), default=1)
+    names, at_once = list(heads), max(1, POOLED_NUMBERS // (samples * widest))
+    return [names[begin : begin + at_once] for begin in range(0, len(names), at_once)] or [[]]
 
 
 def batches(

@@ -8,7 +8,7 @@ Shapes: N images, M queries, P probe images, D width, H × W the grid of a map.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TypeAlias
@@ -22,7 +22,7 @@ from headsearch.data.domains import DOMAINS
 from headsearch.evaluation.collapse import effective_rank, prototype_entropies
 from headsearch.evaluation.complementarity import BaseProbe
 from headsearch.evaluation.discrepancy import DISCREPANCIES, discrepancy_of_grams
-from headsearch.evaluation.features import RungFeatures, batches
+from headsearch.evaluation.features import RungFeatures, batches, head_groups
 from headsearch.evaluation.jackknife import Estimate, jackknife
 from headsearch.evaluation.proxies.labelled import LabelledImages
 from headsearch.evaluation.scores import (
@@ -43,14 +43,10 @@ from headsearch.evaluation.similarity import (
     prototype_kl,
 )
 from headsearch.models.bases import BaseOutput
-from headsearch.models.network import BASE, AttachedHead, Network, tokens_of
+from headsearch.models.network import BASE, Network, tokens_of
 
 TOP = 5
 """The number of likeliest classes of which one has to be right for `linear_top5`."""
-
-POOLED_NUMBERS = 2**26
-"""At most so many pooled features are held in memory: 256 MiB. If the heads need more, they are
-scored in groups, and the base processes the images once per group."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +80,6 @@ class _Work:
         self._done, self._heads_done = self._done + parts, self._heads_done + heads
         share = min(1.0, self._done / self._total)
         self._on_progress(ScoringProgress(self._heads_done, self._heads, share))
-
-    def share_of(self, parts: int) -> Callable[[float], None]:
-        """A function that is told which share of these parts is done as well."""
-        return lambda share: self.did(parts * share)
 
 
 @torch.no_grad()
@@ -130,7 +122,8 @@ def score_rung(
     probe: BaseProbe | None = None
     scores: dict[str, Scores] = {}
     work = _Work(len(scored), on_progress)
-    for names in _groups(scored, data):
+    images = len(data.queries) + (len(data.bank) if data.bank is not None else 0)
+    for names in head_groups(scored, images):
         features = RungFeatures(
             network, data, names, batch_size, summary, autocast=autocast,
             normalization=normalization,
@@ -144,7 +137,8 @@ def score_rung(
             compared[name] = base.compare(tokens_PND, measure)
             work.did(1)
         del maps_PDHW  # the other images need the memory
-        features.finish(work.share_of(max(1, len(names))))
+        for share in features.finish():
+            work.did(max(1, len(names)) * share)
         if base_pooled is None:
             base_pooled = features.base()
             scores[BASE] = _with_prototypes(
@@ -204,14 +198,6 @@ class _BaseOnProbe:
         )
         pooled = 1 - float(cka_of_grams(self.pooled_PP, gram(pooled_map(tokens_PND))))
         return difference, forms, pooled
-
-
-def _groups(heads: Mapping[str, AttachedHead], data: Data) -> list[list[str]]:
-    """Groups of heads whose pooled features fit into memory; one empty group without heads."""
-    images = len(data.queries) + (len(data.bank) if data.bank is not None else 0)
-    widest = max((head.norm.weight.numel() for head in heads.values()), default=1)
-    names, at_once = list(heads), max(1, POOLED_NUMBERS // (images * widest))
-    return [names[begin : begin + at_once] for begin in range(0, len(names), at_once)] or [[]]
 
 
 def _with_prototypes(

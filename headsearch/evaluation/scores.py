@@ -10,8 +10,8 @@ from statistics import fmean
 from torch import Tensor
 
 from headsearch.evaluation.jackknife import Estimate
-from headsearch.evaluation.proxies.grouped_scores import DenseScores, mean_of_seeds
-from headsearch.runs.dense_scores import DENSE_RANKINGS, DENSE_SCORES
+from headsearch.evaluation.proxies.grouped_scores import GroupedScores, mean_of_seeds
+from headsearch.runs.other_data import OTHER_DATA_RANKINGS, OTHER_DATA_SCORES
 from headsearch.runs.rank_by import weights_of
 from headsearch.runs.tables import FURTHER_SCORES
 
@@ -55,9 +55,9 @@ def accuracy_columns(prefix: str, accuracies: Accuracies | None) -> dict[str, fl
     }
 
 
-def dense_columns(scores: Mapping[str, float] | None, prefix: str = "") -> dict[str, float]:
-    """Dense scores as tables hold them: NaN where the data do not give them."""
-    return {f"{prefix}{name}": (scores or {}).get(name, math.nan) for name in DENSE_SCORES}
+def other_data_columns(scores: Mapping[str, float], prefix: str = "") -> dict[str, float]:
+    """Scores on data of their own as tables hold them: NaN where the data do not give them."""
+    return {f"{prefix}{name}": scores.get(name, math.nan) for name in OTHER_DATA_SCORES}
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Scores:
             base itself.
         prototype_use: None if the objective has no prototypes.
         further: those of `FURTHER_SCORES` that are known, by name; empty for the base itself.
-        dense: segmentation, detection, …; None without dense data.
+        other_data: of dense tasks and of further tasks; empty without data for them.
     """
 
     effective_rank: float
@@ -117,7 +117,7 @@ class Scores:
     forms: Mapping[str, float] = field(default_factory=dict)
     prototype_use: PrototypeUse | None = None
     further: Mapping[str, float] = field(default_factory=dict)
-    dense: DenseScores | None = None
+    other_data: GroupedScores = field(default_factory=GroupedScores)
 
     def relative_to_base(
         self, discrepancy: Estimate | None, forms: Mapping[str, float], pooled: float
@@ -153,9 +153,9 @@ class Scores:
         if len(weights) > 1:
             return sum(weight * self.ranking_score(name) for name, weight in weights.items())
         (rank_by,) = weights
-        if rank_by in DENSE_RANKINGS:
-            known = self.dense.choose if self.dense else {}
-            return fmean(known.get(name, math.nan) for name in DENSE_RANKINGS[rank_by])
+        if rank_by in OTHER_DATA_RANKINGS:
+            known = self.other_data.choose
+            return fmean(known.get(name, math.nan) for name in OTHER_DATA_RANKINGS[rank_by])
         if rank_by in FURTHER_SCORES:
             return self.further.get(rank_by, math.nan)
         accuracy = self.choose.mean if self.choose else math.nan
@@ -172,14 +172,14 @@ class Scores:
     def charts(self) -> dict[str, float]:
         """The figures that are drawn over training, by their names; NaN where there is none.
 
-        Accuracies and dense scores are on the images that are reported on, as in rungs.csv.
+        They are on the samples that are reported on, as in rungs.csv.
         """
         return {
             "discrepancy": self.discrepancy_value,
             "k-NN": self.report.knn if self.report else math.nan,
             "linear": self.report.linear if self.report else math.nan,
             "effective rank": self.effective_rank,
-            **dense_columns(self.dense.report if self.dense else None),
+            **other_data_columns(self.other_data.report),
         }
 
 
@@ -248,5 +248,5 @@ def _mean(scores: Sequence[Scores]) -> Scores:
             name: fmean(each.further.get(name, math.nan) for each in scores)
             for name in scores[0].further
         },
-        mean_of_seeds([each.dense for each in scores if each.dense is not None]),
+        mean_of_seeds([each.other_data for each in scores]),
     )

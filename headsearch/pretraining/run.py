@@ -27,7 +27,7 @@ from headsearch.config.normalization import Normalization
 from headsearch.config.setting_groups import OF_SEARCH_ALONE
 from headsearch.config.settings import resolve
 from headsearch.errors import UserError
-from headsearch.evaluation.scores import accuracy_columns, dense_columns
+from headsearch.evaluation.scores import accuracy_columns, other_data_columns
 from headsearch.models.bases import NORMALIZATION, Base, BasePlan, registered_by
 from headsearch.models.network import AttachedHead
 from headsearch.models.space import Candidate
@@ -40,7 +40,6 @@ from headsearch.pretraining.setup import (
 )
 from headsearch.pretraining.solo import SoloEvent, SoloRun, SoloScored, SoloScoring
 from headsearch.pretraining.step_file import StepFile
-from headsearch.runs.dense_scores import BASE_DENSE
 from headsearch.runs.directory import (
     CONFIG,
     create,
@@ -50,6 +49,7 @@ from headsearch.runs.directory import (
     undone_if_it_fails,
 )
 from headsearch.runs.observers import Observers
+from headsearch.runs.other_data import BASE_OTHER_DATA
 from headsearch.runs.run import SOLO_HEAD
 from headsearch.runs.same_settings import (
     check_as_recorded,
@@ -85,7 +85,7 @@ PRETRAIN_COLUMNS = (
     "head_knn",
     "head_linear",
     "discrepancy",
-    *BASE_DENSE,
+    *BASE_OTHER_DATA,
 )
 WEIGHTS, HEAD_WEIGHTS, TABLE = "base.safetensors", "head.safetensors", "pretrain.csv"
 
@@ -342,7 +342,7 @@ def _row(event: SoloScored, setup: TrainingSetup, candidate: Candidate | None) -
         "loss": event.loss,
         **accuracy_columns("head", head.report if head else None),
         "discrepancy": head.discrepancy_value if head else math.nan,
-        **dense_columns(base.dense.report if base.dense else None, "base_"),
+        **other_data_columns(base.other_data.report, "base_"),
     }
 
 

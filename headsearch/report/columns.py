@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from headsearch.config.domains import Words
 from headsearch.report.statistics.intervals import Interval, accuracy_interval
 from headsearch.report.statistics.ranking import rank_by, reporting_images
-from headsearch.runs.dense_scores import DENSE_RANKINGS, DENSE_SCORES
+from headsearch.runs.other_data import OTHER_DATA_RANKINGS, OTHER_DATA_SCORES
 from headsearch.runs.rank_by import weights_of
 from headsearch.runs.run import Run
 from headsearch.runs.tables import Ranked
@@ -89,6 +89,7 @@ COLUMNS: dict[str, Column] = {
     "det_ap50": Column("Detection, AP at IoU 0.5", "Det. AP50", "%", 100, 1),
     "det_ar100": Column("Detection, AR of 100 boxes", "Det. AR100", "%", 100, 1),
     "mask_iou": Column("Instance masks, IoU", "Mask IoU", "%", 100, 1),
+    "task_mean": Column("Mean over further tasks", "Tasks", "%", 100, 1),
     "effective_rank": Column("Effective rank", "Eff. rank", "", 1, 1, decades=True),
     "params_m": Column("Head parameters", "Params", "M", 1, 2, decades=True),
     "gflops": Column("Head compute per {sample}", "Compute", "GFLOPs", 1, 3, decades=True),
@@ -107,7 +108,7 @@ COLUMNS |= {
     f"base_{name}": replace(
         COLUMNS[name], title=f"Base: {COLUMNS[name].title}", short=f"Base {COLUMNS[name].short}"
     )
-    for name in DENSE_SCORES
+    for name in OTHER_DATA_SCORES
 }
 """The columns by their name in the files."""
 
@@ -115,7 +116,7 @@ COLUMNS |= {
 def score_column(run: Run) -> Column:
     """How the score that ranks the heads of a run is shown: an accuracy in per cent."""
     column = COLUMNS["score"]
-    if not set(weights_of(rank_by(run))) <= {"accuracy", *DENSE_RANKINGS}:
+    if not set(weights_of(rank_by(run))) <= {"accuracy", *OTHER_DATA_RANKINGS}:
         return column
     return replace(column, unit="%", scale=100, digits=1)
 

@@ -13,6 +13,7 @@ from headsearch.report.settings_list import command, settings_list
 from headsearch.report.statistics.gains import verified
 from headsearch.report.statistics.ranking import last_rung
 from headsearch.report.tables import Table, baselines_table, ranking_legend, ranking_table
+from headsearch.report.tasks import TaskSection, task_section
 from headsearch.report.verification import VERIFIED_LEGEND, verdict, verified_table
 from headsearch.runs.run import Run
 from headsearch.text import counted, duration
@@ -39,6 +40,7 @@ class Content:
     explained: ExplainSection | None
     baselines: Table | None
     dense: DenseSection | None
+    tasks: TaskSection | None
     costs: list[tuple[str, str]]
     trust: list[str]
     method: str
@@ -62,6 +64,7 @@ def content(run: Run) -> Content:
         explained=explain_section(run),
         baselines=baselines_table(run),
         dense=dense_section(run),
+        tasks=task_section(run),
         costs=list(_costs(run)),
         trust=list(trust(run)),
         method=_method(run),

@@ -7,21 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from headsearch.report.columns import COLUMNS, points
-from headsearch.report.statistics.dense import (
-    DenseScore,
+from headsearch.report.statistics.other_data import (
+    ScoreRow,
     base_of,
     classes_of,
-    dense_gains,
-    dense_scores,
+    gains_on_other_data,
     mean_difference,
     not_above,
     of_head,
+    score_rows,
     scores_in,
 )
 from headsearch.report.statistics.ranking import contenders
 from headsearch.report.tables import Table
 from headsearch.report.verification import gain_text
-from headsearch.runs.dense_scores import DENSE_RANKINGS
+from headsearch.runs.other_data import OTHER_DATA_RANKINGS, TASKS
 from headsearch.runs.run import Run
 from headsearch.runs.tables import Ranked, ranked
 from headsearch.text import listing
@@ -91,19 +91,19 @@ WHAT = {
 
 
 def _table(run: Run, scores: Sequence[str], heads: Sequence[Ranked]) -> Table:
-    of_kind: dict[str, dict[str, DenseScore]] = {kind: {} for kind in KINDS}
-    cohort = _cohort_of_first(run)
+    of_kind: dict[str, dict[str, ScoreRow]] = {kind: {} for kind in KINDS}
+    cohort = cohort_of_first(run)
     for score in scores:
-        for row in dense_scores(run, score):
+        for row in score_rows(run, score):
             if row.kind in KINDS and (row.kind != "base" or row.cohort == cohort):
                 of_kind[row.kind][score] = row
     rows = [
-        [title, *(_cell(of_kind[kind].get(score)) for score in scores)]
+        [title, *(cell(of_kind[kind].get(score)) for score in scores)]
         for kind, title in KINDS.items()
         if of_kind[kind]
     ]
     for head in heads:
-        cells = [_cell(of_head(run, score, head.candidate)) for score in scores]
+        cells = [cell(of_head(run, score, head.candidate)) for score in scores]
         rows.append([f"{head.rank}. {head.candidate}", *cells])
     headings = ["Representation", *(COLUMNS[score].heading for score in scores)]
     return Table(headings, [False, *(True for _ in scores)], rows)
@@ -111,12 +111,12 @@ def _table(run: Run, scores: Sequence[str], heads: Sequence[Ranked]) -> Table:
 
 def _classes_table(run: Run, heads: Sequence[Ranked]) -> Table | None:
     """Detection of each class by the base and the first heads; None without classes."""
-    score, cohort = "det_ap50", _cohort_of_first(run)
+    score, cohort = "det_ap50", cohort_of_first(run)
     rows = [
         [
             name,
-            _cell(base_of(run, score, cohort, name)),
-            *(_cell(of_head(run, score, head.candidate, name)) for head in heads),
+            cell(base_of(run, score, cohort, name)),
+            *(cell(of_head(run, score, head.candidate, name)) for head in heads),
         ]
         for name in classes_of(run, score)
     ]
@@ -129,7 +129,7 @@ def _classes_table(run: Run, heads: Sequence[Ranked]) -> Table | None:
 
 def _gains_table(run: Run) -> Table | None:
     """The gains of verified heads by task, in points, with their simultaneous 95 % intervals."""
-    found = dense_gains(run)
+    found = {task: of for task, of in gains_on_other_data(run).items() if task != TASKS}
     if not found:
         return None
     heads = list(next(iter(found.values())))
@@ -138,7 +138,8 @@ def _gains_table(run: Run) -> Table | None:
     return Table(headings, [False, *(True for _ in found)], rows)
 
 
-def _cell(row: DenseScore | None) -> str:
+def cell(row: ScoreRow | None) -> str:
+    """A score in %, with its error, and the difference from the base."""
     if row is None or math.isnan(row.value):
         return "–"
     error = "" if math.isnan(row.error) else f" ± {100 * row.error:.1f}"
@@ -149,7 +150,7 @@ def _cell(row: DenseScore | None) -> str:
     return f"{text} ({points(row.over_base)}{paired})"
 
 
-def _cohort_of_first(run: Run) -> int:
+def cohort_of_first(run: Run) -> int:
     """The cohort of the first-ranked head; 0 before there is one."""
     heads = contenders(ranked(run.ranking))
     if not heads:
@@ -160,7 +161,7 @@ def _cohort_of_first(run: Run) -> int:
 
 def _lines(run: Run, scores: Sequence[str]) -> Iterator[str]:
     yield from (run.facts.get("dense") or {}).get("notes", [])
-    cohort = _cohort_of_first(run)
+    cohort = cohort_of_first(run)
     undecided = {score: not_above(run, score, cohort) for score in scores}
     failing = {score: kind for score, kind in undecided.items() if kind is not None}
     trained = [score for score in scores if (base := base_of(run, score, cohort)) and base.rung]
@@ -203,7 +204,7 @@ def _good_for_what(run: Run, heads: Sequence[Ranked], scores: Sequence[str]) -> 
 def _first(run: Run, goal: str, values: Mapping[str, float]) -> str:
     """The first head in a goal; in a dense task with its lead over the second, and its error."""
     first, second = sorted(values, key=values.__getitem__, reverse=True)[:2]
-    lead = mean_difference(run, DENSE_RANKINGS.get(goal, ()), first, second)
+    lead = mean_difference(run, OTHER_DATA_RANKINGS.get(goal, ()), first, second)
     if lead is None or math.isnan(lead.error):
         return f"{first} ({goal})"
     return f"{first} ({goal}: {points(lead.value)} ± {100 * lead.error:.1f} over {second})"
@@ -214,7 +215,7 @@ def _goals(heads: Sequence[Ranked], scores: Sequence[str]) -> Mapping[str, dict[
     goals: dict[str, dict[str, float]] = {}
     if all(math.isfinite(head.accuracy) for head in heads):
         goals["accuracy"] = {head.candidate: head.accuracy for head in heads}
-    for task, columns in DENSE_RANKINGS.items():
+    for task, columns in OTHER_DATA_RANKINGS.items():
         if set(columns) <= set(scores):
             values = {
                 head.candidate: sum(float(getattr(head, name)) for name in columns)

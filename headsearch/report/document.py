@@ -37,8 +37,8 @@ def _gain(run: Run) -> Figure | None:
     return column_figure(run, "discrepancy", "gain") if "gain" in run.ranking.columns else None
 
 
-def _dense(run: Run, *names: str) -> Figure | None:
-    """The first of some dense scores that the run has, against accuracy; None without any."""
+def _against_accuracy(run: Run, *names: str) -> Figure | None:
+    """The first of some scores that the run has, against accuracy; None without any."""
     name = next((n for n in names if n in run.ranking and run.ranking[n].notna().any()), None)
     return column_figure(run, accuracy_column(run), name) if name is not None else None
 
@@ -61,12 +61,17 @@ PLOTS: dict[str, tuple[Callable[[Run], Figure | None], str]] = {
         "How long each head was trained: its last rung, in the order of the ranking.",
     ),
     "accuracy_segmentation": (
-        lambda run: _dense(run, "seg_linear"),
+        lambda run: _against_accuracy(run, "seg_linear"),
         "Segmentation of dense images by each head's map, against its accuracy on whole images.",
     ),
     "accuracy_detection": (
-        lambda run: _dense(run, "det_ap50"),
+        lambda run: _against_accuracy(run, "det_ap50"),
         "Detection in dense images by each head's map, against its accuracy on whole images.",
+    ),
+    "accuracy_tasks": (
+        lambda run: _against_accuracy(run, "task_mean"),
+        "The mean over the further tasks of each head, against its accuracy on the labels of the "
+        "search.",
     ),
     "discrepancy_gain": (
         _gain,

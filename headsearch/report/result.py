@@ -60,6 +60,15 @@ class RunView:
         return self.run.dense.copy()
 
     @property
+    def tasks(self) -> pd.DataFrame:
+        """tasks.csv: a row for each representation, further task and score.
+
+        With standard errors over samples, and of a head its difference from the base on the same
+        samples. Empty without `tasks`.
+        """
+        return self.run.tasks.copy()
+
+    @property
     def best(self) -> str | None:
         """The best candidate that is not a control and did not collapse or fail, or None."""
         row = best_head(ranked(self.run.ranking))

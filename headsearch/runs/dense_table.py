@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from headsearch.errors import UserError
-from headsearch.runs.dense_scores import DENSE_SCORES, OF_CLASS
 from headsearch.runs.directory import write_atomically
+from headsearch.runs.other_data import DENSE_SCORES, OF_CLASS
 from headsearch.text import for_csv, printable
 
 FILE = "dense.csv"
@@ -23,24 +24,42 @@ WITHOUT = tuple(f"without_{number}" for number in range(10))
 """The score without each of the 10 contiguous groups of the reported images."""
 COLUMNS = (
     "representation", "kind", "cohort", "rung", "score", "value", "error", "over_base",
-    "over_base_error", *WITHOUT, "class",
+    "over_base_error", *WITHOUT,
 )  # fmt: skip
-"""`over_base`: the difference from the base of the same cohort and rung, on the same images.
-`class`: that the score is of, where it is of one; tables of earlier runs lack this column."""
-KINDS = ("position", "pixels", "ceiling", "untrained", "base", "head")
-"""What a representation is. The first four are what the others are compared with."""
-_TEXTS = ("representation", "kind", "score", "class")
+"""`over_base`: the difference from the base of the same cohort and rung, on the same images. The
+last column is what the score is of, where it is of something: a class, or a task."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What one of the two tables of such rows holds.
+
+    Attributes:
+        file: its name.
+        of: the name of the column of classes or tasks. Earlier tables of dense scores lack it.
+        kinds: what a representation can be.
+        scores: the names of its scores.
+    """
+
+    file: str
+    of: str
+    kinds: tuple[str, ...]
+    scores: tuple[str, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (*COLUMNS, self.of)
+
+
+DENSE = Layout(
+    FILE, "class", ("position", "pixels", "ceiling", "untrained", "base", "head"),
+    tuple(DENSE_SCORES),
+)  # fmt: skip
 
 
 def write_dense(run_directory: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes dense.csv; nothing without rows."""
-    if not rows:
-        return
-    # Rows in snapshots of older versions have no class.
-    frame = pd.DataFrame(list(rows), columns=list(COLUMNS)).fillna({"class": ""})
-    frame = frame.assign(**{name: frame[name].map(for_csv) for name in ("representation", "class")})
-    text = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    write_atomically(run_directory / FILE, text)
+    """Writes dense.csv; nothing without rows of dense scores."""
+    write_scores(run_directory, rows, DENSE)
 
 
 def read_dense(run_directory: Path) -> pd.DataFrame:
@@ -49,26 +68,49 @@ def read_dense(run_directory: Path) -> pd.DataFrame:
     Raises:
         UserError: it is not such a table.
     """
-    path = run_directory / FILE
+    return read_scores(run_directory, DENSE)
+
+
+def write_scores(run_directory: Path, rows: Sequence[Mapping[str, Any]], layout: Layout) -> None:
+    """Writes those rows of `row_of` that belong to a table; nothing without any."""
+    kept = [{**row, layout.of: row.get("class")} for row in rows if row["score"] in layout.scores]
+    if not kept:
+        return
+    # Rows in snapshots of older versions have no class.
+    frame = pd.DataFrame(kept, columns=list(layout.columns)).fillna({layout.of: ""})
+    texts = ("representation", layout.of)
+    frame = frame.assign(**{name: frame[name].map(for_csv) for name in texts})
+    text = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    write_atomically(run_directory / layout.file, text)
+
+
+def read_scores(run_directory: Path, layout: Layout) -> pd.DataFrame:
+    """Reads such a table; an empty one if there is none.
+
+    Raises:
+        UserError: it is not such a table.
+    """
+    path, of = run_directory / layout.file, layout.of
     if not path.is_file():
-        return empty()
-    texts = dict.fromkeys(_TEXTS, str)
+        return pd.DataFrame(columns=list(layout.columns))
+    texts = ("representation", "kind", "score", of)
     try:
         frame: pd.DataFrame = pd.read_csv(
-            path, dtype=texts, keep_default_na=False, na_values=[""], nrows=100_001
-        )
+            path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=[""],
+            nrows=100_001,
+        )  # fmt: skip
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as why:
         raise UserError(f"{path}: not a table of a run: {str(why).splitlines()[0]}") from None
-    if "class" not in frame.columns:
-        frame["class"] = ""
-    frame["class"] = frame["class"].fillna("").map(printable)
-    missing = [name for name in COLUMNS if name not in frame.columns]
+    if of not in frame.columns:
+        frame[of] = ""
+    frame[of] = frame[of].fillna("").map(printable)
+    missing = [name for name in layout.columns if name not in frame.columns]
     if missing:
         raise UserError(f"{path}: not a table of a run: it has no column {missing[0]!r}")
     for name in COLUMNS:
-        if name not in _TEXTS and not pd.api.types.is_numeric_dtype(frame[name]):
+        if name not in texts and not pd.api.types.is_numeric_dtype(frame[name]):
             raise UserError(f"{path}: column {name!r} holds something other than numbers")
-    for name, known in (("kind", KINDS), ("score", tuple(DENSE_SCORES))):
+    for name, known in (("kind", layout.kinds), ("score", layout.scores)):
         wrong = set(frame[name].map(str)) - set(known)
         if wrong:
             raise UserError(f"{path}: column {name!r} holds {printable(min(wrong))!r}")
@@ -79,7 +121,7 @@ def read_dense(run_directory: Path) -> pd.DataFrame:
 
 def empty() -> pd.DataFrame:
     """A table without rows."""
-    return pd.DataFrame(columns=list(COLUMNS))
+    return pd.DataFrame(columns=list(DENSE.columns))
 
 
 def row_of(
@@ -95,15 +137,14 @@ def row_of(
     over_base_error: float = math.nan,
     without: Sequence[float] = (),
 ) -> dict[str, Any]:
-    """One row.
+    """One row of dense.csv or tasks.csv.
 
     Args:
         representation, kind, cohort, rung: what was scored, and where.
-        score: its name, perhaps with a class (`OF_CLASS`).
+        score: its name, perhaps with a class or a task (`OF_CLASS`).
         value, error, over_base, over_base_error: its figures.
         without: a value for each of `WITHOUT`, or none.
     """
-    assert kind in KINDS
     score, _, of_class = score.partition(OF_CLASS)
     return {
         "representation": representation,

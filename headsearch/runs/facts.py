@@ -41,6 +41,14 @@ class DenseFacts(TypedDict, total=False):
     fingerprint: str
 
 
+class TaskFacts(TypedDict, total=False):
+    """The further tasks: what was understood, their names, and a hash of their labels."""
+
+    notes: list[str]
+    tasks: list[str]
+    fingerprint: str
+
+
 class RunFacts(TypedDict, total=False):
     """All facts of a run.
 
@@ -56,6 +64,7 @@ class RunFacts(TypedDict, total=False):
         data_warnings: what makes the data doubtful, one line each.
         baselines: accuracies to compare with, by name: `raw_knn`, `untrained_linear`, `base_knn`, …
         dense: the dense data; None without.
+        tasks: the further tasks; None without.
         rung_count: the number of rungs after rung 0.
         seeds: the number of seeds.
         steps: the number of training steps of one cohort with one seed.
@@ -88,6 +97,7 @@ class RunFacts(TypedDict, total=False):
     data_warnings: list[str]
     baselines: dict[str, float]
     dense: DenseFacts | None
+    tasks: TaskFacts | None
     rung_count: int
     seeds: int
     steps: int

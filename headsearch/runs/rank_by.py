@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from headsearch.errors import UserError, unknown
-from headsearch.runs.dense_scores import DENSE_RANKINGS, DENSE_SCORES, missing_for
+from headsearch.runs.other_data import OTHER_DATA_RANKINGS, OTHER_DATA_SCORES, TASKS, missing_for
 from headsearch.runs.tables import FURTHER_SCORES
 from headsearch.text import listing
 
@@ -22,19 +22,19 @@ class RankBy:
         words: what it is, to follow "ranked by" (`Words.say`).
         why: why the first-ranked head is first, to follow "because" (`Words.say`).
         needs_labels: whether it needs labels.
-        dense: the dense scores whose mean it is; empty for other scores.
+        other_data: the scores on data of their own whose mean it is; empty for other scores.
     """
 
     words: str
     why: str
     needs_labels: bool = False
-    dense: tuple[str, ...] = ()
+    other_data: tuple[str, ...] = ()
 
 
-def _dense(name: str, why: str) -> RankBy:
-    scores = DENSE_RANKINGS[name]
-    words = " and ".join(f"{score} ({DENSE_SCORES[score]})" for score in scores)
-    return RankBy(f"the mean of {words}" if len(scores) > 1 else words, why, dense=scores)
+def _other_data(name: str, why: str) -> RankBy:
+    scores = OTHER_DATA_RANKINGS[name]
+    words = " and ".join(f"{score} ({OTHER_DATA_SCORES[score]})" for score in scores)
+    return RankBy(f"the mean of {words}" if len(scores) > 1 else words, why, other_data=scores)
 
 
 def _further(name: str, why: str, *, needs_labels: bool = False) -> RankBy:
@@ -73,10 +73,11 @@ RANK_BY: dict[str, RankBy] = {
     "static_prior": _further(
         "static_prior", "it, or its family, gained the most in published settings"
     ),
-    "segmentation": _dense("segmentation", "its map segments images best"),
-    "regions": _dense("regions", "its features tell best what stands in a box"),
-    "detection": _dense("detection", "objects are found best in its map"),
-    "masks": _dense("masks", "the outlines of objects are found best in its map"),
+    "segmentation": _other_data("segmentation", "its map segments images best"),
+    "regions": _other_data("regions", "its features tell best what stands in a box"),
+    "detection": _other_data("detection", "objects are found best in its map"),
+    "masks": _other_data("masks", "the outlines of objects are found best in its map"),
+    TASKS: _other_data(TASKS, "its mean over the further tasks is the largest"),
 }
 """The scores that candidates can be ranked by. `balanced` ranks neither a copy of the base nor a
 useless head high."""
@@ -145,7 +146,7 @@ def criterion(name: str) -> RankBy:
         f"the weighted mean of {shares}",
         f"its weighted mean of {listing(list(weights))} is the largest",
         needs_labels=any(part.needs_labels for part in parts),
-        dense=tuple(column for part in parts for column in part.dense),
+        other_data=tuple(column for part in parts for column in part.other_data),
     )
 
 
@@ -165,7 +166,7 @@ def resolved_rank_by(name: str, *, labelled: bool, data: str, unused_labels: str
         return "accuracy" if labelled else "discrepancy"
     if criterion(name).needs_labels and not labelled:
         without = ", ".join(
-            other for other, each in RANK_BY.items() if not (each.needs_labels or each.dense)
+            other for other, each in RANK_BY.items() if not (each.needs_labels or each.other_data)
         )
         if unused_labels:
             raise UserError(
@@ -180,12 +181,12 @@ def resolved_rank_by(name: str, *, labelled: bool, data: str, unused_labels: str
     return name
 
 
-def check_dense(name: str, available: Collection[str], dense_data: str | None) -> None:
-    """Checks that the dense data give the scores that candidates are to be ranked by.
+def check_other_data(name: str, available: Collection[str], dense_data: str | None) -> None:
+    """Checks that dense data and tasks give the scores that candidates are to be ranked by.
 
     Args:
         name: the setting.
-        available: the dense scores that the data give.
+        available: the scores that the data give.
         dense_data: the setting, for the error message.
 
     Raises:
@@ -194,10 +195,12 @@ def check_dense(name: str, available: Collection[str], dense_data: str | None) -
     missing = next((part for part in weights_of(name) if missing_for(part, available)), None)
     if missing is None:
         return
+    if missing == TASKS:
+        raise UserError(f"--rank-by {name} needs further tasks: --tasks NAME=DATA")
     needed = "boxes" if missing in ("regions", "detection") else "masks"
     needed = "masks of objects" if missing == "masks" else needed
     if dense_data is None:
         raise UserError(f"--rank-by {name} needs --dense-data with {needed}, such as scenes-things")
-    given = [other for other in DENSE_RANKINGS if not missing_for(other, available)]
+    given = [o for o in OTHER_DATA_RANKINGS if o != TASKS and not missing_for(o, available)]
     can = f"; {dense_data} gives {', '.join(given)}" if given else ""
     raise UserError(f"--rank-by {name} needs --dense-data with {needed}{can}")

@@ -31,6 +31,7 @@ from headsearch.runs.tables import (
     TABLES,
     read_table,
 )
+from headsearch.runs.task_table import no_tasks, read_tasks
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Run:
             labels that choose. Empty for runs made before it was written.
         solo: solo.csv, a row a finished solo run of `verify`; empty without any.
         dense: dense.csv, a row a representation and dense score; empty without dense data.
+        tasks: tasks.csv, a row a representation, further task and score; empty without tasks.
     """
 
     path: Path
@@ -58,6 +60,7 @@ class Run:
     scores: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SCORE_COLUMNS)))
     solo: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SOLO_COLUMNS)))
     dense: pd.DataFrame = field(default_factory=empty)
+    tasks: pd.DataFrame = field(default_factory=no_tasks)
 
     @property
     def words(self) -> Words:
@@ -119,6 +122,7 @@ def read_run(path: Path) -> Run:
         scores=read_table(path / "scores.csv", SCORE_COLUMNS),
         solo=read_table(path / "solo.csv", SOLO_COLUMNS),
         dense=read_dense(path),
+        tasks=read_tasks(path),
     )
 
 

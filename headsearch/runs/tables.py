@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from headsearch.errors import UserError
-from headsearch.runs.dense_scores import BASE_DENSE, DENSE_SCORES
 from headsearch.runs.directory import write_atomically
+from headsearch.runs.other_data import BASE_OTHER_DATA, DENSE_SCORES, OTHER_DATA_SCORES
 from headsearch.text import for_csv, printable
 
 RANKING_COLUMNS = (
@@ -31,7 +31,7 @@ RANKING_COLUMNS = (
     "discrepancy_high",
     "head_knn",
     "head_linear",
-    *DENSE_SCORES,
+    *OTHER_DATA_SCORES,
     "effective_rank",
     "params_m",
     "gflops",
@@ -54,8 +54,8 @@ RUNG_COLUMNS = (
     "loss",
     "head_top5",
     "base_top5",
-    *DENSE_SCORES,
-    *BASE_DENSE,
+    *OTHER_DATA_SCORES,
+    *BASE_OTHER_DATA,
 )
 
 
@@ -97,7 +97,7 @@ SCORE_COLUMNS = (
     "effective_rank",
     "loss",
     *FURTHER_SCORES,
-    *DENSE_SCORES,
+    *OTHER_DATA_SCORES,
 )
 
 
@@ -109,7 +109,7 @@ SOLO_COLUMNS = (
     "base_linear",
     "choose_knn",
     "choose_linear",
-    *BASE_DENSE,
+    *BASE_OTHER_DATA,
 )
 
 
@@ -129,7 +129,7 @@ _SHARE_COLUMNS = {
     f"{of}_{probe}"
     for of in ("head", "base", "choose", "base_choose")
     for probe in ("knn", "linear")
-} | {*TOP5, *DENSE_SCORES, *BASE_DENSE}
+} | {*TOP5, *DENSE_SCORES, *(f"base_{name}" for name in DENSE_SCORES)}
 _KEYS = ("candidate", "seed", "rung")
 """Columns that name a row, as far as a table has them: no two rows have the same."""
 MOST_ROWS = 100_000
@@ -172,7 +172,7 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     frame = frame.assign(
         **{
             name: math.nan
-            for name in (*FURTHER_SCORES, *TOP5, *DENSE_SCORES, *BASE_DENSE)
+            for name in (*FURTHER_SCORES, *TOP5, *OTHER_DATA_SCORES, *BASE_OTHER_DATA)
             if name in columns and name not in frame.columns
         }
     )
@@ -304,6 +304,7 @@ class Ranked:
     det_ap50: float = math.nan
     det_ar100: float = math.nan
     mask_iou: float = math.nan
+    task_mean: float = math.nan
 
     @property
     def healthy(self) -> bool:

@@ -12,12 +12,12 @@ from typing import Any
 import pandas as pd
 from pydantic import TypeAdapter
 
-from headsearch.evaluation.dense_rows import rows_of_head, with_rows
+from headsearch.evaluation.other_data_rows import rows_of_head, with_rows
 from headsearch.evaluation.scores import (
     RungScores,
     Scores,
     accuracy_columns,
-    dense_columns,
+    other_data_columns,
     top5_column,
 )
 from headsearch.models.space import Candidate
@@ -30,6 +30,7 @@ from headsearch.runs.tables import (
     rank,
     write_table,
 )
+from headsearch.runs.task_table import write_tasks
 
 
 @dataclass
@@ -91,7 +92,7 @@ class Entry:
             "discrepancy_low": discrepancy.low if discrepancy else math.nan,
             "discrepancy_high": discrepancy.high if discrepancy else math.nan,
             **accuracies,
-            **dense_columns(scores.dense.report if scores and scores.dense else None),
+            **other_data_columns(scores.other_data.report if scores else {}),
             "effective_rank": scores.effective_rank if scores else math.nan,
             "params_m": self.candidate.params_m,
             "gflops": self.candidate.gflops,
@@ -108,13 +109,13 @@ class Leaderboard:
         entries: the candidates by name, in the order in which they entered the search.
         rung_rows: the rows of rungs.csv.
         score_rows: the rows of scores.csv.
-        dense_rows: the rows of dense.csv; empty without dense data.
+        other_data_rows: the rows of dense.csv and tasks.csv.
     """
 
     entries: dict[str, Entry] = field(default_factory=dict)
     rung_rows: list[dict[str, Any]] = field(default_factory=list)
     score_rows: list[dict[str, Any]] = field(default_factory=list)
-    dense_rows: list[dict[str, Any]] = field(default_factory=list)
+    other_data_rows: list[dict[str, Any]] = field(default_factory=list)
 
     def enter(self, candidate: Candidate, trial: int, cohort: int) -> Entry:
         """Adds a candidate that is about to train."""
@@ -143,7 +144,7 @@ class Leaderboard:
         self.entries[name] = Entry(entry.candidate, entry.trial, cohort, entry.step_ms)
         self.rung_rows = [row for row in self.rung_rows if row["candidate"] != name]
         self.score_rows = [row for row in self.score_rows if row["candidate"] != name]
-        self.dense_rows = [row for row in self.dense_rows if row["representation"] != name]
+        self.other_data_rows = with_rows(self.other_data_rows, name, [])
 
     def record(
         self, name: str, rung: int, step: int, images: int, scores: RungScores, score: float
@@ -173,16 +174,15 @@ class Leaderboard:
                 "loss": entry.loss,
                 **top5_column("head", head_scores.report),
                 **top5_column("base", scores.base.report),
-                **dense_columns(head_scores.dense.report if head_scores.dense else None),
-                **dense_columns(scores.base.dense.report if scores.base.dense else None, "base_"),
+                **other_data_columns(head_scores.other_data.report),
+                **other_data_columns(scores.base.other_data.report, "base_"),
             }
         )
-        if head_scores.dense is not None and scores.base.dense is not None:
-            self.dense_rows = with_rows(
-                self.dense_rows, name, rows_of_head(
-                    name, entry.cohort, rung, head_scores.dense, scores.base.dense
-                ),
-            )  # fmt: skip
+        self.other_data_rows = with_rows(
+            self.other_data_rows,
+            name,
+            rows_of_head(name, entry.cohort, rung, head_scores.other_data, scores.base.other_data),
+        )
 
     def record_seed(
         self, name: str, seed: int, rung: int, step: int, scores: RungScores, score: float
@@ -207,7 +207,7 @@ class Leaderboard:
                 "effective_rank": head_scores.effective_rank,
                 "loss": self.entries[name].losses.get(seed, math.nan),
                 **{each: head_scores.further.get(each, math.nan) for each in FURTHER_SCORES},
-                **dense_columns(head_scores.dense.choose if head_scores.dense else None),
+                **other_data_columns(head_scores.other_data.choose),
             }
         )
 
@@ -229,7 +229,7 @@ class Leaderboard:
             "standings": entries,
             "rung_rows": self.rung_rows,
             "score_rows": self.score_rows,
-            "dense_rows": self.dense_rows,
+            "dense_rows": self.other_data_rows,
         }
 
     def restore(self, record: Mapping[str, Any], candidates: Mapping[int, Candidate]) -> None:
@@ -240,10 +240,12 @@ class Leaderboard:
             candidates: the candidates by trial number.
         """
         self.rung_rows, self.score_rows = list(record["rung_rows"]), list(record["score_rows"])
-        self.dense_rows = list(record.get("dense_rows", []))
+        self.other_data_rows = list(record.get("dense_rows", []))
         self.entries = {}
         for name, kept in record["standings"].items():
             scores = kept["scores"]
+            if scores and "dense" in scores:  # in snapshots of older versions
+                scores = {**scores, "other_data": scores["dense"] or {}}
             self.entries[name] = Entry(
                 candidates[kept["trial"]],
                 **{
@@ -262,9 +264,10 @@ class Leaderboard:
         return base_of_the_first(self.ranking(), self.rung_rows)
 
     def write(self, run_directory: Path) -> None:
-        """Writes ranking.csv, rungs.csv and scores.csv."""
+        """Writes the tables of the run; dense.csv and tasks.csv only if they have rows."""
         write_tables(run_directory, self.ranking(), self.rung_rows, self.score_rows)
-        write_dense(run_directory, self.dense_rows)
+        write_dense(run_directory, self.other_data_rows)
+        write_tasks(run_directory, self.other_data_rows)
 
 
 def ordered(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -38,10 +38,10 @@ from headsearch.runs.storage import STORAGE_ERRORS, check_storage, reason_of
 from headsearch.study import recovery
 from headsearch.study.cohort import Cohort, Replica
 from headsearch.study.collapsed_heads import why_collapsed
-from headsearch.study.dense_record import record_base, record_baselines
 from headsearch.study.events import Advanced, Event, Noted, Scored, Scoring
 from headsearch.study.job_commands import End, Steps
 from headsearch.study.lost_snapshots import settle_start
+from headsearch.study.other_data_record import record_base, record_baselines
 from headsearch.study.proposals import enqueue
 from headsearch.study.run_facts import note_baseline
 from headsearch.study.rung_decisions import Decided, leave_as_decided, leave_as_pruner_decides

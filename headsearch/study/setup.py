@@ -16,9 +16,10 @@ from headsearch.models.bases import BasePlan
 from headsearch.models.head_batches import check_images_per_head, head_batch_size
 from headsearch.models.space import Candidate, Listing, ResolvedSpace, find_space, load_space
 from headsearch.runs.console import Loading, silently
+from headsearch.runs.other_data import TASK_MEAN
 from headsearch.runs.rank_by import (
     ABSORPTION,
-    check_dense,
+    check_other_data,
     check_rank_by,
     resolved_rank_by,
     weights_of,
@@ -127,7 +128,7 @@ def prepare(
         raise UserError(f"--rank-by {ABSORPTION} needs --coupling observe")
     _check_prune_among(config)
     if config.dense_data is None:
-        check_dense(config.rank_by, (), None)
+        check_other_data(config.rank_by, _from_tasks(config), None)
     space = load_space(find_space(config.space)) if inputs.space is None else inputs.space
     training = prepare_training(config, inputs, loading)
     rank_by = resolved_rank_by(
@@ -137,7 +138,8 @@ def prepare(
         unused_labels=training.data.unused_labels,
     )
     if training.dense is not None:
-        check_dense(config.rank_by, training.dense.available, config.dense_data)
+        available = {*training.dense.available, *_from_tasks(config)}
+        check_other_data(config.rank_by, available, config.dense_data)
     if len(set(distributed.gather_objects(space.hash))) > 1:
         raise UserError(f"the processes of this job have different spaces: {config.space}")
     loading(f"fitting the heads of {config.space} to the base")
@@ -154,6 +156,11 @@ def prepare(
     samples = prepared.training.domain.words.samples
     check_images_per_head(config.images_per_head, prepared.batch, prepared.most_heads, samples)
     return prepared
+
+
+def _from_tasks(config: RunConfig) -> tuple[str, ...]:
+    """The columns that the tasks of a run give."""
+    return () if config.tasks is None else (TASK_MEAN,)
 
 
 def _check_prune_among(config: RunConfig) -> None:

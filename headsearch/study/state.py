@@ -15,13 +15,12 @@ from torch import Tensor
 from headsearch.device import out_of_memory
 from headsearch.errors import UserError
 from headsearch.models.head_batches import head_batch_size
-from headsearch.runs.facts import RunFacts
 from headsearch.runs.incidents import current_learning_rate
 from headsearch.runs.snapshot import Snapshot, write_snapshot
 from headsearch.runs.throughput import Throughput
 from headsearch.study.cohort import Cohort
-from headsearch.study.dense_record import dense_facts
 from headsearch.study.leaderboard import Entry, Leaderboard
+from headsearch.study.other_data_record import check_same_other_data, dense_facts, task_facts
 from headsearch.study.proposals import ask_for_cohort
 from headsearch.study.run_facts import first_facts
 from headsearch.study.setup import SearchSetup
@@ -54,6 +53,7 @@ class SearchState:
         self.throughput = Throughput(prepared.batch, steps, config.rungs, len(self.sizes))
         self.facts = first_facts(prepared)
         self.facts["dense"] = dense_facts(prepared)
+        self.facts["tasks"] = task_facts(prepared)
         self.unwritten = ""
         self.left: Snapshot | None = None
         self._kept_at = time.monotonic()
@@ -226,7 +226,7 @@ class SearchState:
                     f"{self.run_directory}: {facts[name]} {name} when it began, {self.facts[name]} "
                     "now: the data has changed; search again"
                 )
-        self._check_same_dense(facts)
+        check_same_other_data(facts, self.prepared, str(self.run_directory))
         self.left = left
         self.leaderboard.restore(left.record["ledger"], candidates)
         self.throughput.restore(left.record["pace"])
@@ -237,12 +237,3 @@ class SearchState:
         # Between rungs, a head that has ended may yet be taken back, if the base diverges.
         if left.record.get("at_rung", True):
             self.tell_ended()
-
-    def _check_same_dense(self, begun: RunFacts) -> None:
-        """Raises UserError if the dense data are not those that the run began with."""
-        then, now = begun.get("dense") or {}, self.facts.get("dense") or {}
-        if then.get("fingerprint") != now.get("fingerprint"):
-            raise UserError(
-                f"{self.run_directory}: the dense data have changed since the run began; if they "
-                f"were moved: headsearch resume {self.run_directory} --dense-data PATH"
-            )

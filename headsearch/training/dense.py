@@ -1,47 +1,43 @@
-"""Dense scores of a run: opens `--dense-data`, and adds its scores to those of a rung."""
+"""`DenseScoring`: the dense proxies of a run (`--dense-data`)."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from headsearch.config import normalization
+from headsearch.config.normalization import Normalization
 from headsearch.config.settings import RunConfig
 from headsearch.data.dense import DenseData, DenseSettings, open_dense
 from headsearch.data.dense.formats import AUTO, FORMATS
 from headsearch.data.dense.opening import check_places
 from headsearch.errors import UserError, unknown
 from headsearch.evaluation.dense import SMALL_GRID, DenseScorer
-from headsearch.evaluation.rung import OnScoring, ScoringProgress
-from headsearch.evaluation.scores import RungScores
-from headsearch.models.network import BASE, Network
+from headsearch.evaluation.proxies.grouped_scores import GroupedScores
+from headsearch.models.network import Network
 from headsearch.runs.console import Loading
+from headsearch.training.other_data import OtherDataScoring
 
 IMAGES_CPU, IMAGES_ACCELERATOR = (600, 240), (2_000, 1_000)
 """The most images to fit proxies on, and to score them on."""
-SHARE = 0.5
-"""The share of the dense scores in the progress of scoring."""
 
 
 @dataclass(frozen=True)
-class DenseScoring:
+class DenseScoring(OtherDataScoring):
     """The dense proxies of a run.
 
     Attributes:
         scorer: the proxies and their data.
         grid: that of the base's last map.
         available: the columns that the data give on this grid.
-        fingerprint: of images and annotations, to check that a resumed run has the same.
     """
 
     scorer: DenseScorer
     grid: tuple[int, int]
     available: tuple[str, ...]
-    fingerprint: str
 
     @property
     def data(self) -> DenseData:
@@ -49,7 +45,6 @@ class DenseScoring:
 
     @property
     def notes(self) -> Iterator[str]:
-        """What was understood of the data, and what is doubtful about the grid."""
         yield from self.data.notes
         height, width = self.grid
         if min(self.grid) < SMALL_GRID:
@@ -61,50 +56,18 @@ class DenseScoring:
         if not self.available:
             yield "warning: the dense data give no score on this grid"
 
-    def added(
+    def of_network(
         self,
-        scores: RungScores,
         network: Network,
         heads: Sequence[str],
-        config: RunConfig,
         *,
         autocast: bool,
-        on_progress: OnScoring,
-    ) -> RungScores:
-        """The scores of a rung with the dense scores of the base and of some heads.
-
-        Args:
-            scores: of the base and of these heads.
-            network: in evaluation mode.
-            heads: their names.
-            config: the settings of the run.
-            autocast: whether matrix products run in bfloat16.
-            on_progress: called many times while they are scored.
-        """
-        done = 0.0
-
-        def on_share(share: float) -> None:
-            nonlocal done
-            done = min(1.0, done + share)
-            on_progress(ScoringProgress(len(heads), len(heads), 1 - SHARE + SHARE * done))
-
-        dense = self.scorer.of_network(
-            network,
-            heads,
-            autocast=autocast,
-            normalization=normalization.parse(config.normalization),
-            on_share=on_share,
+        normalization: Normalization,
+        on_share: Callable[[float], object] = lambda _: None,
+    ) -> Mapping[str, GroupedScores]:
+        return self.scorer.of_network(
+            network, heads, autocast=autocast, normalization=normalization, on_share=on_share
         )
-        return replace(
-            scores,
-            base=replace(scores.base, dense=dense[BASE]),
-            heads={name: replace(each, dense=dense[name]) for name, each in scores.heads.items()},
-        )
-
-
-def first_half(on_progress: OnScoring) -> OnScoring:
-    """Reports the progress of the other scores as the first part of the whole."""
-    return lambda progress: on_progress(replace(progress, share=progress.share * (1 - SHARE)))
 
 
 def check_dense_settings(config: RunConfig) -> None:
@@ -163,7 +126,7 @@ def open_dense_scoring(
         ),
     )
     scorer = DenseScorer(data, device, batch_size)
-    return DenseScoring(scorer, grid, scorer.columns(grid), fingerprint(data))
+    return DenseScoring(fingerprint(data), scorer, grid, scorer.columns(grid))
 
 
 def fingerprint(data: DenseData) -> str:

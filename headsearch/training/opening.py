@@ -42,39 +42,44 @@ def open_data_of(
     return open_data(
         config.data if inputs.data is None else inputs.data,
         config.eval_data if inputs.eval_data is None else inputs.eval_data,
-        DataSettings(
-            image_size=config.image_size,
-            images=config.images or (BUILT_IN_FULL if config.data == BUILT_IN else 0),
-            eval_images=config.eval_images,
-            bank_images=config.bank_images,
-            probe_classes=config.probe_classes,
-            seed=config.seed if config.data_seed is None else config.data_seed,
-            max_image_size=ACCELERATOR_IMAGE_SIZE if accelerator else CPU_IMAGE_SIZE,
-            data_dir=config.data_dir,
-            download=config.download,
-            max_bad_images=config.max_bad_images,
-            memory_limit=int(config.memory * 2**30),
-            store_size=config.store_size,
-            check=config.check_images,
-            labels=config.labels,
-            domain=config.domain,
-            audio=AudioSettings(
-                config.sample_rate,
-                config.clip_seconds,
-                config.window_ms,
-                config.hop_ms,
-                config.mels,
-            ),
-            text=TextSettings(
-                config.text_tokens,
-                config.vocab_size,
-                config.text_column,
-                config.label_column,
-                folder_of(config.base),
-            ),
-        ),
+        data_settings(config, accelerator=accelerator),
         partial(loading, f"decoding {domain_of(config).words.samples} of {config.data}"),
         Share(
             torchrun.rank(), torchrun.count(), distributed.gather_objects, distributed.gather_rows
+        ),
+    )
+
+
+def data_settings(config: RunConfig, *, accelerator: bool) -> DataSettings:
+    """The settings of `open_data`; see `open_data_of`."""
+    return DataSettings(
+        image_size=config.image_size,
+        images=config.images or (BUILT_IN_FULL if config.data == BUILT_IN else 0),
+        eval_images=config.eval_images,
+        bank_images=config.bank_images,
+        probe_classes=config.probe_classes,
+        seed=config.seed if config.data_seed is None else config.data_seed,
+        max_image_size=ACCELERATOR_IMAGE_SIZE if accelerator else CPU_IMAGE_SIZE,
+        data_dir=config.data_dir,
+        download=config.download,
+        max_bad_images=config.max_bad_images,
+        memory_limit=int(config.memory * 2**30),
+        store_size=config.store_size,
+        check=config.check_images,
+        labels=config.labels,
+        domain=config.domain,
+        audio=AudioSettings(
+            config.sample_rate,
+            config.clip_seconds,
+            config.window_ms,
+            config.hop_ms,
+            config.mels,
+        ),
+        text=TextSettings(
+            config.text_tokens,
+            config.vocab_size,
+            config.text_column,
+            config.label_column,
+            folder_of(config.base),
         ),
     )

@@ -45,8 +45,9 @@ def setup_notes(setup: TrainingSetup) -> Iterator[str]:
     images = counted(len(data.train), f"training {words.sample}")
     yield f"{images} from {setup.config.data}, {labels}"
     yield from data.notes
-    if setup.dense is not None:
-        yield from setup.dense.notes
+    for other in (setup.dense, setup.tasks):
+        if other is not None:
+            yield from other.notes
     enough = STEPS_TO_LEARN.get(setup.config.objective, 0)
     if setup.steps < enough:
         yield (

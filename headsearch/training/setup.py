@@ -21,6 +21,7 @@ from headsearch.config.normalization import Normalization
 from headsearch.config.presets import quick_lr
 from headsearch.config.recipes import find_recipe
 from headsearch.config.settings import Coupling, RunConfig
+from headsearch.config.task_settings import tasks_of
 from headsearch.config.views import VIEWS, ViewSettings
 from headsearch.data import Data
 from headsearch.data.domain import Domain
@@ -51,7 +52,6 @@ from headsearch.training.base_plan import (
 from headsearch.training.dense import (
     DenseScoring,
     check_dense_settings,
-    first_half,
     open_dense_scoring,
 )
 from headsearch.training.domain import with_domain
@@ -61,7 +61,9 @@ from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 from headsearch.training.memory_estimate import check_memory
 from headsearch.training.multicrop import check_local_views, crops_per_image
 from headsearch.training.objectives import Objective, make_objective, with_prototypes
-from headsearch.training.opening import open_data_of
+from headsearch.training.opening import data_settings, open_data_of
+from headsearch.training.other_data import stages
+from headsearch.training.tasks import TaskScoring, open_task_scoring
 from headsearch.training.trainer import Trainer
 
 
@@ -78,6 +80,7 @@ class TrainingSetup:
         objective: the self-supervised objective.
         inputs: the objects that a Python caller passed.
         dense: the proxies of segmentation, detection, …; None without `--dense-data`.
+        tasks: those of further tasks; None without `--tasks`.
         first_weights: files with the first weights of the student without heads, by seed. They
             replace those that are drawn from the seed.
     """
@@ -90,6 +93,7 @@ class TrainingSetup:
     objective: Objective
     inputs: InMemoryInputs
     dense: DenseScoring | None = None
+    tasks: TaskScoring | None = None
     first_weights: Mapping[int, Path] = field(default_factory=dict)
 
     @property
@@ -177,6 +181,8 @@ class TrainingSetup:
         """
         heads = list(network.heads)
         own = distributed.local_part(heads)
+        further = [each for each in (self.dense, self.tasks) if each is not None]
+        stage = stages(on_progress, 1 + len(further))
         scores = score_rung(
             network,
             self.data,
@@ -187,12 +193,13 @@ class TrainingSetup:
             summary=self.objective.summary_of_base,
             prototypes=self.objective.prototypes_of(network),
             normalization=self.normalization,
-            on_progress=on_progress if self.dense is None else first_half(on_progress),
+            on_progress=next(stage),
         )
-        if self.dense is not None:
-            scores = self.dense.added(
-                scores, network, own, self.config, autocast=self.autocast, on_progress=on_progress
-            )
+        for each in further:
+            scores = each.added(
+                scores, network, autocast=self.autocast, normalization=self.normalization,
+                on_progress=next(stage),
+            )  # fmt: skip
         parts = distributed.gather_objects(scores)
         by_head = {name: scores for part in parts for name, scores in part.heads.items()}
         return replace(parts[0], heads={name: by_head[name] for name in heads})
@@ -231,6 +238,7 @@ def prepare_training(
     _check_discrepancy(config, objective)
     config = with_domain(config, inputs)
     check_dense_settings(config)
+    tasks_of(config.tasks)  # raises if they are not written as tasks are
     arguments, weights = named_base(config) if inputs.base is None else ({}, None)
     config = with_normalization(config, inputs.base, weights)
     if config.out is not None:
@@ -249,7 +257,11 @@ def prepare_training(
         config = config.model_copy(update={"lr": quick_lr(plan.dim)})
     batch = 2 * min(config.batch_size, len(data.train))
     dense = open_dense_scoring(config, data.train.image_size, plan.grid, batch, device, loading)
-    setup = TrainingSetup(config, device, autocast, data, plan, objective, inputs, dense)
+    tasks = open_task_scoring(
+        config, data, data_settings(config, accelerator=accelerator), objective.summary_of_base,
+        batch, loading,
+    )  # fmt: skip
+    setup = TrainingSetup(config, device, autocast, data, plan, objective, inputs, dense, tasks)
     _check_base(setup)
     check_local_views(config, plan, objective, views)
     if not config.compile:  # a compiled base may keep less than is counted
@@ -323,6 +335,7 @@ def _check_ranks_agree(setup: TrainingSetup) -> None:
         "kind of device": setup.device.type,
         "first weights": weights.sha256 if weights is not None else None,
         "dense data": setup.dense.fingerprint if setup.dense is not None else None,
+        "tasks": setup.tasks.fingerprint if setup.tasks is not None else None,
     }
     images = fingerprint(setup.data)
     for rank, (there, images_there) in enumerate(distributed.gather_objects((here, images))):

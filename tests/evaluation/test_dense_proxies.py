@@ -26,8 +26,8 @@ from headsearch.evaluation.proxies.detection import (
     ridge,
 )
 from headsearch.evaluation.proxies.grouped_scores import (
-    DenseScores,
-    dense_scores,
+    GroupedScores,
+    grouped_scores,
     mean_of_seeds,
     paired_error,
     standard_error,
@@ -534,7 +534,7 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
 
 def test_choosing_and_reporting_use_different_groups() -> None:
     values = torch.arange(20).double()
-    scores = dense_scores({"seg_knn": lambda kept: float(values[kept].mean())})
+    scores = grouped_scores({"seg_knn": lambda kept: float(values[kept].mean())})
     assert scores.choose["seg_knn"] == 9.0
     assert scores.report["seg_knn"] == 10.0
     assert scores.without["seg_knn"][0] == (100 - 1) / 9
@@ -542,13 +542,12 @@ def test_choosing_and_reporting_use_different_groups() -> None:
 
 
 def test_means_over_seeds() -> None:
-    one = DenseScores({"seg_knn": 0.2}, {"seg_knn": 0.4}, {"seg_knn": (0.1, 0.3)})
-    two = DenseScores({"seg_knn": 0.4}, {"seg_knn": 0.6}, {"seg_knn": (0.3, 0.5)})
+    one = GroupedScores({"seg_knn": 0.2}, {"seg_knn": 0.4}, {"seg_knn": (0.1, 0.3)})
+    two = GroupedScores({"seg_knn": 0.4}, {"seg_knn": 0.6}, {"seg_knn": (0.3, 0.5)})
     mean = mean_of_seeds([one, two])
-    assert mean is not None
     assert mean.choose["seg_knn"] == pytest.approx(0.3)
     assert mean.without["seg_knn"] == pytest.approx((0.2, 0.4))
-    assert mean_of_seeds([]) is None
+    assert mean_of_seeds([GroupedScores(), one]).report == {}
     assert segmentation.NEIGHBOURS == 30
 
 

@@ -16,7 +16,7 @@ from headsearch.evaluation import dense
 from headsearch.evaluation.dense import DenseScorer
 from headsearch.models.bases import Stage
 from headsearch.models.network import BASE
-from headsearch.runs.dense_scores import DENSE_SCORES
+from headsearch.runs.other_data import DENSE_SCORES
 from helpers.tiny_training import DIM, TINY_VIT, make_trainer
 
 GRID = (8, 8)

@@ -52,10 +52,10 @@ def test_heads_scored_in_groups_score_as_when_scored_together(
     network.base.register_forward_hook(count)
     together = setup.scores(network)
     in_one_group, passes = passes, 0
-    monkeypatch.setattr(rung, "POOLED_NUMBERS", 2 * 96 * setup.plan.dim)
+    monkeypatch.setattr(features, "POOLED_NUMBERS", 2 * 96 * setup.plan.dim)
     assert setup.scores(network) == together
     in_two_groups, passes = passes, 0
-    monkeypatch.setattr(rung, "POOLED_NUMBERS", 1)
+    monkeypatch.setattr(features, "POOLED_NUMBERS", 1)
     assert setup.scores(network) == together
     # The base passes over the images anew for each group: the more groups, the more passes.
     assert in_one_group < in_two_groups < passes
@@ -81,7 +81,7 @@ def test_progress_counts_the_heads_that_are_scored(
     for name in HEADS[heads:]:
         network.detach(name)
     if groups > 1:
-        monkeypatch.setattr(rung, "POOLED_NUMBERS", 1)
+        monkeypatch.setattr(features, "POOLED_NUMBERS", 1)
     seen: list[rung.ScoringProgress] = []
     setup.scores(network, seen.append)
     assert {progress.heads for progress in seen} == {heads}

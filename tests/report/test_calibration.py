@@ -17,9 +17,10 @@ from headsearch.report.calibration import calibration_table, calibration_words
 from headsearch.report.statistics import agreement
 from headsearch.report.statistics.agreement import _spearman
 from headsearch.report.statistics.calibration import calibrate, calibrate_runs
-from headsearch.report.statistics.dense import dense_gains
+from headsearch.report.statistics.other_data import gains_on_other_data
 from headsearch.report.statistics.rank_correlation import tau_b
 from headsearch.report.statistics.score_columns import SCORES, collapsed_last
+from headsearch.runs.other_data import OTHER_DATA_RANKINGS
 from headsearch.runs.run import Run
 from headsearch.runs.tables import SOLO_COLUMNS
 from helpers import synthetic_runs
@@ -300,8 +301,8 @@ def test_scores_are_compared_with_gains_in_a_dense_task(tmp_path: Path) -> None:
 
 
 def test_the_report_gives_the_gains_in_dense_tasks(tmp_path: Path) -> None:
-    found = dense_gains(verified_run(tmp_path, {"mixer-d2-r4": 0.02, "swin-d2-w4": -0.01}))
-    assert set(found) == {"segmentation", "regions", "detection", "masks"}
+    found = gains_on_other_data(verified_run(tmp_path, {"mixer-d2-r4": 0.02, "swin-d2-w4": -0.01}))
+    assert set(found) == set(OTHER_DATA_RANKINGS)
     assert found["masks"]["mixer-d2-r4"].value == pytest.approx(0.02)
     assert found["segmentation"]["swin-d2-w4"].value == pytest.approx(-0.01)
-    assert dense_gains(synthetic_runs.run(tmp_path)) == {}
+    assert gains_on_other_data(synthetic_runs.run(tmp_path)) == {}

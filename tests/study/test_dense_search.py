@@ -17,21 +17,26 @@ import headsearch
 from headsearch.config.settings import resolve
 from headsearch.data.dense import built_in
 from headsearch.errors import UserError
-from headsearch.evaluation.proxies.grouped_scores import DenseScores
+from headsearch.evaluation.proxies.grouped_scores import GroupedScores
 from headsearch.evaluation.scores import Scores
 from headsearch.report.content import content
 from headsearch.report.dense import dense_section, pareto_front
 from headsearch.report.document import write_report
-from headsearch.report.statistics.dense import (
-    dense_scores,
+from headsearch.report.statistics.other_data import (
     difference,
     mean_difference,
     not_above,
     of_head,
+    score_rows,
 )
 from headsearch.report.statistics.ranking import distinct
-from headsearch.runs.dense_scores import BASE_DENSE, DENSE_RANKINGS, DENSE_SCORES
 from headsearch.runs.dense_table import WITHOUT, read_dense
+from headsearch.runs.other_data import (
+    BASE_OTHER_DATA,
+    DENSE_SCORES,
+    OTHER_DATA_RANKINGS,
+    OTHER_DATA_SCORES,
+)
 from headsearch.runs.rank_by import RANK_BY, check_rank_by, weights_of
 from headsearch.runs.run import Run, read_run
 from headsearch.runs.tables import ranked
@@ -146,13 +151,13 @@ def test_tables_of_earlier_runs_lack_the_columns_and_are_read(bare: Run, tmp_pat
     run = read_run(Path(shutil.copytree(bare.path, tmp_path / "copy")))
     for name, columns in (
         ("ranking.csv", DENSE_SCORES), ("scores.csv", DENSE_SCORES),
-        ("rungs.csv", (*DENSE_SCORES, *BASE_DENSE)),
+        ("rungs.csv", (*DENSE_SCORES, *BASE_OTHER_DATA)),
     ):  # fmt: skip
         table = pd.read_csv(run.path / name).drop(columns=list(columns))
         table.to_csv(run.path / name, index=False)
     old = read_run(run.path)
     assert old.ranking[list(DENSE_SCORES)].isna().all(axis=None)
-    assert old.rungs[list(BASE_DENSE)].isna().all(axis=None)
+    assert old.rungs[list(BASE_OTHER_DATA)].isna().all(axis=None)
 
 
 def test_dense_scores_change_nothing_else(shared: Run, bare: Run) -> None:
@@ -164,7 +169,7 @@ def test_dense_scores_change_nothing_else(shared: Run, bare: Run) -> None:
             )
             for each in (shared, bare)
         )
-        others = ("rank", "score", "step_ms", *DENSE_SCORES, *BASE_DENSE)
+        others = ("rank", "score", "step_ms", *DENSE_SCORES, *BASE_OTHER_DATA)
         kept = [name for name in left if name not in others]
         pd.testing.assert_frame_equal(
             left[kept].reset_index(drop=True), right[kept].reset_index(drop=True), check_exact=True
@@ -173,7 +178,7 @@ def test_dense_scores_change_nothing_else(shared: Run, bare: Run) -> None:
 
 def test_ranking_goes_by_the_images_that_choose(shared: Run) -> None:
     last = shared.scores[shared.scores["rung"] == 2]
-    columns = list(DENSE_RANKINGS["segmentation"])
+    columns = list(OTHER_DATA_RANKINGS["segmentation"])
     assert last["score"].tolist() == pytest.approx(last[columns].mean(axis=1).tolist(), rel=1e-4)
     reported = shared.ranking.set_index("candidate")[columns].mean(axis=1)
     assert reported.to_dict() != pytest.approx(last.set_index("candidate")["score"].to_dict())
@@ -181,11 +186,12 @@ def test_ranking_goes_by_the_images_that_choose(shared: Run) -> None:
     assert RANK_BY["segmentation"].words in content(shared).legend
 
 
-@pytest.mark.parametrize("name", sorted(DENSE_RANKINGS))
+@pytest.mark.parametrize("name", sorted(OTHER_DATA_RANKINGS))
 def test_every_dense_ranking_is_the_mean_of_its_scores(name: str) -> None:
-    values = {column: 0.1 * number for number, column in enumerate(DENSE_SCORES)}
-    scores = Scores(1.0, None, None, dense=DenseScores(choose=values))
-    expected = sum(values[column] for column in DENSE_RANKINGS[name]) / len(DENSE_RANKINGS[name])
+    values = {column: 0.1 * number for number, column in enumerate(OTHER_DATA_SCORES)}
+    scores = Scores(1.0, None, None, other_data=GroupedScores(choose=values))
+    columns = OTHER_DATA_RANKINGS[name]
+    expected = sum(values[column] for column in columns) / len(columns)
     assert scores.ranking_score(name) == pytest.approx(expected)
     assert math.isnan(Scores(1.0, None, None).ranking_score(name))
     assert name in RANK_BY
@@ -204,7 +210,7 @@ def test_a_weighted_mean_ranks_and_tensorboard_gets_the_dense_scores(tmp_path: P
     last = run.scores[run.scores["rung"] == 2]
     accuracy, segmentation = (
         last[list(columns)].mean(axis=1)
-        for columns in (("choose_knn", "choose_linear"), DENSE_RANKINGS["segmentation"])
+        for columns in (("choose_knn", "choose_linear"), OTHER_DATA_RANKINGS["segmentation"])
     )
     expected = (accuracy + 3 * segmentation) / 4
     assert last["score"].tolist() == pytest.approx(expected.tolist(), rel=1e-4)
@@ -225,7 +231,8 @@ def test_a_mean_tells_heads_apart_where_none_of_its_scores_disagrees(
     dense = run.dense.copy()
     for head, segmented, detected in (("identity", 0.5, detection), ("mixer-d1", 0.1, 0.2)):
         for scores, value in (
-            (DENSE_RANKINGS["segmentation"], segmented), (DENSE_RANKINGS["detection"], detected)
+            (OTHER_DATA_RANKINGS["segmentation"], segmented),
+            (OTHER_DATA_RANKINGS["detection"], detected),
         ):  # fmt: skip
             rows = (dense["representation"] == head) & dense["score"].isin(scores)
             dense.loc[rows & (dense["class"] == ""), ["value", *WITHOUT]] = value
@@ -286,8 +293,8 @@ def test_a_forecast_counts_the_dense_scores(tmp_path: Path) -> None:
     )
     profiler = StepProfiler(with_data.training)
     heads = with_data.listing.candidates if with_data.listing else []
-    assert profiler.dense_scoring(heads[:1]) > 0
-    assert StepProfiler(without.training).dense_scoring(heads[:1]) == 0
+    assert profiler.other_scoring(heads[:1]) > 0
+    assert StepProfiler(without.training).other_scoring(heads[:1]) == 0
 
 
 def test_a_search_that_was_stopped_goes_on_with_the_same_dense_scores(
@@ -345,14 +352,14 @@ def test_two_representations_are_compared_on_the_same_images(run: Run) -> None:
     assert head is not None
     same = difference(head, head)
     assert (same.value, same.error, same.beyond_error) == (0.0, 0.0, False)
-    base = next(row for row in dense_scores(run, "seg_linear") if row.kind == "base")
+    base = next(row for row in score_rows(run, "seg_linear") if row.kind == "base")
     paired = difference(head, base)
     assert head.over_base == pytest.approx(paired.value, abs=1e-5)
     assert head.over_base_error == pytest.approx(paired.error, abs=1e-5)
 
 
 def test_one_head_beats_another_beyond_two_paired_errors(run: Run) -> None:
-    columns = DENSE_RANKINGS["segmentation"]
+    columns = OTHER_DATA_RANKINGS["segmentation"]
     table = run.ranking.set_index("candidate")
     found = mean_difference(run, columns, "identity", "mixer-d1")
     assert found is not None

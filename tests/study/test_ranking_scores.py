@@ -27,7 +27,7 @@ def searched(tmp_path: Path, **changes: Any) -> Run:
     return read_run(search.run_directory)
 
 
-OF_WHOLE_IMAGES = sorted(name for name, each in RANK_BY.items() if not each.dense)
+OF_WHOLE_IMAGES = sorted(name for name, each in RANK_BY.items() if not each.other_data)
 """Those of dense tasks are in test_dense_search.py."""
 
 

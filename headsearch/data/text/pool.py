@@ -70,6 +70,17 @@ class TextPool(ItemsPool):
         super().__init__(source)
         self.source = source
 
+    def usable(self) -> tuple[list[bool], list[str]]:
+        """Whether each text can be used, and the names of those that cannot."""
+        usable, bad = [True] * len(self), []
+        for index in range(len(self)):
+            try:
+                self.source.check(index)
+            except BadText:
+                usable[index] = False
+                bad.append(self.source.describe(index))
+        return usable, bad
+
     def cleaned(self, most: int) -> list[str]:
         """The usable ones of the first texts.
 

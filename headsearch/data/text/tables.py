@@ -6,9 +6,10 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from headsearch.errors import UserError, unknown
 from headsearch.text import listing
@@ -54,19 +55,43 @@ def read_table(path: Path, text_column: str | None, label_column: str | None) ->
         UserError: it cannot be read, it is not what its suffix says, or it is not clear which
             column holds the texts.
     """
+    with _opened(path) as file:
+        return _read(path, file, text_column, label_column)
+
+
+def read_rows(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
+    """The rows of a table by its columns, each with its line; none of a file of lines.
+
+    Raises:
+        UserError: as `read_table`.
+    """
+    with _opened(path) as file:
+        return _rows(path, file)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """The open file; errors of reading and of its format are UserErrors that name it."""
     try:
-        with path.open("rb") as file:
-            if file.read(2) in UTF_16:
+        with path.open("rb") as start:
+            if start.read(2) in UTF_16:
                 raise UserError(f"{path}: is UTF-16, and texts are read as UTF-8: convert it")
         # A byte that is no UTF-8 makes its own text unusable, not the file.
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            return _read(path, file, text_column, label_column)
+            yield file
     except UserError:  # which is a ValueError
         raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (csv.Error, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as {path.suffix}: {error}") from None
+
+
+def _rows(path: Path, file: Iterable[str]) -> list[tuple[int, Mapping[str, Any]]]:
+    suffix = path.suffix.lower()
+    if suffix in LINES:
+        return []
+    return list(_table(file, COLUMNS[suffix]) if suffix in COLUMNS else _records(path, file))
 
 
 def _read(
@@ -79,7 +104,7 @@ def _read(
                 raise UserError(f"--{name}-column {given}: {path} has lines and no columns")
         texts = [line.rstrip("\r\n") for line in file]
         return Rows(texts, None, range(1, len(texts) + 1))
-    found = list(_table(file, COLUMNS[suffix]) if suffix in COLUMNS else _records(path, file))
+    found = _rows(path, file)
     if not found:
         raise UserError(f"{path} has no rows")
     columns = list(dict.fromkeys(key for _, row in found[:1000] for key in row))

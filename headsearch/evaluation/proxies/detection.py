@@ -23,7 +23,7 @@ from headsearch.evaluation.proxies.dense_task import Statistic
 from headsearch.evaluation.proxies.grids import cell_centres, in_cells, vectors
 from headsearch.evaluation.proxies.grouped_scores import reporting
 from headsearch.evaluation.proxies.linear import fit_softmax, standardisation
-from headsearch.runs.dense_scores import OF_CLASS
+from headsearch.runs.other_data import OF_CLASS
 
 RADIUS = 1.5
 """Cells within this distance of a box's centre, along both axes, are positive (FCOS)."""

@@ -1,4 +1,4 @@
-"""Dense scores of a representation, and paired differences with their standard errors."""
+"""`GroupedScores`: scores over groups of samples, and paired differences with standard errors."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from headsearch.evaluation.proxies.dense_task import Statistic
 
 
 @dataclass(frozen=True)
-class DenseScores:
-    """The dense scores of one representation, by the columns of `DENSE_SCORES`.
+class GroupedScores:
+    """Scores of one representation whose samples are in groups, by name.
+
+    A score of one class or of one task is named SCORE/CLASS (`OF_CLASS`).
 
     Attributes:
-        choose: on the evaluation images that choose between heads.
+        choose: on the evaluation samples that choose between heads.
         report: on those that are reported on.
         without: the latter without each of their `GROUPS` contiguous groups.
     """
@@ -29,25 +31,32 @@ class DenseScores:
     without: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
-def dense_scores(statistics: Mapping[str, Statistic]) -> DenseScores:
-    """The scores on both halves of the images, and those without each group of the second."""
+def grouped_scores(statistics: Mapping[str, Statistic]) -> GroupedScores:
+    """The scores on both halves of the samples, and those without each group of the second."""
     number_G = torch.arange(2 * GROUPS)
     choosing_G, reporting_G = number_G % 2 == 0, number_G % 2 == 1
     without = [reporting_G & (number_G != left_out) for left_out in number_G[reporting_G]]
-    return DenseScores(
+    return GroupedScores(
         {name: score(choosing_G) for name, score in statistics.items()},
         {name: score(reporting_G) for name, score in statistics.items()},
         {name: tuple(score(kept_G) for kept_G in without) for name, score in statistics.items()},
     )
 
 
-def mean_of_seeds(scores: Sequence[DenseScores]) -> DenseScores | None:
-    """The mean of each score; None without any."""
-    if len(scores) < 2:
-        return scores[0] if scores else None
+def joined(scores: Sequence[GroupedScores]) -> GroupedScores:
+    """The scores of one representation on several data sets, which have different names."""
+    return GroupedScores(
+        {name: value for each in scores for name, value in each.choose.items()},
+        {name: value for each in scores for name, value in each.report.items()},
+        {name: values for each in scores for name, values in each.without.items()},
+    )
+
+
+def mean_of_seeds(scores: Sequence[GroupedScores]) -> GroupedScores:
+    """The mean of each score."""
     # A seed whose features are not finite has none.
     names = [n for n in scores[0].report if all(n in each.report for each in scores)]
-    return DenseScores(
+    return GroupedScores(
         {name: fmean(each.choose[name] for each in scores) for name in names},
         {name: fmean(each.report[name] for each in scores) for name in names},
         {

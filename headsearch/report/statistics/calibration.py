@@ -26,7 +26,7 @@ from headsearch.report.statistics.score_columns import (
     SCORES,
     scores_of_search,
 )
-from headsearch.runs.dense_scores import DENSE_RANKINGS
+from headsearch.runs.other_data import OTHER_DATA_RANKINGS
 from headsearch.runs.run import Run
 from headsearch.runs.tables import CONTROL_FAMILIES, FURTHER_SCORES, NO_HEAD
 
@@ -155,21 +155,22 @@ def calibrate_runs(runs: Sequence[Run], primary: str, gain: str = "accuracy") ->
     Args:
         runs: verified searches.
         primary: the score that counts.
-        gain: what heads gain in: accuracy, or a dense task of `DENSE_RANKINGS`.
+        gain: what heads gain in: accuracy, or a dense task of `OTHER_DATA_RANKINGS`.
 
     Raises:
         UserError: too few heads were verified, or not all under the same seeds; or the primary
             score or the gain is unknown.
     """
-    if gain not in ("accuracy", *DENSE_RANKINGS):
-        raise unknown("--gain", gain, ("accuracy", *DENSE_RANKINGS))
+    if gain not in ("accuracy", *OTHER_DATA_RANKINGS):
+        raise unknown("--gain", gain, ("accuracy", *OTHER_DATA_RANKINGS))
     solo = pd.concat([run.solo for run in runs]).drop_duplicates(["candidate", "seed"])
     solo = solo[~solo["family"].isin([NO_HEAD, *CONTROL_FAMILIES])]
-    columns = [f"base_{name}" for name in DENSE_RANKINGS.get(gain, ("knn", "linear"))]
+    columns = [f"base_{name}" for name in OTHER_DATA_RANKINGS.get(gain, ("knn", "linear"))]
     solo = solo.assign(accuracy=solo[columns].mean(axis=1, skipna=gain == "accuracy"))
     if solo["accuracy"].isna().any() and gain != "accuracy":
         raise UserError(
-            f"--gain {gain} needs solo runs with such scores: search and verify with --dense-data"
+            f"--gain {gain} needs solo runs with such scores: search and verify with "
+            "--dense-data or --tasks"
         )
     last, earlier = (
         pd.concat([scores_of_search(run, index, back) for index, run in enumerate(runs)])
@@ -177,7 +178,7 @@ def calibrate_runs(runs: Sequence[Run], primary: str, gain: str = "accuracy") ->
     )
     if primary not in SCORES:
         raise unknown("score", primary, SCORES)
-    measured = (*FURTHER_SCORES, *DENSE_RANKINGS)
+    measured = (*FURTHER_SCORES, *OTHER_DATA_RANKINGS)
     gaps = [name for name in measured if last[name].isna().any() and name != primary]
     last, earlier = last.drop(columns=gaps), earlier.drop(columns=gaps)
     times_scored = last["candidate"].value_counts()

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from headsearch.report.statistics.dense import mean_difference
 from headsearch.report.statistics.intervals import Interval, accuracy_interval, told_apart
+from headsearch.report.statistics.other_data import mean_difference
 from headsearch.runs.rank_by import AUTO, RANK_BY, check_rank_by, criterion, weights_of
 from headsearch.runs.run import Run
 from headsearch.runs.tables import STATE_CLASS, Ranked
@@ -59,7 +59,7 @@ def distinct(first: Ranked, second: Ranked, run: Run) -> bool:
 
 def _verdicts(score: str, first: Ranked, second: Ranked, run: Run) -> Iterator[int]:
     """What each measure of a score says; nothing where it has no interval. See `_verdict`."""
-    if columns := RANK_BY[score].dense:
+    if columns := RANK_BY[score].other_data:
         for sign, names in ((1, (first, second)), (-1, (second, first))):
             found = mean_difference(run, columns, *(row.candidate for row in names))
             yield sign * (found is not None and found.beyond_error)

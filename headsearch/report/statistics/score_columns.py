@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from headsearch.errors import UserError
-from headsearch.runs.dense_scores import DENSE_RANKINGS
+from headsearch.runs.other_data import OTHER_DATA_RANKINGS
 from headsearch.runs.run import Run
 from headsearch.runs.tables import FURTHER_SCORES
 
@@ -124,7 +124,7 @@ SCORES: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
     },
     **{
         name: lambda rows, columns=columns: _mean_of(rows, columns)  # type: ignore[misc]
-        for name, columns in DENSE_RANKINGS.items()
+        for name, columns in OTHER_DATA_RANKINGS.items()
     },
     "mean_of_ranks": lambda rows: (
         (_ranks(rows, rows["discrepancy"]) + _ranks(rows, _accuracy(rows))) / 2

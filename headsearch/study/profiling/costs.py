@@ -67,7 +67,7 @@ class Costs:
         heads: of each head, by its name.
         images: how many images of a step a head sees in the times of `heads`.
         measured: how many of the heads were measured; the others are estimated.
-        score_base: of scoring the base at a rung, on dense data too.
+        score_base: of scoring the base at a rung, on dense data and tasks too.
         score_head: of scoring one head at a rung, likewise.
         write_byte: of one byte of a snapshot: copied, written and flushed.
         process: bytes that the process holds before training.
@@ -103,7 +103,7 @@ def measure_costs(setup: SearchSetup, heads: Sequence[Candidate]) -> Costs:
     costs = _estimated(heads, measured) | measured
     spread = _spread(heads, costs)
     score_base, score_head = _scoring_seconds(profiler, setup.data, spread)
-    dense_base, dense_head = _dense_seconds(profiler, spread)
+    other_base, other_head = _other_seconds(profiler, spread)
     return Costs(
         crops=profiler.crops(),
         base=profiler.joint([]),
@@ -111,8 +111,8 @@ def measure_costs(setup: SearchSetup, heads: Sequence[Candidate]) -> Costs:
         heads=costs,
         images=images,
         measured=len(measured),
-        score_base=score_base + dense_base,
-        score_head=score_head + dense_head,
+        score_base=score_base + other_base,
+        score_head=score_head + other_head,
         write_byte=_seconds_per_written_byte(),
         process=process,
         free=free,
@@ -242,10 +242,13 @@ def _scoring_seconds(
     return factor * base, factor * max(0.0, both - base) / len(heads)
 
 
-def _dense_seconds(profiler: StepProfiler, heads: Sequence[Candidate]) -> tuple[float, float]:
-    """Seconds of a rung's dense scores: of the base, and of each head, by one of medium cost."""
-    base = profiler.dense_scoring([])
-    return base, max(0.0, profiler.dense_scoring(heads[len(heads) // 2 :][:1]) - base)
+def _other_seconds(profiler: StepProfiler, heads: Sequence[Candidate]) -> tuple[float, float]:
+    """Seconds of a rung's scores on dense data and further tasks: of the base, and of each head.
+
+    A head of medium cost stands for all.
+    """
+    base = profiler.other_scoring([])
+    return base, max(0.0, profiler.other_scoring(heads[len(heads) // 2 :][:1]) - base)
 
 
 def _image_count(data: Data) -> int:

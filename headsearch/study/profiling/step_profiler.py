@@ -109,25 +109,30 @@ class StepProfiler:
     def scoring(self, heads: Sequence[Candidate], data: Data) -> float:
         """Seconds that it takes to score the base with these heads once on these images.
 
-        Dense data, which have images of their own, are left out; see `dense_scoring`.
+        Dense data and tasks, which have samples of their own, are left out: `other_scoring`.
         """
         network = self._attached(self._whole, heads).teacher.network
-        setup = replace(self._setup, data=data, dense=None)
+        setup = replace(self._setup, data=data, dense=None, tasks=None)
         return _elapsed(lambda: setup.scores(network), 1, setup.device)
 
-    def dense_scoring(self, heads: Sequence[Candidate]) -> float:
-        """Seconds of the dense scores of the base and these heads; 0 without dense data."""
-        dense, autocast = self._setup.dense, self._setup.autocast
-        if dense is None:
+    def other_scoring(self, heads: Sequence[Candidate]) -> float:
+        """Seconds of the scores of the base and these heads on dense data and further tasks."""
+        setup, dense = self._setup, self._setup.dense
+        scorings = [each for each in (dense, setup.tasks) if each is not None]
+        if not scorings:
             return 0.0
-        dense.scorer.tasks(dense.grid)  # made once in a run
+        if dense is not None:
+            dense.scorer.tasks(dense.grid)  # made once in a run
         network = self._attached(self._whole, heads).teacher.network.eval()
         names = [head.name for head in heads]
 
         def score() -> None:
-            dense.scorer.of_network(network, names, autocast=autocast)
+            for each in scorings:
+                each.of_network(
+                    network, names, autocast=setup.autocast, normalization=setup.normalization
+                )
 
-        return _elapsed(score, 1, self._setup.device)
+        return _elapsed(score, 1, setup.device)
 
     def size_of_base(self) -> Size:
         """What the base holds without heads."""

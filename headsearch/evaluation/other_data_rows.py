@@ -1,4 +1,4 @@
-"""The rows of dense.csv: scores with standard errors, heads with their difference from the base."""
+"""The rows of dense.csv and tasks.csv: scores, their errors, and differences from the base."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from headsearch.evaluation.proxies.grouped_scores import DenseScores, paired_error, standard_error
+from headsearch.evaluation.proxies.grouped_scores import GroupedScores, paired_error, standard_error
 from headsearch.runs.dense_table import row_of
 
 
 def rows_of(
-    name: str, kind: str, scores: DenseScores, *, cohort: int = 0, rung: int = 0
+    name: str, kind: str, scores: GroupedScores, *, cohort: int = 0, rung: int = 0
 ) -> list[dict[str, Any]]:
     """The rows of the base or of what it is compared with.
 
     Args:
         name: of the representation.
-        kind: one of `dense_table.KINDS`.
+        kind: one of `Layout.kinds`.
         scores: on the images that are reported on.
         cohort, rung: where it was scored.
     """
@@ -31,7 +31,7 @@ def rows_of(
 
 
 def rows_of_head(
-    name: str, cohort: int, rung: int, scores: DenseScores, base: DenseScores
+    name: str, cohort: int, rung: int, scores: GroupedScores, base: GroupedScores
 ) -> list[dict[str, Any]]:
     """The rows of a head, with its difference from the base on the same images."""
     return [

@@ -1,4 +1,4 @@
-"""Dense scores of a run: paired differences, and whether the base stands above its baselines."""
+"""Scores on dense data and further tasks: paired differences, and baselines of the base."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from headsearch.report.statistics.gains import Gain, gains
-from headsearch.runs.dense_scores import DENSE_RANKINGS, DENSE_SCORES
 from headsearch.runs.dense_table import WITHOUT
+from headsearch.runs.other_data import DENSE_SCORES, OTHER_DATA_RANKINGS
 from headsearch.runs.run import Run
 from headsearch.runs.tables import NO_HEAD
+from headsearch.runs.task_table import RAW
 
-BASELINES = ("position", "pixels", "untrained")
+BASELINES = ("position", "pixels", RAW, "untrained")
 """Kinds of rows that a trained base should stand above."""
 ERRORS = 2.0
 """A difference counts beyond so many standard errors."""
 
 
 @dataclass(frozen=True)
-class DenseScore:
-    """One dense score of one representation, a row of dense.csv.
+class ScoreRow:
+    """One score of one representation, a row of dense.csv or tasks.csv.
 
     Attributes:
         name, kind, cohort, rung: of the representation.
         value: as a share of 1.
-        error: its standard error over contiguous groups of images.
+        error: its standard error over groups of samples.
         over_base, over_base_error: the difference of a head from its base, and its error.
-        without: the value without each group of images; empty for the ceiling.
+        without: the value without each group of samples; empty for the ceiling.
     """
 
     name: str
@@ -67,11 +68,18 @@ def classes_of(run: Run, score: str) -> list[str]:
     return [name for name in dict.fromkeys(classes) if name]
 
 
-def dense_scores(run: Run, score: str, of_class: str = "") -> list[DenseScore]:
-    """The rows of a score in dense.csv, in their order: of all classes together, or of one."""
-    rows = run.dense[(run.dense["score"] == score) & (run.dense["class"] == of_class)]
+def score_rows(run: Run, score: str, of_class: str = "") -> list[ScoreRow]:
+    """The rows of a score in their order: of all classes or tasks together, or of one.
+
+    Args:
+        run: the run.
+        score: of dense.csv or of tasks.csv.
+        of_class: the class, or the task.
+    """
+    table, of = (run.dense, "class") if score in DENSE_SCORES else (run.tasks, "task")
+    rows = table[(table["score"] == score) & (table[of] == of_class)]
     return [
-        DenseScore(
+        ScoreRow(
             str(row["representation"]), str(row["kind"]), int(row["cohort"]), int(row["rung"]),
             float(row["value"]), float(row["error"]), float(row["over_base"]),
             float(row["over_base_error"]), tuple(float(row[name]) for name in WITHOUT),
@@ -80,7 +88,7 @@ def dense_scores(run: Run, score: str, of_class: str = "") -> list[DenseScore]:
     ]  # fmt: skip
 
 
-def difference(first: DenseScore, second: DenseScore) -> Difference:
+def difference(first: ScoreRow, second: ScoreRow) -> Difference:
     """The paired difference, with the jackknife's error over the groups that both leave out."""
     each = [a - b for a, b in zip(first.without, second.without, strict=True)]
     if len(each) < 2 or any(map(math.isnan, each)):
@@ -91,27 +99,27 @@ def difference(first: DenseScore, second: DenseScore) -> Difference:
     return Difference(first.value - second.value, error)
 
 
-def of_head(run: Run, score: str, candidate: str, of_class: str = "") -> DenseScore | None:
+def of_head(run: Run, score: str, candidate: str, of_class: str = "") -> ScoreRow | None:
     """A head's row of a score; None if it has none."""
-    rows = dense_scores(run, score, of_class)
+    rows = score_rows(run, score, of_class)
     return next((row for row in rows if row.kind == "head" and row.name == candidate), None)
 
 
-def base_of(run: Run, score: str, cohort: int, of_class: str = "") -> DenseScore | None:
+def base_of(run: Run, score: str, cohort: int, of_class: str = "") -> ScoreRow | None:
     """The base of a cohort at its last rung; None if it has no such score."""
-    rows = dense_scores(run, score, of_class)
+    rows = score_rows(run, score, of_class)
     return next((row for row in rows if row.kind == "base" and row.cohort == cohort), None)
 
 
-def not_above(run: Run, score: str, cohort: int = 0) -> str | None:
+def not_above(run: Run, score: str, cohort: int = 0, of_class: str = "") -> str | None:
     """The kind of the baseline that the trained base does not stand above beyond error.
 
     None if it stands above all of them, or was not trained yet.
     """
-    base = base_of(run, score, cohort)
+    base = base_of(run, score, cohort, of_class)
     if base is None or base.rung == 0:
         return None
-    for row in dense_scores(run, score):
+    for row in score_rows(run, score, of_class):
         if row.kind in BASELINES and not difference(base, row).beyond_error:
             return row.kind
     return None
@@ -126,27 +134,27 @@ def mean_difference(run: Run, scores: Sequence[str], first: str, second: str) ->
     return difference(_mean([a for a, _ in known]), _mean([b for _, b in known]))
 
 
-def _mean(rows: Sequence[DenseScore]) -> DenseScore:
+def _mean(rows: Sequence[ScoreRow]) -> ScoreRow:
     first = rows[0]
-    return DenseScore(
+    return ScoreRow(
         first.name, first.kind, first.cohort, first.rung, fmean(row.value for row in rows),
         math.nan, math.nan, math.nan,
         tuple(map(fmean, zip(*(row.without for row in rows), strict=True))),
     )  # fmt: skip
 
 
-def dense_gains(run: Run) -> dict[str, dict[str, Gain]]:
-    """The gain of each verified head in each dense task, over the base pretrained alone.
+def gains_on_other_data(run: Run) -> dict[str, dict[str, Gain]]:
+    """The gain of each verified head by task of `OTHER_DATA_RANKINGS`, over the base alone.
 
     Computed as the gain in accuracy is, from the mean of the base's scores of the task. Empty
-    without solo runs, and where they have no dense scores.
+    without solo runs, and where they have no such scores.
     """
     table = run.solo
     if NO_HEAD not in set(table["candidate"]) or table["candidate"].nunique() < 2:
         return {}
     shared = table[table["seed"].isin(table.loc[table["candidate"] == NO_HEAD, "seed"])]
     found = {}
-    for task, scores in DENSE_RANKINGS.items():
+    for task, scores in OTHER_DATA_RANKINGS.items():
         values = shared[[f"base_{score}" for score in scores]].mean(axis=1, skipna=False)
         if len(values) and values.notna().all():
             found[task] = gains(shared.assign(**{task: values}), task, NO_HEAD)
