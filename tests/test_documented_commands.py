@@ -42,6 +42,7 @@ NEVER_RUN = {
     "--config": "needs a file of settings",
     "--storage": "needs a database",
     "--dense-data": "scores every pixel, which takes half a minute",
+    "--tasks": "needs labelled sets besides the built-in images",
     "--dry-run": "measures steps of the whole base",
     "audio": "needs clips of sound",
     "text": "needs texts and a language model",

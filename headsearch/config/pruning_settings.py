@@ -1,8 +1,8 @@
-"""The settings of pruning: which heads leave at a rung."""
+"""The settings of pruning and ranking: by which score, and which heads leave at a rung."""
 
 from __future__ import annotations
 
-from headsearch.config.panels import SEARCH, setting
+from headsearch.config.panels import SCORES, SEARCH, setting
 
 PRUNER = setting(
     "rung", "Pruner: rung, none, median, percentile, successive-halving, hyperband.", SEARCH
@@ -14,4 +14,14 @@ AMONG = setting(
     "Heads that the rung pruner compares: those of a cohort, or all, as if all cohorts were one. "
     "all needs observe, and --engine if there are several cohorts.",
     SEARCH,
+)
+
+RANK_BY = setting(
+    "auto",
+    "Score for pruning and ranking: accuracy, discrepancy, balanced (the geometric mean of "
+    "both), complementarity, head_only_right, discrepancy_pooled, absorption, predicted_gain, "
+    "static_prior, tasks (the mean over --tasks), or of --dense-data: segmentation, regions, "
+    "detection, masks; or a weighted mean: accuracy:1,segmentation:2. auto: accuracy with "
+    "labels, discrepancy without.",
+    SCORES,
 )

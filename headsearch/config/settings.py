@@ -219,15 +219,7 @@ class RunConfig(BaseModel):
         None, "Optuna storage URL. [default: SQLite in the run directory]", SEARCH
     )
 
-    rank_by: str = setting(
-        "auto",
-        "Score for pruning and ranking: accuracy, discrepancy, balanced (the geometric mean of "
-        "both), complementarity, head_only_right, discrepancy_pooled, absorption, predicted_gain, "
-        "static_prior, tasks (the mean over --tasks), or of --dense-data: segmentation, regions, "
-        "detection, masks; or a weighted mean: accuracy:1,segmentation:2. auto: accuracy with "
-        "labels, discrepancy without.",
-        SCORES,
-    )
+    rank_by: str = pruning_settings.RANK_BY
     discrepancy: str = setting(
         "cka",
         "Measure of discrepancy: cka, mutual_knn, procrustes or (dino and ibot only) prototype_kl.",
