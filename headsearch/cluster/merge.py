@@ -14,12 +14,12 @@ from typing import Any
 
 from headsearch.config import formats
 from headsearch.errors import UserError
+from headsearch.evaluation.other_data_rows import base_name
 from headsearch.runs.dense_table import write_dense
 from headsearch.runs.directory import write_atomically
 from headsearch.runs.facts import RunFacts
 from headsearch.runs.task_table import write_tasks
 from headsearch.study.leaderboard import base_of_the_first, ordered, write_tables
-from headsearch.study.other_data_record import base_name
 
 COHORTS = "cohorts"
 """The folder with the results of the cohorts."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from headsearch.evaluation.proxies.grouped_scores import GroupedScores, paired_error, standard_error
+from headsearch.evaluation.scores import RungScores
 from headsearch.runs.dense_table import row_of
 
 
@@ -43,6 +44,39 @@ def rows_of_head(
         )
         for score, value in scores.report.items()
     ]  # fmt: skip
+
+
+def base_name(cohort: int) -> str:
+    """The name in dense.csv and tasks.csv of the base of a cohort, by its index."""
+    return "base" if cohort == 0 else f"base of cohort {cohort + 1}"
+
+
+def with_base(
+    rows: Sequence[dict[str, Any]], name: str, scores: GroupedScores, *, cohort: int, rung: int
+) -> list[dict[str, Any]]:
+    """The rows with those of a base at a rung; at the very start it is the untrained base too.
+
+    Args:
+        rows: those so far.
+        name: of the base.
+        scores: of the base.
+        cohort, rung: where it was scored.
+    """
+    rows = with_rows(rows, name, rows_of(name, "base", scores, cohort=cohort, rung=rung))
+    if rung or cohort:
+        return rows
+    return with_rows(rows, "untrained", rows_of("untrained", "untrained", scores))
+
+
+def with_solo_run(
+    rows: Sequence[dict[str, Any]], scores: RungScores, rung: int
+) -> list[dict[str, Any]]:
+    """The rows of a solo run with those of its base, and of its head if it has one, at a rung."""
+    base = scores.base.other_data
+    kept = with_base(rows, base_name(0), base, cohort=0, rung=rung)
+    for name, head in scores.heads.items():
+        kept = with_rows(kept, name, rows_of_head(name, 0, rung, head.other_data, base))
+    return kept
 
 
 def ceiling_row(value: float | None) -> list[dict[str, Any]]:

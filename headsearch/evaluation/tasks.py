@@ -39,7 +39,9 @@ class TaskScorer:
 
     A task with classes has the accuracies of k-NN and of a linear probe, as the run's own labels
     have. A task of pairs has Spearman's ρ between the scores of the pairs and the cosine of the
-    pooled features of their texts (as in SentEval, Conneau & Kiela 2018, arXiv 1803.05449).
+    pooled features of their texts (as in SentEval, Conneau & Kiela 2018, arXiv 1803.05449), after
+    the mean of all features is subtracted: what all texts share hides how they differ (Mu &
+    Viswanath 2018, arXiv 1702.01417).
     `task_mean` is the mean over the tasks, where the two accuracies of a task count half each.
 
     Attributes:
@@ -125,8 +127,9 @@ def statistics_of(task: Task, features: Tensor) -> dict[str, Statistic] | None:
         return None
     group_K = torch.arange(len(task.order)) % (2 * GROUPS)
     if task.scores is not None:
-        first_PD, second_PD = features.chunk(2)
-        cosine_P = F.cosine_similarity(first_PD.double(), second_PD.double()).cpu()
+        centred = features.double() - features.double().mean(dim=0)
+        first_PD, second_PD = centred.chunk(2)
+        cosine_P = F.cosine_similarity(first_PD, second_PD).cpu()
         values = cosine_P[task.order], task.scores[task.order]
         return {f"task_spearman{OF_CLASS}{task.name}": partial(_spearman, *values, group_K)}
     assert task.bank is not None

@@ -27,6 +27,7 @@ from headsearch.config.normalization import Normalization
 from headsearch.config.setting_groups import OF_SEARCH_ALONE
 from headsearch.config.settings import resolve
 from headsearch.errors import UserError
+from headsearch.evaluation.other_data_rows import with_solo_run
 from headsearch.evaluation.scores import accuracy_columns, other_data_columns
 from headsearch.models.bases import NORMALIZATION, Base, BasePlan, registered_by
 from headsearch.models.network import AttachedHead
@@ -40,6 +41,7 @@ from headsearch.pretraining.setup import (
 )
 from headsearch.pretraining.solo import SoloEvent, SoloRun, SoloScored, SoloScoring
 from headsearch.pretraining.step_file import StepFile
+from headsearch.runs.dense_table import write_dense
 from headsearch.runs.directory import (
     CONFIG,
     create,
@@ -66,6 +68,7 @@ from headsearch.runs.snapshot import (
     write_weights,
 )
 from headsearch.runs.tables import NO_HEAD, write_table
+from headsearch.runs.task_table import write_tasks
 from headsearch.training.provenance import check_same_data, recorded_settings
 from headsearch.training.setup import TrainingSetup
 
@@ -115,6 +118,7 @@ class Pretraining:
         run_directory: the directory that the run writes to.
         weights: the file with the base's weights; it exists from rung 1 on.
         rows: the rows of pretrain.csv.
+        other_data_rows: those of dense.csv and tasks.csv.
         stop: set it to stop training after the current step, with a snapshot.
 
     Raises:
@@ -134,6 +138,7 @@ class Pretraining:
         )
         self.weights = self.run_directory / WEIGHTS
         self.rows: list[dict[str, Any]] = []
+        self.other_data_rows: list[dict[str, Any]] = []
         settings = self._settings()
         self._recorded = settings_that_decide(settings)
         new = create(self.run_directory, settings) if directory is None else None
@@ -147,6 +152,7 @@ class Pretraining:
                 check_as_recorded(self.run_directory, self._left.record.get("settings"), settings)
                 self._solo.restore(self._left)
                 self.rows = list(self._left.record["rows"])
+                self.other_data_rows = list(self._left.record.get("other_data_rows", []))
             setup.data.left_out.list_in(self.run_directory)
         self.stop = self._solo.stop
         self._kept_at = time.monotonic()
@@ -237,6 +243,7 @@ class Pretraining:
         The table comes last, because its last row tells other processes that the run is complete.
         """
         self.rows.append(_row(event, self.setup, self.planned.candidate))
+        self.other_data_rows = with_solo_run(self.other_data_rows, event.scores, event.rung)
         if event.rung > 0:
             expected = normalization.parse(self.config.normalization)
             entry = NORMALIZATION, json.dumps(normalization.as_json(expected))
@@ -249,13 +256,18 @@ class Pretraining:
                 write_weights(self.run_directory / HEAD_WEIGHTS, head_weights(event.head))
         if not self.complete:
             self._snapshot()
+        write_dense(self.run_directory, self.other_data_rows)
+        write_tasks(self.run_directory, self.other_data_rows)
         write_table(self.run_directory / TABLE, self.scores)
         if self.complete:
             shutil.rmtree(self.run_directory / FOLDER, ignore_errors=True)
 
     def _snapshot(self) -> None:
         now = self._solo.snapshot()
-        record = {**now.record, "rows": self.rows, "settings": self._recorded}
+        record = {
+            **now.record, "rows": self.rows, "other_data_rows": self.other_data_rows,
+            "settings": self._recorded,
+        }  # fmt: skip
         write_snapshot(self.run_directory, Snapshot(now.tensors, record))
         self._kept_at = time.monotonic()
 

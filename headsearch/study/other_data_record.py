@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from headsearch.config import normalization
 from headsearch.errors import UserError
-from headsearch.evaluation.other_data_rows import ceiling_row, rows_of, with_rows
+from headsearch.evaluation.other_data_rows import (
+    base_name,
+    ceiling_row,
+    rows_of,
+    with_base,
+    with_rows,
+)
 from headsearch.evaluation.scores import RungScores
 from headsearch.runs.facts import DenseFacts, RunFacts, TaskFacts
 from headsearch.runs.task_table import RAW
@@ -77,17 +83,9 @@ def record_baselines(leaderboard: Leaderboard, prepared: SearchSetup) -> None:
     leaderboard.other_data_rows = rows
 
 
-def base_name(cohort: int) -> str:
-    """The name in dense.csv and tasks.csv of the base of a cohort, by its index."""
-    return "base" if cohort == 0 else f"base of cohort {cohort + 1}"
-
-
 def record_base(leaderboard: Leaderboard, cohort: int, rung: int, scores: RungScores) -> None:
     """Adds the rows of a cohort's base at a rung; those of rung 0 are the untrained base's too."""
-    name, found = base_name(cohort), scores.base.other_data
-    rows = with_rows(
-        leaderboard.other_data_rows, name, rows_of(name, "base", found, cohort=cohort, rung=rung)
-    )
-    if rung == 0 and cohort == 0:
-        rows = with_rows(rows, "untrained", rows_of("untrained", "untrained", found))
-    leaderboard.other_data_rows = rows
+    leaderboard.other_data_rows = with_base(
+        leaderboard.other_data_rows, base_name(cohort), scores.base.other_data,
+        cohort=cohort, rung=rung,
+    )  # fmt: skip

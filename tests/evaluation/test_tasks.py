@@ -80,7 +80,8 @@ def test_pairs_are_ranked_by_the_cosine_of_their_texts() -> None:
     task, features = pair_task()
     found = scores_of([statistics_of(task, features)])
     assert task.scores is not None
-    cosine = torch.nn.functional.cosine_similarity(features[:200], features[200:])
+    centred = features - features.mean(dim=0)
+    cosine = torch.nn.functional.cosine_similarity(centred[:200], centred[200:])
     for half, part in zip((found.choose, found.report), halves(task.order), strict=True):
         expected = spearmanr(cosine[part], task.scores[part]).statistic
         assert half["task_spearman/pairs"] == pytest.approx(expected, abs=1e-6)
@@ -105,6 +106,12 @@ def test_features_that_are_not_finite_have_no_score_and_spoil_the_mean(broken: f
     of_pairs[7, 3] = broken
     found = scores_of([statistics_of(labelled, features), statistics_of(pairs, of_pairs)])
     assert found.report == {}
+
+
+def test_what_all_features_share_changes_no_similarity() -> None:
+    task, features = pair_task()
+    found, moved = (scores_of([statistics_of(task, f)]) for f in (features, features + 100))
+    assert moved.report == pytest.approx(found.report, abs=1e-3)
 
 
 def test_features_that_are_all_equal_rank_no_pairs() -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import headsearch
+from headsearch.config.setting_groups import OF_SEARCH_ALONE
 from headsearch.config.settings import resolve
 from headsearch.errors import UserError
 from headsearch.report.content import content
@@ -163,3 +164,19 @@ def test_what_cannot_be_used_is_refused_in_one_line_and_nothing_is_written(
         prepare(resolve(settings))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "refused").exists()
+
+
+def test_pretraining_writes_the_scores_of_its_base_in_each_task(
+    folder: Path, tmp_path: Path
+) -> None:
+    settings = tiny_search.settings(tmp_path, SPACE, images=32, tasks=f"one={folder}")
+    kept = {
+        name: value for name, value in settings.items() if name not in (*OF_SEARCH_ALONE, "out")
+    }
+    found = headsearch.pretrain(head="mixer-d1", out=tmp_path / "solo", progress=False, **kept)
+    tasks = pd.read_csv(tmp_path / "solo" / "tasks.csv", keep_default_na=False)
+    assert set(tasks["kind"]) == {"untrained", "base", "head"}
+    means = tasks[tasks["score"] == "task_mean"].set_index("representation")["value"]
+    table = found.scores["base_task_mean"]
+    assert means["untrained"] == pytest.approx(table.iloc[0], rel=1e-4)
+    assert means["base"] == pytest.approx(table.iloc[-1], rel=1e-4)
