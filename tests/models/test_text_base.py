@@ -29,6 +29,10 @@ TINY = {
 }  # fmt: skip
 """Attention in both directions and in one, attention of its own kind, and none."""
 
+ALBERT = {
+    "num_hidden_layers": 3, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64,
+    "embedding_size": 16,
+}  # fmt: skip
 FNET = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64}
 T5 = {"num_layers": 2, "d_model": 32, "d_ff": 64, "num_heads": 2, "d_kv": 16}
 
@@ -98,6 +102,34 @@ def test_a_step_looks_at_no_value_on_the_host(name, transformers) -> None:
         views = torch.zeros(2, 2, 12, dtype=torch.int64)
         output = base(views, torch.zeros(2, 1, 12, dtype=torch.bool), feature_indices=(0, 2))
     assert output.maps_BDHW[2].shape == (2, 32, 1, 12)
+
+
+def assert_close(found: torch.Tensor, want: torch.Tensor) -> None:
+    """The same up to rounding: a millionth of the largest value."""
+    assert (found - want).abs().max() <= 1e-6 * want.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "layers"),
+    [
+        ({"num_hidden_layers": 1}, 1),
+        ({"num_hidden_layers": 4, "num_hidden_groups": 2}, 4),
+        ({"num_hidden_layers": 2, "inner_group_num": 2}, 4),
+        ({"num_hidden_layers": 4, "num_hidden_groups": 2, "inner_group_num": 2}, 8),
+    ],
+)
+def test_each_call_of_a_shared_block_is_a_layer(sizes, layers, transformers) -> None:
+    """ALBERT (arXiv 1909.11942) calls the blocks of each group many times."""
+    plan = plan_text_base("hf:albert", TEXTS, {**ALBERT, **sizes})
+    assert len(plan.stages) == layers
+    base, ids = plan.build().eval(), torch.arange(1, 13).view(2, 6)
+    with torch.no_grad():
+        want = base.trunk(input_ids=ids, output_hidden_states=True).hidden_states[1:]
+        for _ in range(2):  # a forward pass leaves nothing behind for the next
+            maps = base(ids, feature_indices=range(layers)).maps_BDHW
+            for index, hidden_BLD in enumerate(reversed(want)):
+                assert_close(maps[index].squeeze(2).transpose(1, 2), hidden_BLD)
+    assert base(ids).maps_BDHW.keys() == {0}
 
 
 def test_a_plan_knows_shapes_and_whether_a_base_is_causal(transformers) -> None:

@@ -8,6 +8,7 @@ Shapes: B texts, L tokens, D width. Maps are (B, D, 1, L).
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -70,19 +71,19 @@ class TextBase(Base):
         """
         ids_BL, noise_BL = (texts, None) if texts.ndim == 2 else texts.unbind(1)
         valid_B1L = (ids_BL >= 0).unsqueeze(1)
-        blocks = repeated_blocks(self.trunk)
-        with self._changed_embeddings(mask_B1L, noise_BL), ExitStack() as hooks:
-            seen: dict[int, Tensor] = {}
-            for index in feature_indices:
-                # The output of a block: the last hidden states of some models have had a norm.
-                hook = blocks[-1 - index].register_forward_hook(_remember(seen, index))
-                hooks.callback(hook.remove)
+        last = 1 + max(feature_indices)
+        with (
+            self._changed_embeddings(mask_B1L, noise_BL),
+            outputs_of_layers(self.trunk, last) as outputs,
+        ):
             output = self.trunk(
                 input_ids=torch.where(valid_B1L[:, 0], ids_BL, self._pad_id),
                 attention_mask=valid_B1L[:, 0].long(),
             )
         tokens_BLD: Tensor = output.last_hidden_state
-        maps = {index: seen[index].transpose(1, 2).unsqueeze(2) for index in feature_indices}
+        maps = {
+            index: outputs[-1 - index].transpose(1, 2).unsqueeze(2) for index in feature_indices
+        }
         return BaseOutput(maps, tokens_BLD, masked_mean(tokens_BLD, valid_B1L), valid_B1L)
 
     @contextmanager
@@ -191,11 +192,34 @@ def dropped(embedded_BLD: Tensor, noise_BL: Tensor) -> Tensor:
     return torch.where(level_BLD >= rate_BL1, embedded_BLD * scale_BL1, 0.0)
 
 
-def _remember(seen: dict[int, Tensor], index: int) -> Any:
-    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-        seen[index] = output[0] if isinstance(output, tuple) else output
+def layers_of(trunk: nn.Module) -> list[nn.Module]:
+    """The modules whose calls are the layers of a model: fewer than these where layers share them.
 
-    return hook
+    ALBERT calls one block, or each of several, many times. Empty if there are none.
+    """
+    return repeated_blocks(trunk) or repeated_blocks(trunk, fewest=1)
+
+
+@contextmanager
+def outputs_of_layers(trunk: nn.Module, last: int | None = None) -> Iterator[deque[Tensor]]:
+    """Within this context the outputs (B, L, D) of layers are kept, in the order of their calls.
+
+    The hidden states that transformers returns are not these: the last of some models have had a
+    norm.
+
+    Args:
+        trunk: the model.
+        last: keeps those of so many layers before the output; all by default.
+    """
+    outputs: deque[Tensor] = deque(maxlen=last)
+
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
+    with ExitStack() as hooks:
+        for layer in layers_of(trunk):
+            hooks.callback(layer.register_forward_hook(keep).remove)
+        yield outputs
 
 
 def pad_id_of(config: Any) -> int:

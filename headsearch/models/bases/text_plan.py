@@ -24,13 +24,15 @@ from headsearch.models.bases.text_base import (
     TextBase,
     build_text_base,
     is_causal,
+    layers_of,
+    outputs_of_layers,
     reads_padding,
     transformers,
 )
-from headsearch.models.bases.trunk import repeated_blocks
 from headsearch.models.bases.weights import Weights
 
 NAMES: dict[str, str] = {
+    "albert-xxlarge-v2": "albert",
     "bert-base-uncased": "bert",
     "distilbert-base-uncased": "distilbert",
     "gpt2": "gpt2",
@@ -109,7 +111,7 @@ def plan_text_base(
             f"{name} knows {known} tokens, but the texts have {shape.vocabulary}: the tokenizer is "
             "not that of the model"
         )
-    if not repeated_blocks(base.trunk):
+    if not layers_of(base.trunk):
         raise UserError(f"{name}: no repeated blocks are found in it: use another base")
     try:
         padding_matters = reads_padding(base)
@@ -151,11 +153,10 @@ def _measured(
 
 @torch.no_grad()
 def _stages_and_gflops(base: TextBase, tokens: int) -> tuple[tuple[Stage, ...], float]:
-    depth = len(repeated_blocks(base.trunk))
     ids = torch.zeros(1, tokens, dtype=torch.int64)
-    with FlopCounterMode(display=False) as counter:
-        output = base(ids, feature_indices=range(depth))
-    stages = tuple(Stage(output.maps_BDHW[index].shape[1], (1, tokens)) for index in range(depth))
+    with FlopCounterMode(display=False) as counter, outputs_of_layers(base.trunk) as outputs:
+        base(ids)
+    stages = tuple(Stage(output.shape[2], (1, tokens)) for output in reversed(outputs))
     return stages, counter.get_total_flops() / 1e9
 
 
