@@ -26,6 +26,8 @@ from headsearch.models.heads.padding import masked_mean
 
 ATTENTION = "sdpa_of_headsearch"
 """The name of our implementation of attention in transformers."""
+ENCODERS = ("t5", "mt5", "umt5")
+"""Models with an encoder and a decoder of which the encoder alone can be the base."""
 PROBE_TOKENS, TOLERANCE = 8, 1e-4
 """Length of the texts on which a model is tried, and the largest difference that is rounding."""
 
@@ -51,7 +53,7 @@ class TextBase(Base):
         self.trunk, self.reading = trunk, WHOLE
         if hasattr(trunk, "pooler"):
             trunk.pooler = None  # its output would be used by no one
-        self.mask_token = nn.Parameter(torch.zeros(trunk.get_input_embeddings().embedding_dim))
+        self.mask_token = nn.Parameter(torch.zeros(_embedding_of(trunk).embedding_dim))
         self._pad_id = pad_id_of(trunk.config)
         make_deterministic(trunk)
 
@@ -103,7 +105,7 @@ class TextBase(Base):
             token_D = self.mask_token.to(embedded_BLD.dtype)
             return torch.where(mask_B1L[:, 0, :, None], token_D, embedded_BLD)
 
-        handle = self.trunk.get_input_embeddings().register_forward_hook(change)
+        handle = _embedding_of(self.trunk).register_forward_hook(change)
         try:
             yield
         finally:
@@ -121,12 +123,17 @@ def build_text_base(
         state: its first weights; random ones, by torch's global seed, if None.
 
     Raises:
-        UserError: the model cannot be built.
+        UserError: the model cannot be built, or has a decoder besides its encoder.
     """
     library = transformers(f"{TEXT_BASE}{kind}")
     try:
         config = library.AutoConfig.for_model(kind, **entries)
-        trunk = library.AutoModel.from_config(config, trust_remote_code=False)
+        if getattr(config, "is_encoder_decoder", False) and kind not in ENCODERS:
+            raise ValueError(
+                "it has an encoder and a decoder; of such models only the encoders of "
+                f"{', '.join(ENCODERS)} can be bases"
+            )
+        trunk = getattr(library, auto_class(kind)).from_config(config, trust_remote_code=False)
         _use_attention_without_host_sync(trunk)
     except REFUSALS as error:
         raise UserError(f"{TEXT_BASE}{kind} cannot be built: {first_line(error)}") from None
@@ -134,6 +141,11 @@ def build_text_base(
     if state is not None:
         trunk.load_state_dict(state)
     return base
+
+
+def auto_class(kind: str) -> str:
+    """The class of transformers that builds and loads models of this type."""
+    return "AutoModelForTextEncoding" if kind in ENCODERS else "AutoModel"
 
 
 def transformers(name: str) -> Any:
@@ -190,6 +202,15 @@ def dropped(embedded_BLD: Tensor, noise_BL: Tensor) -> Tensor:
     level_BLD = ((bits_BLD & 0x7FFFFFFF) >> 12) % NOISE_LEVELS
     scale_BL1 = NOISE_LEVELS / (NOISE_LEVELS - rate_BL1).to(embedded_BLD.dtype)
     return torch.where(level_BLD >= rate_BL1, embedded_BLD * scale_BL1, 0.0)
+
+
+def _embedding_of(trunk: Any) -> Any:
+    """The module that turns token ids into vectors.
+
+    T5's model has two of one weight: its own, and that of its encoder, which is called.
+    """
+    encoder: Any = getattr(trunk, "encoder", None)
+    return (encoder if hasattr(encoder, "get_input_embeddings") else trunk).get_input_embeddings()
 
 
 def layers_of(trunk: nn.Module) -> list[nn.Module]:

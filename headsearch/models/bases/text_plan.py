@@ -22,6 +22,7 @@ from headsearch.models.bases.plan import BasePlan, plan_base
 from headsearch.models.bases.shapes import REFUSALS, Stage, first_line
 from headsearch.models.bases.text_base import (
     TextBase,
+    auto_class,
     build_text_base,
     is_causal,
     layers_of,
@@ -36,6 +37,7 @@ NAMES: dict[str, str] = {
     "bert-base-uncased": "bert",
     "distilbert-base-uncased": "distilbert",
     "gpt2": "gpt2",
+    "t5-small": "t5",
 }
 """Published models whose configuration is the default of their type in transformers."""
 TEXT_TOKENS = 64
@@ -94,7 +96,7 @@ def plan_text_base(
     Raises:
         UserError: transformers is not installed, no such type or folder, a folder without
             safetensors, an argument that the configuration does not have, a model that reads
-            padding, or that knows fewer tokens than the texts have.
+            padding, has a decoder, or knows fewer tokens than the texts have.
     """
     library, folder, weights = transformers(name), folder_of(name), None
     if folder is not None:
@@ -198,8 +200,9 @@ def _from_folder(library: Any, folder: Path) -> tuple[str, dict[str, Any], Weigh
             f"{folder}: no .safetensors in it; pickles (.bin, .pt) can run code and are not read: "
             "save the model with safetensors"
         )
+    kind = str(config.get("model_type"))
     try:
-        trunk, report = library.AutoModel.from_pretrained(
+        trunk, report = getattr(library, auto_class(kind)).from_pretrained(
             str(folder), local_files_only=True, use_safetensors=True, trust_remote_code=False,
             output_loading_info=True, dtype=torch.float32,
         )  # fmt: skip
@@ -213,4 +216,4 @@ def _from_folder(library: Any, folder: Path) -> tuple[str, dict[str, Any], Weigh
         digest.update(file.read_bytes())
     state = TextBase(trunk).weights()
     entries = {key: value for key, value in config.items() if key not in ("model_type", "dtype")}
-    return str(config["model_type"]), entries, Weights(str(folder), digest.hexdigest(), state)
+    return kind, entries, Weights(str(folder), digest.hexdigest(), state)
