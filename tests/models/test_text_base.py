@@ -235,6 +235,18 @@ def test_the_encoder_of_a_whole_model_gives_its_weights(name, transformers, tmp_
         assert_close(base(ids).tokens_BND, want)
 
 
+def test_a_folder_that_holds_no_model_does_not_hide_a_type(
+    transformers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bert").mkdir()  # as `--out bert` makes it
+    assert plan_text_base("hf:bert", TEXTS, SIZES).weights is None
+    with pytest.raises(UserError, match=r"config\.json cannot be read"):
+        plan_text_base("hf:./bert", TEXTS)
+    tiny("hf:gpt2").trunk.save_pretrained(tmp_path / "bert")
+    assert plan_text_base("hf:bert", TEXTS).timm_name == "gpt2"
+
+
 def test_names_that_cannot_be_built_are_told_in_one_line(transformers) -> None:
     for name, arguments, said in (
         ("hf:google-bert/bert-base-uncased", {}, "nothing is loaded from the hub: download the"),

@@ -55,8 +55,11 @@ def folder_of(name: str) -> Path | None:
     """The model folder that a name means; None if it means none."""
     if not is_text_base(name):
         return None
-    folder = Path(name.removeprefix(TEXT_BASE)).expanduser()
-    return folder if folder.is_dir() else None
+    text = name.removeprefix(TEXT_BASE)
+    folder = Path(text).expanduser()
+    # Of a bare name, a run directory called `bert` is not the model.
+    named = folder.name != text or (folder / "config.json").exists()
+    return folder if named and folder.is_dir() else None
 
 
 def plan_named(
