@@ -120,11 +120,9 @@ def test_steps_of_two_processes_are_those_of_one_with_the_same_images(tmp_path: 
         torch.testing.assert_close(together[name], tensor, rtol=1e-6, atol=1e-6, msg=name)
 
 
-def test_batch_norm_over_padding_counts_the_places_with_data_of_all_processes(
-    tmp_path: Path,
-) -> None:
-    """Outputs, gradients and running statistics of heads, in float64."""
-    script = JOBS / "padded_batch_norm.py"
+def test_statistics_of_two_processes_count_each_place_with_data_once(tmp_path: Path) -> None:
+    """Batch norms of heads (outputs, gradients, running statistics), iBOT's centre; in float64."""
+    script = JOBS / "padding_in_ranks.py"
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
     ended_well(ForkedJob(1, script, one))
     ended_well(ForkedJob(2, script, two))

@@ -1,9 +1,10 @@
-"""A job of tests/training/test_distributed.py: heads with batch norm on sequences with padding.
+"""A job of tests/training/test_distributed.py: statistics over sequences with padding.
 
-    PYTHONPATH=tests torchrun --nproc-per-node 2 tests/helpers/jobs/padded_batch_norm.py OUT
+    PYTHONPATH=tests torchrun --nproc-per-node 2 tests/helpers/jobs/padding_in_ranks.py OUT
 
-Each process takes its own sequences. The first one writes, as safetensors in float64, the outputs of
-each head, the gradients of its input and weights, and its running statistics.
+Each process takes its own sequences. The first one writes, as safetensors in float64, the outputs
+of heads with batch norm, the gradients of their inputs and weights, their running statistics, and
+iBOT's centre of patches.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from headsearch import torchrun
 from headsearch.models.heads import build_head
 from headsearch.models.heads.padding import run_head
 from headsearch.training import distributed
+from headsearch.training.objectives.dino import update_centre
+from headsearch.training.objectives.ibot import _mean_over_patches as mean_over_patches
 from headsearch.training.sync_batchnorm import statistics_over_all
 
 LENGTHS = torch.tensor([8, 7, 8, 6, 1, 2, 1, 3])
@@ -60,10 +63,21 @@ def steps(family: str) -> dict[str, Tensor]:
     return found
 
 
+def centre() -> Tensor:
+    """iBOT's centre of patches after one step."""
+    torch.manual_seed(0)
+    logits_BNP = torch.randn(len(LENGTHS), 8, 5, dtype=torch.float64) + LENGTHS[:, None, None]
+    valid = distributed.local_images(torch.arange(8) < LENGTHS[:, None]).unsqueeze(1)
+    centre_P = torch.zeros(5, dtype=torch.float64)
+    update_centre(centre_P, mean_over_patches(distributed.local_images(logits_BNP), valid))
+    return centre_P
+
+
 def main(file: str) -> None:
     torch.set_num_threads(1)
     distributed.join_processes(torch.device("cpu"))
     out = {f"{family}/{name}": tensor for family in HEADS for name, tensor in steps(family).items()}
+    out["centre"] = centre()
     if torchrun.first():
         save_file(out, Path(file))
     distributed.leave_processes()
