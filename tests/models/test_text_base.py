@@ -11,7 +11,7 @@ import torch
 
 from headsearch.config.input_shape import InputShape
 from headsearch.errors import UserError
-from headsearch.models.bases import BasePlan, plan_text_base
+from headsearch.models.bases import BasePlan, plan_named, plan_text_base
 from headsearch.models.bases.text_base import TextBase
 
 TEXTS = InputShape.text(12, 50)
@@ -245,6 +245,16 @@ def test_a_folder_that_holds_no_model_does_not_hide_a_type(
         plan_text_base("hf:./bert", TEXTS)
     tiny("hf:gpt2").trunk.save_pretrained(tmp_path / "bert")
     assert plan_text_base("hf:bert", TEXTS).timm_name == "gpt2"
+
+
+def test_a_folder_with_a_small_vocabulary_is_planned_without_data(
+    transformers, tmp_path: Path
+) -> None:
+    tiny("hf:gpt2").trunk.save_pretrained(tmp_path)
+    assert plan_named(f"hf:{tmp_path}", 32).input_shape.vocabulary == 50
+    assert plan_named("hf:gpt2", 32, base_args="n_layer=2,n_embd=8,n_head=2").input_shape == (
+        3, 1, 64, True, 8192,
+    )  # fmt: skip
 
 
 def test_names_that_cannot_be_built_are_told_in_one_line(transformers) -> None:

@@ -31,7 +31,6 @@ from headsearch.pretraining.setup import prepare_pretraining
 from headsearch.pretraining.verification import Verification
 from headsearch.report.document import write_report
 from headsearch.runs.run import Run, read_run
-from headsearch.study.profiling.benchmark_setup import bench_settings
 from headsearch.study.resuming import resumed_search
 from headsearch.study.search import Search
 from headsearch.study.setup import SearchSetup, prepare
@@ -281,11 +280,6 @@ def test_python_takes_the_space_of_the_domain(
         api.search("hf:gpt2", data="texts.csv")
     config = with_domain(resolve(found), NO_INPUTS)
     assert (config.domain, config.space) == ("text", "sequence.yaml")
-
-
-def test_bench_says_that_it_takes_no_texts() -> None:
-    with pytest.raises(UserError, match="hf:gpt2 takes texts: use run --dry-run"):
-        bench_settings(resolve({"base": "hf:gpt2"}), 1)
 
 
 def test_bank_and_queries_may_be_files_of_their_own(searched: Run) -> None:

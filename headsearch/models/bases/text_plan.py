@@ -72,7 +72,7 @@ def plan_named(
     """Plans a base of images or of texts without data.
 
     Args:
-        name: of any base. One of texts is fitted to 64 tokens of the default vocabulary.
+        name: of any base. One of texts is fitted to `shape_without_data`.
         image_size, patch_size: as those of `plan_base`; not used for a base of texts.
         base_args: its arguments, as KEY=VALUE,…
 
@@ -80,10 +80,29 @@ def plan_named(
         UserError: no such base, or it does not take the arguments.
     """
     if is_text_base(name):
-        shape = InputShape.text(TEXT_TOKENS, VOCABULARY)
-        return plan_text_base(name, shape, parsed_arguments(base_args))
+        return plan_text_base(name, shape_without_data(name), parsed_arguments(base_args))
     arguments = base_arguments(name, base_args)
     return plan_base(name, image_size, patch_size=patch_size, arguments=arguments)
+
+
+def shape_without_data(
+    name: str, tokens: int | None = None, vocabulary: int | None = None
+) -> InputShape:
+    """The shape of texts for a base, where no data decide it.
+
+    Args:
+        name: of the base.
+        tokens: the length of texts; 64 by default.
+        vocabulary: by default the default one, or that of a model folder if it is smaller.
+
+    Raises:
+        UserError: the folder's config.json cannot be read.
+    """
+    if vocabulary is None:
+        folder = folder_of(name)
+        known = None if folder is None else _config_of(folder).get("vocab_size")
+        vocabulary = min(VOCABULARY, known) if isinstance(known, int) else VOCABULARY
+    return InputShape.text(tokens or TEXT_TOKENS, vocabulary)
 
 
 def plan_text_base(
@@ -191,12 +210,7 @@ def _from_type(
 
 def _from_folder(library: Any, folder: Path) -> tuple[str, dict[str, Any], Weights]:
     """The type, the configuration and the weights of the model in a folder."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: config.json cannot be read: {error}") from None
-    if not isinstance(config, dict) or config.get("auto_map"):
-        raise UserError(f"{folder}: its config.json asks for code of its own, which is never run")
+    config = _config_of(folder)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(
@@ -220,3 +234,14 @@ def _from_folder(library: Any, folder: Path) -> tuple[str, dict[str, Any], Weigh
     state = TextBase(trunk).weights()
     entries = {key: value for key, value in config.items() if key not in ("model_type", "dtype")}
     return kind, entries, Weights(str(folder), digest.hexdigest(), state)
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    """The entries of a folder's config.json."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: config.json cannot be read: {error}") from None
+    if not isinstance(config, dict) or config.get("auto_map"):
+        raise UserError(f"{folder}: its config.json asks for code of its own, which is never run")
+    return config
