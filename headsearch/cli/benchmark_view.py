@@ -7,6 +7,7 @@ import time
 from rich.console import Console
 from rich.text import Text
 
+from headsearch.config.domains import IMAGE, words_of
 from headsearch.report import Table
 from headsearch.report.console import print_table, progress_bar
 from headsearch.report.live import can_redraw, live_area
@@ -16,9 +17,9 @@ from headsearch.study.profiling.benchmark_findings import BenchFindings
 from headsearch.text import counted, duration
 
 LEGEND = (
-    "A step is forward and backward pass, clipping, optimizer update and teacher update, on crops "
-    "made in advance. Own: what a head adds to a step by itself, on fixed features of the base. "
-    "Overhead: joint over base + own; 1 means that joint training adds nothing to the parts. "
+    "A step is forward and backward pass, clipping, optimizer update and teacher update, on "
+    "{views} made in advance. Own: what a head adds to a step by itself, on fixed features of the "
+    "base. Overhead: joint over base + own; 1 means that joint training adds nothing to the parts. "
     "Saving: joint over the same heads one by one. Times are medians of {repeats}, with "
     "the smallest and the largest ratio in brackets. Memory: {memory}. Counted: the memory of all "
     "trained parameters and kept activations, as a dry run predicts it."
@@ -51,17 +52,19 @@ def print_findings(console: Console, findings: BenchFindings) -> None:
     base, machine = findings.base, findings.machine
     threads = counted(machine["threads"], "thread")
     where = machine["accelerator"] or f"{machine['processor']}, {threads}"
+    samples, views = words_of(base.domain).samples, "crops" if base.domain == IMAGE else "views"
     say(
         console,
-        f"{base.name} on {base.image_size}×{base.image_size} images, "
+        f"{base.name} on {base.inputs}, "
         f"{findings.objective}, {findings.coupling}, batches of {findings.batch_size}, "
         f"{findings.precision} on {where}",
     )
     say(
         console,
         f"the base alone: {findings.base_ms:.1f} ms a step, "
-        f"{findings.base_images_per_second:.0f} images/s, {findings.base_peak_memory_mb:.0f} MB; "
-        f"making a step's crops takes {findings.crops_ms:.1f} ms more, which is in no other figure",
+        f"{findings.base_images_per_second:.0f} {samples}/s, "
+        f"{findings.base_peak_memory_mb:.0f} MB; making a step's {views} takes "
+        f"{findings.crops_ms:.1f} ms more, which is in no other figure",
     )
     if findings.reading is not None:
         say(console, findings.reading.words)
@@ -84,7 +87,7 @@ def print_findings(console: Console, findings: BenchFindings) -> None:
     memory = OF_DEVICE if machine["accelerator"] else OF_PROCESS
     memory = memory.format(before=findings.process_memory_mb)
     repeats = counted(findings.repeats, "repeat")
-    say(console, LEGEND.format(repeats=repeats, memory=memory))
+    say(console, LEGEND.format(repeats=repeats, memory=memory, views=views))
 
 
 def _head_table(findings: BenchFindings) -> Table:
@@ -107,9 +110,12 @@ def _head_table(findings: BenchFindings) -> Table:
 
 
 def _cohort_table(findings: BenchFindings) -> Table:
+    each, rate = (
+        words_of(findings.base.domain).say(what) for what in ("{Samples} each", "{Samples}/s")
+    )
     headings = [
-        "Heads", "Images each", "Joint (ms)", "Base + own (ms)", "Overhead", "One by one (ms)",
-        "Saving", "Images/s", "ms a head", "Memory (MB)", "Counted (MB)", "MB a head",
+        "Heads", each, "Joint (ms)", "Base + own (ms)", "Overhead", "One by one (ms)",
+        "Saving", rate, "ms a head", "Memory (MB)", "Counted (MB)", "MB a head",
     ]  # fmt: skip
     return Table(
         headings,
@@ -131,8 +137,8 @@ def _cohort_table(findings: BenchFindings) -> Table:
             ]
             for cohort in findings.cohorts
         ],
-        ["Counted (MB)", "Images each", "MB a head", "ms a head", "Base + own (ms)",
-         "One by one (ms)", "Images/s", "Memory (MB)", "Saving"],
+        ["Counted (MB)", each, "MB a head", "ms a head", "Base + own (ms)",
+         "One by one (ms)", rate, "Memory (MB)", "Saving"],
     )  # fmt: skip
 
 

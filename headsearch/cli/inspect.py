@@ -12,6 +12,7 @@ import typer
 from headsearch.cli.flags import settings_as_flags
 from headsearch.cli.output import console_here, importing
 from headsearch.config.audio_settings import HOP_MS, MELS, clip_shape
+from headsearch.config.domains import IMAGE
 from headsearch.config.input_shape import InputShape
 from headsearch.config.setting_groups import OF_A_STEP
 from headsearch.config.settings import RunConfig
@@ -79,9 +80,12 @@ def bench(
     """Measure on this machine what heads cost together, in parts, and one at a time.
 
     Measures in turn: the base's step without heads, what each head adds by itself, joint steps, \
-and steps with one head each. Uses synthetic images and writes nothing.
+and steps with one head each. Uses synthetic images, or random clips (--domain audio; of 1 second, \
+or --clip-seconds) or texts (--base hf:…; of 64 tokens, or --text-tokens), and writes nothing.
 
     Example: [bold]headsearch bench --base vit_s --space heads.yaml[/bold]
+
+    Example: [bold]headsearch bench --base vit_s --clip-seconds 2[/bold]
     """
     given = {name: value for name, value in flags.items() if value is not None}
     counts = _counts(heads)
@@ -100,6 +104,8 @@ and steps with one head each. Uses synthetic images and writes nothing.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with loading_shown(console) as loading:
         settings = bench_settings(resolve_here(given, config), max(counts))
+        if data is not None and settings.domain != IMAGE:
+            raise UserError("--data measures how fast photos are read: leave it out")
         found = Bench(prepare_bench(settings, loading), counts, repeats)
     watch(found, console)
     findings = found.findings()

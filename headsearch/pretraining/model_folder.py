@@ -16,7 +16,8 @@ MODEL = "model"
 def write_model_folder(run: Path, base: Base, encoder: Encoder, name: str) -> None:
     """Writes config.json, model.safetensors and the tokenizer into RUN/model, in place of an older.
 
-    `transformers.AutoModel.from_pretrained` and `AutoTokenizer.from_pretrained` load it.
+    `transformers.AutoModel.from_pretrained` and `AutoTokenizer.from_pretrained` load it; where the
+    base is an encoder alone (T5), `AutoModelForTextEncoding`: AutoModel would add a new decoder.
 
     Args:
         run: the run directory.

@@ -30,6 +30,7 @@ from headsearch.errors import UserError
 from headsearch.evaluation.other_data_rows import with_solo_run
 from headsearch.evaluation.scores import accuracy_columns, other_data_columns
 from headsearch.models.bases import NORMALIZATION, Base, BasePlan, registered_by
+from headsearch.models.bases.text_base import auto_class
 from headsearch.models.network import AttachedHead
 from headsearch.models.space import Candidate
 from headsearch.pretraining.head_selection import (
@@ -290,7 +291,8 @@ class Pretraining:
                 f"  # {self.setup.domain.words.normalized}: {expected.words}"
             )
         if self.setup.data.encoder is not None:
-            return f"transformers.AutoModel.from_pretrained({str(self.run_directory / MODEL)!r})"
+            loader = auto_class(self.setup.plan.timm_name)
+            return f"transformers.{loader}.from_pretrained({str(self.run_directory / MODEL)!r})"
         return loading_line(self.setup.plan, self.weights, expected)
 
 

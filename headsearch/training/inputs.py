@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from headsearch.data import DatasetSource, Source
+from headsearch.data import Data, DatasetSource, Source
 from headsearch.errors import UserError
 from headsearch.models.bases import (
     BasePlan,
@@ -27,12 +27,14 @@ class InMemoryInputs:
         data: the training images.
         eval_data: the evaluation images.
         space: the search space.
+        opened: all data, opened already; for measurements alone.
     """
 
     base: nn.Module | BasePlan | None = None
     data: Source | None = None
     eval_data: Source | None = None
     space: Space | None = None
+    opened: Data | None = None
 
     @property
     def names(self) -> list[str]:

@@ -38,6 +38,8 @@ def open_data_of(
     Raises:
         UserError: the data cannot be used.
     """
+    if inputs.opened is not None:
+        return inputs.opened
     loading(f"opening the data {config.data}")
     return open_data(
         config.data if inputs.data is None else inputs.data,

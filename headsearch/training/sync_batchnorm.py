@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from headsearch.models.heads.padding import batch_norm_of_valid
 from headsearch.torchrun import count
 from headsearch.training.distributed import mean_over_processes
 
@@ -29,6 +30,9 @@ def statistics_over_all() -> AbstractContextManager[object]:
 class BatchNormOverRanks(TorchFunctionMode):
     """A context that replaces `torch.nn.functional.batch_norm`, whichever module calls it.
 
+    That of maps with padding, `batch_norm_of_valid`, takes its sums over all ranks, so that each
+    place with data counts once, however many of them a rank has.
+
     PyTorch's SyncBatchNorm works only on GPUs and only for its own modules, while timm's layers and
     user-defined ones call the function.
     """
@@ -42,7 +46,14 @@ class BatchNormOverRanks(TorchFunctionMode):
     ) -> Any:
         if func is F.batch_norm:
             return _batch_norm(*args, **(kwargs or {}))
+        if func is batch_norm_of_valid:
+            norm, features, valid, _ = args
+            return batch_norm_of_valid(norm, features, valid, _sum_over_ranks)
         return func(*args, **(kwargs or {}))
+
+
+def _sum_over_ranks(local: Tensor) -> Tensor:
+    return mean_over_processes(local) * count()
 
 
 def _batch_norm(

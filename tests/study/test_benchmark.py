@@ -12,6 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from headsearch.config.settings import resolve
+from headsearch.data.text.tokens import unpacked
 from headsearch.errors import UserError
 from headsearch.study.profiling import benchmark as bench_module
 from headsearch.study.profiling import step_profiler
@@ -228,6 +229,112 @@ def make_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         bench_module, "peak_memory", lambda config, heads: Memory(100.0, 150.0 + heads)
     )
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "audio": {"base": "test_vit", "base_args": "depth=2", "clip_seconds": 0.5, "mels": 16},
+    "text": {
+        "base": "hf:gpt2", "base_args": "n_layer=2,n_embd=32,n_head=2", "text_tokens": 16,
+        "vocab_size": 300,
+    },
+}  # fmt: skip
+"""Clips and texts; the domain is found from the settings."""
+SEQUENCES = """
+families:
+  convnext: {depth: 1, kernel: 3}
+  gru: {depth: 1}
+"""
+
+
+def of_domain(domain: str, folder: Path, **changes: Any) -> SearchSetup:
+    if domain == "text":
+        pytest.importorskip("transformers")
+    (folder / "sequences.yaml").write_text(SEQUENCES)
+    common = {"batch_size": 8, "device": "cpu", "precision": "float32", "threads": 1}
+    given = {**common, **OTHERS[domain], "space": str(folder / "sequences.yaml"), **changes}
+    return prepare_bench(bench_settings(resolve(given), 2))
+
+
+@pytest.mark.parametrize("domain", OTHERS)
+def test_clips_and_texts_are_random_samples_of_the_shape_that_is_asked_for(
+    domain: str, tmp_path: Path
+) -> None:
+    prepared = of_domain(domain, tmp_path)
+    sample = prepared.data.train.batch(torch.arange(32))
+    if domain == "text":
+        assert prepared.plan.input_shape == (3, 1, 16, True, 300)
+        ids = unpacked(sample)
+        assert 0 <= int(ids.min()) < 10
+        assert 290 <= int(ids.max()) < 300
+    else:
+        assert prepared.plan.input_shape == (1, 16, 64, True, 0)
+        assert (int(sample.min()), int(sample.max())) == (0, 255)
+    again = of_domain(domain, tmp_path)  # as the process does that measures memory
+    assert torch.equal(again.data.train.batch(torch.arange(32)), sample)
+    assert [head.family for head in bench_heads(prepared, 2)] == ["convnext", "gru"]
+
+
+@pytest.mark.parametrize("domain", OTHERS)
+def test_what_is_not_given_is_that_of_the_domain(domain: str) -> None:
+    base = {name: OTHERS[domain][name] for name in ("base", "base_args")}
+    settings = bench_settings(resolve({**base, "domain": domain}), 2)
+    assert settings.space == "sequence.yaml"
+    decided = (settings.clip_seconds, settings.text_tokens, settings.vocab_size)
+    assert decided == ((1, None, None) if domain == "audio" else (None, 64, 8192))
+
+
+@pytest.mark.parametrize("domain", OTHERS)
+@pytest.mark.parametrize("objective", ["simclr", "mae"])
+def test_a_head_on_a_sequence_adds_as_much_on_fixed_features_as_to_a_step(
+    domain: str, objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count_flops(monkeypatch)
+    prepared = of_domain(domain, tmp_path, objective=objective)
+    profiler = StepProfiler(prepared.training)
+    for head in bench_heads(prepared, 2):
+        assert profiler.own(head) == profiler.joint([head]) - profiler.joint([]) > 0
+
+
+@pytest.mark.parametrize("domain", OTHERS)
+def test_the_command_takes_clips_and_texts(
+    domain: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    config = of_domain(domain, tmp_path).config  # writes the space
+    make_quick(monkeypatch)
+    common = {"batch_size": 8, "device": "cpu", "precision": "float32", "threads": 1}
+    flags = [
+        f"--{name.replace('_', '-')}={value}"
+        for name, value in {**common, **OTHERS[domain]}.items()
+    ]
+    command = ("bench", *flags, "--space", config.space, "--heads", "1,2", "--repeats", "1")
+    code, out, err = in_process(capsys, monkeypatch, *command)
+    assert code == 0, err
+    inputs, noun = (
+        ("log-mel maps of 16×64", "Clips") if domain == "audio"
+        else ("texts of up to 16 tokens", "Texts")
+    )  # fmt: skip
+    assert out.startswith(f"{config.base} on {inputs}, simclr")
+    assert f"{noun} each" in out
+    assert "mages" not in out
+    code, out, err = in_process(capsys, monkeypatch, *command, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["base"]["domain"], found["base"]["inputs"]) == (domain, inputs)
+    assert [cohort["heads"] for cohort in found["cohorts"]] == [1, 2]
+    code, _, err = in_process(capsys, monkeypatch, *command, "--data", "photos")
+    assert code == 2
+    assert "--data measures how fast photos are read" in err
+
+
+def test_a_base_that_looks_at_values_is_counted_on_the_device(tmp_path: Path) -> None:
+    sizes = "num_hidden_layers=2,hidden_size=32,num_attention_heads=2,intermediate_size=64"
+    mpnet, bert = (
+        of_domain("text", tmp_path, base=f"hf:{kind}", base_args=sizes).training
+        for kind in ("mpnet", "bert")
+    )
+    # The same products, but for those within attention, which are counted on the meta device.
+    assert 0.5 * step_flops(bert, []) < step_flops(mpnet, []) <= step_flops(bert, [])
 
 
 def bench(

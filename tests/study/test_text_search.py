@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from headsearch import api
+from headsearch.config.setting_groups import OF_SEARCH_ALONE
 from headsearch.config.settings import RunConfig, resolve
 from headsearch.data.text.tokens import unpacked
 from headsearch.data.text.windows import windowed
 from headsearch.errors import UserError
 from headsearch.evaluation.rung import raw_inputs
-from headsearch.models.bases import BaseOutput, plan_named
+from headsearch.models.bases import BaseOutput, plan_named, plan_text_base
 from headsearch.models.bases.text_base import TextBase
 from headsearch.models.network import AttachedHead
 from headsearch.pretraining.explaining.parts import _head_tokens
@@ -29,7 +31,6 @@ from headsearch.pretraining.setup import prepare_pretraining
 from headsearch.pretraining.verification import Verification
 from headsearch.report.document import write_report
 from headsearch.runs.run import Run, read_run
-from headsearch.study.profiling.benchmark_setup import bench_settings
 from headsearch.study.resuming import resumed_search
 from headsearch.study.search import Search
 from headsearch.study.setup import SearchSetup, prepare
@@ -133,6 +134,35 @@ def test_the_base_is_pretrained_and_loaded_by_transformers(searched: Run, tmp_pa
     assert torch.equal(built.trunk.state_dict()["embeddings.word_embeddings.weight"],
                        model.state_dict()["embeddings.word_embeddings.weight"])  # fmt: skip
     assert again.plan.input_shape.vocabulary == 320
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "loader"),
+    [
+        ("albert", f"{TINY_BERT},embedding_size=8", "AutoModel"),
+        ("t5", "num_layers=2,d_model=16,num_heads=2,d_kv=8,d_ff=32", "AutoModelForTextEncoding"),
+    ],
+)
+def test_bases_of_other_forms_are_loaded_by_transformers(
+    searched: Run, tmp_path: Path, name: str, sizes: str, loader: str
+) -> None:
+    config = config_for(
+        searched.path.parent, base=f"hf:{name}", base_args=sizes, epochs=1, rungs=1, out=None
+    )
+    flags = config.model_dump(exclude_unset=True, exclude={*OF_SEARCH_ALONE})
+    flags["out"] = tmp_path / "solo"
+    solo = Pretraining(prepare_pretraining(flags, head="convnext-d1-k3"))
+    solo.run()
+    folder = tmp_path / "solo" / "model"
+    assert solo.loading == f"transformers.{loader}.from_pretrained('{folder}')"
+    model = eval(solo.loading, {"transformers": transformers}).eval()
+    weights, loaded = load_file(solo.weights), model.state_dict()
+    assert weights.keys() == {key for key in loaded if not key.startswith("pooler.")}
+    assert all(torch.equal(weights[key], loaded[key]) for key in weights)
+    again = plan_text_base(f"hf:{folder}", solo.setup.plan.input_shape).build().eval()
+    ids = torch.arange(1, 9)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(again(ids).tokens_BND, model(input_ids=ids).last_hidden_state)
 
 
 def test_a_head_is_exported(searched: Run, tmp_path: Path) -> None:
@@ -250,11 +280,6 @@ def test_python_takes_the_space_of_the_domain(
         api.search("hf:gpt2", data="texts.csv")
     config = with_domain(resolve(found), NO_INPUTS)
     assert (config.domain, config.space) == ("text", "sequence.yaml")
-
-
-def test_bench_says_that_it_takes_no_texts() -> None:
-    with pytest.raises(UserError, match="hf:gpt2 takes texts: use run --dry-run"):
-        bench_settings(resolve({"base": "hf:gpt2"}), 1)
 
 
 def test_bank_and_queries_may_be_files_of_their_own(searched: Run) -> None:

@@ -120,6 +120,19 @@ def test_steps_of_two_processes_are_those_of_one_with_the_same_images(tmp_path: 
         torch.testing.assert_close(together[name], tensor, rtol=1e-6, atol=1e-6, msg=name)
 
 
+def test_statistics_of_two_processes_count_each_place_with_data_once(tmp_path: Path) -> None:
+    """Batch norms of heads (outputs, gradients, running statistics), iBOT's centre; in float64."""
+    script = JOBS / "padding_in_ranks.py"
+    one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    ended_well(ForkedJob(1, script, one))
+    ended_well(ForkedJob(2, script, two))
+    alone, together = load_file(one), load_file(two)
+    assert alone.keys() == together.keys()
+    assert sum("running_var" in name for name in alone) > 20
+    for name, tensor in alone.items():
+        torch.testing.assert_close(together[name], tensor, rtol=1e-9, atol=1e-9, msg=name)
+
+
 def test_a_search_by_two_processes_ranks_as_one_by_one(tmp_path: Path, whole: Path) -> None:
     job = headsearch(2, "run", *flags(tmp_path), "--out", tmp_path / "run")
     out = ended_well(job)

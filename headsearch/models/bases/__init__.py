@@ -11,6 +11,7 @@ from headsearch.models.bases.text_plan import (
     is_text_base,
     plan_named,
     plan_text_base,
+    shape_without_data,
 )
 from headsearch.models.bases.trunk import compile_blocks, drop_no_paths, repeated_blocks
 from headsearch.models.bases.weights import (
@@ -45,5 +46,6 @@ __all__ = [
     "read_weights",
     "registered_by",
     "repeated_blocks",
+    "shape_without_data",
     "timm_name_of",
 ]

@@ -8,6 +8,7 @@ Shapes: B texts, L tokens, D width. Maps are (B, D, 1, L).
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -25,6 +26,8 @@ from headsearch.models.heads.padding import masked_mean
 
 ATTENTION = "sdpa_of_headsearch"
 """The name of our implementation of attention in transformers."""
+ENCODERS = ("t5", "mt5", "umt5")
+"""Models with an encoder and a decoder of which the encoder alone can be the base."""
 PROBE_TOKENS, TOLERANCE = 8, 1e-4
 """Length of the texts on which a model is tried, and the largest difference that is rounding."""
 
@@ -50,7 +53,7 @@ class TextBase(Base):
         self.trunk, self.reading = trunk, WHOLE
         if hasattr(trunk, "pooler"):
             trunk.pooler = None  # its output would be used by no one
-        self.mask_token = nn.Parameter(torch.zeros(trunk.get_input_embeddings().embedding_dim))
+        self.mask_token = nn.Parameter(torch.zeros(_embedding_of(trunk).embedding_dim))
         self._pad_id = pad_id_of(trunk.config)
         make_deterministic(trunk)
 
@@ -70,19 +73,19 @@ class TextBase(Base):
         """
         ids_BL, noise_BL = (texts, None) if texts.ndim == 2 else texts.unbind(1)
         valid_B1L = (ids_BL >= 0).unsqueeze(1)
-        blocks = repeated_blocks(self.trunk)
-        with self._changed_embeddings(mask_B1L, noise_BL), ExitStack() as hooks:
-            seen: dict[int, Tensor] = {}
-            for index in feature_indices:
-                # The output of a block: the last hidden states of some models have had a norm.
-                hook = blocks[-1 - index].register_forward_hook(_remember(seen, index))
-                hooks.callback(hook.remove)
+        last = 1 + max(feature_indices)
+        with (
+            self._changed_embeddings(mask_B1L, noise_BL),
+            outputs_of_layers(self.trunk, last) as outputs,
+        ):
             output = self.trunk(
                 input_ids=torch.where(valid_B1L[:, 0], ids_BL, self._pad_id),
                 attention_mask=valid_B1L[:, 0].long(),
             )
         tokens_BLD: Tensor = output.last_hidden_state
-        maps = {index: seen[index].transpose(1, 2).unsqueeze(2) for index in feature_indices}
+        maps = {
+            index: outputs[-1 - index].transpose(1, 2).unsqueeze(2) for index in feature_indices
+        }
         return BaseOutput(maps, tokens_BLD, masked_mean(tokens_BLD, valid_B1L), valid_B1L)
 
     @contextmanager
@@ -102,7 +105,7 @@ class TextBase(Base):
             token_D = self.mask_token.to(embedded_BLD.dtype)
             return torch.where(mask_B1L[:, 0, :, None], token_D, embedded_BLD)
 
-        handle = self.trunk.get_input_embeddings().register_forward_hook(change)
+        handle = _embedding_of(self.trunk).register_forward_hook(change)
         try:
             yield
         finally:
@@ -120,12 +123,17 @@ def build_text_base(
         state: its first weights; random ones, by torch's global seed, if None.
 
     Raises:
-        UserError: the model cannot be built.
+        UserError: the model cannot be built, or has a decoder besides its encoder.
     """
     library = transformers(f"{TEXT_BASE}{kind}")
     try:
         config = library.AutoConfig.for_model(kind, **entries)
-        trunk = library.AutoModel.from_config(config, trust_remote_code=False)
+        if getattr(config, "is_encoder_decoder", False) and kind not in ENCODERS:
+            raise ValueError(
+                "it has an encoder and a decoder; of such models only the encoders of "
+                f"{', '.join(ENCODERS)} can be bases"
+            )
+        trunk = getattr(library, auto_class(kind)).from_config(config, trust_remote_code=False)
         _use_attention_without_host_sync(trunk)
     except REFUSALS as error:
         raise UserError(f"{TEXT_BASE}{kind} cannot be built: {first_line(error)}") from None
@@ -133,6 +141,11 @@ def build_text_base(
     if state is not None:
         trunk.load_state_dict(state)
     return base
+
+
+def auto_class(kind: str) -> str:
+    """The class of transformers that builds and loads models of this type."""
+    return "AutoModelForTextEncoding" if kind in ENCODERS else "AutoModel"
 
 
 def transformers(name: str) -> Any:
@@ -191,11 +204,43 @@ def dropped(embedded_BLD: Tensor, noise_BL: Tensor) -> Tensor:
     return torch.where(level_BLD >= rate_BL1, embedded_BLD * scale_BL1, 0.0)
 
 
-def _remember(seen: dict[int, Tensor], index: int) -> Any:
-    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-        seen[index] = output[0] if isinstance(output, tuple) else output
+def _embedding_of(trunk: Any) -> Any:
+    """The module that turns token ids into vectors.
 
-    return hook
+    T5's model has two of one weight: its own, and that of its encoder, which is called.
+    """
+    encoder: Any = getattr(trunk, "encoder", None)
+    return (encoder if hasattr(encoder, "get_input_embeddings") else trunk).get_input_embeddings()
+
+
+def layers_of(trunk: nn.Module) -> list[nn.Module]:
+    """The modules whose calls are the layers of a model: fewer than these where layers share them.
+
+    ALBERT calls one block, or each of several, many times. Empty if there are none.
+    """
+    return repeated_blocks(trunk) or repeated_blocks(trunk, fewest=1)
+
+
+@contextmanager
+def outputs_of_layers(trunk: nn.Module, last: int | None = None) -> Iterator[deque[Tensor]]:
+    """Within this context the outputs (B, L, D) of layers are kept, in the order of their calls.
+
+    The hidden states that transformers returns are not these: the last of some models have had a
+    norm.
+
+    Args:
+        trunk: the model.
+        last: keeps those of so many layers before the output; all by default.
+    """
+    outputs: deque[Tensor] = deque(maxlen=last)
+
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
+    with ExitStack() as hooks:
+        for layer in layers_of(trunk):
+            hooks.callback(layer.register_forward_hook(keep).remove)
+        yield outputs
 
 
 def pad_id_of(config: Any) -> int:

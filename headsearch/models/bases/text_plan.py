@@ -22,18 +22,22 @@ from headsearch.models.bases.plan import BasePlan, plan_base
 from headsearch.models.bases.shapes import REFUSALS, Stage, first_line
 from headsearch.models.bases.text_base import (
     TextBase,
+    auto_class,
     build_text_base,
     is_causal,
+    layers_of,
+    outputs_of_layers,
     reads_padding,
     transformers,
 )
-from headsearch.models.bases.trunk import repeated_blocks
 from headsearch.models.bases.weights import Weights
 
 NAMES: dict[str, str] = {
+    "albert-xxlarge-v2": "albert",
     "bert-base-uncased": "bert",
     "distilbert-base-uncased": "distilbert",
     "gpt2": "gpt2",
+    "t5-small": "t5",
 }
 """Published models whose configuration is the default of their type in transformers."""
 TEXT_TOKENS = 64
@@ -51,8 +55,11 @@ def folder_of(name: str) -> Path | None:
     """The model folder that a name means; None if it means none."""
     if not is_text_base(name):
         return None
-    folder = Path(name.removeprefix(TEXT_BASE)).expanduser()
-    return folder if folder.is_dir() else None
+    text = name.removeprefix(TEXT_BASE)
+    folder = Path(text).expanduser()
+    # Of a bare name, a run directory called `bert` is not the model.
+    named = folder.name != text or (folder / "config.json").exists()
+    return folder if named and folder.is_dir() else None
 
 
 def plan_named(
@@ -65,7 +72,7 @@ def plan_named(
     """Plans a base of images or of texts without data.
 
     Args:
-        name: of any base. One of texts is fitted to 64 tokens of the default vocabulary.
+        name: of any base. One of texts is fitted to `shape_without_data`.
         image_size, patch_size: as those of `plan_base`; not used for a base of texts.
         base_args: its arguments, as KEY=VALUE,…
 
@@ -73,10 +80,29 @@ def plan_named(
         UserError: no such base, or it does not take the arguments.
     """
     if is_text_base(name):
-        shape = InputShape.text(TEXT_TOKENS, VOCABULARY)
-        return plan_text_base(name, shape, parsed_arguments(base_args))
+        return plan_text_base(name, shape_without_data(name), parsed_arguments(base_args))
     arguments = base_arguments(name, base_args)
     return plan_base(name, image_size, patch_size=patch_size, arguments=arguments)
+
+
+def shape_without_data(
+    name: str, tokens: int | None = None, vocabulary: int | None = None
+) -> InputShape:
+    """The shape of texts for a base, where no data decide it.
+
+    Args:
+        name: of the base.
+        tokens: the length of texts; 64 by default.
+        vocabulary: by default the default one, or that of a model folder if it is smaller.
+
+    Raises:
+        UserError: the folder's config.json cannot be read.
+    """
+    if vocabulary is None:
+        folder = folder_of(name)
+        known = None if folder is None else _config_of(folder).get("vocab_size")
+        vocabulary = min(VOCABULARY, known) if isinstance(known, int) else VOCABULARY
+    return InputShape.text(tokens or TEXT_TOKENS, vocabulary)
 
 
 def plan_text_base(
@@ -92,7 +118,7 @@ def plan_text_base(
     Raises:
         UserError: transformers is not installed, no such type or folder, a folder without
             safetensors, an argument that the configuration does not have, a model that reads
-            padding, or that knows fewer tokens than the texts have.
+            padding, has a decoder, or knows fewer tokens than the texts have.
     """
     library, folder, weights = transformers(name), folder_of(name), None
     if folder is not None:
@@ -109,7 +135,7 @@ def plan_text_base(
             f"{name} knows {known} tokens, but the texts have {shape.vocabulary}: the tokenizer is "
             "not that of the model"
         )
-    if not repeated_blocks(base.trunk):
+    if not layers_of(base.trunk):
         raise UserError(f"{name}: no repeated blocks are found in it: use another base")
     try:
         padding_matters = reads_padding(base)
@@ -151,11 +177,10 @@ def _measured(
 
 @torch.no_grad()
 def _stages_and_gflops(base: TextBase, tokens: int) -> tuple[tuple[Stage, ...], float]:
-    depth = len(repeated_blocks(base.trunk))
     ids = torch.zeros(1, tokens, dtype=torch.int64)
-    with FlopCounterMode(display=False) as counter:
-        output = base(ids, feature_indices=range(depth))
-    stages = tuple(Stage(output.maps_BDHW[index].shape[1], (1, tokens)) for index in range(depth))
+    with FlopCounterMode(display=False) as counter, outputs_of_layers(base.trunk) as outputs:
+        base(ids)
+    stages = tuple(Stage(output.shape[2], (1, tokens)) for output in reversed(outputs))
     return stages, counter.get_total_flops() / 1e9
 
 
@@ -185,20 +210,16 @@ def _from_type(
 
 def _from_folder(library: Any, folder: Path) -> tuple[str, dict[str, Any], Weights]:
     """The type, the configuration and the weights of the model in a folder."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: config.json cannot be read: {error}") from None
-    if not isinstance(config, dict) or config.get("auto_map"):
-        raise UserError(f"{folder}: its config.json asks for code of its own, which is never run")
+    config = _config_of(folder)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(
             f"{folder}: no .safetensors in it; pickles (.bin, .pt) can run code and are not read: "
             "save the model with safetensors"
         )
+    kind = str(config.get("model_type"))
     try:
-        trunk, report = library.AutoModel.from_pretrained(
+        trunk, report = getattr(library, auto_class(kind)).from_pretrained(
             str(folder), local_files_only=True, use_safetensors=True, trust_remote_code=False,
             output_loading_info=True, dtype=torch.float32,
         )  # fmt: skip
@@ -212,4 +233,15 @@ def _from_folder(library: Any, folder: Path) -> tuple[str, dict[str, Any], Weigh
         digest.update(file.read_bytes())
     state = TextBase(trunk).weights()
     entries = {key: value for key, value in config.items() if key not in ("model_type", "dtype")}
-    return str(config["model_type"]), entries, Weights(str(folder), digest.hexdigest(), state)
+    return kind, entries, Weights(str(folder), digest.hexdigest(), state)
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    """The entries of a folder's config.json."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: config.json cannot be read: {error}") from None
+    if not isinstance(config, dict) or config.get("auto_map"):
+        raise UserError(f"{folder}: its config.json asks for code of its own, which is never run")
+    return config

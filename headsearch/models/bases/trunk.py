@@ -154,16 +154,20 @@ def make_deterministic(trunk: nn.Module, *, drop_path: bool = False) -> None:
         drop_no_paths(trunk)
 
 
-def repeated_blocks(trunk: nn.Module) -> list[nn.Module]:
+def repeated_blocks(trunk: nn.Module, fewest: int = 2) -> list[nn.Module]:
     """The repeated blocks of a trunk: the innermost sequences of modules of one class.
 
-    A sequence is an `nn.Sequential` or `nn.ModuleList` of at least two children with parameters.
+    A sequence is an `nn.Sequential` or `nn.ModuleList` of children with parameters.
+
+    Args:
+        trunk: the module.
+        fewest: the least number of children of a sequence.
     """
 
     def innermost(module: nn.Module) -> list[nn.Module]:
         blocks = [block for child in module.children() for block in innermost(child)]
         children = list(module.children())
-        sequence = isinstance(module, nn.Sequential | nn.ModuleList) and len(children) > 1
+        sequence = isinstance(module, nn.Sequential | nn.ModuleList) and len(children) >= fewest
         same_class = sequence and len({type(child) for child in children}) == 1
         return blocks or (children if same_class and list(children[0].parameters()) else [])
 

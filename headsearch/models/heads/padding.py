@@ -18,6 +18,7 @@ import torch
 from timm.models.vision_transformer import Attention
 from timm.models.xcit import XCA
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function
 
 from headsearch.models.heads.attention import LinearAttention
 
@@ -130,11 +131,52 @@ def _group_norm(valid_BHW: Tensor) -> Callable[..., Any]:
     return hook
 
 
-class _BatchNorm:
-    """The forward of a batch norm whose statistics in training are those of places with data.
+def _own(sums: Tensor) -> Tensor:
+    return sums
 
-    With several processes they are those of the maps of one process.
+
+def batch_norm_of_valid(
+    norm: Any, features: Tensor, valid: Tensor, total: Callable[[Tensor], Tensor] = _own
+) -> Tensor:
+    """A batch norm in training whose statistics are those of the places with data.
+
+    Like `F.batch_norm`, a `TorchFunctionMode` can replace it: where several processes share a batch
+    (`training/sync_batchnorm.py`).
+
+    Args:
+        norm: an `nn.BatchNorm1d` or `nn.BatchNorm2d`.
+        features: a map (B, D, H, W), or tokens (B, N, D) or (B, H, W, D).
+        valid: bool, of the shape of the features but for D, which is 1.
+        total: gives the sums over all processes for those of this one.
     """
+    if has_torch_function((features, valid)):
+        output: Tensor = handle_torch_function(
+            batch_norm_of_valid, (features, valid), norm, features, valid, total
+        )
+        return output
+    of_map = isinstance(norm, nn.BatchNorm2d)
+    values = features.float() if features.dtype == torch.bfloat16 else features
+    axes = (0, 2, 3) if of_map else tuple(range(features.ndim - 1))
+    count = total(valid.sum().to(values.dtype)).clamp(min=1)
+    mean = total((values * valid).sum(axes, keepdim=True)) / count
+    centred = values - mean
+    variance = total((centred.square() * valid).sum(axes, keepdim=True)) / count
+    _remember(norm, mean.flatten(), variance.flatten() * count / (count - 1).clamp(min=1))
+    normed = centred * (variance + norm.eps).rsqrt()
+    return _affine(norm, normed) if of_map else normed * norm.weight + norm.bias
+
+
+@torch.no_grad()
+def _remember(norm: Any, mean_D: Tensor, variance_D: Tensor) -> None:
+    """Moves the running statistics, as batch norm does."""
+    assert norm.momentum is not None
+    norm.running_mean.lerp_(mean_D.to(norm.running_mean), norm.momentum)
+    norm.running_var.lerp_(variance_D.to(norm.running_var), norm.momentum)
+    norm.num_batches_tracked.add_(1)
+
+
+class _BatchNorm:
+    """The forward of a batch norm that leaves padding out of its statistics in training."""
 
     def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d, valid_BHW: Tensor) -> None:
         self.norm, self.valid_BHW = norm, valid_BHW
@@ -145,34 +187,11 @@ class _BatchNorm:
         if not norm.training:
             return type(norm).forward(norm, features)
         of_map = isinstance(norm, nn.BatchNorm2d)
-        values = features.float() if features.dtype == torch.bfloat16 else features
-        axes = (0, 2, 3) if of_map else tuple(range(features.ndim - 1))
         valid = self.valid_BHW.unsqueeze(1) if of_map else self._per_token(features)
-        count = valid.sum().clamp(min=1)
-        mean = (values * valid).sum(axes, keepdim=True) / count
-        centred = values - mean
-        variance = (centred.square() * valid).sum(axes, keepdim=True) / count
-        self._remember(mean.flatten(), variance.flatten() * count / (count - 1).clamp(min=1))
-        normed = centred * (variance + norm.eps).rsqrt()
-        if of_map:
-            return _affine(norm, normed)
-        output: Tensor = normed * norm.weight + norm.bias
-        return output
+        return batch_norm_of_valid(norm, features, valid)
 
     def _per_token(self, tokens: Tensor) -> Tensor:
         return self.valid_BHW.reshape(*tokens.shape[:-1], 1)
-
-    @torch.no_grad()
-    def _remember(self, mean_D: Tensor, variance_D: Tensor) -> None:
-        """Moves the running statistics, as batch norm does."""
-        norm = self.norm
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        assert norm.num_batches_tracked is not None
-        assert norm.momentum is not None
-        norm.running_mean.lerp_(mean_D.to(norm.running_mean), norm.momentum)
-        norm.running_var.lerp_(variance_D.to(norm.running_var), norm.momentum)
-        norm.num_batches_tracked.add_(1)
 
 
 def _affine(norm: Any, map_BDHW: Tensor) -> Tensor:

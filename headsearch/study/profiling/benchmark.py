@@ -184,6 +184,8 @@ class Bench:
         return BenchFindings(
             base=BaseFacts(
                 name=plan.name,
+                domain=config.domain,
+                inputs=plan.input_shape.words,
                 image_size=plan.image_size,
                 grid=list(plan.grid),
                 dim=plan.dim,

@@ -19,7 +19,9 @@ class BaseFacts:
 
     Attributes:
         name: as `--base` names it.
-        image_size: side of the images in pixels.
+        domain: the kind of data.
+        inputs: what they are, in words.
+        image_size: side of the images in pixels, time steps of clips, tokens of texts.
         grid: rows and columns of its token map.
         dim: channels of its token map.
         params_m: parameters in millions.
@@ -27,6 +29,8 @@ class BaseFacts:
     """
 
     name: str
+    domain: str
+    inputs: str
     image_size: int
     grid: list[int]
     dim: int

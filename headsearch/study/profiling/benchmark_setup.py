@@ -5,16 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from headsearch.config.domains import AUDIO, AUTO, IMAGE, TEXT
 from headsearch.config.setting_groups import OF_A_STEP
 from headsearch.config.settings import RunConfig
-from headsearch.errors import UserError
-from headsearch.models.bases import is_text_base
+from headsearch.data.domains import domain_of
+from headsearch.data.random_data import random_data
+from headsearch.models.bases import shape_without_data
 from headsearch.models.space import Candidate
 from headsearch.runs.console import Loading, silently
 from headsearch.study.setup import SearchSetup, prepare
+from headsearch.training.domain import with_domain
+from headsearch.training.inputs import NO_INPUTS, InMemoryInputs
 
 ROOM_FOR_CONTROLS = 8
 """Extra trials of a benchmark's search: its controls are proposed first, and are not measured."""
+EVALUATED = 32
+"""Queries, the fewest that are allowed: scoring is not measured."""
+CLIP_SECONDS = 1.0
+"""The length of clips where none is given."""
 
 
 def bench_settings(config: RunConfig, heads: int) -> RunConfig:
@@ -25,24 +33,35 @@ def bench_settings(config: RunConfig, heads: int) -> RunConfig:
         heads: the largest number of heads that train together.
 
     Raises:
-        UserError: the base takes texts.
+        UserError: a setting is for another domain, or base and domain do not fit together.
     """
-    if is_text_base(config.base):
-        raise UserError(
-            f"bench measures on synthetic images, and {config.base} takes texts: use run --dry-run"
-        )
+    config = _with_shape(config)
     of_a_step: dict[str, Any] = {name: getattr(config, name) for name in OF_A_STEP}
     count = heads + ROOM_FOR_CONTROLS
     return RunConfig(
         **of_a_step,
         images=max(config.batch_size, 32),
         rungs=1,
-        eval_images=32,
+        eval_images=EVALUATED,
         bank_images=8,
         trials=max(config.trials, count),
         cohort=max(config.trials, count),
         lr=1e-6,  # so small that the weights hardly change while steps are measured
     )
+
+
+def _with_shape(config: RunConfig) -> RunConfig:
+    """The settings with a domain, and with those that decide the shape of clips and texts."""
+    if config.domain == AUTO and config.clip_seconds is not None:
+        config = config.model_copy(update={"domain": AUDIO})
+    config = with_domain(config, NO_INPUTS)
+    decided: dict[str, Any] = {}
+    if config.domain == AUDIO:
+        decided["clip_seconds"] = config.clip_seconds or CLIP_SECONDS
+    elif config.domain == TEXT:
+        shape = shape_without_data(config.base, config.text_tokens, config.vocab_size)
+        decided = {"text_tokens": shape.width, "vocab_size": shape.vocabulary}
+    return config.model_copy(update=decided)
 
 
 def prepare_bench(settings: RunConfig, loading: Loading = silently) -> SearchSetup:
@@ -54,8 +73,20 @@ def prepare_bench(settings: RunConfig, loading: Loading = silently) -> SearchSet
     Raises:
         UserError: something in the settings or the space cannot be used.
     """
-    setup = prepare(settings.model_copy(update={"images_per_head": "all"}), loading)
+    setup = prepare(
+        settings.model_copy(update={"images_per_head": "all"}), loading, _random_inputs(settings)
+    )
     return setup.with_settings(images_per_head=settings.images_per_head)
+
+
+def _random_inputs(settings: RunConfig) -> InMemoryInputs:
+    """Random clips or texts; no inputs for images, whose scenes are built in."""
+    if settings.domain == IMAGE:
+        return NO_INPUTS
+    domain = domain_of(settings)
+    shape = domain.shape_of(settings)
+    assert shape is not None, "_with_shape has decided it"
+    return InMemoryInputs(opened=random_data(domain.name, shape, settings.images, EVALUATED))
 
 
 def bench_heads(setup: SearchSetup, count: int) -> list[Candidate]:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from headsearch.config.domains import AUDIO, IMAGE, TEXT
 from headsearch.config.settings import RunConfig
 from headsearch.errors import UserError
 from headsearch.study.profiling.benchmark_setup import bench_heads, prepare_bench
@@ -28,6 +29,8 @@ from headsearch.training.setup import attach
 
 MB = 1e6
 """Bytes."""
+SIZE_OF = {IMAGE: "--image-size", AUDIO: "--clip-seconds", TEXT: "--text-tokens"}
+"""The setting that decides the size of an input, by domain."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def peak_memory(config: RunConfig, heads: int) -> Memory:
         reason = f" ({error_lines[-1]})" if error_lines else ""
         raise UserError(
             f"{counted(heads, 'head')} could not be trained here{reason}: use fewer --heads, or a "
-            "smaller --batch-size or --image-size"
+            f"smaller --batch-size or {SIZE_OF[config.domain]}"
         )
     return Memory(**json.loads(child.stdout))
 

@@ -21,6 +21,7 @@ from headsearch.data import Data
 from headsearch.data.loader import Loader
 from headsearch.device import mixed_precision, synchronize
 from headsearch.models.bases import Base, BaseOutput
+from headsearch.models.bases.shapes import REFUSALS
 from headsearch.models.network import Network
 from headsearch.models.space import Candidate
 from headsearch.training.schedules import StepPosition
@@ -294,15 +295,22 @@ def activation_bytes(forward: Callable[[], object], known: Iterable[Tensor]) -> 
 def step_flops(setup: TrainingSetup, heads: Sequence[Candidate]) -> float:
     """FLOPs (two a multiply-add) of a step's matrix products and convolutions with these heads.
 
-    Counted on the meta device, for the step without `--compile`.
+    Counted on the meta device, for the step without `--compile`; on the device of the setup for a
+    base that looks at values, which a CPU counts without the products within attention.
     """
-    meta = torch.device("meta")
     config = setup.config.model_copy(update={"compile": False})
-    on_meta = replace(setup, config=config, device=meta, autocast=False)
-    trainer = on_meta.new_trainer(config.coupling)
+    plain = replace(setup, config=config, autocast=False)
+    try:
+        return _counted_flops(replace(plain, device=torch.device("meta")), heads)
+    except REFUSALS:
+        return _counted_flops(plain, heads)
+
+
+def _counted_flops(setup: TrainingSetup, heads: Sequence[Candidate]) -> float:
+    trainer = setup.new_trainer(setup.config.coupling)
     for head in heads:
-        attach(trainer, on_meta, head)
-    crops, local = on_meta.random_views()
+        attach(trainer, setup, head)
+    crops, local = setup.random_views()
     with FlopCounterMode(display=False) as counter:
         _, losses = trainer.losses(crops.flatten(0, 1), MIDDLE, local)
         losses.total.backward()

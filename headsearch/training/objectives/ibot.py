@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from headsearch.models.bases import BasePlan
 from headsearch.models.network import Features, Network
+from headsearch.training.distributed import mean_over_processes
 from headsearch.training.objectives.dino import (
     Dino,
     DinoBaseProjection,
@@ -108,11 +109,15 @@ class Ibot(Dino):
 
 
 def _mean_over_patches(logits_BNP: Tensor, valid_BHW: Tensor | None) -> Tensor:
-    """The mean (P,) over all patches that hold data."""
+    """The mean (P,) over all patches that hold data.
+
+    With padding it is that of all processes: their numbers of patches differ, and each counts once.
+    """
     if valid_BHW is None:
         return logits_BNP.mean(dim=(0, 1))
     valid_BN1 = valid_BHW.flatten(1).unsqueeze(-1)
-    return torch.where(valid_BN1, logits_BNP, 0.0).sum(dim=(0, 1)) / valid_BN1.sum().clamp(min=1)
+    sum_P = mean_over_processes(torch.where(valid_BN1, logits_BNP, 0.0).sum(dim=(0, 1)))
+    return sum_P / mean_over_processes(valid_BN1.sum().to(sum_P.dtype)).clamp(min=1e-6)
 
 
 def _projection_of_base(network: Network) -> IbotBaseProjection:
