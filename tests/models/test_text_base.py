@@ -11,7 +11,7 @@ import torch
 
 from headsearch.config.input_shape import InputShape
 from headsearch.errors import UserError
-from headsearch.models.bases import BasePlan, plan_named, plan_text_base
+from headsearch.models.bases import BasePlan, plan_named, plan_text_base, text_plan
 from headsearch.models.bases.text_base import TextBase
 
 TEXTS = InputShape.text(12, 50)
@@ -275,3 +275,13 @@ def test_names_that_cannot_be_built_are_told_in_one_line(transformers) -> None:
         with pytest.raises(UserError, match=said) as error:
             plan_text_base(name, TEXTS, arguments)
         assert "\n" not in str(error.value)
+
+
+def test_a_model_that_memory_does_not_hold_is_refused_before_it_is_built(
+    transformers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_plan, "free_memory", lambda device: 10 * 2**30)
+    with pytest.raises(UserError, match=r"hf:llama has 6\.\d billion .* but 11 GB are free: make"):
+        plan_text_base("hf:llama", TEXTS)
+    monkeypatch.setattr(text_plan, "free_memory", lambda device: None)
+    assert plan_text_base("hf:llama", TEXTS, SIZES).params_m < 1

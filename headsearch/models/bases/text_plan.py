@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from headsearch.config.domains import TEXT_BASE
 from headsearch.config.input_shape import InputShape
 from headsearch.config.text_settings import VOCABULARY
+from headsearch.device import free_memory
 from headsearch.errors import UserError, unknown
 from headsearch.models.bases.arguments import base_arguments, parsed_arguments
 from headsearch.models.bases.plan import BasePlan, plan_base
@@ -42,6 +43,8 @@ NAMES: dict[str, str] = {
 """Published models whose configuration is the default of their type in transformers."""
 TEXT_TOKENS = 64
 """The length of texts to which a base is fitted without data."""
+FLOAT32 = 4
+"""Bytes of a parameter."""
 OF_DATA = ("vocab_size", "pad_token_id")
 """Entries of a configuration that the tokenizer decides."""
 
@@ -127,6 +130,7 @@ def plan_text_base(
         kind, entries, weights = _from_folder(library, folder)
     else:
         kind, entries = _from_type(library, name.removeprefix(TEXT_BASE), arguments or {}, shape)
+        _check_fits(name, kind, entries)
     with torch.random.fork_rng(devices=[]):
         base = build_text_base(kind, entries, None if weights is None else weights.state).eval()
     known = int(base.trunk.config.vocab_size)
@@ -158,6 +162,26 @@ def plan_text_base(
         weights=weights,
         causal=is_causal(base),
     )
+
+
+def _check_fits(name: str, kind: str, entries: Mapping[str, Any]) -> None:
+    """Raises UserError if the parameters of a model do not fit into the memory that is free.
+
+    The default sizes of many types are those of models with billions of parameters.
+    """
+    available = free_memory(torch.device("cpu"))
+    try:
+        with torch.device("meta"):
+            trunk = build_text_base(kind, entries).trunk
+    except REFUSALS:  # it is built again on the CPU, which says why
+        return
+    count = sum(parameter.numel() for parameter in trunk.parameters())
+    if available is not None and count * FLOAT32 > available:
+        raise UserError(
+            f"{name} has {count / 1e9:.1f} billion parameters, which take "
+            f"{count * FLOAT32 / 1e9:.0f} GB, but {available / 1e9:.0f} GB are free: make it "
+            "smaller with --base-args (num_hidden_layers=…,hidden_size=…)"
+        )
 
 
 def _measured(
