@@ -4,14 +4,15 @@
 
 `domains` holds `pretrain_text`, `clinc150`, `banking77` and `sts_captions`. A small BERT is
 pretrained on the sentences of `pretrain_text` and of clinc150's training set. One search over the
-heads of `sequence.yaml`, without pruning, is scored on clinc150. Its first heads, the control `own`
-and no head then pretrain the base alone, and each base is scored on three tasks: intents of
-clinc150, intents of banking77 (k-NN and linear probe), and the similarity of pairs of captions
-(Spearman's ρ with the cosine). Writes, as each part ends:
+heads of `sequence.yaml`, without pruning, is scored on the intents of clinc150 and, as further
+tasks, on the intents of banking77 and on two sets of pairs of captions (Spearman's ρ). Its first
+heads, the control `own` and no head then pretrain the base alone, scored in the same way. Writes,
+as each part ends:
 
     heads.csv    the ranking of the search
     rungs.csv    its scores at every rung; discrepancy_accuracy.svg draws them
-    solo.csv     a row a base and a task; `untrained` and `raw` (TF-IDF) are baselines
+    tasks.csv    the scores of base, heads and baselines (`raw` is TF-IDF) in each further task
+    solo.csv     a row a solo run and score; `untrained` and `raw` are baselines
     summary.txt  gains over the base alone, with simultaneous 95 % intervals over seeds
 
 Runs are kept in --work: started again, the benchmark continues with what is missing.
@@ -28,25 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
-import torch.nn.functional as F
-from scipy.stats import spearmanr
-from torch import Tensor
 
 import headsearch
-from headsearch.config.normalization import of as normalization_of
-from headsearch.config.settings import resolve
-from headsearch.data import Data, DataSettings, open_data
-from headsearch.data.domains import DOMAINS
-from headsearch.data.settings import TextSettings
-from headsearch.data.text.tokens import Encoder, read_tokenizer, unpacked
-from headsearch.evaluation.rung import raw_inputs, score_rung
-from headsearch.evaluation.scores import Scores
-from headsearch.models.bases import plan_text_base
-from headsearch.models.network import Network
 from headsearch.report.statistics.gains import gains
 from headsearch.runs.tables import NO_HEAD, write_table
-from headsearch.training.setup import first_student, prepare_training
 
 BASE = {
     "base": "hf:bert-base-uncased",
@@ -60,9 +46,8 @@ TRAINING = {
 }  # fmt: skip
 SCORES = {"eval_images": 2000, "bank_images": 3000, "probe_classes": 0, "data_seed": 0}
 SEARCH = {"coupling": "observe", "rungs": 2, "pruner": "none", "trials": 64, "cohort": 64}
-INTENTS = ("clinc150", "banking77")
-PAIRS = "sts_captions"
 OWN, UNTRAINED, RAW = "own-d2", "untrained", "raw"
+PROXIES = ("knn", "linear")
 
 
 def main() -> None:
@@ -76,37 +61,30 @@ def main() -> None:
     arguments = parser.parse_args()
     for folder in (arguments.out, arguments.work):
         folder.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
+    domains, out = arguments.domains, arguments.out
     settings = {
         **BASE, **TRAINING, **SCORES, "precision": arguments.precision,
-        "data": str(sentences(arguments.domains, arguments.work / "sentences.txt")),
-        "eval_data": pair_of(arguments.domains / "clinc150"),
+        "data": str(sentences(domains, arguments.work / "sentences.txt")),
+        "eval_data": pair_of(domains / "clinc150"),
+        "tasks": f"banking77={pair_of(domains / 'banking77')};"
+        f"captions_2014={domains / 'sts_captions' / 'train.csv'};"
+        f"captions_2015={domains / 'sts_captions' / 'test.csv'}",
     }  # fmt: skip
     run = arguments.work / "search"
-    ranking = searched(run, settings)
-    write_table(arguments.out / "heads.csv", ranking)
-    for file in (run / "rungs.csv", run / "plots" / "discrepancy_accuracy.svg"):
-        shutil.copy(file, arguments.out / file.name)
-    first = [name for name in ranking["candidate"] if name not in (OWN, "identity")]
-    heads = [NO_HEAD, *first[: arguments.top], OWN]
-    table = arguments.out / "solo.csv"
-    rows = pd.read_csv(table).to_dict("records") if table.exists() else []
-    done = {(row["candidate"], row["seed"]) for row in rows}
-    for seed, head in itertools.product(arguments.seeds, heads):
+    search = searched(run, settings)
+    write_table(out / "heads.csv", search.ranking)
+    for file in ("rungs.csv", "tasks.csv", "plots/discrepancy_accuracy.svg"):
+        shutil.copy(run / file, out / Path(file).name)
+    first = [name for name in search.ranking["candidate"] if name not in (OWN, "identity")]
+    rows = list(baselines(search))
+    for seed, head in itertools.product(arguments.seeds, [NO_HEAD, *first[: arguments.top], OWN]):
         folder = arguments.work / f"{head}-{seed}"
         pretrained(folder, run, head, seed)
-        subjects = [(head, seed)]
-        if head == NO_HEAD:
-            subjects += [(UNTRAINED, seed), *([(RAW, seed)] if seed == arguments.seeds[0] else [])]
-        for name, _ in subjects:
-            if (name, seed) in done:
-                continue
-            found = list(scores(name, folder / "model", arguments.domains, settings, seed))
-            rows += [{"candidate": name, "seed": seed, **row} for row in found]
-            write_table(table, pd.DataFrame(rows))
-            print(f"{name}, seed {seed}: {found}", flush=True)
+        rows += [{"candidate": head, "seed": seed, **row} for row in scores(folder)]
+        write_table(out / "solo.csv", pd.DataFrame(rows))
+        print(f"{head}, seed {seed}", flush=True)
     text = "\n".join(summary(pd.DataFrame(rows)))
-    (arguments.out / "summary.txt").write_text(text + "\n", encoding="utf-8")
+    (out / "summary.txt").write_text(text + "\n", encoding="utf-8")
 
 
 def sentences(domains: Path, file: Path) -> Path:
@@ -124,15 +102,11 @@ def pair_of(folder: Path) -> str:
     return f"{folder / 'train.csv'},{folder / 'test.csv'}"
 
 
-def searched(run: Path, settings: dict[str, Any]) -> pd.DataFrame:
-    """Runs or resumes the search; its ranking."""
+def searched(run: Path, settings: dict[str, Any]) -> headsearch.Result:
+    """Runs the search, or goes on with it."""
     if not (run / "config.yaml").exists():
-        result = headsearch.search(out=run, progress=False, **settings, **SEARCH)
-    elif (headsearch.load(run).ranking["state"] == "complete").all():
-        result = headsearch.load(run)
-    else:
-        result = headsearch.resume(run, progress=False)
-    return result.ranking
+        return headsearch.search(out=run, progress=False, **settings, **SEARCH)
+    return headsearch.resume(run, progress=False)
 
 
 def pretrained(folder: Path, run: Path, head: str, seed: int) -> None:
@@ -148,70 +122,32 @@ def pretrained(folder: Path, run: Path, head: str, seed: int) -> None:
         )
 
 
-def scores(
-    name: str, model: Path, domains: Path, settings: dict[str, Any], seed: int
-) -> Iterator[dict[str, Any]]:
-    """The scores of a base on each task; for `RAW` those of TF-IDF.
-
-    Args:
-        name: `UNTRAINED`, `RAW` or a candidate.
-        model: the folder of a trained base; its tokenizer is used by all.
-        domains: where the data lie.
-        settings: of the runs, with which an untrained base is built.
-        seed: of the run.
-    """
-    encoder = Encoder(read_tokenizer(model), BASE["text_tokens"])
-    encoder.tokenizer.enable_truncation(encoder.length)
-    if name == UNTRAINED:
-        setup = prepare_training(resolve({**settings, "seed": seed}))
-        network = first_student(setup.config, setup.plan, setup.objective, "observe")
-    else:
-        plan = plan_text_base(f"hf:{model}", encoder.shape)
-        network = Network(plan.build(), torch.nn.Identity(), "observe")
-    network.eval()
-    for task in INTENTS:
-        data = open_data(
-            settings["data"], pair_of(domains / task),
-            DataSettings(
-                images=64, eval_images=4500, bank_images=9500, probe_classes=0, domain="text",
-                text=TextSettings(tokens=encoder.length, folder=model),
-            ),
-        )  # fmt: skip
-        of_base = raw_inputs(data) if name == RAW else scored(network, data)
-        assert of_base.choose is not None
-        assert of_base.report is not None
-        for score in ("knn", "linear"):
-            # Nothing is chosen by these scores, so both halves of the labels count.
-            halves = (getattr(of_base.choose, score), getattr(of_base.report, score))
-            yield {"task": task, "score": score, "value": sum(halves) / 2}
-    for part in ("train", "test"):
-        file = domains / PAIRS / f"{part}.csv"
-        yield {"task": f"{PAIRS}/{part}", "score": "spearman",
-               "value": of_pairs(file, encoder, None if name == RAW else network)}  # fmt: skip
+def scores(folder: Path) -> Iterator[dict[str, Any]]:
+    """The scores of the base of a solo run, each on the half of the labels that is reported on."""
+    last = pd.read_csv(folder / "pretrain.csv").iloc[-1]
+    for proxy in PROXIES:
+        yield {"task": "clinc150", "score": proxy, "value": last[f"base_{proxy}"]}
+    tasks = pd.read_csv(folder / "tasks.csv", keep_default_na=False)
+    yield from of_representation(tasks, "base")
 
 
-def scored(network: Network, data: Data) -> Scores:
-    """The scores of a base without heads."""
-    return score_rung(
-        network, data, measure="cka", batch_size=256, autocast=False, heads=[],
-        summary=lambda base: base.pooled_BD, normalization=normalization_of([0.0], [1.0]),
-    ).base  # fmt: skip
+def baselines(search: headsearch.Result) -> Iterator[dict[str, Any]]:
+    """The scores of TF-IDF and of the untrained base of the search, under its seed."""
+    for name in (RAW, UNTRAINED):
+        about = {"candidate": name, "seed": 0}
+        for proxy in PROXIES:
+            value = search.run.facts["baselines"][f"{name}_{proxy}"]
+            yield {**about, "task": "clinc150", "score": proxy, "value": value}
+        for row in of_representation(search.tasks, name):
+            yield {**about, **row}
 
 
-@torch.no_grad()
-def of_pairs(file: Path, encoder: Encoder, network: Network | None) -> float:
-    """Spearman's ρ of the cosine of sentence pairs with their scores; of TF-IDF without a base."""
-    table = pd.read_csv(file)
-    texts = [*table["sentence1"], *table["sentence2"]]
-    packed = torch.stack([torch.from_numpy(encoder.packed(text)) for text in texts])
-    if network is None:
-        features = DOMAINS["text"].raw(packed.split(256), encoder.shape)
-    else:
-        parts: list[Tensor] = [network.base(unpacked(part)).pooled_BD for part in packed.split(256)]
-        features = torch.cat(parts)
-        features = features - features.mean(dim=0)  # the common part of all would hide the rest
-    one, other = F.normalize(features, dim=1).chunk(2)
-    return float(spearmanr((one * other).sum(dim=1), table["score"]).statistic)
+def of_representation(tasks: pd.DataFrame, name: str) -> Iterator[dict[str, Any]]:
+    """The rows of a representation in tasks.csv, the mean over tasks left out."""
+    rows = tasks[(tasks["representation"] == name) & (tasks["task"] != "")]
+    for row in rows.to_dict("records"):
+        score = str(row["score"]).removeprefix("task_")
+        yield {"task": row["task"], "score": score, "value": float(row["value"])}
 
 
 def summary(rows: pd.DataFrame) -> Iterator[str]:
