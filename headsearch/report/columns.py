@@ -161,8 +161,11 @@ def with_error(accuracy: float, images: int | None) -> str:
 
 
 def points(fraction: float) -> str:
-    """A fraction as percentage points with a true minus sign: 0.0213 → '+2.1', −0.004 → '−0.4'."""
-    return f"{100 * fraction:+.1f}".replace("-", "−")
+    """A fraction as percentage points with a true minus sign: 0.0213 → '+2.1', −0.004 → '−0.4'.
+
+    What rounds to zero has a plus sign.
+    """
+    return f"{round(100 * fraction, 1) + 0.0:+.1f}".replace("-", "−")
 
 
 def signed(value: float) -> str:

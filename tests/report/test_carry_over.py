@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 HEADS = ["own-d2", *(f"h{index}-d2" for index in range(13))]
@@ -21,6 +22,12 @@ SCORES = ("score", "discrepancy", "cka", "mutual_knn", "procrustes", "choose_knn
           "base_choose_knn", "base_choose_linear", "effective_rank", "complementarity",
           "head_only_right", "discrepancy_pooled", "absorption", "predicted_gain", "static_prior",
           "params_m", "gflops")  # fmt: skip
+
+
+def drawn(module: ModuleType, truths: dict[str, Any], scores: dict[str, Any]) -> Figure:
+    with module.plotting():
+        figure: Figure = module.gains(truths, scores, "Head accuracy (%)")
+    return figure
 
 
 @pytest.fixture(scope="module")
@@ -218,3 +225,30 @@ def test_no_score_is_analysed_while_runs_are_missing(
         analyse.main()
     assert capsys.readouterr().out.count("reliability") == 6
     assert not list(tmp_path.glob("summary.csv"))
+
+
+def test_a_panel_for_each_setting_has_a_marker_for_each_head(analyse: ModuleType) -> None:
+    figures = importlib.import_module("figures")
+    solo, searches = world(analyse, 0.9)
+    truths = truths_of(analyse, solo)
+    scores = analyse.scores_at(searches, truths, "observe", 4)["head_accuracy"]
+    panels = drawn(figures, truths, scores).axes[: len(truths)]
+    for axes, (setting, truth) in zip(panels, truths.items(), strict=True):
+        assert axes.get_title() == setting
+        points = [line.get_xydata()[0] for line in axes.lines if line.get_marker() != "None"]
+        expected = np.column_stack([scores[setting].mean(axis=1), truth.gain_H])
+        assert np.array(points) == pytest.approx(100 * expected)
+
+
+def test_scores_are_drawn_from_the_largest_tau_down(analyse: ModuleType) -> None:
+    figures = importlib.import_module("figures")
+    rows = [("discrepancy", "observe", 0.5), ("head_accuracy", "observe", 0.2),
+            ("head_accuracy", "joint", 0.6), ("static_prior", "none", 0.1)]  # fmt: skip
+    summary = pd.DataFrame(
+        {"score": s, "coupling": c, "tau": t, "low": t - 0.1, "high": t + 0.1} for s, c, t in rows
+    )
+    with figures.plotting():
+        (axes,) = figures.forest(summary).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "static_prior", "head_accuracy", "discrepancy", "head_accuracy (joint)",
+    ]  # fmt: skip
