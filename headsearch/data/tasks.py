@@ -100,9 +100,15 @@ def fingerprint(tasks: Sequence[Task]) -> str:
 def _pairs_of(spec: TaskSpec, settings: DataSettings) -> Pairs | None:
     """The pairs of texts that a task names; None if it names samples with classes."""
     path = Path(spec.places[0]).expanduser()
-    if settings.domain != TEXT or len(spec.places) > 1 or path.suffix.lower() not in TABLES:
+    if settings.domain != TEXT or path.suffix.lower() not in TABLES or not path.is_file():
         return None
-    return read_pairs(path, spec.labels) if path.is_file() else None
+    pairs = read_pairs(path, spec.labels)
+    if pairs is not None and len(spec.places) > 1:
+        raise UserError(
+            f"--tasks {spec.name}: {spec.places[0]} holds pairs of texts, for which there is no "
+            "bank: name one table, and another as a task of its own"
+        )
+    return pairs
 
 
 def _of_pairs(
