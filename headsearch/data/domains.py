@@ -7,7 +7,8 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from headsearch.config.domains import AUDIO, AUTO, IMAGE, TEXT, TEXT_BASE
+from headsearch.config.base_names import is_of_transformers
+from headsearch.config.domains import AUDIO, AUTO, IMAGE, TEXT
 from headsearch.config.settings import RunConfig
 from headsearch.data.audio_domain import AudioDomain
 from headsearch.data.domain import Domain
@@ -36,7 +37,7 @@ def found_domain(data: object, base: str = "") -> str:
     Only folders and tars on this machine are looked into. What is unclear counts as images, whose
     readers say what is wrong.
     """
-    if base.startswith(TEXT_BASE):
+    if is_of_transformers(base):
         return TEXT
     files = itertools.islice(_files(data), LOOKED_AT) if isinstance(data, str) else ()
     clips = images = 0

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from headsearch.config.base_names import folder_of
 from headsearch.data.text.tokens import PAD, Encoder
-from headsearch.models.bases import Base, folder_of
-from headsearch.models.bases.text_base import transformers
+from headsearch.models.bases import Base
+from headsearch.models.bases.transformers_models import transformers
 
 MODEL = "model"
 """The folder of a run with the base as a model of transformers."""

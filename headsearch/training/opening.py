@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import partial
 
 from headsearch import torchrun
+from headsearch.config.base_names import folder_of
 from headsearch.config.settings import RunConfig
 from headsearch.data import Data, DataSettings, open_data
 from headsearch.data.domains import domain_of
 from headsearch.data.factory import BUILT_IN, BUILT_IN_FULL
 from headsearch.data.settings import AudioSettings, TextSettings
 from headsearch.data.sharing import Share
-from headsearch.models.bases import folder_of
 from headsearch.runs.console import Loading
 from headsearch.training import distributed
 from headsearch.training.inputs import InMemoryInputs

@@ -7,7 +7,6 @@ from headsearch.models.bases.names import ALIASES, OWN_FAMILY, registered_by, ti
 from headsearch.models.bases.plan import BasePlan, plan_base
 from headsearch.models.bases.shapes import Stage
 from headsearch.models.bases.text_plan import (
-    folder_of,
     is_text_base,
     plan_named,
     plan_text_base,
@@ -33,7 +32,6 @@ __all__ = [
     "base_arguments",
     "compile_blocks",
     "drop_no_paths",
-    "folder_of",
     "is_text_base",
     "normalization_of",
     "parsed_arguments",

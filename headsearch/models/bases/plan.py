@@ -14,7 +14,7 @@ import timm
 import torch
 from torch import nn
 
-from headsearch.config.domains import TEXT_BASE
+from headsearch.config.base_names import is_of_transformers
 from headsearch.config.input_shape import InputShape
 from headsearch.errors import UserError
 from headsearch.models.bases.arguments import check_arguments
@@ -175,7 +175,7 @@ def plan_base(
         UserError: timm has no such model, the model does not take the arguments, it gives no usable
             map at this image size, or the weights do not fit it.
     """
-    if name.startswith(TEXT_BASE):
+    if is_of_transformers(name):
         raise UserError(f"{name} is a base of texts, and this fits bases to images alone")
     arguments = {**ALIAS_ARGUMENTS.get(name, {}), **(arguments or {})}
     shape = InputShape.square(image_size) if isinstance(image_size, int) else image_size

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headsearch.config.domains import TEXT_BASE
+from headsearch.config.base_names import TRANSFORMERS
 from headsearch.config.text_views import NOISE_LEVELS
 from headsearch.errors import UserError
 from headsearch.models.bases.base import WHOLE, Base, BaseOutput
 from headsearch.models.bases.shapes import REFUSALS, first_line
+from headsearch.models.bases.transformers_models import transformers
 from headsearch.models.bases.trunk import make_deterministic, repeated_blocks
 from headsearch.models.heads.padding import masked_mean
 
@@ -122,29 +123,17 @@ def build_text_base(
     Raises:
         UserError: the model cannot be built.
     """
-    library = transformers(f"{TEXT_BASE}{kind}")
+    library = transformers(f"{TRANSFORMERS}{kind}")
     try:
         config = library.AutoConfig.for_model(kind, **entries)
         trunk = library.AutoModel.from_config(config, trust_remote_code=False)
         _use_attention_without_host_sync(trunk)
     except REFUSALS as error:
-        raise UserError(f"{TEXT_BASE}{kind} cannot be built: {first_line(error)}") from None
+        raise UserError(f"{TRANSFORMERS}{kind} cannot be built: {first_line(error)}") from None
     base = TextBase(trunk)
     if state is not None:
         trunk.load_state_dict(state)
     return base
-
-
-def transformers(name: str) -> Any:
-    """The package transformers. Raises UserError if it is not installed."""
-    try:
-        import transformers
-    except ImportError:
-        raise UserError(f"{name} needs transformers: pip install 'headsearch[text]'") from None
-    # It tells of kernels and special tokens that are not used here, and of each file it reads.
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    return transformers
 
 
 def _use_attention_without_host_sync(trunk: Any) -> None:

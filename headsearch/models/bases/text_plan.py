@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch.utils.flop_counter import FlopCounterMode
 
-from headsearch.config.domains import TEXT_BASE
+from headsearch.config.base_names import TRANSFORMERS, folder_of, is_of_transformers
 from headsearch.config.input_shape import InputShape
 from headsearch.config.text_settings import VOCABULARY
-from headsearch.errors import UserError, unknown
+from headsearch.errors import UserError
 from headsearch.models.bases.arguments import base_arguments, parsed_arguments
 from headsearch.models.bases.plan import BasePlan, plan_base
 from headsearch.models.bases.shapes import REFUSALS, Stage, first_line
@@ -25,10 +20,15 @@ from headsearch.models.bases.text_base import (
     build_text_base,
     is_causal,
     reads_padding,
+)
+from headsearch.models.bases.transformers_models import (
+    Described,
+    check_entries,
+    check_type,
+    read_folder,
     transformers,
 )
 from headsearch.models.bases.trunk import repeated_blocks
-from headsearch.models.bases.weights import Weights
 
 NAMES: dict[str, str] = {
     "bert-base-uncased": "bert",
@@ -38,21 +38,13 @@ NAMES: dict[str, str] = {
 """Published models whose configuration is the default of their type in transformers."""
 TEXT_TOKENS = 64
 """The length of texts to which a base is fitted without data."""
-OF_DATA = ("vocab_size", "pad_token_id")
-"""Entries of a configuration that the tokenizer decides."""
+OF_DATA = dict.fromkeys(("vocab_size", "pad_token_id"), "follows the texts: use --vocab-size")
+"""Entries of a configuration that the tokenizer decides, with what to do instead."""
 
 
 def is_text_base(name: str) -> bool:
     """Whether a name is that of a text base."""
-    return name.startswith(TEXT_BASE)
-
-
-def folder_of(name: str) -> Path | None:
-    """The model folder that a name means; None if it means none."""
-    if not is_text_base(name):
-        return None
-    folder = Path(name.removeprefix(TEXT_BASE)).expanduser()
-    return folder if folder.is_dir() else None
+    return is_of_transformers(name)
 
 
 def plan_named(
@@ -94,13 +86,17 @@ def plan_text_base(
             safetensors, an argument that the configuration does not have, a model that reads
             padding, or that knows fewer tokens than the texts have.
     """
-    library, folder, weights = transformers(name), folder_of(name), None
+    library, folder = transformers(name), folder_of(name)
     if folder is not None:
         if arguments:
             raise UserError(f"{name}: the folder's config.json decides its sizes: give no others")
-        kind, entries, weights = _from_folder(library, folder)
+        model = read_folder(library, folder)
     else:
-        kind, entries = _from_type(library, name.removeprefix(TEXT_BASE), arguments or {}, shape)
+        kind = check_type(library, name.removeprefix(TRANSFORMERS), NAMES, "text base")
+        check_entries(library, kind, name, arguments or {}, OF_DATA)
+        of_data = {"vocab_size": shape.vocabulary, "pad_token_id": 0}
+        model = Described(kind, {**(arguments or {}), **of_data})
+    kind, entries, weights = model.kind, model.entries, model.weights
     with torch.random.fork_rng(devices=[]):
         base = build_text_base(kind, entries, None if weights is None else weights.state).eval()
     known = int(base.trunk.config.vocab_size)
@@ -157,59 +153,3 @@ def _stages_and_gflops(base: TextBase, tokens: int) -> tuple[tuple[Stage, ...], 
         output = base(ids, feature_indices=range(depth))
     stages = tuple(Stage(output.maps_BDHW[index].shape[1], (1, tokens)) for index in range(depth))
     return stages, counter.get_total_flops() / 1e9
-
-
-def _from_type(
-    library: Any, wanted: str, arguments: Mapping[str, Any], shape: InputShape
-) -> tuple[str, dict[str, Any]]:
-    """The type and the configuration of a model with random weights."""
-    if wanted not in NAMES and wanted not in library.CONFIG_MAPPING:
-        if "/" in wanted:
-            raise UserError(
-                f"{TEXT_BASE}{wanted}: no such folder, and nothing is loaded from the hub: "
-                f"download the model (hf download {wanted} --local-dir FOLDER) and give "
-                f"{TEXT_BASE}FOLDER"
-            )
-        some = {*NAMES, *NAMES.values()}  # of the hundreds of types
-        raise unknown("text base", TEXT_BASE + wanted, [TEXT_BASE + known for known in some])
-    kind = NAMES.get(wanted, wanted)
-    known = library.AutoConfig.for_model(kind).to_dict()
-    for key in arguments:
-        if key in OF_DATA:
-            raise UserError(f"--base-args: {key} follows the texts: use --vocab-size")
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=6, cutoff=0.0)  # of dozens
-            raise unknown(f"argument of {TEXT_BASE}{wanted}", key, near)
-    return kind, {**arguments, "vocab_size": shape.vocabulary, "pad_token_id": 0}
-
-
-def _from_folder(library: Any, folder: Path) -> tuple[str, dict[str, Any], Weights]:
-    """The type, the configuration and the weights of the model in a folder."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: config.json cannot be read: {error}") from None
-    if not isinstance(config, dict) or config.get("auto_map"):
-        raise UserError(f"{folder}: its config.json asks for code of its own, which is never run")
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(
-            f"{folder}: no .safetensors in it; pickles (.bin, .pt) can run code and are not read: "
-            "save the model with safetensors"
-        )
-    try:
-        trunk, report = library.AutoModel.from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True, trust_remote_code=False,
-            output_loading_info=True, dtype=torch.float32,
-        )  # fmt: skip
-    except (OSError, SafetensorError, *REFUSALS) as error:
-        raise UserError(f"{folder} cannot be read as a model: {first_line(error)}") from None
-    missing = [key for key in report["missing_keys"] if not key.startswith("pooler.")]
-    if missing:
-        raise UserError(f"{folder}: its weights lack {sorted(missing)[0]} and others")
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    state = TextBase(trunk).weights()
-    entries = {key: value for key, value in config.items() if key not in ("model_type", "dtype")}
-    return str(config["model_type"]), entries, Weights(str(folder), digest.hexdigest(), state)
