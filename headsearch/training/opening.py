@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from headsearch import torchrun
-from headsearch.config.base_names import folder_of
+from headsearch.config.base_names import folder_of, takes_waveforms
 from headsearch.config.settings import RunConfig
 from headsearch.data import Data, DataSettings, open_data
 from headsearch.data.domains import domain_of
@@ -64,6 +64,7 @@ def open_data_of(
                 config.window_ms,
                 config.hop_ms,
                 config.mels,
+                takes_waveforms(config.base),
             ),
             text=TextSettings(
                 config.text_tokens,

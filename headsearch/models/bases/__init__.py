@@ -12,6 +12,7 @@ from headsearch.models.bases.text_plan import (
     plan_text_base,
 )
 from headsearch.models.bases.trunk import compile_blocks, drop_no_paths, repeated_blocks
+from headsearch.models.bases.waveform_plan import plan_waveform_base
 from headsearch.models.bases.weights import (
     NORMALIZATION,
     Weights,
@@ -39,6 +40,7 @@ __all__ = [
     "plan_module",
     "plan_named",
     "plan_text_base",
+    "plan_waveform_base",
     "pretrained_weights",
     "read_weights",
     "registered_by",

@@ -20,7 +20,7 @@ from headsearch.config.text_views import NOISE_LEVELS
 from headsearch.errors import UserError
 from headsearch.models.bases.base import WHOLE, Base, BaseOutput
 from headsearch.models.bases.shapes import REFUSALS, first_line
-from headsearch.models.bases.transformers_models import transformers
+from headsearch.models.bases.transformers_models import remember, transformers
 from headsearch.models.bases.trunk import make_deterministic, repeated_blocks
 from headsearch.models.heads.padding import masked_mean
 
@@ -76,7 +76,7 @@ class TextBase(Base):
             seen: dict[int, Tensor] = {}
             for index in feature_indices:
                 # The output of a block: the last hidden states of some models have had a norm.
-                hook = blocks[-1 - index].register_forward_hook(_remember(seen, index))
+                hook = blocks[-1 - index].register_forward_hook(remember(seen, index))
                 hooks.callback(hook.remove)
             output = self.trunk(
                 input_ids=torch.where(valid_B1L[:, 0], ids_BL, self._pad_id),
@@ -178,13 +178,6 @@ def dropped(embedded_BLD: Tensor, noise_BL: Tensor) -> Tensor:
     level_BLD = ((bits_BLD & 0x7FFFFFFF) >> 12) % NOISE_LEVELS
     scale_BL1 = NOISE_LEVELS / (NOISE_LEVELS - rate_BL1).to(embedded_BLD.dtype)
     return torch.where(level_BLD >= rate_BL1, embedded_BLD * scale_BL1, 0.0)
-
-
-def _remember(seen: dict[int, Tensor], index: int) -> Any:
-    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-        seen[index] = output[0] if isinstance(output, tuple) else output
-
-    return hook
 
 
 def pad_id_of(config: Any) -> int:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from headsearch.config.base_names import TRANSFORMERS, folder_of, is_of_transformers
+from headsearch.config.base_names import TRANSFORMERS, domain_of_base, folder_of, takes_waveforms
+from headsearch.config.domains import TEXT
 from headsearch.config.input_shape import InputShape
 from headsearch.config.text_settings import VOCABULARY
 from headsearch.errors import UserError
@@ -29,6 +30,7 @@ from headsearch.models.bases.transformers_models import (
     transformers,
 )
 from headsearch.models.bases.trunk import repeated_blocks
+from headsearch.models.bases.waveform_plan import plan_waveform_base
 
 NAMES: dict[str, str] = {
     "bert-base-uncased": "bert",
@@ -44,7 +46,7 @@ OF_DATA = dict.fromkeys(("vocab_size", "pad_token_id"), "follows the texts: use 
 
 def is_text_base(name: str) -> bool:
     """Whether a name is that of a text base."""
-    return is_of_transformers(name)
+    return domain_of_base(name) == TEXT
 
 
 def plan_named(
@@ -54,7 +56,7 @@ def plan_named(
     patch_size: int | None = None,
     base_args: str | None = None,
 ) -> BasePlan:
-    """Plans a base of images or of texts without data.
+    """Plans a base of images, clips or texts without data.
 
     Args:
         name: of any base. One of texts is fitted to 64 tokens of the default vocabulary.
@@ -64,6 +66,9 @@ def plan_named(
     Raises:
         UserError: no such base, or it does not take the arguments.
     """
+    if takes_waveforms(name):
+        assert isinstance(image_size, InputShape)
+        return plan_waveform_base(name, image_size, parsed_arguments(base_args))
     if is_text_base(name):
         shape = InputShape.text(TEXT_TOKENS, VOCABULARY)
         return plan_text_base(name, shape, parsed_arguments(base_args))

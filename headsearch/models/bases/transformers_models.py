@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor, nn
 
 from headsearch.config.base_names import TRANSFORMERS
 from headsearch.errors import UserError, unknown
@@ -131,3 +132,13 @@ def read_folder(library: Any, folder: Path) -> Described:
     entries = {key: value for key, value in config.items() if key not in ("model_type", "dtype")}
     weights = Weights(str(folder), digest.hexdigest(), state)
     return Described(str(config["model_type"]), entries, weights)
+
+
+def remember(seen: dict[int, Tensor], index: int) -> Any:
+    """A hook that keeps the tokens that a block returns: the last hidden states of some models
+    have had a norm."""
+
+    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        seen[index] = output[0] if isinstance(output, tuple) else output
+
+    return hook
