@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from headsearch.config.audio_settings import HOP_MS, MELS, clip_shape, waveform_shape
 from headsearch.config.domains import AUDIO, TEXT
+from headsearch.config.input_shape import InputShape
 from headsearch.errors import UserError
 
 TRANSFORMERS = "hf:"
@@ -19,6 +21,8 @@ WAVEFORM_TYPES = (
 """The model types that take waveforms; all others are taken for types of texts."""
 SAMPLE_RATE = 16_000
 """Samples per second that the published models of these types take."""
+CLIP_SECONDS = 1.0
+"""The length of clips to which a base of waveforms is fitted without data."""
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 """Files of a model folder."""
 
@@ -67,6 +71,27 @@ def rate_of(name: str) -> int | None:
     if rate is not None and (not isinstance(rate, int) or not 1000 <= rate <= 192_000):
         raise UserError(f"{name}: {PREPROCESSOR} names {rate!r} as its sampling_rate")
     return rate
+
+
+def shape_for(
+    base: str,
+    image_size: int,
+    clip_seconds: float | None = None,
+    hop_ms: float = HOP_MS,
+    mels: int = MELS,
+) -> int | InputShape:
+    """The inputs that a base of this name is fitted to without data.
+
+    Args:
+        base: the name.
+        image_size: the side of images, where it takes images.
+        clip_seconds: the length of clips; None where it takes images.
+        hop_ms, mels: of log-mel maps.
+    """
+    if takes_waveforms(base):
+        seconds = CLIP_SECONDS if clip_seconds is None else clip_seconds
+        return waveform_shape(seconds, rate_of(base) or SAMPLE_RATE)
+    return image_size if clip_seconds is None else clip_shape(clip_seconds, hop_ms, mels)
 
 
 def normalizes(name: str) -> bool:

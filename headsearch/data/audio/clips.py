@@ -60,7 +60,7 @@ class ClipSource(Items):
         except BadImage:  # the head may be longer than what was read of it
             return header_of(self._files.read(index))
 
-    def kept(self, index: int, how: LogMel | Waveform) -> NDArray[np.uint8]:
+    def decoded(self, index: int, how: LogMel | Waveform) -> NDArray[np.uint8]:
         """A clip as uint8 (C, H, W), cut or padded with silence on both sides.
 
         Raises:
@@ -103,11 +103,11 @@ class ClipPool(ItemsPool):
         return found
 
     def load(self, indices: Tensor, form: Form, how: Loading) -> tuple[Images, list[str]]:
-        kept = form.clips
-        assert kept is not None
+        clips = form.clips
+        assert clips is not None
         self.list_others(how)
         return load_inputs(
-            self.source, indices, form.shape, lambda i: self.source.kept(i, kept), how
+            self.source, indices, form.shape, lambda i: self.source.decoded(i, clips), how
         )
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headsearch.config.audio_settings import HOP_MS, MELS, WINDOW_MS, waveform_shape
-from headsearch.config.input_shape import SAMPLE_BYTES, InputShape
+from headsearch.config.input_shape import InputShape
 from headsearch.data.audio.log_mel import LogMel
 from headsearch.errors import UserError
 
@@ -50,9 +50,7 @@ class Waveform:
     def of(self, waveform_T: NDArray[np.float32]) -> NDArray[np.uint8]:
         """A waveform in [-1, 1] of `length` samples as bytes, (2, 1, T)."""
         assert waveform_T.shape == (self.length,)
-        whole_T = np.clip(np.rint(waveform_T * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1)
-        bytes_T2 = whole_T.astype("<i2").view(np.uint8).reshape(-1, SAMPLE_BYTES)
-        return np.ascontiguousarray(bytes_T2.T[:, None])
+        return kept(torch.from_numpy(waveform_T).view(1, 1, 1, -1))[0].numpy()
 
 
 def samples(batch_B21T: Tensor) -> Tensor:
@@ -61,6 +59,12 @@ def samples(batch_B21T: Tensor) -> Tensor:
     # A high byte from 128 on is that of a negative number.
     whole_B1T = low_B1T + ((high_B1T ^ 128) - 128) * 256
     return whole_B1T.unsqueeze(1).float() / FULL_SCALE
+
+
+def kept(waveforms_B11T: Tensor) -> Tensor:
+    """Waveforms (B, 1, 1, T) as they are kept, (B, 2, 1, T) uint8, cut to [-1, 1)."""
+    whole_B1T = (waveforms_B11T[:, 0] * FULL_SCALE).round().clamp(-FULL_SCALE, FULL_SCALE - 1).int()
+    return torch.stack([whole_B1T & 255, (whole_B1T >> 8) & 255], dim=1).to(torch.uint8)
 
 
 def log_mels(batches: Iterable[Tensor], shape: InputShape) -> Iterable[Tensor]:

@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from headsearch.config.base_names import TRANSFORMERS, domain_of_base, folder_of, takes_waveforms
+from headsearch.config.base_names import (
+    TRANSFORMERS,
+    domain_of_base,
+    folder_of,
+    shape_for,
+    takes_waveforms,
+)
 from headsearch.config.domains import TEXT
 from headsearch.config.input_shape import InputShape
 from headsearch.config.text_settings import VOCABULARY
@@ -67,8 +73,9 @@ def plan_named(
         UserError: no such base, or it does not take the arguments.
     """
     if takes_waveforms(name):
-        assert isinstance(image_size, InputShape)
-        return plan_waveform_base(name, image_size, parsed_arguments(base_args))
+        shape = image_size if isinstance(image_size, InputShape) else shape_for(name, image_size)
+        assert isinstance(shape, InputShape)
+        return plan_waveform_base(name, shape, parsed_arguments(base_args))
     if is_text_base(name):
         shape = InputShape.text(TEXT_TOKENS, VOCABULARY)
         return plan_text_base(name, shape, parsed_arguments(base_args))

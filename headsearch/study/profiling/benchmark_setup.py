@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from headsearch.config.base_names import domain_of_base
+from headsearch.config.domains import AUDIO, TEXT
 from headsearch.config.setting_groups import OF_A_STEP
 from headsearch.config.settings import RunConfig
 from headsearch.errors import UserError
-from headsearch.models.bases import is_text_base
 from headsearch.models.space import Candidate
 from headsearch.runs.console import Loading, silently
 from headsearch.study.setup import SearchSetup, prepare
@@ -25,11 +26,13 @@ def bench_settings(config: RunConfig, heads: int) -> RunConfig:
         heads: the largest number of heads that train together.
 
     Raises:
-        UserError: the base takes texts.
+        UserError: the base takes texts or waveforms.
     """
-    if is_text_base(config.base):
+    takes = {TEXT: "texts", AUDIO: "waveforms"}.get(domain_of_base(config.base) or "")
+    if takes is not None:
         raise UserError(
-            f"bench measures on synthetic images, and {config.base} takes texts: use run --dry-run"
+            f"bench measures on synthetic images, and {config.base} takes {takes}: use run "
+            "--dry-run"
         )
     of_a_step: dict[str, Any] = {name: getattr(config, name) for name in OF_A_STEP}
     count = heads + ROOM_FOR_CONTROLS
