@@ -20,7 +20,7 @@ from headsearch.config.text_views import NOISE_LEVELS
 from headsearch.errors import UserError
 from headsearch.models.bases.base import WHOLE, Base, BaseOutput
 from headsearch.models.bases.shapes import REFUSALS, first_line
-from headsearch.models.bases.transformers_models import remember, transformers
+from headsearch.models.bases.transformers_models import build_model, remember, transformers
 from headsearch.models.bases.trunk import make_deterministic, repeated_blocks
 from headsearch.models.heads.padding import masked_mean
 
@@ -124,9 +124,8 @@ def build_text_base(
         UserError: the model cannot be built.
     """
     library = transformers(f"{TRANSFORMERS}{kind}")
+    trunk = build_model(library, kind, entries)
     try:
-        config = library.AutoConfig.for_model(kind, **entries)
-        trunk = library.AutoModel.from_config(config, trust_remote_code=False)
         _use_attention_without_host_sync(trunk)
     except REFUSALS as error:
         raise UserError(f"{TRANSFORMERS}{kind} cannot be built: {first_line(error)}") from None

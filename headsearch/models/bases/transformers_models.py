@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from headsearch.config.base_names import TRANSFORMERS
+from headsearch.config.base_names import TRANSFORMERS, check_folder
 from headsearch.errors import UserError, unknown
 from headsearch.models.bases.shapes import REFUSALS, first_line
 from headsearch.models.bases.weights import Weights
@@ -63,12 +63,7 @@ def check_type(library: Any, wanted: str, some: Mapping[str, str], what: str) ->
         UserError: there is no such type.
     """
     if wanted not in some and wanted not in library.CONFIG_MAPPING:
-        if "/" in wanted:
-            raise UserError(
-                f"{TRANSFORMERS}{wanted}: no such folder, and nothing is loaded from the hub: "
-                f"download the model (hf download {wanted} --local-dir FOLDER) and give "
-                f"{TRANSFORMERS}FOLDER"
-            )
+        check_folder(TRANSFORMERS + wanted)
         names = {*some, *some.values()}  # of the hundreds of types
         raise unknown(what, TRANSFORMERS + wanted, [TRANSFORMERS + known for known in names])
     return some.get(wanted, wanted)
@@ -132,6 +127,23 @@ def read_folder(library: Any, folder: Path) -> Described:
     entries = {key: value for key, value in config.items() if key not in ("model_type", "dtype")}
     weights = Weights(str(folder), digest.hexdigest(), state)
     return Described(str(config["model_type"]), entries, weights)
+
+
+def build_model(library: Any, kind: str, entries: Mapping[str, Any]) -> Any:
+    """A model without a task head, with random weights, on torch's default device.
+
+    Raises:
+        UserError: it cannot be built with these entries.
+    """
+    from huggingface_hub.errors import StrictDataclassError  # comes with transformers
+
+    try:
+        config = library.AutoConfig.for_model(kind, **entries)
+        return library.AutoModel.from_config(config, trust_remote_code=False)
+    except (StrictDataclassError, *REFUSALS) as error:
+        why = error.__cause__ if isinstance(error, StrictDataclassError) else None
+        said = first_line(error if why is None else why)
+        raise UserError(f"{TRANSFORMERS}{kind} cannot be built: {said}") from None
 
 
 def remember(seen: dict[int, Tensor], index: int) -> Any:
