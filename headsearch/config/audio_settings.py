@@ -15,7 +15,7 @@ SHORTEST_MAP, LONGEST_MAP = 32, 4096
 SAMPLE_RATE = setting(
     None,
     "Samples per second that clips are resampled to. [default: the most frequent rate of the "
-    "clips, at most 16000]",
+    "clips, at most 16000; that of a base hf:FOLDER]",
     AUDIO, ge=1000, le=192_000,
 )  # fmt: skip
 CLIP_SECONDS = setting(

@@ -14,11 +14,11 @@ from headsearch.errors import UserError
 
 TRANSFORMERS = "hf:"
 """Stands before the names of bases of transformers."""
-WAVEFORM_TYPES = (
-    "wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat",
-    "wav2vec2-conformer",
-)  # fmt: skip
-"""The model types that take waveforms; all others are taken for types of texts."""
+WAVEFORM_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
+"""The model types that take waveforms; all others are taken for types of texts.
+
+Not among them are `wav2vec2-conformer`, whose batch norm makes the output of a clip depend on other
+clips, and `sew`, whose blocks have fewer tokens than its output."""
 SAMPLE_RATE = 16_000
 """Samples per second that the published models of these types take."""
 CLIP_SECONDS = 1.0
@@ -41,6 +41,16 @@ def folder_of(name: str) -> Path | None:
     # Of a bare name, a run directory called `bert` is not the model.
     named = folder.name != text or (folder / CONFIG).exists()
     return folder if named and folder.is_dir() else None
+
+
+def check_folder(name: str) -> None:
+    """Raises UserError for a base named by what looks like a folder or a name of the hub."""
+    wanted = name.removeprefix(TRANSFORMERS)
+    if is_of_transformers(name) and "/" in wanted and folder_of(name) is None:
+        raise UserError(
+            f"{name}: no such folder, and nothing is loaded from the hub: download the model (hf "
+            f"download {wanted} --local-dir FOLDER) and give {TRANSFORMERS}FOLDER"
+        )
 
 
 def domain_of_base(name: str) -> str | None:

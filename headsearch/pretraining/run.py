@@ -30,7 +30,7 @@ from headsearch.errors import UserError
 from headsearch.evaluation.other_data_rows import with_solo_run
 from headsearch.evaluation.scores import accuracy_columns, other_data_columns
 from headsearch.models.bases import NORMALIZATION, Base, BasePlan, registered_by
-from headsearch.models.bases.text_base import auto_class
+from headsearch.models.bases.transformers_models import auto_class
 from headsearch.models.network import AttachedHead
 from headsearch.models.space import Candidate
 from headsearch.pretraining.head_selection import (

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from headsearch.config.base_names import domain_of_base, rate_of
+from headsearch.config.base_names import (
+    TRANSFORMERS,
+    WAVEFORM_TYPES,
+    check_folder,
+    domain_of_base,
+    rate_of,
+)
 from headsearch.config.domains import AUDIO, AUTO, TEXT
 from headsearch.config.input_shape import InputShape
 from headsearch.config.settings import RunConfig
@@ -45,11 +51,15 @@ def _check_base_of(domain: Domain, config: RunConfig, inputs: InMemoryInputs) ->
     decided = _domain_of_base(config, inputs)
     if decided == domain.name or (decided is None and domain.name != TEXT):
         return
+    check_folder(config.base)
     apart = f"--domain {domain.name} and --base {config.base} do not fit together"
     if decided is None:
         raise UserError(
             f"{apart}: texts need a base of transformers (hf:bert-base-uncased), and this is none"
         )
+    if domain.name == AUDIO:
+        known = ", ".join(f"{TRANSFORMERS}{kind}" for kind in WAVEFORM_TYPES)
+        raise UserError(f"{apart}: the bases of transformers that take clips are {known}")
     takes = "waveforms of clips" if decided == AUDIO else "texts"
     raise UserError(
         f"{apart}: {config.base} takes {takes}; leave --domain out, or use another base"

@@ -263,6 +263,7 @@ def test_names_that_cannot_be_built_are_told_in_one_line(transformers) -> None:
         ("hf:bert", {"layers": 2}, "unknown argument of hf:bert 'layers'"),
         ("hf:bert", {"vocab_size": 2}, "--base-args: vocab_size follows the texts"),
         ("hf:bert", {"hidden_size": 30, "num_attention_heads": 4}, "cannot be built"),
+        ("hf:bert", {"hidden_size": "wide"}, "hf:bert cannot be built: .*hidden_size"),
         ("hf:fnet", FNET, "its output for a text depends on the padding behind it"),
         ("hf:convbert", SIZES, "its output for a text depends on the padding behind it"),
         ("hf:t5", {"layers": 2}, "unknown argument of hf:t5 'layers'"),

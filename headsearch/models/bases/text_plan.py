@@ -25,7 +25,6 @@ from headsearch.models.bases.plan import BasePlan, plan_base
 from headsearch.models.bases.shapes import REFUSALS, Stage, first_line
 from headsearch.models.bases.text_base import (
     TextBase,
-    auto_class,
     build_text_base,
     is_causal,
     layers_of,
@@ -129,7 +128,7 @@ def plan_text_base(
     if folder is not None:
         if arguments:
             raise UserError(f"{name}: the folder's config.json decides its sizes: give no others")
-        model = read_folder(library, folder, auto_class)
+        model = read_folder(library, folder)
     else:
         kind = check_type(library, name.removeprefix(TRANSFORMERS), NAMES, "text base")
         check_entries(library, kind, name, arguments or {}, OF_DATA)

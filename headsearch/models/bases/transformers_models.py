@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from headsearch.config.base_names import TRANSFORMERS
+from headsearch.config.base_names import TRANSFORMERS, check_folder
 from headsearch.errors import UserError, unknown
 from headsearch.models.bases.shapes import REFUSALS, first_line
 from headsearch.models.bases.weights import Weights
+
+ENCODERS = ("t5", "mt5", "umt5")
+"""Models with an encoder and a decoder of which the encoder alone can be the base."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,11 @@ class Described:
     kind: str
     entries: dict[str, Any]
     weights: Weights | None = None
+
+
+def auto_class(kind: str) -> str:
+    """The class of transformers that builds and loads models of this type."""
+    return "AutoModelForTextEncoding" if kind in ENCODERS else "AutoModel"
 
 
 def transformers(name: str) -> Any:
@@ -63,12 +71,7 @@ def check_type(library: Any, wanted: str, some: Mapping[str, str], what: str) ->
         UserError: there is no such type.
     """
     if wanted not in some and wanted not in library.CONFIG_MAPPING:
-        if "/" in wanted:
-            raise UserError(
-                f"{TRANSFORMERS}{wanted}: no such folder, and nothing is loaded from the hub: "
-                f"download the model (hf download {wanted} --local-dir FOLDER) and give "
-                f"{TRANSFORMERS}FOLDER"
-            )
+        check_folder(TRANSFORMERS + wanted)
         names = {*some, *some.values()}  # of the hundreds of types
         raise unknown(what, TRANSFORMERS + wanted, [TRANSFORMERS + known for known in names])
     return some.get(wanted, wanted)
@@ -110,15 +113,12 @@ def config_of(folder: Path) -> dict[str, Any]:
     return config
 
 
-def read_folder(
-    library: Any, folder: Path, class_of: Callable[[str], str] = lambda kind: "AutoModel"
-) -> Described:
+def read_folder(library: Any, folder: Path) -> Described:
     """The model in a folder, with its weights.
 
     Args:
         library: the package transformers.
         folder: the folder.
-        class_of: from a model type to the class of transformers that loads it.
 
     Raises:
         UserError: it lacks files or weights, or asks for code of its own.
@@ -132,7 +132,7 @@ def read_folder(
             "save the model with safetensors"
         )
     try:
-        trunk, report = getattr(library, class_of(kind)).from_pretrained(
+        trunk, report = getattr(library, auto_class(kind)).from_pretrained(
             str(folder), local_files_only=True, use_safetensors=True, trust_remote_code=False,
             output_loading_info=True, dtype=torch.float32,
         )  # fmt: skip
@@ -150,6 +150,28 @@ def read_folder(
     entries = {key: value for key, value in config.items() if key not in ("model_type", "dtype")}
     weights = Weights(str(folder), digest.hexdigest(), state)
     return Described(kind, entries, weights)
+
+
+def build_model(library: Any, kind: str, entries: Mapping[str, Any]) -> Any:
+    """A model without a task head, with random weights, on torch's default device.
+
+    Raises:
+        UserError: it cannot be built with these entries, or has a decoder besides its encoder.
+    """
+    from huggingface_hub.errors import StrictDataclassError  # comes with transformers
+
+    try:
+        config = library.AutoConfig.for_model(kind, **entries)
+        if getattr(config, "is_encoder_decoder", False) and kind not in ENCODERS:
+            raise ValueError(
+                "it has an encoder and a decoder; of such models only the encoders of "
+                f"{', '.join(ENCODERS)} can be bases"
+            )
+        return getattr(library, auto_class(kind)).from_config(config, trust_remote_code=False)
+    except (StrictDataclassError, *REFUSALS) as error:
+        why = error.__cause__ if isinstance(error, StrictDataclassError) else None
+        said = first_line(error if why is None else why)
+        raise UserError(f"{TRANSFORMERS}{kind} cannot be built: {said}") from None
 
 
 def remember(seen: dict[int, Tensor], index: int) -> Any:

@@ -15,10 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from headsearch.config.base_names import TRANSFORMERS
-from headsearch.errors import UserError
 from headsearch.models.bases.base import WHOLE, Base, BaseOutput
-from headsearch.models.bases.shapes import REFUSALS, first_line
-from headsearch.models.bases.transformers_models import remember, transformers
+from headsearch.models.bases.transformers_models import build_model, remember, transformers
 from headsearch.models.bases.trunk import make_deterministic
 
 DO_NORMALIZE = "do_normalize"
@@ -128,14 +126,10 @@ def build_waveform_base(
     """
     library = transformers(f"{TRANSFORMERS}{kind}")
     of_model = {key: value for key, value in entries.items() if key != DO_NORMALIZE}
-    try:
-        config = library.AutoConfig.for_model(kind, **of_model)
-        trunk = library.AutoModel.from_config(config, trust_remote_code=False)
-        # Drawn again as the model draws it, but on the default device; some models have none.
-        setattr(trunk, MASK_TOKEN, nn.Parameter(torch.rand(config.hidden_size)))
-        base = WaveformBase(trunk, normalizes=bool(entries.get(DO_NORMALIZE, True)))
-    except REFUSALS as error:
-        raise UserError(f"{TRANSFORMERS}{kind} cannot be built: {first_line(error)}") from None
+    trunk = build_model(library, kind, of_model)
+    # Drawn again as the model draws it, but on the default device; some models have none.
+    setattr(trunk, MASK_TOKEN, nn.Parameter(torch.rand(trunk.config.hidden_size)))
+    base = WaveformBase(trunk, normalizes=bool(entries.get(DO_NORMALIZE, True)))
     if state is not None:
         trunk.load_state_dict(state)
     return base

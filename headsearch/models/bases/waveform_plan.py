@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from headsearch.config.base_names import TRANSFORMERS, WAVEFORM_TYPES, folder_of, normalizes
 from headsearch.config.input_shape import InputShape
 from headsearch.errors import UserError
-from headsearch.models.bases.plan import BasePlan, check_grid
+from headsearch.models.bases.plan import SHORTEST, BasePlan
 from headsearch.models.bases.shapes import REFUSALS, Stage, first_line
 from headsearch.models.bases.transformers_models import (
     Described,
@@ -63,13 +63,12 @@ def plan_waveform_base(
         stages, gflops = _stages_and_gflops(base, shape)
     except REFUSALS as error:
         raise UserError(f"{name} does not take {shape.words}: {first_line(error)}") from None
-    check_grid(name, stages[0].grid, f"at {shape.setting}", "longer clips")
     return BasePlan(
         name=name,
         timm_name=model.kind,
         input_shape=shape,
         stages=stages,
-        own_family="hybrid" if "conformer" in model.kind else "attention",
+        own_family="attention",
         params_m=sum(p.numel() for p in base.trunk.parameters()) / 1e6,
         gflops=gflops,
         arguments=model.entries,
@@ -100,18 +99,16 @@ def _described(name: str, arguments: dict[str, Any]) -> Described:
 
 
 def _check_length(name: str, shape: InputShape, base: WaveformBase) -> None:
-    """Raises UserError if clips are too short for a single token."""
-    config = base.trunk.config
-    field = 1
-    for kernel, stride in zip(
-        reversed(config.conv_kernel), reversed(config.conv_stride), strict=True
-    ):
-        field = (field - 1) * stride + kernel
-    if shape.width < field:
+    """Raises UserError if clips are too short for the tokens that heads need."""
+    config, needed = base.trunk.config, SHORTEST
+    convolutions = zip(config.conv_kernel, config.conv_stride, strict=True)
+    for kernel, stride in reversed(list(convolutions)):
+        needed = (needed - 1) * stride + kernel
+    if shape.width < needed:
         raise UserError(
-            f"clips of {shape.width} samples are shorter than the {field} that {name} makes a "
-            "token of: use a larger --clip-seconds or --sample-rate, or smaller conv_kernel and "
-            "conv_stride in --base-args"
+            f"clips of {shape.width} samples are shorter than the {needed} from which {name} makes "
+            f"{SHORTEST} tokens, and heads need so many: use a larger --clip-seconds or "
+            "--sample-rate, or smaller conv_kernel and conv_stride in --base-args"
         )
 
 
