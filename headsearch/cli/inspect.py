@@ -11,9 +11,9 @@ import typer
 
 from headsearch.cli.flags import settings_as_flags
 from headsearch.cli.output import console_here, importing
-from headsearch.config.audio_settings import HOP_MS, MELS, clip_shape
+from headsearch.config.audio_settings import HOP_MS, MELS
+from headsearch.config.base_names import shape_for
 from headsearch.config.domains import IMAGE
-from headsearch.config.input_shape import InputShape
 from headsearch.config.setting_groups import OF_A_STEP
 from headsearch.config.settings import RunConfig
 from headsearch.errors import UserError
@@ -51,9 +51,7 @@ def space(
     from headsearch.models.space import find_space, load_space
 
     loaded = load_space(find_space(file))
-    shape: int | InputShape = image_size
-    if clip_seconds is not None:
-        shape = clip_shape(clip_seconds, hop_ms, mels)
+    shape = shape_for(base, image_size, clip_seconds, hop_ms, mels)
     plan = plan_named(base, shape, patch_size=patch_size, base_args=base_args)
     print_space(console_here(), loaded.on(plan), limit)
 

@@ -1,4 +1,5 @@
-"""The settings of `--domain audio`: how clips become log-mel maps of one length."""
+"""The settings of `--domain audio`: how clips become log-mel maps or waveforms of one
+length."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ SHORTEST_MAP, LONGEST_MAP = 32, 4096
 SAMPLE_RATE = setting(
     None,
     "Samples per second that clips are resampled to. [default: the most frequent rate of the "
-    "clips, at most 16000]",
+    "clips, at most 16000; that of a base hf:FOLDER]",
     AUDIO, ge=1000, le=192_000,
 )  # fmt: skip
 CLIP_SECONDS = setting(
@@ -48,3 +49,13 @@ def seconds_of(steps: int, hop_ms: float) -> float:
 def clip_shape(seconds: float, hop_ms: float = HOP_MS, mels: int = MELS) -> InputShape:
     """The shape of the log-mel map of a clip of this length."""
     return InputShape(1, mels, time_steps(seconds, hop_ms), sequence=True)
+
+
+def samples_of(seconds: float, rate: int, hop_ms: float = HOP_MS) -> int:
+    """The number of samples of a clip of this length: those of the time steps of its map."""
+    return time_steps(seconds, hop_ms) * round(rate * hop_ms / 1000)
+
+
+def waveform_shape(seconds: float, rate: int) -> InputShape:
+    """The shape of the waveform of a clip of this length."""
+    return InputShape.waveform(samples_of(seconds, rate), rate)

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from pydantic_core import PydanticCustomError
 
-from headsearch.config import audio_views, normalization, text_views, views
+from headsearch.config import audio_views, normalization, text_views, views, waveform_views
 from headsearch.errors import UserError
 
 
@@ -62,9 +62,10 @@ def checked_views(value: Any) -> str:
 _CHECKS_OF_VIEWS: tuple[tuple[Callable[[str], object], tuple[str, ...]], ...] = (
     (views.check, ()),
     (audio_views.views_for_clips, audio_views.ONLY_OF_CLIPS),
+    (waveform_views.views_for_waveforms, waveform_views.ONLY_OF_WAVEFORMS),
     (text_views.views_for_texts, text_views.ONLY_OF_TEXTS),
 )
-"""For each domain what reads its views, and the settings that it alone has."""
+"""For each kind of inputs what reads its views, and the settings that it alone has."""
 
 
 def refuse_empty(value: Any) -> Any:

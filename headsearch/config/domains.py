@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 AUTO, IMAGE, AUDIO, TEXT = "auto", "image", "audio", "text"
-TEXT_BASE = "hf:"
-"""Stands before the names of bases of texts."""
 
 
 @dataclass(frozen=True)

@@ -101,3 +101,7 @@ def of_json(value: Any) -> Normalization | None:
 def as_json(normalization: Normalization) -> dict[str, list[float]]:
     """The normalisation as JSON, for the metadata of a weights file."""
     return {"mean": list(normalization.mean), "std": list(normalization.std)}
+
+
+UNCHANGED = of([0.0], [1.0])
+"""What is recorded of inputs that are not normalised: token ids and waveforms."""

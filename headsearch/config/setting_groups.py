@@ -16,8 +16,8 @@ OF_SEARCH_ALONE = (
 OF_A_STEP = (
     "base", "base_args", "space", "objective", "recipe", "budget", "batch_size", "image_size",
     "patch_size", "coupling", "images_per_head", "device", "precision", "cuda_graphs", "compile",
-    "threads", "seed", "views", "domain", "clip_seconds", "hop_ms", "mels", "text_tokens",
-    "vocab_size",
+    "threads", "seed", "views", "domain", "clip_seconds", "sample_rate", "hop_ms", "mels",
+    "text_tokens", "vocab_size",
 )  # fmt: skip
 """Settings that the time and memory of a training step depend on."""
 

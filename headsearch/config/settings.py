@@ -69,8 +69,8 @@ class RunConfig(BaseModel):
 
     base: str = setting(
         "vit_mini",
-        "Model to pretrain: vit_mini (96 wide), vit_t, vit_s, convnext_t, … or any timm model; for "
-        "texts hf:TYPE (hf:bert-base-uncased, hf:gpt2, …) or hf:FOLDER of transformers.",
+        "Model to pretrain: vit_mini (96 wide), vit_t, vit_s, convnext_t, … or any timm model. Of "
+        "transformers: hf:TYPE (texts: hf:bert, hf:gpt2; clips: hf:wav2vec2, …) or hf:FOLDER.",
         WHAT,
     )
     base_args: str | None = setting(

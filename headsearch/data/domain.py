@@ -18,6 +18,7 @@ from headsearch.config.normalization import Normalization
 from headsearch.config.settings import RunConfig
 from headsearch.config.text_views import TextViews
 from headsearch.config.views import ViewSettings
+from headsearch.config.waveform_views import WaveformViews
 from headsearch.data.factory import Form, Opener
 from headsearch.data.file_kinds import FileKind
 from headsearch.data.image.store import Images
@@ -25,7 +26,7 @@ from headsearch.data.image.views import normalize
 from headsearch.data.partition import Split
 from headsearch.data.settings import DataSettings
 
-Views: TypeAlias = ViewSettings | AudioViews | TextViews
+Views: TypeAlias = ViewSettings | AudioViews | WaveformViews | TextViews
 """The random views of a domain."""
 
 

@@ -7,7 +7,8 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from headsearch.config.domains import AUDIO, AUTO, IMAGE, TEXT, TEXT_BASE
+from headsearch.config.base_names import domain_of_base
+from headsearch.config.domains import AUDIO, AUTO, IMAGE, TEXT
 from headsearch.config.settings import RunConfig
 from headsearch.data.audio_domain import AudioDomain
 from headsearch.data.domain import Domain
@@ -32,12 +33,13 @@ def domain_of(config: RunConfig) -> Domain:
 def found_domain(data: object, base: str = "") -> str:
     """The domain of the data that `--data` names, by the base, or by the suffixes of its files.
 
-    Texts have bases of their own, and tables and lists of them look like those of images.
+    A base of transformers decides it: tables and lists of texts look like those of images.
     Only folders and tars on this machine are looked into. What is unclear counts as images, whose
     readers say what is wrong.
     """
-    if base.startswith(TEXT_BASE):
-        return TEXT
+    decided = domain_of_base(base)
+    if decided is not None:
+        return decided
     files = itertools.islice(_files(data), LOOKED_AT) if isinstance(data, str) else ()
     clips = images = 0
     for file in files:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from headsearch.config.input_shape import InputShape
 from headsearch.data.audio.log_mel import LogMel
+from headsearch.data.audio.waveform import Waveform
 from headsearch.data.image.decode import BadImage
 from headsearch.data.image.labelling import Labelling
 from headsearch.data.image.layouts import EVAL_FOLDERS, TRAIN_FOLDERS, split_folder
@@ -62,14 +63,14 @@ class Form:
         store_size: the shorter side in pixels at which photos are kept. None where the images are
             no photos: each is then reduced to a square of the views' size, to cut crops from.
         cropped: whether random crops are cut from the photos of this set.
-        log_mel: how the maps of clips are made; None for others.
+        clips: how clips become maps, or are kept as waveforms; None for others.
         encoder: how texts become token ids; None for others.
     """
 
     shape: InputShape
     store_size: int | None = None
     cropped: bool = False
-    log_mel: LogMel | None = None
+    clips: LogMel | Waveform | None = None
     encoder: Encoder | None = None
 
     @property

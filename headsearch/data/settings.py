@@ -15,13 +15,18 @@ from headsearch.errors import UserError
 
 @dataclass(frozen=True)
 class AudioSettings:
-    """How clips become log-mel maps; see `LogMel`. None leaves rate or length to the clips."""
+    """How clips become log-mel maps; see `LogMel`. None leaves rate or length to the clips.
+
+    Attributes:
+        waveforms: whether clips are kept as waveforms in place of maps.
+    """
 
     sample_rate: int | None = None
     clip_seconds: float | None = None
     window_ms: float = WINDOW_MS
     hop_ms: float = HOP_MS
     mels: int = MELS
+    waveforms: bool = False
 
 
 @dataclass(frozen=True)

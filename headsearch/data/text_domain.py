@@ -12,7 +12,7 @@ from torch import Tensor
 from headsearch.config import normalization
 from headsearch.config.domains import TEXT
 from headsearch.config.input_shape import InputShape
-from headsearch.config.normalization import Normalization
+from headsearch.config.normalization import UNCHANGED, Normalization
 from headsearch.config.settings import RunConfig
 from headsearch.config.text_views import TextViews, views_for_texts
 from headsearch.data.domain import Domain, Views
@@ -26,8 +26,6 @@ from headsearch.data.text.tokens import raw_counts, unpacked
 from headsearch.data.text.views import make_text_views
 from headsearch.errors import UserError
 
-UNCHANGED = normalization.of([0.0], [1.0])
-"""What is recorded as the normalisation: token ids have none."""
 MOST_WORDS = 4096
 """The most tokens that the baseline without learning counts, those in the most texts."""
 

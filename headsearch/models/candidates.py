@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from headsearch.config.audio_settings import clip_shape
+from headsearch.config.base_names import shape_for
 from headsearch.config.keywords import api_function
 from headsearch.errors import UserError
 from headsearch.models.bases import plan_module, plan_named
@@ -46,7 +46,7 @@ def candidates(
         UserError: no such space or base, a mistake in the space, or more candidates than `limit`.
     """
     found = as_space(space)
-    shape = image_size if clip_seconds is None else clip_shape(clip_seconds)
+    shape = shape_for(base if isinstance(base, str) else "", image_size, clip_seconds)
     if isinstance(base, str):
         plan = plan_named(base, shape, patch_size=patch_size, base_args=base_args)
     else:

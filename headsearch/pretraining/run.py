@@ -30,7 +30,7 @@ from headsearch.errors import UserError
 from headsearch.evaluation.other_data_rows import with_solo_run
 from headsearch.evaluation.scores import accuracy_columns, other_data_columns
 from headsearch.models.bases import NORMALIZATION, Base, BasePlan, registered_by
-from headsearch.models.bases.text_base import auto_class
+from headsearch.models.bases.transformers_models import auto_class
 from headsearch.models.network import AttachedHead
 from headsearch.models.space import Candidate
 from headsearch.pretraining.head_selection import (
@@ -249,10 +249,11 @@ class Pretraining:
             expected = normalization.parse(self.config.normalization)
             entry = NORMALIZATION, json.dumps(normalization.as_json(expected))
             write_weights(self.weights, base_weights(event.base), entry)
-            if self.setup.data.encoder is not None:
+            if self.setup.plan.of_transformers:
                 write_model_folder(
-                    self.run_directory, event.base, self.setup.data.encoder, self.config.base
-                )
+                    self.run_directory, event.base, self.config.base,
+                    encoder=self.setup.data.encoder, rate=self.setup.plan.input_shape.rate,
+                )  # fmt: skip
             if event.head is not None:
                 write_weights(self.run_directory / HEAD_WEIGHTS, head_weights(event.head))
         if not self.complete:
@@ -290,7 +291,7 @@ class Pretraining:
                 f"module.load_state_dict(safetensors.torch.load_file({str(self.weights)!r}))"
                 f"  # {self.setup.domain.words.normalized}: {expected.words}"
             )
-        if self.setup.data.encoder is not None:
+        if self.setup.plan.of_transformers:
             loader = auto_class(self.setup.plan.timm_name)
             return f"transformers.{loader}.from_pretrained({str(self.run_directory / MODEL)!r})"
         return loading_line(self.setup.plan, self.weights, expected)

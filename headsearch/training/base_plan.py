@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from headsearch.config import normalization
-from headsearch.config.domains import IMAGE, TEXT
+from headsearch.config.base_names import is_of_transformers
+from headsearch.config.domains import IMAGE
 from headsearch.config.input_shape import InputShape
 from headsearch.config.settings import RunConfig, resolve
 from headsearch.data.domains import domain_of
@@ -23,6 +24,7 @@ from headsearch.models.bases import (
     plan_base,
     plan_module,
     plan_text_base,
+    plan_waveform_base,
     pretrained_weights,
     read_weights,
     timm_name_of,
@@ -33,7 +35,7 @@ from headsearch.training.multicrop import arguments_for_local_crops
 
 BASE_SETTINGS = (
     "base", "base_args", "base_weights", "weights_prefix", "pretrained", "image_size", "patch_size",
-    "domain", "clip_seconds", "hop_ms", "mels", "text_tokens", "vocab_size",
+    "domain", "clip_seconds", "sample_rate", "hop_ms", "mels", "text_tokens", "vocab_size",
 )  # fmt: skip
 """The settings that determine the base."""
 
@@ -46,7 +48,7 @@ def named_base(config: RunConfig) -> tuple[dict[str, Any], Weights | None]:
     Raises:
         UserError: an unknown base or argument, or weights that cannot be read.
     """
-    if config.domain == TEXT:
+    if is_of_transformers(config.base):
         return parsed_arguments(config.base_args), None
     timm_name_of(config.base)
     arguments = base_arguments(config.base, config.base_args)
@@ -110,6 +112,8 @@ def plan_for(
         return plan_module(inputs.base, shape)
     if shape.vocabulary:
         return plan_text_base(config.base, shape, arguments)
+    if shape.rate:
+        return plan_waveform_base(config.base, shape, arguments)
     views = domain_of(config).views(config, shape)
     arguments = arguments_for_local_crops(config.base, arguments, views)
     return plan_base(

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from headsearch.config.domains import AUTO, TEXT
+from headsearch.config.base_names import (
+    TRANSFORMERS,
+    WAVEFORM_TYPES,
+    check_folder,
+    domain_of_base,
+    rate_of,
+)
+from headsearch.config.domains import AUDIO, AUTO, TEXT
 from headsearch.config.input_shape import InputShape
 from headsearch.config.settings import RunConfig
 from headsearch.data.domain import Domain
 from headsearch.data.domains import DOMAINS, domain_of, found_domain
 from headsearch.errors import UserError
-from headsearch.models.bases import BasePlan, is_text_base
+from headsearch.models.bases import BasePlan
 from headsearch.training.inputs import InMemoryInputs
 
 _ANY_SHAPE = InputShape.square(64)
@@ -27,11 +34,7 @@ def with_domain(config: RunConfig, inputs: InMemoryInputs) -> RunConfig:
         found = found_domain(config.data if inputs.data is None else inputs.data, config.base)
         config = config.model_copy(update={"domain": found})
     domain = domain_of(config)
-    if (domain.name == TEXT) != _takes_texts(config, inputs):
-        raise UserError(
-            f"--domain {domain.name} and --base {config.base} do not fit together: texts need a "
-            "base of transformers (hf:bert-base-uncased), and only texts do"
-        )
+    _check_base_of(domain, config, inputs)
     if "space" not in config.model_fields_set and inputs.space is None:
         config = config.model_copy(update={"space": domain.space})
     for other in DOMAINS.values():
@@ -40,14 +43,52 @@ def with_domain(config: RunConfig, inputs: InMemoryInputs) -> RunConfig:
     domain.check(config)
     shape = domain.shape_of(config) or _ANY_SHAPE
     domain.views(config, shape)  # raises if views and objective do not fit together
-    return config
+    return _with_rate_of_base(config) if domain.name == AUDIO else config
 
 
-def _takes_texts(config: RunConfig, inputs: InMemoryInputs) -> bool:
-    """Whether the base of a run takes texts."""
+def _check_base_of(domain: Domain, config: RunConfig, inputs: InMemoryInputs) -> None:
+    """Raises UserError if the base of a run takes the data of another domain."""
+    decided = _domain_of_base(config, inputs)
+    if decided == domain.name or (decided is None and domain.name != TEXT):
+        return
+    check_folder(config.base)
+    apart = f"--domain {domain.name} and --base {config.base} do not fit together"
+    if decided is None:
+        raise UserError(
+            f"{apart}: texts need a base of transformers (hf:bert-base-uncased), and this is none"
+        )
+    if domain.name == AUDIO:
+        known = ", ".join(f"{TRANSFORMERS}{kind}" for kind in WAVEFORM_TYPES)
+        raise UserError(f"{apart}: the bases of transformers that take clips are {known}")
+    takes = "waveforms of clips" if decided == AUDIO else "texts"
+    raise UserError(
+        f"{apart}: {config.base} takes {takes}; leave --domain out, or use another base"
+    )
+
+
+def _domain_of_base(config: RunConfig, inputs: InMemoryInputs) -> str | None:
+    """The domain that the base of a run decides; None if it takes images, or maps of any kind."""
     if isinstance(inputs.base, BasePlan):
-        return inputs.base.input_shape.vocabulary > 0
-    return inputs.base is None and is_text_base(config.base)
+        shape = inputs.base.input_shape
+        return TEXT if shape.vocabulary else AUDIO if shape.rate else None
+    return domain_of_base(config.base) if inputs.base is None else None
+
+
+def _with_rate_of_base(config: RunConfig) -> RunConfig:
+    """The settings with the sample rate that the folder of the base names, if it names one.
+
+    Raises:
+        UserError: --sample-rate is another.
+    """
+    rate = rate_of(config.base)
+    if rate is None:
+        return config
+    if config.sample_rate not in (None, rate):
+        raise UserError(
+            f"--sample-rate {config.sample_rate}: {config.base} takes {rate} samples per second "
+            "(preprocessor_config.json): leave it out"
+        )
+    return config.model_copy(update={"sample_rate": rate})
 
 
 def _refuse_settings_of(other: Domain, config: RunConfig) -> None:

@@ -69,6 +69,8 @@ def _advice(plan: BasePlan) -> str:
     if plan.input_shape.sequence:
         if plan.input_shape.vocabulary:
             return "use a smaller --batch-size or --text-tokens"
+        if plan.input_shape.rate:
+            return "use a smaller --batch-size or --clip-seconds, or a smaller conv_dim"
         return "use a smaller --batch-size or --clip-seconds, or a larger --patch-size"
     smaller = "use a smaller --batch-size or --image-size"
     patch = plan.arguments.get("patch_size")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import partial
 
 from headsearch import torchrun
+from headsearch.config.base_names import folder_of, takes_waveforms
 from headsearch.config.settings import RunConfig
 from headsearch.data import Data, DataSettings, open_data
 from headsearch.data.domains import domain_of
 from headsearch.data.factory import BUILT_IN, BUILT_IN_FULL
 from headsearch.data.settings import AudioSettings, TextSettings
 from headsearch.data.sharing import Share
-from headsearch.models.bases import folder_of
 from headsearch.runs.console import Loading
 from headsearch.training import distributed
 from headsearch.training.inputs import InMemoryInputs
@@ -76,6 +76,7 @@ def data_settings(config: RunConfig, *, accelerator: bool) -> DataSettings:
             config.window_ms,
             config.hop_ms,
             config.mels,
+            takes_waveforms(config.base),
         ),
         text=TextSettings(
             config.text_tokens,

@@ -37,7 +37,7 @@ def setup_notes(setup: TrainingSetup) -> Iterator[str]:
     if setup.plan.weights is not None:
         yield str(setup.plan.weights)
     words = setup.domain.words
-    if not setup.plan.input_shape.vocabulary:
+    if not setup.plan.of_transformers:
         yield f"{words.normalized} are normalised with {normalized_with(setup)}"
     yield f"views of training {words.samples}: {_views(setup).words}"
     bank = data.bank

@@ -163,7 +163,7 @@ class TrainingSetup:
             sizes = (VIEWS, self.batch, 2, shape.width)
             ids = torch.randint(shape.vocabulary, sizes, generator=generator)
             return StepViews(ids.to(self.device), None)
-        crops, local = drawn(VIEWS, *shape.tensor), None
+        crops, local = drawn(VIEWS, *shape.floats), None
         views = self.domain.views(self.config, shape)
         if isinstance(views, ViewSettings) and views.local_views:
             side = views.local_side(shape.width)

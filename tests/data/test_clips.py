@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from headsearch.config.audio_settings import seconds_of, time_steps
-from headsearch.data.audio.clips import fitted_log_mel
+from headsearch.config.input_shape import InputShape
+from headsearch.data.audio.clips import fitted_form
 from headsearch.data.audio.decode import BadClip, Header, decode_clip, header_of
 from headsearch.data.audio.log_mel import FLOOR_DB, RANGE_DB, LogMel
 from headsearch.data.domains import found_domain
@@ -150,10 +151,10 @@ def test_bands_that_would_be_empty_are_refused() -> None:
 
 def test_rate_and_length_follow_the_clips() -> None:
     headers = [Header(8000, 800 * n, 1) for n in range(1, 11)] + [Header(44100, 441, 1)]
-    how = fitted_log_mel(headers, AudioSettings())
+    how = fitted_form(headers, AudioSettings())
     assert (how.sample_rate, how.clip_seconds) == (8000, 0.96)  # nine of ten fit into 0.9 s
-    assert fitted_log_mel([Header(44100, 441_000_0, 2)], AudioSettings()).sample_rate == 16000
-    asked = fitted_log_mel(headers, AudioSettings(sample_rate=16000, clip_seconds=2.0))
+    assert fitted_form([Header(44100, 441_000_0, 2)], AudioSettings()).sample_rate == 16000
+    asked = fitted_form(headers, AudioSettings(sample_rate=16000, clip_seconds=2.0))
     assert (asked.sample_rate, asked.shape.width) == (16000, 208)
 
 
@@ -180,7 +181,7 @@ def test_a_folder_of_clips_is_split_by_label(tmp_path: Path) -> None:
     data = open_small(tone_folder(tmp_path), domain="audio")
     assert data.bank is not None
     assert data.bank.classes == ("pitch0", "pitch1", "pitch2", "pitch3")
-    assert data.train.shape == (1, 64, 48, True, 0)
+    assert data.train.shape == InputShape(1, 64, 48, sequence=True)
     assert data.resolved == {"sample_rate": RATE, "clip_seconds": 0.48}
     assert data.train.batch(torch.arange(5)).shape == (5, 1, 64, 48)
     assert any("clips are 0.48 s at 8000 Hz" in note for note in data.notes)

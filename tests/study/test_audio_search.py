@@ -9,6 +9,7 @@ import safetensors.torch
 import timm
 import torch
 
+from headsearch.config.input_shape import InputShape
 from headsearch.config.settings import RunConfig, resolve
 from headsearch.errors import UserError
 from headsearch.pretraining.head_selection import head_on
@@ -76,7 +77,7 @@ def test_the_report_speaks_of_clips(searched: Run) -> None:
 
 def test_a_search_is_resumed_with_the_same_clips(searched: Run) -> None:
     again = resumed_search(searched)
-    assert again.prepared.plan.input_shape == (1, 24, 48, True, 0)
+    assert again.prepared.plan.input_shape == InputShape(1, 24, 48, sequence=True)
 
 
 def test_the_base_is_pretrained_with_a_head_of_the_search(searched: Run, tmp_path: Path) -> None:

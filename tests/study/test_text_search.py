@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from headsearch import api
+from headsearch.config.input_shape import InputShape
 from headsearch.config.setting_groups import OF_SEARCH_ALONE
 from headsearch.config.settings import RunConfig, resolve
 from headsearch.data.text.tokens import unpacked
@@ -104,7 +105,7 @@ def test_words_of_their_own_tell_classes_apart_without_learning(prepared: Search
 
 def test_a_search_is_resumed_with_the_same_vocabulary(searched: Run) -> None:
     again = resumed_search(searched)
-    assert again.prepared.plan.input_shape == (3, 1, 24, True, 320)
+    assert again.prepared.plan.input_shape == InputShape.text(24, 320)
 
 
 def test_the_base_is_pretrained_and_loaded_by_transformers(searched: Run, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`ClipPool`: the clips that `--data` names, which become log-mel maps of one length."""
+"""`ClipPool`: the clips that `--data` names, which become maps or waveforms of one length."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from headsearch.config.audio_settings import seconds_of, time_steps
 from headsearch.data.audio.decode import Header, decode_clip, header_of
 from headsearch.data.audio.log_mel import LogMel
+from headsearch.data.audio.waveform import Waveform
 from headsearch.data.factory import Form, ItemsPool, Opener, Pool, Role
 from headsearch.data.file_kinds import CLIPS
 from headsearch.data.image.decode import BadImage
@@ -59,8 +60,8 @@ class ClipSource(Items):
         except BadImage:  # the head may be longer than what was read of it
             return header_of(self._files.read(index))
 
-    def log_mel(self, index: int, how: LogMel) -> NDArray[np.uint8]:
-        """The log-mel map (1, M, W) uint8 of a clip, cut or padded with silence on both sides.
+    def decoded(self, index: int, how: LogMel | Waveform) -> NDArray[np.uint8]:
+        """A clip as uint8 (C, H, W), cut or padded with silence on both sides.
 
         Raises:
             BadClip: it is not a usable clip.
@@ -102,11 +103,11 @@ class ClipPool(ItemsPool):
         return found
 
     def load(self, indices: Tensor, form: Form, how: Loading) -> tuple[Images, list[str]]:
-        log_mel = form.log_mel
-        assert log_mel is not None
+        clips = form.clips
+        assert clips is not None
         self.list_others(how)
         return load_inputs(
-            self.source, indices, form.shape, lambda i: self.source.log_mel(i, log_mel), how
+            self.source, indices, form.shape, lambda i: self.source.decoded(i, clips), how
         )
 
 
@@ -124,8 +125,8 @@ class ClipOpener(Opener):
         return ClipPool(ClipSource(files))
 
 
-def fitted_log_mel(headers: Iterable[Header], asked: AudioSettings) -> LogMel:
-    """The log-mel maps for some clips, where the settings leave rate or length to them."""
+def fitted_form(headers: Iterable[Header], asked: AudioSettings) -> LogMel | Waveform:
+    """What becomes of some clips, where the settings leave rate or length to them."""
     found = list(headers)
     rate = asked.sample_rate
     if rate is None:
@@ -136,7 +137,10 @@ def fitted_log_mel(headers: Iterable[Header], asked: AudioSettings) -> LogMel:
         lengths = sorted(header.seconds for header in found)
         seconds = min(LONGEST, lengths[math.ceil(FITTING * len(lengths)) - 1])
     steps = time_steps(seconds, asked.hop_ms)
-    return LogMel(rate, seconds_of(steps, asked.hop_ms), asked.window_ms, asked.hop_ms, asked.mels)
+    length = seconds_of(steps, asked.hop_ms)
+    if asked.waveforms:
+        return Waveform(rate, length)
+    return LogMel(rate, length, asked.window_ms, asked.hop_ms, asked.mels)
 
 
 def mean_and_std(clips: Images, most: int = 1024) -> tuple[float, float]:

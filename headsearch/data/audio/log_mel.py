@@ -16,7 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headsearch.config.audio_settings import HOP_MS, MELS, WINDOW_MS, time_steps
+from headsearch.config.audio_settings import (
+    HOP_MS,
+    MELS,
+    WINDOW_MS,
+    samples_of,
+    time_steps,
+)
 from headsearch.config.input_shape import InputShape
 from headsearch.errors import UserError
 
@@ -72,7 +78,7 @@ class LogMel:
     @property
     def length(self) -> int:
         """T, the number of samples of a clip: those of its time steps."""
-        return self.shape.width * self.hop
+        return samples_of(self.clip_seconds, self.sample_rate, self.hop_ms)
 
     @property
     def shape(self) -> InputShape:

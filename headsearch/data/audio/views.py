@@ -17,6 +17,7 @@ from torch import Tensor
 
 from headsearch.config.audio_views import AudioViews
 from headsearch.config.normalization import Normalization
+from headsearch.data.audio.draws import each, gaussian, shuffled, span, uniform
 from headsearch.data.audio.log_mel import RANGE_DB
 
 _DRAWS = (
@@ -52,11 +53,11 @@ def make_clip_views(
     """
     assert maps_B1HW.dtype == torch.uint8
     batch, _, height, width = maps_B1HW.shape
-    draw = _uniform(maps_B1HW, generator, count, part)
-    noise_N1HW = _noise(maps_B1HW, generator, count, part)
+    draw = uniform(maps_B1HW, _DRAWS, generator, count, part)
+    noise_N1HW = gaussian(maps_B1HW, generator, count, part)
     x_N1HW = maps_B1HW.float().div_(255)
     # Drawn last, since it alone depends on the number of parts.
-    other_N1HW = _shuffled(x_N1HW, generator, count)
+    other_N1HW = shuffled(x_N1HW, generator, count)
     x_N1HW = x_N1HW.repeat(count, 1, 1, 1)
     x_N1HW = mixed(x_N1HW, other_N1HW, settings.mixup * draw["mixup"])
     mean, std = normalization.mean[0], normalization.std[0]
@@ -65,9 +66,9 @@ def make_clip_views(
     decibel = 1 / (RANGE_DB * std)
     gains_N2 = (2 * torch.stack([draw["start"], draw["end"]], dim=1) - 1) * settings.fader * decibel
     x_N1HW = faded(x_N1HW, gains_N2)
-    x_N1HW = x_N1HW + noise_N1HW * _each(draw["noise"] * settings.noise * decibel)
-    hidden_NW = _span(draw["time_mask"] * settings.time_mask, draw["time_start"], width)
-    hidden_NH = _span(
+    x_N1HW = x_N1HW + noise_N1HW * each(draw["noise"] * settings.noise * decibel)
+    hidden_NW = span(draw["time_mask"] * settings.time_mask, draw["time_start"], width)
+    hidden_NH = span(
         draw["frequency_mask"] * settings.frequency_mask, draw["frequency_start"], height
     )
     hidden_N1HW = hidden_NW[:, None, None, :] | hidden_NH[:, None, :, None]
@@ -77,7 +78,7 @@ def make_clip_views(
 
 def mixed(x_N1HW: Tensor, other_N1HW: Tensor, share_N: Tensor) -> Tensor:
     """Mixes the power of others in: log((1 − λ) exp(x) + λ exp(other)), in levels of 0 to 1."""
-    share_N111 = _each(share_N).clamp(max=1 - 1e-6)
+    share_N111 = each(share_N).clamp(max=1 - 1e-6)
     own = x_N1HW * LEVELS_TO_NEPER + torch.log1p(-share_N111)
     others = other_N1HW * LEVELS_TO_NEPER + share_N111.log()  # −∞ for a share of 0
     return torch.logaddexp(own, others) / LEVELS_TO_NEPER
@@ -121,48 +122,3 @@ def _boxes(draw: dict[str, Tensor], settings: AudioViews) -> Tensor:
     low, high = settings.frequency_scale
     height_N = (low + (high - low) * draw["frequency"]).clamp(max=1)
     return torch.stack([left_N, (1 - height_N) * draw["top"], width_N, height_N], dim=1)
-
-
-def _span(share_N: Tensor, start_N: Tensor, size: int) -> Tensor:
-    """Which of `size` cells are hidden, (N, size) bool: a span of this share, rounded to cells.
-
-    Args:
-        share_N: the length of the span as a share.
-        start_N: uniform numbers, where it starts among the possible places.
-        size: the number of cells.
-    """
-    length_N1 = (share_N * size).round()[:, None]
-    first_N1 = (start_N[:, None] * (size - length_N1 + 1)).floor()
-    cell = torch.arange(size, device=share_N.device)
-    return (cell >= first_N1) & (cell < first_N1 + length_N1)
-
-
-def _uniform(
-    maps: Tensor, generator: torch.Generator | None, count: int, part: tuple[int, int]
-) -> dict[str, Tensor]:
-    """The uniform numbers (N,) of the views of a part of a batch, by name."""
-    index, parts = part
-    draws = torch.rand(
-        (len(_DRAWS), count, parts, len(maps)), generator=generator, device=maps.device
-    )
-    return dict(zip(_DRAWS, draws[:, :, index].flatten(1).unbind(0), strict=True))
-
-
-def _noise(
-    maps_B1HW: Tensor, generator: torch.Generator | None, count: int, part: tuple[int, int]
-) -> Tensor:
-    """Gaussian noise (N, 1, H, W) for the views of a part of a batch."""
-    index, parts = part
-    shape = (count, parts, *maps_B1HW.shape)
-    noise = torch.randn(shape, generator=generator, device=maps_B1HW.device)
-    return noise[:, index].flatten(0, 1)
-
-
-def _shuffled(maps_B1HW: Tensor, generator: torch.Generator | None, count: int) -> Tensor:
-    """Another clip of the batch for each view, (N, 1, H, W)."""
-    scores = torch.rand((count, len(maps_B1HW)), generator=generator, device=maps_B1HW.device)
-    return maps_B1HW[scores.argsort(dim=1).flatten()]
-
-
-def _each(value_N: Tensor) -> Tensor:
-    return value_N.view(-1, 1, 1, 1)

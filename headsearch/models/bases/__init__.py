@@ -7,13 +7,13 @@ from headsearch.models.bases.names import ALIASES, OWN_FAMILY, registered_by, ti
 from headsearch.models.bases.plan import BasePlan, plan_base
 from headsearch.models.bases.shapes import Stage
 from headsearch.models.bases.text_plan import (
-    folder_of,
     is_text_base,
     plan_named,
     plan_text_base,
     shape_without_data,
 )
 from headsearch.models.bases.trunk import compile_blocks, drop_no_paths, repeated_blocks
+from headsearch.models.bases.waveform_plan import plan_waveform_base
 from headsearch.models.bases.weights import (
     NORMALIZATION,
     Weights,
@@ -34,7 +34,6 @@ __all__ = [
     "base_arguments",
     "compile_blocks",
     "drop_no_paths",
-    "folder_of",
     "is_text_base",
     "normalization_of",
     "parsed_arguments",
@@ -42,6 +41,7 @@ __all__ = [
     "plan_module",
     "plan_named",
     "plan_text_base",
+    "plan_waveform_base",
     "pretrained_weights",
     "read_weights",
     "registered_by",

@@ -14,7 +14,7 @@ import timm
 import torch
 from torch import nn
 
-from headsearch.config.domains import TEXT_BASE
+from headsearch.config.base_names import is_of_transformers
 from headsearch.config.input_shape import InputShape
 from headsearch.errors import UserError
 from headsearch.models.bases.arguments import check_arguments
@@ -23,6 +23,7 @@ from headsearch.models.bases.names import ALIAS_ARGUMENTS, own_family, timm_name
 from headsearch.models.bases.shapes import REFUSALS, Shape, Stage, first_line, measure
 from headsearch.models.bases.text_base import build_text_base
 from headsearch.models.bases.trunk import patch_embedding
+from headsearch.models.bases.waveform_base import build_waveform_base
 from headsearch.models.bases.weights import Weights, fitted
 from headsearch.text import with_article
 
@@ -45,7 +46,7 @@ class BasePlan:
     name: str
     timm_name: str
     """timm's name of the model, the qualified name of the class of a user's module, or the model
-    type of a text base in transformers."""
+    type of a base of transformers."""
     input_shape: InputShape
     stages: tuple[Stage, ...]
     """The shapes of the maps that heads can be attached to, the last map first."""
@@ -56,8 +57,8 @@ class BasePlan:
     gflops: float
     """GFLOPs (2 × multiply-adds) of one forward of one image."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of `timm.create_model` beyond the name; of a text base the entries of its
-    configuration."""
+    """Keyword arguments of `timm.create_model` beyond the name; of a base of transformers the
+    entries of its configuration."""
     reading: Reading = WHOLE
     """Which of the model's outputs the base uses."""
     weights: Weights | None = None
@@ -82,11 +83,12 @@ class BasePlan:
             if drop_path:
                 raise self._no_drop_path()
             return Base(copy.deepcopy(self.module), self.reading)
-        if self.input_shape.vocabulary:
+        if self.of_transformers:
             if drop_path:
                 raise self._no_drop_path()
+            build = build_text_base if self.input_shape.vocabulary else build_waveform_base
             state = None if self.weights is None else self.weights.state
-            return build_text_base(self.timm_name, self.arguments, state)
+            return build(self.timm_name, self.arguments, state)
         rate = {"drop_path_rate": drop_path} if drop_path else {}
         try:
             trunk = timm.create_model(self.timm_name, num_classes=0, **self.arguments, **rate)
@@ -102,7 +104,12 @@ class BasePlan:
         """Inputs of the base on torch's default device, to trace it with; their values are open."""
         if self.input_shape.vocabulary:
             return torch.zeros(count, self.input_shape.width, dtype=torch.int64)
-        return torch.empty(count, *self.input_shape.tensor)
+        return torch.empty(count, *self.input_shape.floats)
+
+    @property
+    def of_transformers(self) -> bool:
+        """Whether it is a model of transformers, which takes token ids or waveforms."""
+        return bool(self.input_shape.vocabulary or self.input_shape.rate)
 
     def without_weights(self) -> BasePlan:
         """The same base with random first weights, which can be built on the meta device."""
@@ -131,7 +138,7 @@ class BasePlan:
 
     def __str__(self) -> str:
         height, width = self.grid
-        shown = {} if self.input_shape.vocabulary and self.weights else self.arguments
+        shown = {} if self.of_transformers and self.weights else self.arguments
         chosen = ", ".join(
             f"{key.replace('_', ' ')} {value}"
             for key, value in shown.items()
@@ -175,8 +182,8 @@ def plan_base(
         UserError: timm has no such model, the model does not take the arguments, it gives no usable
             map at this image size, or the weights do not fit it.
     """
-    if name.startswith(TEXT_BASE):
-        raise UserError(f"{name} is a base of texts, and this fits bases to images alone")
+    if is_of_transformers(name):
+        raise UserError(f"{name} is a base of texts or sounds, and this fits bases to images alone")
     arguments = {**ALIAS_ARGUMENTS.get(name, {}), **(arguments or {})}
     shape = InputShape.square(image_size) if isinstance(image_size, int) else image_size
     if shape.channels != 3:

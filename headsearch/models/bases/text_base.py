@@ -16,18 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headsearch.config.domains import TEXT_BASE
+from headsearch.config.base_names import TRANSFORMERS
 from headsearch.config.text_views import NOISE_LEVELS
 from headsearch.errors import UserError
 from headsearch.models.bases.base import WHOLE, Base, BaseOutput
 from headsearch.models.bases.shapes import REFUSALS, first_line
+from headsearch.models.bases.transformers_models import build_model, transformers
 from headsearch.models.bases.trunk import make_deterministic, repeated_blocks
 from headsearch.models.heads.padding import masked_mean
 
 ATTENTION = "sdpa_of_headsearch"
 """The name of our implementation of attention in transformers."""
-ENCODERS = ("t5", "mt5", "umt5")
-"""Models with an encoder and a decoder of which the encoder alone can be the base."""
 PROBE_TOKENS, TOLERANCE = 8, 1e-4
 """Length of the texts on which a model is tried, and the largest difference that is rounding."""
 
@@ -125,39 +124,16 @@ def build_text_base(
     Raises:
         UserError: the model cannot be built, or has a decoder besides its encoder.
     """
-    library = transformers(f"{TEXT_BASE}{kind}")
+    library = transformers(f"{TRANSFORMERS}{kind}")
+    trunk = build_model(library, kind, entries)
     try:
-        config = library.AutoConfig.for_model(kind, **entries)
-        if getattr(config, "is_encoder_decoder", False) and kind not in ENCODERS:
-            raise ValueError(
-                "it has an encoder and a decoder; of such models only the encoders of "
-                f"{', '.join(ENCODERS)} can be bases"
-            )
-        trunk = getattr(library, auto_class(kind)).from_config(config, trust_remote_code=False)
         _use_attention_without_host_sync(trunk)
     except REFUSALS as error:
-        raise UserError(f"{TEXT_BASE}{kind} cannot be built: {first_line(error)}") from None
+        raise UserError(f"{TRANSFORMERS}{kind} cannot be built: {first_line(error)}") from None
     base = TextBase(trunk)
     if state is not None:
         trunk.load_state_dict(state)
     return base
-
-
-def auto_class(kind: str) -> str:
-    """The class of transformers that builds and loads models of this type."""
-    return "AutoModelForTextEncoding" if kind in ENCODERS else "AutoModel"
-
-
-def transformers(name: str) -> Any:
-    """The package transformers. Raises UserError if it is not installed."""
-    try:
-        import transformers
-    except ImportError:
-        raise UserError(f"{name} needs transformers: pip install 'headsearch[text]'") from None
-    # It tells of kernels and special tokens that are not used here, and of each file it reads.
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    return transformers
 
 
 def _use_attention_without_host_sync(trunk: Any) -> None:

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch.utils.flop_counter import FlopCounterMode
 
-from headsearch.config.domains import TEXT_BASE
+from headsearch.config.base_names import (
+    TRANSFORMERS,
+    domain_of_base,
+    folder_of,
+    shape_for,
+    takes_waveforms,
+)
+from headsearch.config.domains import TEXT
 from headsearch.config.input_shape import InputShape
 from headsearch.config.text_settings import VOCABULARY
 from headsearch.device import free_memory
-from headsearch.errors import UserError, unknown
+from headsearch.errors import UserError
 from headsearch.models.bases.arguments import base_arguments, parsed_arguments
 from headsearch.models.bases.plan import BasePlan, plan_base
 from headsearch.models.bases.shapes import REFUSALS, Stage, first_line
 from headsearch.models.bases.text_base import (
     TextBase,
-    auto_class,
     build_text_base,
     is_causal,
     layers_of,
     outputs_of_layers,
     reads_padding,
+)
+from headsearch.models.bases.transformers_models import (
+    Described,
+    check_entries,
+    check_type,
+    config_of,
+    read_folder,
     transformers,
 )
-from headsearch.models.bases.weights import Weights
+from headsearch.models.bases.waveform_plan import plan_waveform_base
 
 NAMES: dict[str, str] = {
     "albert-xxlarge-v2": "albert",
@@ -45,24 +53,13 @@ TEXT_TOKENS = 64
 """The length of texts to which a base is fitted without data."""
 FLOAT32 = 4
 """Bytes of a parameter."""
-OF_DATA = ("vocab_size", "pad_token_id")
-"""Entries of a configuration that the tokenizer decides."""
+OF_DATA = dict.fromkeys(("vocab_size", "pad_token_id"), "follows the texts: use --vocab-size")
+"""Entries of a configuration that the tokenizer decides, with what to do instead."""
 
 
 def is_text_base(name: str) -> bool:
     """Whether a name is that of a text base."""
-    return name.startswith(TEXT_BASE)
-
-
-def folder_of(name: str) -> Path | None:
-    """The model folder that a name means; None if it means none."""
-    if not is_text_base(name):
-        return None
-    text = name.removeprefix(TEXT_BASE)
-    folder = Path(text).expanduser()
-    # Of a bare name, a run directory called `bert` is not the model.
-    named = folder.name != text or (folder / "config.json").exists()
-    return folder if named and folder.is_dir() else None
+    return domain_of_base(name) == TEXT
 
 
 def plan_named(
@@ -72,7 +69,7 @@ def plan_named(
     patch_size: int | None = None,
     base_args: str | None = None,
 ) -> BasePlan:
-    """Plans a base of images or of texts without data.
+    """Plans a base of images, clips or texts without data.
 
     Args:
         name: of any base. One of texts is fitted to `shape_without_data`.
@@ -82,6 +79,10 @@ def plan_named(
     Raises:
         UserError: no such base, or it does not take the arguments.
     """
+    if takes_waveforms(name):
+        shape = image_size if isinstance(image_size, InputShape) else shape_for(name, image_size)
+        assert isinstance(shape, InputShape)
+        return plan_waveform_base(name, shape, parsed_arguments(base_args))
     if is_text_base(name):
         return plan_text_base(name, shape_without_data(name), parsed_arguments(base_args))
     arguments = base_arguments(name, base_args)
@@ -103,7 +104,7 @@ def shape_without_data(
     """
     if vocabulary is None:
         folder = folder_of(name)
-        known = None if folder is None else _config_of(folder).get("vocab_size")
+        known = None if folder is None else config_of(folder).get("vocab_size")
         vocabulary = min(VOCABULARY, known) if isinstance(known, int) else VOCABULARY
     return InputShape.text(tokens or TEXT_TOKENS, vocabulary)
 
@@ -123,14 +124,18 @@ def plan_text_base(
             safetensors, an argument that the configuration does not have, a model that reads
             padding, has a decoder, or knows fewer tokens than the texts have.
     """
-    library, folder, weights = transformers(name), folder_of(name), None
+    library, folder = transformers(name), folder_of(name)
     if folder is not None:
         if arguments:
             raise UserError(f"{name}: the folder's config.json decides its sizes: give no others")
-        kind, entries, weights = _from_folder(library, folder)
+        model = read_folder(library, folder)
     else:
-        kind, entries = _from_type(library, name.removeprefix(TEXT_BASE), arguments or {}, shape)
-        _check_fits(name, kind, entries)
+        kind = check_type(library, name.removeprefix(TRANSFORMERS), NAMES, "text base")
+        check_entries(library, kind, name, arguments or {}, OF_DATA)
+        of_data = {"vocab_size": shape.vocabulary, "pad_token_id": 0}
+        model = Described(kind, {**(arguments or {}), **of_data})
+        _check_fits(name, model)
+    kind, entries, weights = model.kind, model.entries, model.weights
     with torch.random.fork_rng(devices=[]):
         base = build_text_base(kind, entries, None if weights is None else weights.state).eval()
     known = int(base.trunk.config.vocab_size)
@@ -164,7 +169,7 @@ def plan_text_base(
     )
 
 
-def _check_fits(name: str, kind: str, entries: Mapping[str, Any]) -> None:
+def _check_fits(name: str, model: Described) -> None:
     """Raises UserError if the parameters of a model do not fit into the memory that is free.
 
     The default sizes of many types are those of models with billions of parameters.
@@ -172,7 +177,7 @@ def _check_fits(name: str, kind: str, entries: Mapping[str, Any]) -> None:
     available = free_memory(torch.device("cpu"))
     try:
         with torch.device("meta"):
-            trunk = build_text_base(kind, entries).trunk
+            trunk = build_text_base(model.kind, model.entries).trunk
     except REFUSALS:  # it is built again on the CPU, which says why
         return
     count = sum(parameter.numel() for parameter in trunk.parameters())
@@ -206,66 +211,3 @@ def _stages_and_gflops(base: TextBase, tokens: int) -> tuple[tuple[Stage, ...], 
         base(ids)
     stages = tuple(Stage(output.shape[2], (1, tokens)) for output in reversed(outputs))
     return stages, counter.get_total_flops() / 1e9
-
-
-def _from_type(
-    library: Any, wanted: str, arguments: Mapping[str, Any], shape: InputShape
-) -> tuple[str, dict[str, Any]]:
-    """The type and the configuration of a model with random weights."""
-    if wanted not in NAMES and wanted not in library.CONFIG_MAPPING:
-        if "/" in wanted:
-            raise UserError(
-                f"{TEXT_BASE}{wanted}: no such folder, and nothing is loaded from the hub: "
-                f"download the model (hf download {wanted} --local-dir FOLDER) and give "
-                f"{TEXT_BASE}FOLDER"
-            )
-        some = {*NAMES, *NAMES.values()}  # of the hundreds of types
-        raise unknown("text base", TEXT_BASE + wanted, [TEXT_BASE + known for known in some])
-    kind = NAMES.get(wanted, wanted)
-    known = library.AutoConfig.for_model(kind).to_dict()
-    for key in arguments:
-        if key in OF_DATA:
-            raise UserError(f"--base-args: {key} follows the texts: use --vocab-size")
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=6, cutoff=0.0)  # of dozens
-            raise unknown(f"argument of {TEXT_BASE}{wanted}", key, near)
-    return kind, {**arguments, "vocab_size": shape.vocabulary, "pad_token_id": 0}
-
-
-def _from_folder(library: Any, folder: Path) -> tuple[str, dict[str, Any], Weights]:
-    """The type, the configuration and the weights of the model in a folder."""
-    config = _config_of(folder)
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(
-            f"{folder}: no .safetensors in it; pickles (.bin, .pt) can run code and are not read: "
-            "save the model with safetensors"
-        )
-    kind = str(config.get("model_type"))
-    try:
-        trunk, report = getattr(library, auto_class(kind)).from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True, trust_remote_code=False,
-            output_loading_info=True, dtype=torch.float32,
-        )  # fmt: skip
-    except (OSError, SafetensorError, *REFUSALS) as error:
-        raise UserError(f"{folder} cannot be read as a model: {first_line(error)}") from None
-    missing = [key for key in report["missing_keys"] if not key.startswith("pooler.")]
-    if missing:
-        raise UserError(f"{folder}: its weights lack {sorted(missing)[0]} and others")
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    state = TextBase(trunk).weights()
-    entries = {key: value for key, value in config.items() if key not in ("model_type", "dtype")}
-    return kind, entries, Weights(str(folder), digest.hexdigest(), state)
-
-
-def _config_of(folder: Path) -> dict[str, Any]:
-    """The entries of a folder's config.json."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: config.json cannot be read: {error}") from None
-    if not isinstance(config, dict) or config.get("auto_map"):
-        raise UserError(f"{folder}: its config.json asks for code of its own, which is never run")
-    return config

@@ -24,6 +24,7 @@ from headsearch.evaluation.interpretation.frequency import log_amplitudes
 from headsearch.evaluation.interpretation.reach import attention_distances, field_radii
 from headsearch.evaluation.interpretation.text_cues import TEXT_CUES
 from headsearch.evaluation.interpretation.toward_head import token_rows
+from headsearch.evaluation.interpretation.waveform_cues import WAVEFORM_CUES
 from headsearch.evaluation.proxies.labelled import LabelledImages
 from headsearch.evaluation.proxies.linear import fit_softmax
 from headsearch.evaluation.similarity import gram, map_features, pooled_map
@@ -171,7 +172,7 @@ def cues(of: Measured) -> dict[str, Tensor]:
     """
     forward, report = of.forward, of.data.report
     matrix_CD, offset_C, present_C = probe(of)
-    conditions = CUES_OF.get(of.domain, {})
+    conditions = WAVEFORM_CUES if of.data.queries.shape.rate else CUES_OF.get(of.domain, {})
     found: dict[str, list[Tensor]] = {name: [] for name in conditions}
     for indices in report.split(forward.batch):
         images = of.data.queries.batch(indices)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from headsearch.config.domains import Words
 from headsearch.data import Data
+from headsearch.data.audio.waveform import log_mels
 from headsearch.evaluation.interpretation.decisions import flipped
 from headsearch.evaluation.interpretation.evidence import (
     aligned,
@@ -56,8 +57,11 @@ class Shown:
     words: Words
 
     def samples(self, indices: Tensor) -> list[npt.NDArray[np.float64]]:
-        """Queries as pictures (H, W, 3) in [0, 1]; log-mel maps grey, low bands at the bottom."""
-        samples_BCHW = self.data.queries.batch(indices).double().div(255)
+        """Queries as pictures (H, W, 3) in [0, 1]: clips as grey log-mel maps, low bands below."""
+        kept = self.data.queries.batch(indices)
+        if self.data.queries.shape.rate:
+            kept = torch.cat(list(log_mels([kept], self.data.queries.shape)))
+        samples_BCHW = kept.double().div(255)
         if samples_BCHW.shape[1] == 1:
             samples_BCHW = samples_BCHW.flip(2).expand(-1, 3, -1, -1)
         return list(samples_BCHW.permute(0, 2, 3, 1).numpy())

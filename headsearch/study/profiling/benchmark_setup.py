@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from headsearch.config.base_names import SAMPLE_RATE, rate_of, takes_waveforms
 from headsearch.config.domains import AUDIO, AUTO, IMAGE, TEXT
 from headsearch.config.setting_groups import OF_A_STEP
 from headsearch.config.settings import RunConfig
@@ -58,6 +59,8 @@ def _with_shape(config: RunConfig) -> RunConfig:
     decided: dict[str, Any] = {}
     if config.domain == AUDIO:
         decided["clip_seconds"] = config.clip_seconds or CLIP_SECONDS
+        if takes_waveforms(config.base):
+            decided["sample_rate"] = config.sample_rate or rate_of(config.base) or SAMPLE_RATE
     elif config.domain == TEXT:
         shape = shape_without_data(config.base, config.text_tokens, config.vocab_size)
         decided = {"text_tokens": shape.width, "vocab_size": shape.vocabulary}
