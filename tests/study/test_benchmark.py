@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from headsearch.config.input_shape import InputShape
 from headsearch.config.settings import resolve
 from headsearch.data.text.tokens import unpacked
 from headsearch.errors import UserError
@@ -262,12 +263,12 @@ def test_clips_and_texts_are_random_samples_of_the_shape_that_is_asked_for(
     prepared = of_domain(domain, tmp_path)
     sample = prepared.data.train.batch(torch.arange(32))
     if domain == "text":
-        assert prepared.plan.input_shape == (3, 1, 16, True, 300)
+        assert prepared.plan.input_shape == InputShape.text(16, 300)
         ids = unpacked(sample)
         assert 0 <= int(ids.min()) < 10
         assert 290 <= int(ids.max()) < 300
     else:
-        assert prepared.plan.input_shape == (1, 16, 64, True, 0)
+        assert prepared.plan.input_shape == InputShape(1, 16, 64, sequence=True)
         assert (int(sample.min()), int(sample.max())) == (0, 255)
     again = of_domain(domain, tmp_path)  # as the process does that measures memory
     assert torch.equal(again.data.train.batch(torch.arange(32)), sample)
