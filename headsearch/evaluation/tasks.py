@@ -125,7 +125,9 @@ def statistics_of(task: Task, features: Tensor) -> dict[str, Statistic] | None:
     """
     if not bool(features.isfinite().all()):
         return None
-    group_K = torch.arange(len(task.order)) % (2 * GROUPS)
+    # Contiguous parts: in a balanced order every second or every twentieth sample may be of the same
+    # few classes.
+    group_K = torch.arange(len(task.order)) * (2 * GROUPS) // len(task.order)
     if task.scores is not None:
         centred = features.double() - features.double().mean(dim=0)
         first_PD, second_PD = centred.chunk(2)

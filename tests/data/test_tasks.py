@@ -179,3 +179,13 @@ def test_too_many_bad_texts_are_refused(data: Data, tmp_path: Path) -> None:
     table = rows_to(tmp_path / "bad.csv", ("text", "label"), rows)
     with pytest.raises(TooManyBadError, match="--max-bad-images"):
         opened(data, f"x={table}")
+
+
+def test_each_twentieth_of_the_built_in_images_has_all_classes() -> None:
+    settings = DataSettings(eval_images=80, bank_images=60, image_size=16)
+    data = open_data("scenes", None, replace(settings, images=64))
+    (task,) = opened(data, "other=scenes,scenes", settings)
+    labels = task.queries.labels
+    assert labels is not None
+    for part in task.order.chunk(8):  # of ten images
+        assert len(labels[part].unique()) == 10

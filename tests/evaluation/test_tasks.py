@@ -53,8 +53,21 @@ def pair_task(name: str = "pairs") -> tuple[Task, torch.Tensor]:
 
 
 def halves(order: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The samples that choose and those that are reported: every second one of the order."""
-    return order[::2], order[1::2]
+    """The samples that choose and those that are reported: every second twentieth of the order."""
+    parts = order.chunk(GROUPS)
+    return torch.cat(parts[::2]), torch.cat(parts[1::2])
+
+
+def test_both_halves_have_all_classes_in_proportion() -> None:
+    """Also where the classes of the order follow each other with a fixed period."""
+    labels = torch.arange(200) % 10
+    names, order = 10, torch.arange(200)
+    task = Task("t", "image", samples(200, labels, names), samples(200, labels, names), order)
+    features = torch.nn.functional.one_hot(labels.repeat(2), 10).float()
+    features[labels.repeat(2) == 3] = features[4]  # one class of ten looks like another
+    found = scores_of([statistics_of(task, features)])
+    assert found.choose["task_linear/t"] == found.report["task_linear/t"] == pytest.approx(0.9)
+    assert set(found.without["task_linear/t"]) == {found.report["task_linear/t"]}
 
 
 def test_accuracies_are_those_of_proxies_fitted_on_the_bank() -> None:
