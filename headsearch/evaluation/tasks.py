@@ -125,8 +125,8 @@ def statistics_of(task: Task, features: Tensor) -> dict[str, Statistic] | None:
     """
     if not bool(features.isfinite().all()):
         return None
-    # Contiguous parts: in a balanced order every second or every twentieth sample may be of the same
-    # few classes.
+    # Contiguous parts: in a balanced order, every second sample may be of the same half of the
+    # classes.
     group_K = torch.arange(len(task.order)) * (2 * GROUPS) // len(task.order)
     if task.scores is not None:
         centred = features.double() - features.double().mean(dim=0)

@@ -73,6 +73,21 @@ def test_every_part_of_the_order_has_all_classes_in_proportion(data: Data, tmp_p
         assert int(counts.max() - counts.min()) <= 2
 
 
+def test_classes_of_unequal_sizes_are_in_proportion_everywhere(data: Data, tmp_path: Path) -> None:
+    """Also where classes are left out, whose samples then come in turn: one of each class."""
+    rows = [row for row in made_up(900, seed=9) if row[1] != "travel"]
+    kept = [row for i, row in enumerate(rows) if row[1] == "money" or i % 8 == 0]
+    kept += [row for row in made_up(30, seed=10) if row[1] == "travel"]
+    table = rows_to(tmp_path / "texts.csv", ("text", "label"), kept)
+    settings = replace(SETTINGS, probe_classes=2, eval_images=0)
+    (task,) = opened(data, f"other={table},{table}", settings)
+    labels = task.queries.labels
+    assert labels is not None
+    counts = [torch.bincount(labels[part], minlength=2) for part in task.order.chunk(4)]
+    smallest, largest = (each(int(count[0]) for count in counts) for each in (min, max))
+    assert largest - smallest <= 2
+
+
 def test_one_table_is_split_and_bank_and_queries_share_no_text(data: Data, tmp_path: Path) -> None:
     (task,) = opened(data, f"other={text_table(tmp_path / 'texts.csv', 150, seed=3)}")
     assert task.bank is not None

@@ -64,7 +64,7 @@ def test_both_halves_have_all_classes_in_proportion() -> None:
     names, order = 10, torch.arange(200)
     task = Task("t", "image", samples(200, labels, names), samples(200, labels, names), order)
     features = torch.nn.functional.one_hot(labels.repeat(2), 10).float()
-    features[labels.repeat(2) == 3] = features[4]  # one class of ten looks like another
+    features[labels.repeat(2) == 3] = features[4].clone()  # one class of ten looks like another
     found = scores_of([statistics_of(task, features)])
     assert found.choose["task_linear/t"] == found.report["task_linear/t"] == pytest.approx(0.9)
     assert set(found.without["task_linear/t"]) == {found.report["task_linear/t"]}
