@@ -15,6 +15,7 @@ from headsearch.models import heads
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "headsearch"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = ("benchmarks", "docs", "examples")
 LONGEST_FILE, LONGEST_FUNCTION = 400, 72
 """In lines; a function's are those of its body."""
 
@@ -79,3 +80,20 @@ def test_families_of_users_own_may_still_import_from_headsearch_heads() -> None:
     )
     assert done.stdout.strip() == heads.Family.__module__
     assert Path(headsearch.__file__).parent == PACKAGE
+
+
+def test_scripts_import_only_names_that_the_package_has() -> None:
+    """Benchmarks take hours: most of them are run by no test."""
+    files = sorted(file for folder in SCRIPTS for file in (ROOT / folder).rglob("*.py"))
+    assert len(files) > 20
+    wrong = []
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("headsearch"):
+                for each in node.names:
+                    line = f"from {node.module} import {each.name}"
+                    try:
+                        exec(line, {})  # also finds modules, which their package may not name
+                    except ImportError as error:
+                        wrong.append(f"{file.name}, line {node.lineno}: {error}")
+    assert wrong == []

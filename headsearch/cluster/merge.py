@@ -15,10 +15,9 @@ from typing import Any
 from headsearch.config import formats
 from headsearch.errors import UserError
 from headsearch.evaluation.other_data_rows import base_name
-from headsearch.runs.dense_table import write_dense
 from headsearch.runs.directory import write_atomically
 from headsearch.runs.facts import RunFacts
-from headsearch.runs.task_table import write_tasks
+from headsearch.runs.other_data_tables import write_other_data
 from headsearch.study.leaderboard import base_of_the_first, ordered, write_tables
 
 COHORTS = "cohorts"
@@ -127,8 +126,7 @@ class Merged:
         ranking = ordered(self.rows)
         self.facts["baselines"].update(base_of_the_first(ranking, self.rung_rows))
         write_tables(run, ranking, self.rung_rows, self.score_rows)
-        write_dense(run, self.other_data_rows)
-        write_tasks(run, self.other_data_rows)
+        write_other_data(run, self.other_data_rows)
 
 
 def merging(facts: RunFacts) -> Merged:

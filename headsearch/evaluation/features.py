@@ -171,13 +171,14 @@ class RungFeatures:
         return base
 
 
-def head_groups(heads: Mapping[str, AttachedHead], samples: int) -> list[list[str]]:
+def head_groups(heads: Mapping[str, AttachedHead], data: Evaluated) -> list[list[str]]:
     """Groups of heads whose pooled features fit into memory; one empty group without heads.
 
     Args:
         heads: by name.
-        samples: the number of queries and of the bank's samples.
+        data: what their features are computed of.
     """
+    samples = len(data.queries) + (len(data.bank) if data.bank is not None else 0)
     widest = max((head.norm.weight.numel() for head in heads.values()), default=1)
     names, at_once = list(heads), max(1, POOLED_NUMBERS // (samples * widest))
     return [names[begin : begin + at_once] for begin in range(0, len(names), at_once)] or [[]]

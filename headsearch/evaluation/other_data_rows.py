@@ -8,7 +8,7 @@ from typing import Any
 
 from headsearch.evaluation.proxies.grouped_scores import GroupedScores, paired_error, standard_error
 from headsearch.evaluation.scores import RungScores
-from headsearch.runs.dense_table import row_of
+from headsearch.runs.other_data_tables import row_of
 
 
 def rows_of(

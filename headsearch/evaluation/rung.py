@@ -122,8 +122,7 @@ def score_rung(
     probe: BaseProbe | None = None
     scores: dict[str, Scores] = {}
     work = _Work(len(scored), on_progress)
-    images = len(data.queries) + (len(data.bank) if data.bank is not None else 0)
-    for names in head_groups(scored, images):
+    for names in head_groups(scored, data):
         features = RungFeatures(
             network, data, names, batch_size, summary, autocast=autocast,
             normalization=normalization,

@@ -75,8 +75,7 @@ class TaskScorer:
         """
         found: dict[str, Scored] = {name: [] for name in (BASE, *names)}
         for task in self.tasks:
-            samples = len(task.queries) + (0 if task.bank is None else len(task.bank))
-            groups = head_groups({name: network.heads[name] for name in names}, samples)
+            groups = head_groups({name: network.heads[name] for name in names}, task)
             part = 1 / (len(self.tasks) * len(groups))
             for index, group in enumerate(groups):
                 features = RungFeatures(

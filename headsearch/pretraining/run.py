@@ -42,7 +42,6 @@ from headsearch.pretraining.setup import (
 )
 from headsearch.pretraining.solo import SoloEvent, SoloRun, SoloScored, SoloScoring
 from headsearch.pretraining.step_file import StepFile
-from headsearch.runs.dense_table import write_dense
 from headsearch.runs.directory import (
     CONFIG,
     create,
@@ -53,6 +52,7 @@ from headsearch.runs.directory import (
 )
 from headsearch.runs.observers import Observers
 from headsearch.runs.other_data import BASE_OTHER_DATA
+from headsearch.runs.other_data_tables import write_other_data
 from headsearch.runs.run import SOLO_HEAD
 from headsearch.runs.same_settings import (
     check_as_recorded,
@@ -69,7 +69,6 @@ from headsearch.runs.snapshot import (
     write_weights,
 )
 from headsearch.runs.tables import NO_HEAD, write_table
-from headsearch.runs.task_table import write_tasks
 from headsearch.training.provenance import check_same_data, recorded_settings
 from headsearch.training.setup import TrainingSetup
 
@@ -258,8 +257,7 @@ class Pretraining:
                 write_weights(self.run_directory / HEAD_WEIGHTS, head_weights(event.head))
         if not self.complete:
             self._snapshot()
-        write_dense(self.run_directory, self.other_data_rows)
-        write_tasks(self.run_directory, self.other_data_rows)
+        write_other_data(self.run_directory, self.other_data_rows)
         write_table(self.run_directory / TABLE, self.scores)
         if self.complete:
             shutil.rmtree(self.run_directory / FOLDER, ignore_errors=True)

@@ -19,9 +19,9 @@ from headsearch.report.statistics.ranking import contenders
 from headsearch.report.tables import Table
 from headsearch.report.verification import gain_text
 from headsearch.runs.other_data import TASK_MEAN, TASK_SCORES, TASKS
+from headsearch.runs.other_data_tables import RAW
 from headsearch.runs.run import Run
 from headsearch.runs.tables import Ranked, ranked
-from headsearch.runs.task_table import RAW
 from headsearch.text import listing
 
 PROXIES = {"task_knn": "k-NN", "task_linear": "linear", "task_spearman": "Spearman"}

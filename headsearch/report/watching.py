@@ -9,13 +9,12 @@ from typing import TypeAlias
 
 from headsearch.report.document import write_report
 from headsearch.report.statistics.ranking import best_head, last_rung
-from headsearch.runs.dense_table import FILE as DENSE
+from headsearch.runs.other_data_tables import DENSE, TASKS
 from headsearch.runs.run import Run, is_running, read_run
 from headsearch.runs.tables import TABLES, ranked
-from headsearch.runs.task_table import FILE as FURTHER_TASKS
 from headsearch.text import counted
 
-READ = (*TABLES, DENSE, FURTHER_TASKS, "solo.csv", "config.yaml")
+READ = (*TABLES, DENSE.file, TASKS.file, "solo.csv", "config.yaml")
 """The files that a report depends on, besides the study."""
 TRIES = 10
 """How often files that change while they are read are read again."""

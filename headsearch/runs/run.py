@@ -17,9 +17,10 @@ from headsearch.config.domains import Words, words_of
 from headsearch.config.settings import resolve
 from headsearch.config.yaml_file import read_yaml
 from headsearch.errors import UserError
-from headsearch.runs.dense_table import empty, read_dense
 from headsearch.runs.directory import CONFIG, STUDY, abandoned, in_use, read_config
 from headsearch.runs.facts import RunFacts
+from headsearch.runs.other_data_tables import DENSE, read_other_data
+from headsearch.runs.other_data_tables import TASKS as FURTHER_TASKS
 from headsearch.runs.rank_by import check_rank_by
 from headsearch.runs.snapshot import read_record
 from headsearch.runs.storage import existing_storage, file_storage, open_storage
@@ -31,7 +32,6 @@ from headsearch.runs.tables import (
     TABLES,
     read_table,
 )
-from headsearch.runs.task_table import no_tasks, read_tasks
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Run:
     rungs: pd.DataFrame
     scores: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SCORE_COLUMNS)))
     solo: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SOLO_COLUMNS)))
-    dense: pd.DataFrame = field(default_factory=empty)
-    tasks: pd.DataFrame = field(default_factory=no_tasks)
+    dense: pd.DataFrame = field(default_factory=DENSE.empty)
+    tasks: pd.DataFrame = field(default_factory=FURTHER_TASKS.empty)
 
     @property
     def words(self) -> Words:
@@ -121,8 +121,8 @@ def read_run(path: Path) -> Run:
         rungs=read_table(path / "rungs.csv", RUNG_COLUMNS),
         scores=read_table(path / "scores.csv", SCORE_COLUMNS),
         solo=read_table(path / "solo.csv", SOLO_COLUMNS),
-        dense=read_dense(path),
-        tasks=read_tasks(path),
+        dense=read_other_data(path, DENSE),
+        tasks=read_other_data(path, FURTHER_TASKS),
     )
 
 

@@ -21,7 +21,7 @@ from headsearch.evaluation.scores import (
     top5_column,
 )
 from headsearch.models.space import Candidate
-from headsearch.runs.dense_table import write_dense
+from headsearch.runs.other_data_tables import write_other_data
 from headsearch.runs.tables import (
     FURTHER_SCORES,
     RANKING_COLUMNS,
@@ -30,7 +30,6 @@ from headsearch.runs.tables import (
     rank,
     write_table,
 )
-from headsearch.runs.task_table import write_tasks
 
 
 @dataclass
@@ -266,8 +265,7 @@ class Leaderboard:
     def write(self, run_directory: Path) -> None:
         """Writes the tables of the run; dense.csv and tasks.csv only if they have rows."""
         write_tables(run_directory, self.ranking(), self.rung_rows, self.score_rows)
-        write_dense(run_directory, self.other_data_rows)
-        write_tasks(run_directory, self.other_data_rows)
+        write_other_data(run_directory, self.other_data_rows)
 
 
 def ordered(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

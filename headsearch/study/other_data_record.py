@@ -13,7 +13,7 @@ from headsearch.evaluation.other_data_rows import (
 )
 from headsearch.evaluation.scores import RungScores
 from headsearch.runs.facts import DenseFacts, RunFacts, TaskFacts
-from headsearch.runs.task_table import RAW
+from headsearch.runs.other_data_tables import RAW
 from headsearch.study.leaderboard import Leaderboard
 from headsearch.study.setup import SearchSetup
 

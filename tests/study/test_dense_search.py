@@ -30,13 +30,13 @@ from headsearch.report.statistics.other_data import (
     score_rows,
 )
 from headsearch.report.statistics.ranking import distinct
-from headsearch.runs.dense_table import WITHOUT, read_dense
 from headsearch.runs.other_data import (
     BASE_OTHER_DATA,
     DENSE_SCORES,
     OTHER_DATA_RANKINGS,
     OTHER_DATA_SCORES,
 )
+from headsearch.runs.other_data_tables import DENSE, WITHOUT, read_other_data
 from headsearch.runs.rank_by import RANK_BY, check_rank_by, weights_of
 from headsearch.runs.run import Run, read_run
 from headsearch.runs.tables import ranked
@@ -412,7 +412,7 @@ def test_a_broken_dense_table_is_refused(tmp_path: Path, change: Any, message: s
     ]  # fmt: skip
     change(pd.DataFrame(rows)).to_csv(tmp_path / "dense.csv", index=False)
     with pytest.raises(UserError, match=message):
-        read_dense(tmp_path)
+        read_other_data(tmp_path, DENSE)
 
 
 def test_the_pareto_front_by_brute_force() -> None:

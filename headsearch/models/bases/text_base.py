@@ -8,9 +8,8 @@ Shapes: B texts, L tokens, D width. Maps are (B, D, 1, L).
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,7 +20,12 @@ from headsearch.config.text_views import NOISE_LEVELS
 from headsearch.errors import UserError
 from headsearch.models.bases.base import WHOLE, Base, BaseOutput
 from headsearch.models.bases.shapes import REFUSALS, first_line
-from headsearch.models.bases.transformers_models import build_model, transformers
+from headsearch.models.bases.transformers_models import (
+    build_model,
+    maps_of,
+    outputs_of,
+    transformers,
+)
 from headsearch.models.bases.trunk import make_deterministic, repeated_blocks
 from headsearch.models.heads.padding import masked_mean
 
@@ -75,16 +79,14 @@ class TextBase(Base):
         last = 1 + max(feature_indices)
         with (
             self._changed_embeddings(mask_B1L, noise_BL),
-            outputs_of_layers(self.trunk, last) as outputs,
+            outputs_of(layers_of(self.trunk), last) as outputs,
         ):
             output = self.trunk(
                 input_ids=torch.where(valid_B1L[:, 0], ids_BL, self._pad_id),
                 attention_mask=valid_B1L[:, 0].long(),
             )
         tokens_BLD: Tensor = output.last_hidden_state
-        maps = {
-            index: outputs[-1 - index].transpose(1, 2).unsqueeze(2) for index in feature_indices
-        }
+        maps = maps_of(outputs, feature_indices)
         return BaseOutput(maps, tokens_BLD, masked_mean(tokens_BLD, valid_B1L), valid_B1L)
 
     @contextmanager
@@ -195,28 +197,6 @@ def layers_of(trunk: nn.Module) -> list[nn.Module]:
     ALBERT calls one block, or each of several, many times. Empty if there are none.
     """
     return repeated_blocks(trunk) or repeated_blocks(trunk, fewest=1)
-
-
-@contextmanager
-def outputs_of_layers(trunk: nn.Module, last: int | None = None) -> Iterator[deque[Tensor]]:
-    """Within this context the outputs (B, L, D) of layers are kept, in the order of their calls.
-
-    The hidden states that transformers returns are not these: the last of some models have had a
-    norm.
-
-    Args:
-        trunk: the model.
-        last: keeps those of so many layers before the output; all by default.
-    """
-    outputs: deque[Tensor] = deque(maxlen=last)
-
-    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-        outputs.append(output[0] if isinstance(output, tuple) else output)
-
-    with ExitStack() as hooks:
-        for layer in layers_of(trunk):
-            hooks.callback(layer.register_forward_hook(keep).remove)
-        yield outputs
 
 
 def pad_id_of(config: Any) -> int:

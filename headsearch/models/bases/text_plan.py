@@ -28,7 +28,6 @@ from headsearch.models.bases.text_base import (
     build_text_base,
     is_causal,
     layers_of,
-    outputs_of_layers,
     reads_padding,
 )
 from headsearch.models.bases.transformers_models import (
@@ -36,6 +35,7 @@ from headsearch.models.bases.transformers_models import (
     check_entries,
     check_type,
     config_of,
+    outputs_of,
     read_folder,
     transformers,
 )
@@ -207,7 +207,7 @@ def _measured(
 @torch.no_grad()
 def _stages_and_gflops(base: TextBase, tokens: int) -> tuple[tuple[Stage, ...], float]:
     ids = torch.zeros(1, tokens, dtype=torch.int64)
-    with FlopCounterMode(display=False) as counter, outputs_of_layers(base.trunk) as outputs:
+    with FlopCounterMode(display=False) as counter, outputs_of(layers_of(base.trunk)) as outputs:
         base(ids)
     stages = tuple(Stage(output.shape[2], (1, tokens)) for output in reversed(outputs))
     return stages, counter.get_total_flops() / 1e9

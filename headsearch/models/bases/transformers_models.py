@@ -8,7 +8,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,11 +176,28 @@ def build_model(library: Any, kind: str, entries: Mapping[str, Any]) -> Any:
         raise UserError(f"{TRANSFORMERS}{kind} cannot be built: {said}") from None
 
 
-def remember(seen: dict[int, Tensor], index: int) -> Any:
-    """A hook that keeps the tokens that a block returns: the last hidden states of some models
-    have had a norm."""
+@contextmanager
+def outputs_of(layers: Iterable[nn.Module], last: int | None = None) -> Iterator[deque[Tensor]]:
+    """Within this context the outputs (B, L, D) of layers are kept, in the order of their calls.
 
-    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-        seen[index] = output[0] if isinstance(output, tuple) else output
+    The hidden states that transformers returns are not these: the last of some models have had a
+    norm.
 
-    return hook
+    Args:
+        layers: the modules whose calls are the layers of a model.
+        last: keeps so many outputs, the last ones; all by default.
+    """
+    outputs: deque[Tensor] = deque(maxlen=last)
+
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.callback(layer.register_forward_hook(keep).remove)
+        yield outputs
+
+
+def maps_of(outputs: deque[Tensor], feature_indices: Iterable[int]) -> dict[int, Tensor]:
+    """Outputs as maps (B, D, 1, L) by feature index, counted from the last."""
+    return {index: outputs[-1 - index].transpose(1, 2).unsqueeze(2) for index in feature_indices}

@@ -8,7 +8,7 @@ Maps are (B, D, 1, L).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,7 +16,12 @@ from torch import Tensor, nn
 
 from headsearch.config.base_names import TRANSFORMERS
 from headsearch.models.bases.base import WHOLE, Base, BaseOutput
-from headsearch.models.bases.transformers_models import build_model, remember, transformers
+from headsearch.models.bases.transformers_models import (
+    build_model,
+    maps_of,
+    outputs_of,
+    transformers,
+)
 from headsearch.models.bases.trunk import make_deterministic
 
 DO_NORMALIZE = "do_normalize"
@@ -67,15 +72,11 @@ class WaveformBase(Base):
         waveforms_BT = waveforms_B11T.flatten(1)
         if self.normalizes:
             waveforms_BT = scaled(waveforms_BT)
-        blocks = blocks_of(self.trunk)
-        with self._masked_tokens(mask_B1L), ExitStack() as hooks:
-            seen: dict[int, Tensor] = {}
-            for index in feature_indices:
-                hook = blocks[-1 - index].register_forward_hook(remember(seen, index))
-                hooks.callback(hook.remove)
+        last = 1 + max(feature_indices)
+        with self._masked_tokens(mask_B1L), outputs_of(blocks_of(self.trunk), last) as outputs:
             output = self.trunk(waveforms_BT)
         tokens_BLD: Tensor = output.last_hidden_state
-        maps = {index: seen[index].transpose(1, 2).unsqueeze(2) for index in feature_indices}
+        maps = maps_of(outputs, feature_indices)
         return BaseOutput(maps, tokens_BLD, tokens_BLD.mean(dim=1))
 
     @contextmanager

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from headsearch.report.statistics.gains import Gain, gains
-from headsearch.runs.dense_table import WITHOUT
 from headsearch.runs.other_data import DENSE_SCORES, OTHER_DATA_RANKINGS
+from headsearch.runs.other_data_tables import RAW, WITHOUT
 from headsearch.runs.run import Run
 from headsearch.runs.tables import NO_HEAD
-from headsearch.runs.task_table import RAW
 
 BASELINES = ("position", "pixels", RAW, "untrained")
 """Kinds of rows that a trained base should stand above."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from headsearch.config.base_names import SAMPLE_RATE, rate_of, takes_waveforms
+from headsearch.config.base_names import CLIP_SECONDS, SAMPLE_RATE, rate_of, takes_waveforms
 from headsearch.config.domains import AUDIO, AUTO, IMAGE, TEXT
 from headsearch.config.setting_groups import OF_A_STEP
 from headsearch.config.settings import RunConfig
@@ -22,8 +22,6 @@ ROOM_FOR_CONTROLS = 8
 """Extra trials of a benchmark's search: its controls are proposed first, and are not measured."""
 EVALUATED = 32
 """Queries, the fewest that are allowed: scoring is not measured."""
-CLIP_SECONDS = 1.0
-"""The length of clips where none is given."""
 
 
 def bench_settings(config: RunConfig, heads: int) -> RunConfig:

@@ -1,7 +1,8 @@
-"""dense.csv: the dense scores of every representation with their standard errors.
+"""dense.csv and tasks.csv: scores on data of their own with standard errors.
 
-A row is a representation and a score. Unlike rungs.csv it holds only the last rung of a head, and
-what is needed to compare any two representations: the score without each group of images.
+A row is a representation and a score. Unlike rungs.csv they hold only the last rung of a head, and
+what is needed to compare any two representations: the score without each group of samples. Both
+tables hold rows of one kind, told apart by the names of their scores.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ import pandas as pd
 
 from headsearch.errors import UserError
 from headsearch.runs.directory import write_atomically
-from headsearch.runs.other_data import DENSE_SCORES, OF_CLASS
+from headsearch.runs.other_data import DENSE_SCORES, OF_CLASS, TASK_MEAN, TASK_SCORES
 from headsearch.text import for_csv, printable
 
-FILE = "dense.csv"
+RAW = "raw"
+"""The kind of the row of the inputs themselves in tasks.csv, such as shrunk pixels or TF-IDF."""
 WITHOUT = tuple(f"without_{number}" for number in range(10))
-"""The score without each of the 10 contiguous groups of the reported images."""
+"""The score without each of the 10 contiguous groups of the reported samples."""
 COLUMNS = (
     "representation", "kind", "cohort", "rung", "score", "value", "error", "over_base",
     "over_base_error", *WITHOUT,
 )  # fmt: skip
-"""`over_base`: the difference from the base of the same cohort and rung, on the same images. The
+"""`over_base`: the difference from the base of the same cohort and rung, on the same samples. The
 last column is what the score is of, where it is of something: a class, or a task."""
 
 
@@ -50,29 +52,33 @@ class Layout:
     def columns(self) -> tuple[str, ...]:
         return (*COLUMNS, self.of)
 
+    def empty(self) -> pd.DataFrame:
+        """The table without rows."""
+        return pd.DataFrame(columns=list(self.columns))
+
 
 DENSE = Layout(
-    FILE, "class", ("position", "pixels", "ceiling", "untrained", "base", "head"),
+    "dense.csv", "class", ("position", "pixels", "ceiling", "untrained", "base", "head"),
     tuple(DENSE_SCORES),
 )  # fmt: skip
 
 
-def write_dense(run_directory: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes dense.csv; nothing without rows of dense scores."""
-    write_scores(run_directory, rows, DENSE)
+TASKS = Layout("tasks.csv", "task", (RAW, "untrained", "base", "head"), (TASK_MEAN, *TASK_SCORES))
+"""`task_mean` is the mean over the tasks; its rows name no task."""
 
 
-def read_dense(run_directory: Path) -> pd.DataFrame:
-    """Reads dense.csv; an empty table if there is none.
+def write_other_data(run_directory: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes dense.csv and tasks.csv; no table without rows.
 
-    Raises:
-        UserError: it is not such a table.
+    Args:
+        run_directory: where to.
+        rows: those of `row_of`.
     """
-    return read_scores(run_directory, DENSE)
+    for layout in (DENSE, TASKS):
+        _write(run_directory, rows, layout)
 
 
-def write_scores(run_directory: Path, rows: Sequence[Mapping[str, Any]], layout: Layout) -> None:
-    """Writes those rows of `row_of` that belong to a table; nothing without any."""
+def _write(run_directory: Path, rows: Sequence[Mapping[str, Any]], layout: Layout) -> None:
     kept = [{**row, layout.of: row.get("class")} for row in rows if row["score"] in layout.scores]
     if not kept:
         return
@@ -84,15 +90,15 @@ def write_scores(run_directory: Path, rows: Sequence[Mapping[str, Any]], layout:
     write_atomically(run_directory / layout.file, text)
 
 
-def read_scores(run_directory: Path, layout: Layout) -> pd.DataFrame:
-    """Reads such a table; an empty one if there is none.
+def read_other_data(run_directory: Path, layout: Layout) -> pd.DataFrame:
+    """Reads one of the two tables; an empty one if there is none.
 
     Raises:
         UserError: it is not such a table.
     """
     path, of = run_directory / layout.file, layout.of
     if not path.is_file():
-        return pd.DataFrame(columns=list(layout.columns))
+        return layout.empty()
     texts = ("representation", "kind", "score", of)
     try:
         frame: pd.DataFrame = pd.read_csv(
@@ -117,11 +123,6 @@ def read_scores(run_directory: Path, layout: Layout) -> pd.DataFrame:
     if frame["representation"].isna().any():
         raise UserError(f"{path}: column 'representation' is empty in a row")
     return frame.assign(representation=frame["representation"].map(printable))
-
-
-def empty() -> pd.DataFrame:
-    """A table without rows."""
-    return pd.DataFrame(columns=list(DENSE.columns))
 
 
 def row_of(
