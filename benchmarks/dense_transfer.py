@@ -41,8 +41,8 @@ from headsearch.models.network import BASE as THE_BASE
 from headsearch.models.network import Network
 from headsearch.report.statistics.gains import gains
 from headsearch.report.statistics.rank_correlation import correlation
-from headsearch.runs.other_data_tables import WITHOUT
 from headsearch.runs.other_data import OTHER_DATA_RANKINGS
+from headsearch.runs.other_data_tables import WITHOUT
 from headsearch.runs.tables import NO_HEAD, write_table
 from headsearch.training.base_plan import named_base, plan_for
 from headsearch.training.dense import IMAGES_CPU
