@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
-from headsearch.config.view_text import AUTO, PUBLISHED, Reader, ViewsBase, numbers, parsed, text_of
+from headsearch.config.view_text import AUTO, PUBLISHED, ViewsBase, parsed
 
 NAMES = (AUTO, PUBLISHED)
 
@@ -69,13 +69,9 @@ def views_for_clips(text: str) -> AudioViews:
     Raises:
         UserError: the text has another form, or a value is out of its range.
     """
-    _, changes = parsed(text, NAMES, _READERS, _DEFAULTS)
+    _, changes = parsed(text, NAMES, AudioViews())
     return AudioViews(**changes)
 
 
-_DEFAULTS = {each.name: text_of(getattr(AudioViews(), each.name)) for each in fields(AudioViews)}
-_READERS: dict[str, Reader] = {
-    name: numbers(2) if name.endswith("_scale") else float for name in _DEFAULTS
-}
-ONLY_OF_CLIPS = tuple(_DEFAULTS)
+ONLY_OF_CLIPS = tuple(each.name for each in fields(AudioViews))
 """The settings of these views; images have none of them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
-from headsearch.config.view_text import AUTO, PUBLISHED, Reader, ViewsBase, numbers, parsed, text_of
+from headsearch.config.view_text import AUTO, PUBLISHED, ViewsBase, parsed
 
 NAMES = (AUTO, PUBLISHED)
 NOISE_LEVELS = 256
@@ -54,12 +54,10 @@ def views_for_texts(text: str) -> TextViews:
     Raises:
         UserError: the text has another form, or a value is out of its range.
     """
-    name, changes = parsed(text, NAMES, _READERS, _DEFAULTS)
+    name, changes = parsed(text, NAMES, TextViews())
     simcse = {"span": (1.0, 1.0), "deletion": 0.0} if name == PUBLISHED else {}
     return TextViews(**{**simcse, **changes})
 
 
-_DEFAULTS = {each.name: text_of(getattr(TextViews(), each.name)) for each in fields(TextViews)}
-_READERS: dict[str, Reader] = {"span": numbers(2), "deletion": float, "dropout": float}
-ONLY_OF_TEXTS = tuple(_DEFAULTS)
+ONLY_OF_TEXTS = tuple(each.name for each in fields(TextViews))
 """The settings of these views; images and clips have none of them."""

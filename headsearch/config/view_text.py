@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from headsearch.errors import UserError, unknown
 
 AUTO, PUBLISHED = "auto", "published"
 
-Reader = Callable[[str], float | str | tuple[float, ...]]
-"""Reads the value of one setting; raises ValueError."""
+Value = float | str | tuple[float, ...]
 
 
-def text_of(value: float | str | tuple[float, ...]) -> str:
+def text_of(value: Value) -> str:
     """A value as in `--views`; floats keep all their digits."""
     if isinstance(value, tuple):
         return "/".join(text_of(x) for x in value)
@@ -38,16 +37,13 @@ class ViewsBase:
         return ",".join(f"{each.name}={text_of(getattr(self, each.name))}" for each in fields(self))
 
 
-def parsed(
-    text: str, names: Sequence[str], readers: Mapping[str, Reader], defaults: Mapping[str, str]
-) -> tuple[str, dict[str, Any]]:
+def parsed(text: str, names: Sequence[str], defaults: ViewsBase) -> tuple[str, dict[str, Any]]:
     """The name in a value of `--views`, `auto` by default, and the changes to what it stands for.
 
     Args:
         text: such as `published,blur=0.5`.
         names: those that there are.
-        readers: of the settings that can be changed.
-        defaults: an example of each.
+        defaults: the settings that can be changed, with values that serve as examples.
 
     Raises:
         UserError: the text has another form.
@@ -57,6 +53,8 @@ def parsed(
         name, entries = entries[0], entries[1:]
         if name not in names:
             raise unknown("name of views", name, names)
+    types = get_type_hints(type(defaults))
+    readers = {each.name: _reader(types[each.name]) for each in fields(defaults)}
     changes: dict[str, Any] = {}
     for entry in entries:
         key, equals, value = (part.strip() for part in entry.partition("="))
@@ -64,21 +62,29 @@ def parsed(
             hint = difflib.get_close_matches(key, readers, n=1)
             did_you_mean = f"; did you mean {hint[0]!r}?" if hint else ""
             raise UserError(f"views: no setting {key!r} ({', '.join(readers)}){did_you_mean}")
+        example = f"{key}={text_of(getattr(defaults, key))}"
         if not equals or key in changes:
-            raise UserError(f"views: {key} needs one value, as in {key}={defaults[key]}")
+            raise UserError(f"views: {key} needs one value, as in {example}")
         try:
             changes[key] = readers[key](value)
         except ValueError:
-            raise UserError(f"views: {entry!r} should be like {key}={defaults[key]}") from None
+            raise UserError(f"views: {entry!r} should be like {example}") from None
     return name, changes
 
 
-def numbers(count: int | None) -> Reader:
-    """A reader of numbers between slashes, of so many of them if `count` is given."""
+def _reader(kind: Any) -> Callable[[str], Value]:
+    """The function that reads the value of a setting of this type; it raises ValueError.
+
+    Args:
+        kind: `float`, `int`, `str`, or a tuple of floats, which are written between slashes.
+    """
+    if not get_args(kind):
+        return kind  # type: ignore[no-any-return]
+    any_number, count = Ellipsis in get_args(kind), len(get_args(kind))
 
     def read(text: str) -> tuple[float, ...]:
         found = tuple(float(part) for part in text.split("/"))
-        if count is not None and len(found) != count:
+        if not any_number and len(found) != count:
             raise ValueError(text)
         return found
 

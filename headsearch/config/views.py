@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
-from headsearch.config.view_text import AUTO, PUBLISHED, Reader, ViewsBase, numbers, parsed, text_of
+from headsearch.config.view_text import AUTO, PUBLISHED, ViewsBase, parsed, text_of
 from headsearch.errors import UserError, unknown
 
 SMALL, MULTICROP = "small", "multicrop"
@@ -175,7 +175,7 @@ def views_for(text: str, objective: str, image_size: int) -> ViewSettings:
     Raises:
         UserError: the text has another form, or a value is out of its range.
     """
-    name, changes = parsed(text, NAMES, _READERS, _DEFAULTS)
+    name, changes = parsed(text, NAMES, SMALL_VIEWS)
     if name == MULTICROP:
         if objective not in MULTICROP_VIEWS:
             names = " and ".join(MULTICROP_VIEWS)
@@ -191,21 +191,3 @@ def views_for(text: str, objective: str, image_size: int) -> ViewSettings:
 def check(text: str) -> None:
     """Raises UserError if a text is not a value of `--views`."""
     views_for(text, "dino", PHOTO_SIZE)
-
-
-_DEFAULTS = {each.name: text_of(getattr(SMALL_VIEWS, each.name)) for each in fields(ViewSettings)}
-_READERS: Mapping[str, Reader] = {
-    "crop_scale": numbers(2),
-    "crop_ratio": numbers(2),
-    "flip": float,
-    "jitter": numbers(4),
-    "jitter_probability": float,
-    "grayscale": float,
-    "blur": numbers(None),
-    "blur_sigma": numbers(2),
-    "solarize": numbers(None),
-    "interpolation": str,
-    "local_views": int,
-    "local_size": int,
-    "local_scale": numbers(2),
-}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar
 
-from headsearch.config.view_text import AUTO, PUBLISHED, Reader, ViewsBase, numbers, parsed, text_of
+from headsearch.config.view_text import AUTO, PUBLISHED, ViewsBase, parsed
 
 NAMES = (AUTO, PUBLISHED)
 
@@ -71,15 +71,9 @@ def views_for_waveforms(text: str) -> WaveformViews:
     Raises:
         UserError: the text has another form, or a value is out of its range.
     """
-    _, changes = parsed(text, NAMES, _READERS, _DEFAULTS)
+    _, changes = parsed(text, NAMES, WaveformViews())
     return WaveformViews(**changes)
 
 
-_DEFAULTS = {
-    each.name: text_of(getattr(WaveformViews(), each.name)) for each in fields(WaveformViews)
-}
-_READERS: dict[str, Reader] = {
-    name: numbers(2) if "/" in value else float for name, value in _DEFAULTS.items()
-}
 ONLY_OF_WAVEFORMS = ("speed", "shift", "band_mask")
 """The settings of these views that no others have."""

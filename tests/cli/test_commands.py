@@ -170,7 +170,7 @@ def test_ctrl_c_keeps_what_a_pretraining_has_done_and_says_how_it_goes_on(workpl
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "patterns"),
     [
         (
             ["run", "--space", "tiny.yaml", "--out", "runs/live", *TINY],
@@ -178,14 +178,15 @@ def test_ctrl_c_keeps_what_a_pretraining_has_done_and_says_how_it_goes_on(workpl
         ),
         (
             ["pretrain", "--head", "mixer-d1", "--out", "runs/seen", *TRAINING],
-            ["step 3/6", "loss", "images/s", "left", "rung 2/2", "base k-NN"],
+            [r"step \d/6", "loss", "images/s", "left", "rung 2/2", "base k-NN"],
         ),
     ],
     ids=["run", "pretrain"],
 )
 def test_a_terminal_sees_how_it_goes(
-    arguments: list[str], words: list[str], workplace: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], patterns: list[str], workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Which steps are seen depends on the time: the bar is drawn four times a second."""
     for name, value in {"TERM": "xterm-256color", "COLUMNS": "110", "LINES": "40"}.items():
         monkeypatch.setenv(name, value)
     reader, writer = pty.openpty()
@@ -204,8 +205,8 @@ def test_a_terminal_sees_how_it_goes(
     process.communicate(timeout=60)
     assert process.returncode == 0
     text = shown.decode()
-    for word in words:
-        assert word in text, word
+    for pattern in patterns:
+        assert re.search(pattern, text), pattern
 
 
 def test_ctrl_c_keeps_what_was_scored_and_says_so(workplace: Path) -> None:
