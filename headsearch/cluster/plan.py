@@ -19,11 +19,10 @@ from safetensors.torch import save
 from headsearch.cluster.task import RefusedError
 from headsearch.config import formats
 from headsearch.config.settings import RunConfig
-from headsearch.config.yaml_file import located
 from headsearch.data.fingerprint import difference, fingerprint
 from headsearch.errors import UserError
 from headsearch.models.bases import BasePlan
-from headsearch.models.space import Space, find_space, load_space, read_space
+from headsearch.models.space import find_space, load_space, recorded_space
 from headsearch.runs.directory import write_atomically
 from headsearch.runs.facts import RunFacts
 from headsearch.study.other_data_record import check_same_other_data
@@ -184,7 +183,9 @@ def _prepared(run: Path, plan: Plan, device: str) -> SearchSetup:
     base = plan_as_recorded(config, plan.settings["base_arguments"])
     if base is None:
         raise RefusedError(f"{config.base} is built differently here: use the same versions")
-    space = _space_of(plan.settings)
+    space = recorded_space(plan.settings["space_content"], config.space)
+    if space is None:
+        space = load_space(find_space(config.space))
     if space.hash != plan.settings["space_hash"]:
         raise RefusedError(f"{config.space}: not the space that the run began with")
     prepared = prepare(config, inputs=InMemoryInputs(base=base, space=space))
@@ -217,14 +218,3 @@ def check_images(setup: TrainingSetup, begun: Mapping[str, Any]) -> None:
     other = difference(fingerprint(setup.data), dict(begun), setup.domain.words)
     if other is not None:
         raise RefusedError(f"{setup.config.data}: not the data that the run began with: {other}")
-
-
-def _space_of(settings: Mapping[str, Any]) -> Space:
-    """The space, from the plan, or from its file if it has families of the user's own.
-
-    Such families are code, which only a file that the user placed here may bring along.
-    """
-    content = settings["space_content"]
-    if any("module" in (entry or {}) for entry in content["families"].values()):
-        return load_space(find_space(settings["space"]))
-    return read_space(located(content, "the plan's space"), str(settings["space"]))

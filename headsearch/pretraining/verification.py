@@ -125,10 +125,11 @@ class Verification:
         threads: int | None = None,
         device: str = "auto",
     ) -> None:
-        if search.config.get("given"):
+        given = [name for name in search.config.get("given", []) if name != "space"]
+        if given:
             raise UserError(
-                f"{search.path}: its {search.config['given'][0]} was given in Python, and the "
-                "processes of solo runs cannot load it"
+                f"{search.path}: its {given[0]} was given in Python, and the processes of solo "
+                "runs cannot load it"
             )
         if search.facts.get("labelled") is False:
             raise UserError(f"{search.path} has no labels, but a gain is measured in accuracy")

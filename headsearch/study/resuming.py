@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from headsearch.config.setting_groups import of_older_runs
 from headsearch.errors import UserError
+from headsearch.models.space import recorded_space
 from headsearch.runs import same_settings
 from headsearch.runs.console import Loading, silently
 from headsearch.runs.run import Run
@@ -41,6 +43,10 @@ def prepared_again(
         UserError: an object that the search was started with in Python is missing among `inputs`,
             or something that decides its results has changed.
     """
+    flags, content = flags or {}, run.config.get("space_content")
+    of_python = "space" in run.config.get("given", []) and inputs.space is None
+    if of_python and "space" not in flags and content is not None:
+        inputs = replace(inputs, space=recorded_space(content, run.config["space"]))
     check_inputs(run.path, run.config, inputs, "resume")
     if run.config.get("fleet"):
         raise UserError(
@@ -48,7 +54,7 @@ def prepared_again(
         )
     if run.facts.get("diverged"):
         raise UserError(f"{run.path}: its base diverged; search again with a lower --lr")
-    config = resolve_here(flags or {}, run.path / "config.yaml")
+    config = resolve_here(flags, run.path / "config.yaml")
     if "study_name" in run.config:  # as it began, also if the file of its weights has moved
         normalization = run.config.get("normalization", of_older_runs(None)["normalization"])
         config = config.model_copy(update={"normalization": normalization})

@@ -184,7 +184,7 @@ def test_what_is_no_task_is_refused_in_one_line(data: Data, tmp_path: Path) -> N
     assert "unknown column" in refused(data, f"x={alike}@text1,text3,score")
     assert "does not exist" in refused(data, f"x={tmp_path}/none.csv")
     assert "has no labels" in refused(data, f"x={lines}")
-    assert "unknown --label-column" in refused(data, f"x={all_three}@topic")
+    assert "unknown label column" in refused(data, f"x={all_three}@topic")
     assert "for which there is no bank" in refused(data, f"x={alike},{few}")
     assert "lacks the class weather" in refused(data, f"x={two},{all_three}")
 

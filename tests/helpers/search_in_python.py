@@ -19,7 +19,4 @@ def searched(out: Path, eval_images: int = 64) -> Path:
         rungs=1, eval_images=eval_images, bank_images=64, threads=1, device="cpu",
         precision="float32", out=out, progress=False,
     )  # fmt: skip
-    # A space that was given in Python is in config.yaml whole, so only its label is in the way.
-    text = (out / "config.yaml").read_text()
-    (out / "config.yaml").write_text(text.replace("given:\n- space\n", ""))
     return out

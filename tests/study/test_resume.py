@@ -315,8 +315,8 @@ def test_a_cohort_that_came_up_short_takes_in_no_more(
     assert len(read_run(done).ranking) == 3
 
 
-def test_a_search_of_objects_goes_on_where_they_are_given_again(tmp_path: Path) -> None:
-    space = {"families": {"mixer": {"depth": 1}, "poolformer": {"depth": 1}}}
+def begun_in_python(tmp_path: Path, space: dict[str, Any]) -> Path:
+    """The run directory of a search of a space in a dict that was interrupted at its first rung."""
     flags = {name: value for name, value in settings(tmp_path).items() if name != "space"}
     prepared = prepare(
         resolve({**flags, "out": tmp_path / "run"}),
@@ -325,11 +325,33 @@ def test_a_search_of_objects_goes_on_where_they_are_given_again(tmp_path: Path) 
     events = stepwise(Search(prepared).run)
     next(events)
     events.close()
-    with pytest.raises(UserError, match=r"its space was given in Python; give it again there"):
-        headsearch.resume(tmp_path / "run")
-    done = headsearch.resume(tmp_path / "run", space=space, progress=False)
+    return tmp_path / "run"
+
+
+def test_a_search_of_a_space_in_a_dict_goes_on_without_it(tmp_path: Path) -> None:
+    run = begun_in_python(
+        tmp_path, {"families": {"mixer": {"depth": 1}, "poolformer": {"depth": 1}}}
+    )
+    finish(resumed_search(read_run(run)))
+    done = headsearch.resume(run)
     assert done.run.facts["status"] == "complete"
+    assert {"mixer-d1", "poolformer-d1-p3"} <= set(done.ranking["candidate"])
     assert headsearch.resume(done).run is done.run
+
+
+def test_a_search_with_a_family_of_ones_own_in_a_dict_goes_on_where_it_is_given_again(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "own_heads.py").write_text(
+        "from torch import nn\n\ndef widened(dim):\n    return nn.Conv2d(dim, dim, 3, padding=1)\n"
+    )
+    module = f"{tmp_path / 'own_heads.py'}:widened"
+    space = {"families": {"mixer": {"depth": 1}, "widened": {"module": module}}}
+    run = begun_in_python(tmp_path, space)
+    with pytest.raises(UserError, match=r"its space was given in Python; give it again there"):
+        headsearch.resume(run)
+    done = headsearch.resume(run, space=space, progress=False)
+    assert done.run.facts["status"] == "complete"
 
 
 class PowerCut(BaseException):

@@ -348,7 +348,7 @@ def test_windows_leave_short_texts_out_and_keep_the_halves(prepared: SearchSetup
         ({"base_args": "layers=9"}, "unknown argument of hf:bert-base-uncased 'layers'"),
         ({"normalization": "0.5/0.5"}, "--normalization is for images and clips"),
         ({"compile": True}, "--compile works for bases of images and clips"),
-        ({"text_column": "words"}, "unknown --text-column of .* 'words'"),
+        ({"text_column": "words"}, "unknown text column of .* 'words'"),
         ({"views": "crop_scale=0.2/1"}, "views: no setting 'crop_scale'"),
         ({"text_tokens": 4000}, "does not take texts of up to 4000 tokens"),
     ],

@@ -101,7 +101,7 @@ def _read(
     if suffix in LINES:
         for name, given in (("text", text_column), ("label", label_column)):
             if given is not None:
-                raise UserError(f"--{name}-column {given}: {path} has lines and no columns")
+                raise UserError(f"no {name} column {given!r}: {path} has lines and no columns")
         texts = [line.rstrip("\r\n") for line in file]
         return Rows(texts, None, range(1, len(texts) + 1))
     found = _rows(path, file)
@@ -159,7 +159,7 @@ def _column(
     """The column that is meant; None if there is none."""
     if wanted is not None:
         if wanted not in columns:
-            raise unknown(f"--{kind}-column of {path}", wanted, columns)
+            raise unknown(f"{kind} column of {path}", wanted, columns)
         return wanted
     named = {column.strip().lower(): column for column in columns}
     found = next((named[name] for name in usual if name in named), None)

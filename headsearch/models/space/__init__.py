@@ -18,6 +18,7 @@ from headsearch.models.space.space import (
     load_space,
     read_space,
     ready_spaces,
+    recorded_space,
 )
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "read_name",
     "read_space",
     "ready_spaces",
+    "recorded_space",
     "space_text",
     "without_later",
 ]

@@ -138,6 +138,23 @@ def as_space(space: str | Path | Mapping[str, Any] | Space) -> Space:
     return read_space(located(space, "space"), "space")
 
 
+def recorded_space(content: Mapping[str, Any], source: str) -> Space | None:
+    """The space that a run recorded; None if it has families of the user's own.
+
+    Such families are code, which only a file that the user placed there may bring along.
+
+    Args:
+        content: what `Space.written` gave.
+        source: the name of the space as shown to the user.
+
+    Raises:
+        UserError: the content is not a valid space.
+    """
+    if any("module" in (entry or {}) for entry in content["families"].values()):
+        return None
+    return read_space(located(content, "space_content"), source)
+
+
 def load_space(path: Path) -> Space:
     """Reads the search space in a YAML file; `search_spaces/heads.yaml` explains the format.
 
