@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +13,8 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 from sqlalchemy.exc import SQLAlchemyError
 
-from headsearch.config.domains import Words, words_of
+from headsearch.config.base_names import is_of_transformers
+from headsearch.config.domains import AUDIO, Words, words_of
 from headsearch.config.settings import resolve
 from headsearch.config.yaml_file import read_yaml
 from headsearch.errors import UserError
@@ -65,7 +66,10 @@ class Run:
     @property
     def words(self) -> Words:
         """What the data of its domain are called."""
-        return words_of(str(self.config.get("domain")))
+        domain, base = str(self.config.get("domain")), str(self.config.get("base"))
+        words = words_of(domain)
+        of_waveforms = domain == AUDIO and is_of_transformers(base)
+        return replace(words, point="sample") if of_waveforms else words
 
 
 UNREADABLE = (

@@ -145,6 +145,23 @@ def test_a_damaged_run_says_which_file_is_wrong(
     assert file in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("domain", "base", "points"),
+    [
+        ("image", "vit_s", "pixels"),
+        ("audio", "vit_s", "time steps"),
+        ("audio", "hf:wav2vec2", "samples"),
+        ("audio", "hf:/gone/folder", "samples"),  # no text base has clips: nothing is read
+        ("text", "hf:bert-base-uncased", "tokens"),
+    ],
+)
+def test_a_run_knows_what_its_distances_are_counted_in(
+    tmp_path: Path, domain: str, base: str, points: str
+) -> None:
+    create(tmp_path / "run", {"base": base, "domain": domain})
+    assert read_run(tmp_path / "run").words.say("{points}") == points
+
+
 def test_what_is_no_run_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such run directory"):
         read_run(tmp_path / "none")
