@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from analyse import LEAST, PRIMARY, Array, Truth, read_tables, scores_at, truth_of
+from agreement import PRIMARY
+from analyse import LEAST
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from run import LAST_RUNG
+from tables import Array, Truth, read_tables, scores_at, truth_of
 
 from headsearch.report.plots.style import FAINT, SOFT, family_styles, plotting, save
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import pytest
 from matplotlib.figure import Figure
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SCRIPTS = ("agreement", "analyse", "figures", "settings", "stopping", "tables")
 HEADS = ["own-d2", *(f"h{index}-d2" for index in range(13))]
 SCORES = ("score", "discrepancy", "cka", "mutual_knn", "procrustes", "choose_knn", "choose_linear",
           "base_choose_knn", "base_choose_linear", "effective_rank", "complementarity",
@@ -31,11 +32,11 @@ def drawn(module: ModuleType, truths: dict[str, Any], scores: dict[str, Any]) ->
 
 
 @pytest.fixture(scope="module")
-def analyse() -> Iterator[ModuleType]:
-    """The script, whose neighbours have names as plain as `data` and `settings`."""
+def bench() -> Iterator[SimpleNamespace]:
+    """The scripts, as modules; other modules may have names as plain as `tables`."""
     path, before = list(sys.path), set(sys.modules)
     sys.path[:0] = [str(BENCHMARKS / "carry_over"), str(BENCHMARKS)]
-    yield importlib.import_module("analyse")
+    yield SimpleNamespace(**{name: importlib.import_module(name) for name in SCRIPTS})
     sys.path[:] = path
     for name in set(sys.modules) - before:
         if str(BENCHMARKS) in str(getattr(sys.modules[name], "__file__", "")):
@@ -43,7 +44,7 @@ def analyse() -> Iterator[ModuleType]:
 
 
 def world(
-    analyse: ModuleType, r: float, *, noise: float = 0.2, seed: int = 0
+    bench: SimpleNamespace, r: float, *, noise: float = 0.2, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Gains of every setting, and accuracies of heads that correlate with them by r.
 
@@ -51,7 +52,7 @@ def world(
     """
     rng = np.random.default_rng(seed)
     solo, searches = [], []
-    for setting in analyse.SETTINGS:
+    for setting in bench.settings.SETTINGS:
         gain = rng.normal(0, 1, len(HEADS))
         score = r * gain + math.sqrt(1 - r**2) * rng.normal(0, 1, len(HEADS))
         for s in (0, 1):
@@ -76,25 +77,25 @@ def world(
     return pd.DataFrame(solo), pd.DataFrame(searches)
 
 
-def truths_of(analyse: ModuleType, solo: pd.DataFrame) -> dict[str, Any]:
-    return {name: analyse.truth_of(rows) for name, rows in solo.groupby("setting", sort=False)}
+def truths_of(bench: SimpleNamespace, solo: pd.DataFrame) -> dict[str, Any]:
+    return {name: bench.tables.truth_of(rows) for name, rows in solo.groupby("setting", sort=False)}
 
 
 @pytest.mark.parametrize(("r", "passes"), [(0.92, True), (0.4, False)])
 def test_a_score_that_predicts_gains_passes_and_a_weak_one_does_not(
-    analyse: ModuleType, monkeypatch: pytest.MonkeyPatch, r: float, passes: bool
+    bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, r: float, passes: bool
 ) -> None:
-    monkeypatch.setattr(analyse, "RESAMPLES", 500)
-    monkeypatch.setattr(analyse, "RANDOM_ORDERS", 50)
-    solo, searches = world(analyse, r)
-    tables = analyse.analysis(truths_of(analyse, solo), searches)
+    monkeypatch.setattr(bench.agreement, "RESAMPLES", 500)
+    monkeypatch.setattr(bench.agreement, "RANDOM_ORDERS", 50)
+    solo, searches = world(bench, r)
+    tables = bench.analyse.analysis(truths_of(bench, solo), searches)
     summary = tables["summary"].set_index(["score", "coupling"])
     primary = summary.loc[("head_accuracy", "observe")]
     # Of a normal pair, τ = (2/π) asin r.
     assert primary["tau"] == pytest.approx(2 / math.pi * math.asin(r), abs=0.12)
-    assert (primary["low"] > analyse.LEAST) == passes
+    assert (primary["low"] > bench.analyse.LEAST) == passes
     word = ": success" if passes else ": no success"
-    assert analyse.verdict(tables["summary"]).endswith(word)
+    assert bench.analyse.verdict(tables["summary"]).endswith(word)
     assert summary.loc[("effective_rank", "observe"), "low"] < 0.1
     assert summary.loc[("params_m", "none"), "cost"] == 0
     assert primary["cost"] == pytest.approx(4.8)
@@ -107,10 +108,10 @@ def test_a_score_that_predicts_gains_passes_and_a_weak_one_does_not(
     assert len(tables["tau"].query("score == 'head_accuracy' and coupling == 'observe'")) == 7
 
 
-def test_tau_of_a_setting_is_counted_pair_by_pair(analyse: ModuleType) -> None:
-    solo, searches = world(analyse, 0.7)
-    truths = truths_of(analyse, solo)
-    scores = analyse.scores_at(searches, truths, "observe", 4)["head_accuracy"]
+def test_tau_of_a_setting_is_counted_pair_by_pair(bench: SimpleNamespace) -> None:
+    solo, searches = world(bench, 0.7)
+    truths = truths_of(bench, solo)
+    scores = bench.tables.scores_at(searches, truths, "observe", 4)["head_accuracy"]
     name, truth = next(iter(truths.items()))
     counted = []
     for score in scores[name].T:
@@ -118,51 +119,51 @@ def test_tau_of_a_setting_is_counted_pair_by_pair(analyse: ModuleType) -> None:
         signs = [np.sign((score[a] - score[b]) * (truth.gain_H[a] - truth.gain_H[b]))
                  for a, b in pairs]  # fmt: skip
         counted.append(sum(signs) / len(pairs))
-    assert analyse.tau_of(truth, scores[name]) == pytest.approx(np.mean(counted))
+    assert bench.agreement.tau_of(truth, scores[name]) == pytest.approx(np.mean(counted))
 
 
-def test_a_resample_counts_a_head_as_often_as_it_was_drawn(analyse: ModuleType) -> None:
+def test_a_resample_counts_a_head_as_often_as_it_was_drawn(bench: SimpleNamespace) -> None:
     rng = np.random.default_rng(3)
     gain, score = rng.normal(size=5), rng.normal(size=(5, 1))
     counts = np.array([[2.0, 0, 1, 1, 1]])
     drawn = [0, 0, 2, 3, 4]
     pairs = [(a, b) for a, b in combinations(drawn, 2) if a != b]
     signs = [np.sign((gain[a] - gain[b]) * (score[a, 0] - score[b, 0])) for a, b in pairs]
-    found = analyse._weighted_tau(gain, score, counts)
+    found = bench.agreement._weighted_tau(gain, score, counts)
     assert found == pytest.approx([sum(signs) / len(pairs)])
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says(
-    analyse: ModuleType, monkeypatch: pytest.MonkeyPatch
+    bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(analyse, "RESAMPLES", 400)
+    monkeypatch.setattr(bench.agreement, "RESAMPLES", 400)
     held = 0
     for seed in range(20):
-        solo, searches = world(analyse, 0.7, noise=0.0, seed=seed)
-        truths = truths_of(analyse, solo)
-        scores = analyse.scores_at(searches, truths, "observe", 4)["head_accuracy"]
-        found = analyse.interval_of_mean(truths, scores)
+        solo, searches = world(bench, 0.7, noise=0.0, seed=seed)
+        truths = truths_of(bench, solo)
+        scores = bench.tables.scores_at(searches, truths, "observe", 4)["head_accuracy"]
+        found = bench.agreement.interval_of_mean(truths, scores)
         held += found["low"] <= 2 / math.pi * math.asin(0.7) <= found["high"]
     assert held >= 17  # 19 are expected; 16 or fewer come by chance in 2 of 100 cases
 
 
-def test_regret_and_first_three_are_those_of_the_gains(analyse: ModuleType) -> None:
+def test_regret_and_first_three_are_those_of_the_gains(bench: SimpleNamespace) -> None:
     gain = np.array([0.03, 0.01, 0.02, 0.00])
     score = np.array([0.1, 0.9, 0.8, 0.7])
-    assert analyse.regret(gain, score, first=1) == pytest.approx(2)
-    assert analyse.regret(gain, score, first=3) == pytest.approx(1)
-    assert analyse.regret(gain, gain, first=1) == 0
+    assert bench.agreement.regret(gain, score, first=1) == pytest.approx(2)
+    assert bench.agreement.regret(gain, score, first=3) == pytest.approx(1)
+    assert bench.agreement.regret(gain, gain, first=1) == 0
 
 
-def test_collapsed_heads_rank_last_and_diverged_ones_gain_least(analyse: ModuleType) -> None:
-    solo, searches = world(analyse, 0.9)
-    name = next(iter(analyse.SETTINGS))
+def test_collapsed_heads_rank_last_and_diverged_ones_gain_least(bench: SimpleNamespace) -> None:
+    solo, searches = world(bench, 0.9)
+    name = next(iter(bench.settings.SETTINGS))
     gone = (searches["setting"] == name) & (searches["candidate"] == "h3-d2")
     searches = searches[~(gone & (searches["rung"] > 1))]
     lost = (solo["setting"] == name) & (solo["candidate"] == "h5-d2")
     solo.loc[lost, ["base_knn", "base_linear"]] = math.nan
-    truth = truths_of(analyse, solo)[name]
-    scores = analyse.scores_at(searches, {name: truth}, "observe", 4)
+    truth = truths_of(bench, solo)[name]
+    scores = bench.tables.scores_at(searches, {name: truth}, "observe", 4)
     at = truth.heads.index("h3-d2")
     assert all(scores[score][name][at].max() < np.delete(scores[score][name], at, 0).min()
                for score in ("head_accuracy", "discrepancy", "complementarity"))  # fmt: skip
@@ -170,20 +171,65 @@ def test_collapsed_heads_rank_last_and_diverged_ones_gain_least(analyse: ModuleT
 
 
 def test_the_prior_and_the_refitted_model_do_not_see_their_own_setting(
-    analyse: ModuleType,
+    bench: SimpleNamespace,
 ) -> None:
-    solo, searches = world(analyse, 0.9)
-    truths = truths_of(analyse, solo)
-    last = analyse.scores_at(searches, truths, "observe", 4)
+    solo, searches = world(bench, 0.9)
+    truths = truths_of(bench, solo)
+    last = bench.tables.scores_at(searches, truths, "observe", 4)
     name = next(iter(truths))
-    opposite = analyse.Truth(truths[name].heads, -truths[name].gain_HS)
+    opposite = bench.tables.Truth(truths[name].heads, -truths[name].gain_HS)
     changed = {**truths, name: opposite}
-    for make in (analyse.without_search, lambda t: analyse.refitted(t, last)):
+    for make in (bench.analyse.without_search, lambda t: bench.analyse.refitted(t, last)):
         for score, by_setting in make(truths).items():
             again = make(changed)[score]
             assert np.array_equal(by_setting[name], again[name])
             other = next(setting for setting in truths if setting != name)
             assert not np.array_equal(by_setting[other], again[other])
+
+
+@pytest.mark.parametrize(
+    ("orders", "rung"),
+    [
+        (["abcd", "abcd", "dcba", "dcba"], 2),
+        (["abcd", "acbd", "dcba", "dcba"], 2),  # the order of the second and the third is free
+        (["abcd", "bacd", "bcad", "bcad"], 3),
+        (["abcd", "abdc", "acbd", "abdc"], 4),  # another third head each time: never
+        (["abcd", "dbca", "abcd", "abcd"], 4),
+    ],
+)
+def test_a_search_has_settled_where_its_first_heads_stay_the_same(
+    bench: SimpleNamespace, orders: list[str], rung: int
+) -> None:
+    scores = np.array([[-order.index(head) for head in "abcd"] for order in orders])
+    assert bench.stopping.settled_rung(scores) == rung
+
+
+def test_what_stopping_early_keeps_is_that_of_the_rungs_where_searches_settled(
+    bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.agreement, "RESAMPLES", 200)
+    solo, searches = world(bench, 0.9)
+    truths = truths_of(bench, solo)
+    # A world in which scores are the same at all rungs: settled at once, at half the cost.
+    table = bench.stopping.stops(truths, searches)
+    assert len(table) == 2 * len(truths)
+    assert set(table["rung"]) == {2}
+    assert table["tau"].tolist() == table["tau_last"].tolist()
+    assert (table["cost"] / table["cost_last"]).tolist() == [0.5] * len(table)
+    said = bench.stopping.verdict_on_stopping(truths, searches)
+    assert "1.00 of τ (1.00 to 1.00) at 0.50 of the cost" in said
+    assert said.endswith(": borne out")
+    # And one in which the order is turned round at rung 3: what was settled at 2 keeps nothing.
+    late = searches["rung"] > 2
+    early = searches.assign(
+        **{
+            name: searches[name].where(late, -searches[name])
+            for name in ("choose_knn", "choose_linear")
+        }
+    )
+    table = bench.stopping.stops(truths, early)
+    assert table["tau"].tolist() == [-tau for tau in table["tau_last"]]
+    assert bench.stopping.verdict_on_stopping(truths, early).endswith(": not borne out")
 
 
 @pytest.mark.parametrize(
@@ -197,42 +243,41 @@ def test_the_prior_and_the_refitted_model_do_not_see_their_own_setting(
     ],
 )
 def test_damaged_tables_are_named_and_refused(
-    analyse: ModuleType, tmp_path: Path, damage: Any, message: str
+    bench: SimpleNamespace, tmp_path: Path, damage: Any, message: str
 ) -> None:
-    solo, _ = world(analyse, 0.9)
+    solo, _ = world(bench, 0.9)
     path = tmp_path / "solo.csv"
     solo.to_csv(path, index=False)
     path.write_text(damage(path.read_text()))
     with pytest.raises(SystemExit, match=message) as refused:
-        analyse.read_checked(path, ["setting", "candidate", "seed"])
+        bench.tables.read_checked(path, ["setting", "candidate", "seed"])
     assert str(path) in str(refused.value)
 
 
 def test_no_score_is_analysed_while_runs_are_missing(
-    analyse: ModuleType,
+    bench: SimpleNamespace,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    solo, searches = world(analyse, 0.9)
-    last = list(analyse.SETTINGS)[-1]
+    solo, searches = world(bench, 0.9)
+    last = list(bench.settings.SETTINGS)[-1]
     solo = solo[~((solo["setting"] == last) & (solo["candidate"] == "h1-d2"))]
     solo.to_csv(tmp_path / "solo.csv", index=False)
     searches.to_csv(tmp_path / "searches.csv", index=False)
-    monkeypatch.setattr(analyse, "heads_of", lambda setting: HEADS)
+    monkeypatch.setattr(bench.analyse, "heads_of", lambda setting: HEADS)
     monkeypatch.setattr(sys, "argv", ["analyse.py", "--out", str(tmp_path)])
     with pytest.raises(SystemExit, match="2 runs are missing"):
-        analyse.main()
+        bench.analyse.main()
     assert capsys.readouterr().out.count("reliability") == 6
     assert not list(tmp_path.glob("summary.csv"))
 
 
-def test_a_panel_for_each_setting_has_a_marker_for_each_head(analyse: ModuleType) -> None:
-    figures = importlib.import_module("figures")
-    solo, searches = world(analyse, 0.9)
-    truths = truths_of(analyse, solo)
-    scores = analyse.scores_at(searches, truths, "observe", 4)["head_accuracy"]
-    panels = drawn(figures, truths, scores).axes[: len(truths)]
+def test_a_panel_for_each_setting_has_a_marker_for_each_head(bench: SimpleNamespace) -> None:
+    solo, searches = world(bench, 0.9)
+    truths = truths_of(bench, solo)
+    scores = bench.tables.scores_at(searches, truths, "observe", 4)["head_accuracy"]
+    panels = drawn(bench.figures, truths, scores).axes[: len(truths)]
     for axes, (setting, truth) in zip(panels, truths.items(), strict=True):
         assert axes.get_title() == setting
         points = [line.get_xydata()[0] for line in axes.lines if line.get_marker() != "None"]
@@ -240,15 +285,14 @@ def test_a_panel_for_each_setting_has_a_marker_for_each_head(analyse: ModuleType
         assert np.array(points) == pytest.approx(100 * expected)
 
 
-def test_scores_are_drawn_from_the_largest_tau_down(analyse: ModuleType) -> None:
-    figures = importlib.import_module("figures")
+def test_scores_are_drawn_from_the_largest_tau_down(bench: SimpleNamespace) -> None:
     rows = [("discrepancy", "observe", 0.5), ("head_accuracy", "observe", 0.2),
             ("head_accuracy", "joint", 0.6), ("static_prior", "none", 0.1)]  # fmt: skip
     summary = pd.DataFrame(
         {"score": s, "coupling": c, "tau": t, "low": t - 0.1, "high": t + 0.1} for s, c, t in rows
     )
-    with figures.plotting():
-        (axes,) = figures.forest(summary).axes
+    with bench.figures.plotting():
+        (axes,) = bench.figures.forest(summary).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == [
         "static_prior", "head_accuracy", "discrepancy", "head_accuracy (joint)",
     ]  # fmt: skip
