@@ -3,20 +3,26 @@
     python benchmarks/published_gains.py --results results
 
 The table is part of the package: predicted gains and the static prior are made from it. It holds
-the heads of `cifar10/ground_truth.csv` and their scores in the default search, means over seeds. A
-head that the search set aside has no scores: it is in the table for the prior alone.
+the heads of `cifar10/ground_truth.csv` and those of the settings of `carry_over/`, once all of its
+runs are in, with their scores in searches with observing heads, means over seeds. A head that a
+search set aside has no scores: it is in the table for the prior alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+sys.path.append(str(Path(__file__).parent / "carry_over"))
+
 from calibration import DEFAULT, NONE, read_solo
 from ground_truth import BASE, TRAINING
+from published import published_rows
 
 from headsearch.runs.published_gains import TABLE, fit
 from headsearch.runs.tables import write_table
@@ -37,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, required=True)
     results = parser.parse_args().results
-    table = pd.concat([discovery(results / "cifar10")])
+    table = pd.concat([discovery(results / "cifar10"), published_rows(results / "carry_over")])
     write_table(TABLE, table)
     print(table.round(4).to_string(index=False))
     scored = table.dropna()

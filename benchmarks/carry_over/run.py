@@ -22,9 +22,9 @@ import pandas as pd
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from data import make_tars
 from in_processes import in_processes
 from settings import COMMON, NONE, PROTOCOL, RUNGS, SEEDS, SETTINGS, SPACE
+from tars import make_tars
 
 import headsearch
 from headsearch.config.settings import resolve

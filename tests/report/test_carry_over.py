@@ -17,7 +17,7 @@ import pytest
 from matplotlib.figure import Figure
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = ("agreement", "analyse", "figures", "settings", "stopping", "tables")
+SCRIPTS = ("agreement", "analyse", "figures", "published", "settings", "stopping", "tables")
 HEADS = ["own-d2", *(f"h{index}-d2" for index in range(13))]
 SCORES = ("score", "discrepancy", "cka", "mutual_knn", "procrustes", "choose_knn", "choose_linear",
           "base_choose_knn", "base_choose_linear", "effective_rank", "complementarity",
@@ -271,6 +271,39 @@ def test_no_score_is_analysed_while_runs_are_missing(
         bench.analyse.main()
     assert capsys.readouterr().out.count("reliability") == 6
     assert not list(tmp_path.glob("summary.csv"))
+
+
+def test_finished_settings_become_published_gains_and_unfinished_ones_do_not(
+    bench: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.published, "heads_of", lambda setting: HEADS)
+    solo, searches = world(bench, 0.9)
+    searches["family"] = searches["candidate"].str.split("-").str[0]
+    solo[["choose_knn", "choose_linear"]] = solo[["base_knn", "base_linear"]] + 0.1
+    gone = (searches["candidate"] == "h3-d2") & (searches["rung"] == 4)
+    searches = searches[~gone]
+    solo.to_csv(tmp_path / "solo.csv", index=False)
+    searches.to_csv(tmp_path / "searches.csv", index=False)
+    rows = bench.published.published_rows(tmp_path)
+    assert len(rows) == 7 * len(HEADS)
+    truths = truths_of(bench, solo)
+    for setting, table in rows.groupby("setting"):
+        by_head = table.set_index("candidate").loc[list(truths[setting].heads)]
+        assert by_head["gain"].to_numpy() == pytest.approx(truths[setting].gain_H)
+        assert by_head.index[by_head["advantage"].isna()].tolist() == ["h3-d2"]
+    of_one = rows[rows["candidate"] == "h1-d2"].set_index("setting")
+    assert of_one["family"].unique().tolist() == ["h1"]
+    assert of_one.loc["vit64-simclr-tiny", ["width", "tokens", "steps"]].tolist() == [64, 64, 468]
+    assert of_one.loc["vit-dino-cifar", ["width", "tokens", "steps"]].tolist() == [96, 16, 936]
+    assert set(of_one["tokens"].drop("vit64-simclr-tiny")) == {16}
+    last = searches.query(
+        "setting == 'vit-dino-cifar' and coupling == 'observe' and rung == 4 and "
+        "candidate == 'h1-d2'"
+    )
+    assert of_one.loc["vit-dino-cifar", "discrepancy"] == pytest.approx(last["cka"].mean())
+    assert of_one.loc["vit-dino-cifar", "advantage"] == pytest.approx(last["choose_linear"].mean())
+    solo[1:].to_csv(tmp_path / "solo.csv", index=False)
+    assert bench.published.published_rows(tmp_path).empty
 
 
 def test_a_panel_for_each_setting_has_a_marker_for_each_head(bench: SimpleNamespace) -> None:
