@@ -9,7 +9,7 @@ the gains so far, which is computed without any score. With all runs in, it writ
 - `summary.csv`: each score over all settings, with the interval of its mean τ;
 - `rungs.csv`: the mean τ of each score at each rung, and the cost of a search up to there;
 - `choice.csv`: for each setting, the score that the other six would choose, and its τ there;
-- `stops.csv`: for each search, the rung at which the order of its first heads had settled, what it
+- `stops.csv`: for each search, the rung at which the order of its heads had settled, what it
   costs up to there, and its τ there and at the last rung.
 
 Shapes: H heads, Z seeds of searches.

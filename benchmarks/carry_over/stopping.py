@@ -1,4 +1,4 @@
-"""What a search keeps that stops where the order of its first heads has settled (PROTOCOL.md)."""
+"""What a search keeps that stops where the order of its heads has settled (PROTOCOL.md)."""
 
 from __future__ import annotations
 
@@ -7,27 +7,30 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from agreement import PRIMARY, TOP, middle, resampled, tau_of
+from agreement import PRIMARY, middle, resampled, tau_of
 from run import LAST_RUNG
 from settings import SEEDS
 from tables import Array, Truth, scores_at
 
+from headsearch.report.statistics.rank_correlation import tau_b
+
+SETTLED = 0.7
+"""Kendall's τ of the orders at two rungs from which on the order has settled."""
 KEPT = 0.95
 """The share of τ that stopping early has to keep."""
 
 
 def settled_rung(score_RH: Array) -> int:
-    """The rung at which the order of the first heads has settled; the last if it never does.
+    """The rung at which the order of the heads has settled; the last if it never does.
 
-    The first head is that of the rung before, and the first `TOP` are the same.
+    It has settled where its Kendall's τ with the order at the rung before is `SETTLED` or more.
 
     Args:
         score_RH: of every head at rungs 1 to R.
     """
-    order_RH = np.argsort(-score_RH, axis=1, kind="stable")[:, :TOP]
-    for index, (before, now) in enumerate(itertools.pairwise(order_RH), start=2):
-        if before[0] == now[0] and set(before) == set(now):
-            return index
+    for rung, (before_H, now_H) in enumerate(itertools.pairwise(score_RH), start=2):
+        if tau_b(before_H, now_H) >= SETTLED:
+            return rung
     return len(score_RH)
 
 

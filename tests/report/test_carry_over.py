@@ -190,17 +190,17 @@ def test_the_prior_and_the_refitted_model_do_not_see_their_own_setting(
 @pytest.mark.parametrize(
     ("orders", "rung"),
     [
-        (["abcd", "abcd", "dcba", "dcba"], 2),
-        (["abcd", "acbd", "dcba", "dcba"], 2),  # the order of the second and the third is free
-        (["abcd", "bacd", "bcad", "bcad"], 3),
-        (["abcd", "abdc", "acbd", "abdc"], 4),  # another third head each time: never
-        (["abcd", "dbca", "abcd", "abcd"], 4),
+        (["abcdef", "abcdef", "fedcba", "fedcba"], 2),
+        (["abcdef", "badcef", "fedcba", "fedcba"], 2),  # 2 pairs of 15 are exchanged: τ is 0.73
+        (["abcdef", "badcfe", "badcef", "badcef"], 3),  # 3 pairs: τ is 0.6
+        (["abcdef", "fedcba", "abcdef", "abcdef"], 4),
+        (["abcdef", "fedcba", "abcdef", "fedcba"], 4),  # never
     ],
 )
-def test_a_search_has_settled_where_its_first_heads_stay_the_same(
+def test_a_search_has_settled_where_the_order_of_its_heads_hardly_changes(
     bench: SimpleNamespace, orders: list[str], rung: int
 ) -> None:
-    scores = np.array([[-order.index(head) for head in "abcd"] for order in orders])
+    scores = np.array([[-order.index(head) for head in "abcdef"] for order in orders])
     assert bench.stopping.settled_rung(scores) == rung
 
 
