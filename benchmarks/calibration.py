@@ -14,6 +14,8 @@ Reads `ground_truth.csv` (solo runs) and `searches/*.csv`, and writes
   rank last. Computed after `calibration.csv` was known, and beside it;
 - `gains.csv`: the gain of every head over no head and over `own`, by the mean of both halves of the
   labels, with its uncertainty over seeds and over images;
+- `stops.csv`: where the default searches would end under `--stop settled`, a rule that was chosen
+  on them: rung and step, and τ of PRIMARY there and at the last rung, over all heads;
 - `end_to_end.csv`: what searches with pruning found, with their top three heads verified by solo
   runs, and the cost of that beside the cost of solo runs of all heads.
 """
@@ -25,11 +27,13 @@ import math
 from pathlib import Path
 
 import pandas as pd
+from settled import settled_rung
 
 from headsearch.report.statistics.calibration import calibrate
 from headsearch.report.statistics.gains import gains
+from headsearch.report.statistics.rank_correlation import tau_b
 from headsearch.report.statistics.score_columns import collapsed_last, scores_from
-from headsearch.runs.tables import write_table
+from headsearch.runs.tables import FURTHER_SCORES, write_table
 
 DEFAULT = "observe"
 """The variant of `search_scores.py` in the default coupling, without pruning."""
@@ -47,7 +51,7 @@ def main() -> None:
     truth = read_truth(out)
     costs = pd.read_csv(out / "searches" / "costs.csv")
     searches = {
-        file.stem: pd.read_csv(file)
+        file.stem: read_search(file)
         for file in sorted((out / "searches").glob("*.csv"))
         if file.stem not in ("costs", "pruned")
     }
@@ -66,6 +70,7 @@ def main() -> None:
     controls = with_controls(out, scores, searches[DEFAULT])
     write_table(out / "with_controls.csv", controls)
     write_table(out / "gains.csv", gains_of_heads(out, scores))
+    write_table(out / "stops.csv", stops(truth, searches[DEFAULT]))
 
     rows = []
     for name, table in searches.items():
@@ -137,6 +142,30 @@ def gains_of_heads(out: Path, scores: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("discrepancy", kind="stable")
 
 
+def stops(truth: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """A row for each seed of a search without pruning: the rung where its order has settled.
+
+    Args:
+        truth: the solo runs of all heads.
+        table: the search's scores at all rungs. Heads that it set aside rank last.
+    """
+    gain = truth.groupby("candidate")["accuracy_of_both"].mean()
+    table = table.assign(accuracy=table[["choose_knn", "choose_linear"]].mean(axis=1))
+    rows = []
+    for seed, search in table[table["rung"] > 0].groupby("seed"):
+        wide = search.pivot_table(index="rung", columns="candidate", values="accuracy")
+        scores = wide.reindex(columns=gain.index)
+        score_RH = scores.T.fillna(scores.min(axis=1) - 1).T.to_numpy()
+        rung = settled_rung(score_RH)
+        steps = search.groupby("rung")["step"].first()
+        rows.append({
+            "seed": seed, "rung": rung, "step": steps[rung], "steps": steps.max(),
+            "tau": tau_b(score_RH[rung - 1], gain.to_numpy()),
+            "tau_last": tau_b(score_RH[-1], gain.to_numpy()),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def end_to_end(out: Path, truth: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
     """A row for each search with pruning: its top head, the best of its top three, and the costs.
 
@@ -186,6 +215,14 @@ def read_truth(out: Path) -> pd.DataFrame:
     return heads[heads["seed"].isin(by_seed[by_seed == all_heads].index)]
 
 
+def read_search(file: Path) -> pd.DataFrame:
+    """The scores of a search; those that did not exist when it was made are NaN."""
+    table = pd.read_csv(file)
+    if "rung" not in table:  # forks (forks.py) are scored once, at their end
+        return table
+    return table.assign(**{name: math.nan for name in FURTHER_SCORES if name not in table})
+
+
 def read_solo(out: Path) -> pd.DataFrame:
     """All solo runs, with the accuracy on each half of the labels and on both."""
     table = pd.read_csv(out / "ground_truth.csv")
@@ -201,7 +238,8 @@ def final_scores(table: pd.DataFrame, rungs: int = 1) -> pd.DataFrame:
         return table.drop(columns="cost_base_equivalents")
     last = table[table["rung"] > table["rung"].max() - rungs]
     scores = pd.concat([scores_from(rung) for _, rung in last.groupby("rung")])
-    return scores.groupby(["candidate", "seed"], as_index=False).mean()
+    means = scores.groupby(["candidate", "seed"], as_index=False).mean()
+    return means.dropna(axis="columns", how="all")  # scores that the search did not measure
 
 
 def agreement(truth: pd.DataFrame, scores: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:

@@ -42,9 +42,11 @@ SETTING = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, required=True)
-    results = parser.parse_args().results
+    parser.add_argument("--table", type=Path, default=TABLE, help="the file to write")
+    arguments = parser.parse_args()
+    results = arguments.results
     table = pd.concat([discovery(results / "cifar10"), published_rows(results / "carry_over")])
-    write_table(TABLE, table)
+    write_table(arguments.table, table)
     print(table.round(4).to_string(index=False))
     scored = table.dropna()
     fitted = fit(scored)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,28 +9,11 @@ import pandas as pd
 from agreement import PRIMARY, middle, resampled, tau_of
 from run import LAST_RUNG
 from settings import SEEDS
+from settled import settled_rung
 from tables import Array, Truth, scores_at
 
-from headsearch.report.statistics.rank_correlation import tau_b
-
-SETTLED = 0.7
-"""Kendall's τ of the orders at two rungs from which on the order has settled."""
 KEPT = 0.95
 """The share of τ that stopping early has to keep."""
-
-
-def settled_rung(score_RH: Array) -> int:
-    """The rung at which the order of the heads has settled; the last if it never does.
-
-    It has settled where its Kendall's τ with the order at the rung before is `SETTLED` or more.
-
-    Args:
-        score_RH: of every head at rungs 1 to R.
-    """
-    for rung, (before_H, now_H) in enumerate(itertools.pairwise(score_RH), start=2):
-        if tau_b(before_H, now_H) >= SETTLED:
-            return rung
-    return len(score_RH)
 
 
 def at_stops(

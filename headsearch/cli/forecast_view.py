@@ -78,6 +78,8 @@ def forecast_words(plan: Forecast, setup: SearchSetup) -> Iterator[str]:
     elif len(plan.sizes) > 1:
         yield f"{len(plan.sizes)} cohorts of at most {counted(max(plan.sizes), 'head')}"
     yield f"time: {_time_words(plan)}; counted from the first step"
+    if config.stop == "settled":
+        yield "less if the order of the heads settles before the last rung (--stop settled)"
     yield (
         f"the base alone: about {duration(plan.base_alone)}; with each head alone, one run after "
         f"the other: about {duration(plan.one_by_one)}"

@@ -69,6 +69,11 @@ def check_can_be_spread(prepared: SearchSetup, processes: int) -> None:
             f"--pruner {config.pruner} judges by what has ended before, and on an engine that has "
             f"no fixed order; use {' or '.join(INDEPENDENT)}"
         )
+    if config.stop != "end":
+        raise UserError(
+            f"--stop {config.stop} lets the first cohort decide for the others, which an engine "
+            "trains at the same time: leave it out"
+        )
     if config.log != "none":
         raise UserError(f"--log {config.log} works in one process: leave out --engine")
     sample = prepared.training.domain.words.sample

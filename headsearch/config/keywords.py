@@ -24,6 +24,7 @@ from headsearch.config.settings import (
     Log,
     Precision,
     RunConfig,
+    Stop,
 )
 from headsearch.errors import UserError
 
@@ -104,6 +105,7 @@ class SearchSettings(PretrainSettings, total=False):
     eta: float
     min_keep: int
     prune_among: Among
+    stop: Stop
     storage: str | None
     rank_by: str
 

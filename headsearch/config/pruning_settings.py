@@ -15,6 +15,13 @@ AMONG = setting(
     "all needs observe, and --engine if there are several cohorts.",
     SEARCH,
 )
+STOP = setting(
+    "end",
+    "When a search ends: end (at its last rung), or settled: at the first rung from 2 on at which "
+    "the order of the heads hardly differs from that at the rung before (Kendall's τ of 0.7 or "
+    "more). The first cohort decides for all.",
+    SEARCH,
+)
 
 RANK_BY = setting(
     "auto",

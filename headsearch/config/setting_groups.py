@@ -9,7 +9,7 @@ from headsearch.config import formats
 
 OF_SEARCH_ALONE = (
     "space", "coupling", "images_per_head", "trials", "cohort", "seeds", "sampler", "pruner",
-    "eta", "min_keep", "prune_among", "storage", "rank_by",
+    "eta", "min_keep", "prune_among", "stop", "storage", "rank_by",
 )  # fmt: skip
 """Settings that pretraining with one head does not use."""
 

@@ -49,6 +49,7 @@ Precision = Literal["auto", "float32", "bf16"]
 CheckImages = Literal["auto", "lazy", "headers"]
 Log = Literal["none", "tensorboard"]
 Among = Literal["cohort", "all"]
+Stop = Literal["end", "settled"]
 CudaGraphs = Literal["auto", "never"]
 DomainName = Literal["auto", "image", "audio", "text"]
 ImagesPerHead: TypeAlias = Literal["all", "share"] | int
@@ -215,6 +216,7 @@ class RunConfig(BaseModel):
     eta: float = pruning_settings.ETA
     min_keep: int = pruning_settings.MIN_KEEP
     prune_among: Among = pruning_settings.AMONG
+    stop: Stop = pruning_settings.STOP
     storage: str | None = setting(
         None, "Optuna storage URL. [default: SQLite in the run directory]", SEARCH
     )

@@ -129,7 +129,9 @@ def _costs(run: Run) -> Iterator[tuple[str, str]]:
         yield f"Waiting for {words.samples}", f"{100 * waiting:.0f}% of the training time{advice}"
     if facts.get("steps") is not None:
         each = f" under each of {facts['seeds']} seeds" if facts.get("seeds", 1) > 1 else ""
-        yield "Training steps", f"{facts['steps']:,}{each}"
+        settled = facts.get("settled")
+        steps = f"{settled['step']:,} of {facts['steps']:,}" if settled else f"{facts['steps']:,}"
+        yield "Training steps", steps + each
     cost, solo = facts.get("cost_base_equivalents"), facts.get("solo_equivalents")
     if cost is not None:
         yield "Training compute", f"{cost:.2f} × pretraining the base alone"

@@ -1,4 +1,4 @@
-"""Sentences for the report on lowered learning rates and split cohorts."""
+"""Sentences for the report on lowered learning rates, split cohorts and early ends."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from headsearch.text import listing
 
 
 def incident_sentences(run: Run) -> Iterator[str]:
-    """Sentences on learning rates that were lowered and cohorts that were split.
+    """Sentences on learning rates that were lowered, cohorts that were split, and an early end.
 
-    Both make the ranking less trustworthy. See `runs.incidents` for when they happen.
+    All make the ranking less trustworthy. See `runs.incidents` for when they happen.
     """
     lowered, splits = run.facts.get("lowered", []), run.facts.get("splits", [])
     if lowered:
@@ -37,4 +37,11 @@ def incident_sentences(run: Run) -> Iterator[str]:
             f"Cohort {split['cohort'] + 1} did not fit into memory: its {sum(split['parts'])} "
             f"heads trained in cohorts of {parts}, each from the same initial weights, and were "
             "then pruned within these smaller cohorts."
+        )
+    if settled := run.facts.get("settled"):
+        end = f"rung {settled['rung']} of {settled['of']}"
+        yield (
+            f"The search stopped at {end}, because the order of the heads had settled: Kendall's τ "
+            f"of {settled['agreement']:.2f} with the order at rung {settled['rung'] - 1} (--stop "
+            "settled). The order at the last rung may differ."
         )

@@ -65,14 +65,14 @@ class RunFacts(TypedDict, total=False):
         baselines: accuracies to compare with, by name: `raw_knn`, `untrained_linear`, `base_knn`, …
         dense: the dense data; None without.
         tasks: the further tasks; None without.
-        rung_count: the number of rungs after rung 0.
+        rung_count: the number of rungs after rung 0; with `settled`, of those that were trained.
         seeds: the number of seeds.
         steps: the number of training steps of one cohort with one seed.
         space_size: the number of points of the space; None if there are infinitely many.
         excluded: the number of candidates that constraints exclude; None for a sampled space.
         cost_base_equivalents: cost so far, in units of training the base alone for as long.
         solo_equivalents: cost of training every candidate alone, in the same unit.
-        lowered, splits: incidents (`incidents.py`), as dictionaries.
+        lowered, splits, settled: incidents (`incidents.py`), as dictionaries.
         went_back: the cohort and the rung at which the base last diverged.
         diverged: whether the search gave up because the base diverged.
         dominant_share: share of the base's first principal component in its variance, at the last
@@ -107,6 +107,7 @@ class RunFacts(TypedDict, total=False):
     solo_equivalents: float
     lowered: list[dict[str, Any]]
     splits: list[dict[str, Any]]
+    settled: dict[str, Any] | None
     went_back: list[int] | None
     diverged: bool
     dominant_share: float | None

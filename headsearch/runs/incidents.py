@@ -1,4 +1,4 @@
-"""Incidents of a search: a base that diverges, a cohort that does not fit into memory.
+"""Incidents of a search: its base diverges, a cohort does not fit into memory, it ends early.
 
 They are recorded in the run's facts when they happen, and the console and the report describe them.
 Cohorts count from 0 in the records and from 1 in the sentences.
@@ -81,6 +81,29 @@ class CohortSplit:
         )
 
 
+@dataclass(frozen=True)
+class Settled:
+    """The order of the heads had settled, so the search ended before its last rung.
+
+    Attributes:
+        rung: the rung at which it ended.
+        of: the last rung that was planned.
+        step: the number of steps up to there.
+        agreement: Kendall's τ of the order of the heads there with that at the rung before.
+    """
+
+    rung: int
+    of: int
+    step: int
+    agreement: float
+
+    def __str__(self) -> str:
+        return (
+            f"stopped at rung {self.rung} of {self.of}: the order of the heads has settled "
+            f"(Kendall's τ {self.agreement:.2f} with that at rung {self.rung - 1})"
+        )
+
+
 def current_learning_rate(facts: RunFacts, lr: float) -> float:
     """The peak learning rate that a run has reached, which began with `lr`."""
     lowered = facts.get("lowered")
@@ -93,3 +116,5 @@ def incidents(facts: RunFacts) -> Iterator[str]:
         yield str(LearningRateDrop(**lowering))
     for split in facts.get("splits", []):
         yield str(CohortSplit(split["cohort"], tuple(split["parts"])))
+    if settled := facts.get("settled"):
+        yield str(Settled(**settled))

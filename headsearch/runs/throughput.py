@@ -62,6 +62,10 @@ class Throughput:
         self._rungs_done += 1
         self.start()
 
+    def shorten(self, steps: int, rungs: int) -> None:
+        """Every cohort, also the current one, takes no more than so many steps and rungs."""
+        self._steps, self._rungs = steps, rungs
+
     def undone(self, steps: int, rungs: int) -> None:
         """So many steps and rungs will be repeated; the time they took still counts."""
         self._steps_done -= steps

@@ -48,6 +48,7 @@ def first_facts(prepared: SearchSetup) -> RunFacts:
         "solo_equivalents": 0.0,
         "lowered": [],
         "splits": [],
+        "settled": None,
         "went_back": None,
     }
 

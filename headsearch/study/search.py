@@ -47,6 +47,7 @@ from headsearch.study.run_facts import note_baseline
 from headsearch.study.rung_decisions import Decided, leave_as_decided, leave_as_pruner_decides
 from headsearch.study.setup import SearchSetup, check_one_process_can_prune, settings_of
 from headsearch.study.state import SearchState
+from headsearch.study.stopping import settle
 from headsearch.study.trials import Trials
 from headsearch.text import counted
 from headsearch.training.distributed import RankLostError, broadcast_object
@@ -260,12 +261,13 @@ class Search:
             state.keep(cohort, at_rung=True)
             state.tell_ended()
             return
-        while cohort.rung <= self.config.rungs and self.waits_at is None:
+        while cohort.rung <= state.last_rung and self.waits_at is None:
             rung = cohort.rung
             for replica in cohort.replicas:
                 if not self._train_to_rung(cohort, replica):
                     return
             scores = self._score(cohort)
+            settled = settle(state, cohort) if self.config.stop == "settled" else None
             self._decide(cohort)
             cohort.rung = rung + 1 if cohort.live else self.config.rungs + 1
             state.keep(cohort, at_rung=True)
@@ -275,6 +277,8 @@ class Search:
             self._observers.notify(
                 Scored(cohort.index, rung, step, scores, state.throughput, state.leaderboard)
             )
+            if settled is not None:
+                self._observers.notify(Noted(str(settled)))
             if self.stop.is_set() or not cohort.live:
                 return
 
@@ -361,7 +365,7 @@ class Search:
     def _decide(self, cohort: Cohort) -> None:
         """Lets the pruner decide which heads leave at this rung; at the last, all are complete."""
         rung, live = cohort.rung, cohort.live
-        if rung == self.config.rungs:
+        if rung == self.state.last_rung:
             for name in list(live):
                 cohort.leave(name, "complete", "")
         elif rung > 0 and self.decided is None:

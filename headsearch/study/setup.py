@@ -210,11 +210,12 @@ def _notes(prepared: SearchSetup) -> Iterator[str]:
         yield f"{counted(count, 'candidate')}: all of {config.space}{left_out}"
     yield from prepared.space.notes
     seeds = f" under each of {config.seeds} seeds" if config.seeds > 1 else ""
+    stops = ", to the rung where their order has settled" if config.stop == "settled" else ""
     yield (
         f"{counted(prepared.training.steps, 'step')} of {prepared.batch} {words.samples} "
         f"({counted(config.epochs, 'epoch')})"
         f"{seeds}, scored at {counted(config.rungs, 'rung')}, ranked by {prepared.rank_by}, "
-        f"heads {config.coupling}"
+        f"heads {config.coupling}{stops}"
     )
     if config.images_per_head != "all":
         seen = head_batch_size(config.images_per_head, prepared.batch, prepared.most_heads)

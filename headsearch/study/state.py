@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from headsearch.device import out_of_memory
 from headsearch.errors import UserError
 from headsearch.models.head_batches import head_batch_size
-from headsearch.runs.incidents import current_learning_rate
+from headsearch.runs.incidents import Settled, current_learning_rate
 from headsearch.runs.snapshot import Snapshot, write_snapshot
 from headsearch.runs.throughput import Throughput
 from headsearch.study.cohort import Cohort
@@ -67,6 +67,23 @@ class SearchState:
     def first_cohort(self) -> int:
         """The index of the cohort to start with."""
         return int(self.left.record["cohort"]) if self.left is not None else 0
+
+    @property
+    def last_rung(self) -> int:
+        """The rung at which the heads of every cohort end."""
+        return self.facts["rung_count"]
+
+    def stop_at(self, settled: Settled) -> None:
+        """Makes an earlier rung the last one, in this cohort and all later ones."""
+        self.facts["settled"] = asdict(settled)
+        self.facts["rung_count"] = settled.rung
+        self._shorten()
+
+    def _shorten(self) -> None:
+        """Leaves out of the time left what is not going to be trained."""
+        if settled := self.facts["settled"]:
+            steps = settled["step"] * self.prepared.config.seeds
+            self.throughput.shorten(steps, settled["rung"])
 
     # cohorts
 
@@ -233,6 +250,7 @@ class SearchState:
         self.facts |= facts
         self.sizes = list(left.record.get("sizes", self.sizes))
         self.throughput.cohorts = len(self.sizes)
+        self._shorten()
         self.trials.group(self.leaderboard.cohorts)
         # Between rungs, a head that has ended may yet be taken back, if the base diverges.
         if left.record.get("at_rung", True):
