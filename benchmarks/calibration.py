@@ -27,7 +27,8 @@ import math
 from pathlib import Path
 
 import pandas as pd
-from settled import settled_rung
+from ground_truth import SCORES
+from settled import base_accuracies, settled_rung
 
 from headsearch.report.statistics.calibration import calibrate
 from headsearch.report.statistics.gains import gains
@@ -40,6 +41,8 @@ DEFAULT = "observe"
 PRIMARY = "head_accuracy"
 NONE, OWN = "none", "own-d2"
 """The candidates that gains are measured against: no head, and the base's own kind of block."""
+IMAGES = SCORES["eval_images"] // 2
+"""The number of images on which a search chooses."""
 WINDOWS = {"last rung": 1, "mean of the last two": 2}
 """How many of a search's last rungs a score is averaged over."""
 
@@ -152,11 +155,12 @@ def stops(truth: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     gain = truth.groupby("candidate")["accuracy_of_both"].mean()
     table = table.assign(accuracy=table[["choose_knn", "choose_linear"]].mean(axis=1))
     rows = []
-    for seed, search in table[table["rung"] > 0].groupby("seed"):
-        wide = search.pivot_table(index="rung", columns="candidate", values="accuracy")
+    for seed, search in table.groupby("seed"):
+        trained = search[search["rung"] > 0]
+        wide = trained.pivot_table(index="rung", columns="candidate", values="accuracy")
         scores = wide.reindex(columns=gain.index)
         score_RH = scores.T.fillna(scores.min(axis=1) - 1).T.to_numpy()
-        rung = settled_rung(score_RH)
+        rung = settled_rung(score_RH, base_accuracies(search), IMAGES)
         steps = search.groupby("rung")["step"].first()
         rows.append({
             "seed": seed, "rung": rung, "step": steps[rung], "steps": steps.max(),

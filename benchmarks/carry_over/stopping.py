@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from agreement import PRIMARY, middle, resampled, tau_of
 from run import LAST_RUNG
-from settings import SEEDS
-from settled import settled_rung
+from settings import COMMON, SEEDS
+from settled import base_accuracies, settled_rung
 from tables import Array, Truth, scores_at
 
 KEPT = 0.95
@@ -31,7 +31,15 @@ def at_stops(
     ]
     for setting in truths:
         score_RHZ = np.stack([scores[setting] for scores in by_rung])
-        rungs[setting] = [settled_rung(score_RH) for score_RH in np.moveaxis(score_RHZ, 2, 0)]
+        of_setting = searches[
+            (searches["setting"] == setting) & (searches["coupling"] == "observe")
+        ]
+        rungs[setting] = [
+            settled_rung(score_RH, base_accuracies(search), COMMON["eval_images"] // 2)
+            for score_RH, (_, search) in zip(
+                np.moveaxis(score_RHZ, 2, 0), of_setting.groupby("seed"), strict=True
+            )
+        ]
         stopped[setting] = np.stack(
             [score_RHZ[rung - 1, :, search] for search, rung in enumerate(rungs[setting])], axis=1
         )

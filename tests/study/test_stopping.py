@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,12 @@ def agreements(monkeypatch: pytest.MonkeyPatch, by_rung: dict[int, float]) -> li
     return asked
 
 
+@pytest.fixture
+def learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny bases learn nothing in their few steps: here they count as learned."""
+    monkeypatch.setattr(stopping, "has_learned", lambda untrained, now, images: True)
+
+
 def searched(tmp_path: Path, name: str, **changes: Any) -> Run:
     search = Search(begun(tmp_path, name, **{**TINY, **changes}))
     search.run()
@@ -58,7 +65,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_heads_of_all_cohorts_end_at_the_rung_where_the_first_has_settled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Run
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Run, learned: None
 ) -> None:
     asked = agreements(monkeypatch, {2: 0.69, 3: 0.7})
     said: list[str] = []
@@ -94,7 +101,7 @@ def test_heads_of_all_cohorts_end_at_the_rung_where_the_first_has_settled(
 
 
 def test_a_search_whose_order_does_not_settle_goes_to_its_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Run
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Run, learned: None
 ) -> None:
     asked = agreements(monkeypatch, {2: -0.2, 3: float("nan")})
     run = searched(tmp_path, "run", stop="settled")
@@ -109,7 +116,7 @@ def test_a_search_whose_order_does_not_settle_goes_to_its_end(
 
 @pytest.mark.parametrize("stopped_at", [(0, 2), (1, 0), (1, 1)])
 def test_a_search_that_is_interrupted_ends_where_it_would_have_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: tuple[int, int]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: tuple[int, int], learned: None
 ) -> None:
     agreements(monkeypatch, {2: 0.8})
     expected = searched(tmp_path, "at once", stop="settled")
@@ -131,7 +138,7 @@ def test_a_search_that_is_interrupted_ends_where_it_would_have_ended(
     assert again.state.throughput.seconds_left == 0
 
 
-def test_the_rule_is_that_of_the_scores_which_rank(tmp_path: Path) -> None:
+def test_the_rule_is_that_of_the_scores_which_rank(tmp_path: Path, learned: None) -> None:
     run = searched(
         tmp_path, "run", rungs=6, epochs=4, stop="settled", cohort=9, seeds=2, pruner="none"
     )
@@ -172,8 +179,39 @@ def test_the_agreement_is_counted_pair_by_pair_over_means_of_seeds() -> None:
     )
 
 
-def test_of_two_heads_the_order_says_too_little(
+@pytest.mark.parametrize(
+    ("untrained", "now", "images", "learned"),
+    [
+        (0.10, 0.12, 5000, True),
+        (0.10, 0.11, 5000, False),  # 95 % of the differences by chance are within 1.2 points
+        (0.10, 0.12, 300, False),
+        (0.20, 0.10, 5000, False),
+        (math.nan, math.nan, 64, True),  # no labels
+    ],
+)
+def test_a_base_has_learned_where_it_is_above_untrained_beyond_error(
+    untrained: float, now: float, images: int, learned: bool
+) -> None:
+    assert stopping.has_learned(untrained, now, images) == learned
+
+
+def test_a_search_whose_base_has_learned_nothing_goes_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agreements(monkeypatch, {2: 1.0, 3: 1.0})
+    asked = []
+    monkeypatch.setattr(stopping, "has_learned", lambda *figures: asked.append(figures))
+    run = searched(tmp_path, "run", stop="settled")
+    assert run.facts["settled"] is None
+    rows = run.scores[run.scores["candidate"].isin(run.rungs.query("cohort == 0")["candidate"])]
+    base = rows.groupby("rung")[["base_choose_knn", "base_choose_linear"]].mean().mean(axis=1)
+    choosing = run.facts["eval"]["choose"]
+    assert asked == [(pytest.approx(base[0]), pytest.approx(base[rung]), choosing)
+                     for rung in (2, 3)]  # fmt: skip
+
+
+def test_of_two_heads_the_order_says_too_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learned: None
 ) -> None:
     asked = agreements(monkeypatch, {2: 1.0})
     space = "families:\n  mixer: {depth: [1, 2]}\n"  # and three controls
