@@ -72,7 +72,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Noted:
-    """The search lowered the learning rate, split a cohort or set heads aside.
+    """The search lowered the learning rate, split a cohort, set heads aside or ends early.
 
     The report of the run says so too.
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
 
 from headsearch.cluster.search import check_can_be_spread
 from headsearch.errors import UserError
@@ -208,6 +210,20 @@ def test_a_search_whose_base_has_learned_nothing_goes_to_its_end(
     choosing = run.facts["eval"]["choose"]
     assert asked == [(pytest.approx(base[0]), pytest.approx(base[rung]), choosing)
                      for rung in (2, 3)]  # fmt: skip
+
+
+def test_without_labels_the_order_alone_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agreements(monkeypatch, {2: 1.0})
+    images = tmp_path / "images"
+    images.mkdir()
+    for index in range(120):
+        pixels = torch.randint(0, 256, (16, 16, 3), generator=torch.Generator().manual_seed(index))
+        Image.fromarray(pixels.to(torch.uint8).numpy()).save(images / f"{index}.png")
+    run = searched(tmp_path, "run", stop="settled", data=str(images), eval_images=40)
+    assert run.facts["labelled"] is False
+    assert run.rungs["rung"].max() == 2
 
 
 def test_of_two_heads_the_order_says_too_little(
